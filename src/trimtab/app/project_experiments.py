@@ -53,9 +53,9 @@ class ProjectExperiments(System):
             Misuse: A column or attribute lacks or has a wrong type; or `expose` is given for an experiment over
                 versions, whose exposures are the logged predictions.
         """
-        from trimtab.app.experiments.assigning import assign
+        from trimtab.app.experiments import assigning
 
-        return assign(self, experiment, unit, expose=expose)
+        return assigning.expose(self, experiment, [unit])[0] if expose else assigning.assign(self, experiment, unit)
 
     def expose(self, experiment: str, unit: str | int | Mapping[str, Any], *, not_shown: str = "") -> Assignment:
         """Log that a unit met its variant. Only its first exposure counts. A unit that takes no part is not logged.
@@ -69,9 +69,25 @@ class ProjectExperiments(System):
             NotFound: There is no such experiment.
             Misuse: As in `assign`.
         """
-        from trimtab.app.experiments.assigning import assign
+        return self.expose_units(experiment, [unit], not_shown=not_shown)[0]
 
-        return assign(self, experiment, unit, expose=True, not_shown=not_shown)
+    def expose_units(
+        self, experiment: str, units: Sequence[str | int | Mapping[str, Any]], *, not_shown: str = ""
+    ) -> list[Assignment]:
+        """Log that many units met their variants: all of them, or after an error none. It may be repeated.
+
+        Args:
+            experiment: An experiment's name.
+            units: Each as in `assign`.
+            not_shown: As in `expose`, for all of them.
+
+        Raises:
+            NotFound: There is no such experiment.
+            Misuse: As in `assign`. The message names the unit, counted from 0.
+        """
+        from trimtab.app.experiments.assigning import expose
+
+        return expose(self, experiment, units, not_shown=not_shown)
 
     def start_experiment(self, experiment: str, *, why: str, actor: str = "a person", again: bool = False) -> Decision:
         """Start an experiment as it is declared now. Started again later, it assigns the units again.

@@ -260,6 +260,18 @@ class Client(Closing):
         body = {"attributes": attributes, "expose": expose, "not_shown": not_shown}
         return self._ask("POST", _path("v1", "experiments", experiment, "assign"), body, timeout_s, Assignment)
 
+    def expose(
+        self, experiment: str, units: Sequence[Row | str | int], *, not_shown: str = "", timeout_s: float | None = None
+    ) -> list[Assignment]:
+        """Log that units met their variants, all or none, and return the variants. It may be repeated after an error.
+
+        The arguments are those of `assign`, with one entry of `units` for each unit, and the errors, too.
+        """
+        from trimtab.serving.http.routes.operations import ExposedUnits
+
+        path, body = _path("v1", "experiments", experiment, "expose"), {"units": [*units], "not_shown": not_shown}
+        return self._ask("POST", path, body, timeout_s, ExposedUnits).assignments
+
     def experiments(self) -> list[ExperimentStatus]:
         """Return the experiments, with their phases and weights."""
         from trimtab.experiments.records import ExperimentStatus

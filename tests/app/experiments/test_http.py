@@ -66,6 +66,7 @@ def test_a_service_assigns_follows_a_change_and_logs_exposures(folder: Path, wor
         client.assign("checkout", unit(green, country="FR"), expose=True)
         client.assign("checkout", unit(green), expose=True, not_shown="timeout")
         assert exposures(project) == [(f"customer-{green}", "green", ""), (f"customer-{green}", "green", "timeout")]
+        many(project, client, url)
         shown = shop.call(f"{url}/v1/experiments/checkout")[1]
         assert (shown["phase"], shown["weights"]) == ("running", {"control": 0.5, "green": 0.5})
         assert [one.name for one in client.experiments()] == ["checkout"]
@@ -79,6 +80,25 @@ def exposures(project: Project) -> list[tuple[str, str, str]]:
     records = [record for partition in sorted(log.positions()) for record in log.read(partition, 0)]
     logged = [decode(record) for record in sorted(records, key=lambda record: record.appended_at_us)]
     return [(one.unit, one.variant, one.reason) for one in logged]
+
+
+def many(project: Project, client: Client, url: str) -> None:
+    """Many units in one call: those that take part are logged, and all or none."""
+    before = len(exposures(project))
+    units = [*(unit(n) for n in range(100, 140)), unit(140, country="FR"), unit(100)]
+    found = client.expose("checkout", units, not_shown="error")
+    assert found == [project.assign("checkout", one) for one in units]
+    wanted = [(f"customer-{n}", found[n - 100].variant, "error") for n in (*range(100, 140), 100)]
+    assert sorted(exposures(project)[before:]) == sorted(wanted)
+    with pytest.raises(Misuse, match=r"units\[2\]: experiment 'checkout': 'customer_id' is 1.5"):
+        client.expose("checkout", [unit(1), unit(2), {**unit(3), "customer_id": 1.5}])
+    with pytest.raises(Misuse, match=r"units\[0\]"):
+        project.expose_units("checkout", ["customer-1", unit(1)])
+    assert client.expose("checkout", []) == []
+    status, problem = shop.call(f"{url}/v1/experiments/checkout/expose", {"units": unit(1)})
+    assert (status, "units" in problem["detail"]) == (422, True)
+    assert len(exposures(project)) == before + 41
+    assert project.expose_units("checkout", [unit(7)]) == [project.assign("checkout", unit(7))]
 
 
 def refused(client: Client, url: str) -> None:

@@ -22,7 +22,7 @@ from trimtab.experiments.records import (
 from trimtab.serving.arms.arms import arm_shares
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from trimtab.app.system import System
     from trimtab.store.ports import Log
@@ -65,21 +65,33 @@ class Rules:
         return rules[name]
 
 
-def assign(system: System, name: str, unit: object, *, expose: bool, not_shown: str = "") -> Assignment:
-    """Return the variant of a unit, and log its exposure if that is wanted; see `Project.assign`."""
+def assign(system: System, name: str, unit: object) -> Assignment:
+    """Return the variant of a unit; see `Project.assign`."""
+    rule, _ = system.part(Rules).of(name)
+    return rule.assign(check_row(rule.definition, unit), system.clock.now_us())
+
+
+def expose(system: System, name: str, units: Sequence[object], *, not_shown: str = "") -> list[Assignment]:
+    """Return the variants of units, and log the exposures of all or of none; see `Project.expose_units`."""
     rule, generation = system.part(Rules).of(name)
-    definition, row, now_us = rule.definition, check_row(rule.definition, unit), system.clock.now_us()
-    found = rule.assign(row, now_us)
-    if not expose:
-        return found
+    definition, now_us = rule.definition, system.clock.now_us()
     if definition.model is not None:
         raise Misuse(
             f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
             "expose out."
         )
-    if (one := rule.exposure(row, now_us, generation, reason=not_shown)) is not None:
-        log_exposures(system.part(Rules).log, [one])
-    return found
+    rows = []
+    for number, unit in enumerate(units):
+        try:
+            rows.append(check_row(definition, unit))
+        except Misuse as error:
+            if len(units) == 1:
+                raise
+            raise Misuse(f"units[{number}]: {error}") from error
+    made = [rule.exposure(row, now_us, generation, reason=not_shown) for row in rows]
+    if met := [one for one in made if one is not None]:
+        log_exposures(system.part(Rules).log, met)
+    return [rule.assign(row, now_us) for row in rows]
 
 
 def experiments(system: System) -> list[ExperimentStatus]:

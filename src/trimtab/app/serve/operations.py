@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.app.data.given_labels import LabelEvents, key_value
-from trimtab.app.experiments.assigning import assign, experiment_status, experiments
+from trimtab.app.experiments.assigning import assign, experiment_status, experiments, expose
 from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.app.versions.arms import ARMS, LedgeredArm, check_not_split
@@ -30,6 +30,8 @@ from trimtab.serving.http.routes.operations import (
     AskRepair,
     AssignUnit,
     EntityFeatures,
+    ExposedUnits,
+    ExposeUnits,
     GivenLabels,
     LabelRow,
     ModelShown,
@@ -175,7 +177,14 @@ class ProjectModels:
 
     def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
         """Return the variant of a unit, and log its exposure if that is wanted."""
-        return assign(self._system, experiment, wanted.attributes, expose=wanted.expose, not_shown=wanted.not_shown)
+        if not wanted.expose:
+            return assign(self._system, experiment, wanted.attributes)
+        return expose(self._system, experiment, [wanted.attributes], not_shown=wanted.not_shown)[0]
+
+    def expose(self, experiment: str, wanted: ExposeUnits, *, actor: str) -> ExposedUnits:
+        """Return the variants of units, after all their exposures were logged."""
+        found = expose(self._system, experiment, wanted.units, not_shown=wanted.not_shown)
+        return ExposedUnits(assignments=found)
 
     def _ledgered(self, model: str, alias: str, act: str) -> Ledgered | LedgeredArm | None:
         """Return an object that records the move in the ledger, or None if the alias affects no answers.  # D85"""

@@ -19,6 +19,8 @@ from trimtab.serving.http.routes.operations import (
     AskRepair,
     AssignUnit,
     EntityFeatures,
+    ExposedUnits,
+    ExposeUnits,
     Labelled,
     LabelRow,
     ModelShown,
@@ -128,6 +130,10 @@ PROJECT = (
     Address(
         "POST", f"{_EXPERIMENT}/assign", "predict", project.changed("assign", AssignUnit), "assign",
         "The variant of a unit, whose exposure is logged if that is wanted", "experiments", Assignment, AssignUnit,
+    ),
+    Address(
+        "POST", f"{_EXPERIMENT}/expose", "predict", project.changed("expose", ExposeUnits), "expose",
+        "Log that units met their variants: all of them, or none", "experiments", ExposedUnits, ExposeUnits,
     ),
     Address(
         "POST", "/v1/labels/{model}", "write", project.label, "label",

@@ -168,6 +168,19 @@ class AssignUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     not_shown: str = ""  # together with `expose`: why the unit did not get its variant
 
 
+class ExposeUnits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Units that met their variants now. All are logged, or none."""
+
+    units: list[dict[str, Any] | str | int]  # each as `attributes` in `AssignUnit`
+    not_shown: str = ""  # why these units did not get their variants
+
+
+class ExposedUnits(msgspec.Struct, frozen=True, kw_only=True):
+    """The variants of units, in the order of the request. Those that take part are logged."""
+
+    assignments: list[Assignment]
+
+
 class ModelOperations(Protocol):
     """Read and change models, versions and aliases; and read experiments."""
 
@@ -203,6 +216,10 @@ class ModelOperations(Protocol):
 
     def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
         """Return the variant of a unit, and log its exposure if that is wanted."""
+        ...
+
+    def expose(self, experiment: str, wanted: ExposeUnits, *, actor: str) -> ExposedUnits:
+        """Return the variants of units, after all their exposures were logged."""
         ...
 
     def move(self, model: str, alias: str, move: Move, *, actor: str) -> AliasMove:

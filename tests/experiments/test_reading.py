@@ -21,7 +21,9 @@ from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.reading.looks import shown_effect, verdict
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.records import ArmSums, ExperimentDay, VariantDay
 from trimtab.report import html_page
+from trimtab.stats.ab.quantiles import bins_of
 
 V = ("blue", "green")
 ORDERS = source("orders", time="at", columns={"customer": str, "amount": float})
@@ -102,6 +104,94 @@ def test_changed_weights_are_compared_day_by_day() -> None:
     values = {name: {"revenue": [rng.normal(10, 4, n) for n in some]} for name, some in units.items()}
     reading = read_experiment(definition, state, days_of(values))
     assert reading.ratio.holds, reading.ratio.text
+
+
+def ramped(kind: str, rng: np.random.Generator, *, days: int = 20) -> list[ExperimentDay]:
+    """Days without an effect: values rise from day to day, while green gets 5 % of the units, and 50 % at the end."""
+    found = []
+    for day in range(days):
+        part, variants = day / days, {}
+        more = rng.binomial(400, 0.05 + 0.45 * day / (days - 1))
+        for name, units in (("blue", 400 - more), ("green", more)):
+            d = rng.poisson(3.0 + 5.0 * part, units) + 1.0
+            y = {
+                "mean": rng.normal(10.0 + 20.0 * part, 4.0, units),
+                "proportion": (rng.random(units) < 0.1 + 0.3 * part) * 1.0,
+                "ratio": rng.binomial(d.astype(int), 0.1 + 0.3 * part) * 1.0,
+                "quantile": rng.lognormal(1.0 + 2.0 * part, 0.8, units),
+            }[kind]
+            one = sums(y)
+            if kind == "ratio":
+                one = msgspec.structs.replace(one, d=(d.sum(),), dd=((d * d).sum(),), yd=((y * d).sum(),))
+            if kind == "quantile":
+                places, counts = np.unique(bins_of(y), return_counts=True)
+                one = ArmSums(units=units, histogram=dict(zip(places.tolist(), counts.tolist(), strict=True)))
+            variants[name] = VariantDay(units=units, metrics={"revenue": one})
+        found.append(
+            ExperimentDay(experiment="checkout", generation=1, day_us=START_US + day * DAY_US, variants=variants)
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        ("mean", "sequence"),
+        ("proportion", "sequence"),
+        ("ratio", "sequence"),
+        ("mean", "fixed"),
+        ("quantile", "fixed"),
+        ("quantile", "sequence"),
+    ],
+)
+def test_a_ramp_of_weights_fakes_no_effect(kind: str, rule: str) -> None:
+    """Compared as a whole, green is far above blue, because most of its units came on the later, better days."""
+    definition = experiment(metric(kind=kind, quantile=0.9), rule=rule, duration_us=20 * DAY_US)
+    rng, wrong, differences, runs = np.random.default_rng(25), 0, [], 200
+    for _ in range(runs):
+        looks = looks_of(definition, definition.metrics[0], state_of(definition), ramped(kind, rng), "green")
+        differences.append(looks[-1].difference)
+        wrong += any((one.low or -1.0) > 0.0 or (one.high or 1.0) < 0.0 for one in looks)
+    assert wrong <= 15  # with a true rate of 5 %, more than 15 of 200 have a probability of 4 %
+    assert abs(np.mean(differences)) < 3.3 * np.std(differences) / np.sqrt(runs)  # by chance 1 of 1,000
+
+
+def test_a_day_of_changed_weights_is_left_out_and_said() -> None:
+    definition = experiment()
+    state = state_of(definition)
+    begin = state.allocations[0]
+    changes = [(0.0, 0.5), (3.5, 0.5), (6.5, 0.3)]  # days after the start, weight of blue; the first only resumes
+    weights = [(START_US + int(day * DAY_US), {"blue": share, "green": 1.0 - share}) for day, share in changes]
+    allocations = [msgspec.structs.replace(begin, from_us=from_us, weights=of) for from_us, of in weights]
+    state = msgspec.structs.replace(state, allocations=allocations)
+    days = days_of(normal_days(np.random.default_rng(26), days=10))
+    reading = read_experiment(definition, state, days)
+    assert reading.excluded == {"2024-03-07": "the weights changed on this day"}
+    assert reading.days == 9
+    (note,) = reading.notes
+    assert note.startswith(
+        "the weights changed on 2024-03-07: units that got another variant then, and came back, count"
+    )
+
+
+def test_labels_are_compared_day_by_day() -> None:
+    """On later days fewer labels come, and green has more units; on no day do the variants differ."""
+    definition = experiment(metric("refunds", prediction="label"))
+    rng, found = np.random.default_rng(27), []
+    for day, blue in zip(days_of(normal_days(rng, days=10, name="refunds")), range(900, 400, -50), strict=True):
+        rate = 0.55 + 0.0005 * blue
+        labels = {"blue": (round(blue * rate), blue - round(blue * rate))}
+        labels["green"] = (round((1_000 - blue) * rate), 1_000 - blue - round((1_000 - blue) * rate))
+        found.append(changed(day, variants={
+            name: msgspec.structs.replace(one, labelled=labels[name][0], missing=labels[name][1])
+            for name, one in day.variants.items()
+        }))  # fmt: skip
+    reading = read_experiment(definition, state_of(definition), found)
+    blue, green = reading.completeness
+    total = green.labelled / (green.labelled + green.missing)
+    assert abs(total - blue.labelled / (blue.labelled + blue.missing)) > 0.03
+    assert abs(green.share - green.control_share) < 0.002
+    assert not green.differs
 
 
 def test_the_rule_fixed_shows_nothing_before_its_end() -> None:
@@ -372,9 +462,6 @@ def test_a_reading_is_json() -> None:
 
 def test_a_quantile_is_read_by_every_rule() -> None:
     """The 90 % quantile of green is 20 % lower."""
-    from trimtab.experiments.records import ArmSums
-    from trimtab.stats.ab.quantiles import bins_of
-
     rng = np.random.default_rng(18)
     waits = {v: [rng.lognormal(1.0, 0.8, 600) * f for _ in range(16)] for v, f in (("blue", 1.0), ("green", 0.8))}
 

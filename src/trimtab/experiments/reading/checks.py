@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
 from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.results import Completeness, RatioCheck
-from trimtab.experiments.records import ExperimentDay, ExperimentState
-from trimtab.stats.ab.fixed import compare_shares
+from trimtab.experiments.records import ExperimentDay, ExperimentState, VariantDay
+from trimtab.stats.ab.arms import Arm
+from trimtab.stats.ab.readings import readings
 from trimtab.stats.ab.sample_ratio import sample_ratio
 from trimtab.stats.exact_sums import total_of
 
@@ -68,25 +70,36 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
 
 
 def check_completeness(definition: Experiment, days: Sequence[ExperimentDay]) -> list[Completeness]:
-    """Return the share of predictions with a label, by variant; empty if no metric is about predictions."""
-    counts = dict.fromkeys(definition.variants, (0, 0))  # predictions with a label, and all
-    for day in days:
-        for name, one in day.variants.items():
-            labelled, total = counts.get(name, (0, 0))
-            counts[name] = labelled + one.labelled, total + one.labelled + one.missing
-    control = counts[definition.control]
-    return [
-        Completeness(
-            variant=name,
-            labelled=labelled,
-            missing=total - labelled,
-            share=labelled / total,
-            control_share=control[0] / control[1],
-            differs=(compare_shares(control, (labelled, total)).p or 0.0) < _CLEAR_P,
-        )
-        for name, (labelled, total) in counts.items()
-        if total and control[1]
-    ]
+    """Return the share of predictions with a label, by variant; empty if no metric is about predictions.
+
+    Variants are compared day by day, because their shares of the units may change.
+    """
+    arms: dict[str, Arm] = {}
+    for name in definition.variants:
+        some = [day.variants.get(name, VariantDay()) for day in days]
+        labelled, missing = (np.array([getattr(one, of) for one in some], float) for of in ("labelled", "missing"))
+        arms[name] = Arm(units=labelled + missing, y=labelled, yy=labelled)
+    control, found = arms[definition.control], []
+    for name, arm in arms.items():
+        if arm.units.sum() and control.units.sum():
+            apart = readings(control, arm, [len(days)])
+            z = float(apart.difference[0]) / max(float(apart.variances.sum()), 1e-300) ** 0.5
+            found.append(
+                Completeness(
+                    variant=name,
+                    labelled=int(arm.y.sum()),
+                    missing=int(arm.units.sum() - arm.y.sum()),
+                    share=float(apart.means[1, 0]),
+                    control_share=float(apart.means[0, 0]),
+                    differs=2.0 * float(ndtr(-abs(z))) < _CLEAR_P,
+                )
+            )
+    return found
+
+
+def weights_changed(definition: Experiment, state: ExperimentState, day_us: int) -> bool:
+    """Return whether the weights of the variants changed on a day."""
+    return bool(state.allocations) and _weights(definition, state, day_us) is None
 
 
 def _weights(definition: Experiment, state: ExperimentState, day_us: int) -> tuple[float, ...] | None:

@@ -20,6 +20,7 @@ from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
 from trimtab.stats.ab.quantiles import quantile_arm
+from trimtab.stats.ab.readings import day_weights
 from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming
 from trimtab.stats.exact_sums import rounded
 
@@ -44,11 +45,26 @@ def days_until(start_us: int, end_us: int) -> int:
     return -(-end_us // DAY_US) - start_us // DAY_US
 
 
-def arm_of(days: Sequence[ExperimentDay], variant: str, metric: Metric, slice_: str | int = "") -> Arm:
-    """Return the sums of a variant and a metric, one block for each day. A number is a part of the metric's window."""
-    sums = [_sums(day, variant, metric.name, slice_) for day in days]
-    if metric.kind == "quantile":
-        return quantile_arm([one.histogram for one in sums], metric.quantile)
+def arms_of(
+    days: Sequence[ExperimentDay], variants: tuple[str, str], metric: Metric, slice_: str | int = ""
+) -> tuple[Arm, Arm]:
+    """Return the sums of two variants and a metric, one block for each day.
+
+    `slice_` is a slice, or the number of a part of the metric's window, from 1.
+    """
+    control, variant = ([_sums(day, name, metric.name, slice_) for day in days] for name in variants)
+    if metric.kind != "quantile":
+        return _arm(metric, control), _arm(metric, variant)
+    units = np.array([[[one.units for one in sums]] for sums in (control, variant)], np.float64)
+    weights, _, _ = day_weights(units)
+    arms = [
+        quantile_arm([one.histogram for one in sums], metric.quantile, weight[0])
+        for sums, weight in zip((control, variant), weights, strict=True)
+    ]
+    return arms[0], arms[1]
+
+
+def _arm(metric: Metric, sums: Sequence[ArmSums]) -> Arm:
     columns = {name: np.array([rounded(getattr(one, name)) for one in sums], np.float64) for name in _SUMS}
     kept = set("y") | (set("x") if metric.before_us else set()) | (set("d") if metric.kind == "ratio" else set())
     return Arm(
@@ -86,19 +102,26 @@ def looks_of(
         planned, ends = _planned_looks(definition, state)
     elif definition.rule != "fixed":
         ends = list(range(1, len(counted) + 1))
-    pair = _pair(definition, metric, shown, variant, slice_)
 
-    def compared(pair: tuple[Arm, Arm]) -> list[Effect]:
+    def compared(until: int, *, margin: bool, last: bool) -> list[Effect]:
+        control, treatment = _pair(definition, metric, shown[:until], variant, slice_)
+        pair = (_at_margin(control, metric) if margin else control), treatment
         if definition.rule == "obrien_fleming":
             return obrien_fleming(*pair, looks=definition.looks, planned_blocks=planned, **how)
         if definition.rule == "fixed":
             return [compare(*pair, **how)]
-        return compare_any_time(*pair, rule=definition.rule, **how)
+        return compare_any_time(*pair, rule=definition.rule, ends=[until] if last else None, **how)
 
-    looks = [_look(effect, shown[end - 1]) for effect, end in zip(compared(pair), ends, strict=False)]
+    def at_looks(*, margin: bool) -> list[Effect]:
+        if metric.kind != "quantile":
+            return compared(len(shown), margin=margin, last=False)
+        # the sums of a quantile depend on all days that they contain, so each look has its own
+        return [compared(end, margin=margin, last=True)[-1] for end in ends if end <= len(shown)]
+
+    looks = [_look(effect, shown[end - 1]) for effect, end in zip(at_looks(margin=False), ends, strict=False)]
     if metric.role != "guardrail":
         return looks
-    beyond = compared((_at_margin(pair[0], metric), pair[1]))
+    beyond = at_looks(margin=True)
     return [
         msgspec.structs.replace(look, beyond_low=_finite(one.low), beyond_high=_finite(one.high))
         for look, one in zip(looks, beyond, strict=True)
@@ -216,7 +239,7 @@ def _sums(day: ExperimentDay, variant: str, metric: str, slice_: str | int) -> A
 def _pair(
     definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str, slice_: str | int = ""
 ) -> tuple[Arm, Arm]:
-    whole = arm_of(days, definition.control, metric, slice_), arm_of(days, variant, metric, slice_)
+    whole = arms_of(days, (definition.control, variant), metric, slice_)
     if not definition.strata or slice_ or metric.kind not in ("mean", "proportion"):
         return whole
     parts = {part for day in days for one in day.variants.values() for part in one.slices}

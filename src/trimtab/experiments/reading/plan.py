@@ -13,7 +13,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import Shown
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
-from trimtab.experiments.reading.effects import arm_of, level_of
+from trimtab.experiments.reading.effects import arms_of, level_of
 from trimtab.experiments.reading.planted_runs import PastUnits, split_days
 from trimtab.experiments.records import ExperimentDay
 from trimtab.report import Align, Table
@@ -203,7 +203,7 @@ def _noise(
     days: Sequence[ExperimentDay], metric: Metric, control: str, variant: str, *, cuped: bool
 ) -> tuple[float, float, float]:
     """Return the control's value, the variance of a unit, and that of a day's difference beyond what units explain."""
-    arms = arm_of(days, control, metric), arm_of(days, variant, metric)
+    arms = arms_of(days, (control, variant), metric)
     found = readings(*arms, ends=[len(days)], ratio=metric.kind == "ratio", cuped=cuped, correlated=False)
     errors = found.errors()
     excess = float(errors.variance[0] - errors.floor[0]) * len(days)

@@ -13,6 +13,7 @@ from trimtab.experiments.reading.checks import (
     check_ratio,
     limit_of,
     wanted_shares,
+    weights_changed,
 )
 from trimtab.experiments.reading.decision import recommend
 from trimtab.experiments.reading.effects import (
@@ -40,6 +41,8 @@ GUARANTEES = {
     "because looking early would raise the error.",
 }
 
+_CHANGED = "the weights changed on this day"
+
 
 def read_experiment(
     definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay], *, slices: bool = True
@@ -52,7 +55,11 @@ def read_experiment(
         days: Closed days, in any order; those of other generations are left out.
         slices: Whether to read slices as well, which takes longest if there are many.
     """
-    closed = sorted((one for one in days if one.generation == state.generation), key=lambda one: one.day_us)
+    closed = [
+        msgspec.structs.replace(one, excluded=_CHANGED) if weights_changed(definition, state, one.day_us) else one
+        for one in sorted(days, key=lambda one: one.day_us)
+        if one.generation == state.generation
+    ]
     counted = [one for one in closed if one.excluded is None]
     ratio = check_ratio(definition, state, counted)
     completeness = check_completeness(definition, counted)
@@ -79,7 +86,7 @@ def read_experiment(
         slices=_slices(definition, state, closed) if shown and slices else [],
         late=_late(counted),
         withheld=withheld,
-        notes=_notes(definition, counted, metrics),
+        notes=_notes(definition, closed, metrics),
         decision=recommend(definition, state, closed, metrics, ratio, withheld),
     )
 
@@ -222,9 +229,14 @@ def _late(days: Sequence[ExperimentDay]) -> dict[str, dict[str, int]]:
 
 
 def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Sequence[MetricReading]) -> list[str]:
-    """Return for each metric with outcomes that came late: how many, what they would change, and what to do."""
-    found, by_name = [], {one.name: one for one in definition.metrics}
-    for name, counts in _late(days).items():
+    """Return what weakens the effects, and what to do: changed weights, and for each metric outcomes that came late."""
+    found, by_name = list[str](), {one.name: one for one in definition.metrics}
+    if changed := [_day(one.day_us) for one in days if one.excluded == _CHANGED]:
+        found.append(
+            f"the weights changed on {', '.join(changed)}: units that got another variant then, and came back, count "
+            "for their first one, which makes differences smaller. If many come back, start the experiment again"
+        )
+    for name, counts in _late([one for one in days if one.excluded is None]).items():
         source = by_name[name].source
         what, wait = ("labels", "wait for the label") if source is None else ("events", f"delay of {source.name!r}")
         of = ", ".join(f"{count:,} of {variant}" for variant, count in counts.items())

@@ -54,12 +54,14 @@ def bin_edges(bins: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
     return np.where(bins < 0, -far, near), np.where(bins < 0, -near, far)
 
 
-def quantile_arm(histograms: Sequence[Histogram], q: float) -> Arm:
+def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray | None = None) -> Arm:
     """Return sums over the units of a variant whose mean is its quantile, for any rule of comparison.
 
     Args:
         histograms: The counts of each block, the oldest block first.
         q: The quantile, between 0 and 1.
+        weights: The weight of a unit in each block, as in `day_weights`; by default all count alike. So the quantiles
+            of two variants are about the same mixture of days, also if their shares change from day to day.
 
     Raises:
         Misuse: The quantile is not between 0 and 1.
@@ -80,8 +82,9 @@ def quantile_arm(histograms: Sequence[Histogram], q: float) -> Arm:
     total = float(units.sum())
     if not total:
         return Arm(units=units, y=units, yy=units)
+    mixed = counts.sum(0) if weights is None else weights @ counts
     low, high = bin_edges(bins)
-    below = np.concatenate([[0.0], np.cumsum(counts.sum(0))]) / total
+    below = np.concatenate([[0.0], np.cumsum(mixed)]) / float(mixed.sum())
 
     def value_at(share: float) -> float:
         """Return the value below which a share of the units lies; within a bin, units are spread evenly."""

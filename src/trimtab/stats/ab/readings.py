@@ -210,11 +210,7 @@ def readings(
         yy = yy - 2.0 * slope * (xy - middle * y) + slope**2 * (xx - 2.0 * middle * x + middle**2 * n)
         y = y - slope * (x - middle * n)
     d, dd, yd = (laid("d"), laid("dd"), laid("yd")) if ratio else (n, n, y)
-    # days with one variant only say nothing, unless most days are so, as in a switchback by days
-    both = (n > 0.0).all(0)
-    shared = np.where(both, n.prod(0) / np.maximum(n.sum(0), 1.0), 0.0)
-    paired = (n.sum(0) * both).sum(1) >= 0.5 * n.sum((0, 2))
-    weights = np.where(paired[:, None], shared / counted, 1.0) * (n > 0.0)
+    weights, shared, paired = day_weights(n)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = (weights * d).sum(2)
         means = (weights * y).sum(2) / scale
@@ -240,6 +236,24 @@ def readings(
         days=days,
         correlated=correlated,
     )
+
+
+def day_weights(units: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Return how much each unit counts, so that days count alike in both variants.
+
+    Args:
+        units: The units of both variants, shape (2, looks, blocks).
+
+    Returns:
+        The weight of a unit, shape (2, looks, blocks); the weight of a block, shape (looks, blocks); and whether blocks
+        are compared by themselves, shape (looks,). Days with one variant only say nothing, unless most days are so, as
+        in a switchback by days.
+    """
+    both = (units > 0.0).all(0)
+    shared = np.where(both, units.prod(0) / np.maximum(units.sum(0), 1.0), 0.0)
+    paired = (units.sum(0) * both).sum(1) >= 0.5 * units.sum((0, 2))
+    weights = np.where(paired[:, None], shared / np.maximum(units, 1.0), 1.0) * (units > 0.0)
+    return weights, shared, paired
 
 
 def effects(

@@ -36,6 +36,7 @@ def compare_any_time(
     treatment: Arm,
     *,
     rule: AnyTimeRule = "sequence",
+    ends: list[int] | None = None,
     ratio: bool = False,
     cuped: bool = False,
     days: bool = True,
@@ -54,6 +55,7 @@ def compare_any_time(
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         rule: "sequence" or "msprt".
+        ends: The number of blocks that each look sees; by default there is a look after every block.
         level: The confidence level of all intervals together. The other arguments are those of `compare`.
 
     Raises:
@@ -75,7 +77,7 @@ def compare_any_time(
     found = readings(
         control,
         treatment,
-        list(range(1, control.units.size + 1)),
+        list(range(1, control.units.size + 1)) if ends is None else ends,
         ratio=ratio,
         cuped=cuped,
         days=days,

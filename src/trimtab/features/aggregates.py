@@ -116,7 +116,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def reach_us(self) -> int | None:
-        """How long before a request the events of its window may be, including a hop; None: there is no limit."""
+        """No event that is longer than this before a request is in its window; None: there is no limit."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:
@@ -130,7 +130,9 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """Return whether a window that gives `left` can give `used` with more events in it. NaN means null.
+        """Return whether lost events can explain that a window which once gave `used` now gives `left`.
+
+        True if the window can give `used` with more events in it. NaN means null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)
@@ -328,8 +330,8 @@ def decayed_sum(
 ) -> Aggregate:
     """Declare the sum of values whose weight halves with each `half_life` of age. It is 0 for an empty window.
 
-    Ages are counted in whole hops. By default, a hop is the largest usual step up to 1/32 of the half-life. Values
-    older than `over` are left out. The default of `over` is 10 half-lives (a weight of 0.001).
+    Ages are counted in whole hops. By default, a hop is the largest usual step up to 1/32 of the half-life (or of a
+    shorter window). Values older than `over` are left out. The default of `over` is 10 half-lives (a weight of 0.001).
     """
     return _decayed("decayed_sum", column, half_life, over, where, hop, until)
 
@@ -471,7 +473,7 @@ def _windowed(
         hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
     if isinstance(of, Expression) and of.is_category and KINDS[kind].dtype == "int":
-        of = of.args[0]  # distinct values can be counted without the vocabulary of a category
+        of = of.args[0]  # values can be counted without the vocabulary of a category
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from trimtab.core.expressions.primitives import INT_MAX, INT_MIN
 
 UNITS = [2.0**-exponent for exponent in range(400)]
-# A numerator times UNITS[exponent] equals `rounded`, in half the time: the numerator is rounded once, when it becomes a
-# float, and a power of two only changes its exponent. This holds for sums of values up to 1e150. With larger exponents,
-# or for squares, numerators may be too large for a float.
+# `numerator * UNITS[exponent]` is equal to `rounded(numerator, exponent)`, in half the time: the numerator is rounded
+# once, when it becomes a float, and a power of two only changes its exponent. This holds for sums of values up to
+# 1e150. With larger exponents, or for squares, numerators may be too large for a float.
 
 SCALES = [2.0**exponent for exponent in range(400)]
 # if a value times SCALES[exponent] is a whole number, the product is the value's numerator for that exponent

@@ -58,10 +58,10 @@ class CompactedStates(msgspec.Struct, frozen=True, kw_only=True):
 class Compaction:
     """Goes through all states of a store again and again. It runs in the process that applies records to the store.
 
-    Let S be the append time up to which a view has applied the log. Rows before S are sealed, that is, added to sums.
-    Tiles (sums over one hop), extremes and latest values that no read at S or later can need are dropped. If nothing
-    else is left of an entity, a stub remains, so that the entity stays known. Index rows that no correction or
-    repetition can need are deleted. Reads give the same bits as before.
+    Let S be the append time up to which a view has applied the log. Rows whose event time and known-at time S has
+    passed are sealed, that is, added to sums. Tiles (sums over one hop), extremes and latest values that no read at S
+    or later can need are dropped. Even if all values are dropped, an almost empty state remains, so that the entity
+    stays known. Index rows that no correction or repetition can need are deleted. Reads give the same bits as before.
     """
 
     def __init__(self, store: OnlineStore) -> None:
@@ -131,7 +131,7 @@ class Compaction:
         return Compacted(states=len(states), shrunk=shrunk, freed_bytes=freed, index_rows=len(rows))
 
     def _index_step(self, plan: ViewPlan, s_us: int, limit: int) -> Compacted | None:
-        """Delete index rows of events that can no longer be repeated. Return None if no index row is left."""
+        """Delete index rows of events whose repetition would change nothing. Return None if there are no more."""
         horizon_us = _horizon_us(plan, s_us)
         if horizon_us is None:
             return None

@@ -1,4 +1,4 @@
-"""Count the events for which a feature could not be computed, and keep the last such event of each feature. # D156"""
+"""Count the events for which a feature could not be computed; keep the one that became known last. # D156"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST = 200  # how many characters of an id or an error are kept
 
 
 class FeatureFailures(msgspec.Struct, frozen=True, array_like=True):
-    """The number of events for which a feature could not be computed, and the last such event."""
+    """The number of events for which a feature could not be computed, and the one of them that became known last."""
 
     count: int
     known_at_us: int
@@ -51,7 +51,7 @@ class Counts(Counter[str]):
             self.failures = together(self.failures, more)
 
     def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
-        """Count a version of an event if some series failed for it.
+        """Count a version of an event if its own row is in `come`, and some series failed for it.
 
         `come` has the entities and rows that newly count because of this version.
         """

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.packed.plan import ViewPlan
 
-GOING = "!"  # comes before the id of a view whose states are being deleted
-FILLING = "+"  # comes before the id of a view that is being filled, and whose new states are not read yet
-LEFT = "-"  # comes before the id and generation of states that are no longer read
+# a name in the record of positions is the hexadecimal id of a view, with one of these before it:
+GOING = "!"  # the view's states are being deleted
+FILLING = "+"  # the view is being filled, and these new states are not read yet
+LEFT = "-"  # these states are no longer read; the generation follows the id
 
 
 def place(plan: ViewPlan, generation: int) -> ViewPlan:

@@ -40,7 +40,7 @@ POSITIONS_KEY = b"p"
 Changes: TypeAlias = dict[bytes, bytes | None]  # None: the key is deleted
 
 _check = struct.Struct(">I").pack
-_PRUNE = 2_000  # the most index entries of expired events that one batch deletes
+_PRUNE = 2_000  # a batch deletes up to this many index entries of expired events, or two for each of its records
 
 
 class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +48,8 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
 
     applied: int = 0  # all records of the view's source
     duplicates: int = 0  # repetitions of an event that were noticed
-    id_conflicts: int = 0  # no key: records with an earlier record's id but other content; the first counts
+    # source without a key: records with the event time and id of an earlier record, whose other content counts
+    id_conflicts: int = 0
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
     no_entity: int = 0  # events in which a column that identifies the entity is null
@@ -97,10 +98,10 @@ _decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
 
 
 class OnlineStore:
-    """Views of the event log in a key-value store. There is one encoded state for each view and entity.
+    """The states of views in a key-value store, one for each view and entity. Records of the event log update them.
 
     All changes of a batch are written in one transaction, together with the new positions. After a crash, records can
-    be given again: those up to a view's position are skipped.
+    be given again: each view skips those up to its position.
 
     Args:
         kv: The store for the states. One process may apply records, and many processes may read.
@@ -113,7 +114,7 @@ class OnlineStore:
     def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
         self._filling = filling
-        # by name; if two definitions have the same name, that of the second ends with a part of its hash
+        # by name; if two definitions have the same name, the second is called "name@", with 8 digits of its hash
         self.plans: dict[str, ViewPlan] = {}
         self._set_views(views)
 
@@ -124,8 +125,8 @@ class OnlineStore:
 
         Args:
             records: The records to apply.
-            reached: For records from tables of record (permanent copies of the log): the positions in the log up to
-                which these are complete. Only records that no view needs may be missing before these positions. # D23
+            reached: For records from tables of record (permanent copies of the log), which may have gaps: for each
+                partition, the position up to which `records` has all records that any view needs. # D23
 
         Raises:
             Misuse: Records between a view's position and the given ones are missing.
@@ -172,7 +173,7 @@ class OnlineStore:
         """For each view (by name), the counts over all records that it has applied. Each record counts once.
 
         A view that was filled from history has the counts that it would have if it had applied the records one by one.
-        Only repetitions that do not matter any more may be missing.
+        Only repetitions of events that are in no window any more may be missing.
         """
         cursors = self.cursors()
         found = {name: cursors.get(self._name(plan), BEGIN).counts for name, plan in self.plans.items()}
@@ -203,7 +204,7 @@ class OnlineStore:
     def take_up(self, views: Sequence[View]) -> None:
         """Keep exactly these views up to date from now on. No records may be applied during this call.
 
-        The states of a view that was not kept up to date for some time are deleted, so that it is filled again. The
+        If a view has applied less of the log than another one, its states are deleted, so that it is filled again. The
         states of views that are not in `views` are kept; see `drop_others`.
         """
         self._set_views(views)
@@ -264,7 +265,7 @@ class OnlineStore:
         return groups
 
     def _apply_plain(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events of a source without a key. These are never corrected, so only repetitions must be found."""
+        """Apply events of a source without a key. They are never corrected, but a record may repeat an event."""
         count["applied"] += len(arrivals)
         repeats = self._repeats(plan, arrivals, changes, count) if plan.windowed else None
         kept = Kept(plan, arrivals, repeats, count)
@@ -309,7 +310,10 @@ class OnlineStore:
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
-        """Return which records repeat an event that was applied before, using the index of event ids."""
+        """Return for each record whether it repeats an event, by the index of applied events.
+
+        Also add the other events to the index, and delete entries of expired events from it.
+        """
         keys = [plan.keys.applied(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}
@@ -335,7 +339,7 @@ class OnlineStore:
         return repeats
 
     def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
-        """Apply events of a source with a key, which may be corrected or deleted. Versions decide which rows count."""
+        """Apply events of a source with a key, which may be corrected or deleted: add rows, remove replaced rows."""
         index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
         groups: dict[bytes, _RowChanges] = defaultdict(_RowChanges)
         for s_us, known_at, record, event in arrivals:
@@ -378,7 +382,7 @@ class OnlineStore:
 class _RowChanges:
     """The rows that one batch adds to an entity, and those that it removes.
 
-    A row that the batch both adds and removes is in neither.
+    A row that the batch adds and later removes again is in neither.
     """
 
     def __init__(self) -> None:
@@ -419,7 +423,7 @@ def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
 def _arrivals(
     cursor: Cursor, records: Sequence[LogRecord], sources: set[str], reached: Mapping[str, int] | None
 ) -> tuple[Cursor, dict[str, list[Arrival]]]:
-    """Return the records after a cursor, by source, and the cursor after these records."""
+    """Return the cursor after these records and, for each source, the records that the old cursor does not include."""
     s_us, positions = cursor.s_us, dict(cursor.positions)
     fresh: list[LogRecord] = []
     sealed_at: list[int] = []
@@ -487,7 +491,7 @@ def _count_failed(
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
-    """Remove a row that no longer counts, if it is unsealed or in sums. A row that ended before is in neither."""
+    """Remove a row that no longer counts. If its version was replaced at or before S, it was removed already."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:

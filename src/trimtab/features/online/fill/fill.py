@@ -27,7 +27,7 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
-_TAIL = 6_000  # how many records a step applies while catching up; fewer new ones must arrive in the meantime
+_TAIL = 6_000  # while catching up, a step applies up to this many records; it never ends if more arrive in the meantime
 _SWEPT = 5_000  # how many keys one transaction deletes
 
 
@@ -45,13 +45,13 @@ class Filling:
 
     `steps` does the work. The store may apply records between two steps. The last step makes all new states readable in
     one transaction; before that, none of them is read. If the process dies, the view stays marked as being filled. The
-    next filling deletes the incomplete states and begins again.
+    next filling begins again with new states, and deletes the incomplete ones at its end.
 
     Args:
         store: The store of all views. The same process, with the same store object, must apply records and fill views.
         name: The name of the view in the store.
         log: The event log.
-        moved: The records that are in tables of record (permanent copies of the log), if the log may have lost them.
+        moved: The records that are in tables of record (permanent copies), if they may have been removed from the log.
         most_rows: How many records may be in memory at once. A longer history is read several times.
 
     Raises:
@@ -71,9 +71,9 @@ class Filling:
         self._most_rows = most_rows
 
     def begin(self) -> Cursor:
-        """Mark the view as being filled. Return the position in the log up to which to fill it.
+        """Mark the view as being filled. Return a cursor: up to which positions to fill it, and the new generation.
 
-        The returned cursor also has the new generation. Each generation is a set of states with keys of its own.
+        Each generation is a set of states with keys of its own.
         """
         store = self.store
         cursors = store.cursors()

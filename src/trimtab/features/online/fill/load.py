@@ -1,4 +1,4 @@
-"""Compute the states of a view from a whole history. Reads are as if records had been applied one by one. # D31
+"""Compute the states of a view from a whole history. They give the same values as records applied one by one. # D31
 
 Rows are processed entity by entity, and for each entity in the order of event times, so that each state is only encoded
 once. To limit the memory, a long history is read several times, each time for a part of the entities.
@@ -78,7 +78,7 @@ def load(
 
 
 class _Part:
-    """One of several parts into which entities are divided, by a hash of the name."""
+    """One of several parts into which the names of entities, or ids of events, are divided by a hash."""
 
     def __init__(self, number: int, parts: int) -> None:
         self.number, self.parts = number, parts
@@ -97,14 +97,15 @@ class _Groups:
         self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window contains events before this time
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        # for each entity: the latest rows (of one event time) among its past rows that are in no window
+        # Entities with a past row that is not in `rows`, because it is in no window or was replaced. If the view has
+        # latest values: of such rows in no window, those with the newest event time.
         self.past: dict[bytes, list[Row]] = {}
-        # for each entity: the earliest version that was replaced before its event time
+        # for each entity: of the versions replaced before S reached their event time, the one with the earliest
         self.dead: dict[bytes, Row] = {}
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
-        """Return whether a row can be dropped, because it counts for good but is in no window.
+        """Return whether a row can be dropped, because S has passed its times, and it is in no window any more.
 
         If the view has latest values, `past` keeps the dropped rows with the newest event time.
         """
@@ -189,7 +190,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
     names: dict[Any, bytes] = {}
     # for each event, its row, its entity, and a checksum of its content
     firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}
-    forgets = plan.life is None  # a repetition of an event that is in no window changes nothing
+    forgets = plan.life is None  # then a repetition of an event that is in no window changes nothing
     entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
         if part.is_first:
@@ -234,7 +235,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """Return an entity's rows without repetitions. Of equal rows, the first is kept."""
+    """Return one row for each event of an entity, with the earliest known-at time of its records."""
     firsts: dict[tuple[int, str], Row] = {}
     for row in rows:
         first = firsts.setdefault((row[EVENT_AT], row[ID]), row)
@@ -244,7 +245,7 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
 
 
 def _lower(first: Row, again: Row) -> None:
-    """Give an event the time, partition and position of its earliest record."""
+    """Give a row the known-at time, partition and position of `again`, if they are earlier."""
     if again[KNOWN_AT : POSITION + 1] < first[KNOWN_AT : POSITION + 1]:
         first[KNOWN_AT : POSITION + 1] = again[KNOWN_AT : POSITION + 1]
 
@@ -254,7 +255,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 
     If there is only one part, also write the states.
     """
-    # for each id, its versions, each with its own S
+    # for each id, its versions, each with the S at which it would have been applied
     versions: dict[str, list[tuple[int, Version]]] = {}
     for chunk in rows:
         if part.is_first:
@@ -295,7 +296,8 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    # entities of which no row counts any more are not in the index; write almost empty states (stubs) for them
+    # With several parts, `_keyed_states` writes the states, from the index. An entity of which no row counts any more
+    # is not in the index, so write an almost empty state (a stub) for it here.
     if part.parts > 1:
         groups.rows.clear()
         _take_stubs(kv, groups, [*groups.past, *groups.dead])
@@ -360,7 +362,7 @@ def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:
 
 
 def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int]:
-    """Write pairs in transactions of limited size, and yield their sizes."""
+    """Write pairs in transactions of limited size. Yield 0 (no rows were read) after each few thousand pairs."""
     puts: dict[bytes, bytes] = {}
     for key, value in pairs:
         puts[key] = value

@@ -76,7 +76,7 @@ class LatestLoad:
         self._parts: list[Columns] = []
 
     def take(self, chunk: Columns, part: Part) -> None:
-        """Add rows, of entities that are in the part."""
+        """Keep the rows of a table whose entities are in the part."""
         import numpy as np
 
         live = chunk["_op"].values != "delete"
@@ -94,7 +94,7 @@ class LatestLoad:
         self._parts.append(kept if named.all() else kept.take(named))
 
     def states(self) -> Iterator[dict[bytes, bytes]]:
-        """Yield keys and encoded states, in pieces that are mostly in the order of the keys."""
+        """Yield keys and encoded states in pieces. All but the last piece are in the order of the keys."""
         import numpy as np
 
         parts = [part for part in self._parts if part.rows]
@@ -104,7 +104,7 @@ class LatestLoad:
         rows = Columns.concat(parts)
         del parts
         raw = {name: _as_bytes(column) for name, column in rows.by_name.items() if column.dtype == "str"}
-        order, starts, odd = self._greatest(rows, raw)
+        order, starts, odd = self._by_entity(rows, raw)
         ends = np.append(starts[1:], len(order))
         simple = order[ends - 1] if not odd.any() else order[ends - 1][~odd]
         prefix = self.plan.keys.states
@@ -120,11 +120,11 @@ class LatestLoad:
                 groups[name_bytes(entity)].append(row)
             yield dict(self._by_rows(self.plan, groups, self._s_us))
 
-    def _greatest(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
+    def _by_entity(self, rows: Columns, raw: Mapping[str, Bytes]) -> tuple[Array, Array, Array]:
         """Sort the rows by entity, with the newest row of each entity last.
 
-        Return the order, the index in this order at which each entity begins, and which entities do not fit in a
-        matrix.
+        Return the order, the index in this order at which each entity begins, and which entities are not simple: those
+        with an odd text, a row that stays unsealed at S, or two rows with the newest event time.
         """
         import numpy as np
 

@@ -1,4 +1,4 @@
-"""Records of one batch that become rows of entities. They are processed by columns, which is faster."""
+"""Turn the log records of one batch into rows of entities, column by column, which is faster than row by row."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 from trimtab.store.ports import LogRecord
 
-# S (the latest append time up to this record), the time at which the record became known, the record, the event
+# (S: the latest append time up to this record, the time at which the event became known, the record, the event)
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]
 
 
 class Kept:
-    """The records of a source without a key that become rows of an entity."""
+    """The records of one batch that become rows, for a source without a key.
+
+    Deletions, and events in which a column that identifies the entity is null, are only counted. `repeats` says which
+    records repeat an event (None: not known).
+    """
 
     def __init__(
         self, plan: ViewPlan, arrivals: list[Arrival], repeats: list[bool] | None, count: Counter[str]
@@ -31,7 +35,7 @@ class Kept:
             self._values = [padded(values, width) for values in self._values]
         self._entities = list(map(plan.entity_of, self._values))
         self.repeated: set[tuple[str, int]] = set()  # partition and position of records that repeat an event
-        # For each partition and position, the errors of series (values for features) that failed. Set by `rows`.
+        # By partition and position of a record: the error of each series that could not be computed. `rows` sets this.
         self.errors: dict[tuple[str, int], Mapping[int, str]] = {}
         if repeats is not None and True in repeats:
             self.repeated = {
@@ -42,13 +46,13 @@ class Kept:
             self._drop(deleted, count)
         if not plan.forever:
             early_us = plan.longest_us
-            # compare with the time at which the event became known, because history is applied much later
+            # count events that were in no window any more when they became known (S may be much later than that)
             for _, known_at, _, event in self._arrivals:
                 if event.event_at_us < known_at - early_us and plan.expired(event.event_at_us, known_at):
                     count["too_late"] += 1
 
     def rows(self) -> Iterable[tuple[Arrival, bytes, list[Contribution]]]:
-        """Yield each record with the name of its entity, and the value that it gives to each series."""
+        """Return each record with its entity's part of keys, and the value that the event gives to each series."""
         names = map(_Names().__getitem__, self._entities)
         gives, errors = self._plan.values.of_many(self._values)
         for n, of_event in errors.items():

@@ -17,11 +17,11 @@ from trimtab.features.online.packed.sketches import SketchPlan
 
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # the index of the series, and which extreme
 
-FEW = 6  # how many of the oldest tiles to look at first; usually, no more have expired since the last event
+FEW = 6  # `less_expired` first looks only at the 6 oldest tiles, because usually fewer have left the window
 
 
 class Feature:
-    """One feature: what it is computed from, and where a state has this."""
+    """One feature: the values that it is computed from, and their places in a state."""
 
     def __init__(self, index: int, name: str, aggregate: Aggregate, series: Series, sums: Sequence[int]) -> None:
         self.index = index
@@ -30,10 +30,10 @@ class Feature:
         self.series = series.index
         self.real = series.real
         self.sums = sums  # indexes of the series whose sums the feature needs
-        self.count_at = 0  # where the count is in a tile; `sums_at` says where the sums are
-        self.sums_at: tuple[int, ...] = ()
-        self.exponents_at: tuple[int, ...] = ()  # where the exponents of float sums are in a state
-        self.stack = 0  # the index of its stack of extremes
+        self.count_at = 0  # among the fields of a tile: the index of the number of values
+        self.sums_at: tuple[int, ...] = ()  # among the fields of a tile: the indexes of the sums
+        self.exponents_at: tuple[int, ...] = ()  # the indexes of the exponents of these sums in `EntityState.exponents`
+        self.stack = 0  # for min and max: the index of its stack of extremes
         self.sketch: SketchPlan | None = None
         self.weights: tuple[float, ...] = ()  # the weight of a tile for each age in hops
         if aggregate.traits.decays:
@@ -76,15 +76,16 @@ class Group:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # sorted, longest first
         self.over_us = 0  # the length of the longest window
-        # what a tile has after the number of rows: pairs of a series and True for its sum, False for its count
+        # The fields of a tile after the number of rows. (series, True): the sum of a series; (series, False): the
+        # number of its values.
         self.fields: list[tuple[int, bool]] = []
-        # given the numbers of a block of rows, returns these fields
+        # given the numbers of a block (see `tiles.Block`), returns the number of rows and these fields
         self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone
         self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []
         self.width = 1
         self.zeros = [0]
-        self.few = struct.Struct("")  # how the first few tiles are encoded if each sum fits in one word
+        self.few = struct.Struct("")  # how the first `FEW` tiles are encoded if each sum fits in 8 bytes
         self.tiles: dict[int, struct.Struct] = {}  # how a tile is encoded, by the number of words per sum
 
     def add(self, feature: Feature, over_us: int, until_us: int, series: Series) -> None:
@@ -120,7 +121,7 @@ class Group:
     def packing(self, words: int) -> struct.Struct:
         """Return how a tile is encoded: its beginning, the number of rows, and the fields.
 
-        `words` is how many words of 8 bytes a sum takes.
+        Each sum takes `words` words of 8 bytes.
         """
         if words not in self.tiles:
             wide = "q" if words == 1 else f"{8 * words}s"

@@ -14,10 +14,11 @@ from trimtab.core.errors import Misuse
 
 Row: TypeAlias = list[Any]  # an event in the form in which a view keeps it; the names below are indexes into it
 EVENT_AT, KNOWN_AT, PARTITION, POSITION, UNTIL, ID, GIVES, FAILS = range(8)
-# GIVES: the value for each series (see `series.py`); None for a deletion. FAILS: the series that failed, if any. # D156
+# UNTIL: when the next version of the event became known. GIVES: the value of each series (see `series.py`); None for a
+# deletion. FAILS (only if some failed): the series whose value could not be computed. # D156
 Name: TypeAlias = str | int | tuple[str | int, ...]  # the name of an entity or of an event
 
-_FIRST = 0  # the first generation of a view that was not filled from history
+_FIRST = 0  # the generation of a view that has only applied records, and was never filled from history
 _LONGEST_BYTES = 160  # names of entities and ids that are longer than this are hashed
 _time = struct.Struct(">Q").pack
 
@@ -26,7 +27,8 @@ class KeySpace(msgspec.Struct, frozen=True):
     """The prefixes of the keys of one generation (one set of states) of a view."""
 
     index: bytes  # source with a key: the versions of each id; without a key: the time and id of applied events
-    # source with a key: entity, falling event time and id; without a key: an entity's rows with the newest event time
+    # source with a key: the ids of each entity's events, latest event time first; without a key: the ties of each
+    # entity (see `ties.py`)
     rows: bytes
     states: bytes
 
@@ -34,8 +36,8 @@ class KeySpace(msgspec.Struct, frozen=True):
     def of(view_id: bytes, generation: int) -> KeySpace:
         """Return the key prefixes of a generation.
 
-        Keys of a later generation come after those of all earlier ones, and in a generation, states come after the
-        index. So a generation is written by only appending keys.
+        Keys are sorted by generation, then index, rows, states. If they are written in this order, the store only has
+        to append.
         """
         base = b"" if generation == _FIRST else b"x" + generation.to_bytes(4, "big")
         return KeySpace(base + b"i" + view_id, base + b"r" + view_id, base + b"v" + view_id)

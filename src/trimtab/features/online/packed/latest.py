@@ -15,7 +15,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: int) -> bytes | None:
-    """Return the encoded state of an entity after some rows were sealed (counted for good) at `s_us`.
+    """Return the new encoded state of an entity, if `s_us` seals all its rows (see `state.py`).
 
     The view only has latest values.
 
@@ -23,11 +23,11 @@ def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: in
         plan: The compiled view. Its source has no key.
         packed: The previous state; None: there was none.
         rows: The new rows, at least one.
-        s_us: The append time at which the last of them is applied.
+        s_us: S, the latest append time in the log up to the last of these rows.
 
     Returns:
-        The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed: a row is or was unsealed,
-        or rows of the same event time may be repetitions or ties.
+        The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed: a row was unsealed or
+        stays so, or two rows have the same event time, so that one may repeat the other.
     """
     last_us = s_us if plan.inclusive else s_us - 1
     times = [row[EVENT_AT] for row in rows]

@@ -76,7 +76,7 @@ class ViewPlan:
         return errors
 
     def sums_in(self, series: int) -> list[tuple[int, int]]:
-        """Return where the sum of a series is kept: pairs of a group of windows and an index in its sums."""
+        """Return where the sum of a series is: pairs of a group's index and the sum's index in the group's tiles."""
         places = [(at, group.fields) for at, group in enumerate(self.groups)]
         return [(at, 1 + fields.index((series, True))) for at, fields in places if (series, True) in fields]
 
@@ -96,7 +96,7 @@ class ViewPlan:
                 self.life = self.life or Group(0)
                 self.life.add(feature, 0, 0, series)
             else:
-                hop_us = aggregate.hop_us or 1  # without a step (hop), each microsecond has sums of its own
+                hop_us = aggregate.hop_us or 1  # an exact window (hop 0) has a tile for each microsecond with events
                 group = groups.setdefault(hop_us, Group(hop_us))
                 group.add(feature, aggregate.over_us, aggregate.until_us, series)
         self.groups = [groups[hop] for hop in sorted(groups)]
@@ -110,7 +110,7 @@ class ViewPlan:
     def _sketch(self, aggregate: Aggregate, series: Series) -> SketchPlan | None:
         """Return the sketch that an aggregate needs in addition to sums (see `sketches.py`); None: no sketch.
 
-        Aggregates of the same values share a sketch.
+        Aggregates of the same kind, series and hop share a sketch.
         """
         online = aggregate.traits.online
         if online != "sketch" and not (online == "extreme" and aggregate.until_us):

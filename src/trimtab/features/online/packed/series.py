@@ -20,17 +20,14 @@ Contribution: TypeAlias = float | int | bool | str | None
 
 
 class Series:
-    """One value of each event: that of an expression, if a condition holds.
-
-    Features of the same value share a series.
-    """
+    """The value of one expression for each event; None where the condition (`where`) does not hold."""
 
     def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
         self.index = index
         self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
         self.real = self.dtype == "float"
         self.summed = False  # whether a feature needs its sum
-        self.sum_place = 0  # where its exponent is, if its sum is of floats
+        self.sum_place = 0  # if floats are summed: the index of the sum's exponent in a state
         self.every = aggregate.of is None and aggregate.where is None  # whether it counts all rows
         self.value = None if self.every else _value(aggregate, columns, what)
         self.column = _plain_column(aggregate, columns)  # the index of the column, if the value is simply a column
@@ -53,7 +50,7 @@ class DerivedSeries:
 class EventValues:
     """Computes the value that an event gives to each series.
 
-    A value that cannot be computed is None, and its error is reported.
+    A value that cannot be computed is None, and its error is returned, too.
 
     Args:
         stated: The series that are computed from the event.
@@ -68,7 +65,7 @@ class EventValues:
         self._columns = columns
 
     def of(self, values: Sequence[Any]) -> tuple[list[Contribution], Mapping[int, str]]:
-        """Return the value of each series for one event (None: none), and the errors of failed series, by index."""
+        """Return the value of each series for one event, and the errors of failed series, by index of the series."""
         before = failures.count
         try:
             given = self._given(values)
@@ -79,9 +76,9 @@ class EventValues:
     def of_many(
         self, rows: Sequence[Sequence[Any]]
     ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
-        """Return the values of each series for many events, and the errors by index of the event.
+        """Return for each of many events what `of` returns: the values, and by index of the event, the errors.
 
-        The events are computed together; if something fails, one by one.
+        All events are computed together. If that fails, they are computed one by one.
         """
         before = failures.count
         try:
@@ -102,7 +99,7 @@ class EventValues:
         return self._with_derived(given) if self._derived else given
 
     def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
-        """Compute all events together, column by column. Each series must simply be a column."""
+        """Compute all events together, column by column. Each series must be a plain column, or count all rows."""
         columns = list(zip(*rows, strict=True))
         given: list[Iterable[Contribution]] = []
         for series in self._stated:
@@ -173,7 +170,7 @@ class ViewSeries:
         return series
 
     def sums(self, kind: Kind, series: Series) -> tuple[int, ...]:
-        """Return the indexes of the series whose sums an aggregate needs. First give all features their series."""
+        """Return the indexes of the series whose sums an aggregate needs. First call `of` for all features."""
         return tuple(self._sum(one, series) for one in kind.sums)
 
     def compile(self, ranked: Set[int], columns: tuple[str, ...]) -> None:

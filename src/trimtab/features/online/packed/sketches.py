@@ -1,8 +1,8 @@
 """Sketches: what tiles keep in addition to sums, for first and last values, distinct counts and frequent values.
 
 A tile covers one hop (one step of a window), or the whole time for an unlimited window. A sketch is what a tile keeps
-of one series. When a window is read, the sketches of its tiles are merged. A state has two lists: when each tile
-begins, and what it keeps:
+of one series. When a window is read, the sketches of its tiles are merged. For each `SketchPlan` of a view, a state has
+two lists of equal length: when each tile begins, and the sketch of each tile, which depends on the aggregate:
 
 - `first`: the first row as an entry. `last`: the last `keep` rows as entries. If the source has no key, all rows with
   the same event time as the oldest kept row are kept as well, because a repetition of an event can give it an earlier
@@ -12,10 +12,9 @@ begins, and what it keeps:
   largest of these hashes.
 - `min`, `max`: the extreme, for windows that end before the time of the request.
 
-To remove a row, the sketch of its tile is made again from the other rows. The size of a state is at most the number of
-tiles times what a tile keeps. If rows are never removed and all windows end at the time of the request, older tiles
-drop what newer tiles make unnecessary. A state then has about `keep` last rows, or `keep` hashes times a logarithm.
-# D14
+To remove a row, the sketch of its tile is made again from the other rows. If rows are never removed (the source has no
+key) and all windows end at the time of the request, `prune` drops from older tiles what newer tiles make unnecessary. A
+state then has about `keep` last rows, or at most about 8 * `keep` hashes; otherwise each tile has `keep` of them. # D14
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ STARTS, KEPT = range(2)
 _ENTRY_ID, _VALUE = 4, 5
 _HASH_BYTES = 8
 _NO_HASH = 2**64  # larger than every hash
-_ROOM = 8  # tiles are pruned when they have this many times the hashes that one tile may keep
+_ROOM = 8  # the tiles of `count_distinct` are pruned when they together have 8 * `keep` hashes
 
 
 class SketchPlan:
@@ -58,7 +57,7 @@ class SketchPlan:
         self.prunes = not keyed and hop_us > 0 and self.sketch.prune is not None
 
     def include(self, aggregate: Aggregate) -> None:
-        """Let the sketch keep enough for one more aggregate."""
+        """Raise what the sketch keeps, and for how long, so that it suffices for one more aggregate."""
         self.keep = max(self.keep, aggregate.place, aggregate.keep)
         self.over_us = max(self.over_us, aggregate.over_us or 0)
         self.prunes &= not aggregate.until_us
@@ -85,7 +84,7 @@ def empty() -> Tiles:
 
 
 def put(plan: SketchPlan, tiles: Tiles, row: Row) -> None:
-    """Add a sealed row (one that counts for good) to the tile of its event time."""
+    """Add a sealed row (see `state.py`) to the tile of its event time."""
     value = row[GIVES][plan.series]
     if value is None:
         return
@@ -100,7 +99,7 @@ def put(plan: SketchPlan, tiles: Tiles, row: Row) -> None:
             plan.sketch.prune(plan, tiles)
             starts, kept = tiles
             at = bisect_left(starts, start)
-            # the tile was dropped by pruning, because newer tiles keep enough
+            # pruning has dropped the new tile again, because newer tiles have enough rows
             if at == len(starts) or starts[at] != start:
                 return
     kept[at] = plan.sketch.add(plan, kept[at], row, value)
@@ -117,7 +116,7 @@ def drop(plan: SketchPlan, tiles: Tiles, s_us: int) -> None:
 
 
 def holds(plan: SketchPlan, tiles: Tiles, row: Row) -> int | None:
-    """Return the beginning of the tile that must be made again if a row is removed; None: no tile kept the row."""
+    """Return the beginning of the tile that must be made again if a row is removed; None: no tile has the row."""
     start = plan.start_of(row[EVENT_AT])
     at = bisect_left(tiles[STARTS], start)
     there = row[GIVES][plan.series] is not None and at < len(tiles[STARTS]) and tiles[STARTS][at] == start
@@ -134,7 +133,7 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
     for row in rows:
         read += 1
         put(plan, tiles, row)
-        # the tile keeps enough, and older rows do not matter
+        # the last `keep` rows and all of the same event time were read, so older rows do not matter
         if plan.kind == "last" and at < len(kept) and starts[at] == start:
             entries = kept[at]
             if len(entries) >= plan.keep and row[EVENT_AT] < entries[-plan.keep][EVENT_AT]:
@@ -143,9 +142,9 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
 
 
 def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
-    """Apply a repetition of an event. Of an event's records, the first counts.
+    """Apply a record that repeats an event. The entry takes its known-at time and position if they are earlier.
 
-    Return False if no entry depends on which record counts.
+    Return False if the event has no entry.
     """
     if not plan.sketch.has_entries:
         return False
@@ -240,7 +239,7 @@ def _add_max(plan: SketchPlan, greatest: Any, row: Row, value: Any) -> Any:
 
 
 def _prune_last(plan: SketchPlan, tiles: Tiles) -> None:
-    """Drop the tiles before the last `keep` rows."""
+    """Drop all tiles that are older than the last `keep` rows."""
     starts, kept = tiles
     enough = 0
     for at in range(len(starts) - 1, -1, -1):
@@ -251,7 +250,7 @@ def _prune_last(plan: SketchPlan, tiles: Tiles) -> None:
 
 
 def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
-    """Drop from each tile the hashes that newer tiles also have, and those with `keep` smaller ones in newer tiles."""
+    """Drop each hash that a newer tile also has, or for which newer tiles have `keep` smaller hashes."""
     kept = tiles[KEPT]
     if sum([len(packed) for packed in kept if packed]) < _ROOM * plan.keep * _HASH_BYTES:
         return
@@ -269,7 +268,7 @@ def _prune_distinct(plan: SketchPlan, tiles: Tiles) -> None:
             for h in still:
                 insort(least, h)
             del least[plan.keep :]
-    left = [at for at, packed in enumerate(kept) if packed != b""]  # None stands for the tile that is being changed
+    left = [at for at, packed in enumerate(kept) if packed != b""]  # None: `put` has just inserted the tile
     tiles[:] = [[tiles[STARTS][at] for at in left], [kept[at] for at in left]]
 
 

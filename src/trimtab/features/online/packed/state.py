@@ -1,9 +1,10 @@
 """The encoded state of one entity in one view: aggregates of its sealed rows, and its unsealed rows.
 
-Once the log's append time has passed both the event time and the known-at time of a row, the row counts at every time
-that can be asked about. When its entity is next written, the row is sealed (added to the aggregates). Until then it is
-unsealed: it is kept as a whole, with both times. A version that is known to end later is not sealed before it has
-ended.
+S is the latest append time in the log that was applied. No read is as of a time before S. So once S has passed both the
+event time and the known-at time of a row, the row counts in every read. When its entity is next written, the row is
+sealed (added to the aggregates). Until then it is unsealed: it is kept as a whole, with both times. A version of an
+event whose next version is already stored is never sealed: it stays unsealed until S reaches the known-at time of the
+next version, and is then dropped.
 """
 
 from __future__ import annotations
@@ -62,27 +63,27 @@ class EntityState:
     """The state of one entity in one view, decoded for writing.
 
     Encoded, it is a list of: the format; the tag of the definition; whether some sums are stored as bytes because they
-    exceed 64 bits; the append time S; how many records were ever sealed; the unsealed rows; the latest sealed rows
-    (several only if they have the same event time); the exponents of float sums; the tiles of each group of windows;
-    and the fields and extremes of unlimited windows.
+    exceed 64 bits; the append time S; `known`, how many records count or have counted (0 if none; after a filling, this
+    may be too small, but not 0); the unsealed rows; the latest sealed rows (several only if they have the same event
+    time); the exponents of float sums; the tiles of each group of windows; and the fields and extremes of unlimited
+    windows. If a feature needs more than sums and extremes, its sketches come last (see `sketches.py`).
 
-    A tile holds the sums over one hop. The tiles of a group of windows consist of: the beginning and the fields of the
-    newest tile; the encoded older tiles; the totals of the older tiles in each window at S; how many words an encoded
-    sum takes; and a stack for each extreme. If a feature needs more than sums and extremes, its sketches come at the
-    end of the list (see `sketches.py`).
+    A tile holds the sums over one hop. For a group of windows, there is a list of: the beginning of the newest tile;
+    its fields; for each window, the totals of the older tiles in it at S; the encoded older tiles; how many words an
+    encoded sum takes; and a stack for each extreme.
 
     Args:
         plan: The compiled view.
-        packed: The encoded bytes, or the list that `unpack` returned; None: nothing is known about the entity.
+        packed: The encoded bytes, or the list that `unpack` returned; None: the entity has no state yet.
     """
 
     def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        # (group, stack, first event time, last event time) of rows that must be read again
+        # What `unseal` cannot compute without the removed rows, and `restore` computes from stored rows:
+        # (group, stack, first event time, last event time): push the rows between these times to the stack again
         self.lost_extremes: list[tuple[int, int, int, int]] = []
-        self.lost_life: set[int] = set()  # indexes of extremes over the whole time that must be found again
-        # tiles of sketches that must be made again: (sketch, beginning)
-        self.lost_tiles: dict[tuple[int, int], None] = {}
+        self.lost_life: set[int] = set()  # the indexes of extremes of unlimited windows
+        self.lost_tiles: dict[tuple[int, int], None] = {}  # (sketch, beginning of the tile)
         self.lost_latest = False
         if packed is None:
             self.wide, self.s_us, self.known = False, BEGIN_US, 0
@@ -126,10 +127,9 @@ class EntityState:
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
-        """Apply a repetition of an event. Of an event's records, which have equal content, the first counts.
+        """Apply a record that repeats an event. The event takes its known-at time and position if they are earlier.
 
-        Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then it does not matter which
-        record counts.
+        Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then these do not matter.
         """
         found = False
         for rows in (self.unsealed, self.latest_rows):
@@ -144,10 +144,11 @@ class EntityState:
         return found
 
     def seal(self, s_us: int) -> None:
-        """Set the append time to `s_us`, and seal all rows that it has passed."""
+        """Set S to `s_us`, and seal all rows whose event time and known-at time it has passed."""
         still: list[Row] = []
         live: list[Row] = []
-        dead: Row | None = None  # the earliest version that was replaced before its event time
+        # of the versions that were replaced before S reached their event time: the one with the earliest event time
+        dead: Row | None = None
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.unsealed:
             if row[EVENT_AT] > last or row[KNOWN_AT] > s_us:
@@ -163,16 +164,16 @@ class EntityState:
                 still.append(row)
             else:
                 self.known += 1
-        if dead is not None:  # keep this row, because it shows since when the entity is known
+        if dead is not None:  # its values never count, but from its event time on, the entity is known
             still.append(dead)
         self.unsealed = still
         self._advance(s_us, live)
 
     def as_of(self, t_us: int) -> bool:
-        """Prepare the state for a read at `t_us`: seal everything that counts at that time.
+        """Prepare the state for a read at `t_us`: add all rows that count at that time to the aggregates.
 
-        This includes versions that are known to end later. Return False if nothing counts yet. Afterwards, the state
-        may only be read.
+        This includes versions that will be replaced after `t_us`, so afterwards the state may only be read. Return
+        False if no event of the entity counts or has counted.
         """
         last = t_us if self.plan.inclusive else t_us - 1
         begun = [row for row in self.unsealed if row[EVENT_AT] <= last and row[KNOWN_AT] <= t_us]
@@ -182,7 +183,7 @@ class EntityState:
         return True
 
     def _advance(self, s_us: int, live: list[Row]) -> None:
-        """Set the append time to `s_us`, and add rows that are sealed from now on."""
+        """Set S to `s_us`, drop what has left all windows, and add rows to the aggregates."""
         for group, tiles in zip(self.plan.groups, self.tiles, strict=True):
             advance(group, tiles, self.s_us, s_us)
         self.s_us = s_us
@@ -192,7 +193,10 @@ class EntityState:
             sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
-        """Remove a sealed row. Then call `restore`, which computes what depended on it from the stored rows."""
+        """Subtract a sealed row from the sums, and record which extremes, sketches and latest values it may have made.
+
+        After the last removed row, call `restore`, which computes these from the stored rows.
+        """
         plan = self.plan
         block = block_of(plan, [row], self._numbers([row]))
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
@@ -215,7 +219,7 @@ class EntityState:
                 self.lost_latest |= not self.latest_rows
 
     def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
-        """Compute again what depended on removed rows. Return how many stored rows were read.
+        """Compute the extremes, sketches and latest values that lost a row. Return how many stored rows were read.
 
         Args:
             rows: Returns the sealed rows of the entity between two event times (both included), newest first.
@@ -233,7 +237,7 @@ class EntityState:
         if self.lost_life and self.plan.life is not None:
             for row in rows(BEGIN_US, newest):
                 read += 1
-                self._live_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lost_life)
+                self._add_life_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lost_life)
         if self.lost_latest:
             tied: list[Row] = []
             for row in rows(BEGIN_US, newest):
@@ -242,7 +246,7 @@ class EntityState:
                     break
                 tied.append(row)
             self.latest_rows = []
-            self._contend(tied)
+            self._add_latest(tied)
         for index, start in self.lost_tiles:
             of = self.plan.sketches[index]
             if not of.hop_us:
@@ -272,17 +276,18 @@ class EntityState:
                         add_block(group, tiles, self.s_us, floor(row[EVENT_AT], group.hop_us), block)
             if plan.life is not None:
                 self.life[0] = list(map(add, self.life[0], plan.life.fields_of(whole[0])))
-                self._live_extremes(whole, range(len(plan.life.extremes)))
+                self._add_life_extremes(whole, range(len(plan.life.extremes)))
         for sketch, kept in zip(plan.sketches, self.sketches, strict=True):
             for row in rows:
                 sketches.put(sketch, kept, row)
         if plan.latest:
-            self._contend(rows)
+            self._add_latest(rows)
 
     def _numbers(self, rows: list[Row]) -> list[list[Any]]:
-        """Return the numerators that each row adds to sums. (Sums are integers over a power of two.)
+        """Return for each row what it adds to the sum of each series.
 
-        If a value needs a larger exponent than its series has, the exponent of the series is raised.
+        For a sum of floats, this is the numerator of `value = numerator / 2**exponent`. If a value needs a larger
+        exponent than its series has, the exponent of the series is raised.
         """
         real_sums = self.plan.series.real_sums
         if not real_sums:
@@ -296,7 +301,7 @@ class EntityState:
                 if value is None:
                     continue
                 exponent = exponents[i]
-                scaled = value * SCALES[exponent] if exponent < _SCALES else 0.5
+                scaled = value * SCALES[exponent] if exponent < _SCALES else 0.5  # 0.5: take the slow path
                 # the usual case, three times as fast; it is exact, because scaling by a power of two never rounds
                 if scaled.is_integer():
                     numbers[series] = int(scaled)
@@ -315,7 +320,7 @@ class EntityState:
         return numbers_of
 
     def _rescale(self, i: int, exponent: int) -> None:
-        """Raise the exponent of the sums of a series."""
+        """Raise the exponent of float sum `i` to `exponent`, and scale its numerators in all groups accordingly."""
         shift = exponent - self.exponents[i]
         self.exponents[i] = exponent
         series = self.plan.series.real_sums[i]
@@ -325,7 +330,7 @@ class EntityState:
         if self.plan.life is not None and (series, True) in self.plan.life.fields:
             self.life[0][1 + self.plan.life.fields.index((series, True))] <<= shift
 
-    def _live_extremes(self, block: Block, places: Iterable[int]) -> None:
+    def _add_life_extremes(self, block: Block, places: Iterable[int]) -> None:
         assert self.plan.life is not None
         _, lows, highs = block
         extremes = self.life[1]
@@ -335,12 +340,12 @@ class EntityState:
             if value is not None and (best is None or (value < best if kind == "min" else value > best)):
                 extremes[place] = value
 
-    def _contend(self, rows: list[Row]) -> None:
-        """Add newly sealed rows to the latest rows.
+    def _add_latest(self, rows: list[Row]) -> None:
+        """Add newly sealed rows to the latest rows: those with the newest event time.
 
-        For a source with a key, only the last of the rows with the newest event time are kept, and earlier rows are not
-        added. If the kept rows are removed, the latest rows are read again from the stored rows. For other sources, all
-        rows with the newest event time are kept (see `ties.py`).
+        For a source with a key, only the last 16 (`_TIED`) are kept, and a row that comes before the first kept row is
+        not added, because rows in between may be missing. If no kept row is left, `restore` reads the stored rows. For
+        other sources, all rows with the newest event time are kept (see `ties.py`).
         """
         newest_us = max((row[EVENT_AT] for row in rows), default=BEGIN_US)
         before = self.latest_rows if self.latest_rows and self.latest_rows[-1][EVENT_AT] >= newest_us else []
@@ -364,7 +369,7 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
 
 
 def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
-    """Return the list of a state, with integers for the sums that are stored as bytes.
+    """Check the list of a state, and return it, with integers for the sums that are stored as bytes.
 
     Raises:
         Corrupt: The list has another format or belongs to another definition.

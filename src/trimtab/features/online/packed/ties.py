@@ -1,8 +1,8 @@
 """Ties: rows with the newest event time of an entity that do not fit in its state, and have keys of their own. # D33
 
-In a source without a key, repetitions are not marked. Each tied row must be recognized by its id, and a repetition may
-turn out to be its first record. If there are too many tied rows, the first of them in their order get keys of their
-own, and the state keeps the others, at least `KEPT` rows.
+In a source without a key, a record may repeat any event, and may give it an earlier known-at time, which changes the
+order of tied rows. So each tied row must be found by its id, and none may be forgotten. A state keeps up to 64
+(`2 * KEPT`) tied rows. If there are more, all but the last `KEPT` get keys of their own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Ties:
         self._least = _place(state.latest_rows[0]) if state.latest_rows else []
 
     def new(self, rows: list[Row], count: Counter[str]) -> list[Row]:
-        """Return the rows without those that repeat a stored row. The first record of an event counts."""
+        """Find the new rows that repeat a stored row. The stored row takes their known-at time if it is earlier.
+
+        Return the other rows. If the view has windows, return all rows.
+        """
         tied = {key_of(self._plan, self._name, row): row for row in rows if row[EVENT_AT] == self._at_us}
         if not (self._spills and tied):
             return rows
@@ -59,11 +62,14 @@ class Ties:
                 self._put(there)
         if not self._plan.windowed:
             count["duplicates"] += len(rows) - len(kept)
-        # which record of an event counts also matters for windows, so they need all rows
+        # with windows, the caller passes repetitions to `EntityState.repeat`
         return rows if self._plan.windowed else kept
 
     def settle(self) -> None:
-        """Keep the last tied rows in the state, and store the others. Call this after rows of the batch were sealed."""
+        """Keep the last tied rows in the state, and store the others, or delete them if there is a newer event time.
+
+        Call this after the rows of the batch were sealed.
+        """
         state = self._state
         if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:
             self.changes |= dict.fromkeys(key for key, _ in rows_of(self._plan, self._kv, self._name))
@@ -92,7 +98,7 @@ class Ties:
 
 
 def beyond(plan: ViewPlan, name: bytes, state: EntityState) -> Iterator[tuple[bytes, bytes]]:
-    """Remove the ties that do not fit from a state that was made from history. Return them with keys of their own."""
+    """Limit the tied rows of a state that was computed from history. Yield the keys and values of the removed ones."""
     if not plan.keyed and len(state.latest_rows) > 2 * KEPT:
         for row in state.latest_rows[:-KEPT]:
             yield key_of(plan, name, row), _encode(row)
@@ -106,7 +112,7 @@ def key_of(plan: ViewPlan, name: bytes, row: Row) -> bytes:
 
 
 def rows_of(plan: ViewPlan, kv: KeyValue, name: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield all stored rows of an entity, sorted by their keys."""
+    """Yield the keys and values of all stored rows of an entity, sorted by key."""
     prefix, after = _prefix(plan, name), b""
     while found := list(kv.scan(prefix, after=after, limit=_SCAN)):
         yield from found

@@ -1,9 +1,9 @@
 """Tiles: exact sums and extremes of past rows, one tile for each hop (step) of a group of windows.
 
 A row is added to the tile of its event time. The newest tile is kept as a list. Older tiles are encoded one after
-another, all with the same width. For each window, the totals of its tiles are kept as of S, the append time up to which
-rows are sealed. A later read only has to subtract the tiles that have left the window since S. Extremes are kept in
-stacks of suffix extremes (see `push`).
+another, all with the same width. For each window, the totals of its older tiles are kept as of S, the append time up to
+which rows are sealed. A later read only has to subtract the tiles that have left the window since S, and to add the
+newest tile. Extremes are kept in stacks of suffix extremes (see `push`).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from trimtab.features.online.packed.series import Contribution
 
 Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
 # [number of rows, number of values of each series, sum of each series], smallest and largest value of each series
-Tiles: TypeAlias = list[Any]  # a list with the indexes below
+Tiles: TypeAlias = list[Any]  # the tiles of one group: a list with the indexes below (see `EntityState`)
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
 BEGIN_US = -(2**62)  # before all events
 first_start = struct.Struct("<q").unpack_from  # returns a tuple with the beginning of the first encoded tile
 
 
 def empty(group: Group) -> Tiles:
-    """Return the state without tiles."""
+    """Return the list of a group that has no tiles yet."""
     return [None, [], [], b"", 1, [[] for _ in group.extremes]]
 
 
 def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
-    """Return sums and extremes of some rows, for all groups in which the rows belong to the same tile.
+    """Return counts, sums and extremes of some rows. A group can add them if the rows belong to one of its tiles.
 
     Args:
         plan: The compiled view.
@@ -95,10 +95,10 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
 
 
 def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
-    """Remove a row that was added as `block`.
+    """Remove a row. `block` has its numbers.
 
     Returns:
-        The stacks that lost an extreme. For each, the first and the last event time of the rows to push again.
+        For each stack that lost an entry: its index, and the first and the last event time of the rows to push again.
     """
     start = floor(row[EVENT_AT], group.hop_us)
     if start < floor(s_us - group.over_us, group.hop_us):
@@ -150,7 +150,7 @@ def advance(group: Group, tiles: Tiles, since_us: int, s_us: int) -> None:
 
 
 def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
-    """Raise the exponent of one sum by `shift`. The group has at least one tile."""
+    """Multiply the numerators of one sum by 2**shift, because its exponent was raised. There is at least one tile."""
     tiles[CURRENT][place] <<= shift
     for total in tiles[TOTALS]:
         total[place] <<= shift
@@ -164,8 +164,8 @@ def rescale(group: Group, tiles: Tiles, place: int, shift: int) -> None:
 def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
     """Add a value of the tile at `start` to a stack of suffix extremes: start, value, start, value, ...
 
-    Each entry is the extreme of its own tile and all later tiles. So the extreme of a window is the first entry in the
-    window.
+    The entry of a tile is the extreme of this tile and all later tiles. A tile has no entry if a later tile has a value
+    that is as extreme. So the extreme of a window is the first entry in the window.
     """
     place = len(stack)
     while place and stack[place - 2] >= start:
@@ -201,16 +201,16 @@ def start_of(past: bytes, at: int = 0) -> int:
 
 
 def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: int) -> list[int]:
-    """Return the total of the older tiles in a window that begins at `low`.
+    """Return the total of the encoded (older) tiles that begin at `low` or later.
 
-    `total` is the total for a window that begins at `since`.
+    `total` is that of the encoded tiles in a window which begins at `since`.
     """
     past = tiles[PAST]
     (first,) = first_start(past)
     if first >= low or since >= low:
         return total
     words = tiles[WORDS]
-    begins_before = first + group.hop_us <= since  # the total does not include the first tiles
+    begins_before = first + group.hop_us <= since  # the first tiles are only in longer windows, so not in `total`
     if words == 1 and not begins_before and len(past) >= group.few.size:
         few, stride = group.few.unpack_from(past), group.width + 1
         gone = bisect_left(few[::stride], low)
@@ -247,8 +247,8 @@ def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[
 def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high: int) -> list[int]:
     """Return the fields of a window from `low` until before `high`.
 
-    `fields` are those of a window from `low` until now. The result is the sum of the tiles in the window, or `fields`
-    minus the later tiles, whichever are fewer.
+    `fields` are those of a window from `low` until now. If fewer tiles are in the window than after it, they are added
+    up. Otherwise the later tiles are subtracted from `fields`.
     """
     past, words = tiles[PAST], tiles[WORDS]
     size = group.packing(words).size
@@ -297,7 +297,7 @@ def _add_to_totals(group: Group, tiles: Tiles, s_us: int, start: int, fields: li
 
 
 def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
-    """Add fields to an older tile, or insert a tile between older ones."""
+    """Add `delta` (a tile) to the older tile with the same beginning, or insert it among the older tiles."""
     packing = group.packing(tiles[WORDS])
     size, past = packing.size, tiles[PAST]
     at = first_at(past, size, delta[0]) * size
@@ -320,9 +320,10 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
 
 
 def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
-    """Remove a value of the tile at `start` from a stack of extremes.
+    """Remove the entry of the tile at `start` from a stack of extremes, if it has this value.
 
-    Return the earliest event time for which the removed entry was the extreme; None: the value was not in the stack.
+    Return the end of the tile of the previous entry: tiles from there on had no entry because of the removed one. None:
+    nothing was removed.
     """
     if value is not None:
         for i in range(0, len(stack), 2):

@@ -1,8 +1,8 @@
-"""The stored versions of events of a source with a key, for one view, and the rows of each entity.
+"""For one view of a source with a key: the stored versions of each event, and an index of each entity's rows.
 
-Let S be the latest append time that was applied. Of the versions of an id, only those are kept that can still matter
-when a later record arrives: the version that is valid at S, its repetitions, the version before them, and the versions
-that become known after S. # D33
+Let S be the latest append time that was applied. Of the versions of an event id, only those are kept that can still
+matter when a later record arrives: the version that is valid at S, its repetitions, the version before them, and the
+versions that become known after S. # D33
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.store.ports import KeyValue
 
 Version: TypeAlias = list[Any]  # known at, partition, position, event time, whether it is a deletion, values
-Link: TypeAlias = tuple[bytes | None, Row]  # the entity and the row of a version that counts
+Link: TypeAlias = tuple[bytes | None, Row]  # the entity (None: a column of its name is null) and the row of a version
 _CHUNK = 64
-_REPEATS = 64  # if a version is repeated more often, only the first and the last repetition are kept
+_REPEATS = 64  # if a version is repeated more often, only the first 32 and the last 32 repetitions are kept
 _LAST = 2**63 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -33,8 +33,8 @@ _decode = msgspec.msgpack.Decoder(list[list[Any]]).decode
 class VersionIndex:
     """The stored versions of one view, with the changes made by one batch.
 
-    The versions of an id have one key. In addition, an entity has an entry for each id whose newest version belongs to
-    the entity. Entries are sorted by falling event time, so that all rows in a time interval can be found.
+    All versions of an event id are stored under one key of the store. In addition, each entity has an entry for each id
+    whose newest version belongs to it. Entries are sorted by event time, latest first, to find the rows of an interval.
     """
 
     def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
@@ -42,7 +42,7 @@ class VersionIndex:
         self._kv = kv
         self._versions: dict[bytes, list[Version]] = {}  # versions by the name of their id
         self._changed: set[bytes] = set()  # the names of ids whose versions have changed
-        # for each entity, the entries to write (True) and to delete (False)
+        # for each entity, the keys of the entries to write (True) and to delete (False)
         self._entries: dict[bytes, dict[bytes, bool]] = {}
         names = list(dict.fromkeys(map(name_bytes, ids)))
         for name, packed in zip(names, kv.get_many([plan.keys.index + n for n in names]), strict=True):
@@ -51,8 +51,8 @@ class VersionIndex:
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
         """Add a version of an id that is applied at append time S.
 
-        Return the links (entity and row) that no longer count, and those that newly count. There are none for versions
-        that are not kept, because no read sees them.
+        Return the links that no longer count, and those that newly count. Versions that `needed` drops are not
+        compared, because no read can see them any more.
         """
         name = name_bytes(event_id)
         if not self._versions[name]:  # most ids have only one version
@@ -73,7 +73,10 @@ class VersionIndex:
         return [link for link in before if link not in after], [link for link in after if link not in before]
 
     def rows(self, entity: bytes, s_us: int, first_us: int, last_us: int) -> Iterator[Row]:
-        """Yield the rows of an entity between two event times that count for good at `s_us`, newest first."""
+        """Yield the newest row of each id of an entity, if its event time is between two times, latest first.
+
+        Deletions, and rows that became known after `s_us`, are left out.
+        """
         for event_at, name in self._found(entity, first_us, last_us):
             chain = self.chain("", self._read(name))
             if chain:
@@ -82,7 +85,7 @@ class VersionIndex:
                     yield row
 
     def forget_before(self, entity: bytes, cut_us: int) -> None:
-        """Delete rows and versions of an entity that are in no window any more."""
+        """Delete up to 64 ids of an entity all of whose versions happened and became known before `cut_us`."""
         for event_at, name in islice(self._found(entity, -_LAST - 1, cut_us - 1), _CHUNK):
             if all(v[0] < cut_us and v[3] < cut_us for v in self._read(name)):
                 self._forget(entity, event_at, name)
@@ -97,10 +100,7 @@ class VersionIndex:
                 yield key, b"" if there else None
 
     def chain(self, event_id: str, versions: list[Version]) -> list[Link]:
-        """Return the versions that count, by the same rule as the log's history.
-
-        A version with the same content as the previous one does not count. # D4
-        """
+        """Return a link for each version that counts: one whose content differs from the previous version's. # D4"""
         plan = self.plan
         counted: list[Version] = []
         for version in versions:
@@ -134,7 +134,7 @@ class VersionIndex:
         return self.plan.keys.rows + bytes([len(entity)]) + entity
 
     def _found(self, entity: bytes, first_us: int, last_us: int) -> Iterator[tuple[int, bytes]]:
-        """Yield event time and name of the entity's entries, newest first."""
+        """Yield event time and id (as a part of keys) of an entity's entries between two times, latest first."""
         prefix = self._prefix(entity)
         start, end = prefix + _falling(last_us), prefix + _falling(first_us) + b"\xff"
         entries = dict(self._entries.get(entity, {}))
@@ -174,10 +174,11 @@ class VersionIndex:
 def needed(versions: list[Version], s_us: int) -> list[Version]:
     """Return the versions of an id that can still matter at S or later, whatever else becomes known.
 
-    A late record may come before the version that is valid at S. It matters in two cases. If it has the same content as
-    the valid version, it becomes the first of the repetitions. If it comes between the valid version and a repetition,
-    the repetition becomes a version that counts. And where a deletion has null, it has the value of the version before
-    it. Versions needed for these cases are kept in their order, and older ones are dropped.
+    Versions are sorted by known-at time, and a late record may be inserted before the version that is valid at S. It
+    matters in two cases. First, if its content is that of the valid version, the late record counts instead, and the
+    valid version repeats it. Second, if its content differs and it comes between two versions of which the later
+    repeats the earlier, then the later one is no repetition any more, and counts. Besides, a deletion takes the values
+    that it does not state from the version before it. Versions that are not needed for these cases are dropped.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first
@@ -194,7 +195,7 @@ def needed(versions: list[Version], s_us: int) -> list[Version]:
 
 
 def _repeats(version: Version, before: Version) -> bool:
-    """Return whether a version has the same content as the previous one."""
+    """Return whether a version has the same content as the previous one. Two deletions always have."""
     return version[4] == before[4] and (version[4] or version[3:] == before[3:])
 
 

@@ -1,9 +1,9 @@
 """Read encoded states with one generated Python function for each view. # D113
 
-What a read has to do only depends on the view: where the fields are, which of them each feature needs, and how the
-feature is computed from them. `reader` generates code for exactly this, without the loops and decisions of a general
-function. If a state has unsealed rows (rows that are not yet added to sums, see `state.py`), they are first sealed in a
-copy, so that all states can be read in the same way.
+What a read has to do only depends on the view: where the fields (counts and sums) are, which of them each feature
+needs, and how the feature is computed from them. `reader` generates code for exactly this, without the loops and
+decisions of a general function. If a state has unsealed rows (rows that are not yet added to sums, see `state.py`),
+they are first sealed in a copy, so that all states can be read in the same way.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NEVER_US = 2**62  # after all events
 def reader(plan: ViewPlan, at: int) -> Reader:
     """Generate the function that writes a view's features into `values` and `reasons`, beginning at index `at`.
 
-    Before the function is called, all reasons must be "found".
+    The function only writes reasons other than "found" (0), so the caller has to set all reasons to 0 before.
 
     >>> from trimtab.features import aggregates as d
     >>> from trimtab.features.definitions import view
@@ -182,7 +182,7 @@ def _mean(feature: Feature, what: str, place: int) -> Iterator[str]:
     if feature.real:
         yield from _rounded(feature)
         yield f"{what} = v / f{feature.count_at} + 0.0"
-    else:  # also rounds only once if the sum is large
+    else:  # first round the sum to a float, as for sums of floats; dividing the integers would round differently
         yield f"{what} = float(f{feature.sums_at[0]}) / f{feature.count_at} + 0.0"
 
 
@@ -280,7 +280,7 @@ def _first_in(stack: list[Any], low: int) -> Any:
 
 
 def _decayed(feature: Feature, tiles: list[list[int]], now: int, exponents: list[int]) -> float:
-    """Return a decayed sum or mean, given the tiles. `now` is the index of the present hop (step). # D14"""
+    """Return a decayed sum or mean, given the tiles. `now` is the number of whole hops (steps) since 1970. # D14"""
     weighted = weight = 0.0
     weights, hop_us = feature.weights, feature.aggregate.hop_us
     count_at, sum_at, exponent = feature.count_at, feature.sums_at[0], exponents[feature.exponents_at[0]]

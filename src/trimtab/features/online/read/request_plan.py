@@ -1,6 +1,7 @@
 """Online reads for one model, compiled again when the keys of a view's states change.
 
-A read needs one look-up for each stage (there is usually one stage), for all views and rows together.
+A read needs one look-up, for all views and rows together. Only if the entity of a view is itself a feature, a further
+stage with another look-up follows.
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ class RequestPlan:
         )
 
     def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
-        """Read the features from one snapshot of the store.
+        """Read the features, with all look-ups from the same positions of the log.
 
-        Return None if views, or the keys of their states, changed between two look-ups.
+        Return None, to be called again, if a view was filled again after the look-ups were compiled, or if the
+        positions changed between two look-ups.
         """
         nulls: list[Any] = [None] * self._width
         found_all = [FOUND] * self._width
@@ -141,7 +143,7 @@ class RequestPlan:
         return [_StagePlan(stage, self.features, plans, self._layout) for stage in self.features.stages]
 
     def _cursor_of(self, packed: bytes | None) -> tuple[Cursor, tuple[int, ...]]:
-        """Return the position of the views in the log, and the generation of each view's states."""
+        """Decode the stored cursors. Return the position that all views have reached, and the generation of each."""
         seen, cursor, generations = self._cursor
         if packed == seen:
             return cursor, generations

@@ -75,7 +75,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             name: The prefix of the features' names; by default the name of the view.
             by: The columns of the request, or other features (`plane["model"]`), that identify the entity. By default,
-                these columns have the names that the view is declared by.
+                the request's columns with the same names as those in the view's own `by`.
             select: The features that the model gets; by default all. Expressions can also use the other features.
 
         Raises:
@@ -191,8 +191,7 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     wait_us: int
     # the possible values in order; empty if the label is a number or a bool
     classes: tuple[str, ...] | tuple[int, ...] = ()
-    # whether the source has one event for each request, with the request's time as event time; `model()` finds out #
-    # D206
+    # whether the source has one event for each request, with the request's time as event time; `model()` sets it # D206
     dated_by_request: bool = False
 
     @property
@@ -344,7 +343,7 @@ def label(
 ) -> Label:
     """Declare the label of a request: a value in the event of `source` whose column `key` has the request's key.
 
-    The label is final after the time `wait`.
+    From the request's time plus `wait` on, the label is final.
 
     Args:
         source: The source with the events that have the labels.

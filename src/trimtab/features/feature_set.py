@@ -71,8 +71,8 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
         request: The request. Its columns can be used in expressions, and to look up views.
         features: Views, views that are joined under another name, and dicts of named expressions. Expressions can use
             columns of the request and other features.
-        texts: Whether features may be texts, for tables that people read and not for estimators. In such a table, a
-            column may have the name of a feature. Expressions then use the feature.
+        texts: Whether features may be texts, for tables that people read and not for estimators. Then a column of the
+            request may have the name of a feature, too. Expressions use the column.
 
     Raises:
         Misuse: Two features have the same name, the key of a view is neither a column nor a feature, features need each
@@ -198,8 +198,8 @@ def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str
         circle = error.args[1]
         raise Misuse(f"features: {' needs '.join(circle[::-1])}. Break the circle.") from None
     depth: dict[str, int] = {}
-    # A view is looked up in the stage after the one that computes its keys. A transform is computed in the last of the
-    # stages that it reads from.
+    # A view is looked up one stage after its keys are computed. A transform is computed in the same stage as the last
+    # of the features that it reads.
     for node in order:
         least = max((depth[n] for n in graph[node]), default=0)
         depth[node] = least + 1 if node.startswith("view ") and graph[node] else least

@@ -78,9 +78,9 @@ class LabelIndex:
     def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
         """Return the labels of requests as far as they were known at the time `cut_us`.
 
-        The label of a request is taken from the last event with its key. The event must not be earlier than the
-        request, must be known at `cut_us`, and must not be deleted or corrected by then. If the event has no value,
-        there is no label.
+        The label of a request is taken from the last event with its key, of those that are not earlier than the
+        request, were known at `cut_us`, and were not deleted or corrected by then. If the last one has no value, there
+        is no label.
 
         If the source has one event for each key, with the request's time as event time (`dated_by_request`), the event
         may be earlier than `at_us`, but only if no version of the event was known then.  # D206
@@ -129,9 +129,9 @@ class LabelIndex:
         return state
 
     def _best(self, row: Array, at_us: Array, cut_us: Array) -> Array:
-        """Return for each request the row of the last event that counts; -1: there is none.
+        """Return for each request the row of the last event that may be its label (see `join`); -1: there is none.
 
-        `row` is the row of the last event with its key.
+        `row` is the row with the request's key that was added last.
         """
         best = np.full(len(row), -1, np.int64)
         frame = self._frame

@@ -158,7 +158,7 @@ def _operators(expression: Expression) -> frozenset[str]:
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about one value that differs."""
+    """What is known about one value that was computed again, and differs from the value that was used."""
 
     used: float
     again: float
@@ -166,7 +166,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     # the clock was behind: a record that the prediction could see was appended after the time of the prediction
     clock_behind: bool = False
     other_definitions: bool = False  # other definitions than the version's give the value that was used
-    history_changed: bool = False  # records of its source that counted then are missing now
+    history_changed: bool = False  # records of its source that counted for the prediction are missing now
     # events that it needs were deleted, because the setting [retention] keeps them only for a time
     pruned: bool = False
     unsteady: bool = False  # computing it twice in a row gives different values

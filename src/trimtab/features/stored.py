@@ -106,8 +106,8 @@ def _check_functions(expression: Expression) -> None:
             function_of(expression)
         except Misuse as error:
             raise Misuse(
-                f"{error} Until then keep the old function, as it was, in a file that the project file imports: "
-                "functions are found by their code."
+                f"{error} Until a new version is in service, keep the old function, unchanged, in a file that the "
+                "project file imports, because functions are found by their code."
             ) from None
     for arg in expression.args:
         _check_functions(arg)
@@ -123,7 +123,7 @@ def _items(stored: StoredFeatures) -> list[Item]:
         if join is None:
             items.append({name: stored.transforms[name]})
             continue
-        while join in left:  # joins before this one without names in the list
+        while join in left:  # also joins before this one, of which the model gets no feature
             items.append(left.pop(0))
     return [*items, *left]
 

@@ -33,7 +33,7 @@ Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]
 Wanted: TypeAlias = "dict[str, set[Any]]"  # the keys of entities, by the hash of the view
 LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # joins, each with the keys that were looked up
 
-_SINGLE = 4  # if there are at most this many rows, they are evaluated one by one
+_SINGLE = 4  # if at most this many rows are left, they are evaluated in groups of equal P
 
 
 class AsOf(msgspec.Struct, frozen=True, eq=False):
@@ -41,7 +41,7 @@ class AsOf(msgspec.Struct, frozen=True, eq=False):
 
     features: FeatureFrame  # from records up to P that were known at t
     newest: FeatureFrame  # from all records that were known at t
-    apart: NDArray[np.bool_]  # a boolean array: rows with an entity that has records after P which were known at t
+    apart: NDArray[np.bool_]  # rows whose results may differ: records after P that were known at t may affect them
 
 
 def evaluate_as_of(
@@ -180,8 +180,8 @@ class _RowsApart:
 
     Args:
         features: The features to compute.
-        wanted: The keys of the entities, by the hash of the view. If a feature of one view is the key of another, keys
-            are added.
+        wanted: The keys of the entities, by the hash of the view. If a feature of one view is the key of another,
+            `evaluate` adds keys.
         conflicts: Sources in which any record may affect any row.
         reread: Returns the records of the log.
     """
@@ -218,8 +218,9 @@ class _RowsApart:
     ) -> FeatureFrame:
         """Evaluate all requests once, with the given records.
 
-        Requests are evaluated together, as of the largest P, as long as this saves work. The others are evaluated in
-        groups of equal P, beginning with the smallest.
+        All requests that are left are evaluated together, with the records up to the largest P. The result is right for
+        requests that no record after their own P affects; the others are left. This is repeated as long as it settles a
+        quarter of them. Then the rest is evaluated in groups of equal P, beginning with the smallest.
         """
         parts: list[FeatureFrame] = []
         order: list[Array] = []
@@ -257,9 +258,9 @@ def _within(positions: Mapping[str, int], upto: Mapping[str, int]) -> bool:
 
 
 class _Growing:
-    """The events in some records, up to some positions.
+    """Makes tables of the events in the given records up to some positions.
 
-    If positions grow from call to call, each call only adds the new records.
+    If positions grow from call to call of `upto`, each call only adds the new records.
     """
 
     def __init__(self, sources: Mapping[str, Source], records: Mapping[str, Sequence[tuple[LogRecord, Event]]]) -> None:

@@ -56,7 +56,7 @@ def evaluate(
 
 
 def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-    """Compute features. `answer` computes the values of views, wherever events are stored."""
+    """Compute features. `answer` computes those of views, from events that may be in memory or on disk."""
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
     columns = features.request.columns  # features must not depend on other columns of the table

@@ -1,9 +1,9 @@
 """Timeline: the events of the requested entities and the requests, both sorted by entity and time.
 
 An event counts from the time when it has both happened and become known, until it is replaced or leaves the window.
-Most events become known in the order in which they happened; these are called orderly. At any time, the orderly events
-of an entity that count for a window are next to each other in this order. The few other events became known after a
-later event of their entity, or were corrected. These are added one by one to the requests that see them.
+Most events become known in the order in which they happened; these are called orderly. For any request, the orderly
+events that count are next to each other in the timeline. The few other events became known after a later event of their
+entity, or were corrected. These are added one by one to the requests that see them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 
 
 class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
-    """The requests about known entities, sorted by their places."""
+    """The requests whose entity has an event that counts, sorted by their places."""
 
     rows: Array  # the index of each request among all requests
     entity: Array
@@ -62,7 +62,7 @@ class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
 
 
 class Timeline(msgspec.Struct, frozen=True, eq=False):
-    """The events that count, sorted by (entity, event time, known at, partition, position)."""
+    """The events that count for a request, sorted by (entity, event time, known at, partition, position)."""
 
     places: Places
     requests: RequestPlaces
@@ -74,7 +74,7 @@ class Timeline(msgspec.Struct, frozen=True, eq=False):
     other_superseded_at_us: Array
     event_place: Array  # the places of the orderly events
     first: Array  # for each request, the first orderly event of its entity
-    entered: Array  # for each request, the first orderly event of its entity that it does not count yet
+    entered: Array  # for each request, the first orderly event of its entity that does not count yet at its time
     other_from: Array  # for each event that is not orderly, the first request that counts it
 
     def since(self, start_us: Array) -> Array:

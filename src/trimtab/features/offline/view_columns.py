@@ -69,7 +69,7 @@ def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
 
 
 def _near(view: View, at_us: Array, frame: EventFrame) -> Array | slice:
-    """If few events can affect a request, return these; otherwise return all events."""
+    """Return the rows of events that can affect a request, or all rows if these are at least half of them."""
     start = _earliest(view, int(at_us.min(initial=NEVER_US)))
     if start is None or len(at_us) == 0:
         return slice(None)
@@ -94,7 +94,11 @@ def _earliest(view: View, at_us: int) -> int | None:
 def _match_known(
     view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
-    """Give the entities that can have a value an index, for events and requests. Other requests get their reason."""
+    """Number the entities that have an event which counts for a request, as `match_keys` does.
+
+    Return the number of each event's and each request's entity (-1: none), how many entities there are, and what
+    `_unknown` returns.
+    """
     numbers = known.of(keys)
     unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
     unknown[at_us >= known.known_us[numbers]] = NOT_YET
@@ -117,9 +121,9 @@ def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: Eve
 def _unknown(
     of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
 ) -> Array:
-    """Return the reason why a request cannot have any value; FOUND if it can.
+    """Return for each request FOUND, or the reason why it cannot have any value.
 
-    It cannot if its entity is unknown, or if all events of the entity come after the request.
+    NO_ENTITY: at its time, no event of its entity was known. NOT_YET: some were known, but none of them counted yet.
     """
     out = np.full(len(at_us), NO_ENTITY, np.uint8)
     out[_began(of_events, enters, of_requests, at_us, entities)] = FOUND
@@ -129,7 +133,7 @@ def _unknown(
 
 
 def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, entities: int) -> Array:
-    """Return a boolean array: which requests are not before the earliest time of their entity."""
+    """Return a boolean array: which requests are at or after the earliest of their entity's `times_us`."""
     first = np.full(entities + 1, NEVER_US)  # the last element is for the index -1, which means no entity
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
-_COUNTED = 16  # ids are counted for this many parts in one query
+_COUNTED = 16  # to find repeated ids, one query counts the ids of about this many parts
 _WRITTEN = 4  # this many groups of records with repeated ids are written in one query
 TOGETHER = 500_000  # versions of at most this many records are resolved at once
 
@@ -39,7 +39,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 
     source: Source
     by: tuple[str, ...]  # the source's columns that identify the entity
-    names: tuple[str, ...]  # the columns that were kept, including these
+    names: tuple[str, ...]  # all columns in the files, including those in `by`
     parts: int
     partitions: tuple[str, ...]
     folder: Path
@@ -52,7 +52,7 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 def settle(
     events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, parts: int = 1, together: int = TOGETHER
 ) -> str:  # fmt: skip
-    """Return a query for the versions that count, with `superseded_at` and without ids.
+    """Return a query for the versions that count, with `superseded_at` (when the next version became known).
 
     A record whose id occurs once is the only version of its event. Only the other records are processed in Python.
 

@@ -21,8 +21,8 @@ from trimtab.features.parts.event_files import EventFiles, literal, parquet, pat
 from trimtab.store.duckdb_opening import open_duckdb, quoted
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-# For each declared type, the types of Parquet columns from which DuckDB reads the same values as ingestion. Columns of
-# other types are converted first, as ingestion does it.
+# For each declared type, the types of Parquet columns from which DuckDB reads the same values as ingestion. If a column
+# has another type, all files are converted first, as ingestion does it.
 _READY: dict[Dtype, set[str]] = {
     "float": {"FLOAT", "DOUBLE", *_INTEGERS},
     "int": _INTEGERS,
@@ -84,7 +84,10 @@ def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str,
                 f"{', '.join(there)}."
             )
     if special := [name for name in _RESERVED if name in there]:
-        raise Misuse(f"{path}: column {special[0]!r} needs `trimtab ingest`. Ingest this file, or rename the column.")
+        raise Misuse(
+            f"{path}: the name {special[0]!r} is reserved when events are read directly from files. Use "
+            "`trimtab ingest`, or rename the column."
+        )
     dtypes = dtypes_of(source)
     wanted = [{name: kind for name, kind in types.items() if name in dtypes} for types in found]
     ready = all(kind in _READY[dtypes[name]] for name, kind in wanted[0].items())

@@ -22,8 +22,8 @@ from trimtab.features.parts.event_parts import TOGETHER, Split, frame_of_part, s
 
 Array = NDArray[Any]
 
-# Each event and each request of a part counts as this many bytes of the memory limit. An event in a `LabelIndex` takes
-# about 600 bytes.
+# To choose the number of parts, each event and each request counts as this many bytes. An event in a `LabelIndex` only
+# takes about 600 bytes, but parts differ in size.
 _PER_ROW_BYTES = 4_096
 
 

@@ -37,8 +37,8 @@ from trimtab.store.embedded_files import catalog_file
 Array = NDArray[Any]
 
 LEAST_MEMORY_BYTES = 256 << 20
-# Each event of a part counts as this many bytes of the memory limit. Evaluation needs about 300 bytes per event, but
-# parts differ in size, because some entities have many events.
+# To choose the number of parts, each event counts as this many bytes. Evaluation needs only about 300 bytes per event,
+# but some parts are larger than others, because some entities have many events.
 _PER_EVENT_BYTES = 4_096
 _LAYOUT = 2  # the version of the format of the files in the folder
 
@@ -52,7 +52,7 @@ class PartedViews(Closing):
     Args:
         folder: The folder. It is created if needed. It may also have results for other events, which are not used.
         events: For each source, its events.
-        address: A hash that identifies these events, for example of positions or files.
+        address: A hash that identifies these events, for example of their positions in the log, or of the files.
         memory_bytes: About how much memory to use, including that of Python and of the requests.
         clock: Gives the time that is stored with finished parts.
         done: Called after each piece of work.
@@ -101,7 +101,7 @@ class PartedViews(Closing):
             join: The joined view.
             keys: The columns that identify the entities.
             at_us: The time of each row in microseconds, int64.
-            known_by_us: If given, events count that were known by then, even before they became known; see
+            known_by_us: If given, the features are as if all that was known by then had always been known; see
                 `as_known_now`.
         """
         divided = self._split(join.view)
@@ -186,7 +186,7 @@ class PartedViews(Closing):
         return in_slices(view, keys, at_us, known, self._slices(view, known))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
-        """Return how many time intervals a part is divided into. One is too few if an entity has too many events."""
+        """Return how many time intervals a part is divided into; more than one if it has too many events."""
         bounded = all(a.window_us is not None for a in view.features.values())
         return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
 

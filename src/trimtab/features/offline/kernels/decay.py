@@ -77,7 +77,7 @@ class _Tiles:
         return first, np.where(high > low, self._of_given[high - 1] + 1, first)
 
     def at(self, tile: Array, request: Array) -> tuple[Array, Array]:
-        """Return the sums and counts of tiles at the time of the given requests."""
+        """Return the sum and the number of values of each tile, at the time of the request with the same index."""
         change = self._last[tile]
         late = np.flatnonzero(self._changed_at[change] > request)
         if len(late):
@@ -88,6 +88,7 @@ class _Tiles:
         return self._sums[change], self._counts[change]
 
     def _changes(self, series: Series, given: Array, enters: Array, leaves: Array) -> None:
+        """Store the sum and the count of each tile after each change: a value enters or leaves it at some request."""
         stays = np.flatnonzero(leaves > enters)
         gone = stays[leaves[stays] < self._width - 1]
         place = np.concatenate([stays, gone])

@@ -97,7 +97,7 @@ def _float_limbs(values: Array) -> _Split:
 
 
 def _bits(values: Array) -> tuple[int, int]:
-    """Return two exponents of two: that of the lowest bit set in any value, and 1 + that of the highest."""
+    """Return two exponents of two: no value has a bit set below the first one, or at or above the second one."""
     magnitude = np.abs(values)
     greatest = float(magnitude.max(initial=0.0))
     if greatest == 0.0:
@@ -165,7 +165,7 @@ def _rounded_magnitude(limbs: Array, width: int, exponent: int) -> Array:
     first = count - 1 - np.argmax(limbs[::-1] != 0, axis=0)  # the highest limb that is not 0
     padded = np.concatenate([np.zeros((2, rows), np.int64), limbs])
     columns = np.arange(rows)
-    a, b, c = (padded[first + 2 - back, columns] for back in (0, 1, 2))
+    a, b, c = (padded[first + 2 - back, columns] for back in (0, 1, 2))  # limb `first` and the two below it
     # at index i: whether any of the limbs below i - 2 is not 0
     nonzero = np.concatenate([np.zeros((3, rows), bool), np.cumsum(limbs != 0, axis=0) > 0])
     rest = nonzero[first, columns]  # whether any limb below c is not 0

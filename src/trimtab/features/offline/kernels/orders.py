@@ -21,7 +21,7 @@ class Orders:
     The result is a place: an index into the timeline's events, or -1 for no value. Most events are orderly: they became
     known in the order in which they happened. For these, the place follows from how many values come before the edges
     of the window. The other events are few, and most of them are too old to be among the last `most` values. For
-    windows in which one may be among these values, the events are merged in row by row.
+    windows in which one of them may be among these values, `_merge` combines both kinds, one request after another.
     """
 
     def __init__(self, series: Series, window: Window, most: int) -> None:
@@ -60,7 +60,7 @@ class Orders:
         return found
 
     def _at(self, index: Array) -> Array:
-        """Return the places of values, given their indexes among those of orderly events; -1: outside of the window."""
+        """Return places, given indexes among the orderly events that have a value; -1: outside of the window."""
         there = (index >= self._low) & (index < self._high)
         found = np.where(there, index, 0)
         if self._given is not None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 16  # ranges of at least 2 * 16 values contain a whole block, so they use the results of whole blocks
-_LEVELS = 4
+_BLOCK = 16  # a range of at least 32 values contains a block of 16, so it is computed from the results of whole blocks
+_LEVELS = 4  # the last table: ranges of 2**4 values
 
 
 def over_ranges(op: np.ufunc, values: Array, low: Array, high: Array, empty: Any) -> Array:

@@ -73,7 +73,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
     series: Series
     window: Window
     count: Array  # the number of values in each request's window
-    codes: Array  # the reason code of each request, as far as the number of values decides it
+    codes: Array  # FOUND for each request with a value in its window, otherwise the code of the reason
     shared: Shared
 
     @property

@@ -155,7 +155,7 @@ class Window:
         return self._counts[id(series)]
 
     def total(self, series: Series) -> tuple[Array, Array | None]:
-        """Return the exact sum of the values in each request's window, and which sums have failed (None: no sum).
+        """Return the exact sum of the values in each request's window, and which sums have failed (None: none has).
 
         A sum of integers has failed if it does not fit in 64 bits.
         """
@@ -227,9 +227,10 @@ class Window:
 
 
 def _passed(edge: Array, events: int) -> Array:
-    """Return for each event how many requests have a window that begins (or ends) at or before it.
+    """Return for each event the first request whose window begins (or ends) after it.
 
-    The beginning (or end) never moves back from one request to the next.
+    This is how many requests have `edge` at or before the event, because the edge never moves back from one request to
+    the next.
     """
     out: Array = np.cumsum(np.bincount(edge, minlength=events + 1))[:events]
     return out

@@ -155,7 +155,7 @@ class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # for each model and severity; further alerts wait for the digest (one message for many alerts)
     pages_per_week: int = 5
     digest: str = "1d"  # how long alerts are collected for a digest
-    # a signal that ends and returns within this time counts as one, so its end is sent after this time
+    # a signal that ends and begins again within this time counts as one, so the message about its end waits this long
     flapping: str = "36h"
     keep: str = "3d"  # an alert that cannot be delivered for this long is dropped
     receivers: dict[str, Receiver] = {}

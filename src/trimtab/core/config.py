@@ -177,9 +177,9 @@ class RetentionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of what moves of aliases require."""
+    """Settings of the registry: what is required to move an alias to another version."""
 
-    # for each model and alias: "gate" (a passed gate, which is a judged comparison) or "reason"
+    # for each model and alias: "gate" (the version must have passed its gate checks) or "reason" (one must be given)
     protected: dict[str, dict[str, Literal["gate", "reason"]]] = {}
 
     def __post_init__(self) -> None:

@@ -19,9 +19,9 @@ class Ids(Protocol):
 class TimeIds:
     """Makes identifiers: a kind, "_", and 26 base-32 digits of the time (48 bits of ms) and 80 random bits.
 
-    In a process, identifiers strictly increase: within a millisecond, the random bits are counted up. Each process
-    draws 64 of the random bits when it starts, so that processes make different identifiers. With a `seed` (for
-    simulations), identifiers can be repeated. Without a seed, the random bits come from the system.
+    Identifiers of one object strictly increase: each millisecond begins with new random bits, which are then counted
+    up. Without a `seed`, the random generator is seeded by the system, so that processes make different identifiers.
+    With a `seed` (for simulations), the same identifiers can be made again.
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = TimeIds(VirtualClock(0), seed=1)

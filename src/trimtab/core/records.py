@@ -22,8 +22,8 @@ _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One answer to one request, as a row of the prediction log. The row holds the fields in this order.
 
-    The features were read as of the time `at_us` and the log positions `positions`. These, and the definitions of
-    `version`, say exactly which feature values were right. `values` are those that were really used.
+    The features were read as of the time `at_us` and the log positions `positions`. Together with the definitions of
+    `version`, these decide which feature values were right. `values` are those that were really used.
     """
 
     id: str
@@ -56,7 +56,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
         return None if self.scores is None else max(self.scores, key=self.scores.__getitem__)
 
 
-# the most that one row can add to the sum of a day: three times the loss of a coin toss
+# the largest loss with which a row counts in `capped_loss_sum`: three times the log loss of the score 0.5
 LOSS_CAP = 3.0 * math.log(2.0)
 
 

@@ -131,7 +131,7 @@ def _datetime(text: str) -> dt.datetime:
     usual = len(text) > 18 and text[4] == text[7] == "-" and text[13] == text[16] == ":" and text[10] in "T "
     try:
         if usual and text[11:13] != "24" and ((tail := text[19:]) in ("", "Z") or _TAIL.fullmatch(tail)):
-            # checked first, because Python's own parser accepts more texts, in newer versions even 24:00
+            # the form is checked before, because Python's own parser accepts other forms, in newer versions even 24:00
             return dt.datetime.fromisoformat(text)
         iso = text.strip()
         if _ISO.fullmatch(iso):
@@ -157,7 +157,6 @@ def format_time(us: int) -> str:
 
 def _in_range(us: int, given: object) -> int:
     if not EARLIEST_US <= us <= LATEST_US:
-        hint = " Are these nanoseconds?" if isinstance(given, int) else " That is so in UTC."
-        unit = " us" if isinstance(given, int) else ""
-        raise Misuse(f"time: {shown(given)[:_SHOWN]}{unit} lies outside the years 1 to 9999.{hint}")
+        unit, hint = (" us", ". Are these nanoseconds?") if isinstance(given, int) else ("", " in UTC.")
+        raise Misuse(f"time: {shown(given)[:_SHOWN]}{unit} lies outside the years 1 to 9999{hint}")
     return us

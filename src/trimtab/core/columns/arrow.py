@@ -1,7 +1,7 @@
 """Exchange of tables with other libraries (pandas, polars, ...) through the Arrow PyCapsule interface.
 
-The other libraries are not imported. arro3-core, which comes with deltalake, checks their data and keeps the data
-in memory. The buffers are then read without a copy.
+The other libraries are not imported. arro3-core, which comes with deltalake, takes their data over and checks it. The
+values are then read from its buffers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trimtab.core.columns.column import column as column_of
 from trimtab.core.columns.pandas_frames import is_pandas, read_pandas
 from trimtab.core.errors import Misuse
 
-_INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to the column of row numbers
+_INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to its index
 _TYPES: dict[Dtype, arro3.DataType] = {
     "float": arro3.DataType.float64(),
     "int": arro3.DataType.int64(),
@@ -94,7 +94,7 @@ def read_columns(
 
 
 def _without_nulls(given: Any) -> Any:
-    """Return a polars frame with bool columns for untyped columns, which polars exports with a wrong buffer."""
+    """Make the Null columns of a polars frame bool, because polars exports Null columns with a wrong buffer."""
     polars = sys.modules.get("polars")
     if polars is not None and isinstance(given, polars.DataFrame) and polars.Null in given.dtypes:
         return given.cast({polars.Null: polars.Boolean})
@@ -131,7 +131,7 @@ def arrow_schema(columns: Mapping[str, Column]) -> object:
 
 
 def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tuple[str, ...], dict[str, Column]]:
-    """Join the parts of each column. Return all names, and the columns that have parts, without pandas' row numbers.
+    """Join the parts of each column. Return all names, and the columns that have parts, without pandas' index.
 
     Raises:
         Misuse: Two columns have the same name.

@@ -20,7 +20,7 @@ __all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_i
 
 Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int]"
 
-_INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to the column of row numbers
+_INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to its index
 _LEAST_BYTES = 24 << 20  # decoded data of this size are always allowed
 # decoded data may have up to this many times the file's size, because Feather compresses repetitive columns well
 _TIMES_OF_FILE = 100
@@ -30,7 +30,7 @@ _TAKEN = (
 )
 # types whose values become Python objects of about 100 bytes each
 _LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"
-_MOST_LOOSE = 250_000  # the most of these values in one request
+_MOST_LOOSE = 250_000  # if a caller names no columns, at most this many of these values are read
 
 
 class NoPyarrow(Misuse):
@@ -165,9 +165,9 @@ def _is_loose(pa: Any, kind: Any) -> bool:
 
 
 def _is_plain(pa: Any, kind: Any) -> bool:
-    """Return whether no two values of this type share memory.
+    """Return whether each value of this type has bytes of its own in the file, so that decoding does not multiply them.
 
-    If so, they take no more memory when decoded than in the file.
+    In other types, such as dictionaries, several values can share the same bytes.
     """
     shared = "dictionary union run_end_encoded list_view large_list_view binary_view string_view"
     if any(getattr(pa.types, f"is_{name}")(kind) for name in shared.split()):

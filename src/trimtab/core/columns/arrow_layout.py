@@ -22,9 +22,9 @@ _NUMBERS = {pair[0]: "<" + pair[2:] for pair in _WIDTHS.split()}
 # for each format: the stored type of number, microseconds per unit, units per microsecond
 _TIMES = {"tdD": ("<i4", DAY_US, 1), "tdm": ("<i8", 1_000, 1)}
 _TIMES |= {"tss": ("<i8", 1_000_000, 1), "tsm": ("<i8", 1_000, 1), "tsu": ("<i8", 1, 1), "tsn": ("<i8", 1, 1_000)}
+# words for unsupported formats, by the beginning of the format
 _NAMES = {"w:": "bytes", "td": "durations", "tD": "durations", "tt": "times of day", "ti": "intervals", "vz": "bytes"}
 _NAMES |= {"z": "bytes", "Z": "bytes", "+s": "structs", "+m": "maps", "+u": "unions", "+r": "run-end-encoded values"}
-# words for unsupported formats, by the beginning of the format
 _NAMES |= {"+l": "lists", "+L": "lists", "+v": "lists", "+w": "lists"}
 INTERVALS = {"tiM": 4, "tiD": 8, "tin": 16}  # formats of intervals, with the bytes per value
 _VIEW = Struct("<iiii")

@@ -1,7 +1,7 @@
 """Compute the decoded size of Arrow IPC data from the headers of its messages, before the data are decoded.
 
 The data are not trusted: a few bytes of a header may stand for any amount of memory. Columns may share one long name,
-dictionaries may grow with every row, and a compressed buffer may claim any length. Headers of
+a dictionary may be copied and extended with every message, and a compressed buffer may claim any length. Headers of
 ordinary writers refer to no byte twice, so headers that do this often are refused.  # D0166
 """
 
@@ -163,7 +163,7 @@ class _Size:
         if self._bytes > self._bounds.decoded_bytes:
             raise TooLarge(
                 f"{self._what}: decoded, it would take more than {self._bounds.decoded_bytes} bytes, too many for "
-                "data of its size. Send it in parts, and send texts, dictionaries and buffers uncompressed."
+                "data of its size. Send it in parts, without compression and without dictionary encoding."
             )
 
 

@@ -116,12 +116,12 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         """Return a copy of the table that an object offers through the Arrow PyCapsule interface.
 
         The object must have `__arrow_c_stream__` or `__arrow_c_array__`, like tables and record batches of pyarrow,
-        polars, arro3 and DuckDB. It may also be a pandas frame, for which pyarrow is not needed; its row numbers are
-        left out.
+        polars, arro3 and DuckDB. It may also be a pandas frame, for which pyarrow is not needed; its index is left out.
 
-        Numbers of any width become int or float. Integers and decimals beyond 64 bits become the nearest float. Dates
-        and timestamps become times, rounded down to a microsecond; without a time zone, they are in UTC. Times that do
-        not fit in 64 bits become the first or last time that does. Categories become texts.
+        Integers, and decimals without digits after the point, become int if all of a column fit in 64 bits; other
+        numbers become the nearest float. Dates and timestamps become times, rounded down to a microsecond; without a
+        time zone, they are in UTC. Times that do not fit in 64 bits become the first or last time that does. Categories
+        become columns of the type of their values, which are usually texts.
 
         Raises:
             Misuse: The object gives no table, or a column holds something else, such as lists. The message names the

@@ -11,7 +11,7 @@ import numpy as np
 from trimtab.core.columns.column import Column, Dtype, WrongColumn, column, float_column
 
 _INT_MAX = 2**63 - 1
-_PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}  # (microseconds, as many units)
+_PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}  # (a, b): a microseconds = b units
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 

@@ -348,9 +348,9 @@ def _hash_bucket(arg: Column, n: int) -> Column:
 
 
 def _offsets(at_us: Array, tz: str) -> Array:
-    """Return the UTC offset of each time, which is looked up once for each quarter of an hour.
+    """Return the UTC offset of each time. An offset is looked up once for each quarter of an hour.
 
-    For a quarter of an hour in which the offset changes, it is looked up for each row.
+    Only if it changes within a quarter of an hour, it is looked up for each row.
     """
     zone = zoneinfo.ZoneInfo(tz)
     quarters, where = np.unique(at_us // _QUARTER_US, return_inverse=True)

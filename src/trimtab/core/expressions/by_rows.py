@@ -259,7 +259,7 @@ def _power(left: RowFunction, right: RowFunction) -> RowFunction:
             result = a * a
         else:
             with np.errstate(all="ignore"):
-                # two rows, for the reason in by_columns.py
+                # two rows, for the reason given in `by_columns._power`
                 result = float(np.power(np.array((a, a)), np.array((b, b)))[0])
         return result + 0.0 if _LOWEST <= result <= GREATEST else None
 

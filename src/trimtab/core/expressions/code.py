@@ -189,9 +189,9 @@ class _Describer:
 
 
 def _class_source(kind: type) -> str:
-    """Return the source text of a class, from the file that contains its methods.
+    """Return the source text of a class, from the file in which its methods were defined.
 
-    The file is not looked up by the module's name, which another module may have now.
+    `inspect.getsource` would use the module that now has the name of the class's module, which may be another one.
     """
     for method in vars(kind).values():
         if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":
@@ -214,9 +214,10 @@ def _source(code: types.CodeType) -> Any:
 
 
 def _lambda_source(code: types.CodeType) -> Any:
-    """Return the syntax tree of a lambda's expression.
+    """Return the source text of a lambda, without the statement that contains it.
 
-    Of several lambdas in a line, the right one is found by the positions that the compiler recorded.
+    Of several lambdas in a line, the right one is found by the positions that the compiler recorded, or else by its
+    constants. If it cannot be found, return the text of the whole statement, and the constants and names.
     """
     lines, _ = inspect.findsource(code)
     text = "".join(lines)
@@ -285,7 +286,10 @@ def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
 
 
 def _follow(value: Any, path: tuple[str, ...]) -> tuple[Any, str]:
-    """Follow attributes of modules to the value that is used (for `settings.rates.LOW` a number), and return it."""
+    """Follow attributes of modules to the value that is used (for `settings.rates.LOW` a number).
+
+    Return this value, and its name ("settings.rates.LOW").
+    """
     taken = 1
     while isinstance(value, types.ModuleType) and taken < len(path) and hasattr(value, path[taken]):
         value, taken = getattr(value, path[taken]), taken + 1

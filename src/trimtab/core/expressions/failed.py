@@ -1,8 +1,8 @@
 """Count values whose computation failed. Such values are null, and the count distinguishes them from other nulls.
 
-An evaluator never raises an error because of values in a row. Instead, a caller reads `failures.count` before and
-after. If the count has grown, a needed part of the expression has failed for a row, and `failures.error` is the last
-message.
+An evaluator never raises an error because of values in a row. Instead, the caller of a row function (`compile_row`)
+reads `failures.count` before and after. If the count has grown, the expression has failed for the row, and
+`failures.error` is the last message. (`evaluate_marked` returns the rows that failed.)
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import parse_time_us
 
-GREATEST = 1e150  # a larger float result is null, because its square, or sums of it, might not be finite
+GREATEST = 1e150  # a float result of larger magnitude is null, because its square, or a sum, might not be finite
 
 Scalar: TypeAlias = bool | int | float | str | dt.datetime
 Param: TypeAlias = bool | int | float | str | None
@@ -331,6 +331,8 @@ def _node(value: Expression | Scalar) -> Expression:
 
 def _number(value: object, what: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if what != "lit":
+            raise Misuse(f"{what}: {value!r} is not a number. Use an int or a float.")
         raise Misuse(f"{what}: {value!r} cannot be a constant. Use a number, a truth value, a string or a datetime.")
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:

@@ -13,7 +13,8 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
-# the first safe second: a day after the first one that datetime can convert between time zones
+# The first and the last second for which UTC offsets are looked up: two days from the ends of the years 1 to 9999, so
+# that the local time, too, is in these years, which are all that `datetime` can hold.
 _FIRST_S = -62_135_596_800 + 2 * 86_400
 _LAST_S = 253_402_300_799 - 2 * 86_400
 
@@ -70,7 +71,7 @@ TIME_PARTS: dict[str, Callable[[Any], Any]] = {
 
 
 def utc_offset_us(zone: zoneinfo.ZoneInfo, at_us: int) -> int:
-    """Return local time minus UTC. For times that `datetime` cannot hold, use the nearest time that it can."""
+    """Return local time minus UTC. For a time before `_FIRST_S` or after `_LAST_S`, this is the offset at that end."""
     seconds = min(max(at_us // SECOND_US, _FIRST_S), _LAST_S)
     offset = dt.datetime.fromtimestamp(seconds, zone).utcoffset()
     assert offset is not None  # a ZoneInfo gives an offset for every time

@@ -124,7 +124,7 @@ def _of_source(
 
 
 def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
-    """Count the deletions of versions that existed."""
+    """Count the deletions that replaced a version: a version with the same key was replaced when they became known."""
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us

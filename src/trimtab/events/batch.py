@@ -87,7 +87,7 @@ class Batch:
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """Return the declared columns that a row lacks. None are returned for a source without a key."""
+        """Return the declared columns that some row lacks, deletions aside; none if the source has no key."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -158,7 +158,10 @@ class Batch:
         return ops
 
     def _date(self) -> None:
-        """Report rows without a time, with a time in another unit than microseconds, or too far in the future."""
+        """Report rows without a time, with a time in another unit than microseconds, or too far in the future.
+
+        A deletion without a time is not reported, but gets the present time.
+        """
         source, times = self._call.source, self._values[self._call.source.time]
         if None in times:
             for row in [row for row, time in enumerate(times) if time is None]:

@@ -139,7 +139,7 @@ def source(
             matter.
         delimiter: The sign between the fields of a CSV file. The default is a comma; in .tsv files, it is a tab.
         key_of: Columns from whose values the key is made, in rows that do not have the key.
-        constants: By column of type str, the value of rows that do not have the column, such as {"series": "all"}.
+        constants: By column of type str, the value of rows in which it is missing or null, such as {"series": "all"}.
         known_at: The column with the time at which an event became known. Where it is null, `delay` applies.
         only_final: Whether to leave out the rows of a file of history that may not be final: those whose `delay` had
             not passed at the time of the newest row.

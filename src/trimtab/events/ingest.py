@@ -53,8 +53,8 @@ class Ingestor:
         clock: Gives the present time. It is compared with the times of events, and stored with rows in quarantine.
         quarantine: Where refused rows are stored.
         future_ok: The sources whose events may be in the future (such as requests about future times).
-        note: Called with the name of a source before the first event of the source is appended. Its exceptions are
-            raised.
+        note: Called with the name of a source before this object appends the first event of the source. If it raises an
+            error, no event is appended.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Ingestor:
             rows: One dict for each event, or a table with one row for each event.
             op: The operation for rows that have no `_op`.
             history: Whether the rows are history: each became known at its event time plus the source's delay, not now.
-                Rows that are too far ahead of the clock are always refused. # D21
+                Rows that are too far ahead of the clock are refused in either case. # D21
 
         Raises:
             NotFound: There is no source of this name.

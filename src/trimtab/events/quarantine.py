@@ -208,8 +208,7 @@ class Quarantine:
             ingestor: The ingestor to push the rows to.
             source: The source of the rows; None: all sources.
             reason: The reason of the rows; None: any reason.
-            fix: Returns the corrected row, or None. If this has fields such as `_line` (see `Quarantined.raw`), they
-                are not pushed.
+            fix: Returns the corrected row, or None. Fields such as `_line` (see `Quarantined.raw`) are not pushed.
 
         Raises:
             NotFound: There is no such reason, or the source of a row is no longer declared. The rows of other sources
@@ -243,7 +242,7 @@ class Quarantine:
                 accepted += len(good)
                 stay += len(rows) - len(good)
                 left_out += len(part) - len(rows)
-        self._erase_released()  # a later call erases partitions that cannot be erased now
+        self._erase_released()  # what cannot be erased now is erased by a later call
         if failed:
             raise failed[0]
         return Replayed(accepted, stay, left_out)
@@ -290,12 +289,13 @@ class Quarantine:
                 refused.append(error)
                 kept.add(partition)
         pending = rows.keys() - released
+        # notes about rows that are all erased by now
         over = {at for at, places in notes.items() if not any(p in pending or p[0] in kept for p in places)}
         self._remove_notes(over)
         return refused
 
     def _remove_notes(self, over: Iterable[Place]) -> None:
-        """Erase notes, and remove records without content from the beginning of a partition."""
+        """Erase the notes in `over`, or truncate a partition that begins with such notes and erased records."""
         over = set(over)
         heads: dict[str, int] = {}
         ended: set[str] = set()

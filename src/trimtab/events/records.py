@@ -120,6 +120,6 @@ def known_at_us(event: Event, record: LogRecord) -> int:
     """
     if event.history:
         return event.known_at_us
-    # 0 means that no time was sent; if the clock were before 1970, 0 would be in the future
+    # 0 means that no time was sent, so it must not take part in `max` (with a clock before 1970, it would win)
     declared = event.known_at_us != 0
     return max(event.known_at_us, record.appended_at_us) if declared else record.appended_at_us

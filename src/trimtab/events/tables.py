@@ -87,7 +87,7 @@ def materialise(
         while after < end:
             after, strange = _commit(log, partition, after, end, sources, tables, reached, rows)
             unknown += strange
-        # The table of a source that was declared after a truncation counts as complete up to there.
+        # a table without new rows is also complete up to the end (for example of a source that was just declared)
         for source in sources:
             if tables[source.name].position(partition) < end:
                 tables[source.name].append(table_rows(source, []), writer=partition, position=end)
@@ -104,7 +104,7 @@ def _commit(
     reached: Mapping[str, int],
     rows: dict[str, int],
 ) -> tuple[int, int]:
-    """Copy the records of one commit, and count them in `rows`. (At the end of this function, they are freed.)
+    """Copy the records of one commit, and count them in `rows`. (A function of its own, at whose end they are freed.)
 
     Returns:
         The last position, and how many records belong to no source.
@@ -115,7 +115,7 @@ def _commit(
         # another process may have written more
         there = max(reached[source.name], tables[source.name].position(partition))
         new = [(r, e) for r, e in groups.pop(source.name) if r.position > there]
-        # The last commit sets the positions of all partitions, where the next pass starts.
+        # the last commit also stores the position in tables without new rows, so that the next call starts there
         if new or upto == end:
             moved = tables[source.name].append(table_rows(source, new), writer=partition, position=upto)
             rows[source.name] += len(new) if moved else 0
@@ -187,8 +187,8 @@ def _read(
             found = f"{records[0].position} as the first" if records else "none"
             raise Misuse(
                 f"materialise: needs the records of partition {partition!r} from {after + 1} to {end}, found {found}. "
-                "The missing records were truncated before every table had a copy: begin the table that lacks them "
-                "with `load`."
+                "The missing records were truncated before every table had a copy. Restore the log or the table that "
+                "lacks them from a backup."
             )
         for record in records:
             size_bytes += len(record.payload)

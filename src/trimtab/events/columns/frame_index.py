@@ -46,12 +46,12 @@ class Entities(msgspec.Struct, frozen=True, eq=False):
     Arrays over entities have one more element at the end, for the index -1, which means that there is no entity.
     """
 
-    # the index of each entity, which is a value, or a tuple for several columns; may have entities of later frames
+    # the index of each entity (a value, or a tuple for several columns); may also have entities of later frames
     numbers: Mapping[Any, int]
     count: int
     of_rows: Array  # int32: for each row the index of its entity, or -1 if a value is null
     known_us: Array  # for each entity, when its first event became known; `NEVER_US`: none did
-    # for each entity, the first time at which an event counts: if events count after their time, and if already at it
+    # for each entity, when its first event counts: in views with the boundary "before", and in those with "inclusive"
     enters_us: tuple[Array, Array]
 
     def of(self, keys: Sequence[Column]) -> Array:
@@ -64,7 +64,7 @@ class Entities(msgspec.Struct, frozen=True, eq=False):
 class FrameIndex:
     """Finds entities and time intervals in the frames (snapshots) of one source's history.
 
-    The rows of a history do not change. A later frame has all rows of an earlier frame, followed by new ones.
+    A later frame must have all rows of an earlier frame, unchanged, followed by new ones.
     """
 
     def __init__(self) -> None:

@@ -138,7 +138,7 @@ class History:
             held.update({p: max(after[p], found.reached.get(p, 0)) for p in self._partitions})
         for partition in self._partitions:
             reached = [positions.get(partition, 0) for positions in self._recorded.values()]
-            # the log no longer has this partition, so take the position of the furthest table
+            # if the log no longer has this partition, take the position of the furthest table
             position = min(reached) if partition in partitions else max(reached)
             self.positions[partition] = self._end(partition, max(position, self.positions.get(partition, 0)))
         return count

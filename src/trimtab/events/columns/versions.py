@@ -31,7 +31,7 @@ from trimtab.store.ports import LogRecord
 class _Dropped(msgspec.Struct, frozen=True):
     """A record that does not count now, because it repeats or contradicts another record.
 
-    If a late record comes between the two, it may count later.
+    It is kept, because it may count once a late record comes between the two.
     """
 
     partition: int
@@ -39,7 +39,7 @@ class _Dropped(msgspec.Struct, frozen=True):
     known_at_us: int
     loaded_h: int
     payload: bytes
-    conflict: bool  # True: it has other content than the record whose id it has, in a source without a key
+    conflict: bool  # True: in a source without a key, it has the id of an earlier record, but other content
 
 
 class EventCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,7 +237,7 @@ class Versions:
         self.duplicates += len(rows) - conflicts
 
     def _payload(self, row: int, event_id: str) -> bytes:
-        """Encode a row as the record that it came from, but with the computed known-at time."""
+        """Encode a row as a record like the one that it came from, but with the computed known-at time."""
         deleted = bool(self._rows[DELETED][row])
         values = self._rows.values(row)
         if deleted:

@@ -79,7 +79,7 @@ def _usual_delimiter(path: Path) -> str:
 
 
 def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Columns]:
-    """Read all columns of a CSV file as text, some thousand rows at a time. Lines that do not fit are left out.
+    """Read all columns of a CSV file as text, about 50,000 rows at a time. Lines that do not fit are left out.
 
     Args:
         path: The file.
@@ -156,7 +156,7 @@ class _Records:
         return names
 
     def parts(self, width: int) -> Iterator[_Part]:
-        """Yield all records after the header, some thousand at a time."""
+        """Yield all records after the header, about a thousand lines at a time."""
         lines: list[str] = []
         while True:
             more = list(islice(self._stream, max(_CHUNK, len(lines))))

@@ -40,7 +40,7 @@ def read_parquet(path: Path, source: Source) -> FileRows:
 
 
 def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
-    """Yield the rows of a Parquet file, some hundred thousand at a time, in the form of `read_parquet`.
+    """Yield the rows of a Parquet file in batches, each as `read_parquet` would return it.
 
     Raises:
         Misuse: The file cannot be read, or lacks the time or key.

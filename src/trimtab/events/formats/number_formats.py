@@ -41,7 +41,10 @@ class NumberFormat:
         self._plain = str.maketrans({**dict.fromkeys(SPACES + group, ""), (decimal or "."): ".", "\u2212": "-"})
 
     def plain(self, texts: Sequence[str]) -> list[str] | None:
-        """Return numbers as Python writes them. None: a text is no such number, or has two signs."""
+        """Return numbers as Python writes them; None: a text is no such number.
+
+        A text with two signs, such as "-$-5", keeps both, so that Python's `float` and `int` refuse it.
+        """
         lines = "\n".join(texts) + "\n"
         if not self._match_lines(lines):
             return None

@@ -149,7 +149,7 @@ def _numpy_us(value: Any) -> int:
     return int(value.astype(np.int64)) * count * over // under
 
 
-_PER_UNIT = {  # by unit: (microseconds, as many units)
+_PER_UNIT = {  # by unit: (a, b) means that a microseconds are b units
     **{u: (us, 1) for u, us in {"W": 604_800_000_000, "D": 86_400_000_000, "h": 3_600_000_000}.items()},
     **{u: (us, 1) for u, us in {"m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}.items()},
     **{u: (1, of) for u, of in {"ns": 1_000, "ps": 10**6, "fs": 10**9, "as": 10**12}.items()},

@@ -105,7 +105,7 @@ def file_rows(
 ) -> FileRows:
     """Return the result of reading a file with the columns `found`, of which `wanted` were read.
 
-    Where rows lack a constant that the source declares, or a key that it makes of other columns, these are added.
+    Constants that the source declares, and keys that it makes of other columns, are added to rows that lack them.
     """
     columns = with_keys(source, _with_constants(source, columns))
     ignored = tuple(name for name in found if name not in wanted)
@@ -232,7 +232,7 @@ def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def time_text(us: int) -> str:
-    """Return a time as a text that every time format accepts, even if it is outside of the years 1 to 9999."""
+    """Return a time as a text that every time format accepts. Outside of the years 1 to 9999, none does: "123 us"."""
     return format_time(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 

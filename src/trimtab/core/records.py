@@ -95,7 +95,7 @@ class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
 class Signal(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A finding of a monitor: something about a model changed or went wrong.
 
-    With `severity` "red", someone must act. A monitor without enough data to judge is also red.
+    The `severity` "red" means that someone must act. This includes that a monitor has too few data to judge.
     """
 
     id: str

@@ -32,7 +32,7 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
     id_conflicts: int  # records without effect: they have an existing id but other content, in a source without a key
     live: int  # events that exist now: those whose newest version is not a deletion
     quarantined: dict[str, int]  # rows in quarantine, by reason
-    recent: int  # versions that became known in the last `recent_us` (see `arrivals`)
+    recent: int  # versions, without deletions, that became known in the last `recent_us` (see `arrivals`)
     late_p50_us: int | None  # the median lateness (the time from an event until it became known) of these versions
     late_p95_us: int | None  # the 95 % quantile of their lateness
     late_max_us: int | None  # their largest lateness

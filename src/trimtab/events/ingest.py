@@ -82,7 +82,7 @@ class Ingestor:
 
         A row must have its time and its key. Other columns may be left out and are then null. A row may also have
         `_id`, `_known_at` and `_op`. The id of an event is its key. In a source without a key, the id is made from the
-        event's content (its time and all values) and its `_id`. So an exact repetition is dropped, unless it has
+        event's content (its time and all values) and its `_id`. So an exact repetition does not count, unless it has
         another `_id`.
 
         In a source with a key, a row replaces the whole previous row with its key; `absent` lists the columns that may

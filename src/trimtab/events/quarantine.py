@@ -185,7 +185,7 @@ class Quarantine:
         if refused:
             raise type(refused[0])(
                 f"quarantine: {len(places):,} rows are dropped and no longer counted, but the content of some is "
-                f"still on the disk: {refused[0]} Then drop them again, to erase it."
+                f"still on the disk: {refused[0]} Then drop the same rows once more, which erases it."
             )
         return len(places)
 

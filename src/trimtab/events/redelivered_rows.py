@@ -18,7 +18,7 @@ from trimtab.store.ports import Log
 
 
 def changed_columns(source: Source, rows: FileRows) -> list[str]:
-    """Return the columns because of which rows get new ids; none if the source has a key.
+    """Return the columns because of which rows that were stored before get new ids; none if the source has a key.
 
     These are columns that were added to the source and in which a row has a value, and columns of the rows that the
     source no longer declares.

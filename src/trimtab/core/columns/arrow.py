@@ -42,7 +42,7 @@ _TYPES: dict[Dtype, arro3.DataType] = {
     "time": arro3.DataType.timestamp("us", tz="UTC"),
 }
 _Values = TypeVar("_Values")
-_LARGE_BYTES = 500_000_000  # if a column has more bytes of text, it may need offsets of 64 bits
+_LARGE = 500_000_000  # a column with more characters of text gets offsets of 64 bits, because 32 bits may not suffice
 
 
 def is_arrow(given: object) -> bool:
@@ -55,7 +55,7 @@ class Unread(Misuse):
 
 
 class Extension(msgspec.Struct, frozen=True):
-    """A value of an Arrow extension type, which decides what the stored value means."""
+    """A value whose Arrow extension type decides what its stored form means."""
 
     type: str
     stored: Any
@@ -72,7 +72,7 @@ def read_columns(
     try:
         table = arro3.Table.from_arrow(_without_nulls(given))
     except ImportError as error:
-        if is_pandas(given):  # without pyarrow
+        if is_pandas(given):  # pandas itself gives its data only if pyarrow is installed
             return read_pandas(given, only, loose=loose)
         raise Misuse(
             f"table: a {_named(given)} gives its data through a package that is not installed ({error}). Install that "
@@ -80,7 +80,7 @@ def read_columns(
         ) from error
     except (KeyboardInterrupt, SystemExit):
         raise
-    # The other library and arro3 raise errors of their own types. A panic is not even an `Exception`.
+    # The other library and arro3 raise errors of their own types. A panic of Rust code is not even an `Exception`.
     except BaseException as error:
         raise Unread(_unread(given, error)) from error
     columns: list[list[Column]] = []
@@ -145,9 +145,9 @@ def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tu
 
 
 def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
-    """Return the chunks of a column as columns. The result is empty if no `Column` can hold the values exactly.
+    """Return the chunks of a column as columns. Without rows, there is one empty chunk, which has the type.
 
-    Even a column without rows gives one chunk, so that it has a type. The result can only be empty if `loose` is True.
+    With `loose`, the result is empty if no `Column` can hold the values exactly.
     """
     kind = _extension(chunked)
     if kind == "arrow.uuid" and not loose:
@@ -166,7 +166,7 @@ def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
     if loose and not is_exact(held):
         return []
     parts = [_of_array(name, array, read_piece) for array in chunked.chunks] or [_read_nothing(name, chunked.field)]
-    # not all unsigned integers of 64 bits fit in an int column
+    # unsigned integers that do not fit in an int column became floats, which are not exact
     beyond = loose and held == "L" and any(part.dtype == "float" for part in parts)
     return [] if beyond else parts
 
@@ -279,7 +279,7 @@ def _array(name: str, column: Column) -> arro3.Array:
     kind = _TYPES[column.dtype]
     if column.dtype == "str":
         texts = column.to_list()
-        if sum(map(len, filter(None, texts))) > _LARGE_BYTES:
+        if sum(map(len, filter(None, texts))) > _LARGE:
             kind = arro3.DataType.large_string()
         try:
             return arro3.Array(texts, kind)

@@ -30,7 +30,7 @@ def with_columns(table: Any, more: Any, like: object | None = None) -> Any:
         like: If `table` was read from a table of another library: that table. The result is of its library.
 
     Raises:
-        Misuse: The table has a column of such a name.
+        Misuse: The table already has a column with the name of an added one.
     """
     names = table.keys() if isinstance(table, dict) else getattr(table, "columns", ())
     names = getattr(table, "column_names", None) or getattr(table, "names", None) or names

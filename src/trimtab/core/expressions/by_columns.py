@@ -185,9 +185,9 @@ class _Evaluation:
             valid = (y != 0) if valid is None else valid & (y != 0)
             y = np.where(y == 0, 1, y)
         values, wrong = _int_arithmetic(op, x, y)
-        return self._unless(dtype, values, valid, wrong, needed, lambda row: overflow(op, int(x[row]), int(y[row])))
+        return self._integers(dtype, values, valid, wrong, needed, lambda row: overflow(op, int(x[row]), int(y[row])))
 
-    def _unless(
+    def _integers(
         self,
         dtype: Dtype,
         values: Array,
@@ -219,7 +219,7 @@ class _Evaluation:
                     return _float(_FLOATS[node.op](arg.values))
                 x = _widen(arg, "int").values
                 error = overflow(node.op, int(_INT_MIN))
-                return self._unless("int", _FLOATS[node.op](x), arg.valid, x == _INT_MIN, needed, lambda row: error)
+                return self._integers("int", _FLOATS[node.op](x), arg.valid, x == _INT_MIN, needed, lambda row: error)
             case "clip":
                 return _clip(arg, *node.params)
             case "bucket":
@@ -240,7 +240,7 @@ class _Evaluation:
         def error(row: int) -> str:
             return overflow("+", int(arg.values[row]), int(offsets[row]))
 
-        return self._unless("int", TIME_PARTS[op](local), arg.valid, wrong, needed, error)
+        return self._integers("int", TIME_PARTS[op](local), arg.valid, wrong, needed, error)
 
 
 def _and(mask: Array, needed: Array | None) -> Array:

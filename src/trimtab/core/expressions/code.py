@@ -60,7 +60,7 @@ def distribution_version(module: str) -> str | None:
     """
     from importlib import metadata  # imported here, because this import takes 20 ms
 
-    # try the package of the module's name first, because its version becomes part of hashes
+    # first try the package with the module's name, so that hashes do not depend on what else is installed
     for name in (module, *DISTRIBUTIONS.get(module, ())):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(name)

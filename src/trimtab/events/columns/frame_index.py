@@ -41,16 +41,17 @@ class Frame(Protocol):
 
 
 class Entities(msgspec.Struct, frozen=True, eq=False):
-    """The distinct entities in some columns of a frame, with indexes in the order in which they first appear.
+    """The distinct entities of a frame for some columns, numbered in the order in which they first appear.
 
-    Arrays over entities have one more element at the end, for the index -1, which means that there is no entity.
+    `known_us` and the arrays in `enters_us` end with one more element, `NEVER_US`. It is found by the index -1, which
+    means that there is no entity.
     """
 
     # the index of each entity (a value, or a tuple for several columns); may also have entities of later frames
     numbers: Mapping[Any, int]
     count: int
     of_rows: Array  # int32: for each row the index of its entity, or -1 if a value is null
-    known_us: Array  # for each entity, when its first event became known; `NEVER_US`: none did
+    known_us: Array  # for each entity, when its first event became known
     # for each entity, when its first event counts: in views with the boundary "before", and in those with "inclusive"
     enters_us: tuple[Array, Array]
 

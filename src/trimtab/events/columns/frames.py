@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EventFrame(msgspec.Struct, frozen=True, eq=False):
-    """The events of one source as columns, in the order of the log.
+    """The events of one source as columns, usually in the order of the log.
 
     Each element of an array is one version of an event; exact repetitions are left out. A version counts from
     `known_at_us` until `superseded_at_us`, the time at which the next version of its id became known (`NEVER_US` for

@@ -71,7 +71,7 @@ class History:
         return {name: v.count() for name, v in self._versions.items()}
 
     def keeps(self, source: Source) -> bool:
-        """Return whether the history contains a source with the columns that `source` declares."""
+        """Return whether the history reads a source with exactly this definition."""
         kept = self._versions.get(source.name)
         return kept is not None and kept.source == source
 

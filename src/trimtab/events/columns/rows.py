@@ -28,7 +28,7 @@ _KINDS: dict[str, Any] = {
     LOADED_H: np.int32,
 }
 _VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
-# equal texts share memory in columns with up to this many distinct texts; a column with more probably has keys
+# equal texts share memory in columns with up to this many distinct texts; a column with more rarely repeats a text
 _SHARED_TEXTS = 20_000
 
 

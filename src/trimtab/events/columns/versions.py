@@ -45,7 +45,7 @@ class _Dropped(msgspec.Struct, frozen=True):
 class EventCount(msgspec.Struct, frozen=True, kw_only=True):
     """The number of events of one source."""
 
-    events: int = 0  # with all versions and deletions
+    events: int = 0  # all versions that count, and all deletions
     newest_us: int | None = None  # the event time of the newest event
     duplicates: int = 0  # records that repeat an event without any change
     id_conflicts: int = 0  # records that have an existing id but other content, in a source without a key

@@ -21,7 +21,7 @@ from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
 from trimtab.store.duckdb_opening import open_duckdb, quoted
 
 _DURATION = 18  # the code of the type Duration in Arrow's schema
-# with these options, DuckDB does not add or change columns because of a file's path or a column's name
+# with these options, DuckDB adds no columns from the path, and does not read binary columns as texts
 _AS_IT_IS = "hive_partitioning=false, union_by_name=false, binary_as_string=false"
 
 

@@ -1,7 +1,7 @@
 """Time formats that a source can declare, such as `%d.%m.%Y %H:%M` or `unix_s`.  # D0178
 
 In each format, a text stands for exactly one time, or for none. Therefore formats are stricter than those of
-`strptime`: the number of digits is fixed where it matters, time zones are offsets from UTC, and names are in English.
+`strptime`: a number next to other digits has a fixed length, time zones are offsets from UTC, and names are in English.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ Reread: TypeAlias = Callable[[], Iterable[Sequence[LogRecord]]]
 Wanted: TypeAlias = "dict[str, set[Any]]"  # the keys of entities, by the hash of the view
 LookUps: TypeAlias = "list[tuple[Join, Sequence[Column]]]"  # joins, each with the keys that were looked up
 
-_SINGLE = 4  # if at most this many rows are left, they are evaluated in groups of equal P
+_FEW = 4  # if at most this many rows are left, they are evaluated in groups of equal P
 
 
 class AsOf(msgspec.Struct, frozen=True, eq=False):
@@ -97,7 +97,7 @@ def _at_once(
     conflicts: Collection[str],
     looked: LookUps,
 ) -> tuple[FeatureFrame, NDArray[np.bool_]]:
-    """Compute the features from all events. Also return which rows may have other values as of their t and P.
+    """Compute the features from all events in `frames`. Also return which rows may have other values as of their own P.
 
     Append each join to `looked`, with the keys that were looked up.
     """
@@ -219,8 +219,8 @@ class _RowsApart:
         """Evaluate all requests once, with the given records.
 
         All requests that are left are evaluated together, with the records up to the largest P. The result is right for
-        requests that no record after their own P affects; the others are left. This is repeated as long as it settles a
-        quarter of them. Then the rest is evaluated in groups of equal P, beginning with the smallest.
+        requests that no record after their own P affects; the others are left. This is repeated as long as a quarter of
+        the results or more is right. Then the rest is evaluated in groups of equal P, beginning with the smallest.
         """
         parts: list[FeatureFrame] = []
         order: list[Array] = []
@@ -241,7 +241,7 @@ class _RowsApart:
             return apart
 
         pays = True
-        while pays and len(left) > _SINGLE:
+        while pays and len(left) > _FEW:
             upto = max((positions[row] for row in left.tolist()), key=lambda of_row: sum(of_row.values()))
             under = np.array([_within(positions[row], upto) for row in left.tolist()])
             apart = at_once(left[under], _Growing(self._sources, records).upto(upto))

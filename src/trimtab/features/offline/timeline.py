@@ -62,7 +62,7 @@ class RequestPlaces(msgspec.Struct, frozen=True, eq=False):
 
 
 class Timeline(msgspec.Struct, frozen=True, eq=False):
-    """The events that count for a request, sorted by (entity, event time, known at, partition, position)."""
+    """The events that count for any request, sorted by (entity, event time, known at, partition, position)."""
 
     places: Places
     requests: RequestPlaces
@@ -193,6 +193,7 @@ def _orderly(enters: Array, stays: Array) -> Array:
     An event is orderly if no later event of its entity became known before it, and no version replaced it.
     """
     bound = enters if stays.all() else np.where(stays, enters, NEVER_US)
-    least = np.minimum.accumulate(bound[::-1])[::-1]  # all places of an entity are smaller than those of the next one
+    # one minimum over all later events will do, because all places of an entity are smaller than those of the next one
+    least = np.minimum.accumulate(bound[::-1])[::-1]
     out: Array = stays & (enters <= least)
     return out

@@ -45,7 +45,7 @@ def evaluate_view(
     else:
         of_events, of_requests, entities = match_keys([frame.columns[name].take(near) for name in view.by], keys)
         unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
-        # an entity without events near the requests may still have earlier or later ones
+        # an entity without events near the requests may still have earlier or later ones, which change the reason
         if not isinstance(near, slice):
             rest = np.flatnonzero(unknown != FOUND)
             unknown[rest] = _unknown_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
@@ -173,7 +173,7 @@ class _Scatter:
     def _of(self, codes: Array) -> tuple[Array, Array]:
         """Return the reasons of all requests, and which values are found.
 
-        Aggregates may share an array of codes, so results are stored by array.
+        Several aggregates may have the same array of codes, so the result for each array is kept.
         """
         if id(codes) not in self._reasons:
             reasons = self.unknown.copy()

@@ -22,10 +22,10 @@ _SCAN = 5_000
 
 
 class Compacted(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one step."""
+    """The result of one step of a compaction, or of several steps added up."""
 
     states: int = 0  # the number of states that were looked at
-    shrunk: int = 0
+    shrunk: int = 0  # the number of states that became smaller
     freed_bytes: int = 0  # how many bytes smaller the states became; the store's file reuses this space
     index_rows: int = 0  # the number of index rows that were deleted
     done: bool = False  # whether all views have been processed once

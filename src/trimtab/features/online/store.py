@@ -47,8 +47,8 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
     """What one batch of records changed in one view. All fields are counts."""
 
     applied: int = 0  # all records of the view's source
-    duplicates: int = 0  # repetitions of an event that were noticed
-    # source without a key: records with the event time and id of an earlier record, whose other content counts
+    duplicates: int = 0  # records that repeat an event, as far as the view still has the event
+    # source without a key: same event time and id as an earlier record, but other content; the earlier content counts
     id_conflicts: int = 0
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
@@ -114,7 +114,7 @@ class OnlineStore:
     def __init__(self, kv: KeyValue, views: Sequence[View], *, filling: bool = False) -> None:
         self.kv = kv
         self._filling = filling
-        # by name; if two definitions have the same name, the second is called "name@", with 8 digits of its hash
+        # by name; if two definitions have the same name, the second is called "name@01234567" (8 digits of its hash)
         self.plans: dict[str, ViewPlan] = {}
         self._set_views(views)
 
@@ -416,7 +416,7 @@ def write_cursors(kv: KeyValue, cursors: Mapping[str, Cursor]) -> None:
 
 
 def cursors_of(packed: bytes | None) -> dict[str, Cursor]:
-    """Return the cursor of each view, by the hexadecimal id of its definition."""
+    """Return the stored cursors, by their names in the record of positions (see `generations.py`)."""
     return {} if packed is None else _decode(packed)
 
 

@@ -125,7 +125,8 @@ def _ranges(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Arra
     start, stop, value = start[order], stop[order], value[order]
     new = np.concatenate([[True], value[1:] != value[:-1]])
     width = int(stop.max()) + 1
-    offset = np.cumsum(new) * width  # makes all range ends of a value larger than those of earlier values
+    # with this offset, the ends of a value's ranges exceed those of earlier values, so that these do not matter below
+    offset = np.cumsum(new) * width
     reached = np.maximum.accumulate(stop + offset) - offset
     first = new.copy()
     first[1:] |= start[1:] > reached[:-1]

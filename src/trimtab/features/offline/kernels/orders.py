@@ -70,9 +70,9 @@ class Orders:
         return np.where(there, found, -1)
 
     def _merge(self) -> Array:
-        """Find the requests that need merging, and return the places of their last values.
+        """Find the requests that need merging: an event that is not orderly may be among their last `most` values.
 
-        The shape is (requests that need merging, most), with the last value first.
+        Return the places of their last values, shape (requests that need merging, most), with the last value first.
         """
         least = self._at(self._high - self._most)
         greatest = over_covers(np.maximum, self._start, self._stop, self._other, len(least), np.int64(-1))

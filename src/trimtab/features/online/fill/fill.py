@@ -27,7 +27,7 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
-_TAIL = 6_000  # while catching up, a step applies up to this many records; it never ends if more arrive in the meantime
+_TAIL = 6_000  # at the end, a step applies up to this many new records (filling never ends if more arrive meanwhile)
 _SWEPT = 5_000  # how many keys one transaction deletes
 
 
@@ -43,9 +43,9 @@ class Filled(msgspec.Struct, frozen=True, kw_only=True):
 class Filling:
     """Fills one view, while other views and the view's previous states are still read and kept up to date.
 
-    `steps` does the work. The store may apply records between two steps. The last step makes all new states readable in
-    one transaction; before that, none of them is read. If the process dies, the view stays marked as being filled. The
-    next filling begins again with new states, and deletes the incomplete ones at its end.
+    `steps` does the work. The store may apply records between two steps. The first step with `done` makes all new
+    states readable in one transaction; before that, none of them is read. If the process dies, the view stays marked as
+    being filled. The next filling begins again with new states, and deletes the incomplete ones at its end.
 
     Args:
         store: The store of all views. The same process, with the same store object, must apply records and fill views.
@@ -176,7 +176,7 @@ def fill(
 
 
 def unfilled(store: OnlineStore) -> list[str]:
-    """Return the views that have not applied any record yet, by their names in the store."""
+    """Return the views that cannot be read yet, because they were never filled, by their names in the store."""
     cursors = store.cursors()
     return [name for name, plan in store.plans.items() if plan.cursor_name not in cursors]
 

@@ -17,7 +17,7 @@ from trimtab.features.online.packed.sketches import SketchPlan
 
 Extreme: TypeAlias = tuple[int, Literal["min", "max"]]  # the index of the series, and which extreme
 
-FEW = 6  # `less_expired` first looks only at the 6 oldest tiles, because usually fewer have left the window
+FEW = 6  # `less_expired` first looks only at the 6 oldest tiles: since the last event, usually fewer left the window
 
 
 class Feature:

@@ -32,7 +32,7 @@ from trimtab.features.formulas import RANKED, estimated, hash_of
 from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, Row, floor
 
 Tiles: TypeAlias = list[list[Any]]  # when each tile begins (ascending), and what it keeps
-# the first four elements of a row, its id (None: partition and position identify it), and the value
+# event time, known at, partition, position, id (None: partition and position identify the row), and the value
 Entry: TypeAlias = list[Any]
 STARTS, KEPT = range(2)
 _ENTRY_ID, _VALUE = 4, 5
@@ -72,7 +72,7 @@ class Sketch(msgspec.Struct, frozen=True):
 
     # (plan, what the tile keeps or None, row, value) -> what the tile keeps now
     add: Callable[[SketchPlan, Any, Row, Any], Any]
-    # (plan, what each tile keeps, oldest first) -> values, beginning with place 1
+    # (plan, what each tile keeps, oldest first) -> the value; for `last` and `top`, the values of places 1, 2, ...
     read: Callable[[SketchPlan, list[Any]], list[Any]]
     prune: Callable[[SketchPlan, Tiles], None] | None = None  # drops what newer tiles make unnecessary
     has_entries: bool = False  # whether tiles keep entries, which a repetition of an event can change
@@ -142,7 +142,7 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
 
 
 def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
-    """Apply a record that repeats an event. The entry takes its known-at time and position if they are earlier.
+    """Apply a record that repeats an event. The entry takes the record's known-at time and position if earlier.
 
     Return False if the event has no entry.
     """
@@ -163,7 +163,7 @@ def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
 
 
 def read(plan: SketchPlan, tiles: Tiles, low: int, high: int) -> list[Any]:
-    """Return the values of a window from `low` until before `high`, beginning with place 1."""
+    """Return the value for a window from `low` until before `high`; for `last` and `top`, one for each place."""
     starts, kept = tiles
     return plan.sketch.read(plan, kept[bisect_left(starts, low) : bisect_left(starts, high)])
 

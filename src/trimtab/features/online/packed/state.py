@@ -127,7 +127,7 @@ class EntityState:
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
-        """Apply a record that repeats an event. The event takes its known-at time and position if they are earlier.
+        """Apply a record that repeats an event. The event takes the record's known-at time and position if earlier.
 
         Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then these do not matter.
         """
@@ -193,7 +193,7 @@ class EntityState:
             sketches.drop(sketch, kept, s_us)
 
     def unseal(self, row: Row) -> None:
-        """Subtract a sealed row from the sums, and record which extremes, sketches and latest values it may have made.
+        """Subtract a sealed row from the sums, and record which extremes, sketches and latest values may come from it.
 
         After the last removed row, call `restore`, which computes these from the stored rows.
         """
@@ -219,7 +219,7 @@ class EntityState:
                 self.lost_latest |= not self.latest_rows
 
     def restore(self, rows: Callable[[int, int], Iterable[Row]]) -> int:
-        """Compute the extremes, sketches and latest values that lost a row. Return how many stored rows were read.
+        """Compute again what `unseal` has recorded. Return how many stored rows were read.
 
         Args:
             rows: Returns the sealed rows of the entity between two event times (both included), newest first.

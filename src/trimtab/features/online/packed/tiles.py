@@ -322,8 +322,7 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
 def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
     """Remove the entry of the tile at `start` from a stack of extremes, if it has this value.
 
-    Return the end of the tile of the previous entry: tiles from there on had no entry because of the removed one. None:
-    nothing was removed.
+    Return the end of the previous entry's tile: rows from there on may now give an entry. None: nothing was removed.
     """
     if value is not None:
         for i in range(0, len(stack), 2):
@@ -366,5 +365,5 @@ def _words(group: Group, words: int, tile: list[int]) -> int:
 
 
 def _narrow(tile: tuple[Any, ...]) -> list[int]:
-    """Return the number of rows and the fields of an encoded tile. Its sums take several words each."""
+    """Return the number of rows and the fields of an encoded tile whose sums take several words each."""
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]

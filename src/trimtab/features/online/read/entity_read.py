@@ -32,7 +32,8 @@ class ViewNow(msgspec.Struct, frozen=True, kw_only=True):
     """One view's features of an entity."""
 
     view: str
-    # the time of the newest event that counts; if the view has no latest values, the beginning of its hop (step)
+    # the time of the newest event that counts; if the view has no latest values, the beginning of its hop (step); None:
+    # no event counts, or all windows are unlimited
     newest_at_us: int | None
     age_us: int | None  # the time since `newest_at_us`
     features: dict[str, FeatureNow]

@@ -21,7 +21,7 @@ LINE = b"ann,2024-05-01T00:00:00Z\n"
 @pytest.mark.parametrize("name", ["rows.csv.gz", "rows.tsv.gz", "rows.ndjson.gz"])
 def test_a_packed_text_may_not_become_far_longer(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(bytes(60_000_000)))
-    with pytest.raises(Misuse, match=rf"{name}: unpacked, it has more than \d+ bytes, 100 times its size"):
+    with pytest.raises(Misuse, match=rf"{name}: unpacked, it has more than \d+ bytes \(100 times its size"):
         read_file(tmp_path / name, SOURCE)
 
 
@@ -45,5 +45,7 @@ def test_a_parquet_file_may_not_say_one_row_without_end(tmp_path: Path) -> None:
         return tmp_path / "rows.parquet"
 
     assert read_file(write(300_000), SOURCE).columns.rows == 300_000
-    with pytest.raises(Misuse, match=r"its 3000000 rows would take about 300000000 bytes of memory, 400 times"):
+    with pytest.raises(
+        Misuse, match=r"its 3000000 rows would take about 300000000 bytes of memory, more than 400 times"
+    ):
         read_file(write(3_000_000), SOURCE)

@@ -71,9 +71,9 @@ NOTHING: Any = None
 @pytest.mark.parametrize(
     ("aggregate", "message"),
     [
-        (tt.std("kind", over="1d"), "std cannot be computed of a str. Give a number"),
-        (tt.var("at"), "var cannot be computed of a time"),
-        (tt.decayed_sum("kind", half_life="1d"), "decayed_sum cannot be computed of a str"),
+        (tt.std("kind", over="1d"), "std cannot be computed from a str. Give a number"),
+        (tt.var("at"), "var cannot be computed from a time"),
+        (tt.decayed_sum("kind", half_life="1d"), "decayed_sum cannot be computed from a str"),
         (tt.last("nothing"), "no column 'nothing'"),
         (tt.last_n("x", 0), "last_n of 0 values. Give 1 to 100"),
         (tt.last_n("x", 101), "last_n of 101 values"),
@@ -99,7 +99,7 @@ NOTHING: Any = None
         (tt.sum(YES), "sum of True, which is neither a column's name nor an expression"),
         (tt.count_distinct(YES), "count_distinct of True, which is neither"),
         (tt.latest(YES), "latest of True, which is neither"),
-        (tt.sum(NOTHING), "sum of nothing. Give a column's name or an expression."),
+        (tt.sum(NOTHING), "sum needs values, found None. Give a column's name or an expression."),
         (tt.mean("x", hop="1h"), "hop= needs over="),
     ],
 )
@@ -110,9 +110,9 @@ def test_what_cannot_be_computed_is_refused_by_name(aggregate: Aggregate | Sever
 
 
 def test_two_features_of_one_name_are_refused() -> None:
-    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' makes several features"):
+    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' declares several features"):
         view(x_2=tt.count(), x=tt.last_n("x", 2))
-    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' makes several features"):
+    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' declares several features"):
         view(x=tt.last_n("x", 2), x_2=tt.count())
     with pytest.raises(Misuse, match="is not an aggregate"):
         view(x=ODD)

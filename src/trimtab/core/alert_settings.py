@@ -205,7 +205,7 @@ def _us(key: str, text: str) -> int:
 
 def _check_text(key: str, text: str) -> None:
     if not text or not text.isprintable() or text != text.strip():
-        raise ValueError(f"{key} is empty, or has spaces around it or characters that cannot be there")
+        raise ValueError(f"{key} is empty, or has spaces at an end or characters that cannot be printed")
     if "$" in text and not Template(text).is_valid():
         raise ValueError(f'{key}: a $ begins the name of an environment variable, "$NAME"; write $$ for a dollar')
 

@@ -35,7 +35,10 @@ def decode_layout(body: bytes, source: str) -> Layout:
     try:
         return msgspec.json.decode(body, type=Layout)
     except msgspec.MsgspecError as error:
-        raise Corrupt(f"source {source!r}: the stored positions of its columns cannot be read ({error}).") from error
+        raise Corrupt(
+            f"source {source!r}: the stored positions of its columns cannot be read ({error}). Restore the catalogue "
+            "from a backup."
+        ) from error
 
 
 def layout_with(layout: Layout | None, source: Source) -> Layout:

@@ -386,7 +386,10 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
         for one, aggregate in several.items():
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
-                raise Misuse(f"{what}: two features are called {one!r}; {some!r} makes several features. Rename one.")
+                raise Misuse(
+                    f"{what}: two features are called {one!r}; {some!r} declares several features, {some}_1 and so on. "
+                    "Rename one."
+                )
             out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses anything else
     return out
 
@@ -405,7 +408,7 @@ def check_aggregate(what: str, aggregate: Aggregate, source: Source) -> None:
         raise Misuse(f"{what}: where= is not a truth value. Write a comparison.")
     dtype = "int" if aggregate.of is None else aggregate.of.dtype(source.columns, what)
     if aggregate.traits.numeric and dtype not in ("float", "int", "bool"):
-        raise Misuse(f"{what}: {aggregate.kind} cannot be computed of a {dtype}. Give a number or a comparison.")
+        raise Misuse(f"{what}: {aggregate.kind} cannot be computed from a {dtype}. Give a number or a comparison.")
     keep: Any = aggregate.keep
     if aggregate.kind == "count_distinct" and not (type(keep) is int and 3 <= keep <= MOST_KEPT):
         raise Misuse(f"{what}: count_distinct with k={shown(keep)}. Give 3 to {MOST_KEPT}; larger is more exact.")
@@ -416,7 +419,7 @@ def _check_expressions(what: str, aggregate: Aggregate) -> None:
     of: Any = aggregate.of
     where: Any = aggregate.where
     if of is None and aggregate.kind != "count":
-        raise Misuse(f"{what}: {aggregate.kind} of nothing. Give a column's name or an expression.")
+        raise Misuse(f"{what}: {aggregate.kind} needs values, found None. Give a column's name or an expression.")
     if of is not None and not isinstance(of, Expression):
         raise Misuse(
             f"{what}: {aggregate.kind} of {shown(of)[:_SHOWN]}, which is neither a column's name nor an expression."

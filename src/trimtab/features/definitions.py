@@ -93,8 +93,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         columns = self.by if by is None else _columns_of(by, what)
         if len(columns) != len(self.by):
             raise Misuse(
-                f"{what} {name!r}: the view is computed by {', '.join(self.by)}; by={', '.join(columns)} must name as "
-                "many columns."
+                f"{what} {name!r}: the view has by={', '.join(self.by)}, so by={', '.join(columns)} must name as many "
+                "columns."
             )
         for feature in select or ():
             if feature not in self.features:

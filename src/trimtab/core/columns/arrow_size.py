@@ -132,7 +132,7 @@ class _Size:
         if (begins < 0).any() or (lengths < 0).any() or (begins > len(body)).any():
             raise ValueError("a buffer lies outside its body")
         if sum(lengths.tolist()) > len(body):
-            raise ValueError("a batch claims more than it holds")
+            raise ValueError("the buffers of a batch are longer than the batch")
         compression = batch.table(3)
         if compression is None:
             plain: int = sum(lengths.tolist())

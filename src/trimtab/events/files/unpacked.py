@@ -29,8 +29,8 @@ def check_gzip(path: Path) -> None:
             found += len(block)
             if found > most:
                 raise Misuse(
-                    f"file {path}: unpacked, it has more than {most} bytes, {_TIMES_TEXT} times its size. Check that "
-                    "it is the right file; if it is, unpack it yourself and give the result."
+                    f"file {path}: unpacked, it has more than {most} bytes ({_TIMES_TEXT} times its size plus 4 MiB). "
+                    "Check that it is the right file; if it is, unpack it yourself and give the result."
                 )
 
 
@@ -49,6 +49,7 @@ def check_table(path: Path, rows: int, wanted: Mapping[str, Dtype]) -> None:
     needed = rows * sum(_VALUE_BYTES.get(dtype, 20) for dtype in wanted.values())
     if needed > most:
         raise Misuse(
-            f"file {path}: its {rows} rows would take about {needed} bytes of memory, {_TIMES_TABLE} times its size. "
-            "Check that it is the right file; if it is, give it in parts, or give its rows as a table."
+            f"file {path}: its {rows} rows would take about {needed} bytes of memory, more than {_TIMES_TABLE} times "
+            "its size plus 48 MiB. Check that it is the right file; if it is, give it in parts, or give its rows as a "
+            "table."
         )

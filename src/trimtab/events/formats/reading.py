@@ -88,7 +88,7 @@ def _checked_constants(
     for name, value in given.items():
         if columns.get(name) != "str" or name == key or not isinstance(value, str):
             raise Misuse(
-                f"{what}: constants has {shown(name)[:100]}: {shown(value)[:100]}. Needed: the text of a "
+                f"{what}: constants has {shown(name)[:100]}: {shown(value)[:100]}. A constant must be a text, for a "
                 "column of type str that is not the key."
             )
     return dict(given)

@@ -101,8 +101,8 @@ def log_batches(
             yield in_order(parts)
     except Gap as gap:
         raise Misuse(
-            f"event log: {gap} The missing records were truncated: fill the view from the tables of record (trimtab "
-            "storage materialise)."
+            f"event log: {gap} The missing records were truncated. Fill the view from the tables of record, to which "
+            "`trimtab storage materialise` copies the log."
         ) from gap
 
 

@@ -60,7 +60,7 @@ def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
 
 
 def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return for each Parquet file the DuckDB type of each column, or the name of its Arrow extension type.
+    """Return for each Parquet file the DuckDB type of each column, or what `_extensions` returns for it.
 
     Raises:
         Misuse: A file cannot be read.
@@ -76,7 +76,7 @@ def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
 
 
 def _extended(names: tuple[str, ...], found: ArrowTable, kinds: Mapping[str, str], rows: int) -> ArrowTable:
-    """Mark the values of extension types in a table, and return the table."""
+    """Return a table in which the values of the columns in `kinds` (see `_extensions`) are `Extension` objects."""
     extended = {
         name: [None if value is None else Extension(kind, value) for value in found.columns[name].to_list()]
         for name, kind in kinds.items()
@@ -98,7 +98,10 @@ def parquet_columns(path: Path) -> dict[str, Dtype]:
 
 
 def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
-    """Return by column the types that only the Arrow schema in a Parquet file says: extension types and durations."""
+    """Return by column the types that DuckDB ignores, from a file's Arrow schema: extension types and "duration".
+
+    JSON and UUID are left out, because DuckDB reads them as wanted.
+    """
     pairs = connection.execute(f"SELECT key, value FROM parquet_kv_metadata({_path(path)})").fetchall()
     stored = next((value for key, value in pairs if bytes(key) == b"ARROW:schema"), None)
     found: dict[str, str] = {}

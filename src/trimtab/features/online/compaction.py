@@ -68,8 +68,8 @@ class Compaction:
         self._store = store
         self._plans = {name: ViewPlan(plan.view) for name, plan in store.plans.items()}
         self._left = list(self._plans)  # the views that are still to be processed
-        self._after = b""
-        self._in_index = False
+        self._after = b""  # the last processed key of a state
+        self._in_index = False  # whether the states of the view are done, and its index is processed
 
     def step(self, limit: int = 500) -> Compacted:
         """Process up to `limit` states or index rows in one transaction."""
@@ -79,7 +79,7 @@ class Compaction:
             cursor = cursors.get(plan.cursor_name)
             if cursor is not None and _shrinks(plan):
                 before = plan.keys.states
-                # the view was filled again in the meantime, so begin with it again
+                # if the view was filled again in the meantime, begin again with its new states
                 if place(plan, cursor.generation).keys.states != before:
                     self._after, self._in_index = b"", False
                 found = (

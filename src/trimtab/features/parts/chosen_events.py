@@ -1,4 +1,4 @@
-"""Choose some of the events on disk by hashes, with all versions of their ids."""
+"""Choose the events on disk whose hash is in a list, and all versions of their ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _HASHED_BYTES = 64  # about how much memory DuckDB needs for each hash that rows
 def with_hashes(
     rows: str, hashes: Sequence[Path], to: Path, connection: duckdb.DuckDBPyConnection, memory_bytes: int
 ) -> list[Path]:
-    """Write those rows of a query whose column `h` is among some hashes, in one pass for each part of the hashes.
+    """Write the rows of a query whose column `h` is among the given hashes, and return the files.
+
+    If the hashes do not fit in memory, they are divided into parts. The query runs once for each part.
 
     Args:
         rows: The query.
@@ -45,7 +47,7 @@ def with_all_versions(
     Args:
         events: All records of a source.
         ids: Parquet files with the hashes of the ids, in a column `h`. A hash may occur several times.
-        folder: An existing folder, which the result is read from and which must be kept.
+        folder: An existing folder for files. The result reads from them, so keep them.
         connection: The DuckDB connection.
         memory_bytes: As for `with_hashes`.
     """

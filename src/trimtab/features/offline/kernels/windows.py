@@ -127,6 +127,8 @@ class Window:
         over_us, hop_us, until_us = span
         self.events = events
         self.span = span
+        # each request has the orderly events from `low` to before `high`, and each other event is seen by the requests
+        # from `_start` to before `_stop`
         self.low = events.first if over_us is None else events.since(starts_us(requests.at_us, over_us, hop_us))
         high = events.entered
         self._start = events.other_from

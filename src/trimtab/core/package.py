@@ -33,7 +33,7 @@ def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
             return sorted([*homes, *(one for home in whole for one in import_module(home).__all__)])
         if name in homes:
             return getattr(import_module(homes[name]), name)
-        # Python also asks for modules of the package before it imports them, and for special names
+        # Python also calls this for modules of the package, before it imports them, and for special names
         if whole and not name.startswith("_") and find_spec(f"{package}.{name}") is None:
             for module in map(import_module, whole):
                 if name in module.__all__:

@@ -22,7 +22,7 @@ def mask_url(url: str) -> str:
 
 
 def store_url(scheme: str, path: Path) -> str:
-    """Return the URL of a file or folder for `store.open`. Its name may have any characters.
+    """Return the URL of a file or folder for `store.open`. The path may have any characters, which are escaped.
 
     >>> store_url("lmdb", Path("/srv/what? 100%/online"))
     'lmdb:///srv/what%3F%20100%25/online'
@@ -43,6 +43,6 @@ def in_utf8(path: Path) -> Path:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:
         raise Misuse(
-            f"{os.fsencode(path.absolute())!r}: found a name that is not UTF-8, needed one that is. Rename the folder."
+            f"{os.fsencode(path.absolute())!r}: this path is not UTF-8, but must be. Rename the file or its folders."
         ) from error
     return path

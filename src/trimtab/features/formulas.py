@@ -22,7 +22,7 @@ _as_word = struct.Struct("<d").pack
 def variance(n: int, s1: float, s2: float) -> float:
     """Return the sample variance of at least 2 values.
 
-    `n` is the number of values, `s1` their sum and `s2` the sum of their squares. Both sums are rounded once. # D9
+    `n` is the number of values, `s1` their exact sum, and `s2` that of their squares, each rounded once. # D9
 
     >>> variance(3, 6.0, 14.0)
     1.0

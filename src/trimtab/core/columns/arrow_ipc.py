@@ -70,7 +70,7 @@ def read_ipc(
         TooManyRows: The table has more than `most_rows` rows.
         TooLarge: The decoded data would be too large.
         NoPyarrow: pyarrow is not installed.
-        Misuse: The bytes are not Arrow data, are damaged, or have a wanted column of a type that no table can have.
+        Misuse: The bytes are not Arrow data, are damaged, or have a wanted column of a type that cannot be read.
     """
     if not is_ipc(data):
         raise Misuse(

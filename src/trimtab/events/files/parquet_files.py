@@ -100,7 +100,7 @@ def parquet_columns(path: Path) -> dict[str, Dtype]:
 def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
     """Return by column the types that DuckDB ignores, from a file's Arrow schema: extension types and "duration".
 
-    JSON and UUID are left out, because DuckDB reads them as wanted.
+    JSON and UUID are left out, because their values become texts anyway.
     """
     pairs = connection.execute(f"SELECT key, value FROM parquet_kv_metadata({_path(path)})").fetchall()
     stored = next((value for key, value in pairs if bytes(key) == b"ARROW:schema"), None)

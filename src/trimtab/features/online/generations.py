@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.packed.plan import ViewPlan
 
-# a name in the record of positions is the hexadecimal id of a view, with one of these before it:
+# In the record of positions, states that are read have the hexadecimal id of their view as name. Other names begin with
+# one of these signs, followed by the id:
 GOING = "!"  # the view's states are being deleted
 FILLING = "+"  # the view is being filled, and these new states are not read yet
 LEFT = "-"  # these states are no longer read; the generation follows the id

@@ -1,4 +1,4 @@
-"""Parquet files as the history of a source. Where needed, columns are converted first, by the rules of `ingest`."""
+"""Parquet files as the history of a source. If needed, they are converted first, by the rules of `ingest`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Compute the states of a view from a whole history. They give the same values as records applied one by one. # D31
 
 Rows are processed entity by entity, and for each entity in the order of event times, so that each state is only encoded
-once. To limit the memory, a long history is read several times, each time for a part of the entities.
+once. To limit the memory, a long history is read several times, each time for a part of the entities. In a source with
+a key, events can move from one entity to another, so each time is for a part of the event ids, whose versions are
+stored. Then the states are computed from the stored versions, part by part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Series: the values that events give to the features of a view. Features of the same values share a series."""
+"""Series: the values that events give to the features of a view. Features that need the same values share a series."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class ViewSeries:
         self.values: EventValues
 
     def of(self, name: str, aggregate: Aggregate, view: View) -> Series:
-        """Return the series of a feature. Features of the same values share a series."""
+        """Return the series of a feature, which is shared by all features that need the same values."""
         content = content_hash((aggregate.of, aggregate.where))
         if content not in self.stated:
             what = f"view {view.name!r}, feature {name!r}"

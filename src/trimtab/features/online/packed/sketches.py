@@ -14,7 +14,7 @@ two lists of equal length: when each tile begins, and the sketch of each tile, w
 
 To remove a row, the sketch of its tile is made again from the other rows. If rows are never removed (the source has no
 key) and all windows end at the time of the request, `prune` drops from older tiles what newer tiles make unnecessary. A
-state then has about `keep` last rows, or at most about 8 * `keep` hashes; otherwise each tile has `keep` of them. # D14
+state then has about `keep` last rows, or at most about 8 * `keep` hashes; otherwise, each tile has up to `keep`. # D14
 """
 
 from __future__ import annotations

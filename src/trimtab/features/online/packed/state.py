@@ -129,7 +129,8 @@ class EntityState:
     def repeat(self, row: Row) -> bool:
         """Apply a record that repeats an event. The event takes the record's known-at time and position if earlier.
 
-        Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then these do not matter.
+        Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then the time and the position
+        do not matter any more.
         """
         found = False
         for rows in (self.unsealed, self.latest_rows):

@@ -43,7 +43,7 @@ class Ties:
         self._least = _place(state.latest_rows[0]) if state.latest_rows else []
 
     def new(self, rows: list[Row], count: Counter[str]) -> list[Row]:
-        """Find the new rows that repeat a stored row. The stored row takes their known-at time if it is earlier.
+        """Find the new rows that repeat a stored row. The stored row takes the known-at time and position if earlier.
 
         Return the other rows. If the view has windows, return all rows.
         """

@@ -161,7 +161,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelWait:
-    """Computations with the wait for labels. A class that has `wait_us` inherits from this."""
+    """The times that follow from how long labels are waited for. A class that has `wait_us` inherits from this."""
 
     __slots__ = ()
     wait_us: int

@@ -17,9 +17,9 @@ _ALWAYS_US = -(2**62)  # before all requests
 def as_known_now(frame: EventFrame, known_by_us: int = NEVER_US) -> EventFrame:
     """Return a source's events as if each had been known from its event time on.
 
-    Of the versions of an event that were known by `known_by_us`, only the newest counts. Known-at times are now all the
-    same, but they also decide the order of events with equal times. So the new position of each event is its index in
-    the old order: by (event time, known at, partition, position).
+    Of the versions of an event that were known by `known_by_us`, only the newest counts. All known-at times become the
+    same, but the order of events with equal times, which depends on known-at times, stays: the new position of an event
+    is its index in the old order by (event time, known at, partition, position).
     """
     if known_by_us != NEVER_US:
         frame = frame.take(frame.known_at_us <= known_by_us)

@@ -24,8 +24,8 @@ LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAV
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
 _FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
 _SUMS = ("requests", "failures", "degraded", "refused", "repeats")
-_ZERO = 1_100  # larger than every exponent of a float
-_VERSIONS = 64  # the maximum number of versions and arms that are counted; the oldest are dropped
+_ZERO = 1_100  # added to the exponent of a score, so that every positive score has a positive bucket
+_VERSIONS = 64  # an endpoint counts at most this many pairs of version and arm; then the oldest is dropped
 
 
 class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,12 +38,12 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     version: str  # the id of the version
     arm: str
     requests: int = 0  # requests that were routed to this arm
-    failures: int = 0  # requests whose features or model failed, even if another answer was given
+    failures: int = 0  # requests whose features or model failed, even if a fallback or the champion answered
     degraded: int = 0  # requests that got a degraded response
     refused: int = 0  # requests refused (429) because too many were in flight
     repeats: int = 0  # scores that equal the previous score
-    latencies: dict[int, int] = {}  # latencies by bucket, the index of its upper edge in `LATENCY_EDGES_S`
-    scores: dict[int, int] = {}  # scores by bucket (see `score_bucket`)
+    latencies: dict[int, int] = {}  # number of requests by bucket; bucket n ends at `LATENCY_EDGES_S[n]`
+    scores: dict[int, int] = {}  # number of scores by bucket (see `score_bucket`)
 
     @property
     def timed(self) -> int:
@@ -52,7 +52,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     @property
     def scored(self) -> int:
-        """Return the number of scores that this version itself gave.
+        """Return the number of scores that this version computed, without those of degraded responses.
 
         A request with several rows counts as one score.
         """
@@ -125,7 +125,7 @@ class ArmCounts:
         if len(made) != 1 and not shared:
             if made:
                 self.requests += 1
-                self._count(max(made, key=_is_flagged))
+                self._count(max(made, key=_is_flagged))  # the first flagged row counts, or else the first row
             return
         bucket, latencies = bisect_left(LATENCY_EDGES_S, taken_s), self.latencies
         for one in made:
@@ -146,7 +146,7 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count answers that another version gave in place of this version, which failed."""
+        """Count requests as degraded if this version failed and `made`, the answers given instead, are degraded."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 
@@ -156,7 +156,7 @@ class ArmCounts:
             model=self._of.model,
             version=self._of.version,
             arm=self._of.arm,
-            failures=self.failures,  # read before `requests`, because another thread may count meanwhile
+            failures=self.failures,  # read before `requests`, so that it is never larger, even if another thread counts
             degraded=self.degraded,
             repeats=self.repeats,
             scores=dict(self._scores),

@@ -103,7 +103,7 @@ def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, sin
 def merge_metrics(catalog: Catalog, now_us: int) -> int:
     """Merge old minutes into hours, remove old hours, and return the number of removed records.
 
-    Only one process may do this at a time.
+    Only one process may call this at a time. Other processes may write their counts meanwhile.
     """
     minutes: dict[str, list[Record]] = {}
     removed = 0
@@ -126,7 +126,7 @@ def merge_metrics(catalog: Catalog, now_us: int) -> int:
         changes.append(Put(KIND, key, msgspec.json.encode(whole), 0 if before is None else before.revision))
         try:
             catalog.write(changes)
-        except Conflict:  # another process is writing these records; the next call merges them
+        except Conflict:  # a process has changed one of these records since; the next call merges them
             continue
         removed += len(records)
     return removed

@@ -30,7 +30,7 @@ class ArmShares(msgspec.Struct, frozen=True, kw_only=True):
 
     canary: float = 0.0
     shadow: float = 0.0
-    # the name of the experiment that decides which requests the canary gets, and when it last changed the shares
+    # the name of the experiment that decides which requests the canary gets, and the time at which it set `canary`
     experiment: str | msgspec.UnsetType = msgspec.UNSET
     changed_at_us: int | msgspec.UnsetType = msgspec.UNSET
 
@@ -96,7 +96,7 @@ class Canary(msgspec.Struct, frozen=True, eq=False):
     answerer: Answerer
     share: Split
     shares: ArmShares | None = None  # the stored shares that `share` was made from
-    unanswered: Unanswered | None = None  # is told of requests that got no answer, and why
+    unanswered: Unanswered | None = None  # called with requests that got no answer, and the error
 
 
 class ShadowMetrics:
@@ -104,15 +104,15 @@ class ShadowMetrics:
 
     def __init__(self) -> None:
         self.answered = 0  # answered and logged
-        self.dropped = 0  # not answered in time, or answered but not logged
+        self.dropped = 0  # dropped while they waited, or answered but not logged
         self.failed = 0
 
 
 class Shadow:
     """A version that answers a share of the requests as well, but only for the log.
 
-    The method `work` answers the waiting requests. Requests that wait too long are dropped and counted. The shadow has
-    its own circuit breaker for reading features.
+    The method `work` answers the waiting requests. If more than 1,000 requests wait, the oldest are dropped and
+    counted. The shadow has its own circuit breaker for reading features.
 
     Args:
         answerer: The version.
@@ -137,7 +137,7 @@ class Shadow:
         """Add requests that the champion has answered to the waiting requests."""
         waiting = self._waiting
         unseen = len(rows) - SHADOWED_AT_MOST
-        if unseen > 0:  # too many to keep: only estimate how many of them are in the share
+        if unseen > 0:  # more than can wait: drop the first ones, and only estimate how many are in the share
             self.counts.dropped += round(unseen * self.share.share)
             rows = rows[unseen:]
         try:

@@ -32,7 +32,7 @@ CANARY_FAILED = "canary_failed"  # the flag of an answer that the champion gave 
 _KNOWN = 8
 _throttled = ThrottledLogger(logging.getLogger(__name__))
 
-# a new prediction, which must be logged, or the JSON of a stored answer, which its batch has logged
+# a new prediction, which must still be logged, or the JSON of a stored answer, logged when its batch was scored
 Prepared: TypeAlias = Prediction | bytes
 
 
@@ -80,7 +80,7 @@ class Endpoint:
         self.flags: tuple[str, ...] = ()  # flags of live answers: `BEHIND` while events are not applied
         self._state: Answerer | _Unloaded | None = None  # None until the first version is deployed
         self._served: dict[str, ServedVersion] = {}  # by id: the newest versions; this dict is replaced, never changed
-        self._labels: dict[str, str] = {}  # by id: the names of all versions that ever answered
+        self._labels: dict[str, str] = {}  # by id: the names of all versions that were ever known here
 
     @property
     def ready(self) -> bool:
@@ -160,12 +160,15 @@ class Endpoint:
         self.batched.costs = costs
 
     def unload(self, load: Callable[[], object]) -> None:
-        """Release the version. Before the next answer, `load` is called, which swaps the version in again or raises."""
+        """Release the version. Before the next answer, `load` is called. It must call `swap`, or raise an error."""
         self.canary = self.shadow = None
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Set whether the features stand still, because events are no longer applied. If so, answers are flagged."""
+        """Set whether events are no longer applied to online features (`stands`).
+
+        If so, answers of a version that reads online features are flagged with `BEHIND`.
+        """
         answerer = self.loaded
         reads = answerer is None or answerer.readers.reads_state
         self.flags = (BEHIND,) if stands and reads else ()
@@ -180,7 +183,7 @@ class Endpoint:
         self._served = dict([*known.items(), (served.version, served)][-_KNOWN:])
 
     def label(self, version: str) -> str:
-        """Return the name of a version as shown in answers, or its id if it never answered."""
+        """Return the name of a version as shown in answers, or its id if the version was never known here."""
         return self._labels.get(version, version)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], *, at: str | int | dt.datetime | None = None) -> list[Answer]:
@@ -248,7 +251,10 @@ class Endpoint:
         return prepared
 
     def _fails_all(self, error: Exception) -> bool:
-        """Return whether this error of a shared call would also occur for each row alone."""
+        """Return whether this error of a shared call would also occur for each row alone.
+
+        If there are stored answers, a degradation policy or a canary, each row may fare differently: return False.
+        """
         return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
     def _look_up(self, precomputed: Precomputed, row: Row, key: str, version: str, now_us: int) -> Looked:
@@ -274,7 +280,7 @@ class Endpoint:
             try:
                 return self._split(canary, answerer, rows, flags, deadline_s, shared)
             except Exception as error:
-                # rows of a shared call are answered one by one, unless the error is that of all of them
+                # if the rows of a shared call will be tried again one by one, `unanswered` is only called then
                 if canary.unanswered is not None and (not shared or self._fails_all(error)):
                     canary.unanswered(rows, error)
                 raise
@@ -287,7 +293,7 @@ class Endpoint:
         try:
             made = self._predict_here(answerer, rows, flags, deadline_s, shared)
         except Exception as error:
-            if not shared or self._fails_all(error):  # otherwise rows are answered one by one later, and counted there
+            if not shared or self._fails_all(error):  # otherwise each row is tried again alone, and counted then
                 counts.failed(len(rows) if shared else 1)
             raise
         counts.answered(made, perf_counter() - begun_s, shared)
@@ -313,7 +319,7 @@ class Endpoint:
 
         If the canary fails, the champion answers the rows of the share as well.
         """
-        taken, its = [True] * len(rows), rows  # assume that all rows are in the share, until the share is computed
+        taken, its = [True] * len(rows), rows  # if `holds` fails for a row, the champion answers all rows
         counts = self.counts.of(canary.answerer.served)
         try:
             taken = [canary.share.holds(row) for row in rows]
@@ -321,7 +327,7 @@ class Endpoint:
             begun_s = perf_counter()
             theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
             counts.answered(theirs, perf_counter() - begun_s, shared)
-        except Late:  # the policy has no fallback; rows of a shared call are answered one by one later
+        except Late:  # no fallback could answer; each row of a shared call is tried again alone, and counted then
             if not shared:
                 counts.failed(1)
             raise

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-_NAMED = 20  # this many of the newest examples that were set aside are kept by name
-_PROBES = 100  # the number of examples used to test whether a learner still works
+_NAMED = 20  # the saved state lists at most this many examples that were set aside, the newest ones
+_PROBES = 100  # at most this many new examples are tried to find out whether a learner refuses everything
 _LONGEST_WHY = 300
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Example(msgspec.Struct, frozen=True, gc=False):
     label: float
     known_at_us: int
     request_id: str = ""
-    fault: str = ""  # why the example cannot be learnt from, if this is known before
+    fault: str = ""  # a reason, known to the caller, why the example cannot be learnt from
 
 
 class SetAside(msgspec.Struct, frozen=True):
@@ -66,8 +66,8 @@ class SetAside(msgspec.Struct, frozen=True):
 class Learnt(msgspec.Struct, frozen=True):
     """The saved progress of a learner: what it has learnt and set aside so far."""
 
-    until_us: int
-    examples: int
+    until_us: int  # examples that became known up to this time were learnt or set aside
+    examples: int  # how many were learnt
     set_aside: int
     newest_aside: list[SetAside]
 
@@ -82,7 +82,7 @@ class LearnerState(msgspec.Struct, frozen=True, array_like=True):
     state: bytes
     set_aside: int = 0
     newest_aside: list[SetAside] = []
-    last: Example | None = None
+    last: Example | None = None  # the newest example that was learnt
 
 
 def learner_name(model: str, version: str) -> str:
@@ -117,9 +117,9 @@ def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
 class OnlineDeployment:
     """A learner that is saved together with its progress in one write, so that each label is learnt exactly once.
 
-    An example that the learner refuses, alone or together with others, is set aside in the same write, and learning
-    continues. A learner that refuses even examples that it learnt before is broken. Then nothing is set aside, and an
-    error is raised.
+    If the learner raises an error for a block of examples, each example that it refuses alone is set aside in the same
+    write, and the others are learnt. If it refuses all examples that are tried, and among them the last one that it has
+    learnt, the learner is broken: nothing is set aside, and its error is raised.
 
     This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved, so answers do not wait
     for learning, and none comes from a learner that has learnt only a part of a block.
@@ -144,7 +144,7 @@ class OnlineDeployment:
         self._initial = LearnerState(FORMAT, -(2**63), {}, 0, learner.state())
         self._stored: bytes | None = None
         self.saved = self._initial
-        self._shown: Learner
+        self._shown: Learner  # the copy of the learner that answers
         self._dirty = False  # whether the learner's state may differ from `saved`
         self._restore()
 
@@ -180,14 +180,14 @@ class OnlineDeployment:
         Returns the number of learnt examples. If the call fails, nothing was learnt, and it can be repeated.
 
         Args:
-            examples: All examples of that time, in the order in which they became known. Older ones are skipped.
-                Examples of an unfinished block must be given again in a later call.
-            until_us: A time before which no further label can become known.
+            examples: All examples that became known in this time, in this order. Older ones are skipped. Examples of
+                an unfinished block must be given again in a later call.
+            until_us: A time. No further label can become known at this time or earlier.
             positions: The positions up to which the event log was read. They are saved with the state.
 
         Raises:
             Misuse: The examples are out of order, or became known after `until_us`.
-            Exception: The learner is broken, and this is its own error.
+            Exception: The learner's own error: it is broken, or it refuses examples together that it accepts alone.
         """
         times = [e.known_at_us for e in examples]
         if times != sorted(times):
@@ -234,7 +234,7 @@ class OnlineDeployment:
         return [one for block in blocks for one in self._learn_carefully(block, new)]
 
     def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
-        """Learn from a block without the examples that the learner refuses. Return these as set aside."""
+        """Learn from a block, except from the examples that the learner refuses alone. Return those."""
         before = copy.deepcopy(self._learner)
         faults = {id(e): e.fault for e in block if e.fault}
         rest = [e for e in block if not e.fault]
@@ -244,7 +244,7 @@ class OnlineDeployment:
             usable = [e for e in new if not e.fault]
             probes = [*([] if self.saved.last is None else [self.saved.last]), *usable[:: 1 + len(usable) // _PROBES]]
             if isinstance(error, MemoryError) or all(_refusal(before, [one]) for one in probes):
-                raise
+                raise  # not the examples are at fault, but the learner
             found = _refused(before, rest)
             faults |= found
             rest = [e for e in rest if id(e) not in found]
@@ -270,7 +270,7 @@ class OnlineDeployment:
         self._stored, self.saved = stored, saved
 
     def _restore(self) -> None:
-        """Load the saved state. If this fails, the next call tries again before it does anything else."""
+        """Load the saved state. If this fails, the next call of `learn` or `follow` first tries again."""
         stored = self._store.get(self._key)
         saved = self._initial if stored is None else _read(self.name, stored)
         self._dirty = True
@@ -321,7 +321,10 @@ def _refusal(learner: Learner, rows: Sequence[Example]) -> str:
 
 
 def _refused(learner: Learner, rows: Sequence[Example]) -> dict[int, str]:
-    """Find by halving the rows that a learner refuses alone. Return the error of each, by `id` of the row."""
+    """Return the rows that a learner refuses alone: for each its `id()` and the error.
+
+    Rows that are refused together are divided into two halves, which are tried in the same way. `learner` stays as is.
+    """
     why = _refusal(learner, rows)
     if not why:
         return {}

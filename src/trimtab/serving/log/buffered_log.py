@@ -18,7 +18,7 @@ from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.ports import Copyable, Log, LogRecord
 
 TOGETHER = 256  # this many buffered payloads are written together
-MAINTENANCE_BYTES = 4 << 20  # bytes written to the log between two times of maintenance
+MAINTENANCE_BYTES = 4 << 20  # after this many written bytes, the log needs maintenance
 _LATER_S = 0.05  # how long payloads wait, so that more are written together
 _RETRY_S = 1.0  # pause after a failed write
 _RECOVER_S = 10.0  # time between two searches for buffer files of killed processes
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 
 class BufferedLog:
-    """A `Log` of predictions: another log, with a buffer before it. Many threads may use it.
+    """A `Log` of predictions that buffers payloads before it writes them to another log. Many threads may use it.
 
     The buffer is in a spool: a memory-mapped file, whose content survives the end of the process. If the process is
     killed, nothing is lost. A power cut may lose the buffer, as with any log that does not wait for the disk. The
@@ -49,7 +49,7 @@ class BufferedLog:
         self._writing = threading.Lock()  # protects writes to the log and its maintenance; taken before `_mutex`
         self._spool: Spool | None = None
         self._payloads: list[bytes] = []
-        self._in_doubt = 0  # how many of the first payloads were in an interrupted write
+        self._in_doubt = 0  # the first payloads that may be in the log already, because their write was interrupted
         self._written_bytes = 0  # bytes written since the last maintenance
         self._retry_at_s = 0.0  # after a failure: the time before which writing is not tried again
         self._recover_at_s = 0.0  # the time of the next search for spools of killed processes
@@ -123,7 +123,7 @@ class BufferedLog:
         self._check_process()
         if not wait and self._writing.locked():
             return False
-        with self._writing:  # with `acquire` and `try`, an interrupt in between would leave the lock held. # D170
+        with self._writing:  # `with`, because an interrupt between `acquire` and `try` would leave it locked. # D170
             self._write()
         return True
 
@@ -171,6 +171,7 @@ class BufferedLog:
         self._moved(self._in_doubt if there else 0)
 
     def _moved(self, count: int) -> None:
+        """Remove the first `count` payloads from the buffer, because they are in the log."""
         with self._mutex:
             del self._payloads[:count]
             if not self._payloads and self._spool is not None:

@@ -19,12 +19,12 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import encode
 
 SLOW_S = 0.005  # if appends usually take longer than this, they are made in a thread
-_LOOKS = 4  # how many iterations of the event loop a group waits for more predictions
+_LOOKS = 4  # a group waits at most this many iterations of the event loop for more predictions
 _WEIGHT = 0.1  # the weight of the newest append in the moving average `usual_s`
 _RETRY_AFTER = 256  # after this many appends in the thread, appending in the event loop is tried again
 _FINISHED_TOGETHER = 32  # the maximum number of answers completed in one iteration of the loop
 _LATER_S = 0.02  # how long buffered predictions wait, so that more are written together
-_APPEND_BYTES = 8 << 10  # an append writes at least this many bytes to the disk
+_APPEND_BYTES = 8 << 10  # each append counts as this many written bytes, in addition to its payloads
 _logger = logging.getLogger(__name__)
 
 _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
@@ -33,10 +33,10 @@ _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
 class GroupCommit:
     """Appends predictions for all tasks of one event loop. A task sends its answer when its predictions are in the log.
 
-    The predictions made in one iteration of the loop are appended together at its end. As long as appends, with their
-    disk syncs, are fast, they are made in the loop itself, because switching to a thread would take longer. Slow
-    appends are made in a thread, and predictions that arrive meanwhile share the next append. Maintenance of the log
-    runs in that thread as well, and appends wait for it.  # D108
+    The predictions made in one iteration of the loop are appended together: at its end, or up to four iterations later
+    as long as more arrive. While appends, with their disk syncs, are fast, they are made in the loop itself, because
+    switching to a thread would take longer. Slow appends are made in a thread, and predictions that arrive meanwhile
+    share the next append. Maintenance of the log runs in that thread as well, and appends wait for it.  # D108
 
     If the log is a `BufferedLog`, answers are sent as soon as their predictions are in the buffer. The loop writes the
     buffer to the log some milliseconds later. While the log cannot be written, predictions stay in the buffer and
@@ -54,7 +54,7 @@ class GroupCommit:
         self._buffer = log.log if isinstance(log.log, BufferedLog) else None
         self._health = LogHealth(failing)
         self._timer: asyncio.TimerHandle | None = None  # the timer for writing the buffer
-        self._turn: list[_Waiting] = []  # predictions to append at the end of this iteration
+        self._turn: list[_Waiting] = []  # predictions to append in the loop, at the end of an iteration
         self._handed: list[_Waiting] = []  # predictions to append in the thread
         self._mutex = threading.Lock()  # protects `_handed`
         self._in_loop = True
@@ -156,9 +156,8 @@ class GroupCommit:
     def _flush(self, loop: asyncio.AbstractEventLoop, seen: int, looks: int) -> None:
         if self._in_maintenance:
             return  # `_maintained` appends the predictions
-        if (
-            looks and len(self._turn) > seen
-        ):  # wait, because clients that were just answered may send their next requests now
+        # if more predictions came, wait: clients that were just answered may send their next requests now
+        if looks and len(self._turn) > seen:
             loop.call_soon(self._flush, loop, len(self._turn), looks - 1)
             return
         self._append_turn()
@@ -191,9 +190,8 @@ class GroupCommit:
         """Complete futures in the event loop, after an append in the thread."""
         self._finish(waiting, error)
         self._in_thread += 1
-        if (
-            self._in_thread >= _RETRY_AFTER and not self._in_loop
-        ):  # times in the thread are too long, because they include the wait for the thread
+        # do not judge by `usual_s`: times measured in the thread are longer, because threads wait for each other
+        if self._in_thread >= _RETRY_AFTER and not self._in_loop:
             self._in_loop, self.usual_s = True, SLOW_S / 2
 
     def _finish(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:

@@ -18,8 +18,8 @@ class LockedMmap(Closing):
     Args:
         path: The file. It is created if it does not exist.
         lock: The lock of the file. It is released if the file cannot be created.
-        size_bytes: The length of the file. A file of another length is replaced. Its space is allocated at once, so
-            that later writes do not fail because the disk is full.
+        size_bytes: The length of the file. A file of another length is emptied first. The space is allocated at once,
+            so that later writes do not fail because the disk is full.
     """
 
     def __init__(self, path: Path, lock: FileLock, size_bytes: int) -> None:

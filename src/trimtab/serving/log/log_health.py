@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-_STALE_S = 5.0  # an older failure is forgotten, because no request has tried the log since
+_STALE_S = 5.0  # an older failure is forgotten if nothing waits to be written (see `current`)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
@@ -33,12 +33,13 @@ class LogHealth:
     def current(self, *, waits: bool, known_at_once: bool) -> Exception | None:
         """Return the error that prevents writes to the log now, or None.
 
-        A process that is not ready gets no requests, so it would never try the log again. Therefore an error is
-        forgotten after five seconds, unless something is waiting to be written.
+        A process with an error reports that it is not ready. Then it gets no requests, so it would never try the log
+        again. Therefore an error is forgotten after five seconds, unless something is waiting to be written.
 
         Args:
             waits: Whether something is waiting to be written. If so, writing is tried again without a request.
-            known_at_once: Whether the log works again if nothing is waiting, as with a buffer.
+            known_at_once: Whether the log must work again if nothing is waiting, because only a successful write
+                empties the buffer. If so, the error is forgotten at once.
         """
         stale = known_at_once or perf_counter() - self._failed_at_s > _STALE_S
         if self.error is not None and not waits and stale:

@@ -90,11 +90,14 @@ class LoggedLate:
 def check_search(deadline_s: float | None) -> None:
     """Raise `Late` if a search for a prediction has passed its deadline (a time of `perf_counter`)."""
     if deadline_s is not None and perf_counter() > deadline_s:
-        raise Late("prediction log: the deadline passed during the search. Send the request again: it continues there.")
+        raise Late(
+            "prediction log: the deadline passed during the search. Send the request again: then the search continues "
+            "where it stopped."
+        )
 
 
 def holds_id(payload: bytes, needle: bytes) -> bool:
-    """Return whether a payload begins with an id. This also works for a prediction that was erased."""
+    """Return whether an id (`needle`) is that of a payload. This also works for a prediction that was erased."""
     return payload.find(needle, 0, len(needle) + _HEAD_BYTES) >= 0
 
 
@@ -105,9 +108,8 @@ def _extended(block: _Block, records: list[LogRecord], end: int) -> _Block:
     for record in records:
         if record.appended_at_us != appended_at_us:
             appended_at_us = record.appended_at_us
-            soon = id_front(
-                max(0, appended_at_us - SOON_US + 999)
-            ).encode()  # rounded up, so that records whose ids begin with an earlier time are late
+            # the first id that is not late: made `SOON_US` before, rounded up to the milliseconds of ids
+            soon = id_front(max(0, appended_at_us - SOON_US + 999)).encode()
         at = record.payload.find(_PREFIX, 0, _HEAD_BYTES + len(_PREFIX))
         front = record.payload[at : at + _FRONT_BYTES]
         if front < soon and at >= 0:

@@ -1,4 +1,4 @@
-"""Ids of predictions. They contain the time at which they were made, sort by it, and take less than a microsecond."""
+"""Ids of predictions. An id contains the time at which it was made. Ids sort by this time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class PredictionIds:
                     f"clock: it shows {format_time(1_000 * now_ms)}, but the ids of predictions need 1970 or later. "
                     "Set the machine's clock."
                 )
-            if again or now_ms > ms:  # unless another thread has advanced it meanwhile
+            if again or now_ms > ms:  # otherwise another thread has advanced `_newest` meanwhile
                 ms = max(now_ms, ms + 1)
                 self._newest = ms, _letters(ms, 5)
             return self._newest

@@ -135,8 +135,8 @@ class PredictionLog:
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
         """Return the record of the prediction with an id, even if it was erased, or None if it is not in the log.
 
-        Most records were appended at the time in the id, and are found there. A record that was logged later can be
-        anywhere after that time.  # D123
+        Most records were appended within a second after the time in the id, and are searched there first. A record that
+        was logged later can be anywhere behind.  # D123
 
         Raises:
             Late: The deadline (a time of `perf_counter`) has passed.
@@ -162,7 +162,10 @@ class PredictionLog:
     def _look_near(
         self, partition: str, after: int, made_at_us: int, needle: bytes, deadline_s: float | None
     ) -> tuple[LogRecord | None, int]:
-        """Return the record if it was appended within `SOON_US` after it was made, and the position reached."""
+        """Search for a record that was appended within `SOON_US` after it was made.
+
+        Return the record or None, and the position up to which was searched.
+        """
         limit = _FIRST_READ
         while True:
             check_search(deadline_s)
@@ -184,7 +187,9 @@ class PredictionLog:
         while seen < rows:
             records = self.log.read(partition, first - 1 + seen, limit=min(_BLOCK, rows - seen))
             if not records or records[0].position != first + seen:
-                raise NotFound(f"prediction log, {partition}: nothing at {first + seen}; has it been truncated?")
+                raise NotFound(
+                    f"prediction log, {partition}: no record at position {first + seen}. Was the log truncated?"
+                )
             seen += len(records)
             found += _decoded(records, None)
         return found
@@ -227,7 +232,8 @@ class PredictionLog:
 
 def _decoded(records: Iterable[LogRecord], model: str | None) -> list[Prediction]:
     """Return the predictions in these records, of one model or of all, without those that were erased."""
-    named = b"" if model is None else encode_value(model)  # most predictions of other models are skipped
+    # a fast test before decoding: a payload of a known format without these bytes is of another model
+    named = b"" if model is None else encode_value(model)
     block = [
         decode(one.payload, one.partition, one.position)
         for one in records

@@ -1,7 +1,7 @@
 """The record of a prediction: its encoding in the log, its columns in a table, and a form for people.
 
-All three follow the fields of `core.records.Prediction`. A new last field with a default needs no change here to be
-written and read. To show the field, add a line to `LoggedPrediction` or to `_COLUMNS`.
+All three follow the fields of `core.records.Prediction`. If that gets a new last field with a default, the field is
+written and read without a change here. To show it, add a line to `LoggedPrediction` or to `_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Prediction
 from trimtab.features.frames import NO_VIEW, REASONS
 
-FORMAT = b"\x01"  # first byte of a payload; then a msgpack array of the fields in order, without defaults at its end
-CLASSES = b"\x02"  # first byte of a prediction with several classes, which has `scores`: all fields. # D76
+# first byte of a payload without `scores`; then a msgpack array of all fields in order, or of those before `scores` if
+# the others have their defaults
+FORMAT = b"\x01"
+CLASSES = b"\x02"  # first byte of a payload with `scores` (of several classes); then an array of all fields. # D76
 ERASED = b"\x00"  # first byte of an erased prediction; then its identifier. # D26
 KNOWN = FORMAT, CLASSES
 _FIELDS = Prediction.__struct_fields__
@@ -47,7 +49,8 @@ def encode(prediction: Prediction) -> bytes:
 def payload_writer(given: Sequence[str], common: Mapping[str, object]) -> Callable[..., bytes]:
     """Make a function that writes payloads of predictions that share most fields.
 
-    The payloads have the bytes of `encode`. Generated code makes them directly, because each live answer needs it.
+    The payloads are those of `encode`, but are made faster, because each live answer needs one: the code is generated
+    for these fields, and the shared fields are encoded only once.
 
     Args:
         given: The fields that the function takes, in this order.
@@ -144,7 +147,7 @@ def payload_id(payload: bytes) -> str:
 
 
 class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A row of the prediction log, readable."""
+    """A prediction from the log, in a form for people."""
 
     id: str
     request_id: str
@@ -157,7 +160,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     positions: dict[str, int]
     score: float
     request: list[Any]  # the columns of the request, in declared order
-    values: list[float]  # the model inputs, with null for NaN
+    values: list[float]  # the model inputs; in JSON, NaN becomes null
     reasons: list[str | None]  # by input: why its value is missing; None if the input does not come from a view
     flags: tuple[str, ...]
     prediction: str | None = None  # only with several classes: the most likely class
@@ -181,7 +184,7 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
     """Return the scalar fields of predictions: id, request_id, model, version, arm, mode, made_at, at, score.
 
     With `classes`, the result also has a column `prediction`, and a column `scores.NAME` for each class. If the version
-    did not know a class, the score of the class is 0. If the version answered with a single number, it is null.
+    did not know a class, the score of the class is 0. If it answered with a single number, all these scores are null.
     """
     shared: dict[str, str] = {}  # equal texts share one object, which saves memory for millions of rows
     found: dict[str, tuple[Dtype, list[Any]]] = {}

@@ -18,7 +18,8 @@ from trimtab.serving.log.prediction_record import decode, payload_id
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
-# room for a third of a second of answers, because maintenance of the log may take that long; part of the format
+# room for the answers of a third of a second, because maintenance of the log may take that long; do not change this
+# number: a spool of another size is emptied when it is opened
 SIZE_BYTES = 4 << 20
 _MAGIC = b"trSp\x01\0\0\0"  # the last byte before the zeros is the version of the format
 _USED = struct.Struct("<q")
@@ -44,10 +45,10 @@ class Spool(Closing):
     def __init__(self, directory: Path, log: PredictionLog) -> None:
         try:
             make_folder(directory)
-            self.recovered = recover_spools(directory, log)  # how many predictions in spools the log lacked
+            self.recovered = recover_spools(directory, log)  # the number of predictions moved from spools to the log
             self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
-                self.recovered += _emptied(self._file.memory, log)  # its previous process may have died just now
+                self.recovered += _emptied(self._file.memory, log)  # its last process may have died just now
             except BaseException:
                 self._file.close()
                 raise
@@ -67,7 +68,7 @@ class Spool(Closing):
         view = self._map
         view[at:end] = framed
         self._used = used = end - _BEGIN
-        # written last, because this number makes the payloads valid; not with `pack_into`, which first writes zeros
+        # written last, because it makes the payloads valid; not with `pack_into`, which would first write zeros there
         view[8:_BEGIN] = _pack_used(used)
         return True
 
@@ -85,7 +86,7 @@ def _framed(payload: bytes) -> bytes:
 
 
 def recover_spools(directory: Path, log: PredictionLog) -> int:
-    """Append the payloads in spools of dead processes to the log, and return how many predictions the log lacked.
+    """Append those payloads in spools of dead processes that the log lacks, and return their number.
 
     Raises:
         Unavailable: The spools cannot be read, or the log cannot be written.
@@ -97,7 +98,7 @@ def recover_spools(directory: Path, log: PredictionLog) -> int:
 
 
 def remove_spools(directory: Path, log: PredictionLog) -> None:
-    """Append the payloads in all spools to the log, and delete the spools, because they may contain old data.
+    """Append the payloads in all spools to the log, and delete the spools, so that no copy of the data is left.
 
     Raises:
         Conflict: A living process uses a spool. Some spools of dead processes may already be deleted.
@@ -129,7 +130,7 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     """Append those payloads of a spool that the log lacks, and return their number."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # with the times of the answers as append times, because the clock may have been set back. # D170
+    if lost:  # no append time may be earlier than an id's time, even if the clock was set back: use those times. # D170
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)

@@ -16,9 +16,9 @@ class GradientLimit:
     """A limit on the number of predict requests in flight, which adapts to their latencies.
 
     Every tenth of a second, the mean latency is compared with the mean service time, which is the latency without the
-    time in queues. Up to five times the service time, or up to 10 ms, the latency is accepted: if the limit was nearly
-    reached, it rises by its own square root. Otherwise the limit is multiplied by a factor, the gradient: the accepted
-    latency divided by the measured latency.
+    time in queues. A latency of up to five times the service time, or up to 10 ms, is accepted. Then a limit L rises to
+    L + sqrt(L), if at least L / 2 requests were in flight at once. After a longer latency, the new limit is
+    g L + sqrt(L). The gradient g is the accepted latency divided by the measured one, but at least 0.5.
 
     This is the rule of Netflix's concurrency limits (2018), with the service time in place of the smallest latency ever
     seen, so that a slower machine is not mistaken for a queue.

@@ -31,7 +31,7 @@ class CircuitBreaker:
     >>> breaker.allows()
     False
     >>> now = 1.0
-    >>> breaker.allows(), breaker.allows()  # one may try
+    >>> breaker.allows(), breaker.allows()  # one call is allowed as a probe
     (True, False)
     >>> breaker.succeeded()
     >>> breaker.allows()
@@ -59,7 +59,7 @@ class CircuitBreaker:
         now_s = self._now_s()
         if now_s < self._probe_at_s:
             return False
-        self._probe_at_s = now_s + self._open_s  # only one probe is allowed at a time
+        self._probe_at_s = now_s + self._open_s  # if this probe reports nothing, another one is allowed then
         return True
 
     def succeeded(self) -> None:

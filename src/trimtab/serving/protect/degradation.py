@@ -26,7 +26,7 @@ from trimtab.serving.protect.breaker import GuardedReads
 _logger = logging.getLogger(__name__)
 _KEPT_ANSWERS = 20_000
 _LEAST_US = 1_000  # a smaller number of microseconds was probably meant as milliseconds or seconds
-_SLOW_S = 0.05  # a read that takes longer than this is slow, unless the policy has `after`
+_SLOW_S = 0.05  # a read that takes longer is slow; if the policy has `after`, the limit is half of that instead
 LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags of degraded responses
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
@@ -66,8 +66,8 @@ def degrade(
         null_features: Whether the model may answer with null in place of features that cannot be read.
         last_answer: The greatest age, such as "10m", at which the version's last answer about the same entities is
             repeated. By default, answers are not repeated.
-        version: An alias. The version to which it points answers instead, and may read features in the time that
-            remains.
+        version: An alias. The version to which it points answers instead. It may read features until the deadline, and
+            for a short time even after it.
         rule: A score, or a function that computes a score from the columns of the request.
 
     Raises:
@@ -292,7 +292,10 @@ class Degrading:
                 last.popitem(last=False)
 
     def _key(self, row: Row) -> tuple[Any, ...] | None:
-        """Return the entities of a row. None: the version in service has another request, so the row lacks a column."""
+        """Return the values of the entity columns, or None if the row lacks one of them.
+
+        A row may lack one if the version in service was made for a request with other columns.
+        """
         try:
             return tuple([row[name] for name in self._about])
         except KeyError:

@@ -112,7 +112,8 @@ def test_a_service_whose_workers_cannot_start_says_why() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     supervisor = Supervisor(COMMAND, lambda slot: b"fail", listener, 1)
     with pytest.raises(
-        Unavailable, match=r"3 failed to start: worker 1 .* status 1: doing: fail\nnothing can be loaded here"
+        Unavailable,
+        match=r"3 failures before any worker was ready. The last: worker 1 .* status 1: doing: fail\nnothing can be",
     ):
         supervisor.run(lambda: None)
     assert listener.fileno() == -1

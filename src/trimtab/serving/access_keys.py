@@ -113,7 +113,7 @@ class AccessKeys:
             made_at_us=self._clock.now_us(),
             actor=actor,
         )
-        self.mark()  # first, so that the service stays closed, not open, if the process is killed now
+        self.mark()  # first: if the process is killed now, a service then refuses requests without a key
         try:
             self._catalog.write(
                 [

@@ -165,8 +165,9 @@ class Client(Closing):
     ) -> PushedRows:
         """Append events. When this returns, the accepted events are safe.
 
-        Rows are not sent again after a failure. In a source with a key, rows that are sent again could replace a newer
-        row of another client. In a source without a key, the caller may push the same rows again, and they count once.
+        If the service may have stored the rows before a failure, they are not sent again: in a source with a key, they
+        could replace a newer row of another client. In a source without a key, the caller may push them again, and they
+        count once.
 
         Args:
             source: The name of the source.
@@ -244,15 +245,15 @@ class Client(Closing):
 
         Args:
             experiment: The name of an experiment.
-            attributes: The columns that identify the unit, and the attributes that the experiment reads; or the only
-                column's value.
+            attributes: The columns that identify the unit and those that the experiment reads. If it is a single
+                column, its value is enough.
             expose: Whether the unit meets its variant now. This is logged, and the unit counts from now on.
             not_shown: Together with `expose`: why the unit did not get its variant, such as "timeout".
             timeout_s: The time limit of this call. By default, it is that of the client.
 
         Raises:
             NotFound: The experiment does not exist.
-            Misuse: A column or attribute lacks or has a wrong type.
+            Misuse: A column is missing or has a wrong type.
             Unavailable: The service is too busy or cannot be reached.
         """
         from trimtab.experiments.assignment import Assignment

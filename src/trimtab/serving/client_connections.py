@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError, NewConnectionError
 from trimtab.core.errors import Misuse
 
 _CONNECTIONS = 16  # the number of connections that are kept open
-_ADDRESSES = 3  # at most this many addresses of a host are tried; each may use a third of the time
+_ADDRESSES = 3  # connecting to one address of a host may take a third of the time, so that others can be tried
 
 
 def connections(place: SplitResult, tls: ssl.SSLContext | None) -> urllib3.HTTPConnectionPool:
@@ -47,7 +47,7 @@ def tls_context(cafile: str | None) -> ssl.SSLContext:
 
 
 class _Timed(urllib3.connection.HTTPConnection):
-    """A connection with one time limit for all addresses of a host together and for the whole response."""
+    """A connection whose time limit holds for the whole response. Connecting to one address may take a third of it."""
 
     def connect(self) -> None:
         allowed_s = self.timeout or 0.0
@@ -61,7 +61,7 @@ class _Timed(urllib3.connection.HTTPConnection):
         self.sock.settimeout(allowed_s)
 
     def request(self, *given: Any, **named: Any) -> None:
-        # if the service has closed the connection, it may have sent the reason before
+        # if the service closes the connection while the request is sent, read the response: it may say why
         with suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
             super().request(*given, **named)
 

@@ -136,7 +136,7 @@ def decode_problem(error: Exception, body: bytes) -> Misuse:
 
     For rows that are Python objects, `body` is empty.
     """
-    if isinstance(error, msgspec.ValidationError) and body:  # a field may seem wrong because the body is no JSON
+    if isinstance(error, msgspec.ValidationError) and body:  # if the body is not JSON at all, report that instead
         try:
             msgspec.json.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as broken:

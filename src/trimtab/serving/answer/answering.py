@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
-NOT_AT_LEAD = "not_at_lead"  # the flag of a live answer that was given much earlier or later than training assumes
+NOT_AT_LEAD = "not_at_lead"  # the flag of a live answer over a day before or after the time that training assumes
 
 
 # the fields of a prediction that differ between live answers
@@ -57,8 +57,9 @@ class Answerer:
         log: The log to which every prediction is written.
         clock: Gives the time of each answer.
         ids: Returns a new prediction id at each call.
-        of_others: Whether rows were checked for another version, the champion, whose request may have other columns or
-            another order of columns. The log still gets the columns that this version's request declares.
+        of_others: Whether rows were checked for the champion, because this version is a canary or a shadow. The
+            champion's request may have other columns or another order of columns. The log still gets the columns that
+            this version's request declares.
     """
 
     def __init__(
@@ -252,7 +253,7 @@ class Answerer:
         )
 
     def repeated(self, last: Prediction, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction:
-        """Return a prediction that repeats the answer of an earlier prediction for another request."""
+        """Return a prediction for `row` that has the score and inputs of `last`, an earlier prediction."""
         return msgspec.structs.replace(
             last,
             id=self._ids(),
@@ -282,7 +283,7 @@ class Answerer:
 
 
 def _off_lead(request: Request, row: Row, now_us: int) -> bool:
-    """Return whether a row is answered more than a day before or after its own time minus the lead."""
+    """Return whether now is more than a day before or after the time at which training assumes the answer."""
     return request.time in row and abs(row[request.time] - request.lead_us - now_us) > DAY_US
 
 

@@ -87,8 +87,9 @@ def score_table(
 ) -> Manifest:
     """Answer every row of a table, log the predictions, and return the finished manifest.
 
-    A second call with the same table and version scores nothing again: the ids of predictions are derived from batch
-    and row, so a part that is already in the log is recognised.
+    A second call with the same table and version does only what is missing. The manifest lists the parts that are done.
+    If a call ended between logging a part and listing it, the next call finds the part by the ids of its predictions,
+    which follow from the batch and the row.
 
     Args:
         served: The version that answers.
@@ -106,7 +107,8 @@ def score_table(
         progress: Called after each part with the number of rows done and the total number of rows.
 
     Raises:
-        Misuse: A column is missing or of the wrong type, a key or time is null, or the columns differ in length.
+        Misuse: A column is missing, of the wrong type or not declared, a key is null, or `at_us` has the wrong length
+            or a time in the future.
         ModelFailed: The model raised an error, or returned no finite number for a row. The earlier parts are logged.
         Conflict: A batch with this name has another table or version, or another process is scoring this batch.
     """
@@ -126,9 +128,8 @@ def score_table(
     held = None
     try:
         record = batch_manifest(catalog, name)
-        latest_us = (
-            now_us if record is None else max(now_us, record.made_at_us)
-        )  # the clock may have been set back. # D170
+        # the clock may have been set back since the batch began. # D170
+        latest_us = now_us if record is None else max(now_us, record.made_at_us)
         if times_us.size and times_us.max() > latest_us:
             latest = format_time(int(times_us.max()))
             raise Misuse(
@@ -147,16 +148,15 @@ def score_table(
         )
         held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
         left = _left(held.manifest)
-        if record is not None and left:  # a part may be in the log but not in the manifest
+        if record is not None and left:  # an earlier call may have logged the next part, but not listed it
             place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
             if place is not None:
                 held.add(Part(*place, len(left.pop(0))))
         batch = _Batch(served, inputs, scorer, mode, table, times_us, frames, held.manifest)
         _log_all(batch, left, log, held, clock)
     finally:
-        if (
-            held is None or not held.appending
-        ):  # otherwise an append may still be running, so the lease must expire by itself
+        # if an append may still be running, keep the lease until it expires, so that no process resumes the batch
+        if held is None or not held.appending:
             catalog.release(lease, holder)
     return held.manifest
 
@@ -301,7 +301,7 @@ class _Held:
         with self._keeping:
             name, record, now_s = self.manifest.id, None, monotonic()
             if self._catalog.acquire(lease_of(name), self._holder, LEASE_S):
-                record = self._catalog.get(KIND, name)  # another process may have finished the batch
+                record = self._catalog.get(KIND, name)  # another process may have had the lease, and released it
             if record is None or record.revision != self._revision:
                 raise Conflict(
                     f"batch {name!r}: this process paused for over {LEASE_S:g} s, and another one resumed the batch. "
@@ -332,7 +332,7 @@ class _Held:
         Raises:
             Conflict: The lease expired, and another process resumed the batch.
         """
-        paused = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` usually renews more often
+        paused = monotonic() - self._held_at_s > LEASE_S / 2  # `keep_until` renews the lease every 20 s
         if paused:
             self.keep()
         return not (paused or self._lapsed)

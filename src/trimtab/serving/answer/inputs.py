@@ -68,7 +68,7 @@ class OnlineInputs:
 class BareInputs:
     """Computes model inputs from the request alone, without online features, for degraded responses.
 
-    Features of views are null with the reason `unavailable`, and so are transforms that use such a feature.
+    Features of views are null with the reason `unavailable`. Transforms that use them are null without a reason.
     """
 
     def __init__(self, features: FeatureSet, encoding: Encoding) -> None:

@@ -34,9 +34,9 @@ MISSING = Looked("missing")
 class Precomputed:
     """The precomputed answers of one model, stored by request key.
 
-    An answer is given only to a request with the same columns as the request for which it was made. For an unknown key,
-    or a request with other columns, the result is `missing`. If the stored answer is of another version or too old, the
-    result is `stale`.
+    An answer is given only to a request that equals, in the values of all columns, the request for which it was made.
+    If there is no answer for the key, or the request has another value, the result is `missing`. If the stored answer
+    is of another version or too old, the result is `stale`.
     """
 
     def __init__(self, store: KeyValue, model: str, *, max_age_us: int) -> None:
@@ -100,7 +100,7 @@ class Precomputed:
 
 
 def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
-    """Yield for each stored answer: its key in the store, its model, and the columns of the request in declared order.
+    """Yield for each stored answer: its key in the store, its model, and the values of the request in declared order.
 
     Raises:
         Corrupt: The stored bytes cannot be read as an answer.
@@ -125,7 +125,7 @@ def _positive(value: Any) -> Any:
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     format: int
-    columns: bytes  # the request that was scored, as a msgpack array of its columns in declared order
+    columns: bytes  # the request that was scored, as a msgpack array of its values in declared order
     version: str
     as_of_us: int
     answer: bytes

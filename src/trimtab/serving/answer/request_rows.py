@@ -63,12 +63,12 @@ class RequestRows:
     """Decodes and checks the rows of one declared request. The checks are compiled once.
 
     A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many rows. `"at"` is a time in the past.
-    Every declared column must be present. Null is allowed except for key and time. An integer time that looks like
-    seconds or milliseconds is refused, as in events.  # D178
+    Null is allowed except for key and time. An integer time that looks like seconds or milliseconds is refused, as in
+    events.  # D178
 
-    Texts are read by the rules that the request declares: its words for null, and its formats of numbers and times. A
-    request without such rules costs nothing more. Constants and a made key are filled in where a row lacks them, and
-    a whole number may be written as 2.0, as in files.  # D0208
+    Texts are read by the rules that the request declares: its words for null, and its formats of numbers and times.
+    Every declared column must be present, unless the request declares a constant for it, or that the key is made of
+    other columns: then the value is filled in. A whole number may be written as 2.0, as in files.  # D0208
 
     Args:
         request: The declaration of the request.
@@ -89,7 +89,7 @@ class RequestRows:
         self._ints = tuple(name for name, dtype in request.columns.items() if dtype == "int")
         self._texts = tuple(name for name, dtype in request.columns.items() if dtype == "str")
         formats = {name: request.source.format(name) for name in request.columns}
-        own = request.key if request.key_dtype == "str" else None  # words for null are refused by the type of the key
+        own = request.key if request.key_dtype == "str" else None  # needs no format: `_key_type` refuses words for null
         self._formats = {name: written for name, written in formats.items() if written is not None and name != own}
         nulls = request.source.reading.nulls
         required = {request.key, request.time}
@@ -236,7 +236,7 @@ class RequestRows:
         return found
 
     def _encodable(self, row: Row, number: int) -> Row:
-        """Return the row if its texts are valid UTF-8, and otherwise raise an error. Python texts may be invalid."""
+        """Return the row if its texts can be encoded as UTF-8 (not all Python texts can), or raise an error."""
         for name in self._texts:
             value = row[name]
             if value is not None and value.__class__ is not str:
@@ -306,9 +306,8 @@ class RequestRows:
         problem = _plainer(problem)
         if not isinstance(problem, InvalidField):
             return Misuse(f"{problem} {_FORM}") if str(problem).startswith("body: Expected") else problem
-        if problem.pointer == f"$.{problem.field}" and isinstance(
-            source, bytes
-        ):  # the problem is in a field of the body, and not in a row
+        # the problem is in a field of the body, and not in a row
+        if problem.pointer == f"$.{problem.field}" and isinstance(source, bytes):
             known = {"request": "an object", "rows": "a list of objects", "at": _NEEDED["time"]}
             needed = f" Needed: {known[problem.field]}." if problem.field in known else ""
             unknown = "" if needed else f"$.{problem.field} is not a field of the body"

@@ -157,7 +157,7 @@ class CachedScores:
         kept, now_s = self._kept, self._clock()
         self._metrics.misses += 1
         kept[key] = score, now_s + self._ttl_s
-        self._used(key)  # if the new score replaced an old one, its place in the order is that of the old one
+        self._used(key)  # move it to the end: a score that replaced another one is still at that one's place
         if len(kept) > self._most:
             kept.popitem(last=False)
         if self._ttl_s < math.inf:

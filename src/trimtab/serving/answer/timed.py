@@ -20,7 +20,7 @@ class TimedAnswerer(Answerer):
 
     Args:
         one: The answerer to copy.
-        record: The record of the request, if the request is logged or traced. It is only kept here for later.
+        record: The record of the request, if the request is logged or traced. `ModelMetrics` adds the times to it.
         sampled: Whether the times of the request are added to the histogram of stages.
     """
 

@@ -84,7 +84,7 @@ class Lifecycle:
             except asyncio.CancelledError:
                 if self._end_s is None:
                     raise
-                return  # the server does not wait for the end of the service
+                return  # after a second signal, uvicorn ends without the message for the shutdown
             if message["type"] == "lifespan.startup":
                 await self.start()
                 await send({"type": "lifespan.startup.complete"})

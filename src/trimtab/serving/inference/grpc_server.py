@@ -168,7 +168,7 @@ class GrpcServer:
 
         async def handle(sent: bytes, context: Any) -> bytes:
             found = await outcome(sent, context)
-            sent = b""  # gRPC may keep the error of an abort, which keeps this frame
+            sent = b""  # free the message: gRPC may keep the error of `abort`, and with it this frame
             if isinstance(found, tuple):
                 await self._service.refusal_turn()
                 await context.abort(*found)

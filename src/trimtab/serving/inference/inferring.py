@@ -171,12 +171,14 @@ class InferenceService:
     def check_room(self, model: str = "", *, counted: bool = False) -> None:
         """Raise an error if more predict requests are in flight than can be answered soon.
 
+        With `counted`, this is the last check of a request, and the scheduler counts its refusal.
+
         Raises:
             Refused: Too many predict requests are in flight (429).
         """
         scheduler = self.parts.scheduler
         if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
-            # gRPC does not know the name of the model yet
+            # before it has read the message, gRPC does not know the name of the model
             if (predictor := self._predictors.get(model)) is not None:
                 predictor.endpoint.count_refused()
             raise Refused(429, "Too many predictions are in flight. Send the request again soon.")

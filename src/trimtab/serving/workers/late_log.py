@@ -15,7 +15,10 @@ _WAIT_S, _LOOK_S = 0.3, 0.02
 
 
 class LateLog(PredictionLog):
-    """A prediction log that searches again for a recent prediction, which another worker may still have buffered."""
+    """A prediction log that searches for up to 0.3 s for a prediction that is less than 2 s old.
+
+    Another worker may have the prediction in its buffer.
+    """
 
     def __init__(self, log: Log, clock: Clock) -> None:
         super().__init__(log)

@@ -61,16 +61,16 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     nulls: list[Rate]  # missing values by model and reason
     flags: list[Rate]  # flagged answers, such as degraded responses, by model and flag
     remembered: list[CachedShare]  # for each model that has a cache
-    under_way: int
+    under_way: int  # predict requests in flight
     queued: int
-    limit: int
-    slow: int
+    limit: int  # predict requests that may be in flight
+    slow: int  # requests that use threads
     log_failing: bool
-    noted: int
-    views_lag_records: int | None
+    noted: int  # predictions in the buffer, not in the log yet
+    views_lag_records: int | None  # events that are not applied to online features yet
     breakers_open: list[str]  # the models with an open circuit breaker
-    failing_work: list[str]
-    untold: int | None
+    failing_work: list[str]  # the background tasks that fail
+    untold: int | None  # requests missing in the access log or the traces, because these could not keep up
     cpu_share: float | None  # CPU time per second, as a multiple of one core
     memory_bytes: int
 

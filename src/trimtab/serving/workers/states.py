@@ -13,7 +13,7 @@ _FILE = "service.json"
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a service at one time (without workers, when the service began)."""
+    """The state of a service at one time. A service without workers writes it only once, at its start."""
 
     pid: int
     url: str

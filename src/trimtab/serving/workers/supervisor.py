@@ -227,7 +227,9 @@ class Supervisor:
             pause_s = min(_LONGEST_PAUSE_S, _PAUSE_S * 2 ** min(slot.failures - _AT_ONCE - 1, 16))
         slot.begin_s = time.monotonic() + pause_s
         if not self._was_ready and slot.failures >= _FAILED_STARTS:
-            raise Unavailable(f"workers: {_FAILED_STARTS} failed to start: {what}: {output}")
+            raise Unavailable(
+                f"workers: {_FAILED_STARTS} failures before any worker was ready. The last: {what}: {output}"
+            )
         _logger.warning("%s; a new one starts%s", what, f" in {pause_s:.1f} s" if pause_s else "")
 
     def _forget(self, worker: Worker) -> None:

@@ -1,9 +1,8 @@
-"""The metrics of all processes of a service, from whichever of the processes is asked.
+"""The metrics of all processes of a service. Each of the processes can return them.
 
-Each process writes its metrics to a file about once a second. The process that is asked first writes its own metrics,
-so that a counter is never lower when another process is asked next. Then it adds the files of the others. Files of
-another start of the service are ignored, because a worker that is left over from a killed service goes on writing its
-file.
+Each process writes its metrics to a file about once a second. A process that must return all metrics writes its own
+file at once, and then adds the files of the others. So if another process returns all metrics next, no counter is lower
+there. Files of another start of the service are ignored, because a worker left from a killed service goes on writing.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class SharedMetrics(Metrics):
             if self._written is not None:
                 try:
                     self._write(own)
-                # the writer thread logs the error; until then, other processes show old metrics of this one
+                # other processes see what was last written, so return the same; the writer thread logs the error
                 except OSError:
                     own = self._written
         return merged([(self._name, own), *_texts(self._folder, self.start, but=self._name)])

@@ -110,7 +110,8 @@ class Predictor:
             record: The record of the request, if it is logged or traced. Times and predictions are added to it.
 
         Raises:
-            Refused: There are too many rows (413), or too many requests are in flight to read a large body (429).
+            Refused: There are too many rows (413). Or the request needs a thread (for a large body, many rows or a past
+                time), and too many requests use threads (429).
             Misuse: The body is not as declared.
             Unavailable: No version is deployed, or the online features or the log cannot be used now. After the time
                 limit, the error is `Late`.
@@ -205,8 +206,8 @@ class Predictor:
     async def read(self, started: float, timeout_s: float | None, decode: Callable[..., Any], *arguments: Any) -> Any:
         """Decode a request in a thread.
 
-        If the model has a policy for late answers, decoding continues after the time limit, because the fallback needs
-        the rows.
+        If the time limit passes, and the model has a policy for late answers, the body is decoded once more without a
+        limit, because the fallback needs the rows.
 
         Raises:
             Unavailable: No version is deployed. If the time limit has passed and the model has no policy, the error is
@@ -324,7 +325,7 @@ class Predictor:
         *,
         begun: bool,
     ) -> Sequence[Prepared]:
-        """Call `Endpoint.prepare` in a thread. If the time limit passes, discard its result and give a late answer.
+        """Call `Endpoint.prepare` in a thread. If the time limit passes, return fallback answers, or raise `Late`.
 
         A request on which a thread has already worked (`begun`) is not refused for lack of threads.
         """

@@ -66,6 +66,7 @@ class Refusals:
         await mine
 
     def _refilled(self) -> float:
+        """Return how many refusals may be sent now, after adding those for the time since the last call."""
         now_s, served_s = perf_counter(), self._served_s()
         past_s = now_s - self._left_at_s
         answering_s = past_s

@@ -12,9 +12,9 @@ from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
 _SLICE_S = 0.001  # seconds of work between two polls of the connections
-_LONGEST_SLICE_S = 0.01  # the next slice of work may take as long as polling took, but at most this long
+_LONGEST_SLICE_S = 0.01  # a slice of work may take as long as the polling before it took, but at most this long
 _POLLS = 4  # polls after a long slice: enough to accept, set up, read and answer a new connection
-_GAP_S = 0.00005  # a request after a pause of this length begins a new burst
+_GAP_S = 0.00005  # if a request arrives this long after the last work, connections were polled: a new burst begins
 _SAMPLED = 15  # a bit mask that selects one in 16 of the requests that were answered at once
 _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that had to wait
 
@@ -33,9 +33,10 @@ class RequestScheduler:
         self.refused = 0
         self.refusals = Refusals(lambda: self.under_way > 0, lambda: self._served_s)
         self.queued_s: Callable[[float], None] | None = None  # adds a wait to a histogram, for one request in 16
-        # the queue: pairs of a piece of work and the time since which it waits, time first
+        # the queue: for each piece of work, the time since which it waits and the function that does it
         self._queue: deque[tuple[float, Callable[[], bool | None]]] = deque()
-        self._burst_s = self._ended_s = 0.0  # when the present burst began, and when work last ended
+        # when the present burst (work since the last poll of the connections) began, and when work last ended
+        self._burst_s = self._ended_s = 0.0
         self._tasks_s: float | None = None  # when the first task since the last poll of the connections began
         self._answered = 0
         self._served_s = 0.0  # seconds spent on answers
@@ -73,9 +74,9 @@ class RequestScheduler:
     async def turn(self) -> float:
         """Wait until it is the turn of a request that a task has read.
 
-        Return the time (`perf_counter`) before the wait. From then on, the request counts as in flight until the caller
-        decreases `under_way`. The tasks between two polls of the connections may work for a millisecond together; the
-        others are queued.
+        Return the time (`perf_counter`) before the wait. From that time, the request counts as in flight until the
+        caller decreases `under_way`. Tasks that ask within a millisecond after the first task since the last poll of
+        the connections need not wait. Later ones are queued.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:

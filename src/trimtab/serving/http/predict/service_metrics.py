@@ -120,7 +120,7 @@ def _dropped(parts: Parts, models: Sequence[Predictor]) -> _Samples:
 
 _ROWS = [_Row(*row) for row in (
     (False, "trimtab_requests_under_way", "Requests in flight.", ("kind",), _in_flight),
-    (False, "trimtab_admission_limit", "Predictions that may be in flight.", (),
+    (False, "trimtab_admission_limit", "Predict requests that may be in flight.", (),
      lambda parts, _: [((), parts.scheduler.limit.limit)]),
     (True, "trimtab_untold_requests_total",
      "Requests not written to the access log or the traces, because these could not keep up.", (), _dropped),
@@ -144,10 +144,11 @@ _ROWS = [_Row(*row) for row in (
      _breakers),
     (False, "trimtab_model_version", "1 for each version in service.", ("model", "version", "address", "arm"),
      _versions),
-    (True, "trimtab_model_batches_total", "Calls of a model with rows of several requests, by number of rows at most.",
+    (True, "trimtab_model_batches_total",
+     "Calls of a model that rows of several requests may share, by number of rows, rounded up to a power of two.",
      ("model", "rows"), _batches),
-    (True, "trimtab_model_batch_wait_seconds_total", "Seconds that rows waited for others to be scored with.",
+    (True, "trimtab_model_batch_wait_seconds_total", "Seconds that rows waited for other rows to share a call.",
      ("model",), _batch_waits),
-    (False, "trimtab_model_row_seconds", "Seconds to score one row, alone or in a batch of that many rows.",
+    (False, "trimtab_model_row_seconds", "Seconds to score one row, by the number of rows that share the call.",
      ("model", "rows"), _row_costs),
 )]  # fmt: skip

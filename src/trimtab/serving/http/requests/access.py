@@ -1,6 +1,7 @@
 """Check the access rights of requests: API keys with their roles and rates.
 
-Without keys, a predict request needs no check. With keys, it costs one look-up in a dictionary (`Access.admit`).
+Without keys, a predict request is only refused if a page of another site sent it. With keys, the check is one look-up
+in a dictionary (`Access.admit`).
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class Access:
         If a key may be needed, `admit` decides. Otherwise only requests from pages of other sites are refused.
 
         Raises:
-            Refused: `admit` refused the request. Or a page of another site sent it without a key, and its answer would
-                be logged (403).
+            Refused: `admit` refused the request. Or a page of another site sent it without a key, and `right` is more
+                than "read" (403).
         """
         if self.asks or right == "admin":
             return self.admit(headers, right)

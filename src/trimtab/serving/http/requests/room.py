@@ -43,8 +43,8 @@ class Room:
     """The memory for all request bodies of a process.
 
     Args:
-        limit_bytes: The limit for all bodies together. A single body may be decoded even if it exceeds the limit, as
-            long as no other body is decoded.
+        limit_bytes: The limit for all bodies together. A body that would exceed it may still be decoded if no other
+            body is held in decoded form.
     """
 
     def __init__(self, limit_bytes: int) -> None:

@@ -44,8 +44,8 @@ class EventIntake:
     def wait_until(self, request: HttpRequest) -> float | None:
         """Return the time (`monotonic`) until which to wait for events to be applied; None: do not wait.
 
-        A request waits if its query has `wait=applied`: until its time limit (`X-Timeout-Ms`), but at most as long as
-        this service ever waits.
+        A request waits if its query has `wait=applied`: until its time limit (`X-Timeout-Ms`), but no longer than
+        `Limits.wait_applied_s`.
 
         Raises:
             NotFound: This server accepts no events.

@@ -109,8 +109,8 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
 def _row_schema(request: Request) -> Schema:
     """Return the schema of a row of a predict request.
 
-    A row has all columns except those that are filled in. All except the time, and a key that is not made of other
-    columns, may be null.
+    The service fills in a column with a declared constant, and a key that is made of other columns, so a row may lack
+    these. It must have all other columns. Key and time may only be null if they are filled in.
     """
     reading = request.source.reading
     made = {*reading.constants, *([request.key] if reading.key_of else [])}

@@ -162,7 +162,7 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
 class AssignUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A unit that is to get a variant of an experiment."""
 
-    # the columns that identify the unit, and the attributes that the experiment reads; or the only column's value
+    # the columns that identify the unit and those that the experiment reads; if it is a single column, only its value
     attributes: dict[str, Any] | str | int
     expose: bool = False  # whether the unit meets its variant now, which is logged
     not_shown: str = ""  # together with `expose`: why the unit did not get its variant

@@ -24,9 +24,9 @@ _FILE = "connections"
 _COUNT = Struct("<I")
 _NO_WORKER = 0xFFFF_FFFF
 _MOST = 64  # the maximum number of workers
-# a worker pauses this long for each connection by which it exceeds another worker, up to a maximum
+# a worker pauses this long for each connection that it has more than the worker with the fewest, up to a maximum
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005
-# an excess of one connection in 16 causes no pause, so that no client waits long
+# an excess of up to a sixteenth of a worker's connections causes no pause, so that no client waits long
 _UNEVEN = 16
 _AT_ONCE_S = 0.002  # seconds of accepting before the open connections are served again
 _AT_THE_END_S = 0.5  # seconds of accepting at the end of the server
@@ -62,7 +62,7 @@ class Connections:
 
 
 def begin(folder: Path) -> None:
-    """Create the file, before the first worker starts. Workers of a killed service keep their old file."""
+    """Create the file, before the first worker starts. Workers left from a killed service keep using the old file."""
     end(folder)
     (folder / _FILE).write_bytes(_COUNT.pack(_NO_WORKER) * _MOST)
 
@@ -84,8 +84,8 @@ class Acceptor:
 
     The event loop's own server accepts only one connection in each iteration of the loop.  # D0082
 
-    If an iteration takes 20 ms, these are 50 connections a second, and a request for `/health/live` would wait for all
-    earlier connections.
+    If an iteration takes 20 ms, it accepts 50 connections a second, and a request for `/health/live` would wait until
+    all earlier connections are accepted.
 
     Args:
         listener: The listening socket.
@@ -167,7 +167,7 @@ class Acceptor:
     def _go_on(self) -> None:
         self._later = None
         self._loop.add_reader(self._listener.fileno(), self._accept_fairly)
-        self._take()
+        self._take()  # one connection, even if other workers have fewer, so that no client waits for them forever
 
     def _take(self) -> bool:
         """Accept one connection. Return False if none is waiting."""

@@ -1,7 +1,7 @@
-"""The fast path: answer predict requests whose headers are known without an HTTP parser and without ASGI.
+"""The fast path: answer a predict request without HTTP parser and ASGI, if its head equals that of an earlier one.
 
-uvicorn makes a scope, a cycle, an event and a task for each request, and two messages for each response. Together,
-these take longer than the prediction itself. All other requests go through ASGI. Both paths meet in `predicting.py`.
+All other requests go through ASGI, for which uvicorn makes a scope, a cycle, an event and a task for each request, and
+two messages for each response. These take longer than the prediction itself. Both paths meet in `predicting.py`.
 # D81
 """
 

@@ -25,8 +25,8 @@ GRACE_S = 10.0  # seconds for requests in flight at the end
 _LAST_READ_S = 1.0  # seconds at the end in which clients can read their responses
 _BACKLOG = 2_048
 _TICKS = 10  # number of ticks (of a tenth of a second) between two heartbeats
-_COLLECT_AFTER = 20_000  # number of new objects between two garbage collections, which requests do not need
-_SWITCH_INTERVAL_S = 0.0005  # seconds after which a thread that returns from a disk sync can continue
+_COLLECT_AFTER = 20_000  # collect garbage rarely, after this many new objects: requests leave no reference cycles
+_SWITCH_INTERVAL_S = 0.0005  # a thread that returns from a disk sync waits this long for its turn to run Python code
 
 
 def serve(
@@ -44,8 +44,8 @@ def serve(
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP.
 
-    Requests in flight are finished first, for at most `grace_s`. A second signal ends the service at once, unless it is
-    SIGHUP, because a closing terminal sends two of them. If a thread still works on a request then, only
+    Requests in flight are finished first, for at most `grace_s`. A second signal ends the service at once. (A second
+    SIGHUP is ignored, because a closing terminal sends two.) If a thread still works on a request then, only
     `threads.exit_now` can end the process.
 
     Args:
@@ -149,9 +149,8 @@ class _Announced(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service is not None:
-            await (
-                self._service.lifecycle.start()
-            )  # `serve` raises an error from here, but an error in the lifespan would end the process
+            # start it here, so that `serve` raises its error: after an error in the lifespan, uvicorn ends the process
+            await self._service.lifecycle.start()
         await super().startup([])
         if self.started:
             self.acceptors = [self._acceptor(listener) for listener in sockets or ()]
@@ -181,7 +180,7 @@ class _Announced(uvicorn.Server):
             connection.pipeline.clear()  # drop requests that were not begun
         left = self.server_state.tasks
         for task in left:
-            if not task.cancelling():  # otherwise a second signal has cancelled the wait
+            if not task.cancelling():  # uvicorn has cancelled it already, unless a second signal ended its wait
                 task.cancel()
         if left:
             await asyncio.wait(left, timeout=_LAST_READ_S)

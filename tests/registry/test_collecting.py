@@ -129,8 +129,8 @@ def test_every_reason_keeps_a_version(shop: Shop) -> None:
     frees = {kept.name.partition("@")[2]: kept.frees for kept in found.kept}
     assert frees == {
         "1": ("--rollbacks 1",),
-        "2": ("moving alias own on",),
-        "3": ("moving alias own on",),
+        "2": ("moving alias own to another version",),
+        "3": ("moving alias own to another version",),
         "4": ("--evidence 29d",),
         "5": ("--evidence 29d",),
         "6": ("removing late_flight@8",),

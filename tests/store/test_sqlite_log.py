@@ -90,7 +90,7 @@ def test_a_partition_that_was_moved_away_is_never_begun_again(tmp_path: Path) ->
 def test_a_view_that_knows_more_than_the_log_is_told_so(tmp_path: Path) -> None:
     with SqliteLog(tmp_path) as log:
         log.append([b"a"])
-        with pytest.raises(Corrupt, match="its last record is 1, before 5"):
+        with pytest.raises(Corrupt, match="it ends at position 1, but was read up to 5"):
             log.read("p0001", 5)
 
 

@@ -72,7 +72,7 @@ class Aliases:
     def earlier(self, model: str, alias: str) -> str | None:
         """The version that a roll-back would restore; None if there is none.
 
-        A roll-back undoes the newest move that is not undone.
+        A roll-back undoes the newest move that has not been undone yet.
         """
         reach = self.reach(model, alias)
         return reach[1] if len(reach) > 1 else None
@@ -130,12 +130,13 @@ class Aliases:
         Args:
             row: The row to write, made by `next_row`.
             place: The state of the alias when the row was made.
-            unless: Removals whose records must not exist; otherwise the write conflicts.
+            unless: Removals of records that must not exist (`expected=0`). If one exists, the write conflicts.
             together: Writes the row and further changes in one transaction. After a conflict other than with a move of
                 the alias, it is called again.
 
         Raises:
             Conflict: The state of the alias is no longer `place`. The message says who moved it, and to which version.
+            NotFound: The artifact of the version was removed.
         """
         for _ in range(_ATTEMPTS):
             changes = [*self.changes(row, place), Remove(REMOVED, row.version, expected=0), *unless]

@@ -13,7 +13,7 @@ from trimtab.store.ports import Catalog, Put
 
 # the names of the checks that every candidate must pass, with or without a champion to compare with
 _ALONE = ("loads", "finite", "calibrated")
-_OF_LISTS = ("loads", "finite", "lists")  # these checks for candidates that rank lists
+_OF_LISTS = ("loads", "finite", "lists")  # the same for candidates that rank lists
 # the further checks of a candidate that is compared with the present champion
 _COMPARED = ("better_by_margin", "provably_better")
 # the further checks of a scheduled refit (the same definition, fitted on more data)
@@ -81,8 +81,8 @@ def check_evidence(
         version: The version to promote.
         gate: The gate record that the caller gives as evidence; None if the caller gives none.
         first: Whether this is to be the first champion, which needs no gate record.
-        champion: The id of the version that the gate record must compare with: that of the present champion, or another
-            one for other protected aliases. None: there is none.
+        champion: The id of the version that the gate record must compare with: the one that the alias points to now or,
+            for other aliases than "champion", perhaps the present champion. None: there is none.
         alias: The alias to move.
 
     Raises:

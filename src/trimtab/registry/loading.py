@@ -166,6 +166,7 @@ def _choose(what: str, version: Version, scorer: Scorer, row_call: Callable[[Ver
 
 
 def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Scorer) -> None:
+    """Raise `Misuse` if golden predictions differ too much. If only the chosen path is at fault, use the library's."""
     here, there = current_environment(), version.environment
     matters = what_matters(there, here, version.runtime)
     if matters:
@@ -202,7 +203,7 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
 def _is_off(artifact: Artifact, scorer: Scorer, found: float, allowed: float) -> bool:
     """Return whether the scoring path gives wrong scores.
 
-    A wrong path may even have been used to measure the stored tolerance, so a difference above rounding is also
-    compared with the library.
+    The stored tolerance may have been measured with a path that was wrong already. So if the difference is more than
+    rounding, the path's scores are also compared with those of the library.
     """
     return not found <= allowed or (found > ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))

@@ -102,7 +102,7 @@ class Registry:
         imported: Imported | None = None,
         actor: str | None = None,
     ) -> Version:
-        """Register a fitted model, and return its version. If an equal model is registered, this is its version.
+        """Register a fitted model, and return its version. If an equal model is registered already, return that one's.
 
         Args:
             fitted: The result of `fit`.
@@ -264,7 +264,7 @@ class Registry:
         return self._row_calls.choose(loaded, rows)
 
     def row_choices(self, version: Version | str) -> list[RowChoice]:
-        """Return a version's choices of a scoring path, by kind of machine. A refit without any has its original's."""
+        """Return a version's choices of a scoring path, one for each kind of machine; see `RowCalls.of`."""
         return self._row_calls.of(self._records.resolved(version))
 
     def alias(self, model: str, alias: str) -> Version | None:
@@ -364,7 +364,7 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Undo the newest move of an alias that is not undone, so that the alias points to the version before again.
+        """Undo the newest move of an alias that has not been undone yet. It then points to the version before that move.
 
         Args:
             model: The model.

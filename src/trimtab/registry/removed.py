@@ -3,8 +3,8 @@
 Garbage collection and registration may run at the same time. Therefore a collection removes a blob in three steps.
 First it stores a record with the state `condemned` for the blob, in one transaction with the record of the version's
 removal. Transactions of registrations and moves require that no such record exists, so all processes agree on what came
-first. Second, the collection checks again which blobs are needed, and keeps these. Third, it marks the other blobs as
-`leaving` and deletes them. # D59
+first. Second, the collection checks again what is needed. If the version or one of its blobs is, it deletes these
+records, and all blobs stay. Otherwise, third, it marks the blobs as `leaving` and deletes them. # D59
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def refuse_removed(catalog: Catalog, version: Version) -> None:
 
 
 def take_back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: bool) -> list[Remove]:
-    """Return changes that take back the removal of a version and its blobs.
+    """Return changes that take back the removal of a version and its blobs. They conflict if a blob is being deleted.
 
     Args:
         catalog: The catalogue.

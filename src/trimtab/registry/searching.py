@@ -169,7 +169,7 @@ class Searcher:
         if judged is None:
             return {}
         try:
-            # imported here, because serving uses this module without this import
+            # imported only here, because serving imports this module, and must not load the code for evaluations
             from trimtab.training.judge.evaluation import load_evaluation
 
             return _metrics_of(load_evaluation(judged, self._blob))

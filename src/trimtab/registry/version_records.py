@@ -51,7 +51,7 @@ class VersionRecords:
         return [record.key for record in self._catalog.find("version_count")]
 
     def name(self, version_id: str | None) -> str:
-        """Return the name of a version for messages, also if no such version is stored."""
+        """Return the name of a version for messages; if there is no such version, its id, and for None "no version"."""
         found = None if version_id is None else self.find(version_id)
         return "no version" if version_id is None else version_id if found is None else found.name
 

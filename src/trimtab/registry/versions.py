@@ -31,7 +31,7 @@ class Version(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The record of one registered model: its id, what it was made from, and its environment."""
 
     format: Literal[1] = 1
-    id: str  # the hash of the fields down to `refit_of`; see `version_id`
+    id: str  # the hash of `model` and of the fields from `artifact` to `refit_of`; see `version_id`
     model: str
     number: int  # 1, 2, ... in the order of registration; "model@3" names the version
     artifact: str  # the hash of the artifact's blob

@@ -25,7 +25,7 @@ def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None =
     import duckdb
 
     given = dict(config or {})
-    # otherwise DuckDB would write rows that do not fit into memory into the current folder
+    # the folder for rows that do not fit into memory; DuckDB's default is the current folder
     given.setdefault("temp_directory", os.path.join(tempfile.gettempdir(), f"trimtab-duckdb-{os.getpid()}"))
     if (allowed := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(allowed):
         given.setdefault("threads", int(allowed))

@@ -10,7 +10,7 @@ from pathlib import Path
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.store.regular_file import other_kind
 
-# Prefix and suffix of the name of an unfinished file, which it keeps if the writer dies.
+# An unfinished file has a name with this prefix and suffix. If its writer dies, it is left under this name.
 TEMPORARY = (".", ".new")
 # With less free space than this, the disk counts as full. Opening a database makes files of half this size.
 _ROOM_BYTES = 1 << 18
@@ -84,7 +84,7 @@ def file_mode(folder: Path) -> int:
 
 
 def narrow(path: Path) -> None:
-    """Remove the permissions of a file that its folder does not give."""
+    """Take permissions for a file from the group and from others, unless they have the same for its folder."""
     with contextlib.suppress(PermissionError):  # the file belongs to another user of the folder
         path.chmod(path.stat().st_mode & (0o700 | path.parent.stat().st_mode & 0o077))
 
@@ -98,7 +98,7 @@ def publish(made: Path, path: Path) -> None:
         os.link(made, path)
     except FileExistsError:
         pass
-    # The file system has no hard links, so only locks can keep two processes from making the file at once.
+    # Without hard links, this replaces a file that another process has made. Only a lock of the caller prevents that.
     except OSError:
         os.replace(made, path)
     made.unlink(missing_ok=True)

@@ -45,14 +45,14 @@ def is_of_process(path: Path) -> bool:
 
 
 def check_file(path: Path, repair: str) -> Kind | None:
-    """Check that trimtab can read a file of a state folder, and return the kind of the store whose main file it is.
+    """If a file is the main file of a store, check that trimtab can read it.
 
     Args:
-        path: A file of a store, or any other file.
+        path: Any file of a state folder.
         repair: The advice in the error message if the file is a damaged key-value store.
 
     Returns:
-        The kind of the store whose main file this is; None: it is no main file.
+        The kind of the store; None: this is no main file, and was not checked.
 
     Raises:
         Misuse: This version does not read the file's format.

@@ -61,7 +61,8 @@ def intervals(
         if not held:
             return
         unread = [(r[-1].appended_at_us, name) for name, r in held.items() if r[-1].position < upto[name]]
-        # do not return records after this one yet, because records that were not read yet may come before them
+        # Unread records of a partition come after its last record that was read. So up to the earliest of these last
+        # records, nothing is missing. Keep later records for the next interval.
         bound = min(unread, default=None)
         cuts = {name: _until(records, name, bound) for name, records in held.items()}
         yield [records[: cuts[name]] for name, records in held.items() if cuts[name]]

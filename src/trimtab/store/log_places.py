@@ -8,12 +8,12 @@ from trimtab.store.ports import Log, LogRecord
 
 
 def positions_before(log: Log, at_us: int) -> dict[str, int]:
-    """Return a position for each partition. All records after it were appended at `at_us` or later."""
+    """Return for each partition the last position of a record that was appended before `at_us`, or 0."""
     return {partition: position_before(log, partition, last, at_us) for partition, last in log.positions().items()}
 
 
 def position_before(log: Log, partition: str, last: int, at_us: int) -> int:
-    """Return the position of `positions_before` for one partition, by bisection. `last` is its last position."""
+    """Do the same as `positions_before` for one partition, by bisection. `last` is the partition's last position."""
     low, high = 0, last
     while low < high:
         middle = (low + high) // 2
@@ -34,7 +34,7 @@ def begin_of(log: Log, partition: str, last: int) -> int:
 def records_between(
     log: Log, partition: str, after: int, last: int, *, batch: int = 10_000
 ) -> Iterator[list[LogRecord]]:
-    """Yield the records of a partition from after `after` up to `last`, in batches, without truncated records."""
+    """Yield the records of a partition after `after` and up to `last`, in batches. Removed records are skipped."""
     while after < last and (records := log.read(partition, after, limit=batch)):
         after = records[-1].position
         yield records if after <= last else [one for one in records if one.position <= last]

@@ -27,7 +27,7 @@ class _Backend(msgspec.Struct, frozen=True, kw_only=True):
     opens: str  # "module:name" in trimtab.store
     example: str  # a URL
     takes: tuple[str, ...] = ()  # which of the arguments `clock`, `repair` and `mode` it takes
-    place: str | None = None  # "module:name" of the place of an embedded key-value store
+    place: str | None = None  # "module:name" of the class of its `Place`, if it is an embedded key-value store
     server: bool = False
 
 
@@ -96,7 +96,7 @@ def open(
 
 
 def place(url: str) -> Place:
-    """Return the place of the key-value store at `url`, without opening or making the store.
+    """Return the `Place` of the key-value store at `url`, without opening or making the store.
 
     Raises:
         Misuse: The URL is unknown, or is not that of a key-value store.
@@ -121,7 +121,7 @@ def check_server(url: str) -> None:
 
 
 class ServerPlace:
-    """A `Place` on a server, where nothing can be set aside.
+    """A `Place` on a server. There, `fresh` deletes the old pairs, and cannot restore them after an error.
 
     Args:
         url: The address of the store.

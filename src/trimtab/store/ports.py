@@ -61,8 +61,8 @@ class Log(Protocol):
     def erase(self, partition: str, instead: Mapping[int, bytes]) -> int:
         """Replace the payloads at the given positions, but not the append times. Return how many were replaced.
 
-        When this returns, the old payloads and removed records are on no page of the disk. If another process writes
-        the partition, raise Conflict and do nothing.
+        When this returns, the files have no bytes of the old payloads, nor of records that were removed before. If
+        another process writes the partition, raise Conflict and do nothing.
         """
         ...
 
@@ -86,7 +86,7 @@ class Repairable(Protocol):
     """A log whose partitions can be repaired, after records were lost or were stamped by a wrong clock."""
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Continue a partition after `position`: remove the records up to there, and append payloads with append times.
+        """Remove the records up to `position`, and append `again` (payloads and their append times) after it.
 
         All of this is done, or nothing. A partition that does not exist is created.
         """
@@ -210,22 +210,25 @@ class KeyValue(Protocol):
 
 
 class Place(Protocol):
-    """The place of a key-value store. Its methods do not open or create the store."""
+    """Where a key-value store is kept, such as a folder. Except for `fresh`, the methods do not open the store."""
 
     def mark(self) -> Hashable | None:
         """Return a value that changes when another store replaces this one; None while there is no store."""
         ...
 
     def is_aside(self) -> bool:
-        """Return whether `fresh` is running, or was killed."""
+        """Return whether there is an old store that `fresh` has set aside, because it is running or was killed."""
         ...
 
     def drop_aside(self) -> None:
-        """Delete what a killed `fresh` has left."""
+        """Delete the old store that a killed `fresh` has set aside."""
         ...
 
     def fresh(self, opened: Callable[[], KeyValue]) -> AbstractContextManager[None]:
-        """Start with an empty store, even if the old store is too damaged to open. `opened` gives the open store."""
+        """Begin the block with an empty store, even if the old one is too damaged to open.
+
+        `opened` returns the store, and opens it first if it is not open.
+        """
         ...
 
 

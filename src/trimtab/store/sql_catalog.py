@@ -194,7 +194,7 @@ class SqlCatalog(Closing):
     def check(self) -> int:
         """Check the structure of the database and every row. Return the number of rows.
 
-        A read only checks the rows that it finds. `check` also finds rows that damage has hidden.
+        Reads check just the rows that they find. `check` also notices rows that damage has hidden.
 
         Raises:
             Corrupt: A row or a page is damaged or missing. The message names it.
@@ -409,7 +409,7 @@ def _pages(connection: sa.Connection) -> int:
 def _above(prefix: str) -> str | None:
     """Return the smallest text above all texts that start with `prefix`.
 
-    Return None if no other last character of the prefix gives such a text.
+    Return None if there is no character after the last one of the prefix.
 
     >>> _above("day/2024-05")
     'day/2024-06'

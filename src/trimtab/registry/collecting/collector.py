@@ -27,9 +27,8 @@ class Reason(msgspec.Struct, frozen=True):
     """A reason why a version is kept, and what the user can do about it."""
 
     text: str
-    frees: str
-    # the age of the judgement or decision that keeps the version, if it is one; a smaller `--evidence` would free the
-    # version
+    frees: str  # the option or action that removes this reason; "": none, or a smaller `--evidence`
+    # if a judgement or decision keeps the version: its age; with a smaller `--evidence`, it would not
     evidence_us: int | None = None
 
 
@@ -222,7 +221,7 @@ class Collector:
         return True
 
     def _collect_orphans(self, found: Sequence[StoredBlob]) -> tuple[StoredBlob, ...]:
-        """Remove the given blobs that no record names even now, and return them."""
+        """Of the given blobs, remove those that still no record names, and return them."""
         condemned = self._condemn([one.digest for one in found], gone.NO_VERSION)
         if condemned is None:
             return ()
@@ -251,7 +250,7 @@ class Collector:
         return {digest: revision + 1 for digest, revision in before.items()}
 
     def _make_final(self, condemned: Mapping[str, int], version: str) -> bool:
-        """Make the removal final. Return False if another process has deleted a record of `_condemn`."""
+        """Make the removal final. Return False if another process took it back: a record of `_condemn` has changed."""
         fate = gone.Fate("leaving", version)
         try:
             self._catalog.write([fate.put(digest, expected=revision) for digest, revision in condemned.items()])
@@ -322,7 +321,7 @@ class Collector:
                 at, grace = format_time(at_us)[:19], format_duration(self._keep.grace_us)
                 within = f"registered {at}, within the grace of {grace}"
                 add(one.id, within, f"--grace {_below(now_us - at_us)}")
-        # newest first, so that a refit (the definition fitted again) comes before the version that it refits
+        # newest first: a refit (the definition fitted again) keeps the version that it refits, which may be one, too
         for one in sorted(versions.values(), key=lambda version: -version.number):
             if one.id in why and one.refit_of is not None:
                 add(one.refit_of, f"{one.name} refits it", f"removing {one.name}")
@@ -332,10 +331,10 @@ class Collector:
         for model in sorted({version.model for version in versions}):
             for alias in self._aliases.places(model):
                 now, *before = self._aliases.reach(model, alias)[: self._keep.rollbacks + 1]
-                yield now, Reason(f"alias {alias} points to it", f"moving alias {alias} on")
+                yield now, Reason(f"alias {alias} points to it", f"moving alias {alias} to another version")
                 for steps, version in enumerate(before, 1):
                     text = f"alias {alias} can go back to it in {steps} step{'s' * (steps > 1)}"
-                    frees = f"--rollbacks {steps - 1}" if steps > 1 else f"moving alias {alias} on"
+                    frees = f"--rollbacks {steps - 1}" if steps > 1 else f"moving alias {alias} to another version"
                     yield version, Reason(text, frees)
 
 

@@ -144,7 +144,7 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
         lists = manifest.lists
         card.paragraph(
             f"Lists by {lists.column!r}: {lists.lists:,}, of up to {lists.longest:,} rows; {lists.whole:,} have a "
-            f"final label for each row; in {lists.whole - lists.told:,} of these all labels are alike. "
+            f"final label for each row; in {lists.whole - lists.told:,} of these, all labels are equal. "
             f"{lists.rows_without:,} rows belong to no list."
         )
     reasons = [

@@ -43,7 +43,7 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
-    """The change of one feature between the versions, whose definitions have different hashes."""
+    """The change of one feature whose definition is not the same in both versions."""
 
     name: str
     what: Literal["added", "removed", "changed"]
@@ -358,7 +358,7 @@ def _judged_on(record: Record) -> str:
         return ""
     start, end = format_time(evaluation.start_us)[:10], format_time(evaluation.end_us)[:10]
     of = (
-        f"; these are of {version.refit_of[:12]}, which this version refits"
+        f"; this is the evaluation of {version.refit_of[:12]}, which this version refits"
         if version.evaluation is None and version.refit_of
         else ""
     )

@@ -53,7 +53,7 @@ def score(argument: bytes, place: Workplace) -> bytes:
 
 
 def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
-    """Score rows. The importing process checks the scores."""
+    """Score rows. The importing process checks the scores, and also meets the errors that are ignored here."""
     try:
         scores = np.asarray(scorer.predict(rows))
         if scores.size > _MOST_SCORES * len(rows):

@@ -122,7 +122,7 @@ def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTenso
         out.append(InputTensor(one.name, one.datatype, one.shape, body[at : at + size]))
         at += size
     if at != end:
-        raise Misuse(f"body: has {end - at} bytes more than its tensors take by their {BINARY_SIZE}.")
+        raise Misuse(f"body: {end - at} bytes are left after all tensors. Check the {BINARY_SIZE} of each.")
     return out
 
 

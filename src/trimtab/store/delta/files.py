@@ -41,9 +41,9 @@ _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 class ParquetFiles:
     """The Parquet files in a table's directory.
 
-    A name is `order-random-hash.parquet`. By `order`, names sort in the order in which rows were appended. By `random`,
-    names differ even if two writers append equal rows at once, because two commits must not share a file. `hash` is
-    that of the bytes.
+    A name is `order-random-hash.parquet`. `order` is the number of the append, so names sort in the order of the rows.
+    `random` makes names differ if two writers append equal rows at once, because two commits must not share a file.
+    `hash` is that of the bytes.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -74,8 +74,8 @@ class ParquetFiles:
     def rewrite(self, names: Sequence[str], order: int, where: str = "true", values: Sequence[Any] = ()) -> str:
         """Write a new, synced file with those rows of the named files that fulfil `where`, and return its name.
 
-        Without `values`, the rows are copied in pieces. With `values`, they are all in memory, because COPY takes no
-        parameters.
+        `values` are the parameters of `where`. Without them, the rows are copied in pieces. With them, all rows are in
+        memory at once, because COPY takes no parameters.
         """
         with self._cursor() as cursor:
             if not values:
@@ -178,7 +178,8 @@ class ParquetFiles:
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
         """Remove files that are not needed, and return the number of bytes freed.
 
-        These are the files in `old`, and files that are not in `known` and were last written before `untouched_s`.
+        These are the files in `old`, and of the files that the table's log does not name (those not in `known`) the
+        ones that were last written before `untouched_s`.
         """
         freed = 0
         for name in os.listdir(self.directory):
@@ -294,7 +295,7 @@ def _text(text: str) -> str:
 
 
 def runs(names: Sequence[str], sizes: Mapping[str, int], target_bytes: int) -> Iterator[list[str]]:
-    """Yield groups of neighbouring files to merge, each with a total size below the target."""
+    """Yield groups of neighbouring files to merge. A group has at most the target size, or is a single larger file."""
     run: list[str] = []
     total = 0
     for name in sorted(names):

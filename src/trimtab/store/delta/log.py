@@ -140,7 +140,10 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """Give an empty table the columns of `rows`, and keep the stored positions of its writers. # D34"""
+        """If the table has no rows, and not the columns of `rows`, replace its columns by those.
+
+        The stored positions of its writers are kept. # D34
+        """
         delta = self.refresh()
         if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):
             return
@@ -154,7 +157,10 @@ class DeltaLog:
                 self._sealed(delta, before)
 
     def widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
-        """Add the columns of `rows` that the table does not have. If `rows` lack a column of the table, do nothing."""
+        """Add the columns of `rows` that the table does not have.
+
+        If `rows` do not fit the table in another way, do nothing: `check_columns` will raise the error.
+        """
         for _ in range(COMMIT_ATTEMPTS):
             there = self.dtypes(delta)
             found = {name: column.dtype for name, column in rows.by_name.items()}

@@ -75,8 +75,8 @@ class DeltaTable(Closing):
         table are replaced by those of `rows`.
 
         If several processes append for one writer at once, only one of them stores a given position: Delta refuses a
-        commit if another process committed since the table was read. Then the table is read again, and nothing is
-        appended if the writer has already reached the position.
+        commit if another process has stored a position for the writer since the table was read. Then the table is read
+        again, and nothing is appended if the writer has already reached the position.
 
         Raises:
             Misuse: A column of the table is missing in `rows`, or has another type.

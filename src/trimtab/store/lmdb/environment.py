@@ -204,7 +204,7 @@ class LmdbEnvironment:
             raise named(error, self.path, self.repair) from error
 
     def _replace_file(self, made: Path) -> None:
-        """Close the data file, and if no other process has it open, replace it by a new one."""
+        """Replace the data file, which this process has closed, by a new one if no other process has it open."""
         fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
         try:
             # every process that has the environment open holds a shared lock on this byte
@@ -426,7 +426,7 @@ def _create(path: Path) -> None:
 
 
 def _refuse(error: TrimtabError, **_: object) -> Any:
-    """Raise `error`. This replaces transactions if the store could not be opened again."""
+    """Raise `error`. If the store could not be opened again, this is called instead of beginning a transaction."""
     raise error
 
 

@@ -26,7 +26,7 @@ _get = lmdb.Transaction.get
 
 
 class LmdbKeyValue(Closing):
-    """A `KeyValue` in a directory. Every value carries a CRC-32 over its key and itself.
+    """A `KeyValue` in a directory. Each value is stored with a CRC-32 of its key and the value.
 
     LMDB forbids opening a directory twice in one process, so all objects for a directory share one LMDB environment.
     The first write takes the directory's writer lock for this process, until `release_writer` is called or the last of

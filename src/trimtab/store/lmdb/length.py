@@ -75,9 +75,10 @@ def _whole(file: IO[bytes], root: int, page_bytes: int) -> bool:
 
 
 def _led_to(page: bytes, flags: int, lower: int) -> Iterator[tuple[int, int]]:
-    """Yield the pages that a page refers to, each with a number of further pages.
+    """Yield the numbers of the pages that a page refers to, each with a count.
 
-    For a child page, this is 0. For a large value, it is the number of pages that the value takes.
+    For a child page of the tree, the count is 0. For the first page of a large value, it is the number of pages that
+    the value takes.
     """
     page_bytes = len(page)
     for at in struct.unpack_from(f"<{max(0, min(lower, page_bytes) - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):

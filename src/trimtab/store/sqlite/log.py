@@ -51,7 +51,7 @@ class SqliteLog(Closing):
         self._files = threading.Lock()  # guards the partition and the readers
         self._waiting: list[_Append] = []
         self._leader: _Append | None = None
-        self._last_group = 1
+        self._last_group = 1  # the number of appends in the last commit
         check_inherited(self.directory)
         # raises an error if the path is not a directory; the first append creates a missing directory
         self._partitions()
@@ -233,14 +233,14 @@ class SqliteLog(Closing):
             mine.wakeup.acquire()
 
     def _lead(self, mine: _Append) -> None:
-        """Write all waiting appends in one transaction. Then wake their threads, and choose the next leader."""
+        """Write all waiting appends in one transaction. Then choose the next leader, and wake the other threads."""
         # the threads that the last commit woke will soon append again, so wait to let them share this sync
         while self._last_group > 1:
             before = len(self._waiting)
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:  # appends without payloads (see `_alone`) are not part of a group
+        with self._mutex:  # an append without payloads ends the group: it waits to become the leader (see `_alone`)
             mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
@@ -286,7 +286,7 @@ class SqliteLog(Closing):
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
         """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
-        The exception may have come at any point, and this may be called more than once.
+        The exception may have come at any point, and this may be called more than once. After `_alone`, there is none.
         """
         with self._mutex:
             for each in mine.group:

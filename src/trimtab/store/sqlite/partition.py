@@ -43,13 +43,13 @@ _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n i
 _TRUNCATED = 20_000  # how many records one transaction removes, so that appends can run in between
 _BUSY_MS = 5_000  # how long to wait for other connections; also the default of `sqlite3.connect`
 _RETURNED = 2_000  # how many pages one transaction returns to the disk
-_LONG_OVERDUE = 10_000  # appends copy a write-ahead log with this many pages to the file themselves
+_LONG_OVERDUE = 10_000  # once `checkpoint` was called, appends only do its work if the write-ahead log has these pages
 _readers = count()
 _NO_APPEND_US = -(2**62)  # earlier than every append time, even if the clock is set before 1970
 
 
 class PartitionWriter:
-    """The connection that writes one partition's file. It holds the lock, so there is no other such connection."""
+    """The connection that writes one partition's file. It holds the file's lock, so there is no second writer."""
 
     def __init__(self, path: Path, lock: FileLock, mode: Mode) -> None:
         self.path = path
@@ -262,7 +262,7 @@ class PartitionWriter:
         what = str(self.path)
         if file_id(what) is None:  # otherwise `sqlite3.connect` would create an empty file
             raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab storage recover")
-        try:
+        try:  # before SQLite connects, because that may copy the write-ahead log to the file and remove it
             acknowledged = acknowledged_frames(self.path)
         except OSError as error:
             raise Unavailable(f"{what}-wal: cannot be read ({error}). Check the disk, limits and access.") from error
@@ -272,10 +272,7 @@ class PartitionWriter:
                 connection.text_factory = bytes
                 head = check_format(connection, self.path)
                 connection.execute("PRAGMA journal_mode = WAL")
-                self._file, self._wal = (
-                    file_id(what),
-                    None,
-                )  # read this before connecting, which may copy the write-ahead log to the file and remove it
+                self._file, self._wal = file_id(what), None
                 connection.execute(f"PRAGMA synchronous = {'FULL' if self.mode == 'durable' else 'NORMAL'}")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
                 if self._checkpoints_late:
@@ -293,7 +290,10 @@ class PartitionWriter:
                 last = sequence(connection, head)
                 found = rows[0][0] if rows else head.truncated_through
                 if last != found:
-                    raise Corrupt(f"{what}: its last record is {found}, not {last}. Restore the partition from a copy.")
+                    raise Corrupt(
+                        f"{what}: its last record is at position {found}, but positions up to {last} were used. "
+                        "Restore the partition from a copy."
+                    )
                 if last < self.position:
                     raise Corrupt(
                         f"{what}: its last record is {last}, but this process wrote up to {self.position}: the file "
@@ -356,7 +356,7 @@ class PartitionReader:
             lost = (
                 f"records {end + 1} to {last} are missing"
                 if end < last
-                else (f"its last record is {last}, before {end}")
+                else f"it ends at position {last}, but was read up to {end}"
             )
             raise Corrupt(f"{self.path}: {lost}. Restore the partition from a copy, or rebuild what was read from it.")
         return records

@@ -10,11 +10,12 @@ _FRAME = 24  # before each page: page number, size after the commit (0: no commi
 
 
 def acknowledged_frames(database: Path) -> int:
-    """Return the number of the last commit frame that has later frames of its generation; 0: there is none.
+    """Return the number of the last frame that ends a commit and has later frames with the log's salts; 0: none.
 
     To SQLite, the first frame with a wrong checksum is the end of the log. With `synchronous = FULL`, a transaction
-    only starts after the previous commit was synced. So a commit that frames follow was acknowledged, and must be
-    readable. After a power cut, the last transaction may be incomplete, which is not damage.
+    only starts after the previous commit was synced. So a commit with later frames was acknowledged, and must be
+    readable. (Frames with other salts are left from before a checkpoint.) After a power cut, the last transaction may
+    be incomplete, which is not damage.
 
     Source: sqlite.org/fileformat2.html#walformat.
     """

@@ -8,7 +8,7 @@ from trimtab.core.errors import Misuse
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits on what one process works on at the same time. Requests beyond a limit are refused, except `rows_inline`."""
+    """Limits on what one process works on at once. Requests beyond a limit (except `rows_inline`) are refused."""
 
     body_bytes: int = 4 << 20  # the maximum size of one body
     bodies_bytes: int = 256 << 20  # memory for the bodies of all requests together, encoded and decoded

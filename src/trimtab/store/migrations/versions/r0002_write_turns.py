@@ -1,6 +1,6 @@
-"""From this revision on, an SQLite catalogue is in WAL mode, and its writers take turns.
+"""From this revision on, an SQLite catalogue is in WAL mode, and its writers hold a lock (`WriteLock`).
 
-Earlier versions of trimtab do not take turns. They refuse a catalogue of this revision.
+Earlier versions of trimtab do not know the lock. They refuse a catalogue of this revision.
 """
 
 revision = "0002"

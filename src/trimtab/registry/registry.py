@@ -364,7 +364,7 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Undo the newest move of an alias that has not been undone yet. It then points to the version before that move.
+        """Undo the newest move of an alias that has not been undone yet. It then points to the previous version again.
 
         Args:
             model: The model.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
-NOT_AT_LEAD = "not_at_lead"  # the flag of a live answer over a day before or after the time that training assumes
+NOT_AT_LEAD = "not_at_lead"  # the flag of a live answer that is a day too early or too late, compared with training
 
 
 # the fields of a prediction that differ between live answers

@@ -33,7 +33,8 @@ class OnlineInputs:
     Args:
         plan: Reads the features of a request.
         encoding: Turns features into numbers.
-        of_others: Whether rows were checked for another version, the champion, whose request may have other columns.
+        of_others: Whether rows were checked for the champion, whose request may have other columns, because this
+            version is a canary or a shadow.
 
     Raises:
         Misuse: The encoding was fitted on other features. `read` raises this error if a row of the champion's request

@@ -35,8 +35,8 @@ class Precomputed:
     """The precomputed answers of one model, stored by request key.
 
     An answer is given only to a request that equals, in the values of all columns, the request for which it was made.
-    If there is no answer for the key, or the request has another value, the result is `missing`. If the stored answer
-    is of another version or too old, the result is `stale`.
+    If there is no answer for the key, or a value differs, the result is `missing`. If the stored answer is of another
+    version or too old, the result is `stale`.
     """
 
     def __init__(self, store: KeyValue, model: str, *, max_age_us: int) -> None:

@@ -253,7 +253,7 @@ class Endpoint:
     def _fails_all(self, error: Exception) -> bool:
         """Return whether this error of a shared call would also occur for each row alone.
 
-        If there are stored answers, a degradation policy or a canary, each row may fare differently: return False.
+        With stored answers, a degradation policy or a canary, some of the rows may still be answered: return False.
         """
         return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
@@ -280,7 +280,7 @@ class Endpoint:
             try:
                 return self._split(canary, answerer, rows, flags, deadline_s, shared)
             except Exception as error:
-                # if the rows of a shared call will be tried again one by one, `unanswered` is only called then
+                # if each row of a shared call will be tried again alone, only those attempts call `unanswered`
                 if canary.unanswered is not None and (not shared or self._fails_all(error)):
                     canary.unanswered(rows, error)
                 raise

@@ -17,7 +17,7 @@ from trimtab.serving.log.spool import Spool, recover_spools
 from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.ports import Copyable, Log, LogRecord
 
-TOGETHER = 256  # this many buffered payloads are written together
+TOGETHER = 256  # as soon as this many payloads are buffered, they are written
 MAINTENANCE_BYTES = 4 << 20  # after this many written bytes, the log needs maintenance
 _LATER_S = 0.05  # how long payloads wait, so that more are written together
 _RETRY_S = 1.0  # pause after a failed write
@@ -31,7 +31,7 @@ class BufferedLog:
     The buffer is in a spool: a memory-mapped file, whose content survives the end of the process. If the process is
     killed, nothing is lost. A power cut may lose the buffer, as with any log that does not wait for the disk. The
     buffer is written to the log by `flush`, by a thread 50 ms after the first payload, and before this object is read.
-    While the log cannot be written, reads return what is in the log. `append` works as in any log: when it returns, its
+    While the log cannot be written, reads do not include the buffer. `append` works as in any log: when it returns, its
     payloads are safe. They come after everything that was buffered before.
 
     A forked child cannot use this object.
@@ -49,7 +49,7 @@ class BufferedLog:
         self._writing = threading.Lock()  # protects writes to the log and its maintenance; taken before `_mutex`
         self._spool: Spool | None = None
         self._payloads: list[bytes] = []
-        self._in_doubt = 0  # the first payloads that may be in the log already, because their write was interrupted
+        self._in_doubt = 0  # how many of the first payloads may be in the log already (their write was interrupted)
         self._written_bytes = 0  # bytes written since the last maintenance
         self._retry_at_s = 0.0  # after a failure: the time before which writing is not tried again
         self._recover_at_s = 0.0  # the time of the next search for spools of killed processes

@@ -110,7 +110,7 @@ class GroupCommit:
             if buffer.flush(wait=self._closed):
                 self._health.succeeded()
             else:
-                pause_s = _LATER_S  # a thread that reads is writing the buffer, or maintenance is running
+                pause_s = _LATER_S  # another thread is writing the buffer, or does maintenance
         except Exception as error:  # the answers were sent already, so try again later
             pause_s = self._health.failed(error)
         if pause_s and not self._closed:
@@ -147,7 +147,7 @@ class GroupCommit:
         return done
 
     def close(self) -> None:
-        """Append all predictions that are buffered or handed to the thread, and then stop the thread."""
+        """Let the thread append what was handed to it, and end it. Then append all other predictions that wait."""
         self._closed = True
         self._thread.shutdown()
         self.append_buffered()

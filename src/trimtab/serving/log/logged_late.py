@@ -32,10 +32,10 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
 
 
 class LoggedLate:
-    """Finds late records, and reads each block of the log only once.
+    """Finds late records.
 
-    Of each block, only the first and the last time of its late records are kept in memory. A later search reads only
-    the blocks that may contain its record, and what was appended in the meantime.
+    Each block of the log is read once, and the first and the last time of its late records are kept in memory. After
+    that, a search only reads what was appended since, and again the blocks that may contain its record.
 
     Args:
         log: The prediction log.
@@ -97,7 +97,7 @@ def check_search(deadline_s: float | None) -> None:
 
 
 def holds_id(payload: bytes, needle: bytes) -> bool:
-    """Return whether an id (`needle`) is that of a payload. This also works for a prediction that was erased."""
+    """Return whether a payload has this id (`needle`). This also works for a prediction that was erased."""
     return payload.find(needle, 0, len(needle) + _HEAD_BYTES) >= 0
 
 

@@ -51,8 +51,8 @@ class PredictionLog:
     def append_payloads(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:
         """Append predictions that are encoded already.
 
-        Predictions that another process has made need explicit append times. No append time may be earlier than the
-        time in the prediction's id.  # D170
+        For predictions that another process has made, give append times: each at least the time in the prediction's
+        id, so that the prediction can be found.  # D170
         """
         return self.log.append(payloads, at_us=at_us)
 
@@ -164,7 +164,7 @@ class PredictionLog:
     ) -> tuple[LogRecord | None, int]:
         """Search for a record that was appended within `SOON_US` after it was made.
 
-        Return the record or None, and the position up to which was searched.
+        Return the record or None, and the position up to which the partition was searched.
         """
         limit = _FIRST_READ
         while True:
@@ -223,7 +223,7 @@ class PredictionLog:
         return found
 
     def positions_before(self, at_us: int) -> dict[str, int]:
-        """Return for each partition a position. All predictions made at `at_us` or later come after it."""
+        """Return for each partition a position after which all predictions come that were made at `at_us` or later."""
         return positions_before(self.log, at_us)
 
     def close(self) -> None:

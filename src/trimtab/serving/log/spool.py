@@ -68,7 +68,7 @@ class Spool(Closing):
         view = self._map
         view[at:end] = framed
         self._used = used = end - _BEGIN
-        # written last, because it makes the payloads valid; not with `pack_into`, which would first write zeros there
+        # this number makes the payloads valid, so it is written last; `pack_into` would first write zeros in its place
         view[8:_BEGIN] = _pack_used(used)
         return True
 
@@ -130,7 +130,7 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     """Append those payloads of a spool that the log lacks, and return their number."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # no append time may be earlier than an id's time, even if the clock was set back: use those times. # D170
+    if lost:  # appended at the times of the answers: the clock may now be earlier than the times in the ids. # D170
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)

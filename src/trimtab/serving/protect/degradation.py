@@ -184,7 +184,7 @@ class Degrading:
         flags: tuple[str, ...],
         deadline_s: float | None,
     ) -> list[Prediction]:
-        """Return the canary's predictions or, if it is late, the fallback answers of the champion.
+        """Return the canary's predictions or, if it is late, the fallback answers that the champion would get.
 
         Raises:
             Late: The canary is late, and no fallback can answer.

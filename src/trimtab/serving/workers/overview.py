@@ -75,7 +75,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
     def lines(self) -> list[str]:
-        """Return the overview as lines of text, at most 80 characters wide."""
+        """Return the overview as lines of text, at most 78 characters wide."""
         up = "" if self.up_s is None else f"  up {format_duration(max(1, int(self.up_s)) * SECOND_US)}"
         workers = f"  workers {self.workers_ready} of {self.workers} ready" if self.workers else ""
         cpu = "" if self.cpu_share is None else f"  cpu {self.cpu_share:.0%}"

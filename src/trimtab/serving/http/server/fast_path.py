@@ -25,7 +25,7 @@ from trimtab.serving.problems import Refused
 
 _LONGEST_HEAD_BYTES = 65_536
 _LONGEST_PATH = 1_024  # the maximum number of characters of a refused path in an error message
-_LINGER_S = 0.5  # time at the end for a request that is being sent on an idle connection
+_LINGER_S = 0.5  # at the end, idle connections stay open this long, because a request may already be on its way
 _HEADERS = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
 _OK = STATUS_LINE[200] + b"content-type: application/json\r\n" + _HEADERS + b"content-length: %d\r\n\r\n%b"
 _CLOSE = ((b"connection", b"close"),)
@@ -272,7 +272,7 @@ class FastPathProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
-        """Close the connection at the end of the service. A request that is being sent is still answered."""
+        """Close the connection at the end of the service. A request that is already on its way is still answered."""
         self._leaving = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(_LINGER_S, super().shutdown)

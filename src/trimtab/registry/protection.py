@@ -51,7 +51,7 @@ class Protections:
     def needs(self, model: str, alias: str) -> Needs:
         """Return what a move of an alias needs: the stricter of the settings and the stored protection.
 
-        Read the alias before you call this. Otherwise, a change of the protection between both is not noticed.
+        Read the alias before you call this. Then a later change of the protection makes the move conflict.
         """
         if alias == CHAMPION:
             return "gate"

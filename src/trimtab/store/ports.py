@@ -29,7 +29,7 @@ class Log(Protocol):
 
     @property
     def partition(self) -> str:
-        """The partition that this process appends to. The first append, or the first use of this property, takes it."""
+        """The partition that this process appends to. The first append or the first use of this property takes one."""
         ...
 
     def append(self, payloads: Sequence[bytes], *, at_us: Sequence[int] | None = None) -> range:

@@ -32,7 +32,7 @@ from trimtab.store.sqlite.wal import acknowledged_frames
 from trimtab.store.sqlite.write_lock import WriteLock
 
 _CHECKED_PAGES = 1_000  # 4 MB; smaller databases are checked at each opening, which takes a few ms
-_THREADS = 64  # the number of threads that may use a catalogue at once; further threads wait
+_THREADS = 64  # at least this many threads may use a catalogue at once; further threads wait
 _SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
 _BUSY_S = 30.0  # how long a writer waits for other writers before it fails
 
@@ -76,8 +76,8 @@ class SqlCatalog(Closing):
         """Open the catalogue in an SQLite file. A file that does not exist is created.
 
         In mode `durable`, each write is synced before it returns. In mode `relaxed`, all writes survive kill -9, but a
-        power failure may lose the last ones (never a part of a write). `relaxed` is for data that can be computed
-        again, such as those of a replay. # D0190
+        power failure may lose the last ones (each as a whole). `relaxed` is for data that can be computed again, such
+        as those of a replay. # D0190
         """
         check_inherited(path)
         check_writable(path.parent)
@@ -118,7 +118,7 @@ class SqlCatalog(Closing):
         return [self._record(row) for row in rows]
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
-        """Make all changes or none. When this returns, the changes are durable.
+        """Make all changes or none. When this returns, the changes are as safe as the mode says; see `sqlite`.
 
         Raises:
             Conflict: An `expected` is not met. The message names the first such change. Nothing was written.

@@ -28,7 +28,7 @@ class Reason(msgspec.Struct, frozen=True):
 
     text: str
     frees: str  # the option or action that removes this reason; "": none, or a smaller `--evidence`
-    # if a judgement or decision keeps the version: its age; with a smaller `--evidence`, it would not
+    # the age of the judgement or decision that keeps the version, or None; a smaller `--evidence` frees the version
     evidence_us: int | None = None
 
 
@@ -321,7 +321,7 @@ class Collector:
                 at, grace = format_time(at_us)[:19], format_duration(self._keep.grace_us)
                 within = f"registered {at}, within the grace of {grace}"
                 add(one.id, within, f"--grace {_below(now_us - at_us)}")
-        # newest first: a refit (the definition fitted again) keeps the version that it refits, which may be one, too
+        # newest first: a kept refit (a definition fitted again) is a reason to keep its original, maybe a refit itself
         for one in sorted(versions.values(), key=lambda version: -version.number):
             if one.id in why and one.refit_of is not None:
                 add(one.refit_of, f"{one.name} refits it", f"removing {one.name}")

@@ -345,7 +345,7 @@ class HttpService:
         waiting = [f"model {e.name!r}: {e.missing}" for e in endpoints if not e.ready]
         commit = self.parts.commit
         if commit.failure is not None:
-            buffered = f" ({commit.buffered:,} answered ones wait to be logged)" if commit.buffered else ""
+            buffered = f" ({commit.buffered:,} that were answered wait to be logged)" if commit.buffered else ""
             waiting.append(f"predictions cannot be logged{buffered}: {commit.failure}")
         try:
             more = None if self._ready is None else await self.parts.threads.look(self._ready)

@@ -221,7 +221,7 @@ class GroupCommit:
         return None
 
     def _refusal(self) -> Unavailable:
-        waiting = f" ({self.buffered:,} answered ones wait to be logged)" if self.buffered else ""
+        waiting = f" ({self.buffered:,} that were answered wait to be logged)" if self.buffered else ""
         return Unavailable(f"predictions cannot be logged now{waiting}: {self._health.error}")
 
     # -- maintenance of the log ---------------------------------------------------------------------------------

@@ -140,9 +140,9 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """If the table has no rows, and not the columns of `rows`, replace its columns by those.
+        """If an empty table has columns that `rows` lack or have with another type, give it the columns of `rows`.
 
-        The stored positions of its writers are kept. # D34
+        The stored positions of the table's writers are kept. # D34
         """
         delta = self.refresh()
         if delta is None or self.active(delta) or not _contradict(self.dtypes(delta), rows):

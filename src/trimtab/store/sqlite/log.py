@@ -145,7 +145,7 @@ class SqliteLog(Closing):
         return self._change(partition, lambda writer: writer.erase(instead))
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Continue a partition after `position`: remove the records up to there. A file that does not exist is created.
+        """Remove a partition's records up to `position`, and continue after it. A missing file is created.
 
         Args:
             partition: The name of the partition.
@@ -286,7 +286,8 @@ class SqliteLog(Closing):
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
         """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
-        The exception may have come at any point, and this may be called more than once. After `_alone`, there is none.
+        The exception may have come at any point, and this may be called more than once. `_alone` also calls this
+        without an exception.
         """
         with self._mutex:
             for each in mine.group:

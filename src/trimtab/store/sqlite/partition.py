@@ -43,7 +43,7 @@ _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n i
 _TRUNCATED = 20_000  # how many records one transaction removes, so that appends can run in between
 _BUSY_MS = 5_000  # how long to wait for other connections; also the default of `sqlite3.connect`
 _RETURNED = 2_000  # how many pages one transaction returns to the disk
-_LONG_OVERDUE = 10_000  # once `checkpoint` was called, appends only do its work if the write-ahead log has these pages
+_LONG_OVERDUE = 10_000  # once `checkpoint` was called, appends only do its work at this many pages in the -wal file
 _readers = count()
 _NO_APPEND_US = -(2**62)  # earlier than every append time, even if the clock is set before 1970
 

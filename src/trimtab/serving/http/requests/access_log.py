@@ -110,8 +110,8 @@ class AccessLog:
 class _Lines:
     """Formats records as lines of JSON.
 
-    Texts that many lines share are encoded once and cached, which saves half of the time. The JSON encoder encodes
-    texts that clients choose. All else is numbers and checked texts.
+    Texts that many lines share are encoded once and cached, which saves half of the time. Only texts that clients
+    choose must be encoded as JSON; all else is numbers, and texts that need no escapes.
     """
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ def table_of_body(body: bytes, most_rows: int, what: str, *, loose: bool = False
     texts = (column.values for column in table.columns.by_name.values() if column.dtype == "str")
     characters = sum(len(text) for values in texts for text in values.tolist() if text is not None)
     if characters > _EXPANDED * (len(body) + 1):  # with dictionary encoding, all rows may refer to one long text
-        raise Refused(413, f"body: its texts are {characters} characters long when written out. Send it in parts.")
+        raise Refused(413, f"body: the texts of all rows have {characters} characters together. Send it in parts.")
     return table
 
 

@@ -56,7 +56,7 @@ class RequestRecord:
     label = ""  # the name of the version that answered: "late_flight@7"
     made: Sequence[Prediction] = ()  # only the first logged prediction, to save memory
     answers = 0
-    times: tuple[float, ...] = ()  # the times at which the stages ended
+    times: tuple[float, ...] = ()  # the start of the request, then the end of each stage (`perf_counter`)
     features_s = model_s = 0.0
     grpc = ""  # the name of the gRPC status
 

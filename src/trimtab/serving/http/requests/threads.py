@@ -126,7 +126,7 @@ class Threads:
 
 
 def still_at_work() -> int:
-    """Return how many threads were still working when their pool was closed.
+    """Return how many threads still do work that was running when their pool was closed.
 
     The interpreter would wait for them at its end.
     """

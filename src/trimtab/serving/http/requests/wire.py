@@ -44,7 +44,7 @@ class Gone(ConnectionError):
 
 
 class Sent:
-    """Sends a response with two headers that predictions lack: no caching, and the request's id.
+    """Sends a response with two more headers (no caching, and the request's id), and keeps its status and size.
 
     Args:
         send: The function for sending, as defined by ASGI.

@@ -118,7 +118,7 @@ class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request: str | int | None = None  # or the key of the request
     value: Any = msgspec.UNSET  # true or false (the outcome), or the value of the column that the label reads
     columns: dict[str, Any] = {}  # by name: the values of further columns of the label's source, or of all columns
-    at: str | int | None = None  # when it turned out; by default, the request's time if the source has it, else now
+    at: str | int | None = None  # the time of its event; by default, that of the request if the source dates events so, else now
 
 
 class LabelProblem(msgspec.Struct, frozen=True):
@@ -138,7 +138,7 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     problems: tuple[LabelProblem, ...]  # the first hundred problems
     absent: tuple[str, ...] = ()  # columns of the source that some labels lack; they are null there
-    late: int = 0  # labels that came after the wait for them; they do not change closed days
+    late: int = 0  # labels that came after their waiting time had passed; they do not change closed days
 
 
 class GivenLabels(NamedTuple):
@@ -146,7 +146,7 @@ class GivenLabels(NamedTuple):
 
     source: str  # the source of the model's labels
     events: list[dict[str, object]]  # one event for each label
-    late: int  # how many came after the wait for them
+    late: int  # how many came after their waiting time had passed
 
 
 class StageShown(msgspec.Struct, frozen=True, kw_only=True):

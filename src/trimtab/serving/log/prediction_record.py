@@ -147,7 +147,7 @@ def payload_id(payload: bytes) -> str:
 
 
 class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A prediction from the log, in a form for people."""
+    """A row of the prediction log, readable."""
 
     id: str
     request_id: str

@@ -118,7 +118,8 @@ class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request: str | int | None = None  # or the key of the request
     value: Any = msgspec.UNSET  # true or false (the outcome), or the value of the column that the label reads
     columns: dict[str, Any] = {}  # by name: the values of further columns of the label's source, or of all columns
-    at: str | int | None = None  # the time of its event; by default, that of the request if the source dates events so, else now
+    # the time of its event; by default, the time of the request if the source uses that, or else now
+    at: str | int | None = None
 
 
 class LabelProblem(msgspec.Struct, frozen=True):

@@ -62,10 +62,7 @@ class Gates:
         return [self.get(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
 
     def passed(self, version: Version) -> GateRecord | None:
-        """Return the newest gate record that a version passed; None if there is none.
-
-        If the version refits another one, records of the other version count as well.
-        """
+        """Return the newest gate record that a version, or the version that it refits, passed; None: there is none."""
         passed = [gate for gate in self.of(version) if gate.passed]
         return max(passed, key=lambda gate: gate.judged_at_us, default=None)
 

@@ -123,11 +123,7 @@ def not_held(model: str, alias: str) -> Remove:
 
 
 def refuse_held(catalog: Catalog, model: str, alias: str) -> None:
-    """Refuse to move an alias while one of its moves waits for an approval.
-
-    Raises:
-        Conflict: A move waits for an approval; the message says who must approve, and how.
-    """
+    """Raise `Conflict` while a move of the alias waits for an approval. The message says who must approve, and how."""
     record = catalog.get(_HOLD, f"{model}/{alias}")
     if record is not None:
         raise Conflict(
@@ -136,10 +132,6 @@ def refuse_held(catalog: Catalog, model: str, alias: str) -> None:
 
 
 def check_reason(what: str, why: str) -> None:
-    """Refuse a reason that is too short.
-
-    Raises:
-        Misuse: The reason has fewer than ten characters.
-    """
+    """Raise `Misuse` if a reason has fewer than ten characters."""
     if len(why.strip()) < SHORTEST_REASON:
         raise Misuse(f"{what}: why={why!r} is too short. Give a reason of {SHORTEST_REASON} letters or more.")

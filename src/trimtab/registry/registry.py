@@ -402,19 +402,11 @@ class Registry:
         return None if found is None else self._records.stored(found)
 
     def put_gate(self, record: GateRecord) -> None:
-        """Store a gate record. Storing an equal record a second time changes nothing.
-
-        Raises:
-            Conflict: A different record with this id is already stored.
-        """
+        """Store a gate record; see `Gates.put`."""
         self._gates.put(record)
 
     def get_gate(self, gate_id: str) -> GateRecord:
-        """Return a gate record.
-
-        Raises:
-            NotFound: No record with this id is stored.
-        """
+        """Return the gate record with an id; see `Gates.get`."""
         return self._gates.get(gate_id)
 
     def gates_of(self, version: Version) -> list[GateRecord]:
@@ -422,10 +414,7 @@ class Registry:
         return self._gates.of(version)
 
     def passed_gate(self, version: Version) -> GateRecord | None:
-        """Return the newest gate record that this version passed; None if there is none.
-
-        If this version refits another one, records of the other version count as well.
-        """
+        """Return the newest gate record that this version, or the one that it refits, passed; None: there is none."""
         return self._gates.passed(version)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:

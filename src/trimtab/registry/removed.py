@@ -64,11 +64,7 @@ def removed(catalog: Catalog, version: str) -> Removed | None:
 
 
 def refuse_removed(catalog: Catalog, version: Version) -> None:
-    """Raise an error if the artifact of a version was removed.
-
-    Raises:
-        NotFound: The artifact was removed; the message says who removed it, when and why.
-    """
+    """Raise `NotFound` if the artifact of a version was removed. The message says who removed it, when and why."""
     found = removed(catalog, version.id)
     if found is not None:
         raise NotFound(

@@ -45,14 +45,11 @@ def is_of_process(path: Path) -> bool:
 
 
 def check_file(path: Path, repair: str) -> Kind | None:
-    """If a file is the main file of a store, check that trimtab can read it.
+    """If a file is the main file of a store, check that trimtab can read it, and return the kind of the store.
 
     Args:
-        path: Any file of a state folder.
+        path: Any file of a state folder. Other files than main files are not checked, and the result is None.
         repair: The advice in the error message if the file is a damaged key-value store.
-
-    Returns:
-        The kind of the store; None: this is no main file, and was not checked.
 
     Raises:
         Misuse: This version does not read the file's format.

@@ -191,11 +191,7 @@ def blob_files(directory: Path) -> Iterator[Path]:
 
 
 def check_format(path: Path, found: str) -> None:
-    """Refuse a format that this trimtab does not read.
-
-    Raises:
-        Misuse: This trimtab does not read the format.
-    """
+    """Raise `Misuse` for a format that this trimtab does not read."""
     if found not in KNOWN:
         known = ", ".join(KNOWN)
         raise Misuse(f"{path}: blob format {found!r}, this trimtab reads {known}. Use the trimtab that wrote it.")

@@ -38,11 +38,7 @@ def unguard(thing: Guarded) -> None:
 
 
 def check_inherited(path: Path) -> None:
-    """Check that `path` may be opened in this process.
-
-    Raises:
-        Misuse: This is a forked child, and its parent has the path open.
-    """
+    """Raise `Misuse` in a forked child whose parent has `path` open."""
     if os.path.realpath(path) in _inherited:
         raise forked(path)
 

@@ -121,11 +121,7 @@ def check_server(url: str) -> None:
 
 
 class ServerPlace:
-    """A `Place` on a server. There, `fresh` deletes the old pairs, and cannot restore them after an error.
-
-    Args:
-        url: The address of the store.
-    """
+    """A `Place` on a server. There, `fresh` deletes the old pairs, and cannot restore them after an error."""
 
     def __init__(self, url: str) -> None:
         self._url = url

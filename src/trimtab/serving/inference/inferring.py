@@ -169,12 +169,9 @@ class InferenceService:
         return out
 
     def check_room(self, model: str = "", *, counted: bool = False) -> None:
-        """Raise an error if more predict requests are in flight than can be answered soon.
+        """Raise `Refused` (429) if more predict requests are in flight than can be answered soon.
 
         With `counted`, this is the last check of a request, and the scheduler counts its refusal.
-
-        Raises:
-            Refused: Too many predict requests are in flight (429).
         """
         scheduler = self.parts.scheduler
         if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
@@ -297,11 +294,7 @@ def _check_version(answerer: Answerer, version: str) -> None:
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Raise an error for parameters that must not be ignored, and for those that are not single values.
-
-    Raises:
-        Misuse: A parameter is not a single value. Or it is not supported, and ignoring it would change the result.
-    """
+    """Raise `Misuse` for parameters that are not single values, or not supported although they change the result."""
     for name, value in parameters.items():
         if type(value) not in _SINGLE:
             raise Misuse(f"parameter {name[:60]!r} is a {type(value).__name__}. Give a text, a number, true or false.")

@@ -36,9 +36,6 @@ class LoggedLate:
 
     Each block of the log is read once, and the first and the last time of its late records are kept in memory. After
     that, a search only reads what was appended since, and again the blocks that may contain its record.
-
-    Args:
-        log: The prediction log.
     """
 
     def __init__(self, log: Log) -> None:

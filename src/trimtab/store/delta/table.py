@@ -69,10 +69,9 @@ class DeltaTable(Closing):
     def append(self, rows: Columns, *, writer: str, position: int) -> bool:
         """Add rows in one commit that also stores `position` for `writer`.
 
-        Return False and add nothing if the writer has already reached this position.
-
-        Columns that the table does not have are added to it, and are null in all existing rows. The columns of an empty
-        table are replaced by those of `rows`.
+        Return False and add nothing if the writer has already reached this position. Columns that the table does not
+        have are added to it, and are null in all existing rows. The columns of an empty table are replaced by those of
+        `rows`.
 
         If several processes append for one writer at once, only one of them stores a given position: Delta refuses a
         commit if another process has stored a position for the writer since the table was read. Then the table is read

@@ -132,15 +132,7 @@ class LmdbEnvironment:
                 self._writer = None
 
     def reopen_if_replaced(self, *, make: bool) -> bool:
-        """If another file is at the path now, open the path again. Return whether this was the case.
-
-        Args:
-            make: Whether to create an empty store if the file is missing. Only the writer may give True.
-
-        Raises:
-            Unavailable: The file is missing, and `make` is false.
-            Corrupt: The file is damaged. Later calls try to open it again.
-        """
+        """If another file is at the path now, open the path again; see `LmdbKeyValue.reopen_if_replaced`."""
         found = _file_at(self.path)
         if found == self._file:
             return False
@@ -166,11 +158,7 @@ class LmdbEnvironment:
     def rewrite(self, gone: Iterable[bytes]) -> None:
         """Replace the file by a new one that does not have the keys in `gone`.
 
-        Free pages keep old values, so the new file has no free pages.
-
-        Raises:
-            Conflict: Another process has the store open. Nothing was done.
-            Unavailable: The disk is full. Nothing was done.
+        Free pages keep old values, so the new file has no free pages. The errors are those of `LmdbKeyValue.erase`.
         """
         with self._mutex:
             self._refuse_closed()

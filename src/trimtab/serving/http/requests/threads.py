@@ -41,11 +41,7 @@ class Threads:
         self._closed = False
 
     def check_room(self) -> None:
-        """Raise an error if too many requests use threads.
-
-        Raises:
-            Refused: Too many requests are working or waiting (429).
-        """
+        """Raise `Refused` (429) if too many requests use threads."""
         if self.under_way >= self.at_once:
             raise Refused(429, f"{self.under_way} slow requests are in flight. Send the request again soon.")
 

@@ -158,7 +158,7 @@ class Registry:
 
         Args:
             version: The version, or any reference that `get` takes.
-            tags: Up to 100 tags of the characters a-z, 0-9 and _ . : = -. Tags are never removed.
+            tags: Tags of up to 100 characters a-z, 0-9 and _ . : = -. Tags are never removed.
             note: A remark about the version.
             actor: Who adds the tags and the note; by default the registry's actor.
 
@@ -251,7 +251,9 @@ class Registry:
             raise
 
     def choose_row_call(self, loaded: LoadedModel, rows: Sequence[list[float]] = ()) -> RowChoice | None:
-        """Measure the scoring paths of a loaded version on this machine, choose the fastest, and store the choice.
+        """Return the scoring path that was chosen for a version on machines like this one; see `RowChoice`.
+
+        If none was chosen yet, measure the paths, choose the fastest, and store the choice.
 
         Args:
             loaded: The loaded version, which uses the chosen path from now on. No other thread may use it during this
@@ -302,7 +304,8 @@ class Registry:
             alias: "champion", "challenger", "shadow" or a name of your own.
             version: The version, or any reference that `get` takes.
             why: The reason in one sentence, kept in the history.
-            gate: For "champion": a gate record that this version passed, or that the version that it refits passed.
+            gate: For an alias that needs one, such as "champion": a gate record that this version passed, or that the
+                version that it refits passed.
             first: For "champion": whether this version becomes the first champion, which needs no gate record.
             expected_previous: The id of the version that the alias must point to now; None if it must point to none.
             actor: Who moves the alias; by default the registry's actor.

@@ -77,8 +77,7 @@ def open(
         repair: The advice in messages about a damaged key-value store; by default to restore it from a backup.
 
     Raises:
-        Misuse: The URL is unknown, or there is no store of this kind at such a URL. The message lists the URLs that
-            exist.
+        Misuse: The URL is unknown, or there is no store of this kind at such a URL. The message has an example.
         Unavailable: The store cannot be reached or created now.
         Corrupt: The stored data are damaged.
 

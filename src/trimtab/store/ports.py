@@ -181,10 +181,7 @@ class KeyValue(Protocol):
         ...
 
     def release_writer(self) -> None:
-        """Let another process write, until this process writes again.
-
-        After a write, only its process may write.
-        """
+        """Let another process write, until this process writes again. (After a write, only its process may write.)"""
         ...
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:

@@ -78,7 +78,7 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
     Args:
         fitted: The imported model.
         golden: The rows and their scores.
-        first: Scores the rows in a child process, before this process does, because a damaged model could end it.
+        first: Scores the rows in a child process before this process does. (A damaged model may end its process.)
 
     Raises:
         Misuse: A score differs; the message names the row.

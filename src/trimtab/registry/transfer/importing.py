@@ -1,4 +1,4 @@
-"""Import external models as versions of a declared model, without running their code.  # D62"""
+"""Import external models as versions of a declared model. Only a pickle, if it is allowed, runs its own code.  # D62"""
 
 from __future__ import annotations
 

@@ -223,7 +223,8 @@ class GrpcServer:
         Args:
             name: The name of the gRPC method.
             context: The gRPC context of the request.
-            again: Whether the request belongs to a stream. Requests of a stream share their trailing metadata.
+            again: Whether the request belongs to a stream. Then its id is not sent back: all requests of a stream share
+                the trailing metadata.
         """
         received_s, timeout_s = perf_counter(), context.time_remaining()  # read both at the same time
         headers = _headers(context.invocation_metadata())

@@ -310,7 +310,7 @@ def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
 
 
 def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | None:
-    """Return the shorter of two time limits in seconds, that of the request and that in its parameters, or None."""
+    """Return the shorter of `timeout_s` and the parameter `timeout`, in seconds. None: there is no limit."""
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
         return timeout_s

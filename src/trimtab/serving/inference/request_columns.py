@@ -38,7 +38,7 @@ def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model
         Misuse: A tensor is not a column, or a column is sent twice.
     """
     columns, found = request_rows.request.columns, set[str]()
-    for tensor in tensors:  # ends at the first wrong tensor
+    for tensor in tensors:
         name = tensor.name
         if name not in columns:
             raise _no_column(name, request_rows.names, model_inputs)

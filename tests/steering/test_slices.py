@@ -53,4 +53,4 @@ def test_slices_with_too_few_rows_or_days_abstain_and_are_shown() -> None:
     allowed = slice_checks([Part("few", few), Part("one_day", one_day)], noise, at_us, 0.0, may_abstain=True)
     assert allowed[-1].verdict == "no evidence"
     assert found[0].reason.startswith("49 rows on ")
-    assert "0 of 2 slices were judged, 2 had too few rows" in allowed[-1].reason
+    assert "0 of 2 slices were judged, 2 had too few rows or days" in allowed[-1].reason

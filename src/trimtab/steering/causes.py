@@ -28,17 +28,17 @@ class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
 
 
 class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
-    """Retrain when the quality alarm of a slice rings. The rate of false alarms is shared with `OnQualityDrop`."""
+    """Retrain when the quality alarm of a slice rings. `OnQualityDrop` states the false alarm rate of both."""
 
 
 class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
-    """Retrain when the days closed since the last training have at least `least` labels."""
+    """Retrain when the days closed since the training of the version in service have at least `least` labels."""
 
     least: int
 
 
 class Every(_Joined, frozen=True, tag="every"):
-    """Retrain when the last training was `period_us` ago."""
+    """Retrain when the training of the version in service was `period_us` ago."""
 
     period_us: int
 
@@ -94,7 +94,7 @@ def on_slice_drop() -> OnSliceDrop:
 
 
 def on_new_labels(least: int) -> OnNewLabels:
-    """Retrain when the days closed since the last training have at least `least` labels.
+    """Retrain when the days closed since the training of the version in service have at least `least` labels.
 
     Raises:
         Misuse: `least` is below 1.
@@ -105,7 +105,7 @@ def on_new_labels(least: int) -> OnNewLabels:
 
 
 def every(period: str | int) -> Every:
-    """Retrain `period` after the last training.
+    """Retrain `period` after the training of the version in service.
 
     Raises:
         Misuse: The period is shorter than a day.

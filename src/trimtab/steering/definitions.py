@@ -176,8 +176,8 @@ def beats_champion(
         refit_distance: The largest mean distance between the scores of the candidate and of its refit. By default, it
             is 0.1 for probabilities, and 0.25 standard deviations of the labels for numbers. In a ranking, it is how
             far a row moves, as a share of the list's length, by default 0.2.
-        refit_share: Likewise, as a share of the distance between candidate and champion, by default 0.5. The larger of
-            the two limits counts, so after a large change of the data, the scores may differ more.
+        refit_share: The same limit as a share of the distance between candidate and champion, by default 0.5. The
+            larger of the two limits counts, so after a large change of the data, the scores may differ more.
         prove_refreshes: Whether a scheduled refit (also one because of new labels) must be provably better, too. By
             default, it must not be provably worse, and be better by `margin` if one is declared.
 
@@ -268,8 +268,8 @@ def deployment(
         gate: What a candidate must prove; by default `beats_champion()`.
         learn: "batch"; or "online": the model predicts first, then learns from each label as it arrives (needs
             `partial_fit`).
-        cooldown: For how long after a candidate nothing is retrained. It doubles with each refusal in a row. After a
-            refusal, a schedule tries again after its period at the latest.
+        cooldown: For how long after a candidate was refused or promoted nothing is retrained. It doubles with each
+            refusal in a row. After a refusal, a schedule tries again after its period at the latest.
         settle: After a change of the data began, a repair waits for this many days with labels.
         approval: How long a candidate that passed the gate waits for a person's approval, such as "2d". Then it is
             dropped, as if it had been refused. None: no approval is needed.

@@ -94,7 +94,8 @@ class Ledger:
         """Check the hashes of all rows, and return the number of rows.
 
         Raises:
-            Corrupt: A row was changed, removed or inserted. The message names the first such row.
+            Corrupt: A row was changed, removed or inserted. The message names the first such row, or says that rows are
+                missing at the end.
         """
         head, previous = self._read_head(), GENESIS  # the file first, because rows may be added meanwhile
         rows = self.rows()

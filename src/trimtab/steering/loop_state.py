@@ -53,7 +53,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     gate_days: tuple[PairedDay, ...] = ()
     # whether another version took the champion's place on these days, which then do not show the usual variation
     stood_in: bool = False
-    # the cut of a stored version that a person put forward; None: `cut_us`
+    # for a stored version that a person put forward: until when it may have seen data; None: `cut_us`
     trained_us: int | None = None
 
 
@@ -69,8 +69,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Known changes of the data, which the plan of a repair takes into account."""
 
     onset: ChangeOnset | None = None  # the change to repair now
-    repaired: ChangeOnset | None = None  # repaired last: the version in service has learnt from days after it
-    refreshes: bool = False  # whether it is a scheduled repair (or one for new labels), without a known change
+    repaired: ChangeOnset | None = None  # the last repaired one: the version in service has learnt from days after it
+    refreshes: bool = False  # whether the schedule or new labels began the repair
 
 
 IDLE: dict[str, Any] = {  # the state's fields about a repair, when there is none
@@ -134,10 +134,11 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     alarm_cooldown_us: int = 0
     quiets: dict[str, Quiet] = {}  # the quiet times of the causes call, slice and labels
     fits: tuple[tuple[int, int], ...] = ()  # the fits of the last seven days, as pairs of time and count
-    lack: str = ""  # phase "waiting": which data were missing at the last look; "": none, or no look yet
-    looked_us: int = 0  # the time of that look; in phase "shadow": of the last comparison
-    looked_for: str | None = None  # the id of the version in service at that look
-    risen_us: int = 0  # the last further rise that was repaired; a newer one ends the quiet time of alarms
+    lack: str = ""  # phase "waiting": which data the last check found missing; "": none, or not checked yet
+    looked_us: int = 0  # the time of that check; in phase "shadow": of the last comparison
+    looked_for: str | None = None  # the id of the version in service at the time of that check
+    # when a loss with an alarm had last risen further as the repair began; a later rise ends the quiet time of alarms
+    risen_us: int = 0
     trained_at_us: int = 0  # the cut of the version in service, from which schedules count
     repair: Repair | None = None  # phases "shadow" to "promoting": the repair that passed the gate
     stage_since_us: int = 0  # phases "shadow" and "canary": when the stage, or its present share, began

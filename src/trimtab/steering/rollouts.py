@@ -44,8 +44,9 @@ def rollout(
 
     Args:
         shadow: How long the shadow lasts at least ("1d"), in whole days whose labels are final. None: no shadow.
-        within: How long the shadow lasts at most. It is doubled if faulty days delay the shadow. Without a decision by
-            then, the successor is refused. If labels are too few to decide by then, it is refused at once.
+        within: How many closed days the shadow compares at most. If faulty days delay it, it ends after twice this time
+            at the latest. Without a decision by then, the successor is refused. It is refused before the shadow begins
+            if the labels are too few for a decision.
         margin: By how much the successor may be worse than the champion, as a share of the champion's loss.
         canary: The growing shares of the requests, each above 0 and below 1. If there are none, the successor answers
             all requests at once.

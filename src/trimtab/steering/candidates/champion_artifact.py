@@ -26,7 +26,10 @@ class ChampionArtifact:
         return champion is not None and lost_artifact(self._parts.blob, champion) is not None
 
     def put_back(self) -> None:
-        """If the stored model is lost, fit the champion again on its stored training set."""
+        """If the stored model is lost, fit the champion again on its stored training set.
+
+        Nothing is done if the champion's recipe is no longer declared, or if its training set is lost, too.
+        """
         champion = self._same_recipe()
         if champion is None or not self.lost():
             return
@@ -34,7 +37,7 @@ class ChampionArtifact:
         try:
             training_set = load_training_set(champion.training_set, self._parts.blob, key=key)
         except (NotFound, Corrupt):
-            return  # the training set is lost, too, or was stored without its rows
+            return  # also if the training set was stored without its rows
         self._fits.fit("refit", training_set, training_set.usable)
 
     def same(self, cut_us: int) -> Version | None:

@@ -64,7 +64,8 @@ def champion_target(
         until_us: The end of the days.
         learns: Whether the champion learns from each label in service, so that no earlier candidate can replace it.
         learnt_until: Returns the end of the newest day of which a version knew final labels; None if that is unknown.
-            It is called if too few days are later than those whose labels had to be final when the champion was fitted.
+            It is called if too few days are new to the champion by its cut. More may be, because labels that were final
+            at the cut may have been loaded later.
     """
     if champion is None:
         return None
@@ -73,7 +74,7 @@ def champion_target(
     if same_features and (champion.recipe == model.hash or learns):
         unseen_from_us = model.label.final_until(champion.cut_us)
         if until_us - unseen_from_us < LEAST_WINDOW_US and not learns and champion.imported is None:
-            # the labels of the last days may have been loaded later
+            # labels that were final at the champion's cut may have been loaded after its fit
             unseen_from_us = min(unseen_from_us, learnt_until(champion) or unseen_from_us)
         return ComparisonTarget(champion, unseen_from_us)
     if loss_kind(champion.metric) != loss_kind(model.metric):
@@ -104,7 +105,7 @@ def version_target(
     if found is None:
         return ComparisonTarget(version, unseen_from_us, note)
     origin, started_us = found
-    if version.refit_of is None:  # a candidate, which knows nothing since its window began
+    if version.refit_of is None:  # a candidate, which has learnt nothing from its own window
         return ComparisonTarget(version, started_us, note)
     note = f"{origin.name} answered{own and f' {own}'} instead of its refit {version.name}, which has seen the window."
     return ComparisonTarget(origin, started_us, note)
@@ -113,10 +114,11 @@ def version_target(
 def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us: int) -> ComparisonTarget:
     """Return the target that a new candidate of the same recipe is compared with on a window from `start_us` on.
 
-    A candidate learns only from labels that were final at `start_us`. If the version in service also learnt from later
-    ones, its rows are newer than the candidate's, although those of the candidate's refit would be newer still. Then
-    the candidate that it is a refit of is used in its place: it learnt from the labels that were final when its own
-    window began. The target itself is returned if there is no such candidate. # D0214
+    A candidate learns only from labels that were final at `start_us`. If the version in service also learnt from labels
+    that became final later, the comparison would be unfair: the candidate's refit will learn from even newer labels,
+    but it is the candidate that is compared. Then the candidate that the version in service is a refit of is returned,
+    because it learnt only from labels that were final when its own window began. The target itself is returned if there
+    is no such candidate. # D0214
     """
     version, registry, model = target.version, parts.registry, parts.deployment.model
     refit_of_recipe = version.recipe == model.hash and version.refit_of is not None and not target.note
@@ -133,7 +135,7 @@ def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us:
 def _judged_candidate(registry: Registry, version: Version) -> tuple[Version, int] | None:
     """Return the judged candidate of a version (itself, or the one that it is a refit of) and the start of its window.
 
-    None: it was not judged, or with several folds, so that it has learnt from part of its window.
+    None: it was never judged, or only with several folds. With folds, it has learnt from part of its window.
     """
     candidate = version.refit_of or version.id
     started_us = [

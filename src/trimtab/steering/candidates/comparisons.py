@@ -77,7 +77,11 @@ class Comparisons:
         return judging_window(training_set, self._deployment.gate.window_us, seen_us)
 
     def plan(self, training_set: TrainingSet, target: ComparisonTarget | None, changes: Changes) -> Plan:
-        """Return the plan: which rows to learn from, and which to judge on. Online learning has another plan."""
+        """Return the plan: which rows to learn from, and which to judge on.
+
+        `onset_plan` is used to repair a known change of the data, and otherwise `newest_plan`. Without a target, and
+        for a model that learns online, it is always `newest_plan`.
+        """
         onset = changes.onset
         if onset is None or target is None or self._learns:
             since_us = None if self._learns or changes.repaired is None else changes.repaired.at_us
@@ -87,7 +91,7 @@ class Comparisons:
         return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """Return why too few closed days are new to the versions; None if there may be enough.
+        """Return why too few days are closed since the change, or are new to the target; None if there may be enough.
 
         No rows are read, so days without labels count, too.
         """
@@ -117,7 +121,7 @@ class Comparisons:
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
-        """Return the same as `lack`, for a given window and target."""
+        """Return a sentence like `lack`, for a given window and target."""
         lack = self._lack_of(training_set, window, target)
         return lack if lack is None else lack + excluded_days(training_set, self._deployment.name)
 
@@ -167,8 +171,8 @@ class Comparisons:
     def answered_on(self, target: ComparisonTarget | None, training_set: TrainingSet, plan: Plan) -> TargetScores:
         """Return what the candidates of a plan are compared with: the target's scores of the plan's longest window.
 
-        If the target learnt from labels that were not final when the window began, its own candidate gives the scores.
-        With folds this is not needed, because each fit learns from days of the window. # D0214
+        If the target learnt from labels that were not final when the window began, the candidate that it is a refit of
+        gives the scores. With folds this is not needed, because each new fit learns from days of the window. # D0214
         """
         if target is not None and not plan.folds[1:] and not self._learns:
             target = target_on_window(self._parts, target, plan.window.start_us)
@@ -180,7 +184,7 @@ class Comparisons:
         assert repair.successor is not None  # only a repair with a successor has a shadow
         assert repair.gate.champion is not None  # and was compared with a champion
         try:
-            # a list may have begun on the day before
+            # a list of this day may have begun on the day before
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US
             training_set = self._parts.data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
         except NotFound:  # no request came since then

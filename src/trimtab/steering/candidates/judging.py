@@ -46,9 +46,9 @@ class Case(msgspec.Struct, frozen=True, eq=False):
     folds: tuple[
         tuple[Rows, Rows], ...
     ] = ()  # for each fit, the rows that it scores and the rows that it learnt from; empty: there is one fit
-    plan: str = ""  # the plan in words; "" for the usual plan
-    # whether it is a scheduled refit: the recipe in service (definition and way of fitting), without a known change of
-    # the data
+    plan: str = ""  # a sentence that says which rows were learnt from and judged; "" if there was no choice of rows
+    # whether the candidate is a scheduled refit: it has the recipe in service (definition and way of fitting), and no
+    # change of the data is known
     refreshes: bool = False
 
 
@@ -59,7 +59,7 @@ class Side(msgspec.Struct, frozen=True, eq=False):
     scores: Floats
     sample: Columns  # the features that it scored
     tried: Version  # the version that would go into service: the scoring version or its refit
-    note: str = ""  # if not `tried` gave the scores: a sentence that says which version did
+    note: str = ""  # if another version than `tried` gave the scores: a sentence that says which
 
 
 class Judge:
@@ -75,13 +75,15 @@ class Judge:
         self._deployment = parts.deployment
         self._rules = parts.deployment.gate
         self._proving = proving
-        self._kept: tuple[list[object], dict[str, Floats]] = ([], {})  # what was judged last, and its baselines
+        # hashes of the rows that were judged last, and the baselines' scores of these rows
+        self._kept: tuple[list[object], dict[str, Floats]] = ([], {})
 
     def best(
         self, training_set: TrainingSet, plan: Plan, made: Sequence[Made], answered: TargetScores
     ) -> tuple[Made, JudgingWindow]:
-        """Return the candidate and the window with the strongest evidence. The window's `before` becomes the rows
-        learnt from.
+        """Return the candidate and the window with the strongest evidence.
+
+        In the returned window, `before` has the rows that this candidate learnt from.
         """
         metric = self._deployment.model.metric
 
@@ -168,16 +170,16 @@ class Judge:
         return f"{reason} {_STEADIER}" if by_heart else reason
 
     def cap(self, scores: Floats, case: Case) -> float:
-        """Return the largest loss that a row (in a ranking, a list) can have in daily sums."""
+        """Return the cap for the loss of a row (in a ranking, a list): in daily sums, larger losses count as this."""
         metric, rows = self._deployment.model.metric, case.window.rows
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
         return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
 
     def baselines(self, case: Case) -> dict[str, Floats]:
-        """Return the baselines' scores of the window's rows, without baselines that the rules leave out or that have
-        none.
+        """Return the baselines' scores of the window's rows.
 
-        The result is kept until other rows are judged.
+        Baselines that the rules leave out, or that cannot score all of these rows, are not included. The result is kept
+        until other rows are judged.
         """
         rows = case.window.rows
         folds = case.folds or ((rows, case.window.before),)
@@ -214,7 +216,10 @@ class Judge:
         return None if version is None else version.id
 
     def _comparisons(self, side: Side, case: Case) -> float:
-        """Return how many judgements were made on these days, with this one; see `repeated_comparisons`."""
+        """Return how many judgements were made on these days, this one included.
+
+        An earlier judgement counts by the share of these days that it used; see `number_of`.
+        """
         judgement = Judgement(side.judged.recipe, case.window.start_us, case.window.end_us)
         return comparisons_of(self._parts.registry, self._deployment.name, judgement)
 

@@ -94,11 +94,12 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     """Return the plan for a change of the data: judge several sources on the days since the change, with two folds.
     # D0177
 
-    A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore these
-    days are divided into alternate days, and each fit sees half of them. If the estimated beginning is too early, the
-    first days are from before the change, and favour the champion. So there is a second window, which begins at the
-    latest likely beginning of the change, but leaves at least seven days. It is used if enough of its days have labels.
-    The days since the latest likely beginning are also a source of their own.
+    A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore there
+    are two folds of alternate days, and each fit learns from the days of one fold and scores the other. If the
+    estimated beginning is too early, the first days are from before the change, and favour the champion. So there is a
+    second window: the newest seven days or, if fewer days have passed since the latest likely beginning of the change,
+    these days, but at least five. It is used if at least five of its days have labels. The days since the latest likely
+    beginning are also a source of their own.
 
     Args:
         training_set: All rows.
@@ -129,7 +130,7 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
 
 
 def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
-    """Return for the gate record which rows were learnt from and judged; "" for the usual plan."""
+    """Return a sentence for the gate record: which rows were learnt from and judged; "" if there was no choice."""
     if plan.choices == 1:
         return ""
     folds = ""

@@ -59,8 +59,7 @@ class TrainingData(Protocol):
         """Return other features for some of the model's requests, each as of the time of its request.
 
         Raises:
-            Misuse: A column of the request, or a source, does not exist any more.
-            NotFound: As for `Misuse`.
+            Misuse, NotFound: A column of the request, or a source, does not exist any more.
         """
         ...
 

@@ -25,7 +25,7 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
-LONG_REFERENCE: Final = 84  # so many days that holidays and a bad week hardly matter
+LONG_REFERENCE: Final = 84  # a reference of this many days is hardly changed by holidays or a bad week
 MOST_SLICES: Final = 200  # a column with more values than this has no slices
 # days are scored by the version in service, and not by a new fit, if it was fitted at most this long before
 AS_NEW_US: Final = 7 * DAY_US
@@ -109,8 +109,9 @@ def healthy_reference(
 def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple[Rows, Rows] | None:
     """Return rows to learn from and rows to score, so that the reference also has days before a window.
 
-    The reference gets 84 days if twice as many rows remain to learn from as are scored, and otherwise 28. None: the
-    window alone has that many days, or fewer rows would remain to learn from than would be scored.
+    With the window, the reference has 84 days if at least twice as many rows remain to learn from as are scored, and
+    otherwise 28 if at least as many remain. None: the window alone has that many days, or too few rows remain, or their
+    labels are all equal.
     """
     at_us, usable = training_set.at_us, training_set.usable
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
@@ -124,10 +125,11 @@ def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
-    """Return for each kind of value how far the days of a refit may be from those of its candidate without evidence.
+    """Return for each kind of daily value a distance from the reference that is no evidence of a change.
 
-    The reference has the scores of the candidate, but its refit on more data goes into service. The result is the
-    distance of their daily values if the data do not change, and the candidate's scores are the true probabilities.
+    The reference has the scores of the candidate, but its refit on more data goes into service. So even if the data do
+    not change, their daily values differ. The result is this difference, if the candidate's scores were the true
+    probabilities.
 
     Args:
         metric: The model's loss.
@@ -171,7 +173,7 @@ def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[
 def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:
     """Return the values of a column as texts, and for each row the index of its value, or -1.
 
-    Both are empty if there are too many values.
+    If there are more than `MOST_SLICES` values, there are no names, and each index is -1.
     """
     numbers: dict[str, int] = {}
     present = column.present().tolist()

@@ -31,7 +31,7 @@ class TrainingSets:
 
         Args:
             cut_us: The set only has what was known at this time.
-            lack: Returns why no candidate can be made from a set, or None. Such a set is not stored.
+            lack: Returns why no candidate can be made from a set, which is then not stored; None if one can be made.
 
         Raises:
             Unusable: No candidate can be made from the set, for the reason that `lack` returned.

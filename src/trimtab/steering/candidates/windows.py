@@ -32,7 +32,7 @@ class JudgingWindow(msgspec.Struct, frozen=True, eq=False):
 def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: int) -> JudgingWindow:
     """Return the newest closed days (days whose labels are final) that have labels.
 
-    Their time is at most `window_us`, and begins at `unseen_from_us` or later.
+    They begin at `unseen_from_us` or later, and span at most `window_us`.
     """
     usable, begun_us = training_set.usable, training_set.begun_us
     end_us = labelled_until(training_set)
@@ -66,15 +66,18 @@ def enough_from(unseen_from_us: int, label: Label) -> str:
 
 
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
-    """Return a sentence about days that a window lacks, with `seen` in it; None if it lacks none."""
+    """Return a sentence about the days that a window lacks; None if it lacks none.
+
+    `seen` is a part of this sentence that begins with a comma: which data a version has learnt from already.
+    """
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:
         states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
         lists = training_set.manifest.lists
         states += "" if lists is msgspec.UNSET else f"; {lists.text}"
         return (
-            f"None of {training_set.rows} requests has a label that is final, which it is "
-            f"{format_duration(training_set.manifest.wait_us)} (the label's wait) after the request ({states}). "
+            f"None of {training_set.rows} requests has a final label ({states}). A label is final "
+            f"{format_duration(training_set.manifest.wait_us)} (the label's wait) after its request. "
             "Load labels, or wait."
         )
     if window.end_us - window.start_us < LEAST_WINDOW_US:

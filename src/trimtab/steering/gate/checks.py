@@ -20,10 +20,9 @@ from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
-# What the text of a gate record says about a check. The text names each failed check. "numbers": nothing more, because
-# the text has the numbers anyway. "reason": the reason of a failed check. "slices": like "reason", also if a slice has
-# too little evidence. "remark" and "note" are not checks: a remark is always shown, and a note only if evidence is
-# missing.
+# What the text of a gate record says about a check. If a check fails, the text has its name and (except for "numbers",
+# whose numbers the text has anyway) its reason. "slices": also shown if a slice has too little evidence. "remark" and
+# "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
 _REFRESHED = (
@@ -153,10 +152,10 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _calibrated(facts: Facts) -> Iterator[GateCheck]:
-    """Check the distance of mean score and mean label. A distance up to the champion's is allowed, too.
+    """Check that mean score and mean label differ by at most the declared limit or, if larger, the champion's distance.
 
-    A scheduled refit fails only if its distance is provably larger than allowed, because the mean label of a fortnight
-    varies, so that the distance often exceeds the bound by chance. # D0007
+    A scheduled refit fails only if its distance is provably larger: the mean label of a fortnight varies so much that
+    the distance often exceeds the limit by chance. # D0007
     """
     labels, gap = facts.window.labels, facts.gap
     assert gap is not None  # the check does not apply to rankings
@@ -203,7 +202,7 @@ def _slices(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _own(name: str) -> Decide:
-    """Return the function for a check that was made before, on the stored candidate alone."""
+    """Return the function `decide` of a check whose finding was made before, on the stored candidate alone."""
 
     def decide(facts: Facts) -> Iterator[GateCheck]:
         if name in facts.own_checks:

@@ -22,7 +22,7 @@ from trimtab.steering.gate.window import Floats, Window
 class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """Everything that the checks of one judgement need. A unit is a row, or for a ranking a list."""
 
-    rule: BeatsChampion  # already made stricter, if candidates were judged on these days before
+    rule: BeatsChampion  # the rules of the gate; stricter ones if candidates were already judged on these days
     window: Window
     metric: Loss
     scores: Floats  # the scores of the candidate
@@ -35,7 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     candidate_note: str
     champion_note: str
     plan_note: str
-    comparisons: float  # how many judgements were made on these days, with this one; see `gate.repeated_comparisons`
+    comparisons: float  # the number of judgements on these days, this one included; see `gate.repeated_comparisons`
     refreshes: bool
 
     @property
@@ -63,7 +63,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The slices, each with its units."""
+        """The slices as arrays over units."""
         return [self.window.by_unit(part, self._units[1]) for part in self.row_parts]
 
     @cached_property
@@ -84,7 +84,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def difference(self) -> tuple[float, float]:
-        """The mean difference and its one-sided upper bound, at the level of the rules. Days count as independent."""
+        """The mean difference, and its one-sided upper bound at the level of the rules; see `paired_mean_bound`."""
         found = paired_mean_bound(self.differences, self.at_us // DAY_US, level=self.rule.level, side="upper")
         return found.estimate, found.high
 

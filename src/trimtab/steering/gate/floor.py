@@ -48,18 +48,19 @@ def floor_checks(
 ) -> list[GateCheck]:
     """Return a finding for each baseline, followed by the checks `floor` (all rows) and `floor_of_slices`.
 
-    A candidate must have a lower mean loss than each baseline that reads no features. The linear model with the same
-    features is treated differently, because the candidate may be such a model itself. It has a gain over the best other
-    baseline. A candidate is refused if it provably (one-sided 95 %) lacks more than a fifth of this gain. On a slice,
-    the candidate may not be provably worse by more than `slice_margin` than the baseline that is best on the window.
-    All slices are tested together at 95 % (Bonferroni).
+    A candidate must have a lower mean loss than each baseline except "linear". That is a linear model with the same
+    features, and the candidate may be such a model itself. Its gain is how much lower its mean loss is than that of the
+    best other baseline. A candidate is refused if its mean loss is provably (one-sided 95 %) higher than that of the
+    linear model by more than a fifth of this gain. On a slice, the candidate may not be provably worse than the
+    baseline that is best on the window by more than `slice_margin` (plus this fifth, if that is the linear model). All
+    slices are tested together at 95 % (Bonferroni).
 
     Args:
         losses: The losses of the candidate, shape (units,). A unit is a row, or for a ranking a list.
         baselines: The losses of each baseline by name, shape (units,). A baseline with a loss that is not finite is
             left out.
         at_us: The time of each unit, shape (units,).
-        parts: The slices, each with its units.
+        parts: The slices, as arrays over units.
         slice_margin: By how much the mean loss of a slice may be larger than the baseline's.
     """
     known = {name: other for name, other in baselines.items() if np.isfinite(other).all()}

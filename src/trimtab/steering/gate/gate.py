@@ -14,7 +14,7 @@ from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
 from trimtab.steering.gate.window import Floats, Window
 
-_Found = list[tuple[Check, list[GateCheck]]]  # the checks that apply, in order, each with its findings
+_Found = list[tuple[Check, list[GateCheck]]]  # each check that applies, with its findings, in the order of `CHECKS`
 
 
 def judge(
@@ -62,11 +62,11 @@ def judge(
         rival: If the champion did not give its scores: a sentence that says which version did, or why none did.
         stand_in: If the candidate did not give its scores: a sentence that says which version did.
         baselines: The scores of the same rows by each baseline. The candidate must be better than the best baseline.
-        tries: How many comparisons with a champion were made on these days, with this one; see `number_of`. Above 1,
-            the evidence has to be stronger.
+        tries: How many comparisons with a champion were made on these days, including this one. An earlier comparison
+            counts by the share of these days that it used (see `number_of`). Above 1, the evidence has to be stronger.
         choices: From how many pairs of candidate and window this one was chosen. All of them share the allowed error.
-        folds: How many fits scored the window, each a part from which it had not learnt.
-        plan: A sentence that says which rows were learnt from and judged; "" for the usual plan.
+        folds: How many fits scored the window. Each scored a part from which it had not learnt.
+        plan: A sentence that says which rows were learnt from and judged; "" if there was no choice of rows.
         refreshes: Whether this is a scheduled refit: the definition in service fitted on newer data, without a known
             change of the data.
     """
@@ -114,14 +114,14 @@ def judge(
 
 
 def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
-    """Yield the findings that decide, each with its check. Details about slices and baselines are left out."""
+    """Yield the findings that can refuse the candidate, each with its check. Single slices and baselines cannot."""
     for check, ones in found:
         for one in ones:
             if check.counts and one.name in check.names and one.verdict in ("held", "failed"):
                 yield check, one
 
 
-_WORDS = {  # what a candidate is that passes a check, where the name of the check does not say it
+_WORDS = {  # words that follow "Refused, not", for checks whose names do not fit there
     "better_by_margin": "better by the margin",
     "provably_better": "provably better",
     FLOOR: "better than the best baseline",

@@ -19,7 +19,10 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def comparisons_of(registry: Registry, model: str, judgement: Judgement) -> float:
-    """Return how many judgements were made on a judgement's days, by the gate records of a model; see `number_of`."""
+    """Return `number_of` for a judgement. The earlier judgements are taken from the gate records of a model.
+
+    Records without a comparison, and those of scheduled refits (which need no proof), are left out.
+    """
     found = [
         (gate.judged_at_us, Judgement(version.recipe, gate.window_start_us, gate.window_end_us))
         for version in registry.versions(model)
@@ -32,8 +35,9 @@ def comparisons_of(registry: Registry, model: str, judgement: Judgement) -> floa
 def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> float:
     """Return 1 plus, for each earlier judgement, the share of this judgement's days that the earlier one covered.
 
-    So if half of the days are new, an earlier judgement counts for a half, and one on other days does not count. The
-    same recipe on the same days is the same judgement, and the result stays the same.
+    So an earlier judgement counts for a half if half of the present days are new, and not at all if all are new. If the
+    same recipe was judged on the same days before, only judgements made before its first time count, so that a repeated
+    judgement gets the same number.
 
     Args:
         judgement: The judgement that is made now.

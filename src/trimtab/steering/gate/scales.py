@@ -20,7 +20,7 @@ _REFIT_PLACES = 0.2
 
 
 def label_unit(metric: Loss, labels: Floats) -> float:
-    """Return the unit for differences of scores: 1 for probabilities, the labels' standard deviation for numbers.
+    """Return the unit for differences of scores: for numbers the labels' standard deviation, otherwise 1.
 
     With this unit, amounts in euros and in cents are treated alike.
 
@@ -91,7 +91,7 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 def _leaving(losses: Floats, share: float) -> float:
     """Return the smallest cap with which a given share of the mean loss remains."""
     ordered = np.sort(losses)
-    # the sum of the capped losses, with each loss as the cap
+    # for each loss, the sum of all losses if this loss were the cap
     left = np.cumsum(ordered) + ordered * np.arange(ordered.size - 1, -1, -1)
     return float(ordered[np.searchsorted(left, share * left[-1])])
 
@@ -113,7 +113,7 @@ def calibration_residuals(metric: Loss, labels: Floats, scores: Floats) -> Float
 
 
 def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
-    """Return the distance of mean score and mean label, in the labels' unit: see `calibration_residuals`.
+    """Return the absolute mean of `calibration_residuals`: how far the mean score is from the mean label.
 
     >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
     0.25
@@ -127,7 +127,7 @@ def gap_unit(metric: Loss, labels: Floats) -> float:
 
 
 def _far(metric: Loss) -> float:
-    """Return the loss of three times the median error, as a multiple of the median loss."""
+    """Return the largest loss that an error of three times the median error can have, divided by the median loss."""
     quantile = quantile_of(metric)
     if quantile is not None:
         return _FAR * max(quantile, 1.0 - quantile) / min(quantile, 1.0 - quantile)

@@ -1,4 +1,4 @@
-"""The shadow: before it takes over, a new version is compared with the champion day by day. # D0199"""
+"""The shadow: before a new version takes over, it is compared with the champion day by day. # D0199"""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     """Test on the days up to now whether to promote, reject or hold a successor.
 
     The test is valid even if it is repeated every day. It asks whether the successor's mean daily loss exceeds the
-    champion's by more than the margin. The variation of daily differences is estimated from the days on which the gate
-    compared a candidate of the same recipe. They are not used if another version took the place of the champion,
-    because that may have been the candidate itself.
+    champion's by more than the margin. How much daily differences vary is estimated from the days on which the gate
+    compared the champion with the candidate, which has the successor's recipe. These days are not used if another
+    version scored them in place of the champion, because that version may have been the candidate itself.
 
     Args:
         rollout: The declared rollout, with its margin and the least duration.
         days: The days of the shadow, oldest first.
-        repair: The new version, with the days of the gate.
+        repair: The successor (the new version), with the days of the gate.
 
     Source: `trimtab.stats.inference.sequences`.
     """
@@ -65,7 +65,10 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
 
 
 def visible(before: Sequence[PairedDay], days: int) -> float:
-    """Return the smallest difference that a shadow of some days can detect, as a share of the champion's loss."""
+    """Return the smallest difference that a shadow of `days` days can detect, as a share of the champion's loss.
+
+    `before` has the days of the gate, which show how much daily differences vary.
+    """
     pooled = _pooled(before)
     if len(pooled) < 2:
         return float("inf")
@@ -78,15 +81,16 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
-    """Return why a shadow could not decide in its time, with a table; None if it could.
+    """Return why a shadow could not decide in its longest time, with a table; None if it could, or if that is unknown.
 
-    If the candidate was much better on the days of the gate, less precision is enough.
+    It can decide if the smallest difference that it detects is below the margin, plus the share by which the
+    candidate's loss was lower than the champion's on the days of the gate.
 
     Args:
         rollout: The declared rollout. If it has no shadow, the result is None.
-        before: The days on which the gate compared.
-        stood_in: Whether another version took the place of the champion, so that these days do not show how much
-            differences vary.
+        before: The days of the gate, which show how much daily differences vary.
+        stood_in: Whether another version scored these days in place of the champion. Then they do not show this, and
+            the result is None.
     """
     if rollout is None or rollout.shadow_us is None or not before or stood_in:
         return None
@@ -142,7 +146,7 @@ def _share(value: float) -> str:
 
 
 def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
-    """Return the days, with those that have few rows combined. An incomplete last group is left out."""
+    """Combine days with few rows with the days after them. A last group with too few rows is left out."""
     found: list[PairedDay] = []
     open_day: PairedDay | None = None
     for day in days:

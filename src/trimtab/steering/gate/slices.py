@@ -31,13 +31,18 @@ class Part(msgspec.Struct, frozen=True, eq=False):
     """One slice of a gate's window."""
 
     name: str  # for example "carrier=UA"
-    here: NDArray[np.bool_]  # which rows are in the slice, shape (rows of the window,)
+    here: NDArray[np.bool_]  # which rows of the window are in the slice; after `Window.by_unit`, which units
 
 
 def parts_of(
     slices: Sequence[str | NamedSlice], model: Model, training_set: TrainingSet, window: NDArray[np.bool_]
 ) -> list[Part]:
-    """Return the slices of a window: one for each value of a column (for numbers, four ranges) and each expression."""
+    """Return the slices of a window.
+
+    An expression that is True or False is one slice: the rows where it is True. A column or another expression gives a
+    slice for each value. If there are too many values, numbers are divided into four ranges, and the rarest of other
+    values share one slice (see `values_of`).
+    """
     found: list[Part] = []
     for one in slices:
         name = one if isinstance(one, str) else one.name
@@ -58,13 +63,13 @@ def slice_checks(
     """Return a check for each slice, and one for all slices together as the last. # D0007
 
     A slice fails if the candidate's mean loss is provably larger than the champion's by more than `margin`: the
-    one-sided lower bound of the difference is above the margin. Days count as independent. Each bound has the level 1 -
-    0.05 / slices (Bonferroni). So a candidate that is worse on no slice is refused with a probability of at most 5 %.
-    Slices with too few rows or days are not judged. If no slice is judged, the last check fails unless `may_abstain` is
-    set. # D0196
+    one-sided lower bound of the difference is above the margin. The bound allows for days that resemble the day before
+    (see `paired_mean_bound`). Its level is 1 - 0.05 / slices (Bonferroni), so a candidate that is worse on no slice is
+    refused with a probability of at most 5 %. Slices with too few rows or days are not judged. If no slice is judged,
+    the last check fails unless `may_abstain` is set. # D0196
 
     Args:
-        parts: The slices, each with its units. A unit is a row, or for a ranking a list.
+        parts: The slices, as arrays over units. A unit is a row, or for a ranking a list.
         differences: The loss of the candidate minus the loss of the champion, shape (units,).
         at_us: The time of each unit, shape (units,).
         margin: By how much the mean loss of a slice may be larger.
@@ -97,7 +102,7 @@ def _together(found: Sequence[GateCheck], margin: float, may_abstain: bool) -> G
     worse = [one.name.removeprefix("slice ") for one in found if one.verdict == "failed"]
     silent = sum(one.verdict == "no evidence" for one in found)
     judged = len(found) - silent
-    said = f"{judged} of {len(found)} slices were judged" + (f", {silent} had too few rows" if silent else "")
+    said = f"{judged} of {len(found)} slices were judged" + (f", {silent} had too few rows or days" if silent else "")
     if worse:
         most = max(one.figure for one in found if one.figure is not None and one.verdict == "failed")
         return finding(

@@ -20,11 +20,11 @@ _SAMPLE = 200  # in a round, this many rows are predicted one by one
 _ROUNDS = 5
 _ROUND_NS = 1_000_000_000  # a round with a slow model ends after this time
 _LEAST_CALLS = 20  # but after at least this many calls
-_VIRTUAL = "Not measured in virtual time, which has no other process and no clock of the machine."
+_VIRTUAL = "Not measured: a replay starts no process for this, and its virtual time cannot measure durations."
 
 
 class Proving(msgspec.Struct, frozen=True):
-    """A new process and a stopwatch for tests of candidates. Replays have neither, because they run in virtual time."""
+    """What tests of candidates need: new processes and a stopwatch. Replays run in virtual time, and have neither."""
 
     fresh: Callable[[Version], str | None]  # returns why a new process cannot load a version, or None if it can
     stopwatch_ns: Callable[[], int]  # returns the time of a monotonic clock
@@ -69,7 +69,10 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
-    """Return the 50th and 99th percentile of one-row predictions in ms, each in its best round, and a round's calls."""
+    """Return the 50th and 99th percentile of one-row predictions in ms, and the most calls that a round made.
+
+    Each percentile is the smallest of those of all rounds.
+    """
     chosen = np.unique(np.linspace(0, sample.rows - 1, _SAMPLE).astype(np.int64))
     columns = sample.take(chosen).select(loaded.inputs)
     rows = list(zip(*(column.to_list() for column in columns.by_name.values()), strict=True))

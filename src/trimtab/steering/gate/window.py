@@ -30,7 +30,11 @@ class Window(msgspec.Struct, frozen=True, eq=False):
         return unit_losses(metric, self.labels, scores, self.lists)
 
     def by_unit(self, part: Part, units: NDArray[np.int64]) -> Part:
-        """Return a slice with units in place of rows. A list is in it if at least one of its rows is."""
+        """Convert a slice of rows to a slice of units, the form in which losses are compared.
+
+        `units` has the index of one row of each unit, as `losses` returns it. A list is in the slice if at least one of
+        its rows is.
+        """
         if self.lists is None:
             return part
         return Part(part.name, np.isin(self.lists[units], self.lists[part.here]))

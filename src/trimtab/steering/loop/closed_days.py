@@ -25,7 +25,7 @@ class ClosedDays:
         self._counted = (-1, -1, 0)
 
     def new_labels(self, trained_us: int) -> int:
-        """Return how many labels the days have that were closed since a training."""
+        """Return the number of labels on the days that were closed since a training."""
         newest_us = self._newest_us()
         if newest_us is None:
             return 0

@@ -96,7 +96,7 @@ class Controller:
     def finish(self) -> list[Decision]:
         """Complete a promotion that was interrupted when a process ended. Return the decisions made.
 
-        While automation is frozen, the alias is not moved, and only what has already happened is recorded.
+        While automation is frozen, the alias is not moved. A promotion is then only recorded if it was moved before.
         """
         state = self.state
         repair = state.repair
@@ -111,7 +111,7 @@ class Controller:
         except (Conflict, Misuse, NotFound) as error:  # another version is champion now, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
-        # use the time of the repair, because the alias may have been moved long ago
+        # not the present time, because the alias may have been moved long before this call
         _, anchored = self._monitor.anchor(
             repair.successor,
             repair.reference,
@@ -348,8 +348,8 @@ class Controller:
     def _looked_already(self, now_us: int) -> bool:
         """Return whether data that were missing at the last look are probably still missing.
 
-        A look may build a training set, so there is none without need: one when a day is closed (at midnight), and one
-        six hours later, for labels that were loaded meanwhile.
+        A look may build a training set. Therefore the next look is only made when another day is closed (at midnight),
+        when another version is in service, or after six hours, because labels may have been loaded meanwhile.
         """
         state = self.state
         if (

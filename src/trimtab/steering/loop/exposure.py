@@ -30,7 +30,8 @@ class Exposure:
     def share(self, repair: Repair, share: float) -> list[Put]:
         """Return the changes that let the successor of a repair answer a share of the requests as a canary.
 
-        The call itself points the canary's alias to the successor. Only its share waits for the changes.
+        The call itself points the alias `canary` to the successor. Its share takes effect when the caller writes the
+        returned changes.
 
         Raises:
             Conflict: Another version is the canary.
@@ -54,7 +55,7 @@ class Exposure:
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
-        """Put the version that `version` replaced in service again. `together` writes this with further changes.
+        """Put back in service the version that `version` replaced. `together` writes this with further changes.
 
         Raises:
             Conflict: Another process has moved the alias.

@@ -42,7 +42,7 @@ KIND = "loop_reader"
 Positions = dict[str, int] | None
 # a closed day's sums are computed again this many days later, with late and corrected labels
 AMENDED_AFTER = (1, 7, 28)
-_REREAD_US = 90 * DAY_US  # days of missing labels among the newest are computed again whenever days are closed
+_REREAD_US = 90 * DAY_US  # younger days with missing labels are computed again whenever another day is closed
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -129,7 +129,13 @@ class Loop:
     def add(
         self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
     ) -> None:
-        """Add logged predictions. If there is a log, they must be all predictions between two of its positions."""
+        """Add logged predictions. If there is a log, give all of its predictions between two positions.
+
+        Args:
+            predictions: The predictions.
+            before: For each partition of the log, the position before the first of them.
+            reached: For each partition of the log, the position up to which it was read.
+        """
         if self._logged is not None:
             assert reached is not None  # given by callers that read a log
             self._logged.reads(before or {}, reached)

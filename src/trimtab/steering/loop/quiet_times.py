@@ -12,7 +12,7 @@ MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to
 def after_refusal(
     state: LoopState, cooldown_us: int, now_us: int, period_us: int | None = None, *, longest: bool = False
 ) -> dict[str, Any]:
-    """Return the changes of the state after a refusal: a quiet time, which is twice as long after the next refusal.
+    """Return the changes of the state after a refusal: a quiet time. The next refusal in a row doubles it.
 
     Args:
         state: The state before the refusal, which says what began the repair.

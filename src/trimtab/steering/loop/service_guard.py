@@ -13,7 +13,7 @@ from trimtab.store.ports import Catalog
 
 
 class ServiceGuard:
-    """Compares the service metrics of a version with those of the version next to it, or before it.
+    """Compares the service metrics of a version with those of the version that it answers next to, or has replaced.
 
     Args:
         model: The name of the model.

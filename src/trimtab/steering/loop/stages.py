@@ -108,7 +108,7 @@ def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
         found.append(f"The next scheduled training is due {format_time(due_us)[:16].replace('T', ' ')}.")
     if is_before(now_us, state.alarm_quiet_until_us):
         left = format_duration((state.alarm_quiet_until_us - now_us) // 3_600_000_000 * 3_600_000_000 + 3_600_000_000)
-        found.append(f"An alarm begins no training for {left} more, because one began a training not long ago.")
+        found.append(f"An alarm begins no training for {left} more (a quiet time after a promotion or a refusal).")
     if not deployment.retrain.any_of:
         found.append("The deployment declares no retrain=, so only people begin a training.")
     return " ".join(found) or "A repair (a new training) begins when a cause declared in retrain= holds."

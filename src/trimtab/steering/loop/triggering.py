@@ -44,7 +44,7 @@ class Seen(msgspec.Struct, frozen=True):
     serves: bool  # whether a version is in service
     watch: Watch | None
     requested: Requested | None
-    new_labels: Callable[[], int]  # returns the number of labels since the last training
+    new_labels: Callable[[], int]  # returns the number of labels since the training of the version in service
     # returns by what share a slice has raised the loss of all rows since a change began
     rise_by_slice: Callable[[str, ChangeOnset], float]
 

@@ -128,7 +128,7 @@ def test_loads_that_stop_are_red_after_twice_their_rhythm_and_exclude_no_day_who
             assert [one.partition(" has come ")[0] for one in told[:-1]] == ["ends: No label"]
             assert told[-1].startswith(
                 "ends: Source ends: the last file with new events was loaded 30 days ago, on 2024-02-19; usually there "
-                "is one every 14 days. Load the next one, or check what does."
+                "is one every 14 days. Load the next one, or check what loads them."
             )
         if day == 99:  # days were closed without labels
             assert any("labels_missing" in one for one in world.excluded)

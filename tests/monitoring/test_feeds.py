@@ -136,6 +136,6 @@ def test_a_finding_about_files_speaks_of_loads_and_begins_when_the_next_one_was_
     (one,) = findings(loads_us, loads_us, 171 * DAY_US + 12 * HOUR_US, loads_us)
     assert one.message == (
         "Source sales: the last file with new events was loaded 29 days ago, on 1970-05-23; usually there is one every "
-        "14 days. Load the next one, or check what does."
+        "14 days. Load the next one, or check what loads them."
     )
     assert one.onset_us == 156 * DAY_US + 6 * HOUR_US

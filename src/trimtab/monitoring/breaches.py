@@ -95,7 +95,8 @@ def _slower(
 ) -> Iterator[Breach]:
     """Yield a breach if a percentile of latency is more than `times` the other version's.
 
-    Latencies are counted in buckets, so the other version's percentile may be any value in its bucket: all are tried.
+    Latencies are counted in buckets, and the bucket of the other version's true percentile is not known. The evidence
+    is the smallest over all buckets in which it may be.
     """
     if not ours.timed:
         return

@@ -116,7 +116,7 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """Name the red signals about inputs, labels or traffic that may explain a signal, because they began earlier."""
+    """Name the red signals of other monitors that may explain a signal: they began earlier, or at most a day later."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]

@@ -57,7 +57,7 @@ class Page(msgspec.Struct, frozen=True):
 class AlertState(msgspec.Struct, frozen=True, kw_only=True):
     """Which signals were already read, and the incidents that are not over."""
 
-    cursor: int = 0
+    cursor: int = 0  # the sequence number of the last journal entry that was read
     incidents: dict[str, Incident] = {}  # by model, kind and subject of the signal
     # incidents whose end was not sent yet, although a new incident with the same name has begun
     over: list[Incident] = []

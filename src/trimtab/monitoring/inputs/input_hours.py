@@ -72,7 +72,7 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False, dict=True):
     low: Floats  # (columns,): the least value, infinity if there are no values
     high: Floats
     pairs: Counts  # (pairs, 2): rows where either column is null, and rows where both are
-    marks: NDArray[np.uint64]  # ascending: the hashes of the sampled rows' prediction ids, which are the least of all
+    marks: NDArray[np.uint64]  # hashes of the sampled rows' prediction ids, ascending; all other ids have larger hashes
     sample: Floats  # (sampled, columns)
 
     @cached_property

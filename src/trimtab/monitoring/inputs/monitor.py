@@ -169,7 +169,7 @@ class InputMonitor:
             self._open[hour] = counts if before is None else merged((before, counts))
 
     def look(self, now_us: int, closed: Sequence[DayQuality] = ()) -> Settled:
-        """Close the hours that are over and check the newest hours; return what began and ended.
+        """Close the hours that are over, check the newest hours, and return the signals that began and ended.
 
         All changes are stored in one write.
 

@@ -1,4 +1,4 @@
-"""The live requests of the hours that are not closed yet, by their ids and by their questions."""
+"""Count live requests of hours that are not closed yet, by id and by question (the request without key and time)."""
 
 from __future__ import annotations
 

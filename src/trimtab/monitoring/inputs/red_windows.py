@@ -24,7 +24,7 @@ JOURNAL = "red_windows"  # the journal of all releases
 _OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _SILENT = frozenset(("feed_stopped", "feed_late"))  # what came is right, and what is missing may still come
-_ROWLESS = frozenset(("traffic_stopped",))
+_ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
 TOO_NEW = "too new to be judged"
 FOUND_WITHIN_US = DAY_US  # the time within which a fault becomes red
 
@@ -112,7 +112,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     label_wait_us: int
     label_source: str
-    label_span_us: int | None = None  # from the first to the last label of requests of one time; None: the wait
+    # how much later than the first label the last label of requests made at one time may come; None: the wait
+    label_span_us: int | None = None
     complete: bool = True  # whether days are checked for missing labels
     logged: bool = False  # whether rows are learnt from with the features that they were answered with
     sources: dict[str, int]  # by source of features: how long features read an event, at most a day
@@ -138,7 +139,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def back_us(self) -> int:
-        """How long before the first day whose labels were off the requests may be whose labels came then."""
+        """How much older than the first day with faulty labels the requests may be whose labels came on that day."""
         return max(self.label_wait_us if self.label_span_us is None else self.label_span_us, DAY_US)
 
     def excludes(self, signal: Signal) -> bool:
@@ -184,10 +185,11 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 def window_changes(
     catalog: Catalog, begun: Sequence[Signal], ended: Sequence[Signal], *, reach: Reach
 ) -> list[Put | Remove]:
-    """The writes that open and close the red windows that belong to signals.
+    """Return the changes that open and close the red windows that belong to signals.
 
-    Events from a file count from when they would have become known. So when an overdue file is there, features are
-    computed as if it had been on time, and its window is removed.
+    An event from a file counts as known from the time at which it would have become known if it had been sent. So once
+    an overdue file is loaded, features are computed as if it had been on time, and its red window is removed (unless
+    rows are learnt from with the features that were logged).
     """
     changes: list[Put | Remove] = []
     for signal in (*begun, *ended):
@@ -217,9 +219,10 @@ def window_changes(
 def with_late_labels(
     catalog: Catalog, model: str, incomplete: Callable[[Sequence[tuple[int, int, int]]], list[int]], *, reach: Reach
 ) -> list[Put | Remove]:
-    """The writes that free days of missing labels whose labels have come since, late or in a file. # D0185
+    """Return the changes that shorten or remove red windows of missing labels, if these labels came later. # D0185
 
-    `incomplete` is given days with their predictions and missing labels, and returns those that still lack labels.
+    `incomplete` gets for each day its beginning, and the numbers of predictions and of missing labels. It returns the
+    days on which too many labels are still missing.
     """
     changes: list[Put | Remove] = []
     for window, record in _missing_labels(catalog, model):
@@ -242,7 +245,7 @@ def with_late_labels(
 
 
 def days_with_missing_labels(catalog: Catalog, model: str, *, since_us: int, until_us: int) -> list[int]:
-    """The days of a time span that are left out because labels of them were missing."""
+    """Return the days of a time span that are left out because labels of them were missing."""
     found: set[int] = set()
     for one, _ in _missing_labels(catalog, model):
         end_us = until_us if one.end_us is None else min(one.end_us, until_us)
@@ -251,6 +254,6 @@ def days_with_missing_labels(catalog: Catalog, model: str, *, since_us: int, unt
 
 
 def _missing_labels(catalog: Catalog, model: str) -> list[tuple[RedWindow, Record]]:
-    """The windows of missing labels that were not released."""
+    """Return the red windows of missing labels that were not released, with their records."""
     found = [(msgspec.json.decode(one.body, type=RedWindow), one) for one in catalog.find(KIND, f"{model}/")]
     return [one for one in found if one[0].kind == "labels_missing" and one[0].released_why is None]

@@ -37,8 +37,8 @@ class SourceChecks:
 
         Args:
             now_us: The time of the check.
-            checked_us: The last check. Values of events that became known since then are checked: at least the newest
-                hours, and at most a day.
+            checked_us: The time of the previous check. Values of events that became known since then are checked, but
+                at least those of the last two hours (`NEWEST_US`), and at most those of the last day.
             stopped: Whether the requests have stopped.
         """
         sources = {view.source.name: view for view in self._views}

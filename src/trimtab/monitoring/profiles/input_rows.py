@@ -71,7 +71,7 @@ def planned(features: FeatureSet, encoding: Encoding) -> tuple[ColumnPlan, ...]:
 
 
 def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Columns, features: FeatureFrame) -> Rows:
-    """Return the rows of a training set in this form."""
+    """Return the rows of a training set as `Rows`."""
     return _in_columns(plans, encoding.matrix(features.values), requests, features)
 
 
@@ -99,7 +99,7 @@ def rows_of_block(
 def _in_columns(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """Return inputs and further request columns as one matrix. No value is marked as new."""
+    """Return inputs and further request columns as one matrix. No value is marked as `strange`."""
     inputs = [plan.name for plan in plans if plan.place == "input"]
     values, reasons = [matrix], [features.codes(inputs)]
     texts = TextNumbers()
@@ -132,7 +132,7 @@ class RowReader:
         self._decode = msgspec.msgpack.Decoder(list[object]).decode
 
     def read(self, predictions: Sequence[Prediction]) -> Rows:
-        """Return the rows of the predictions that fit the version, in their order."""
+        """Return the rows of predictions, in their order. All of them must have the inputs of the version."""
         count = len(predictions)
         values = np.frombuffer(b"".join([p.values for p in predictions]), "<f8").reshape(count, self.inputs)
         reasons = np.frombuffer(b"".join([p.reasons for p in predictions]), np.uint8).reshape(count, self.inputs)
@@ -196,7 +196,7 @@ def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> 
 
 
 def _identifiers(features: FeatureSet) -> set[str]:
-    """Return the names that stand for things rather than quantities: keys of views, and integers that nothing reads."""
+    """Return the columns that name things instead of quantities: keys of views, and integers that nothing reads."""
     unread = features.request.columns.keys() - features.request_columns
     return {name for join in features.joins for name in join.by if features.known[name] in ("int", "str")} | {
         name for name in unread if features.request.columns[name] == "int"

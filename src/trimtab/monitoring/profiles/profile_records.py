@@ -30,15 +30,18 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
-    """Return for each null, given by its code in `REASONS` or `NO_VIEW`, the index of its count among `NULL_CODES`."""
+    """Return for each null the index of its count in `ColumnProfile.nulls`.
+
+    `reasons` has the code of each null: one of `REASONS`, or `NO_VIEW`.
+    """
     return np.where(reasons == NO_VIEW, NO_REASON, np.minimum(reasons, NO_REASON)).astype(np.int64)
 
 
 class Spread(msgspec.Struct, frozen=True, dict=True):
     """A statistic's median and high end over windows of the training rows, by their length and hour of the day.
 
-    The high end is the largest value after one window in fourteen was left out, so that a short fault in the training
-    rows does not hide later faults.
+    The high end is the largest value after the highest fourteenth of the windows was left out, so that a short fault in
+    the training rows does not hide later faults.
     """
 
     # float32, shape (len(WINDOWS_H), 24); the second index is the hour of the day in which the window ends
@@ -50,7 +53,7 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
         return float(self._highs[_place(hours), hour % 24])
 
     def most(self, hours: int) -> float:
-        """Return the high end for a window of `hours`, whenever it ends."""
+        """Return the largest high end for windows of `hours`, over all hours of the day."""
         return self._mosts[_place(hours)]
 
     @cached_property

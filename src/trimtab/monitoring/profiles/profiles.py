@@ -34,7 +34,7 @@ from trimtab.training.data.sets import TrainingSet
 
 ROWS_AT_MOST = 2_000_000  # if there are more rows, only the newest are used
 LEAST_ROWS = 20  # windows with fewer rows are not used
-_LEFT_OUT = 14  # one window in this many is left out from the high end of a statistic
+_LEFT_OUT = 14  # for the high end of a statistic, the highest windows are left out: one in this many
 _CODES_AT_MOST = 64  # integers with more distinct values are never taken for codes
 _PAIRS_AT_MOST = 64
 # Two columns are a pair if, among at least `_TOGETHER_ROWS` rows in which either is null, both are null in this share.
@@ -71,7 +71,7 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 def _label_days(training_set: TrainingSet) -> LabelDays:
     final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.cut_us)
     newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-DAY_US)
-    # days after the newest label are not normal days without labels: their file or their outcomes were yet to come
+    # days after the newest label are left out: their labels were yet to come
     final &= training_set.at_us // DAY_US <= newest_us // DAY_US
     day, target = training_set.at_us[final] // DAY_US, training_set.target[final]
     first = int(day.min()) if day.size else 0
@@ -93,7 +93,7 @@ class _ReferenceHours:
         hour = at_us // HOUR_US
         # leave out the last hour, which is incomplete, unless it is the only one
         end = int(hour[-1]) + (1 if hour[0] == hour[-1] else 0)
-        self.day_starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-1))  # the first row of each day, of all rows
+        self.day_starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-1))  # among all rows, the first of each day
         self.first = max(int(hour[0]), end - REFERENCE_H)
         self.count = end - self.first
         self.rows = np.flatnonzero((hour >= self.first) & (hour < end))
@@ -122,7 +122,10 @@ class _ReferenceHours:
         return low, high
 
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
-        """Return how a statistic varies over windows. `of_length` returns its values in windows of a length."""
+        """Return how a statistic varies over windows. `of_length` returns its values in windows of a length.
+
+        If there are too few windows, `otherwise` stands for both the median and the high end.
+        """
         middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
         high = middle.copy()
         for place, length in enumerate(WINDOWS_H):
@@ -240,7 +243,8 @@ def _limits(
 ) -> tuple[float, float]:
     """Return the limits beyond which a number is extreme, see `proportion.limits`.
 
-    They are those of the newest weeks, and include the values of other seasons that are not extreme among all rows.
+    They are computed from the newest weeks, and then widened to the values of other seasons, unless these values are
+    extreme among all rows.
     """
     low, high = extremes
     days = hours.count // 24

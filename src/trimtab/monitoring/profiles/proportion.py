@@ -51,10 +51,10 @@ def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, floa
 
 
 def next_excess(excesses: Floats, days: float) -> float:
-    """Estimate the excess that is exceeded once in ten years, from one or more excesses in a number of days.
+    """Estimate the value that is exceeded once in ten years, from one or more positive values in a number of days.
 
-    The excesses are assumed to be independent and exponential with an unknown mean. Then another excess is above x with
-    the probability (1 + x / s) ** -k, where s is the sum of the k excesses.
+    The values are assumed to be independent and exponential with an unknown mean. Then another value is above x with
+    the probability (1 + x / s) ** -k, where s is the sum of the k values.
 
     Source: Lawless, A prediction problem concerning samples from the exponential distribution (Technometrics, 1971).
 
@@ -66,9 +66,10 @@ def next_excess(excesses: Floats, days: float) -> float:
 
 
 def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
-    """Sort values, and leave out those above the limit that all but the greatest fourteenth of the values give.
+    """Sort values, and leave out those that may be faulty.
 
-    This way, a fault in the reference does not hide the next fault.
+    `limit` is computed from all but the greatest fourteenth of the values, and values above it are left out. This way,
+    a fault in the reference does not hide the next fault.
     """
     ordered = np.sort(values)
     return ordered[ordered <= limit(ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)])]
@@ -97,13 +98,18 @@ def _rare(excesses: Floats) -> float:
 
 
 def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
-    """Return the usual extreme of a day, plus a multiple of the range of values."""
+    """Return the usual extreme of a day, plus a multiple of the range of values.
+
+    The range reaches from there to the usual extreme on the other side (`other`, with the opposite sign), or else to
+    the middle.
+    """
     usual = _usual(extremes, middle)
     width = usual + _usual(other, -middle) if other is not None else usual - middle
     return usual + ranges * max(width, abs(usual) * 1e-6) if width else np.inf
 
 
 def _usual(extremes: Floats, middle: float) -> float:
+    """Return the largest extreme of a day, without days whose extreme is far beyond that of all others."""
     ordered = np.sort(extremes)
     others = ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)]
     if not others.size:

@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 from trimtab.features.definitions import Request
 
 _Ints = NDArray[np.int64]
-# follows the last element, because reading its size may go a few bytes too far
+# appended to the last request, because reading the size of its last element may go a few bytes too far
 _PADDING = bytes(8)
 
 
 def _sizes() -> _Ints:
-    """Return the size of a msgpack element for each value of its first byte; 0: in `_LENGTHS`, or no text or number."""
+    """Return the size of a msgpack element for each value of its first byte.
+
+    0: the next bytes give the length (see `_LENGTHS`), or the element is neither a text nor a number.
+    """
     sizes = np.zeros(256, np.int64)
     sizes[:0x80] = sizes[0xE0:] = 1  # small integers
     sizes[0xA0:0xC0] = np.arange(1, 33)  # short texts

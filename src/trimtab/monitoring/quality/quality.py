@@ -308,7 +308,8 @@ class QualityMonitor:
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
         """Return the changes of signals when a version takes over.
 
-        Signals of the replaced version end. Signals begin if the new version's reference is worse than its second.
+        Signals of the replaced version end. Signals begin if the new version's reference is worse than its second
+        reference.
         """
         listed = listed_signals(self._catalog, self._model)
         found = signals_of(watch, None, now_us)
@@ -350,8 +351,10 @@ def _healthy_cap(before: Watch | None) -> float | None:
 
 
 def _compared(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
-    """Return the watch after one more closed day, which may be of an earlier version; the same watch if it is of no
-    version that is watched, or not newer than the last day.
+    """Return the watch after one more closed day, which may be of the version that `watch.earlier` is about.
+
+    The same object is returned if the day is not compared: its version is not watched, it was over before the version
+    was put in service, or it is not newer than the last day.
     """
     if day.version != watch.version:
         earlier = None if watch.earlier is None else _compared(watch.earlier, day, blocks)

@@ -71,7 +71,7 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
 
 
 def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Return signals that a version is worse than its second reference (for an arm, the champion's level)."""
+    """Return signals that a version is worse than its second reference (for an arm, the champion's reference)."""
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
     whose = "the version in service" if watch.arm else "the last healthy version"

@@ -85,13 +85,13 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted_day: DayQuality | None = None  # the newest day with a signal about such labels
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
-    # the second reference: that of the last healthy version, until the present version has met it
+    # the second reference: that of an earlier version, until seven days of this version have met it
     healthy: dict[str, MetricValue] = {}
-    healthy_version: str | None = None
+    healthy_version: str | None = None  # the id of that earlier version
     healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version
     metric: str = ""  # the metric of the losses
     reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
-    short_of: dict[str, float] = {}  # by kind, how far the reference is above the second reference
+    short_of: dict[str, float] = {}  # by kind, how much worse the reference is than the second reference
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
     # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
     earlier: Watch | None = None
@@ -257,7 +257,8 @@ def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int
 def met(figure: MetricValue) -> bool:
     """Return whether the newest seven days with labels meet the reference.
 
-    Their mean must be at most the upper bound of the reference or, during an alarm, its mean.
+    Without an alarm, their mean must be within the range around the reference's mean that is no evidence. During an
+    alarm, it must have come back to the reference's mean, or crossed it.
     """
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS:
@@ -277,10 +278,12 @@ def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
 def shortfalls(
     healthy: Mapping[str, MetricValue], days: Sequence[DayQuality], *, after_alarm: bool
 ) -> dict[str, float]:
-    """Return for each kind how much worse than a reference some days are, provably, in units of the value.
+    """Return by how much some days are worse than a reference, for each kind for which this is proven.
+
+    The result is in units of the value.
 
     Args:
-        healthy: The values of the last healthy version, with their references.
+        healthy: The watched values with their references, which are those of an earlier version.
         days: The reference days of the version that follows.
         after_alarm: Whether an alarm about the quality is open. Then one-sided 95 % is enough, otherwise 99.9 % is
             needed.
@@ -316,13 +319,13 @@ def value_of(kind: str, day: DayQuality, excess: bool) -> float:
 
 
 def _risen(figure: MetricValue) -> MetricValue:
-    """Return the value whose alarm has just begun, with its mean since the change as the reference."""
+    """Return the value, whose alarm has just begun, with its mean since the change as the new reference."""
     spec = shifted_alarm(figure.spec, figure.state)
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
 
 
 def _from_zero(figure: MetricValue) -> MetricValue:
-    """Return the watched value of a calibration gap, for which all values from its reference to 0 are healthy."""
+    """Change the watched value of a calibration gap so that gaps between its reference and 0 are no evidence."""
     spec = figure.spec
     towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd
     sides = tuple(

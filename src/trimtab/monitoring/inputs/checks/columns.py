@@ -14,14 +14,16 @@ from trimtab.monitoring.inputs.input_hours import HourCounts
 from trimtab.monitoring.profiles.null_runs import GRADED_ROWS, GROSS, MARGIN, null_runs
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
-GROSS_ROWS = 20  # a window in which nearly all rows are off needs at least this many rows
-_CONSTANT_ROWS, _CONSTANT_H = 30, 3
-_CONSTANT_NATS = 20.0
-_LOST_NATS = 7.0  # evidence (see `evidence_above`): by chance, so much has a probability of one in a thousand
-_OFTEN_NULL = 0.02  # above this share of nulls in training, the limit is that of any time of day: nulls come in runs
+GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nearly all values are null or new
+_CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a constant column needs at least this many equal values and hours
+_CONSTANT_NATS = 20.0  # and by chance, so many equal values must have at most the probability exp(-20)
+_LOST_NATS = 7.0  # by chance, this much evidence (see `evidence_above`) has a probability of one in a thousand
+# from this share of nulls in training, the limit is the highest of all hours of the day, because nulls come in runs
+_OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
-# Numbers this many times as far from the middle of the limits as the limits are red at a smaller share of a day's rows.
+# A number is very extreme if it is `_FAR` times as far from the middle of the limits as the limits are. If the newest
+# `_FAR_H` hours have such numbers, a smaller share of extreme numbers is red.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],
@@ -38,7 +40,7 @@ def column_findings(
     Args:
         profile: The profile of the version's training rows.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of the findings that stand. These go on as long as the newest window is off.
+        standing: Kind and subject of the open findings. These go on as long as the newest window is off (see `_off`).
     """
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
@@ -52,9 +54,9 @@ def column_findings(
 
 
 def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> list[str]:
-    """Return the request columns with almost no values or a single value in some hours, beyond random variation.
+    """Return the request columns that lost their values in some hours: too many are null, or all are equal.
 
-    Rows that repeat a question are no further evidence, so only as many rows count as there are different `questions`.
+    Columns for which this may be random variation are not returned. Rows that repeat a question are no further evidence, so only as many rows count as there are different `questions`.
     """
     found = []
     share = min(1.0, questions / max(counts.rows, 1))
@@ -81,11 +83,12 @@ def _off(
     *,
     stands: bool,
 ) -> tuple[Window, int, float] | None:
-    """Return the time for which a share is off, the newest count, and the normal high end; None if the share is normal.
+    """Return since when a share is off, with its newest count and its normal high end; None if there is no finding.
 
     In a window, a share is off if it exceeds the high end of the reference windows by a margin, with `ENOUGH` evidence
-    (see `evidence_above`). A finding begins if the newest window and one of the two before it are off, or if nearly all
-    rows of the newest window are. It goes on as long as the newest window is off.
+    (see `evidence_above`). A finding begins if the share is off in the newest window and in one of the two before it,
+    or if nearly all rows of `gross` count. It goes on as long as the share is off in the newest window. The returned
+    window has the counts of the newest window, but begins with the oldest of the three in which the share is off.
     """
     spread = column.spreads[statistic]
 
@@ -197,7 +200,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
 
 
 def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
-    """Find a run of hours with a single value that is at least three times as long as the longest in training."""
+    """Find a run of hours with a single value that is more than three times as long as the longest in training."""
     if column.kind == "time" or column.distinct < 2 or column.top_share >= 0.999:
         return []
     value, rows, newest, oldest = math.nan, 0, 0, 0

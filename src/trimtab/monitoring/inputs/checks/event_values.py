@@ -9,14 +9,16 @@ from trimtab.monitoring.inputs.checks.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.inputs.checks.findings import Finding
 from trimtab.monitoring.profiles.proportion import limits
 
-NEWEST_US = 2 * HOUR_US  # at least the events of this long are checked
+NEWEST_US = 2 * HOUR_US  # events that became known within this time are always checked
 _LEAST, _LEAST_DAYS = 100, 7  # limits need this many earlier values, on this many days
 _MOST = 200_000  # limits are computed from at most this many earlier values
 _FEW = 0.01  # a finding is red from this share of extreme values on
 
 
 def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
-    """Find numbers in a source's newest events beyond the limits that the four weeks before give (see `limits`).
+    """Find numbers in a source's newest events that are extreme, compared with those of the four weeks before.
+
+    `limits` computes from these weeks what is extreme.
 
     Args:
         arrivals: All events of the source.

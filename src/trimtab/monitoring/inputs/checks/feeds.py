@@ -16,13 +16,14 @@ REFERENCE_DAYS = 28
 REACH_US = (REFERENCE_DAYS + 14) * DAY_US  # events that became known earlier are not read
 _LEAST_EVENTS = 20
 _LEAST_DAYS = 3  # a check needs events over at least this many days
-_PHASES_US = (-HOUR_US, 0, HOUR_US)
+_PHASES_US = (-HOUR_US, 0, HOUR_US)  # on earlier days, the present time of day and an hour around it are compared
 _LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
 _NEWEST_US = 3 * HOUR_US  # the dates of arrivals within this time before the last arrival are checked
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
-_SETTLED_US = 7 * DAY_US  # normal delays are from arrivals older than this, or, if these are too few, than a day
-_AHEAD_US = MINUTE_US
-_AHEAD_SHARE = 0.2
+# normal delays are taken from arrivals that are older than this or, if these are too few, older than a day
+_SETTLED_US = 7 * DAY_US
+_AHEAD_US = MINUTE_US  # an event is dated in the future if its time is later than its arrival by more than this
+_AHEAD_SHARE = 0.2  # the share of such events must exceed the normal share by this
 _RARELY = 0.995  # a delay above this quantile of the delays is not normal
 
 
@@ -46,13 +47,13 @@ class Feed:
         begin, end = np.searchsorted(arrivals.known_us, (now_us - REACH_US, now_us), side="right")
         self.source = arrivals.frame.source
         self.what = "no event"
-        self.loads = 0  # how many loads of files are taken for arrivals
+        self.loads = 0  # the number of loads of files, if these count as the arrivals
         self.known_us = arrivals.known_us[begin:end]
         self.event_us = arrivals.event_us[begin:end]
         self.newest_us = arrivals.newest_us[begin:end]
 
     def of_loads(self, loads_us: NDArray[np.int64], now_us: int) -> Feed:
-        """The feed if its arrivals are the loads of files up to now."""
+        """Return a feed whose arrivals are the loads of files up to now."""
         found = copy(self)
         found.what = "no file with new events"
         found.known_us = loads_us[loads_us > now_us - REACH_US]
@@ -84,8 +85,9 @@ class Feed:
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     """Return findings about the arrivals of a source, compared with its arrivals of the four weeks before.
 
-    Nothing is tested if fewer than 20 events on 3 days are known. Of a source that is loaded from files, only the loads
-    are tested; as arrivals, if there are as many of them, and else by the gaps between them.
+    Nothing is tested if fewer than 20 events are known, or all of them are from less than 3 days. If a source is loaded
+    from files, only the times of its loads are tested: like arrivals if there are enough of them for that, and
+    otherwise by the gaps between loads.
     """
     feed, loads_us = Feed(arrivals, now_us), arrivals.loads.until(now_us)
     if loads_us is not None:
@@ -121,7 +123,7 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
     if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # the feed may have stopped
         return []
     dated_us = int(feed.newest_us[-1])
-    behind_us = since_us - dated_us  # not the present delay: nothing may have happened since
+    behind_us = since_us - dated_us  # at the last arrival and not now, because nothing may have happened since
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()
     times = times[times > feed.known_us[0]]

@@ -1,4 +1,4 @@
-"""The rhythm of a source whose events are loaded from files now and then: that of the loads, not of its events."""
+"""Sources whose events are loaded from files now and then: how often files come, and whether the next is overdue."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.events.columns.frames import EventFrame
 from trimtab.monitoring.inputs.checks.findings import Finding
 
-_NEWEST_GAPS = 28
+_NEWEST_GAPS = 28  # only the newest gaps between loads count
 _LEAST_GAPS = 3
-_LEAST_SPAN_US = 7 * DAY_US  # files that are tried out on the first days make no rhythm
+_LEAST_SPAN_US = 7 * DAY_US  # loads must span this time: on the first days, files may only be tried out
 _SLACK_US = DAY_US
-UNKNOWN_US = 35 * DAY_US  # the time until a next file that is normal as long as no rhythm is known
+UNKNOWN_US = 35 * DAY_US  # as long as it is not known how often files come, a next file is normal within this time
 RECENT_US = 42 * DAY_US
-FILES = "loads"  # in the evidence of findings about files only: how many loads are known
+FILES = "loads"  # the name under which the evidence of findings about files (and no others) has the number of loads
 
 
 class FileLoads:
     """The hours in which files with new events of a source were loaded; made once for each frame.
 
-    History has the times at which its events would have become known, so these say nothing about when files come.
+    These are not the times at which events became known. For events of a loaded history, those are the times at which
+    they would have become known if they had been sent.
     """
 
     def __init__(self, frame: EventFrame) -> None:
         self.source = frame.source
         loaded_h = np.zeros(0, np.int32) if frame.loaded_h is None else frame.loaded_h
         self._loads_us: NDArray[np.int64] = np.unique(loaded_h[loaded_h != 0]).astype(np.int64) * HOUR_US
-        # of a source without loads, nothing needs to be told apart
+        # only needed for sources that have loads
         sent = frame.known_at_us[loaded_h == 0] if self._loads_us.size else np.zeros(0, np.int64)
         self._sent_h: NDArray[np.int64] = np.unique(sent // HOUR_US)
 
     def until(self, now_us: int) -> NDArray[np.int64] | None:
-        """The beginnings of the hours with loads up to a time, shape (loads,), oldest first.
+        """Return the beginnings of the hours with loads up to a time, shape (loads,), oldest first.
 
-        None: there are none, or the source is sent its events as they happen. This is so if events were sent in more
-        hours of the last six weeks than files were loaded in.
+        None: there are none, or the source mostly gets its events as they happen. That is so if in the last six weeks,
+        there were more hours in which events were sent than hours in which files were loaded.
         """
         loads = self._loads_us[: np.searchsorted(self._loads_us, now_us, side="right")]
         if not loads.size:
@@ -47,7 +48,10 @@ class FileLoads:
 
 
 class Rhythm:
-    """How long it usually takes from one file to the next, from the newest gaps without one in fourteen."""
+    """How long it usually takes from one file to the next: the median and the longest of the newest gaps.
+
+    The longest gap is taken after the longest of them, one in fourteen, were left out.
+    """
 
     def __init__(self, loads_us: NDArray[np.int64]) -> None:
         gaps = np.sort(np.diff(loads_us)[-_NEWEST_GAPS:])
@@ -57,12 +61,16 @@ class Rhythm:
         self.longest_us = int(gaps[-1 - gaps.size // 14]) if gaps.size else 0
 
     def overdue_us(self) -> int:
-        """When the next file is overdue: after twice the longest gap, a day, and more the less regular the gaps are."""
+        """Return when the next file is overdue.
+
+        That is when twice the longest gap, plus the difference of the longest and the median gap, plus a day have
+        passed since the last file.
+        """
         return self.last_us + 2 * self.longest_us + (self.longest_us - self.usual_us) + _SLACK_US
 
 
 def load_findings(loads: FileLoads, loads_us: NDArray[np.int64], now_us: int) -> list[Finding]:
-    """A finding if the next file is overdue; none as long as fewer than three gaps, or less than a week, are known."""
+    """Return a finding if the next file is overdue; none while fewer than three gaps or seven days are known."""
     rhythm = Rhythm(loads_us)
     if not rhythm.known or now_us < rhythm.overdue_us():
         return []
@@ -71,7 +79,8 @@ def load_findings(loads: FileLoads, loads_us: NDArray[np.int64], now_us: int) ->
     usually = f"every {usual}" if usual == longest else f"every {usual}, at most {longest} apart"
     message = (
         f"Source {loads.source}: the last file with new events was loaded {_days(age_us)} ago, on "
-        f"{format_time(rhythm.last_us)[:10]}; usually there is one {usually}. Load the next one, or check what does."
+        f"{format_time(rhythm.last_us)[:10]}; usually there is one {usually}. Load the next one, or check "
+        "what loads them."
     )
     evidence = {"age_s": age_us / 1e6, "usual_s": rhythm.longest_us / 1e6, FILES: float(loads_us.size)}
     onset_us = rhythm.last_us + rhythm.longest_us

@@ -89,7 +89,10 @@ class Window(msgspec.Struct, frozen=True, eq=False, dict=True):
 
 
 def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *, least_h: int = 1) -> list[Window]:
-    """Return the newest `count` windows with at least `least_rows` rows each, newest first; see `LONGEST_H`."""
+    """Return the newest windows that have at least `least_rows` rows and `least_h` hours each, newest first.
+
+    There are at most `count` of them. A window that would need more than `LONGEST_H` hours is left out.
+    """
     found: list[Window] = []
     part: list[tuple[int, HourCounts]] = []
     rows = 0
@@ -130,7 +133,7 @@ def evidence_above(count: float, rows: float, usual: float) -> float:
 
 
 def found_once(known: Known | None, key: object, find: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return the findings in `known` that another monitor has made in the same data, or else those of `find`."""
+    """Return the findings that another monitor has already made in the same data (`key`), or else those of `find`."""
     if known is None:
         return find()
     if key not in known:

@@ -13,17 +13,20 @@ from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evi
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
 _ROWS = 40  # days with fewer rows are not checked
-_MARGIN, _GROSS = 0.2, 0.3  # margin of missing labels: if two of three days are off; if only the newest day is
-_TURNED, _LOPSIDED = 0.1, 0.3
+# by how much the share of missing labels must exceed the normal share: on two of three days, or on the newest day alone
+_MARGIN, _GROSS = 0.2, 0.3
+_TURNED = 0.1  # labels look inverted if their share of positives is this near to 1 minus the normal share
+_LOPSIDED = 0.3  # but only if the normal shares of the two classes differ by at least this
 _NEARLY = 10.0  # a class is nearly gone if it is this many times rarer than on the reference days
-_FACTOR = 3.0
-_SHIFT = 0.1
+_FACTOR = 3.0  # a mean of numbers is wrong if it is this many times larger or smaller than all reference days
+_SHIFT = 0.1  # the share of positives has shifted if it is this far outside the reference days
 
 
 def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
     """Return findings about the labels of the newest closed days.
 
-    Shares are compared with those of the training days, of which one in fourteen is left out, see `evidence_above`.
+    Shares are compared with those of the training days (see `evidence_above`). Of these days, the highest and the
+    lowest fourteenth are left out.
 
     Args:
         days: Closed days of the version in service, oldest first.
@@ -75,12 +78,15 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
 
 
 def _least_missing(high: float) -> float:
-    """The least share of missing labels that is off; `high` is the high end of the usual shares."""
+    """Return from which share on too many labels are missing. `high` is the high end of the normal shares."""
     return high + min(_MARGIN, 0.4 * (1 - high))
 
 
 def incomplete_days(days: Sequence[tuple[int, int, int]], labels: LabelDays) -> list[int]:
-    """Of days with their predictions and missing labels, those that lack labels by the margin of `label_findings`."""
+    """Return the days on which too many labels are missing, by the same limit as in `label_findings`.
+
+    `days` has for each day its beginning, and the numbers of predictions and of missing labels.
+    """
     rows, labelled, _ = labels.columns
     full = rows >= _ROWS / 2
     high = _trimmed((1.0 - labelled / np.maximum(rows, 1))[full])[2] if full.any() else 0.0

@@ -18,18 +18,21 @@ from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Flo
 
 SHAPE_ROWS = 100  # how many rows a window must have
 _FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half of `SHAPE_ROWS` is enough
-# a distance is large from the first number on, and from the second above the high end of reference windows
+# a distance is large if it is at least `_FAR`, and exceeds the high end of reference windows by at least `_ABOVE`
 _FAR, _ABOVE = 0.3, 0.15
-_NOISE = 1.36  # the 5 % quantile of a Kolmogorov-Smirnov distance, times the root of the rows
+_NOISE = 1.36  # by chance, 5 % of Kolmogorov-Smirnov distances are larger than this divided by the root of the rows
 _SUDDEN = 0.3  # a change is sudden if the same hours a day earlier were nearer to the profile by this
-_ALONE = 0.15  # mapped columns must be this near to the profile, or as near as reference windows if these are nearer
+# the largest distance of a mapped column from the profile, unless the high end of reference windows is smaller
+_ALONE = 0.15
 _SHAPELESS = 0.35  # if the high end of reference windows is above this, a few hours have no typical shape
 _BEYOND = 0.3  # a value is far outside if it leaves the training range by this share of the range's width
 _DISTINCT = 12  # only columns with this many distinct values have a shape
 _DRIFTED = 0.1  # drift begins this far above the high end of reference days
 _ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no useful shape
 _SAMPLED = 30  # a check of sampled rows needs this many
-_MISS = 3.0  # a mapped sample may be this far from the reference, in quartile widths plus the log of their ratio
+# the largest misfit of mapped values: the difference of quartiles, divided by their width in the reference, plus the
+# absolute logarithm of the ratio of the two widths
+_MISS = 3.0
 _INSIDE = 0.95  # after values are mapped back, at least this share must lie within the training range
 
 
@@ -42,8 +45,8 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
     values: Floats  # sampled values of the newest window
     window: Window
     outside: bool  # whether many values lie far outside the training range
-    windows: int = 1  # how many of the newest three windows are off
-    stands: bool = False  # whether a finding of another unit stands
+    windows: int = 1  # in how many of the newest three windows the column is off
+    stands: bool = False  # whether a finding of another unit is open
 
 
 def shape_findings(
@@ -57,8 +60,7 @@ def shape_findings(
     Args:
         layout: The layout of the version's profile.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of the findings that stand; such a finding goes on even if the change is no longer
-            sudden.
+        standing: The open findings by kind and subject. Such a finding goes on even if the change is no longer sudden.
     """
     least_rows = _least_rows(hours)
     newest = windows(hours, least_rows)
@@ -75,7 +77,7 @@ def shape_findings(
         if column.name in taken:
             continue
         before = _day_before(column, one, hours) if one.outside else None
-        # in a single window, a column without a typical shape may have moved with time
+        # a column whose shape depends on the time of day may be off in a single window
         lasts = one.usual <= _SHAPELESS or one.windows == len(newest)
         if one.stands or (lasts and (before is not None or one.place in sudden)):
             course = _course(one, hours)
@@ -123,7 +125,10 @@ def _highs(layout: Layout, window: Window) -> Floats:
 def _all_off(
     layout: Layout, newest: list[Window], least_rows: int, standing: Collection[tuple[str, str]]
 ) -> list[_Off]:
-    """Return the numeric columns far from the profile in the newest window, and in another one or with a finding."""
+    """Return the numeric columns that are far from the profile in the newest window and in one of the two before it.
+
+    If a finding of another unit is open, the newest window is enough.
+    """
     columns = layout.profile.columns
     judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
     lowest, highest = (
@@ -179,7 +184,10 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Return whether a distance is no larger than reference windows and random variation allow."""
+    """Return whether a distance is no larger than reference windows and random variation allow.
+
+    It must also be at most half of the distance without the map (or exchange of columns).
+    """
     allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance
 
@@ -228,9 +236,10 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 
 
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
-    """Return sampled values of the same hours of the newest earlier day, if nearly all were within the training range.
+    """Return sampled values of the same hours of the newest earlier day; empty if that day's sample was dropped.
 
-    Otherwise None: the column left its range step by step. Empty if the sampled rows of that day were dropped.
+    None: no earlier day has values, or some were outside the training range by more than a tenth of it, so that the
+    column left its range step by step.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -260,8 +269,9 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 
 
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
-    """Return a finding of another unit if it goes on: mapped back, the values are nearer to those of the day before it.
+    """Return the finding again if the values still have another unit, as an open finding says.
 
+    That is so if their median, mapped back, is nearer to the median of the day before the change than it is unmapped.
     A cold night in Fahrenheit has the numbers of a hot night in Celsius, so the training range alone is no evidence.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
@@ -358,7 +368,7 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection
     for window in days:
         distance, rows = distances(layout, window.counts)
         high = _highs(layout, window)
-        # findings that stand have a lower limit, so that they do not end and begin again
+        # open findings have a lower limit, so that they do not end and begin again
         least = np.where(stands, high, np.maximum(high + _DRIFTED, 2 * _DRIFTED))
         off = varies & (rows >= SHAPE_ROWS // 2) & (distance >= least + _NOISE / np.sqrt(np.maximum(rows, 1)))
         for place in np.flatnonzero(off).tolist():

@@ -12,7 +12,7 @@ from trimtab.core.time import HOUR_US, format_time
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, ago, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, InputProfile
 
-KEPT_H = 60 * 24
+KEPT_H = 60 * 24  # how many hours of traffic are kept
 _WEEK_H, _DAY_H = 168, 24
 _LEARNT_H = 48  # checks need this many hours of traffic
 _MISSED = 30.0  # traffic has stopped only if at least this many requests were expected meanwhile
@@ -48,11 +48,11 @@ def traffic_findings(
         now_us: The time of the check.
         last_us: When the newest request came; None if there never was a request.
         profile: The profile of the version's training rows, which gives the weekly pattern of a young project.
-        doubled: Whether a finding of doubled traffic stands. It ends when traffic is normal again.
-        repeated: Whether a finding of repeated requests stands. It goes on through hours that cannot show a repetition,
-            for up to a day.
-        is_repeating: Returns a function that tells whether requests were found to repeat at a time. Such hours do not
-            show what is normal. It is called only if requests repeat now.
+        doubled: Whether a finding of doubled traffic is open. It ends when traffic is normal again.
+        repeated: Whether a finding of repeated requests is open. It goes on through hours that cannot show a
+            repetition, for up to a day.
+        is_repeating: Returns a function that says of a time whether requests were found to be repeated then. Such hours
+            do not show what is normal. It is only called if requests seem to be repeated now, or `repeated` is set.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
@@ -75,9 +75,10 @@ class _Hours:
         return int(np.diff(busy).max(initial=1)) - 1
 
     def usual(self, hours: int = 0) -> Floats:
-        """Return the median of the same hour in the four weeks before or, if they are too few, the seven days before.
+        """Return for each hour the usual number of requests, also for `hours` hours that follow the known ones.
 
-        Shape (hours known + `hours` that follow,); NaN if there are too few days, too.
+        It is the median of the same hour of the week in the four weeks before. If fewer than three of these are known,
+        it is the median of the same hour on the seven days before; NaN if fewer than two of those are known.
         """
         found = np.full(self.rows.size + hours, np.nan)
         for step, most, least in ((_DAY_H, 7, 2), (_WEEK_H, 4, 3)):
@@ -234,8 +235,8 @@ def _asked_again(
 ) -> tuple[float, float, int] | None:
     """Return the share of repeated questions, its normal share, and since when it is high; None if it is normal.
 
-    A finding that stands ends with the first hours that show no repetition although they could. Hours with too few
-    questions, or with a lost column, cannot.
+    An open finding ends with the first hours that show no repetition although they could. Hours with too few questions,
+    or with a lost column, cannot.
 
     A question that comes many times is counted once, because many users may have sent it at once. If there are more
     requests than ever before, the normal share grows in proportion.

@@ -16,8 +16,9 @@ _MARKED = 0.95  # a map has left its mark if at least this share of values can c
 _SCALES = 5.0  # a factor without a name must be at least this large; a smaller one may be drift
 _MOST = 2.0**53  # above this, floats cannot hold every whole number
 _CHUNK_ROWS = 30  # the median of a chunk needs this many rows
-_NEAR = 0.15  # values have arrived within this share of the distance between the old and the mapped values
-_HALF = 0.5  # a new unit takes at least this part of that distance at once
+# Distances below are shares of the distance between the old values (0) and the mapped values (1).
+_NEAR = 0.15  # within this distance, values count as equal to the old ones or to the mapped ones
+_HALF = 0.5  # if another unit is sent, values move at least this far at once
 _BETWEEN = 1  # this many chunks may lie in between: the one in which the unit changed
 
 
@@ -62,8 +63,9 @@ _NAMED = (
 def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequence[Floats] | None) -> list[UnitMap]:
     """Return the maps that may have been applied to a numeric column: named maps, and a large factor without a name.
 
-    A change of sign is possible only for a column of one sign, 1 - x only for shares. Counts rise and fall by any
-    factor and keep about the same shape. So on whole numbers a map must have left a mark.
+    A change of sign is possible only for a column of one sign, 1 - x only for shares. Counts may really rise or fall by
+    any factor, and keep about the same shape. So if values are whole numbers, a map must have left a mark: numbers that
+    only the map gives, a larger common divisor, or a jump from one hour to the next.
 
     Args:
         column: The profile of the column.
@@ -146,7 +148,7 @@ def _medians(course: Sequence[Floats]) -> list[float]:
 
 
 def _position(one: UnitMap, middle: float, median: float) -> float:
-    """Return the position of a median between the old (0) and the mapped one (1); for a factor on a log scale."""
+    """Return where a median lies between the old median (0) and the mapped one (1). For a factor, logs are compared."""
     if one.b:
         return (median - middle) / (one.a * middle + one.b - middle)
     return float(np.log(median / middle) / np.log(one.a)) if min(median, middle, one.a) > 0.0 else np.inf

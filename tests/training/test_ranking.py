@@ -379,7 +379,7 @@ def test_an_evaluation_counts_lists_and_agrees_with_counting_by_hand(shown: Sear
     assert interval is not None
     spread = 1.96 * np.std(told) / np.sqrt(len(told))
     assert interval.high - interval.low == pytest.approx(2 * spread, rel=0.25)
-    alike = found.left_out["of lists whose rows are alike"]
+    alike = found.left_out["in lists whose labels are all equal"]
     assert found.rows + alike == split.holdout.sum()
     assert [one.name for one in found.permuted] == ["price", "stars"]
     assert all(one.rise > 0.01 for one in found.permuted)

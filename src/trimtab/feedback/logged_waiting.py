@@ -105,7 +105,7 @@ class LoggedWaiting:
 
 
 def _extend(known: list[Extent], more: Extent) -> None:
-    """Add an extent to those of a day. If it continues the last extent, they are joined."""
+    """Add an extent to those of a day. If it continues or overlaps one of them, the two are joined."""
     for place, one in enumerate(known):
         if one.partition == more.partition and one.after <= more.after <= one.through:
             known[place] = Extent(one.partition, one.after, max(one.through, more.through))

@@ -217,7 +217,7 @@ def judged_table(
 ) -> Columns:
     """Return the table of predictions that count towards a model's quality.
 
-    With `made_late`, predictions about earlier times are included.
+    With `made_late`, predictions that were made after the time that they are about are included.
     """
     classes = outcomes.classes
     table = outcomes.table([p for p in predictions if counts(p, model) and _fits(p, classes)])
@@ -233,8 +233,8 @@ def counts(prediction: Prediction, model: str) -> bool:
 def made_in_time(predictions: Columns) -> NDArray[Any]:
     """Return a mask of the predictions that were made at or before the time that they are about, shape (rows,).
 
-    It is False for rows of a batch about an earlier time. A prediction that was computed in advance (`precomputed`) may
-    be given for some time after it was made.
+    It is False for rows of a batch about an earlier time. A prediction that was computed in advance (`precomputed`) is
+    about the time at which it was computed, and may be given to a request up to `AHEAD_US` later.
     """
     ahead = predictions["mode"].values == "precomputed"
     found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values

@@ -48,7 +48,7 @@ class LoadedLabels(Protocol):
     """A `LabelReader` whose labels may be loaded from files now and then."""
 
     def complete_until(self, now_us: int) -> int:
-        """Return the time up to which all labels are known that will be: the last load, or `now_us` without files."""
+        """Return the time before which no more labels are expected: the last load, or `now_us` if no file is due."""
         ...
 
 

@@ -114,7 +114,8 @@ def _version(package: str) -> str | None:
 def cpu_level() -> str:
     """Return the widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
-    On Linux, /proc/cpuinfo says it. On other systems, or if settings disable instructions, NumPy says it.
+    On Linux with an x86 processor, /proc/cpuinfo says it, so that NumPy need not be loaded. NumPy says it on other
+    systems, if it is already loaded, or if settings disable instructions.
     """
     flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:

@@ -170,7 +170,8 @@ def search(
     Args:
         spaces: For each argument of the estimator's function that is searched for: `integer`, `number` or `choice`.
         trials: How many sets of parameters to try.
-        time: How long all trials together may take, such as "10m". A trial that runs then is completed. None: no limit.
+        time: How long all trials together may take, such as "10m". The trial that exceeds it is still completed. None:
+            no limit.
         seed: The seed. With the same data and number of trials, it leads to the same parameters, even if the search is
             interrupted.
         prune: Whether to stop a trial early if it is worse than the median of earlier trials.
@@ -248,7 +249,7 @@ def defaults(given: Search, estimator: Callable[..., Any]) -> dict[str, Value] |
 
 
 def lacking(given: Search, estimator: Callable[..., Any]) -> list[str]:
-    """Return the parameters that have no default."""
+    """Return the searched parameters for which the estimator's function has no default."""
     taken = _arguments(estimator) or {}
     return [n for n in given.spaces if n in taken and taken[n].default is inspect.Parameter.empty]
 

@@ -40,7 +40,7 @@ TOO_GOOD: dict[Task, tuple[float, float]] = {
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
 }
-_LEAST_SHARE = 0.05  # the least share of requests with a changed column, at the lower end of its interval
+_LEAST_SHARE = 0.05  # a column has changed often if the share of changed requests is provably at least this
 _LEAST_CHANGED = 5
 _LEAST_ASKED = 30
 

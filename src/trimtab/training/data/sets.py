@@ -92,7 +92,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     lists: NDArray[np.int64] | None = None  # for a ranking, the index of each row's list; -1: it belongs to no list
     # the predictions that were logged for the rows, if they were loaded; not stored with the set
     answers: LoggedAnswers | None = None
-    # a fit halves the weight of rows with each such age; None: age does not matter
+    # in a fit, the weight of a row halves for each such time of its age; None: age does not matter
     half_life_us: int | None = None
 
     @property
@@ -140,7 +140,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def informative(self) -> NDArray[np.bool_]:
-        """The usable rows that a model can be judged on: in a ranking, those of lists with different relevance."""
+        """The usable rows that a model can be judged on: in a ranking, those of lists with unequal relevances."""
         usable = self.usable
         if self.lists is None or not usable.any():
             return usable

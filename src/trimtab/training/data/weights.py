@@ -31,13 +31,13 @@ class Weighed(msgspec.Struct, frozen=True, eq=False):
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """The shares of one class in the training rows and in the holdout."""
+    """How often one class occurs in the training rows and in the holdout."""
 
     label: float
     rows: int  # the number of usable training rows of this class
     kept: int  # how many of them the sample keeps
     weight: float  # the share of this class in the sum of all weights
-    holdout: int
+    holdout: int  # the number of rows of this class in the holdout
     name: str = ""  # the name of the class, if several are declared
 
 

@@ -250,7 +250,7 @@ def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int)
 def prepare(
     model: Model, training_set: TrainingSet, target: tuple[NDArray[np.int64], NDArray[Any]], *, needs_step: bool
 ) -> Prepared:
-    """Fit the encoding and the scaling on the rows to fit on, and apply both."""
+    """Fit the encoding and (with `needs_step`) the scaling on the rows to fit on, and apply them to these rows."""
     weighed = weigh(model, training_set, *target)
     sizes = None
     lists = training_set.lists_of(weighed.kept) if model.task == "ranking" else None
@@ -282,7 +282,7 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """Store a fitted model as bytes, load them, and compare the loaded model with the one in memory."""
+    """Store a fitted estimator as bytes, load them, compare the scores of both, and return the loaded model."""
     classes = prepared.classes
     runtime, stored = _stored(model.name, estimator, runtime, trust)
     draft = Artifact(

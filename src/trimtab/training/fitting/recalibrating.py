@@ -88,7 +88,7 @@ def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past:
 
 
 def _log_odds(values: NDArray[np.float64]) -> float:
-    """Return the log odds of the mean label, after half a row of each label was added."""
+    """Return the log odds of the mean of labels or scores, after half a row with label 0 and one with 1 was added."""
     mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
     return float(np.log(mean / (1.0 - mean)))
 

@@ -54,9 +54,9 @@ from trimtab.training.judge.parts import (
 from trimtab.training.judge.train_test_overlap import Sides, group_leaks, group_slices, repeated_rows
 
 _REPEATS = (50, 200)  # the smallest and the largest number of bootstrap draws
-# the most rows times draws: above 200,000 rows there are fewer draws, so a million rows take about 10 s
+# the largest product of rows and draws: above 200,000 rows there are fewer draws, so a million rows take about 10 s
 _DRAWN = 40_000_000
-_PARTS = 4  # the parts that take long, apart from fits: metrics, importance, contributions, baselines
+_PARTS = 4  # apart from fits, so many parts count as steps: metrics, importance, contributions, baselines
 
 
 class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     folds: tuple[Fold, ...] = ()  # the backtest on the rows before the holdout
     influences: tuple[Influence, ...] = ()  # SHAP values on the holdout, beginning with the largest
     no_influences: str = ""  # why there are no SHAP values; "": there are some
-    # the baselines that can be computed, with the interval of the metric and the columns of their key
+    # the baselines that could be computed, each with its metric and the columns of its key (see `Baseline.by`)
     judged_baselines: dict[str, JudgedBaseline] = {}
     days: tuple[Day, ...] = ()  # the metric by day, if there are not too many days
 
@@ -179,7 +179,8 @@ def evaluate(
     judged = _judged(model, training_set, chosen, fitted)
     labels, scores, at_us = judged.labels, judged.scores, judged.at_us
     blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
-    drawn = chosen.size * max(1, len(model.label.classes) // 4)  # each draw has to sort the rows once per class
+    # each draw sorts the rows once per class, so several classes have fewer draws
+    drawn = chosen.size * max(1, len(model.label.classes) // 4)
     repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
     if judged.lists is None:
         figures = score_metrics(model.metric, labels, scores, blocks, repeats=repeats, seed=seed)
@@ -349,9 +350,9 @@ def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int
     listed = labelled if lists is None else np.zeros(states.size, np.bool_)
     counts: dict[str, int] = {
         "not final": int(listed.sum()),
-        "of no list": 0 if lists is None else int((labelled & (lists < 0)).sum()),
-        "of lists without all labels": 0 if lists is None else int((labelled & (lists >= 0)).sum()),
-        "of lists whose rows are alike": alike,
+        "in no list": 0 if lists is None else int((labelled & (lists < 0)).sum()),
+        "in lists with missing labels": 0 if lists is None else int((labelled & (lists >= 0)).sum()),
+        "in lists whose labels are all equal": alike,
         "pending": int((states == PENDING).sum()),
         "missing": int((states == MISSING).sum()),
         "unlisted": int((states == UNLISTED).sum()),
@@ -368,7 +369,7 @@ def _uncalibrated(fitted: Fitted, values: Any, labels: NDArray[np.float64]) -> t
 
 
 def _importance(fitted: Fitted, shuffled: Sequence[Permuted]) -> dict[str, float]:
-    """Return the importance of features as shares: from the library, or else from shuffling."""
+    """Return the importance of each feature: its share by the library, or else the rise of the metric by shuffling."""
     if fitted.importance is None:
         return {one.name: one.rise for one in shuffled if one.features == (one.name,)}
     total = sum(fitted.importance.values()) or 1.0

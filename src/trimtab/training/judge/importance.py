@@ -16,7 +16,7 @@ from trimtab.training.runtimes.table import runtime_row
 
 _REPEATS = 5
 _ROWS = (200, 2_000)  # the smallest and the largest number of rows of the holdout to use
-_ANSWERS = 500_000  # the most predictions in all; for hundreds of features, fewer rows are used
+_ANSWERS = 500_000  # at most this many predictions are made in all, so with hundreds of features, fewer rows are used
 _SLOW_ANSWERS = 60_000  # the same for libraries that score rows one by one
 
 

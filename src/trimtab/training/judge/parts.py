@@ -140,7 +140,7 @@ def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval 
 
 
 def metrics_of(judged: Judged, here: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the metrics of some rows, in a ranking those of their lists, by the field names of `Month`."""
+    """Return the metrics of some rows (in a ranking, of the lists of these rows) under the field names of `Month`."""
     if judged.lists is not None:
         here = np.isin(judged.lists, judged.lists[here])
     y, p = judged.labels[here], judged.scores[here]

@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 Predictions: TypeAlias = tuple[Scores | None, tuple[str, ...]]
 
 _LAST_LABELS = 100  # the "last value" of a class or a count is the mean of this many labels
-_WEEKS = _YEARS = 4  # how many seasons to go back to find one with known labels
+_WEEKS = _YEARS = 4  # how many weeks or years to go back to find known labels; see `last_week` and `last_year`
 _WEEK_US = 7 * DAY_US
 _COMPARED_ROWS = 20_000  # the series of a baseline is chosen on at most this many of the newest training rows
 
@@ -158,10 +158,11 @@ class PastLabels:
         return self._seasonal(series, rows, seasons())
 
     def _seasonal(self, series: Grouping, rows: Ints, seasons: Iterable[Ints]) -> Scores | None:
-        """Return for each row the mean label of the first season whose labels were all known, or else the constant.
+        """Return for each row the mean label of the first hour whose labels were all known, or else the constant.
 
-        Each of `seasons` has one hour for each row (hours since 1970). For classes and counts, the constant is included
-        as one further label, so that few labels do not give extreme predictions.
+        Each of `seasons` is an array with one hour (since 1970) for each row. They are tried in their order. For
+        classes and counts, the constant is included as one further label, so that few labels do not give extreme
+        predictions.
         """
         hours = self._own_us // HOUR_US
         low, span = (int(hours.min()), int(hours.max() - hours.min()) + 1) if hours.size else (0, 1)

@@ -46,7 +46,10 @@ def is_softmax(fitted: Any) -> bool:
 
 
 def is_linear(fitted: Any) -> bool:
-    """Return whether the model is one dot product. (Each fit compares the dot product with the library's scores.)"""
+    """Return whether the model scores by one dot product (for probabilities, with the logistic function after it).
+
+    If this is wrong for some model, its fit fails, because each fit compares these scores with those of the library.
+    """
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):
         return False

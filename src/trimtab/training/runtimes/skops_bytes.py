@@ -99,7 +99,7 @@ def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None
             plain = bool(node.get("is_json"))
             number = len(addresses) if plain else addresses.setdefault(address, len(addresses))
             if plain:
-                # take a number that no address will use, because addresses are not negative
+                # mark the number as used, under a key that is no address (addresses are not negative)
                 addresses[-1 - len(addresses)] = number
             node["__id__"] = number
         file = node.get("file")

@@ -49,7 +49,7 @@ class _Model(msgspec.Struct):
 
 
 def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
-    """Return a function that scores one row. None: a very large model, several classes or other kinds of trees."""
+    """Return a function that scores one row; None for a very large model, several classes, or other kinds of trees."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.json"
         try:

@@ -260,7 +260,7 @@ def test_a_sample_by_class_keeps_the_level_of_probabilities(make: Any) -> None:
         ({"sample": tt.sample(negatives=0.5)}, r"Give shares by class: tt.sample\(classes=\{'0': 0.1\}\)"),
         ({"sample": tt.sample(classes={"x": 0.5})}, "names 'x'; its classes are 0, 1, 2"),
         ({"costs": {"false_positive": 1, "false_negative": 2}}, "for each true class of 0, 1, 2"),
-        ({"costs": {0: 1, 1: 1, 2: {0: 1}}}, "of '2' one number, or one for each of 0, 1"),
+        ({"costs": {0: 1, 1: 1, 2: {0: 1}}}, "for the true class '2', one number, or one for each of 0, 1"),
         ({"costs": {0: 1, 1: 1, 2: -1}}, "numbers of at least 0"),
         ({"costs": {0: 0, 1: 0, 2: 0}}, "not all of them 0"),
         ({"costs": [1, 2, 3]}, "under these names"),

@@ -20,7 +20,10 @@ _LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"
 
 
 class Swarm(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of points in a swarm chart. A point is a position and a shade (0 to 1; None: null or not ordered)."""
+    """A line of points in a swarm chart. A point is a position and a shade.
+
+    The shade is from 0 (a low value) to 1 (a high value). None: the value is null, or values have no order.
+    """
 
     label: str
     points: Sequence[tuple[float, float | None]]

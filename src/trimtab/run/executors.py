@@ -111,7 +111,8 @@ class Executor(Protocol):
 
         Raises:
             Cancelled: The task was cancelled, and it has ended.
-            TaskFailed: The task raised an error other than those of trimtab.
+            TaskFailed: A task in another process raised an error other than those of trimtab. (An executor of threads
+                raises this error itself.)
             Unavailable: The process that ran the task died.
         """
         ...

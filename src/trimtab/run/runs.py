@@ -235,7 +235,7 @@ class Tracked:
         return self._cancelled
 
     def end(self, outcome: str = "", *, error: BaseException | None = None) -> None:
-        """Record the outcome of the run. Without `begin`, and after the first call, this does nothing."""
+        """Record the outcome of the run. Without `begin`, it is not stored. A second call does nothing."""
         if self.run.is_over:
             return
         state: State = "done" if error is None else _state_after(error)

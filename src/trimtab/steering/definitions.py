@@ -28,7 +28,7 @@ LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error would be too
 
 
 class NamedSlice(msgspec.Struct, frozen=True):
-    """A name for rows on which candidates may not be worse: those where an expression is True, or has some value."""
+    """A named expression over columns and features. Rows where it is True, or has one of its values, are a slice."""
 
     name: str
     of: Expression
@@ -57,7 +57,7 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
     # the largest distance between a candidate and its refit (the final fit on more data), in label units (see
     # gate/scales.py)
     refit_distance: float | msgspec.UnsetType = msgspec.UNSET
-    # likewise, as a share of the distance between candidate and champion; the larger limit counts
+    # the same limit as a share of the distance between candidate and champion; the larger of both limits counts
     refit_share: float | msgspec.UnsetType = msgspec.UNSET
     # whether scheduled refits must be provably better, too
     prove_refreshes: Literal[True] | msgspec.UnsetType = msgspec.UNSET
@@ -90,9 +90,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     retrain: Triggers
     gate: BeatsChampion
     learn: Learn = "batch"
-    # for how long after a candidate nothing is retrained; doubles with each refusal in a row
+    # how long no repair begins after a promotion and, for the same kind of cause, after a refusal (then it doubles)
     cooldown_us: int = 7 * 86_400_000_000
-    settle_us: int = 7 * 86_400_000_000  # how many days with labels to wait for after a change of the data began
+    settle_us: int = 7 * 86_400_000_000  # how long after the beginning of a change of the data a repair waits
     fits_per_day: int | None = None  # how many fits automation may make; None: no limit
     fits_per_week: int | None = None
     approval_us: int | None = None  # how long a candidate waits for approval; None: it needs no approval
@@ -158,8 +158,8 @@ def beats_champion(
             independent. With 0.9, one in ten candidates that are only as good as the champion passes. This does no
             harm, because the quality of promoted versions is watched.
         window: The length of the window: the newest days with labels that candidate and champion have not seen.
-        calibration: The largest distance between mean score and mean label. For numbers, it is a share of the standard
-            deviation of the labels.
+        calibration: The largest distance between mean score and mean label, if the champion's own distance is not
+            larger. For numbers, it is a share of the standard deviation of the labels.
         slices: Names of request columns and features, each value of which is a slice, or a dict of expressions by slice
             name. A candidate is refused if it is provably worse than the champion on a slice. Of candidates that are
             worse on no slice, at most one in twenty is refused.
@@ -268,9 +268,10 @@ def deployment(
         gate: What a candidate must prove; by default `beats_champion()`.
         learn: "batch"; or "online": the model predicts first, then learns from each label as it arrives (needs
             `partial_fit`).
-        cooldown: For how long after a candidate was refused or promoted nothing is retrained. It doubles with each
-            refusal in a row. After a refusal, a schedule tries again after its period at the latest.
-        settle: After a change of the data began, a repair waits for this many days with labels.
+        cooldown: How long no repair begins after a promotion and, for causes of the same kind, after a refusal. It
+            doubles with each refusal in a row. A schedule tries again after its period at the latest.
+        settle: How long after the beginning of a change of the data a repair waits, so that it can learn from labels
+            since then. The label's wait is added.
         approval: How long a candidate that passed the gate waits for a person's approval, such as "2d". Then it is
             dropped, as if it had been refused. None: no approval is needed.
         rollout: The stages from the gate to full service, made with `rollout()`: a shadow, then growing shares of the

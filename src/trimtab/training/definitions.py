@@ -273,7 +273,7 @@ def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[
             row = dict.fromkeys(others, row)
         row = {str(one): cost for one, cost in row.items()}
         if row.keys() != set(others):
-            raise Misuse(f"{needed}; of {truth!r} one number, or one for each of {', '.join(others)}.")
+            raise Misuse(f"{needed}; for the true class {truth!r}, one number, or one for each of {', '.join(others)}.")
         rows.append(tuple(0.0 if one == truth else _cost(row[one], f"{needed}.") for one in classes))
     if not any(map(any, rows)):
         raise Misuse(f"{needed}, not all of them 0.")

@@ -302,7 +302,7 @@ class InputMonitor:
         return found
 
     def _is_repeating(self) -> Callable[[int], bool]:
-        """Return a function that tells whether requests were found to repeat at a time."""
+        """Return a function that says of a time whether requests were found to be repeated then."""
         windows = [one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"]
         return lambda at_us: any(window.covers(at_us) for window in windows)
 

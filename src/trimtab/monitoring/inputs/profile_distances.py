@@ -14,7 +14,7 @@ HOURS = 24  # this many closed hours are compared: a whole day, so that the time
 
 
 class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
-    """The distances of one column in the newest closed day from its profile; None if either has no values.
+    """The distances of one column in the newest closed day from its profile. They are None if either has no values.
 
     A new distance needs its function, a field here with the default None, and a row in `STATISTICS`.
     """

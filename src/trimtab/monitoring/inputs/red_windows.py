@@ -30,7 +30,7 @@ FOUND_WITHIN_US = DAY_US  # the time within which a fault becomes red
 
 
 class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which inputs or labels were red; it is kept after its signal has ended."""
+    """A time in which a red signal found inputs or labels faulty. It is kept after the signal has ended."""
 
     id: str
     model: str

@@ -31,7 +31,8 @@ FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 # A version is called worse if its reference is this many standard errors above the second reference:
 _AFTER_ALARM = 1.645  # one-sided 95 %: after an alarm, less evidence is enough
 _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: every promotion is tested, without any suspicion
-# the argument `low` of `learn_alarm` for slices: find only changes that are larger than a day's variation
+# the argument `low` of `learn_alarm` for calibration gaps of slices: changes by more than a day's variation are found
+# sooner, and smaller ones later
 _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
 _SLICE_STEPS = 60  # this many days are kept to date the onset of a slice's change

@@ -182,7 +182,7 @@ class Controller:
             Unavailable: No candidate can be judged on the data known now. The message says why.
             Misuse: No candidate can be made. The ledger (the record of decisions) says so.
             Cancelled: A person has cancelled the training.
-            Conflict: Automation is frozen, or a candidate waits for approval.
+            Conflict: Automation is frozen, or a candidate waits for approval or is being rolled out.
         """
         decisions = self._free(f"train {self._deployment.name!r}")
         now_us = self._clock.now_us()
@@ -218,7 +218,8 @@ class Controller:
         Raises:
             Unavailable: There are no days to judge on.
             Misuse: The version cannot score rows here.
-            Conflict: Automation is frozen, a candidate waits for approval, or another process has changed the state.
+            Conflict: Automation is frozen, a candidate waits for approval or is being rolled out, or another process
+                has changed the state.
         """
         decisions = self._free(f"promote {stored.version[:12]} of {self._deployment.name!r}")
         if self._candidates.champion() == stored.version:

@@ -52,7 +52,7 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def of(rows: Sequence[Answered | None]) -> LoggedAnswers:
-        """Make this from the predictions for each row, in the order of the rows."""
+        """Return the object for the predictions of some rows, in the order of the rows."""
         array = np.empty(len(rows), object)
         array[:] = rows
         return LoggedAnswers(array)

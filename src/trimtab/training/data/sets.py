@@ -331,7 +331,7 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
     """
     manifest = load_manifest(digest, blob)
     if manifest.parquet is None:
-        raise Corrupt(f"training set {digest}: its manifest does not name the data.")
+        raise Corrupt(f"training set {digest}: its rows are not stored, only its manifest.")
     flat = read_parquet(blob.get(manifest.parquet))
     manifest = msgspec.structs.replace(manifest, parquet=None)
     parts: dict[str, dict[str, Column]] = {"request": {}, "feature": {}, "reason": {}, "failed": {}, "label": {}}
@@ -354,7 +354,7 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
         lists=None if manifest.lists is msgspec.UNSET else numbered_lists(requests, manifest.lists.column),
     )
     if columns_hash(flat) != manifest.data_hash:
-        raise Corrupt(f"training set {digest}: blob {manifest.parquet} does not hold the values of its manifest.")
+        raise Corrupt(f"training set {digest}: blob {manifest.parquet} has other values than the manifest says.")
     return found
 
 

@@ -67,8 +67,8 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
     off = np.abs(found.sum(axis=1) - raw) / np.maximum(1.0, np.abs(raw))
     if not off.max() <= _OFF:
         raise Misuse(
-            f"contributions of {artifact.model!r}: their sum differs by {off.max():.3g} from the raw score. Its "
-            f"{artifact.runtime} computes them approximately: use another booster."
+            f"contributions of {artifact.model!r}: their sum differs by {off.max():.3g} from the raw score, "
+            f"because {artifact.runtime} only computes them approximately for this booster. Use another booster."
         )
     return Contributions(artifact.inputs, found[:, :-1], found[:, -1], raw, classes)
 

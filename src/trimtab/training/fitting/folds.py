@@ -75,7 +75,7 @@ def walk(
 
 
 def time_parts(training_set: TrainingSet, among: Mask, *, folds: int, first: float) -> Iterator[tuple[int, Mask]]:
-    """Skip the first share of the rows, and yield parts of equal size from the rest: when each begins, and its rows."""
+    """Skip the share `first` of the rows, and yield the beginning and the rows of each of `folds` equal later parts."""
     begun_us = training_set.begun_us
     times = np.sort(begun_us[among])
     step = (1.0 - first) / folds
@@ -108,7 +108,9 @@ def predict_forward(
 
 
 def known_before(training_set: TrainingSet, start_us: int) -> Mask:
-    """Return the usable rows whose label was final and known at `start_us`; in a ranking, only whole lists of them."""
+    """Return the usable rows whose label was final and known at `start_us`. In a ranking, this must hold for all rows
+    of their list.
+    """
     final = training_set.manifest.final_at(training_set.at_us) <= start_us
     known = training_set.label_known_at_us <= start_us
     return training_set.whole(training_set.usable & final & known)

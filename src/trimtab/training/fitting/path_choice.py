@@ -78,7 +78,7 @@ def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float)
         parity: The largest allowed difference (relative to the score if it is above 1).
 
     Returns:
-        The row with the largest error; None if the scorer keeps its path.
+        The index of the row with the largest error; None if the scorer keeps its path.
     """
     inner = several_paths(scorer)
     if inner is None or inner.row_call == "library":

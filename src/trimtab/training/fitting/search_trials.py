@@ -22,7 +22,7 @@ from trimtab.training.fitting.folds import Mask, walk
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value, defaults, parameters_text
 
-_FIRST = 0.5  # the share of the rows before the first part that is predicted
+_FIRST = 0.5  # this share of the rows, the oldest, is only learnt from, and the rest is predicted part by part
 _ALIKE = 5  # if this many trials fail before any succeeds, the search ends
 _BEFORE_PRUNING = 5  # this many trials are never stopped early
 

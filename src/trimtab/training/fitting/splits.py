@@ -25,7 +25,10 @@ class TimeSplit(msgspec.Struct, frozen=True, eq=False):
 
 
 def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> TimeSplit:
-    """Split off the last `holdout_us` with final labels as the holdout. Train on the rows known before it.
+    """Return a holdout and the training rows.
+
+    The holdout is the last `holdout_us` in which all labels are final. The training rows are those whose labels were
+    final and known when the holdout begins.
 
     Raises:
         Misuse: One of the sides has no rows.

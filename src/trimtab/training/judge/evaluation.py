@@ -56,7 +56,7 @@ from trimtab.training.judge.train_test_overlap import Sides, group_leaks, group_
 _REPEATS = (50, 200)  # the smallest and the largest number of bootstrap draws
 # the largest product of rows and draws: above 200,000 rows there are fewer draws, so a million rows take about 10 s
 _DRAWN = 40_000_000
-_PARTS = 4  # apart from fits, so many parts count as steps: metrics, importance, contributions, baselines
+_PARTS = 4  # the steps of an evaluation, apart from fits: metrics, importance, contributions, baselines
 
 
 class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):

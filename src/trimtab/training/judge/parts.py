@@ -20,7 +20,8 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Metric, Model
 
-_MOST_VALUES = 12  # if a column has more values, the rarest are evaluated together
+# if a column has more values, numbers are divided into ranges, and the rarest of other values are evaluated together
+_MOST_VALUES = 12
 _BUCKETS = 4  # into how many ranges a column of numbers is divided
 _LEAST_DAYS = 3  # with fewer days there is no interval
 _MOST_DAYS = 400  # with more days, only the metric by week is shown

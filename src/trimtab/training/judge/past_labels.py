@@ -22,7 +22,7 @@ Predictions: TypeAlias = tuple[Scores | None, tuple[str, ...]]
 _LAST_LABELS = 100  # the "last value" of a class or a count is the mean of this many labels
 _WEEKS = _YEARS = 4  # how many weeks or years to go back to find known labels; see `last_week` and `last_year`
 _WEEK_US = 7 * DAY_US
-_COMPARED_ROWS = 20_000  # the series of a baseline is chosen on at most this many of the newest training rows
+_COMPARED_ROWS = 20_000  # the grouping of a baseline is chosen on at most this many of the newest training rows
 
 
 class Grouping(msgspec.Struct, frozen=True, eq=False):

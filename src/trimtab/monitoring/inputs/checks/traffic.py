@@ -27,7 +27,7 @@ class TrafficHour(msgspec.Struct, frozen=True, array_like=True):
 
     rows: int
     distinct: int  # number of different request ids
-    questions: int = 0  # number of different questions (requests without their id and time); 0: not counted
+    questions: int = 0  # number of different questions (requests without their key and time); 0: not counted
     asked_again: int = 0  # number of questions that came more than once
 
 

@@ -141,8 +141,8 @@ class LightgbmRuntime(LibraryRuntime):
         if bad.size:
             raise Misuse(
                 f"LGBMRanker: relevance must be a whole number from 0 to {degrees - 1}; {bad.size} of "
-                f"{relevance.size} labels are not, e.g. {bad[0]:g}. Let the label's expression give degrees, give "
-                "LGBMRanker a label_gain of more, or take an estimator of numbers: LGBMRegressor."
+                f"{relevance.size} labels are not, e.g. {bad[0]:g}. Let the label's expression give such "
+                "numbers, give LGBMRanker a longer label_gain, or use an estimator of numbers: LGBMRegressor."
             )
         with self.progress(estimator) as options:
             row_weights = None if weights is None else np.repeat(weights, sizes)

@@ -160,8 +160,8 @@ class XgboostRuntime(LibraryRuntime):
         if bad.size:
             raise Misuse(
                 f"XGBRanker: relevance must be a whole number with {estimator.objective}; {bad.size} of "
-                f"{relevance.size} labels are not, e.g. {bad[0]:g}. Let the label's expression give degrees, or take "
-                'objective="rank:pairwise".'
+                f"{relevance.size} labels are not, e.g. {bad[0]:g}. Let the label's expression give whole "
+                'numbers, or use objective="rank:pairwise".'
             )
         with self.progress(estimator) as options:
             lists = np.repeat(np.arange(sizes.size), sizes)

@@ -100,7 +100,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def read_signals(catalog: Catalog, state: AlertState | None) -> tuple[AlertState, list[Entry]]:
     """Return the state, and the journal entries that are new.
 
-    Without a state (at the first call), all signals that have not ended count as new.
+    Without a state (at the first call), each signal that has not ended becomes an incident.
     """
     if state is not None:
         return state, _entries(catalog, state.cursor)
@@ -164,7 +164,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
             continue
         assert one.news is not None  # incidents in `fresh` have news
         alerts.append(SignalChange(one, one.news))
-        if not _is_quiet(one, rules, now_us):  # if the signal has ended already, the message also says so
+        if not _is_quiet(one, rules, now_us):  # otherwise the message also says that the signal has ended
             kept[name] = _as_sent(one)
     waiting = [one for one in state.over if one.held_us is not None or rules.muted(one.signal)]
     before = [one for one in state.over if one not in waiting and one.signal.ended_at_us is not None]

@@ -1,4 +1,4 @@
-"""Limits beyond which a number is extreme, from the extremes of days, and an estimate of the next excess."""
+"""Limits beyond which a number is extreme, computed from the smallest and the largest value of each day."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from trimtab.monitoring.profiles.profile_records import Floats
 
 _BEYOND = 3.0  # a value is extreme if it is this many ranges beyond the usual extreme of a day
-_BEYOND_LOG = 1.0  # likewise on a log scale, for columns with a long tail
+_BEYOND_LOG = 1.0  # the same on a log scale, for columns with a long tail
 _SKEWED = 3.0  # a tail is long if the upper half is this many times as wide as the lower half
 _ALONE = 4.0  # a day's extreme may be faulty if it is this many ranges beyond the other days' extremes
 _ALONE_DAYS = 14  # one day in this many may be faulty
-_FALSE = 0.1  # this many excesses a year are accepted, see `next_excess`
+_FALSE = 0.1  # this many values a year may exceed the estimate of `next_excess`
 _LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0  # the least and the greatest limit of a rare value, as multiples of the largest
 
 
@@ -23,7 +23,8 @@ def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, floa
 
     One day in fourteen is ignored if its extreme lies far from the others, because it may be faulty. If about half of
     the values or more are equal, as for rain, the others are rare. A few weeks of these say little about the largest,
-    so that a limit is estimated: see `_rare`.
+    so that a limit is estimated: see `_rare`. For a column without negative values that has a long tail, the upper
+    limit is computed on a log scale.
 
     Args:
         low: The smallest value of each day, shape (days,).

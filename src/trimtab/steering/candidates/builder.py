@@ -262,7 +262,10 @@ class CandidateBuilder:
     def _before(
         self, training_set: TrainingSet, plan: Plan, best: Made, window: JudgingWindow, target: ComparisonTarget | None
     ) -> _Before | None:
-        """Return the days before the window that complete the reference, and begin a fit for them if one is needed."""
+        """Return the days before the window that complete the reference, and begin a fit for them if one is needed.
+
+        None: the reference only has the days of the window.
+        """
         # days before a change are no reference for the time after the change
         if plan.folds[1:] or self._deployment.learn == "online":
             return None

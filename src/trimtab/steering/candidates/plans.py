@@ -95,8 +95,8 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     # D0177
 
     A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore there
-    are two folds of alternate days, and each fit learns from the days of one fold and scores the other. If the
-    estimated beginning is too early, the first days are from before the change, and favour the champion. So there is a
+    are two folds of alternate days, and each fit scores one fold and also learns from the other. If the estimated
+    beginning is too early, the first days are from before the change, and favour the champion. So there is a
     second window: the newest seven days or, if fewer days have passed since the latest likely beginning of the change,
     these days, but at least five. It is used if at least five of its days have labels. The days since the latest likely
     beginning are also a source of their own.

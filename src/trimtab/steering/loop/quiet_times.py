@@ -12,7 +12,9 @@ MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to
 def after_refusal(
     state: LoopState, cooldown_us: int, now_us: int, period_us: int | None = None, *, longest: bool = False
 ) -> dict[str, Any]:
-    """Return the changes of the state after a refusal: a quiet time. The next refusal in a row doubles it.
+    """Return the changes of the state after a refusal: a quiet time for the kind of cause that began the repair.
+
+    The next refusal in a row doubles it.
 
     Args:
         state: The state before the refusal, which says what began the repair.
@@ -34,7 +36,7 @@ def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, A
 
 
 def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """Return the changes of the state after a promotion: the declared quiet time, except for requests by people."""
+    """Return the changes of the state after a promotion: the declared quiet time, except for requests over HTTP."""
     until_us = now_us + cooldown_us
     return {
         "quiet_until_us": until_us,

@@ -136,7 +136,7 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
 
 
 def _bins(places: _Places, half: int) -> NDArray[np.int64]:
-    """Return the index of the range of each value. Nulls have the last range."""
+    """Return the index of the range (or text) that each value belongs to. Nulls have the last index."""
     values = places.values
     there = ~np.isnan(values)
     if places.ordered:

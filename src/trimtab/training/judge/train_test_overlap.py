@@ -31,7 +31,7 @@ class Sides(msgspec.Struct, frozen=True, eq=False):
 
 
 def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: Judged) -> tuple[Slice, ...]:
-    """Return the metrics of rows whose group also has training rows, and of rows whose group is new."""
+    """Return the metrics of rows whose group also has training rows, and of the other rows (of new groups or none)."""
     if model.group is None or model.task == "ranking":  # in a ranking, groups are lists, which a split never divides
         return ()
     before = _of_learnt_groups(model.group, model, training_set, sides)
@@ -102,7 +102,7 @@ def _names(group: str, model: Model, training_set: TrainingSet) -> tuple[NDArray
 
 
 def _digests(fitted: Fitted, training_set: TrainingSet, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each row."""
+    """Return a 64-bit hash of each row's inputs and label."""
     matrix = fitted.matrix(training_set.features.values.take(rows))
     table = np.column_stack([matrix, training_set.target[rows]])
     table[np.isnan(table)] = np.nan  # NaNs may have different bits, so give all of them the same ones

@@ -56,7 +56,8 @@ def column_findings(
 def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> list[str]:
     """Return the request columns that lost their values in some hours: too many are null, or all are equal.
 
-    Columns for which this may be random variation are not returned. Rows that repeat a question are no further evidence, so only as many rows count as there are different `questions`.
+    Columns for which this may be random variation are not returned. Rows that repeat a question are no further
+    evidence, so only as many rows count as there are different `questions`.
     """
     found = []
     share = min(1.0, questions / max(counts.rows, 1))

@@ -20,8 +20,8 @@ from trimtab.steering.definitions import Deployment
 from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
-Part = dict[str, str]  # text by field; "": the field without a name
-_FORMAT_OF, _READS = "time format of", "reading, "  # with these begin the names of notes about the reading of rows
+Part = dict[str, str]  # text by the name of a field; the name is "" for text that needs none
+_FORMAT_OF, _READS = "time format of", "reading, "  # notes about how rows are read have names that begin with these
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,8 +31,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     name: str
     hash: str
-    parts: dict[str, Part]  # the definition itself ("") and its columns, features and joined views
-    notes: Part  # descriptions and rules of reading, which affect no stored values
+    parts: dict[str, Part]  # by "feature late_rate_7d", for example; "": the fields of the definition itself
+    notes: Part  # descriptions, and rules for reading rows; their changes affect no stored values
 
     @property
     def key(self) -> str:

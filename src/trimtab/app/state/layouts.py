@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Layouts:
     """The layouts of a project's sources: which column is at which position in stored events.
 
-    A new column gets its position when it is first looked up. `note` stores the position before the first event with
-    this column is recorded. So the catalogue knows the type of every column that was ever recorded, even after its
-    events were removed. # D34
+    A new column gets its position when `place` first sees it. Before an event with this column is recorded, `note`
+    stores the position. So the catalogue knows the type of every column that was ever recorded, even after its events
+    were removed. # D34
 
     Args:
         state: The state folder, which contains the catalogue.
@@ -37,6 +37,8 @@ class Layouts:
 
     def place(self, source: Source) -> Source:
         """Return a source with each column at its position in stored events.
+
+        As long as no event was recorded, a column may change its type.
 
         Raises:
             Misuse: A column is declared with another type than it has in recorded events.

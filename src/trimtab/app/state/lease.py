@@ -72,10 +72,7 @@ class Lease:
     def take(self, *, patience_s: float = 0.0) -> bool:
         """Acquire the lease, and let a thread renew it until `release` is called.
 
-        Return False if another process still holds the lease.
-
-        Args:
-            patience_s: How many seconds to wait while another process holds the lease.
+        Return False if another process holds the lease for all of `patience_s` seconds.
 
         Raises:
             Unavailable: The lock file or the catalogue cannot be written now.
@@ -101,7 +98,10 @@ class Lease:
             lock.release()
 
     def free(self) -> bool:
-        """Return whether no one holds the lease, as far as can be told without writing."""
+        """Return whether no process holds the file lock of the lease, this object included.
+
+        The record in the catalogue is not checked.
+        """
         try:
             return self._lock is None and not FileLock.is_held(self._path)
         except OSError as error:

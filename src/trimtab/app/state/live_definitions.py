@@ -42,7 +42,7 @@ class LiveDefinitions:
         catalog: Holds the applied definitions and the promotions that are about to happen.
         blob: Holds the artifacts of versions, which contain their definitions.
         place: Returns a source with each column at its position in stored events.
-        clock: Gives the time, to tell how long ago a champion was replaced.
+        clock: Tells how long ago a champion was replaced.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LiveDefinitions:
         self._blob = blob
         self._place = place
         self._clock = clock
-        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # what was applied at first
+        self._begun = {record.key: record.body for record in catalog.find(APPLIED)}  # applied when the project opened
         self._mutex = threading.Lock()  # protects the cache; not held while definitions are read
         self._of_version: OrderedDict[str, FeatureSet] = OrderedDict()  # by version id, least recently used first
         self._applied: dict[str, FeatureSet] = {}  # a cache by the hash of the stored definitions
@@ -95,7 +95,7 @@ class LiveDefinitions:
         return found
 
     def _as_declared(self, source: Source) -> Source:
-        """Return a stored source with its columns placed, and the rules of reading that are declared now. # D0208"""
+        """Return a stored source with each column at its position, and with the declared rules for reading. # D0208"""
         placed, declared = self._place(source), self._definitions.sources.get(source.name)
         if declared is None:
             return placed
@@ -132,8 +132,8 @@ class LiveDefinitions:
             return
         if msgspec.json.decode(record.body, type=AppliedFeatures).hash != declared.features.hash:
             raise Conflict(
-                f"train {model!r}: other definitions of it were applied after this process had read the project file. "
-                "Open the project again (restart `trimtab serve`), so that it trains those."
+                f"train {model!r}: other definitions of this model were applied after this process had read the "
+                "project file. Open the project again (restart `trimtab serve`), so that they are trained."
             )
 
     def versions(self, model: str) -> list[Version]:
@@ -163,11 +163,11 @@ class LiveDefinitions:
             for version in self.versions(name):
                 try:
                     sets.append(self.of(version))
-                except (Misuse, Corrupt):  # in an earlier format, as predictions report
+                except (Misuse, Corrupt):  # cannot be used; a prediction with this version reports why
                     continue
             try:
                 applied = self.applied(name)
-            except Corrupt:  # in an earlier format; views are filled at the promotion
+            except Corrupt:  # cannot be read; the views are filled when a version is promoted
                 applied = None
             deployment = self._definitions.deployments.get(name)
             if applied is not None:

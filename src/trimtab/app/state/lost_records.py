@@ -1,8 +1,9 @@
 """Find records that readers have read, but that a log no longer has. # D0169
 
 Such records were lost, or an older copy replaced the log. Readers of a log store the position that they have reached.
-If it is beyond the end of the log, new records would get positions that the reader has passed, and the reader would
-skip them. Therefore nothing may be appended until `trimtab storage recover` has run.
+If that position is beyond the end of the log, new records would get positions that the reader has passed, and the
+reader would skip them. Therefore nothing may be appended until a backup is restored or `trimtab storage recover` has
+run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RECOVER = (
     "Put its newest files back (trimtab storage restore BACKUP --force), or go on without those records: "
     "trimtab storage recover"
 )
-_READ = "read"  # the catalogue record with the ends of the logs at the last check
+_READ = "read"  # the key of the catalogue record with the ends of the logs, see `store_ends`
 Read = dict[str, dict[str, int]]  # positions by log and partition
 
 
@@ -41,10 +42,10 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         records = self.reached - self.end
-        told = ", ".join(f"{name} up to {position:,}" for name, position in self.readers.items())
+        read = ", ".join(f"{name} up to {position:,}" for name, position in self.readers.items())
         return (
             f"log/{self.log}: partition {self.partition} ends at {self.end:,}, and {records:,} records after that "
-            f"were read before ({told}). It was lost, or replaced by an older copy."
+            f"were read before ({read}). It was lost, or replaced by an older copy."
         )
 
 
@@ -53,7 +54,8 @@ def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[s
 
     Args:
         log: The name of the log.
-        ends: The last position of each partition, read after the positions of the readers, so that it is not too low.
+        ends: The last position of each partition. The caller must read it after the positions of the readers, because a
+            reader could otherwise seem to be ahead of an end that is merely out of date.
         readers: The position that each reader has reached in each partition.
     """
     found: dict[str, dict[str, int]] = {}
@@ -82,8 +84,8 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
 
     Args:
         state: The state folder.
-        tables: Whether to read the positions of the tables of record, the long-term store of events. This is slow.
-            Otherwise, the positions that the catalogue stored at the last check are used.
+        tables: Whether the tables of record (the long-term store of events) also count as readers. To read their
+            positions is slow.
     """
     stored = stored_ends(state)
     events: dict[str, Mapping[str, int]] = {
@@ -136,7 +138,7 @@ def _greater(stored: Mapping[str, int], found: Mapping[str, int]) -> dict[str, i
 
 
 def _views(state: State) -> dict[str, Mapping[str, int]]:
-    """Return the positions of the stored views; nothing if there are none, or if they are damaged."""
+    """Return the positions that the stored views have read; nothing if there are no views, or if they are damaged."""
     if state.online_place.mark() is None:
         return {}
     try:
@@ -158,7 +160,10 @@ def _learners(state: State) -> dict[str, dict[str, int]]:
 
 
 def _tables(state: State, readers: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Return each table of record's last position in the partitions that the log or another reader knows."""
+    """Return for each table of record the last position that it has of each partition.
+
+    The partitions are those of the event log, and those of which another reader has a position.
+    """
     partitions = {*state.events.positions(), *(name for reached in readers.values() for name in reached)}
     found: dict[str, dict[str, int]] = {}
     for path in sorted((state.folder / "tables").glob("*/_delta_log")):

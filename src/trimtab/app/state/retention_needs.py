@@ -34,7 +34,7 @@ class Need(msgspec.Struct, frozen=True):
 def view_reach(view: View) -> Need:
     """Return the longest window of a view's features.
 
-    Features over the whole lifetime, and features of an entity's newest event, do not count.
+    Features without a limit do not count: those over all past events, and those of an entity's newest event.
     """
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
@@ -60,16 +60,17 @@ def source_needs(definitions: Definitions, live: Iterable[View] = ()) -> dict[st
 
 
 def prediction_need(definitions: Definitions) -> Need:
-    """Return how long predictions must be kept, until their labels have arrived, and were evaluated and learnt from."""
+    """Return how long predictions must be kept: until gates, online learners and experiments have used them."""
     need = Need(0, "nothing")
     for deployment in definitions.deployments.values():
         us = deployment.model.label.final_at(_judged_us(deployment))
         if us > need.us:
-            need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and a learner waits as long again")
+            wait = format_duration(deployment.model.label.wait_us)
+            need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and a learner waits {wait} more")
     for experiment in definitions.experiments.values():
         us = _closed_after_us(definitions, experiment)
         if us > need.us:
-            need = Need(us, f"experiment {experiment.name!r} reads them when a day is closed")
+            need = Need(us, f"experiment {experiment.name!r} reads predictions when it closes a day")
     return need
 
 
@@ -112,7 +113,7 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
             kept = settings.sources.get(name, settings.events)
             raise Misuse(
                 f'{key} = "{kept}" is too short for source {name!r}: {need.why}, which needs '
-                f"{_days(need.us)}. Keep its events longer, or shorten the period that is looked at."
+                f"{_days(need.us)}. Keep its events longer, or shorten that period."
             )
     predictions, need = settings.predictions_us, prediction_need(definitions)
     if predictions is not None and predictions < need.us:
@@ -145,8 +146,8 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
         feature: The name of a feature of the view.
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
-        lacks: Whether the feature has no value without the removed events. An entity's newest event is always kept,
-            unless it is corrected or deleted later.
+        lacks: Whether the feature, computed from the remaining events, is null. This matters only for a feature of an
+            entity's newest event: retention keeps this event, unless it is corrected or deleted later.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:
@@ -159,12 +160,12 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
 
 
 def labels_from_us(model: Model, kept_from_us: Mapping[str, int]) -> int:
-    """Return the time since which the labels of requests can still be found."""
+    """Return the time before which events with labels were removed."""
     return kept_from_us.get(model.label.source.name, ALWAYS_US)
 
 
 def _closed_after_us(definitions: Definitions, experiment: Experiment) -> int:
-    """Return how long after an exposure its day is certainly closed, if days are closed once a day."""
+    """Return how long after an exposure its day is closed at the latest, if the closing of days runs once a day."""
     model = definitions.models.get(experiment.model or "")
     return 2 * DAY_US + longest_wait_us(experiment.metrics, None if model is None else model.label)
 
@@ -186,7 +187,7 @@ def _all_needs(definitions: Definitions) -> Iterator[tuple[str, Need]]:
         for metric in experiment.metrics:
             if metric.source is not None:
                 us = _closed_after_us(definitions, experiment) + metric.before_us
-                yield metric.source.name, Need(us, f"experiment {experiment.name!r} reads them when a day is closed")
+                yield metric.source.name, Need(us, f"experiment {experiment.name!r} reads events when it closes a day")
     for model in definitions.models.values():
         kept_us = model.label.final_at(DAY_US)
         yield model.label.source.name, Need(kept_us, f"model {model.name!r} waits for its labels")
@@ -203,4 +204,4 @@ def _judged_us(deployment: Deployment) -> int:
 
 def _judged(deployment: Deployment) -> str:
     window, wait = deployment.gate.window_us, deployment.model.label.final_at(0)
-    return f"its gate judges {format_duration(window)} of days whose labels had {format_duration(wait)}"
+    return f"its gate judges {format_duration(window)} of requests and waits {format_duration(wait)} for their labels"

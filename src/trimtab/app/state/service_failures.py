@@ -8,13 +8,13 @@ from trimtab.store.ports import Catalog, Record, Remove
 
 KIND = "service"  # the kind of these records in the catalogue
 
-OF_WORKERS = "failures/"
+OF_WORKERS = "failures/"  # the record of worker 3 has the key "failures/3"
 
 
 class FailureRecord(msgspec.Struct, frozen=True):
     """The errors of one process's background tasks in their last round."""
 
-    by: str = ""  # the process that may write the record: the newest of its role
+    by: str = ""  # the process that may write the record; a later process with the same key replaces it
     failures: dict[str, str] = msgspec.field(default_factory=dict)  # the error of each task
 
 
@@ -29,7 +29,7 @@ def service_failures(catalog: Catalog) -> dict[str, str]:
 
 
 def forget_failures(catalog: Catalog, worker: int | None = None) -> None:
-    """Remove the stored errors of a worker or of a service that has ended."""
+    """Remove the stored errors of a worker that has ended, or of all processes (None)."""
     keys = [record.key for record in catalog.find(KIND)] if worker is None else [f"{OF_WORKERS}{worker}"]
     if keys:
         catalog.write([Remove(KIND, key) for key in keys])

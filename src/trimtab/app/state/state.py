@@ -53,7 +53,8 @@ class State:
     Args:
         folder: The state folder, which is made if it does not exist.
         clock: Stamps the records that are appended.
-        prediction_mode: Whether appending a prediction waits until it is synced to the disk.
+        prediction_mode: "durable": appending a prediction waits until it is synced to the disk. "relaxed": it is only
+            buffered.
         urls: The URLs of stores on a server, by the name of the store, such as `online`.
 
     Raises:
@@ -139,11 +140,14 @@ class State:
 
     @cached_property
     def online_place(self) -> Place:
-        """The place of the store of online features."""
+        """The place of the store of online features, see `place`."""
         return self.place("online")
 
     def place(self, name: str) -> Place:
-        """Return the place of the store `online`, `answers` or `learners`. This does not make the store."""
+        """Return an object that can detect or replace the store `online`, `answers` or `learners` without opening it.
+
+        A store that does not exist is not created.
+        """
         return store.place(self._urls[name])
 
     @cached_property
@@ -163,7 +167,7 @@ class State:
         """
         found: list[str] = []
         for name in ("answers", "learners"):
-            if self.place(name).mark() is not None:  # opened, a missing store would be made
+            if self.place(name).mark() is not None:  # opening a store that does not exist would create it
                 try:
                     getattr(self, name)
                 except Corrupt as error:
@@ -189,7 +193,9 @@ class State:
         return self._tables.get(source)
 
     def moved(self, sources: Sequence[Source]) -> Moved:
-        """Return the part of the event log that is in tables of record. Histories are read from there first.
+        """Return the tables of record, and up to which position of each partition the event log was truncated.
+
+        Events up to these positions must be read from the tables, because the log no longer has them.
 
         Raises:
             Corrupt: A table lacks rows that the log no longer has.
@@ -202,8 +208,9 @@ class State:
                 found = tables[source.name].position(partition) if source.name in tables else 0
                 if found < needed:
                     raise Corrupt(
-                        f"{self.folder}/tables/{source.name}: the event log was truncated up to {needed} of "
-                        f"{partition}, and this table reaches {found}. Restore the state from a backup."
+                        f"{self.folder}/tables/{source.name}: records up to position {needed} of partition "
+                        f"{partition} were removed from the event log, but this table only has them up to position "
+                        f"{found}. Restore the state from a backup."
                     )
         if not truncated.through:
             return Moved(tables, {})
@@ -248,20 +255,23 @@ class State:
 
 
 class Truncation(msgspec.Struct, frozen=True):
-    """The part of the event log that was truncated. It is stored before the truncation."""
+    """A record of how much of the event log was removed. It is written before the removal."""
 
-    through: dict[str, int] = {}  # for each partition, the position up to which all records are in tables
-    sources: dict[str, dict[str, int]] = {}  # for each source and partition, the position that the table had reached
-    newest_us: int = -(2**62)  # the greatest append time in the log by then; the default precedes all times
+    through: dict[str, int] = {}  # for each partition, the position up to which records were removed
+    sources: dict[str, dict[str, int]] = {}  # for each source and partition, the position that its table must have
+    newest_us: int = -(2**62)  # the latest append time in the log before the removal; the default precedes all times
 
 
 def truncation(catalog: Catalog) -> Truncation:
-    """Return the part of the event log that is only in tables of record."""
+    """Return the stored record of how much of the event log was removed."""
     return read_record(catalog, KEPT, "log", Truncation) or Truncation()
 
 
 def kept_from(catalog: Catalog) -> dict[str, int]:
-    """Return for each source the time before which the retention settings have removed events, or now remove them."""
+    """Return for each source the time before which retention removes events.
+
+    It is stored before the removal begins, so some older events may still exist.
+    """
     found = catalog.find(KEPT, _SOURCE)
     return {record.key.removeprefix(_SOURCE): msgspec.json.decode(record.body, type=int) for record in found}
 
@@ -282,14 +292,14 @@ def truncation_put(
     moved = before.through | higher
     needed = dict(before.sources)
     for source, positions in tables.items():
-        approval = {name: min(position, positions.get(name, 0)) for name, position in moved.items()}
+        in_table = {name: min(position, positions.get(name, 0)) for name, position in moved.items()}
         already = needed.get(source, {})
-        needed[source] = {name: max(position, already.get(name, 0)) for name, position in approval.items()}
+        needed[source] = {name: max(position, already.get(name, 0)) for name, position in in_table.items()}
     return Put(KEPT, "log", msgspec.json.encode(Truncation(moved, needed, newest_us)))
 
 
 def note_kept_from(catalog: Catalog, source: str, before_us: int) -> None:
-    """Store the time from which the events of a source are kept."""
+    """Store that events of a source before `before_us` will be removed."""
     catalog.write([Put(KEPT, _SOURCE + source, msgspec.json.encode(before_us))])
 
 

@@ -42,7 +42,7 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # the file system has no folder locks, so the stores' own locks must do
+            except OSError:  # the file system cannot lock folders, so only the locks of the stores remain
                 return hold
             if hold.is_of(folder):
                 return hold
@@ -110,7 +110,7 @@ def use(folder: Path) -> FolderHold | None:
         except Conflict:
             hold.release()
             if made:
-                with suppress(OSError):  # the restored state is in place, so the old state may stay
+                with suppress(OSError):  # the folder is not empty: a restoration has just put the new state there
                     folder.rmdir()
             raise
         if hold.is_of(folder):
@@ -119,18 +119,18 @@ def use(folder: Path) -> FolderHold | None:
 
 
 def have_alone(folder: Path) -> tuple[FolderHold, bool]:
-    """Lock a state folder exclusively. Also return whether it was created for this.
+    """Lock a state folder exclusively. Return the lock, and whether this call created the folder.
 
-    If a killed restoration had set the old state aside, that state is put back first.
+    If a killed restoration had moved the old state away (see `set_aside`), that state is moved back first.
 
     Raises:
-        Conflict: A process has the folder open.
+        Conflict: A process has the folder open, or another restoration is running.
         OSError: The folder cannot be created or opened.
     """
     old = set_aside(folder)
     if old.is_dir() and not (
         folder.exists() and any(folder.iterdir())
-    ):  # a restoration was killed after it set the old state aside
+    ):  # a restoration was killed before the new state was in place
         hold = FolderHold.take(old, alone=True)
         if hold is None:
             raise _restoring(folder)
@@ -147,7 +147,7 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
 
 
 def _make(folder: Path) -> bool:
-    """Create the folder, or the target of a link to it. Return False if another process has just created it."""
+    """Create the folder; if it is a link, create its target. Return False if another process has just done so."""
     folder = behind_links(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,11 +160,11 @@ def _make(folder: Path) -> bool:
 
 
 def _refuse_set_aside(folder: Path) -> None:
-    """Raise an error if an old state is set aside, so that no new state is begun in its place."""
+    """Raise an error if a restoration has moved an old state away, so that no empty state replaces it."""
     old = set_aside(folder)
     try:
         hold = FolderHold.take(old, alone=False)
-    except OSError:  # no state is set aside
+    except OSError:  # there is no such state
         return
     if hold is None:
         raise _restoring(folder)

@@ -1,4 +1,4 @@
-"""Teach online learners each label once, as soon as it is known."""
+"""Teach online learners each label once, soon after it becomes known."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from trimtab.steering.definitions import Deployment
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_WAITS = 2  # a prediction without a label is dropped after this many times the wait for labels
-_GRACE_US = 60 * SECOND_US  # an event has reached the log and was read this long after it became known
+_WAITS = 2  # a prediction without a label is dropped when it is older than this many times the wait for labels
+_GRACE_US = 60 * SECOND_US  # newer labels are not taught yet, because some of their events may not be in the log
 
 
 class Teacher:
@@ -36,9 +36,9 @@ class Teacher:
     in time windows that are excluded from training by then. All of this follows from the logs and from the learner's
     saved position, so another process can continue in the same way.
 
-    A new version begins as it was fitted, and learns what became known after its training data. Predictions of the
-    previous version that still wait for a label are encoded again for the new version. Several threads may share a
-    teacher.
+    A new version starts from its fitted model, and learns the labels that became known after its training cut-off. If
+    the previous version made the prediction, the model inputs are computed again for the new version. Several threads
+    may share a teacher.
     """
 
     def __init__(self, system: System, deployment: Deployment) -> None:
@@ -72,7 +72,8 @@ class Teacher:
         learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
             return 0  # another version was deployed meanwhile, and is taught in the next round
-        system.state.check_clock()  # with a clock that is ahead, learning would stop until that time # D0170
+        # if the clock is ahead, a future position would be saved, and learning would stop until that time. # D0170
+        system.state.check_clock()
         now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US
         if loaded.version.id != self._version:

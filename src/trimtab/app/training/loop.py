@@ -54,9 +54,9 @@ _OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at
 class DeploymentLoop:
     """Monitors the quality of one deployment, and trains and promotes its versions.
 
-    Any number of processes and threads may call `tick` and `train`. A lease lets one of them work at a time, which
-    first reads what others have stored. If a process loses the lease while it works, its writes fail, because they
-    expect an older revision of the stored state.
+    Any number of processes and threads may call `tick` and `train`. A lease lets one of them work at a time. It first
+    reads what others have stored. If a process loses the lease to another one while it works, its writes fail, because
+    they expect an older revision of the stored state.
     """
 
     def __init__(self, system: System, deployment: Deployment, data: LivingData) -> None:
@@ -126,7 +126,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            read_us = self._clock.now_us()  # records that arrive during this tick do not count as missing
+            read_us = self._clock.now_us()  # the time up to which inputs are checked; later ones may not have been read
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:
@@ -263,8 +263,8 @@ class DeploymentLoop:
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> NDArray[np.float64]:
         """Return the first live score that a version gave to each request since a time; NaN if it gave none.
 
-        Precomputed answers, batches and requests about the past are ignored, because they say nothing about quality in
-        service.
+        Precomputed and degraded answers, batches and requests about the past are ignored, because they say nothing
+        about quality in service.
         """
         name = self.deployment.name
         scores: dict[str, float] = {}
@@ -278,7 +278,7 @@ class DeploymentLoop:
         return np.array([scores.get(str(key), np.nan) for key in keys], np.float64)
 
     def complete_until(self, now_us: int) -> int:
-        """Return the time up to which all labels are known that will be; see `LoopLabels.complete_until`."""
+        """Return the time up to which the known labels are complete; see `LoopLabels.complete_until`."""
         self._labels.refresh()
         return self._labels.complete_until(now_us)
 
@@ -333,10 +333,7 @@ class DeploymentLoop:
         )
 
     def _proving(self) -> Proving | None:
-        """Return how candidates are tried before promotion: loaded in a new process, and timed.
-
-        The result is None if the clock is not the system's clock.
-        """
+        """Return how candidates are tested before promotion (loaded in a new process, timed); None in virtual time."""
         if not isinstance(self._clock, SystemClock):
             return None
         return Proving(
@@ -366,7 +363,7 @@ class DeploymentLoop:
             seen = reached
 
     def _read_inputs_again(self, until: Mapping[str, int]) -> None:
-        """Give the input monitor the predictions of open hours that the loop has read."""
+        """Give the input monitor the predictions of its open hours that the loop has already read."""
         self.inputs.reload()
         for name, after in self._system.predictions.positions_before(self.inputs.read_from_us).items():
             for block in self._system.predictions.between(name, after, until.get(name, 0), model=self.deployment.name):

@@ -38,7 +38,7 @@ class Loops:
         self._teachers: dict[str, Teacher] = {}
 
     def loop(self, model: str | None = None) -> DeploymentLoop:
-        """Return the training loop of a deployment, with the parameters that the last search chose.
+        """Return the training loop of a deployment, with the parameters of its newest search, see `with_chosen`.
 
         The first call after a search makes a new loop.
         """
@@ -58,7 +58,7 @@ class Loops:
         return self._teachers[deployment.name]
 
     def living_data(self) -> LivingData:
-        """The training sets of the project, including features by the definitions of other versions."""
+        """Return an object that makes training sets, with the project's or with a stored version's features."""
         system = self._system
         return LivingData(
             self._run_of_model,

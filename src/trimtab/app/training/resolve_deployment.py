@@ -13,11 +13,13 @@ from trimtab.store.ports import Catalog
 
 
 def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """Return the named deployment. If none is named, return the one whose candidate waits, or the only one.
+    """Return the deployment `model`. If it is None, return the one whose candidate waits for approval.
+
+    The result is None if the project has at most one deployment and none is named.
 
     Raises:
-        Misuse: None is named, and candidates of several deployments wait for approval.
-        Conflict: None is named, no candidate waits, and the project has several deployments.
+        Misuse: No deployment is named, and candidates of several deployments wait for approval.
+        Conflict: No deployment is named, no candidate waits, and the project has several deployments.
     """
     if model is not None or len(names) < 2:
         return model
@@ -29,11 +31,13 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
 
 
 def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
-    """Return the named deployment. If none is named, return the one with a parameter search, or the only one.
+    """Return the deployment `model`. If it is None, return the one that has a parameter search.
+
+    The result is None if the project has at most one deployment and none is named.
 
     Raises:
-        Misuse: None is named, and several deployments have searches.
-        NotFound: None is named, none has a search, and the project has several deployments.
+        Misuse: No deployment is named, and several have searches.
+        NotFound: No deployment is named, none has a search, and the project has several deployments.
     """
     if model is not None or len(names) < 2:
         return model

@@ -54,7 +54,7 @@ class Searched(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out = [
             f"{found.model}: search {found.id[:12]}, {how}: {len(self.trials)} of {budget_text(found.search)} in "
             f"{took_s:.1f} s, seed {found.search.seed}",
-            f"used {found.rows:,} labelled rows, all known by {format_time(found.until_us)[:19]}; "
+            f"used {found.rows:,} labelled rows, of requests up to {format_time(found.until_us)[:19]}; "
             "the gate judges on later ones",
         ]
         if found.best is not None:
@@ -135,7 +135,10 @@ def forget_searches(catalog: Catalog, records: Iterable[SearchRecord]) -> None:
 
 
 def with_chosen(catalog: Catalog, deployment: Deployment) -> Deployment:
-    """Return the deployment. If the parameters that the last finished search chose still fit, it has these."""
+    """Return the deployment with the parameters that its newest finished search chose.
+
+    Searches whose choice is no longer in the declared ranges are skipped. If none is left, the deployment is unchanged.
+    """
     declared = deployment.model.search
     if declared is None:
         return deployment

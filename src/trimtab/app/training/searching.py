@@ -33,7 +33,7 @@ class SearchArguments(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     search: Search  # the declared search, with the budget of this call
-    made_by: str  # a hash of the caller's definitions; with others, a process does not search
+    made_by: str  # a hash of the caller's definitions; a process that reads other definitions does not search
     project: ProjectSpec
 
 
@@ -58,7 +58,7 @@ def search_model(
     if model.search is None:
         raise Misuse(
             f"search of {model.name!r}: the model declares no search. Add search=tt.search({{...}}) to tt.model, and "
-            "let its estimator be a function of what is searched for."
+            "make its estimator a function of the searched parameters."
         )
     if deployment.learn != "batch":
         raise Misuse(f'search of {model.name!r}: it learns online. A search is for models with learn="batch".')
@@ -85,7 +85,7 @@ def search_model(
             done = msgspec.msgpack.decode(place.run(task, on_event=hear, cancelled=run.cancelled), type=SearchResult)
         if done.search is None:
             raise Conflict(
-                f"search of {model.name!r}: the project file was changed since this process read it. Open the "
+                f"search of {model.name!r}: the project file was changed after this process read it. Open the "
                 "project again."
             )
         found = searched(system.state.catalog, _record(system, model.name, done.search))
@@ -115,10 +115,11 @@ def _search(system: System, model: Model, arguments: SearchArguments, place: Wor
     place.emit(StepBegan("snapshot", None))
     system.asked_history.refresh()
     before = [one for one in searches(catalog, model.name) if one.made_by == arguments.made_by and one.ended_us is None]
+    # the data of the newest interrupted search are tried first; if they are unchanged, that search is continued
     for cut_us in [*(one.cut_us for one in before[-1:]), system.clock.now_us()]:
         training_set, rows, until_us = system.part(Loops).loop(model.name).searchable(cut_us)
         address = content_hash([arguments.made_by, address_of_set(training_set), address_of_rows(rows)])
-        if any(one.id == address for one in before):  # continue an interrupted search on this data
+        if any(one.id == address for one in before):
             break
     place.emit(StepEnded("snapshot", cached=False, attempts=1))
     there = catalog.get(KIND, f"{model.name}/{address}")

@@ -23,7 +23,7 @@ class Ticked(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     decisions: list[Decision]
-    at_work: str | None = None  # if the tick was skipped, the process that used the loop
+    at_work: str | None = None  # if the tick was skipped, a message that names the process that used the loop
 
 
 def tick_all(

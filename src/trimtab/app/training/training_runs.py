@@ -25,7 +25,7 @@ class TrainingRuns:
     """Trains and evaluates candidates. Each long step is a task that another process may do.
 
     Args:
-        builder: Does the steps, in this process or in another.
+        builder: Does the steps that need no task.
         runs: Records the runs.
         registry: Gives the names of versions, and the version in service.
         model: The name of the model.
@@ -59,7 +59,7 @@ class TrainingRuns:
 
     @contextmanager
     def turn(self, actor: str, watch: Watch | None = None, kind: Kind = "train") -> Iterator[Tracked]:
-        """Record one training as a run. If nothing is to be trained, no run is recorded."""
+        """Record what the block trains as one run. If the block begins no training, no run is recorded."""
         self._run, self._watch = self._runs.track(kind, self._model, actor=actor), watch or (lambda run: None)
         try:
             with self._run:
@@ -81,8 +81,8 @@ class TrainingRuns:
     def unchanged(self, cut_us: int) -> str | None:
         """Return why training gives no new candidate; None if it would give one.
 
-        There is no new candidate if training would give the deployed version again, or if the only result was that the
-        lost files of that version were restored.
+        There are two such cases: training would give the deployed version again, or the model of that version was lost,
+        so that it was fitted again instead.
         """
         done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
         if champion is None or (done.same is None and not done.put_back):

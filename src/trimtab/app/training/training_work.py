@@ -12,6 +12,8 @@ from trimtab.run import Task, Workplace
 from trimtab.steering.candidates.ports import Stored
 from trimtab.steering.loop_state import Changes, Repair
 
+# "same": would training give the deployed version again? "blocked": why can no candidate be trained?
+# "repair": train and evaluate a candidate. "judge": evaluate a stored version.
 What = Literal["same", "blocked", "repair", "judge"]
 
 
@@ -22,7 +24,7 @@ class TrainingArguments(msgspec.Struct, frozen=True, kw_only=True):
     cut_us: int
     actor: str  # who started the training, to be recorded with the version
     model: str
-    deployment: str  # a hash of the deployment's definition in the calling process
+    deployment: str  # a hash of the deployment's definition in the calling process, which the worker compares
     project: ProjectSpec
     changes: Changes = Changes()
     stored: Stored | None = None  # the stored version to judge, if any
@@ -33,8 +35,8 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a training task."""
 
     changed: bool = False  # nothing was done, because the project file has changed since the caller read it
-    lack: str | None = None
-    same: Version | None = None
+    lack: str | None = None  # why no candidate can be trained
+    same: Version | None = None  # the deployed version, if training would give it again
     put_back: bool = False  # whether a lost artifact of the version was restored
     repair: Repair | None = None
 

@@ -41,8 +41,8 @@ def check_labels(chosen: Sequence[Scenario], tables: Mapping[str, Columns]) -> N
         if requested.isdisjoint(rows[label.key].to_list()):
             raise Misuse(
                 f"simulate: none of {rows.rows:,} labels in {label.source.name!r} belongs to one of {len(requested):,} "
-                f"requests {request.name!r}: no {label.key!r} there is a {request.key!r} here. Load both from data "
-                "with the same keys."
+                f"requests {request.name!r}: no label's {label.key!r} equals the {request.key!r} of a request. Load "
+                "both from data with the same keys."
             )
         new_estimator(model, model.trust, seed=0, threads=1)
 
@@ -50,9 +50,10 @@ def check_labels(chosen: Sequence[Scenario], tables: Mapping[str, Columns]) -> N
 def last_request(asked_us: NDArray[Any]) -> int:
     """Return the time of the newest request that is no straggler.
 
-    Stragglers are at most 1 % of the requests, after a long gap: longer than half of the time before it, or longer than
-    `_LONG` times each gap among the other requests and than all the time after it. So a single request today does not
-    prolong a history that ended years ago, or a file of daily rows that ended last month.
+    Stragglers are the requests after a long gap, if they are at most 1 % of all requests. So a single request today
+    does not prolong a history that ended years ago, or a file of daily rows that ended last month. A gap is long in two
+    cases: it is longer than half of the time before it; or it is longer than the time after it, and than `_LONG` times
+    each gap among the first 99 % of the requests.
     """
     first = len(asked_us) - 1 - len(asked_us) // 100
     since_us, gaps = asked_us[first:-1], np.diff(asked_us[first:])
@@ -64,6 +65,8 @@ def last_request(asked_us: NDArray[Any]) -> int:
 
 def recording_end(chosen: Sequence[Scenario], tables: Mapping[str, Columns], last_us: int) -> int:
     """Return the time of the newest request or label, with which the recording ends.
+
+    Labels that came later than the label of the newest request could come do not count.
 
     Args:
         chosen: The scenarios.
@@ -95,7 +98,7 @@ def check_judged(chosen: Sequence[Scenario], asked_us: NDArray[Any], span: tuple
 
 
 class Starts(msgspec.Struct, frozen=True):
-    """Midnights at which a replay may start, in the order of trying, and the reason for the first."""
+    """Midnights at which a replay may start, earliest first, and the reason why none is earlier."""
 
     at_us: tuple[int, ...]
     why: str = ""
@@ -106,7 +109,8 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
 
     The gate judges a version on the newest days whose labels are final, and the version is fitted on rows whose labels
     were final when these days began. So before the start lie two waits for labels, the gate's window, and some days to
-    learn from. The first start also has a quarter of the requests before it, and lies in the newest year.
+    learn from. If the history is long enough, a quarter of the requests also lies before the first start, and at most
+    a year is replayed.
 
     Args:
         chosen: The scenarios.
@@ -122,7 +126,9 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
     first_us, final_us = int(asked_us[0]), ended_us - wait_us
     needed_us = before_us + wait_us + 2 * DAY_US
     wait, window = format_duration(wait_us), format_duration(window_us)
-    judged = f"the gate's window of {window}, the wait of {wait} for its labels, and again for" if window_us else wait
+    judged = f"the wait of {wait} for"
+    if window_us:
+        judged = f"the gate's window of {window}, the wait of {wait} for its labels, and again for"
     if ended_us - first_us < needed_us:
         raise Misuse(
             f"simulate: found {(ended_us - first_us) / DAY_US:.1f} days of requests, {format_time(first_us)} to "

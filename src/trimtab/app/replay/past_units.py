@@ -37,8 +37,8 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
         definition: An experiment. Over versions, its units are those of logged predictions; otherwise, of the events or
             requests of a source.
         days: The number of days.
-        origin: The source or request whose rows stand for exposures. By default, one that has the unit's columns: a
-            request before a source, and then the one with most events.
+        origin: The source or request whose rows count as exposures. By default, a request that has all columns that the
+            assignment reads, or if none has, such a source. If there are several, the one with most events is taken.
 
     Raises:
         NotFound: There are no such rows, or no prediction was logged.
@@ -101,7 +101,7 @@ def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUni
 
 
 def _origin(system: System, definition: Experiment, given: str | None) -> tuple[str, dict[str, str]]:
-    """Return the source whose rows stand for exposures, and by column that the experiment reads its column there."""
+    """Return the source whose rows count as exposures, and the name there of each column that the assignment reads."""
     sources = {one.name: one for one in system.sources}
     if given is not None and given not in sources:
         raise NotFound(f"experiment {definition.name!r}: no source {given!r}. Sources: {', '.join(sources) or 'none'}.")
@@ -115,10 +115,10 @@ def _origin(system: System, definition: Experiment, given: str | None) -> tuple[
         return str(given), found[str(given)]
     wanted = ", ".join(_read(definition))
     if given is not None or not found:
-        where = "no source" if given is None else f"{given!r} lacks a column: no source"
+        where = "no source has" if given is None else f"source {given!r} does not have"
         raise Misuse(
-            f"experiment {definition.name!r}: {where} has the columns that it reads ({wanted}), so past units are not "
-            "known. Name one that has (--units)."
+            f"experiment {definition.name!r}: {where} all columns that the assignment reads ({wanted}), so past units "
+            "are not known. Name a source that has them (--units)."
         )
     requests = [name for name in found if name in system.definitions.requests] or list(found)
     best = max(requests, key=lambda name: system.history.frame(name).rows)

@@ -59,9 +59,10 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
         document.paragraph(text)
     document.table(quality_table(cards))
     document.paragraph(
-        "best: the optimum where it is known, otherwise the policy that did best. days above: days whose loss is "
-        "more than a tenth above it. bad requests: answered by a version that is more than a tenth above it over its "
-        "time in service. staleness: the summed loss of all judged requests above it."
+        "best: the loss of the best possible predictions where they are known, otherwise that of the best scenario. "
+        "days above: days whose loss is more than a tenth above best. bad requests: answered by a version whose loss, "
+        "over its time in service, is more than a tenth above best. staleness: the sum over all judged requests of "
+        "their loss minus best."
     )
     own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))
     if own:
@@ -90,7 +91,8 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
         document.heading(f"{scenarios[0].name} against the others")
         document.paragraph(
             "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A negative difference "
-            "of the first metric, a loss, is in favour of the first scenario; an interval that holds 0 shows nothing.",
+            "of the first metric, a loss, is in favour of the first scenario. An interval that contains 0 shows no "
+            "difference.",
             detail=True,
         )
         add_comparisons(document, found)
@@ -174,7 +176,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
         for one in found.trials
     ]
     out = [
-        f"chosen on the time before {format_time(found.split_us)[:10]}, shown on the time after it",
+        f"chosen on the history before {format_time(found.split_us)[:10]}, measured on the history after it",
         text_table(headers, rows),
         f"{found.chosen}: {found.why}",
         "",
@@ -189,7 +191,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
-    """If there are enough weeks, compare the first scenario with each other one that has the same requests."""
+    """Compare the first scenario with each other one that has the same requests, if there is more than one week."""
     main, *others = result.lines
     found = []
     for other in others:

@@ -11,7 +11,7 @@ from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult,
 from trimtab.simulation.scorecard import Alarm, Scorecard
 
 PAGE = 100  # the width of a line, in characters
-_STEPS = ("trigger", "wait", "train", "gate")  # decisions before an outcome, which only the page lists
+_STEPS = ("trigger", "wait", "train", "gate")  # acts that precede an outcome; only the HTML page lists them
 
 
 def about(result: ReplayResult) -> list[str]:
@@ -59,7 +59,7 @@ def quality_table(cards: Sequence[Scorecard]) -> Table:
 def loop_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Table:
     """Return how many alarms, promotions, refusals and fits each scenario had, with CPU seconds if they are given.
 
-    False alarms are shown where the changes in the data are known for some scenario.
+    The column of false alarms is left out if the true changes in the data are not known.
     """
     known = any(card.false_alarms is not None for card in cards)
     rows = [
@@ -168,9 +168,9 @@ def _add_wide(
 def _alarm(card: Scorecard, one: Alarm) -> str:
     text = f"{one.kind} of {one.subject}" if one.subject else one.kind
     if one.explained_by is not None and one.delay_us is not None and one.onset_off_us is not None:
-        days = f"{one.delay_us / DAY_US:.1f} days after it, onset off by {one.onset_off_us / DAY_US:+.1f}"
+        days = f"{one.delay_us / DAY_US:.1f} days after it, estimated onset off by {one.onset_off_us / DAY_US:+.1f}"
         return f"{text}: {one.explained_by}, {days}"
-    return f"{text}: false, nothing was put in" if card.changes_known else text
+    return f"{text}: false, because the data did not change" if card.changes_known else text
 
 
 def table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

@@ -51,7 +51,10 @@ def simulate_project(
 ) -> ReplayResult:
     """Replay the recorded history of a project; see `Project.simulate`."""
     if policies is not None and lines is not None:
-        raise Misuse("simulate: both lines and policies are given. Give lines of [demo] or policies, not both.")
+        raise Misuse(
+            "simulate: both lines and policies are given. Give `lines` (the names of scenarios in section [demo] of "
+            "trimtab.toml) or `policies`, not both."
+        )
     if isinstance(policies, str):
         policies = policies.split(",")
     if policies is None:
@@ -103,7 +106,7 @@ def simulate_project(
 
 
 def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Columns], int]:
-    """Return the recorded events by source, and since when all events that features need are kept."""
+    """Return the recorded events by source, and the time from which requests have all the events for their features."""
     request = chosen[0].deployment.model.request
     frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
@@ -141,7 +144,7 @@ def _times(
     start_us = given_time_us(start, "start", system.clock)
     if start_us < from_us:
         raise Misuse(
-            f"simulate: events that features need are not kept from {format_time(start_us)} on ([retention]). "
+            f"simulate: a replay from {format_time(start_us)} needs events that were removed ([retention]). "
             f"Start at {format_time(from_us)} or later (--start)."
         )
     check_judged(chosen, asked_us, (start_us, until_us), ended_us)
@@ -198,9 +201,10 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
 
 
 def _requests(system: System, request: Request, frame: EventFrame) -> Columns:
-    """Return every request once, as it was when it was answered. The column `_known_at` is the time of the answer.
+    """Return every request once. The column `_known_at` is the time at which it is replayed.
 
-    A request that was ingested, and only answered after its label was final, is replayed at its own time.
+    A request that was answered is taken from the prediction log, with the time of its first answer. A request that was
+    ingested, and never answered or only after its label was final, is taken from its event, with its own time.
     """
     logged: dict[str, LoggedRequest] = {}
     for model in system.definitions.models.values():

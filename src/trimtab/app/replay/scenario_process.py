@@ -1,4 +1,4 @@
-"""Replay scenarios that share no features with the others in a child process, at the same time."""
+"""Replay in a child process, at the same time, those scenarios that share no features with the first one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReplayTask(msgspec.Struct, frozen=True):
 def split(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], list[Scenario]]:
     """Divide scenarios into those that this process replays, and those for a child process.
 
-    Scenarios that share features, or that use the project's own state, stay in this process.
+    Scenarios with the same features as the first one, or that use the project's own state, stay in this process.
     """
     shared = scenarios[0].deployment.model.features.hash
     here = [one for one in scenarios if one.main or one.deployment.model.features.hash == shared]

@@ -31,14 +31,14 @@ def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings])
     """
     names = [one.name for one in settings]
     if len(set(names)) < len(names):
-        raise Misuse(f"lines: a name occurs twice among {', '.join(names)}. Rename one.")
+        raise Misuse(f"[demo] lines: a name occurs twice among {', '.join(names)}. Rename one.")
     lines = []
     for one in settings:
         if one.policy == "day_ahead" and one.like not in names:
-            raise Misuse(f"line {one.name!r}: like={one.like!r} is none of the lines {', '.join(names)}.")
+            raise Misuse(f"[demo] line {one.name!r}: like={one.like!r} is none of the lines {', '.join(names)}.")
         day_ahead = one.policy == "day_ahead"
         if sum(_is_own(definitions, other) and other.model == one.model for other in settings) > 1:
-            raise Misuse(f"line {one.name!r}: model {one.model!r} has two lines of policy project. Keep one.")
+            raise Misuse(f"[demo] line {one.name!r}: model {one.model!r} has two lines of policy project. Keep one.")
         lines.append(
             Scenario(
                 name=one.name,
@@ -76,17 +76,17 @@ def _is_own(definitions: Definitions, one: ScenarioSettings) -> bool:
 
 def _deployment(definitions: Definitions, one: ScenarioSettings) -> Deployment:
     if one.model and one.model not in definitions.models:
-        raise Misuse(f"line {one.name!r}: no model {one.model!r}. There is: {', '.join(definitions.models)}.")
+        raise Misuse(f"[demo] line {one.name!r}: no model {one.model!r}. Models: {', '.join(definitions.models)}.")
     usual = definitions.deployment(None)
     found = definitions.deployments.get(one.model, usual)
-    if one.model and found.name != one.model:  # models for comparison follow the default rules
+    if one.model and found.name != one.model:  # a model without a deployment follows the rules of the first deployment
         found = msgspec.structs.replace(found, model=definitions.models[one.model])
     if one.policy == "never":
         return msgspec.structs.replace(found, retrain=Triggers())
     if one.policy == "schedule":
         kept = tuple(rule for rule in found.retrain.any_of if isinstance(rule, Every))
         if not kept:
-            raise Misuse(f"line {one.name!r}: policy schedule, but {found.name!r} has no tt.every(...) in retrain=.")
+            raise Misuse(f"[demo] line {one.name!r}: policy schedule, but {found.name!r} has no tt.every(...) rule.")
         return msgspec.structs.replace(found, retrain=Triggers(kept))
     return found
 
@@ -94,7 +94,7 @@ def _deployment(definitions: Definitions, one: ScenarioSettings) -> Deployment:
 def _time_of_day(one: ScenarioSettings) -> int:
     hour, colon, minute = one.at.partition(":")
     if not (colon and hour.isdecimal() and minute.isdecimal() and int(hour) < 24 and int(minute) < 60):
-        raise Misuse(f'line {one.name!r}: at={one.at!r} is no time of day. Write UTC hours and minutes: "23:00".')
+        raise Misuse(f'[demo] line {one.name!r}: at={one.at!r} is no time of day in UTC, such as "23:00".')
     return int(hour) * HOUR_US + int(minute) * MINUTE_US
 
 
@@ -107,5 +107,5 @@ def scenario_settings(config: Config, names: Sequence[str] | None = None) -> lis
     found = list(config.demo.lines if config.demo else USUAL)
     unknown = [name for name in names or () if name not in {one.name for one in found}]
     if unknown:
-        raise Misuse(f"line {unknown[0]!r} is none of {', '.join(one.name for one in found)}.")
+        raise Misuse(f"line {unknown[0]!r} is none of the lines of [demo]: {', '.join(one.name for one in found)}.")
     return [one for one in found if names is None or one.name in names]

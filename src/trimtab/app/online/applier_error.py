@@ -34,7 +34,7 @@ def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
 
 
 def standing(catalog: Catalog) -> Standing | None:
-    """Return the error that stopped the process that applies events; None if there was none, or if it is over."""
+    """Return the error that stopped the process that applies events; None if events are applied."""
     return read_record(catalog, KIND, _KEY, Standing)
 
 

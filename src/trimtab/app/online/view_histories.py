@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class ViewHistories:
     """The event histories of the sources that views read.
 
-    A source that this process declares in the same way is read from the process's own history. Other sources get a
-    separate history.
+    If this process declares all these sources in the same way, they are read from the shared history of its sources.
+    Otherwise, they get a separate history.
     """
 
     def __init__(self, state: State, sources: Sequence[Source], shared: Callable[[], SharedHistory]) -> None:

@@ -1,4 +1,4 @@
-"""Fill new views, rebuild views and compact their storage, in the pauses of applying records."""
+"""Fill new views, rebuild views and compact their storage, between batches of applied records."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ViewWork:
         return fill(self._store, self._state.events, views=names, moved=moved)
 
     def read_tables(self) -> None:
-        """Apply records from the tables of record to views that still need records truncated from the log."""
+        """If filled views still need records that were truncated from the log, apply them from the tables of record."""
         live = live_positions(self._store)
         truncated = self._truncated()
         if live is None or all(position <= live.get(name, 0) for name, position in truncated.items()):
@@ -113,8 +113,7 @@ class ViewWork:
         """Do one short piece of work that is due, and return whether more work is waiting.
 
         Args:
-            busy: Whether records were applied just before this call. Then only work for which another process waits is
-                done.
+            busy: Whether records were applied just before this call. Then views are filled, but not compacted.
 
         Raises:
             Unavailable: Another process writes. Try again.

@@ -41,8 +41,9 @@ _PATIENCE_S = 3.0  # another process usually catches up within this time
 class Views:
     """The online features that deployed versions need, kept up to date with the event log.
 
-    Threads may share this object. While a project is open, the needed views change: when a version is promoted or new
-    definitions are applied, their views are filled in addition to the others. `drop` removes views that nothing needs.
+    Threads may share this object. While a project is open, other views may become necessary: when a version is promoted
+    or new definitions are applied, their views are filled in addition to the present ones. `drop` removes views that
+    nothing needs.
 
     Args:
         state: The stores of the project, including the event log, and its leases.
@@ -95,7 +96,7 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read now."""
+        """Return whether these views can be read now: they are filled, and as current as the most current view."""
         if not any(self._state.events.positions().values()):
             return True
         cursors = read_cursors(self._state.online)
@@ -104,7 +105,7 @@ class Views:
         return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 
     def look(self) -> bool:
-        """Find out which views are needed now, and return whether some of them must be filled."""
+        """Find out which views are needed now, and return whether any of them is new, so that it must be filled."""
         held = {view.hash for view in self.views}
         self._new = tuple(view for view in self._needed() if view.hash not in held)
         return bool(self._new)
@@ -152,13 +153,14 @@ class Views:
             self.__dict__.pop("_work", None)
 
     def catch_up(self) -> bool:
-        """Apply new records of the log to the views, and return whether this call did so.
+        """Apply the records of the log that the views lack. Return True if the views are now up to date.
 
-        Nothing is done if another process, or a thread of this process, applies the log. Records that are appended
-        during the call are left to the next, so that the call ends even if other processes append quickly. New views
-        are filled from history. If the call takes more than half a second, it logs its progress.
+        Return False, and do nothing, if there are no views, or if another process or a thread of this process applies
+        the log. Records that are appended during the call are left to the next call, so that the call ends even if
+        other processes append quickly. New views are filled from history. If the call takes more than half a second, it
+        logs its progress.
 
-        If another process has replaced the file of online features, the new file is read when it is filled.
+        While another process replaces the file of online features, the old file is read.
         """
         if self._following is not None:
             return False
@@ -229,7 +231,7 @@ class Views:
             self._give_back(lease)
 
     def rebuild(self, view: str, *, progress: Callable[[int, int], object] | None = None) -> int:
-        """Rebuild the stored features of a view from history, in all its definitions.
+        """Rebuild the stored features of a view from history, for all definitions of the view that are in use.
 
         Until the rebuild is done, the old features are read. If another process applies the log, that process does the
         work and this call waits.
@@ -344,7 +346,10 @@ class Views:
         return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
-        """Switch to the current file. Return False while another process is building it."""
+        """If the file of online features was replaced, switch to the new one.
+
+        Return False while another process builds the new file.
+        """
         online, file = self._state.online, self._state.online_place.mark()
         if file != self._file:
             if (file is None or self._state.online_place.is_aside()) and not lease.free():

@@ -30,7 +30,7 @@ class MadeLabel(msgspec.Struct, frozen=True):
 
     event: dict[str, object]
     late: bool = False  # whether the label came later than the label's wait
-    counts_as: str | None = None  # for a text that says whether an event happened: "true" or "false"
+    counts_as: str | None = None  # if the label was given as a text that means true or false: "true" or "false"
 
 
 class LabelEvents:
@@ -86,7 +86,7 @@ class LabelEvents:
         Args:
             model: A deployed model.
             row: The label.
-            at: The place of the label, for the beginning of messages.
+            at: The place of the label, with which error messages begin, such as "$[3]".
             until_s: Until when to search for the prediction.
             found: The prediction, if it was found already.
             text: Whether the values are fields of a text file.
@@ -128,9 +128,10 @@ class LabelEvents:
     ) -> int:
         """Return the time of the event: the given time, the time of the request if the source uses it, or now. # D206
 
-        If the source dates each outcome by the time of its request, the new event gets that time, too. So a label that
-        is sent twice is one event, and features that measure time agree with the history. A time before the
-        prediction's as-of time is refused, because an earlier event would not count as the label.
+        Some sources give each outcome the time of its request: their time column is that of the request. Then the new
+        event gets that time, too. So a label that is sent twice is one event, and features that measure time agree with
+        the history. A time before the prediction's as-of time is refused, because an earlier event would not count as
+        the label.
         """
         now_us, time = self._system.clock.now_us(), kind.source.time
         if row.at is not None:
@@ -176,7 +177,7 @@ class LabelEvents:
 
 
 class _Labelled:
-    """A model, with the columns that an event of its label must have, each with a view or label that reads it."""
+    """A model, and the columns that each event with its label must have, because a view or a label reads them."""
 
     def __init__(self, definitions: Definitions, model: Model) -> None:
         self.model = model

@@ -30,8 +30,8 @@ _FEW = 100  # up to this many predictions are searched for one by one
 _READ = 300  # a pass through the log reads this many predictions in the time of one search
 _TEXTS = 10  # for at most this many texts, the report says whether they count as true or false
 _OWN = ("prediction", "value", "at")
-# Columns with the ids of predictions; in a frame with answers, `prediction` may be a class. A file of answers has `id`,
-# which counts unless a label's source has such a column.
+# Names of the column with the ids of predictions. The first is preferred: in a frame with answers, `prediction` may be
+# the predicted class. A file of answers has the ids in `id`, so this name counts, too, unless a label's source has it.
 _IDS = ("prediction_id", "prediction")
 
 
@@ -44,7 +44,7 @@ class RefusedLabel(Shown, msgspec.Struct, frozen=True):
 
 
 class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """How many of some labels were accepted, and which were refused. Accepted labels are safe in the log."""
+    """The number of accepted labels, and the refused labels. Accepted labels are safe in the log."""
 
     accepted: int
     refused: int
@@ -147,7 +147,7 @@ class _Taking:
         """Return the predictions found by one pass through the log, by id; none if single searches are quicker."""
         log, times = self._system.predictions, []
         for one in ids:
-            with suppress(Misuse):  # not an id, which its search reports later
+            with suppress(Misuse):  # not an id; `find` will report it
                 times.append(id_time_us(one))
         if len(times) < _FEW:
             return {}
@@ -210,7 +210,7 @@ class _Taking:
 
 
 def _time_of(text: str, source: Source) -> Any:
-    """Return a time in a text file, in ISO 8601 or in the format of the source's time. Null words give None."""
+    """Return a time in a text file, in ISO 8601 or in the format of the source's time; None for a word for null."""
     for written in (source.format(source.time), None):
         with suppress(Refused):
             return of_text("time", text, written)

@@ -14,7 +14,8 @@ from trimtab.core.expressions.nodes import Expression
 from trimtab.events.values.conversions import BOOL_WORDS, Refused, of_text
 from trimtab.features.definitions import Label
 
-# an expression with only these functions compares a column with constants, so its truth determines a value
+# an expression with only these functions compares a column with constants, so if any value makes it true (or false),
+# one of the constants or a value that equals none of them does
 _COMPARED = frozenset({"col", "lit", "==", "!=", "isin", "~", "python"})
 
 
@@ -35,6 +36,7 @@ class LabelValues:
         self._is_truth = label.value.dtype(label.source.columns, "label") == "bool"
         self._row = compile_row(label.value, label.source.columns)
         self._constants = [value for dtype, value in _constants(label.value)]
+        # a value that equals no constant may be made up, unless another definition reads the column itself
         self._may_invent = not any(_reads_directly(other, label.value, self.columns) for other in others)
 
     def column_value(self, given: Any, *, text: bool = False) -> Any:
@@ -70,7 +72,7 @@ class LabelValues:
         said = BOOL_WORDS.get(word)
         own = {str(value).strip().lower() for value in self._constants} & BOOL_WORDS.keys()
         if said is None or (own and (word not in ("true", "false") or own & {"true", "false"})):
-            return None  # the column itself has such values
+            return None  # the label compares the column with such words, so they are values of the column
         return None if dtype == "str" and self._holds(given) is said else said
 
     def _holds(self, value: Any) -> Any:
@@ -78,7 +80,7 @@ class LabelValues:
         return self._row({name: value})
 
     def counts_as(self, given: Any, value: Any) -> str | None:
-        """Return as what a given text counts, for which the column got `value`: "true", "false" or None (no text)."""
+        """Return "true" or "false" if the given text, from which `value` was made, means one of these, else None."""
         if not self._is_truth or not isinstance(given, str):
             return None
         return str(self._holds(value)).lower()

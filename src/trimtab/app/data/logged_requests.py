@@ -106,7 +106,7 @@ class LoggedRequests:
 
 def _own_answer(p: Prediction) -> float | dict[str, float] | None:
     """Return the score of a prediction if a registered version computed it from the logged inputs, else None."""
-    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # since then, an online learner has changed
+    if p.mode != "live" or p.arm == "online" or p.is_degraded:  # an online learner is no registered version
         return None
     return p.score if p.scores is None else p.scores
 
@@ -180,8 +180,8 @@ def ingested_requests(
 ) -> tuple[Columns, NDArray[Any]]:
     """Return the ingested requests that were known at `cut_us`, each once, and their times.
 
-    Of a corrected request, the correction that was valid at the request's own time is used. Requests that were deleted
-    by `cut_us` are left out; with `deleted`, only those that were deleted before their own time.
+    If a request was corrected, the values that were valid at its own time are used. Requests that were deleted by
+    `cut_us` are left out. With `deleted`, only requests that were deleted before their own time are left out.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

@@ -35,7 +35,7 @@ class LoopLabels:
         self._system = system
         self._model = model
         self._index: LabelIndex | None = None
-        self._loads: FileLoads | None = None  # of the frame `_frame`
+        self._loads: FileLoads | None = None  # when files with the events of `_frame` were loaded
         self._frame: EventFrame | None = None
 
     @property
@@ -58,10 +58,11 @@ class LoopLabels:
             self._frame, self._loads = frame, FileLoads(frame)
 
     def complete_until(self, now_us: int) -> int:
-        """Return the time up to which all labels are known that will be.
+        """Return the time up to which the known labels are complete.
 
-        If the labels are loaded from files, this is the last load, until the next one is overdue. As long as the rhythm
-        of the loads is not known, that is after the label's wait, at most after five weeks.
+        If labels are loaded from files, this is the time of the last load. Once the next load is overdue, it is
+        `now_us`, and so it is if labels do not come from files. As long as the rhythm of the loads is not known, a load
+        is overdue after the label's wait, at most after five weeks.
         """
         loads_us = None if self._index is None or self._loads is None else self._loads.until(now_us)
         if loads_us is None:

@@ -17,7 +17,7 @@ from trimtab.monitoring.inputs.checks.feeds import REACH_US
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-_AGAIN_US = 30 * MINUTE_US  # a sample is read again at this age; below the hour after which feeds are late
+_AGAIN_US = 30 * MINUTE_US  # a sample is read again at this age; less than an hour, after which a feed may be late
 _ALL_EVENTS = 60_000  # all samples together have about this many events, of at most a kilobyte each
 
 
@@ -35,11 +35,11 @@ class RecentEvents:
 
     def __init__(self, system: System, model: str) -> None:
         self._system = system
-        self._model = model  # only one process at a time holds the loop of a model
+        self._model = model  # part of the name of the folder: only one process at a time uses the loop of a model
         self._samples: dict[str, _Sample] = {}
 
     def frame(self, source: str) -> EventFrame:
-        """Return the sample of a source, with its times and numbers, which is at most half an hour old."""
+        """Return the sample of a source, at most half an hour old. Its only columns are the columns of numbers."""
         now_us, known = self._system.clock.now_us(), self._samples.get(source)
         if known is None or not 0 <= now_us - known.read_at_us < _AGAIN_US:
             frame = self._read(self._system.definitions.sources[source], now_us - REACH_US)

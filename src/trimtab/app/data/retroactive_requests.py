@@ -15,7 +15,7 @@ from trimtab.training.data.retroactive_changes import RetroactiveChange, retroac
 def retroactive_changes_of(
     request: Request, names: Iterable[str], frame: EventFrame, logged: Columns, learnt: Columns, cut_us: int
 ) -> dict[str, RetroactiveChange]:
-    """Return for each column its values when the requests were made, and its values now.
+    """Return for each column how often its value changed between the time of the request and `cut_us`.
 
     The original values of a request come from its logged prediction. If there is no prediction, but the event was
     corrected after the request, they come from the event as it was before the correction. Of other requests, only the
@@ -26,7 +26,7 @@ def retroactive_changes_of(
         names: The columns that features read. The key and the time of the request are skipped.
         frame: The history of the requests.
         logged: The requests of the prediction log.
-        learnt: The training requests, with the values that the history contains now.
+        learnt: The requests that are only in the history, with the values that it has now.
         cut_us: What became known after this time is ignored.
     """
     names = [name for name in sorted(names) if name not in (request.key, request.time)]

@@ -45,9 +45,9 @@ _logger = logging.getLogger(__name__)
 class LivingData:
     """Builds training sets from the data known at a time, the cut. Each request gets its features as of its own time.
 
-    A request may be ingested, logged, or both. Of a request that is both, the logged one is used: its time was recorded
-    when it was answered, whereas the time of an ingested request is derived from a column. If it was answered more than
-    a day after that time, or after its label was final, the ingested one is used.
+    A request may be ingested, logged, or both. If it is both, the logged request is used: its time was recorded when it
+    was answered, whereas the time of an ingested request is derived from a column. But if it was answered more than a
+    day after the derived time, or after its label was final, the ingested request is used.
 
     Args:
         open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests
@@ -59,7 +59,7 @@ class LivingData:
         check: Raises an error if the model with a given name must not be trained in this process.
         encoding_of: Returns the input encoding of a version that has the model's features. It is needed to decode
             logged rows.
-        placed: Returns feature definitions, with each column at its position in the events stored here.
+        placed: Returns the given feature definitions, with each source column at its position in stored events.
         left_out: Returns the time windows whose rows are excluded from training, given a model and a cut.
     """
 
@@ -95,7 +95,7 @@ class LivingData:
 
         Raises:
             NotFound: The model has no request.
-            Conflict: Other definitions of the model were applied at the same time.
+            Conflict: Other definitions of the model were applied after the project was opened.
         """
         self._check(model.name)
         with self._open_run(model) as opened:
@@ -143,7 +143,7 @@ class LivingData:
 
         Raises:
             NotFound: The model has no request.
-            Conflict: Other definitions of the model were applied at the same time.
+            Conflict: Other definitions of the model were applied after the project was opened.
         """
         self._check(model.name)
         found = self._logged_requests_of(model)
@@ -156,10 +156,10 @@ class LivingData:
         return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, request_of=request_of)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
-        """Return the logged requests. If they were just read to compute the pin, they are still in memory.
+        """Return the logged requests. If `requests` has just read them for the same cut, they are not read again.
 
-        A pin is a hash of everything that a training set depends on. Requests that were read for another cut are
-        dropped, because they may hold data that was erased since.
+        This is so after the pin was computed (a hash of everything that a training set depends on). Requests that were
+        read for another cut are dropped, because they may hold data that was erased since.
         """
         if since_us is not None or answers:
             return self._logged_requests_of(model, since_us, answers)
@@ -177,7 +177,7 @@ class LivingData:
         fresh = ~are_among(known[model.request.key].values, logged[model.request.key].values)
         requests = Columns.concat([known.take(fresh), logged])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], logged_at_us])
-        kept = self._of_what_is_kept(model, at_us, since_us=since_us)
+        kept = self._with_kept_events(model, at_us, since_us=since_us)
         if not kept.size:
             raise NotFound(
                 f"model {model.name!r}: there are no requests {model.request.name!r}. Load their history: "
@@ -196,7 +196,7 @@ class LivingData:
         rows = [row for row in logged if self._encoding_of(row.version, model.features) is not None]
         rows.sort(key=lambda row: row.at_us)
         requests, at_us = _table(model, rows)
-        kept = self._of_what_is_kept(model, at_us, labels_only=True)
+        kept = self._with_kept_events(model, at_us, labels_only=True)
         if not kept.size:
             raise NotFound(
                 f'model {model.name!r} learns from logged rows (rows="logged"), and none of {len(logged)} requests was '
@@ -205,7 +205,7 @@ class LivingData:
         origins = {"logged": kept.size, "other_features": len(logged) - len(rows)}
         return _Chosen(requests.take(kept), at_us[kept], origins, [rows[place] for place in kept.tolist()])
 
-    def _of_what_is_kept(
+    def _with_kept_events(
         self, model: Model, at_us: NDArray[Any], *, labels_only: bool = False, since_us: int | None = None
     ) -> NDArray[np.int64]:
         """Return the rows whose features and labels need only events that are still kept.  # D23"""
@@ -240,13 +240,13 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
 
     requests: Columns
     at_us: NDArray[Any]
-    origins: dict[str, int]
+    origins: dict[str, int]  # the number of requests by origin, such as "history"
     rows: Sequence[LoggedRequest | None]  # each logged request; None if only the history has it
     logged: Columns | None = None  # the logged requests; None with `rows="logged"`
     history: Columns | None = None  # requests only in the history; None with `rows="logged"`
 
     def hindsight(self, model: Model, frame: EventFrame, cut_us: int) -> dict[str, RetroactiveChange]:
-        """Return, for each column that features read, its values when the requests were made and at the cut."""
+        """Return for each column that features read how often it changed between the request and the cut."""
         if self.logged is None or self.history is None:
             return {}
         read = model.features.request_columns
@@ -271,8 +271,8 @@ def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArra
 def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[Any], cut_us: int) -> int:
     """Return the newest time up to `cut_us` at which the data of the training set changed.
 
-    The training sets as of both times are equal. With this time as the cut, two trainings on the same data give the
-    same version id, however much time passes between them.
+    The training sets as of this time and as of `cut_us` are equal. With this time as the cut, two trainings on the same
+    data give the same version id, however much time passes between them.
 
     Args:
         model: The model.

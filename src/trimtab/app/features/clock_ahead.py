@@ -28,9 +28,9 @@ REPAIR = "Check the clock first; once it is right, run: trimtab storage recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
-    """Records in one place with a timestamp in the future, or one stored time in the future."""
+    """The records of a partition with a timestamp in the future, or another stored time in the future."""
 
-    where: str  # a partition of the event log, such as "p0001", or what else has a stored time
+    where: str  # a partition of the event log, such as "p0001", or the stored time, such as "online features"
     first: int | None  # the position of the first record stamped in the future; None if unknown
     records: int
     newest: str  # the latest of these timestamps
@@ -98,7 +98,8 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
 def _restamp_table(table: Table, now_us: int) -> None:
     """Correct the append times of a table's rows that lie in the future.
 
-    The times at which events became known are not changed, because users may have given them.
+    If an event became known when it was appended, this time is corrected, too. Other times at which events became known
+    stay, because users may have given them.
     """
     rows = table.scan()
     if not rows.rows:

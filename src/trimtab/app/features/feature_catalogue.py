@@ -222,10 +222,7 @@ class _Entries:
             yield msgspec.structs.replace(entry, dtype=dtype, lineage=lineage, values=values)
 
     def _users(self, view: View) -> list[tuple[str, Join]]:
-        """Return the models and versions that use a view, each with the name under which it uses the view.
-
-        Only the models of the project file are considered.
-        """
+        """Return the declared models and the registered versions that use a view, each with its join of the view."""
         found: list[tuple[str, Join]] = []
         for model in self._definitions.models.values():
             found += [(model.name, join) for join in model.features.joins if join.view.name == view.name]

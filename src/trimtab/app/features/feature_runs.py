@@ -315,7 +315,7 @@ def _pinned(system: System, folder: Path) -> dict[str, int]:
     if not file.exists():
         positions = system.state.events.positions()
         tables = system.state.tables(system.sources, make=False)
-        for table in tables.values():  # partitions that were removed from the log end in the tables
+        for table in tables.values():  # the end of a partition that is gone from the log is found in the tables
             for name, last in reached_in(table).items():
                 positions.setdefault(name, last)
         write_durably(file, msgspec.json.encode(dict(sorted(positions.items()))))

@@ -72,7 +72,7 @@ class FeatureFile(Shown, msgspec.Struct, frozen=True, kw_only=True):
 class How(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a feature table: which events count as known, reasons, the output file, and files of events."""
 
-    as_known: AsKnown = "then"
+    as_known: AsKnown = "then"  # "then": use the events known at each request's time; "final": all known now
     reasons: bool = False
     out: Path | None = None
     events: Mapping[str, Path] = {}  # Parquet files by name of the source, to read instead of the history
@@ -187,7 +187,7 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
 
 
 def _model(system: System, of: Of | None) -> Model | None:
-    """Return the model whose features are requested; None if it is features of views."""
+    """Return the model whose features are requested; None if features of views are requested."""
     models = system.definitions.models
     if isinstance(of, Model):
         return of

@@ -85,12 +85,12 @@ def _new_and_changed(
 
 
 def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
-    """If the source asks for it, leave out rows whose delay had not passed at the newest row. Return their number, too.
+    """Leave out rows whose delay had not passed at the time of the newest row. Also return how many were left out.
 
-    Rows that are dated in the future do not count as newest.
+    This is only done for a source with `only_final`. Rows that are dated in the future do not count as newest.
 
-    When a file is written before the delay of its newest rows has passed, their values are not final. Often, of two
-    outcomes only the one that is known early is in the file.
+    The reason: if a file is written before the delay of its newest rows has passed, their values are not final. If two
+    outcomes are possible, the file often has only the one that is known early.
     """
     if not source.reading.only_final:
         return rows, 0

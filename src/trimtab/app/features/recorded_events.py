@@ -60,7 +60,7 @@ def table_files(table: Table) -> list[Path]:
     if not isinstance(table, _InFiles):
         raise Misuse(
             f"{type(table).__name__}: its rows are not in files of this machine, and this history does not fit into "
-            "memory. Raise features.memory_bytes, or take Parquet files of the events."
+            "memory. Raise features.memory_bytes, or give the events as Parquet files."
         )
     return table.files()
 

@@ -53,10 +53,11 @@ def read_loosely(
     delimiters: Iterable[str] = (),
     hint: str = "",
 ) -> tuple[FileRows, dict[str, Dtype]]:
-    """Return the rows of the input (those that do not fit are kept apart), and the types of all columns.
+    """Return the rows of the input, and the types of all columns. Rows that cannot be converted are in `bad`.
 
     For the arguments see `request_table`. `needed` returns the columns that are needed, given those of the input.
-    `what` names the rows in errors. With `delimiters`, which may separate its fields, the input is a CSV file.
+    `what` names the rows in errors. `delimiters` are tried in order if a CSV file, read with the default delimiter,
+    lacks a needed column.
     `hint` says what to do where a column is missing.
     """
     table, found = _with_columns(given)

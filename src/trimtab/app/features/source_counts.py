@@ -1,8 +1,8 @@
 """Count the events of each source for the status, without reading the whole log.
 
 The counts are stored in the catalogue with the log positions up to which records are counted, so only newer records are
-read. Counts from a history are exact. Without a history, records are not compared with earlier events, so a repetition
-of an event counts as another event.
+read. If the history (the event log in memory) is used to count, the counts are exact. Otherwise, records are not
+compared with earlier events, so a repetition of an event counts as another event.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BATCH = 10_000
 class SourceCounts(msgspec.Struct, frozen=True):
     """The number of events of each source in the log up to some positions."""
 
-    positions: dict[str, int] = {}  # for each partition, up to where records are counted
+    positions: dict[str, int] = {}  # for each partition, the position of the last record that is counted
     sources: dict[str, EventCount] = {}
     unknown: int = 0  # the number of records of undeclared sources, which are not in `sources`
     behind: int = 0  # the number of records in the log that are not counted

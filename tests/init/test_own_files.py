@@ -49,14 +49,14 @@ def test_a_number_of_the_rows_is_no_key_where_there_is_a_series(tmp_path: Path) 
 
 def test_a_few_rows_of_a_series_are_corrections_once_the_caller_says_so(tmp_path: Path) -> None:
     file = births(tmp_path / "p.csv", 9)
-    again = r"9 rows have the same as another row, and other values: lines 2 and 302;.* say so: --key state,date"
+    again = r"9 rows .* differ otherwise: lines 2 and 302;.* say so: --key state,date"
     with pytest.raises(Misuse, match=again):
         made(file, label="births")
     found = made(file, label="births", key="state,date")
     said = "corrections: 9 rows correct a row with the same state and date; the last one counts"
     assert any(one.text.startswith(said) for one in found.assumed)
     many = births(tmp_path / "m.csv", 40)
-    with pytest.raises(Misuse, match="40 rows have the same as another row"):
+    with pytest.raises(Misuse, match="40 rows have the same values there as another row"):
         made(many, label="births", key="state,date")
 
 

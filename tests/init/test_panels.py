@@ -258,7 +258,7 @@ def test_two_values_of_one_day_are_asked_about_and_the_last_one_counts_if_the_ca
     file = shops(tmp_path / "shops.csv", days=60)
     with file.open("a") as out:
         out.write(f"{BEGIN},S1,999.5\n")
-    with pytest.raises(Misuse, match=r"1 row has the same as another row.*lines 3 and 302.*say so: --key shop,date"):
+    with pytest.raises(Misuse, match=r"1 row has the same values.*lines 3 and 302.*say so: --key shop,date"):
         made(file)
     found = made(file, key="shop,date")
     assert any(one.said.startswith("1 row corrects a row") for one in found.assumed)

@@ -156,7 +156,7 @@ def test_rows_of_one_entity_at_one_time_need_more_columns_to_tell_them_apart(tmp
     rows = [[i % 2, "2024-01-01", i, "yes" if i % 3 else "no"] for i in range(12)]
     with pytest.raises(
         Misuse,
-        match=r"10 rows have the same as another row, and other values: lines 2 and 4; 3 and 5\. .*--key who_id,day,",
+        match=r"10 rows have the same .* but differ otherwise: lines 2 and 4; 3 and 5\. .*--key who_id,day,",
     ):
         make(tmp_path, ["who_id", "day", "x", "y"], rows, key="who_id")
     for folder, key in (("a", "who_id,day,x"), ("b", "row")):

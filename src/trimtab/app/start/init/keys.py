@@ -18,7 +18,7 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 
 KEY_NAME = re.compile(r"(?i)(^|[_\W])(id|key|uuid|guid|no|nr|number)$|[a-z]I[dD]$|nr$")
-_CORRECTED = 1.05  # up to this mean number of rows of a key, rows with the same key may be corrections of one row
+_CORRECTED = 1.05  # if a key has at most this many rows on average, rows with the same key may correct each other
 _SHOWN = 5
 _MOST_COLUMNS = 8  # an entity of several columns is looked for among this many columns
 SERIES = "series"  # the column that is added for a single series, with the same value in each row
@@ -157,7 +157,7 @@ def _single_key(table: DataTable, time: str, assumed: list[Assumption], *, named
 def _all_columns(table: DataTable, time: str, label: str, assumed: list[Assumption]) -> Key:
     """Return the key that is made of the time and all columns without nulls, except the label.
 
-    Rows without a time are not read, so that a few of them are no reason to leave the time out.
+    The time belongs to the key even if a few rows have none, because such rows go to quarantine.
 
     Raises:
         Misuse: Too many rows repeat another row's values.
@@ -263,8 +263,8 @@ def _doubles(table: DataTable, of: Sequence[str], found: Repeats, time: str) -> 
     names, again = " and ".join(map(repr, of)), found.rows - found.distinct
     rows = "1 row has" if again == 1 else f"{again:,} rows have"
     together = "together do not identify" if len(of) > 1 else "does not identify"
-    start = f"file {table.file}: {names} {together} a row: {rows} the same as another row, and other values: "
-    start += f"{_conflicts(table, of)}. "
+    start = f"file {table.file}: {names} {together} a row: {rows} the same values there as another row, but differ "
+    start += f"otherwise: {_conflicts(table, of)}. "
     if found.corrects:
         start += "If these are corrections, of which the last one counts, say so: "
         start += f"--key {quote(','.join(of))}. Otherwise name "
@@ -286,8 +286,8 @@ def _check_unique(table: DataTable, of: Sequence[str], option: str, label: str) 
     found = repeats(table, of)
     if not found.unique:
         raise Misuse(
-            f"{option}: {found.rows - found.distinct:,} rows have the values of another row there, and differ in other "
-            f"columns (or in {label!r}): {_conflicts(table, of)}. Name more columns, or remove such rows."
+            f"{option}: {found.rows - found.distinct:,} rows have the same values in these columns as another row, but "
+            f"differ in others (or in {label!r}): {_conflicts(table, of)}. Name more columns, or remove such rows."
         )
 
 

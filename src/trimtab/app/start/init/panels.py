@@ -14,7 +14,7 @@ _YEARS_US = 3 * 365 * DAY_US  # with less history, most rows have no label of a 
 
 
 class Window(msgspec.Struct, frozen=True):
-    """A window of past labels: the feature's name, its aggregate, and where the window begins and ends."""
+    """A window of past labels: the feature's name and aggregate, and how long before a request it begins and ends."""
 
     name: str
     aggregate: str
@@ -32,14 +32,14 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def horizon(self) -> str:
-        """How long before its time a row is predicted, for the project file."""
+        """How long before its time a row is predicted, as text for the project file."""
         return format_duration(self.horizon_us)
 
     def windows(self) -> list[Window]:
         """Return the features of past labels: the newest, means of windows, and the label of past seasons.
 
-        Seasons are weeks, for hourly rows also days, and years if there are enough. The label of a season ago is that
-        of the newest season that is known when the prediction is made.
+        Seasons are weeks, for hourly rows also days, and years if there are enough. "A season ago" means: as many whole
+        seasons ago as are needed for the label to be known when the prediction is made.
         """
         step = self.step_us
         found = [Window("last", "latest", None)]

@@ -25,7 +25,7 @@ from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
 _FEW_ROWS = 50
-_LONGEST_DAYS = 182  # if labels are few, versions are judged on at most this window
+_LONGEST_DAYS = 182  # a window that grows by a fifth of the history becomes at most this long, see `_window`
 _MOST_GAP = {True: 0.1, False: 0.3}  # the largest calibration gap that is allowed; True: the label is a class
 
 
@@ -281,8 +281,8 @@ def _window(table: DataTable, time: str, label: str, values: LabelValues, until_
     """Return the window on which versions are judged.
 
     It is a fifth of the history, but at least the 10 days that the quality alarm needs, and at most 14 days. If it has
-    too few labels to judge the calibration, it grows to up to 28 days or a fifth of the history. If labels are rare, it
-    is up to a third of the history.
+    too few labels to judge the calibration, it grows by weeks until it has enough, up to 28 days or, if longer, a fifth
+    of the history. If even this is not enough, it grows further, up to a third of the history.
     """
     days = int(min(14, max(10, span_us // (5 * DAY_US))))
     most = _MOST_GAP[bool(values.binary or values.classes)]
@@ -319,8 +319,8 @@ def _movement(
 ) -> float:
     """Return three standard errors of a window's mean label, estimated from how the windows of the file differ.
 
-    Each window is compared with the newest window whose labels were known at its beginning, because a version is fitted
-    on no newer rows. For numbers, the result is in standard deviations of the label.
+    Each window is compared with the newest window whose labels were all known when it began, because a version that is
+    judged on the former is fitted on no newer rows. For numbers, the result is in standard deviations of the label.
     """
     q, t = quoted(label), quoted(time)
     number, binary = _number(label, values)

@@ -176,7 +176,7 @@ def _past_view(planned: Plan, past: Past) -> str:
     name, said = _past_name(planned, past), _one_line(repr(past.column))
     features = "".join(f"\n        {python(one)}: {text}," for one, text in _past_features(planned, past).items())
     return f"""# Past rows of the same {said}, up to {past.wait} before a request, when their labels are known.
-# A label that is given with the id of a prediction brings these columns from its request.
+# If a label is given with the id of a prediction, these columns are copied from the request.
 {name} = tt.view(
     {python(name)},
     source=labels,
@@ -275,7 +275,7 @@ def _model(planned: Plan) -> str:
     ahead = ""
     if planned.panel is not None and planned.panel.horizon_us:
         wait = format_duration(planned.panel.horizon_us + duration_us(wait))
-        ahead = "\n    # The wait counts from the prediction, so it has the horizon and the wait for a row's label."
+        ahead = "\n    # The wait counts from the prediction: it is the horizon plus the wait for a row's label."
     allowed = ""
     named = list(planned.allow_leakage)
     if views and not (values.binary or values.classes):

@@ -212,9 +212,9 @@ def _why_known(table: DataTable, column: Profile, time: str, label: str, positiv
     if early is None or float(early) > _MOST_EARLY:
         return ""
     if nulls and float(as_label) >= _SAME:
-        return "it is null where the label is"
+        return "it is null in the same rows as the label"
     if ones and float(as_positive) >= _SAME and column.present < table.rows:
-        return "it is there where the label counts as 1; other labels are known after the wait"
+        return "it has a value where the label counts as 1; other labels are known after the wait"
     name = column.name.lower()
     if _KNOWN.match(name) or re.fullmatch(rf"{re.escape(label.lower())}_?(known_?)?(at|on|date|time)", name):
         return "its name says so, and it is never before the row"

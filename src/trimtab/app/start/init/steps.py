@@ -43,7 +43,7 @@ def step_of(table: DataTable, time: str, entity: Sequence[str]) -> int | None:
 
 
 def batch_window_days(table: DataTable, time: str, label: str, until_us: int) -> int:
-    """Return how many days before `until_us` the sixth newest day with labels begins; 0 if there are fewer.
+    """Return the length of a window up to `until_us` that has the six newest days with labels; 0 if there are fewer.
 
     Rows that come in batches (snapshots of each month, or at irregular dates) need a longer window than daily rows. The
     gate compares versions by day, so each batch counts once.

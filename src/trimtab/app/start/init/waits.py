@@ -22,10 +22,11 @@ _LEAST_NONE = 3  # if nearly all rows have a label, this many rows without one a
 _BLOCKS = 3  # the search for incomplete blocks ends after this many complete blocks in a row
 _NEARLY_ALL = 0.99  # from this share of labels on, a day without labels is incomplete
 _KNOWN_BY = 0.99  # this share of labels is known after the wait
-_FALLEN = 0.6  # labels look unfinished if the share of positive ones in the newest blocks falls to this part
+_FALLEN = 0.6  # labels look unfinished if the share of positive ones falls below this part of the usual share
 
-
-Lacks: TypeAlias = Callable[[float, float, int, int], bool]  # share, usual share, rows, standard errors
+# tells whether a share is too low, given the share, the usual share, the number of rows, and the number of standard
+# errors that the difference must exceed
+Lacks: TypeAlias = Callable[[float, float, int, int], bool]
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -65,8 +66,8 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
     said = []
     if unlabelled:
         said.append(
-            f"{_unlabelled_said(ages, unlabelled, label)}. This is counted back from the newest row: if the file was "
-            "written later, give a wait that is longer by that time"
+            f"{_unlabelled_said(ages, unlabelled, label)}. This is counted back from the newest row. If the file was "
+            "written some time after this row, add that time to the wait"
         )
     delays = _delays(table, time, known_at, ages.unit_us) if known_at is not None else 0
     if delays:
@@ -78,9 +79,9 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
         share, before = _shares(ages, ages.positive, fallen)
         raise Misuse(
             f"file {table.file}: the share of {label!r} that counts as 1 falls to {100 * share:.1f} % in the newest "
-            f"{_text(fallen, ages.unit_us)}, from {100 * before:.1f} % before. Labels that are not known yet may stand "
-            f"there as 0. Say how long a label takes: --wait {_text(fallen, ages.unit_us)}, or --wait {USUAL} if these "
-            "labels are final"
+            f"{_text(fallen, ages.unit_us)}, from {100 * before:.1f} % before. Perhaps labels that are not known yet "
+            f"are written as 0. Say how long a label takes: --wait {_text(fallen, ages.unit_us)}, or --wait {USUAL} if "
+            "these labels are final"
         )
     return Wait(USUAL, "the newest rows have as many labels as older ones, so no longer wait is seen", False)
 
@@ -98,9 +99,10 @@ def _ages(table: DataTable, time: str, label: str, positive: str, newest_us: int
 
 
 def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) -> int:
-    """Return up to which age, in units from the newest row, blocks of rows are incomplete.
+    """Return the age, in units from the newest row, below which labels are not complete yet; 0 if all are.
 
-    A block has so many rows that on average, `least` of them are among the counts.
+    Rows are looked at in blocks, newest first. A block is incomplete if its share of counted rows is too low (`lacks`),
+    compared with the older half of the rows. It has so many rows that, at the usual share, `least` of them count.
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():
@@ -126,7 +128,8 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
             break
     lacking = ages.age[(ages.age < until) & (counts < ages.rows)]
     until = int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
-    # with rows on few days, such as monthly snapshots, only the next older rows are known to be complete
+    # if rows are on few days, such as monthly snapshots, the wait lasts until the age of the next older rows, because
+    # only these are known to be complete
     return int(ages.age[ages.age >= until].min(initial=2**31)) if until and (ages.age >= until).any() else until
 
 

@@ -84,7 +84,7 @@ def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) 
 
 
 def _sample(connection: DuckDBPyConnection) -> list[str]:
-    """Return different texts of the column: some thousand, or fewer if nearly all rows have these."""
+    """Return at most `_SAMPLE` different texts of the column; only the frequent ones, if nearly all rows have these."""
     found = connection.execute(
         f"SELECT t, sum(n)::BIGINT FROM filled GROUP BY t ORDER BY hash(t) LIMIT {_SAMPLE}"
     ).fetchall()

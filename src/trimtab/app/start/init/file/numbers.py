@@ -1,4 +1,4 @@
-"""How the texts of a column write numbers: signs for thousands and decimals, and a unit."""
+"""Find the format in which the texts of a column write numbers: signs for thousands and decimals, and a unit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def numbers_in(texts: Sequence[str]) -> Numbers | None:
 
 
 def _forms(bodies: Sequence[str]) -> list[str]:
-    """Return the forms of 1234.56 that fit digits with signs between them: one, or two if it is doubtful."""
+    """Return the ways to write 1234.56 that fit the given numbers: none, one, or two if it is doubtful which."""
     bodies = [re.sub(f"[{SPACES}]", " ", body) for body in bodies]
     signs = {sign for sign in ".,' " if any(sign in body for body in bodies)}
     candidates = []
@@ -77,7 +77,7 @@ def _decided(candidates: list[str], bodies: Sequence[str]) -> list[str]:
     if len(candidates) < 2:
         return candidates
     grouped = [way for way in candidates if way[1] in ".,"]
-    long = any(re.fullmatch(r"[0-9]{4,}", body) for body in bodies)  # with grouped thousands, it would have a sign
+    long = any(re.fullmatch(r"[0-9]{4,}", body) for body in bodies)  # has no sign, so thousands are not grouped
     zero = any(re.match(r"0[.,]", body) for body in bodies)
     if grouped and (long or zero):
         return [way for way in candidates if way not in grouped][:1]

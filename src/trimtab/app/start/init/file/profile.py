@@ -14,7 +14,7 @@ from trimtab.core.shown import count_of
 from trimtab.events.files.files import problem_of
 
 _SHOWN = 5
-_RARE = 0.03  # up to this share of values is odd by its sign or its year
+_RARE = 0.03  # negative values, or values that are no years, are reported as odd if they are at most this share
 _TYPES = {"float": "number", "int": "whole number", "bool": "yes/no", "str": "text", "time": "time", None: "other"}
 
 

@@ -215,7 +215,7 @@ class DataTable:
 
 
 def columns_in_words(file: Path, wanted: str, names: Sequence[str]) -> str:
-    """Return the columns of a file as a sentence, after a question for the one that is most like `wanted`."""
+    """Return a sentence with the columns of a file. "Did you mean ...?" comes first if one is similar to `wanted`."""
     folded = {name.casefold(): name for name in names}
     near = [f"Did you mean {folded[one]!r}? " for one in get_close_matches(wanted.casefold(), folded, n=1)]
     return f"{''.join(near)}{file.name} has {', '.join(names)}."

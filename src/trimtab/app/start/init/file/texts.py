@@ -34,7 +34,7 @@ class FileColumns(msgspec.Struct, frozen=True):
 
     dtypes: dict[str, Dtype | None]  # by column; "str" for texts, None if events cannot hold the type
     left_out: dict[str, str]  # columns that a source cannot declare, each with the reason
-    delimiter: str | None  # the sign between the fields, unless it is a comma
+    delimiter: str | None  # the sign between the fields; None: the usual one (a comma; in .tsv, a tab)
 
 
 def connect() -> DuckDBPyConnection:

@@ -1,4 +1,4 @@
-"""How the texts of a column write times."""
+"""Find the format in which the texts of a column write times."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def reader(written: str) -> Callable[[str], bool]:
     digits_before = written.startswith("%Y")
 
     def fits(text: str) -> bool:
-        # Full ISO 8601 texts are times with any declared format, but not written in it.
+        # With any declared format, full ISO 8601 texts are accepted as well. They are not written in that format.
         if written not in (ISO, *UNITS) and text[10:11] == "T" and not digits_before:
             return False
         try:

@@ -64,11 +64,11 @@ def refuse_before(at_us: int, from_us: int) -> None:
 
 
 class VersionFeatures(msgspec.Struct, frozen=True):
-    """Three functions about the feature definitions of versions.
+    """Three functions about feature definitions.
 
     `of` returns the definitions with which a version was trained. `holds` returns whether the online store has the
-    features of some definitions; otherwise, the store begins to fill them. `from_us` returns the first time as of which
-    the features can be computed from the events that are still kept.
+    features of given definitions; if not, the store begins to fill them. `from_us` returns the first time as of which
+    the features of given definitions can be computed from the events that are still kept.
     """
 
     of: FeaturesOf

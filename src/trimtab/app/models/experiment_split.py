@@ -21,10 +21,10 @@ _MOST_WAITING = 10_000  # if more exposures wait, the oldest are dropped
 
 
 class ExperimentSplit:
-    """The requests whose unit an experiment assigns to the other version than the control.
+    """Selects the requests whose unit an experiment assigns to a variant other than the control.
 
-    Units whose request gets no answer count as well. Their exposures wait until `flush` logs them, because failures
-    should not make a service slower.
+    A unit whose request gets no answer counts as exposed, too. Its exposure waits until `flush` logs it, because
+    failures should not make a service slower.
     """
 
     def __init__(self, assigner: Assigner, generation: int, clock: Clock, log: Callable[[], Log]) -> None:
@@ -39,7 +39,7 @@ class ExperimentSplit:
         return self._assigner.assign(row, self._clock.now_us()).variant != self._assigner.definition.control
 
     def unanswered(self, rows: Sequence[Mapping[str, Any]], error: Exception) -> None:
-        """Let the units of requests that got no answer count for their variants, unless the requests are invalid."""
+        """Count the units of requests that got no answer as exposed to their variants, except for invalid requests."""
         now_us, reason = self._clock.now_us(), "timeout" if isinstance(error, Late) else "error"
         if not isinstance(error, Misuse):
             found = [self._assigner.exposure(row, now_us, self._generation, reason=reason) for row in rows]
@@ -68,7 +68,7 @@ class StoredArms:
     def __init__(self, model: str, state: State, clock: Clock, config: Config, definitions: Definitions) -> None:
         self._model, self._state, self._clock = model, state, clock
         self._config, self._definitions = config, definitions
-        # the newest splits, because a request may still end with the one before
+        # the two newest splits, because a request that began with the earlier one may still end
         self._splits: deque[ExperimentSplit] = deque(maxlen=2)
 
     def shares(self) -> ArmShares:
@@ -97,9 +97,9 @@ class StoredArms:
 
 
 def assigner_of(catalog: Catalog, config: Config, definitions: Definitions, name: str) -> Assigner:
-    """Return the compiled rule of an experiment as it is now.
+    """Return the compiled rule by which an experiment assigns units.
 
-    While the experiment runs and afterwards, this is the rule with which it was started, except for testers.
+    Once the experiment was started, this is the rule of its start, with the overrides that are declared now.
 
     Raises:
         NotFound: There is no such experiment.

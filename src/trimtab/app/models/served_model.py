@@ -56,12 +56,12 @@ class ServedModel:
         self.answerers = answerers
         self._use = answerers.clock.now_us(), 0  # when new requests were last noticed, and how many there were by then
         self._registry = registry
-        self._mutex = threading.Lock()  # threads that follow aliases, teach, or load it for a request call `_follow`
+        self._mutex = threading.Lock()  # held during `_follow`, which several threads call
         self._memory = memory
         self._arms = arms
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
-        self._asked_in_vain = False  # a request could not load the model, so `follow` has to
+        self._asked_in_vain = False  # whether a request could not load the unloaded model, so that `follow` has to
         self._told_waiting: str | None = None  # the version that was last reported as not ready
         self._waits: set[str] = set()  # ids of versions that are not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
@@ -78,8 +78,8 @@ class ServedModel:
         """Load the version to which the alias points, and return the version that answers from now on.
 
         A version answers with the feature definitions of its training, even if the project file has changed since.
-        While the online features of a new version are being filled, the previous version continues to answer. After a
-        swap, the previous version stays in memory, so that a rollback is immediate.
+        While the online features of a new version are being filled, the previous version continues to answer. After
+        that, the previous version stays in memory as long as there is room, so that a rollback is immediate.
 
         Raises:
             NotFound: No version has been promoted yet.
@@ -89,7 +89,11 @@ class ServedModel:
         return self._load_and_follow(arms=True)
 
     def _load_and_follow(self, *, arms: bool) -> LoadedModel:
-        """Load the version of the alias and put it into service; with `arms`, canary and shadow, too."""
+        """Load the champion and put it into service; with `arms`, also the canary and the shadow.
+
+        `_follow` holds the lock and finds which version is missing. This version is loaded without the lock, and
+        `_follow` is called again, until no version is missing.
+        """
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
         while True:
@@ -116,7 +120,8 @@ class ServedModel:
         """Follow the alias. A background thread calls this regularly.
 
         An unloaded model stays unloaded, unless a request has failed to load it. If a version is not in memory, a
-        thread begins to load it, and a later call puts it into service. With `wait`, this call does both itself.
+        thread begins to load it, and a later call puts it into service. With `wait`, this call loads it and puts it
+        into service.
         """
         self.last_used_us()
         if self._stays_unloaded:
@@ -131,7 +136,7 @@ class ServedModel:
             raise self._arm_failure
 
     def last_used_us(self) -> int:
-        """Return when the model was last used or loaded. A use is noticed only when this method is called."""
+        """Return when the model was last used or loaded. The time of a use is that of the first call after it."""
         used_at_us, uses = self._use
         if self.endpoint.uses != uses:
             used_at_us = self.answerers.clock.now_us()
@@ -159,8 +164,8 @@ class ServedModel:
     def sleep(self) -> bool:
         """Unload all versions until the next request, and return whether this was possible.
 
-        Nothing is unloaded if no version is loaded, or if the state of an online learner would be lost. Nor while
-        another version waits to take over, because only a loaded model checks whether the next version is ready.
+        Nothing is unloaded if no version is loaded, or if the state of an online learner would be lost. The same holds
+        while the alias points to another version, because only a loaded model checks whether that version is ready.
         """
         with self._mutex:
             if self._loaded is None or self.answerers.learner is not None or self.endpoint.unloaded:
@@ -181,7 +186,7 @@ class ServedModel:
         """
         try:
             self._load_and_follow(arms=False)
-            self._use = self.answerers.clock.now_us(), self._use[1]  # this request is counted later
+            self._use = self.answerers.clock.now_us(), self._use[1]  # the endpoint has not counted this request yet
         except Exception:  # may come from a user's estimator; the thread that follows aliases logs it and retries
             self._asked_in_vain = self.endpoint.unloaded
             raise
@@ -271,7 +276,7 @@ class ServedModel:
             try:
                 if share and (one := self._arm_answerer(alias, find)) is not None:
                     found[alias] = one
-            except TrimtabError as error:  # the champion and the other arm continue without this arm
+            except TrimtabError as error:  # the champion and the other arms continue without this arm
                 self._arm_failure = error
             except Exception as error:  # keep only the text: the traceback refers to all data that was read
                 self._arm_failure = Misuse(

@@ -28,7 +28,7 @@ class VersionMemory:
     several threads request it at the same time. A thread never waits for the load of a version that it did not request.
     # D80
 
-    A version counts as large as its stored model, although it may take more in memory.
+    As the size of a version, the size of its stored model is taken, although it may take more in memory.
 
     Args:
         load: Loads a version. Several threads may call it at the same time.
@@ -100,7 +100,7 @@ class VersionMemory:
                 load: Future[LoadedModel] = Future()
                 given = version, load
                 thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
-                # The start may fail, so the thread is stored afterwards. It cannot end before, without the mutex.
+                # The start may fail, so the thread is stored after it. Until then, this mutex keeps it from ending.
                 thread.start()
                 self._loads[version.id], self._threads[version.id] = load, thread
         if failed is not None:
@@ -121,7 +121,7 @@ class VersionMemory:
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:
-        """Return the time that a version takes for a row, alone and in a batch; None if it is not in memory."""
+        """Return the time that a version takes for a row alone, and in a batch; None if it is not in memory."""
         with self._mutex:
             kept = self._kept.get(version.id)
         return None if kept is None else kept.costs
@@ -164,7 +164,7 @@ class VersionMemory:
     def _give_up(self, version: Version, load: Future[LoadedModel], error: BaseException) -> None:
         """End a failed load: pass an error to the threads that wait for it, and let later requests try again.
 
-        If this thread was interrupted, they get an error that only says that the load failed.
+        If `error` is an interrupt of this thread, the waiting threads get a `Misuse` that names it.
         """
         failed = _failure(version, error, monotonic() + self._retry_s)
         try:

@@ -26,8 +26,8 @@ Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metri
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
-# For each age in days: the closed days, counted back from the newest (0), that were last read at this age. A day is
-# read again 1, 7 and 28 days after its close (`steering.loop.AMENDED_AFTER`).
+# The labels of a closed day are read at its close, and again 1, 7 and 28 days later (`steering.loop.AMENDED_AFTER`).
+# For each of these ages: the days, counted back from the newest closed day (0), that were last read at this age.
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
 
@@ -172,7 +172,7 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
 def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
     """Yield for each alarm how strong the evidence for a problem is.
 
-    Of the slices, only the largest value is taken, because each slice would be a time series.
+    Of all slices together, only the largest value is returned, because otherwise each slice would be a time series.
     """
     from trimtab.monitoring.quality.watches import SLICE
 

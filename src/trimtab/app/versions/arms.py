@@ -41,7 +41,9 @@ def set_arm(
     actor: str,
     experiment: ArmOfExperiment | None = None,
 ) -> Decision:
-    """Set or end a canary or shadow; see `Project.set_arm`. With `experiment`, the row is that of the experiment.
+    """Set or end a canary or shadow; see `Project.set_arm`.
+
+    With `experiment`, the changes and the ledger row of the experiment are written in the same transaction.
 
     Raises:
         Conflict: Another process changed an arm of the model meanwhile. Nothing was written.
@@ -57,7 +59,7 @@ def set_arm(
     if experiment is None and share > 0.0:
         check_not_split(system, name, arm)
     version = registry.get(reference if there is None or "@" in reference else there.version)
-    if arm == CANARY and share > 0.0:  # clients do not get a shadow's answers, so it need not have passed tests
+    if arm == CANARY and share > 0.0:  # a shadow need not have passed a gate, because no client gets its answers
         check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
     ledgered = LedgeredArm(system, share, experiment)
     if there is not None and there.version == version.id:
@@ -100,7 +102,7 @@ class LedgeredArm:
         if self._share is not None:
             shares = msgspec.structs.replace(shares, **{row.alias: self._share})
         if row.alias == CANARY and mine is None and shares.experiment is not msgspec.UNSET:
-            if self._share != 0.0:  # ending the canary is always allowed, and the experiment then stops
+            if self._share != 0.0:  # ending the canary is always allowed; then the experiment no longer splits requests
                 check_not_split(self._system, row.model, row.alias)
             shares = _without_experiment(shares)
         if mine is not None:
@@ -134,9 +136,10 @@ def _without_experiment(shares: ArmShares) -> ArmShares:
 
 
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
-    """Return the last passed gate of a version, as evidence for moving an arm to it.
+    """Return the record of a gate that a version passed, as evidence for moving an arm to it.
 
-    A gate is the set of tests before deployment. None: the move needs no gate, or the version has passed none.
+    The last one against the version that the arm or the champion alias points to is preferred. None: the move needs no
+    gate, or the version has passed none.
     """
     if registry.needs(model).get(arm) != "gate":
         return None

@@ -21,7 +21,7 @@ _ADDRESS_DIGITS = 64
 def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int, why: str, actor: str) -> Collection:
     """Remove what nothing needs. With `dry_run`, list what would be removed and kept, with reasons.
 
-    Searches and finished run steps come first, so that their blobs can be removed together with the other blobs. # D59
+    Searches and finished run steps are removed first, so that their blobs are garbage when blobs are removed. # D59
 
     Raises:
         Conflict: Another process is collecting garbage.

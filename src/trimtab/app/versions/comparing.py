@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trimtab.registry.describing.compare import Floats
     from trimtab.training.definitions import Model
 
-_MOVED_UNITS = 0.05  # scores that differ by more count as moved (0.05 of probability, or 1/20 of the spread)
+_MOVED_UNITS = 0.05  # by default, scores differ notably if by more than .05 of probability or of the label's spread
 
 
 def compare_versions(
@@ -98,7 +98,7 @@ def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureCha
             words = phrase_of((old or new or ("", {}))[1])
             found.append(FeatureChange(name=name, what="added" if old is None else "removed", words=words))
         elif old[0] != new[0]:
-            changed = list(part_differences(old[1], new[1])) or ["what it is computed from changed"]
+            changed = list(part_differences(old[1], new[1])) or ["a feature or column that it reads has changed"]
             found.append(FeatureChange(name=name, what="changed", words=", ".join(changed)))
         else:
             same += 1
@@ -121,7 +121,7 @@ def _record(system: System, reference: str) -> Record:
 def _features(features: FeatureSet) -> Iterator[tuple[str, tuple[str, Part]]]:
     """Yield each feature's name with a hash and a description of its definition.
 
-    Both include everything from which the feature is computed.
+    The hash also covers all features and columns that the feature is computed from.
     """
     for name in features.names:
         yield name, (content_hash(_made_of(features, name)), _words(features, name))
@@ -223,7 +223,7 @@ def _labelled(system: System, model: Model, versions: tuple[Version, Version], w
     if not there.any():
         raise NotFound(
             f"no request of {model.request.name!r} from {format_time(max(from_us, 0))[:10]} on has a final label: "
-            "there is nothing to compare both on."
+            "there are no rows on which both versions can be compared."
         )
     end_us = int(at_us[there].max())
     inside = there & (at_us > end_us - window_us)

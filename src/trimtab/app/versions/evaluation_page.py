@@ -100,6 +100,6 @@ def _add_search(page: Document, searched: Searched) -> None:
     found = searched.lines(most=0)[:3]
     page.paragraph(f"{found[0].partition(': ')[2].capitalize()}; {found[1]}. {found[2].capitalize()}.")
     page.paragraph(
-        "The best of many trials on the same rows looks a little too good there; no value above is of these rows."
+        "On the rows of the search, the best of many trials looks a little too good; no metric above is of these rows."
     )
     page.table(trial_table(searched, most=_MOST_TRIALS))

@@ -79,7 +79,7 @@ def test_a_plan_says_field_by_field_what_changes_and_what_that_means(applied: Pa
         ]
         assert {change.what for key, change in found.items() if key[0] in ("request", "deployment")} == {"unchanged"}
         assert [(fill.view, fill.events) for fill in plan.backfills] == [("site", 640)]
-        assert "goes on with the definitions that it was trained on (view site as it was)" in plan.affected[0].what
+        assert "continues with the definitions that it was trained on (view site as it was)" in plan.affected[0].what
         assert (plan.dropped, plan.dangers, plan.refused) == ([], [], [])
         assert project.status().unapplied == ["source readings", "view site", "model buyer"]
 

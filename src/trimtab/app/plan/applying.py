@@ -111,7 +111,7 @@ def _fill(
             if time.monotonic() > end_s:
                 raise Unavailable(
                     f"apply: the definitions are applied; {total - done} of {total} views are not filled after "
-                    f"{patience_s:.0f} s. The process that applies events goes on with them: look again later."
+                    f"{patience_s:.0f} s. The process that applies events continues to fill them: look again later."
                 )
             time.sleep(_LOOK_S)
     return [view.name for view in lacking.values()]

@@ -35,7 +35,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     name: str
     what: What
-    version: int | None  # this definition is applied under this number
+    version: int | None  # the number under which the definition was last applied; None: it never was
     changes: list[str]  # the changed fields, as text
     notes: list[str]  # changes of the description, owner or tags, which affect no values
 
@@ -170,7 +170,7 @@ def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
         changes, notes = differences(before.document, now), note_differences(before.document, now)
         what = "changed" if before.document.hash != now.hash else "noted"
         if what == "changed" and not changes:
-            changes = ["what it reads of its source changed"]
+            changes = ["the declaration of what it reads from its source changed"]
     version = None if before is None else before.version
     return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
 
@@ -202,14 +202,15 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
         for column in known:
             users = read.get((name, column), [])
             said = f", and {', '.join(users)} reads it" if users else ""
-            yield f"column {name}.{column} is removed: recorded events keep it, new ones have null there{said}."
+            yield f"column {name}.{column} is removed: recorded events keep it, new events have null in it{said}."
         if old is None:
             continue
         itself = old.document.parts[""]
         if itself["key"] != (source.key or "none"):
             yield (
                 f"source {name}: its key is {source.key or 'none'} instead of {itself['key']}. Recorded events are "
-                "identified by the old key, so corrections will not find them. Record them again under another name."
+                "identified by the old key, so they cannot be corrected any more. Declare a source of another name and "
+                "record the events again."
             )
         if itself["time"] != source.time:
             yield (
@@ -279,13 +280,13 @@ def _affected(system: System, wanted: Mapping[str, FeatureSet], before: Mapping[
         if version is None:
             continue
         if model not in wanted:
-            what = "its deployment is removed; a service that is started from now on does not answer for it"
+            what = "its deployment is removed; services that are started from now on do not serve this model"
             yield Affected(model=model, version=version.name, what=what)
         elif version.features != wanted[model].hash:
             changed = _changed_views(_views_of(system, version), wanted[model])
             what = (
-                f"goes on with the definitions that it was trained on{changed} until a version of the new ones is "
-                f"promoted; run: trimtab train {model}"
+                f"continues with the definitions that it was trained on{changed} until a version with the new "
+                f"definitions is promoted; run: trimtab train {model}"
             )
             yield Affected(model=model, version=version.name, what=what)
 

@@ -388,7 +388,7 @@ def _replace(partial: Path, to: Path) -> None:
             _put_back(old, to, partial)
             raise
         if old.exists():
-            old.rename(partial)  # after a crash, a state with this name is not put back
+            old.rename(partial)  # if this process is killed now, no later restoration puts this state back
         _remove(partial)
 
 

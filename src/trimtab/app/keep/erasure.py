@@ -312,7 +312,7 @@ def _refuse_without_data(system: System, subject: Subject, run: _Run, *, sets: b
     hashes = {_hashed(subject, key, _salt(system, make=False)) for key in subject.keys}
     before = [d for d in Ledger(system.state.catalog).rows() if d.act == ACT and d.evidence.get("key_hash") in hashes]
     if before:
-        erased = "The data of this key was" if len(subject.keys) == 1 else "The last of these keys was"
+        erased = "The data of this key was" if len(subject.keys) == 1 else "Data of one of these keys was last"
         said += f" {erased} erased {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
         said += f" Training sets with such rows: {len(run.sets)}; --training-sets deletes these rows."

@@ -112,7 +112,7 @@ def open_tables(system: System) -> Iterator[dict[str, Table]]:
 def _predictions(
     system: System, subject: Subject, erased_ids: Callable[[str], set[str]]
 ) -> tuple[Instead, RequestKeys]:
-    """Return the replacements of predictions, and the keys of the erased requests by model."""
+    """Return the replacements of predictions, and by model the keys of erased requests (see `RequestKeys`)."""
     models = system.definitions.models
     shapes = {name: request_shape(model.request) for name, model in models.items()}
     keys: RequestKeys = {name: (erased_ids(models[name].request.name), set()) for name in shapes}
@@ -138,7 +138,7 @@ def _predictions(
 
 
 def _is_of(system: System, subject: Subject, exposure: Exposure) -> bool:
-    """Return whether an exposure is about the subject. If the experiment is no longer declared, any text may be it."""
+    """Return whether an exposure is about the subject. If its experiment is not declared, any value may be the key."""
     row = msgspec.msgpack.decode(exposure.attributes) if exposure.attributes else {}
     declared = system.definitions.experiments.get(exposure.experiment)
     if declared is None:

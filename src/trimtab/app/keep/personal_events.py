@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Instead = dict[str, dict[int, bytes]]  # the new payload of a record, by partition and position
 Place = tuple[str, int]  # partition and position
-# For each model, the keys of erased requests, and those of them that remaining requests have, too.
+# For each model, the keys of erased requests, and those of these keys that a remaining request has, too.
 RequestKeys = dict[str, tuple[set[str], set[str]]]
 
 
@@ -48,7 +48,7 @@ class _Seen(msgspec.Struct):
     in_log: bool = False
     in_table: bool = False
     replaced: bool = False  # whether a deletion replaces the erased record
-    goes: bool = True
+    goes: bool = True  # whether the record is erased
 
 
 class PersonalEvents:

@@ -77,7 +77,7 @@ class Recovered(Shown, msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """The result as lines of text."""
         if self.is_empty:
-            return ["nothing to recover: the logs hold all that was read, and no record was stamped by a clock ahead"]
+            return ["nothing to recover: the logs have all records that were read, and no append time is in the future"]
         out = [line for one in self.lost for line in one.lines()]
         if any(one.log == EVENTS for one in self.lost):
             out.append(
@@ -187,7 +187,10 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """Return the greatest append time that readers have seen beyond the end of the partition."""
+    """Return the latest append time that readers have seen, if they read beyond the end of the partition.
+
+    If no such time is stored, the result is `NEVER_US`, so that no remaining record counts as unread because of it.
+    """
     state, seen = system.state, [_NOTHING_US]
     if state.online_place.mark() is not None:
         with suppress(Corrupt):  # damaged features are rebuilt in any case

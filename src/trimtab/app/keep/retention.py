@@ -191,8 +191,8 @@ def _retain(system: System) -> Retained:
         after = taken(system.state_folder)
     elif gone:
         notes.append(
-            "the disk space of removed events is freed by the first run in an hour or later: until then other tools "
-            "may be reading the files"
+            "the disk space of removed events is freed by the next run that is at least an hour later: until then "
+            "other tools may be reading the files"
         )
     notes += _differences(system)
     done = Retained(
@@ -324,7 +324,8 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         before_us = max((_newest_us(system) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
-            note_kept_from(system.state.catalog, source, before_us)  # first: events that stay longer do no harm
+            # stored first: if the process is killed in between, some events stay longer, which does no harm
+            note_kept_from(system.state.catalog, source, before_us)
             discard_counts(system)
             gone[source] = table.prune(condition)
     return gone
@@ -351,8 +352,8 @@ def _kept_us(system: System, source: str) -> int | None:
 def _closed_before(system: System) -> int | None:
     """Return the time before which predictions and exposures may be removed; None: they are kept.
 
-    They are older than the settings keep, their days are closed (the wait for labels is over), also those of
-    experiments, and online learners have read them.
+    Before this time, they are older than the settings keep; their days are closed (the wait for labels is over), also
+    those of experiments; and online learners have read them.
     """
     from trimtab.steering.loop.loop import KIND, Reached
 
@@ -419,7 +420,7 @@ def kept_longer(system: System) -> list[str]:
 
 
 def _differences(system: System) -> list[str]:
-    """Return the features whose values change because of retention: they used events that are no longer kept."""
+    """Return remarks about features that would use removed events: their values change, or may change later."""
     settings, notes = system.config.retention, []
     views = views_in_use(system.definitions, system.live.views())
     for source, names in lifetime_features(views).items():
@@ -438,7 +439,7 @@ def _differences(system: System) -> list[str]:
 
 
 def growths(system: System, size: Taken) -> dict[str, float]:
-    """Return the growth of each log in bytes a day. Of a truncated log, it is what the previous run measured."""
+    """Return the growth of each log in bytes a day. If a log is empty now, it is what the previous run measured."""
     last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = system.state, system.clock.now_us()

@@ -181,7 +181,7 @@ def _sqlite() -> Finding:
     version = sqlite3.sqlite_version
     note = ""
     if sqlite3.sqlite_version_info < _WAL_RESET_FIXED:
-        note = " (before 3.51.3: trimtab keeps one writer a log file, which its WAL fault needs two of)"
+        note = " (its fault in WAL mode, repaired in 3.51.3, needs two writers of a file; trimtab has one for each)"
     good = sqlite3.sqlite_version_info >= (3, 35)
     fix = "" if good else "Use a Python with SQLite 3.35 or newer."
     return Finding(name="SQLite", state="ok" if good else "missing", found=version + note, fix=fix)
@@ -213,7 +213,7 @@ def _state_folder(folder: Path) -> list[Finding]:
         out.append(Finding(name="state folder", state="missing", found=found, fix=fix))
     if folder.is_dir() and folder.stat().st_mode & 0o077:
         mode = stat.S_IMODE(folder.stat().st_mode)
-        fix = f"Close it (chmod -R go= {folder}), unless a group is to have it."
+        fix = f"Take away their access (chmod -R go= {folder}), unless a group needs it."
         out.append(Finding(name="state folder's mode", state="warning", found=f"{mode:04o}: others may enter", fix=fix))
     free = shutil.disk_usage(place).free
     state: State = "missing" if free < _LEAST_FREE_BYTES else "warning" if free < _LITTLE_FREE_BYTES else "ok"

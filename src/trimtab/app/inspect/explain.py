@@ -202,7 +202,8 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
     if not off <= _NEAR * max(1.0, abs(score)):
         return (
             None,
-            f"the stored version's score is {off:.3g} away: a learner has learnt since, or this is another machine",
+            f"the stored version's score differs by {off:.3g} from the logged one: an online learner has learnt since, "
+            "or this is another machine",
         )
     of, values_of, base, raw = None, found.values[0], found.base[0], found.raw[0]
     if found.classes:  # a model of two classes has a raw score for the second class only
@@ -241,7 +242,7 @@ def _with_texts(
 def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
     """Compute the text features of a prediction again, as of its time, from the records that were applied then.
 
-    Empty if that is impossible.
+    The result is empty if that is impossible.
     """
     try:
         features = system.live.of(version)
@@ -273,7 +274,7 @@ def _request(system: System, prediction: Prediction, version: Version) -> tuple[
             name: format_time(value) if dtype == "time" and value is not None else value
             for (name, dtype), value in zip(declared.columns.items(), row, strict=True)
         }, None
-    note = f"its columns are numbered, because the request was declared otherwise then ({why})"
+    note = f"its columns are numbered, because the request was declared with other columns at that time ({why})"
     return {str(place): value for place, value in enumerate(row, 1)}, note
 
 

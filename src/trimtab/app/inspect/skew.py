@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _DUE_US = 20 * HOUR_US  # less than a day, so that a daily job checks each day
-_SAMPLE = 200  # how many predictions a check looks at that no person asked for
+_SAMPLE = 200  # the number of predictions in a check that a tick starts
 _EXAMPLES = 3  # the number of examples kept for each feature and cause
 
 
@@ -92,7 +92,7 @@ def check_skew(
 
 
 def check_skew_when_due(system: System) -> None:
-    """Check a sample of the predictions since the newest check, if that is most of a day ago and there are any.
+    """If a model was last checked 20 hours ago or more, check a sample of the predictions since then, if any.
 
     If the events do not fit into memory, nothing is checked, because a check reads all of them.
     """

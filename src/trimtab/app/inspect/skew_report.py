@@ -127,11 +127,11 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if not self.rows:
             out.append("RED  no prediction was checked: there is no evidence either way")
         out += [f"RED  {one.model}: {red_words(one)}" for one in self.models if one.red]
-        return out if self.is_red else [*out, "no value differs that should not"]
+        return out if self.is_red else [*out, "no value differs for a cause that needs action"]
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """How many values were compared for a signal since its last difference, and when."""
+    """The number of values that were compared for a signal since its last difference, and the time."""
 
     values: int
     compared_us: int  # when predictions of the signal's version were last compared
@@ -195,15 +195,15 @@ def _model_lines(one: ModelSkew) -> list[str]:
     if pruned:
         features = ", ".join(f"{feature} {n:,}" for feature, n in sorted(pruned.items()))
         out.append(
-            f"    pruned: {features}: these read events that [retention] has removed since, so what was used cannot be "
-            f"recomputed; no fault, and no evidence for {sum(pruned.values()):,} of {one.values:,} values"
+            f"    pruned: {features}: these read events that [retention] has removed since, so the used values cannot "
+            f"be recomputed; no fault, but no evidence about {sum(pruned.values()):,} of {one.values:,} values"
         )
     if one.scores:
         out.append(f"    {one.scores:,} scores were recomputed by their versions")
     if one.stale_rows:
         out.append(
-            f"    {one.stale_rows:,} predictions are right as of what was applied then; a record that was already in "
-            "the log would have changed them (late_view: staleness, no mismatch)"
+            f"    {one.stale_rows:,} predictions are right for the records that were applied when they were made; a "
+            "record that was in the log, but not yet applied, would have changed them (late_view: stale, no mismatch)"
         )
     out += [f"    not checked: {n:,}, {reason}" for reason, n in sorted(one.unchecked.items())]
     return out

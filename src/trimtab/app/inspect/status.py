@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long
 _STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for this long
-_UNFOLLOWED_US = HOUR_US  # while none does, for this long: the next prediction applies records
+_UNFOLLOWED_US = HOUR_US  # while none does, it may wait for this long, because the next prediction applies it
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:
@@ -200,7 +200,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         what = "approve" if loop.controller.state.phase == APPROVAL else "train"
         todo = f"run: trimtab {what} {name}"
         if what == "train" and decisions and decisions[-1].act == "refuse":
-            todo = f"the last candidate was refused. Change what its refusal names, then {todo}"
+            todo = f"the last candidate was refused. Remove the cause that the refusal names, then {todo}"
         red.append(f"{name}: no version is in service; {todo}")
     elif (lost := lost_artifact(system.state.blob, version)) is not None:
         made_of = None if version.imported is None else version.imported.file
@@ -227,7 +227,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         text += detectable_in_words(watch)
         behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
         has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
-        if behind_us > _RECENT_US and has_traffic:  # labels in files may come a month after the last ones
+        if behind_us > _RECENT_US and has_traffic:  # files with labels may be loaded once a month
             behind_us -= now_us - loop.complete_until(now_us)
         if behind_us > _RECENT_US and has_traffic:
             red.append(
@@ -382,7 +382,7 @@ def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> li
 
 
 def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
-    """Return what of the deployed version's quality is not monitored, and why; None if all is."""
+    """Return which part of the deployed version's quality is not monitored, and why; None if all is monitored."""
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"

@@ -163,7 +163,7 @@ def quality_picture(system: System, models: Sequence[str]) -> Picture:
             }
             plots += _plotted(arms, "loss", f"{name}: loss by day", marks, band=True)
     if not plots:
-        raise Misuse("plot: no day is closed yet. A day closes once its labels had their time, the label's wait.")
+        raise Misuse("plot: no day is closed yet. A day closes once the label's wait has passed.")
     return Picture(tuple(plots))
 
 

@@ -53,10 +53,10 @@ class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
     severity: str
     found: str
     ended: str | None  # when the signal ended; if it soon begins again, the incident continues
-    told: bool
-    held: bool
+    told: bool  # whether an alert was put into the outbox
+    held: bool  # whether the alert waits for the digest, because the limit of pages was reached
     muted: bool
-    returned: int
+    returned: int  # how often the signal ended and soon began again
 
 
 class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):

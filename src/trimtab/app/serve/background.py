@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _FOLLOW_S = 0.2  # the time between two checks of aliases, which a rollback waits at most  # D80
-_ROUND_S = 2.0  # the time between two checks for labels, and between two attempts
+_ROUND_S = 2.0  # the time between two rounds of the frequent tasks, such as teaching labels
 _TICK_S = 60.0
 _SKEW_S = 5.0  # the time between two looks whether a skew check is due
 _ALERTS_S = 5.0  # the time between two looks for new alerts
@@ -38,13 +38,12 @@ Work: TypeAlias = "Callable[[], object]"
 
 
 class BackgroundTasks(Closing):
-    """Six threads: they follow aliases, write service metrics, teach learners, tick loops, check skew, deliver alerts.
+    """Runs tasks in up to six threads: one follows aliases, and it never waits until a version is loaded (D80).
 
-    The thread that follows aliases never waits until a version is loaded.  # D80
-
-    A task that fails is tried again in the next round, and does not delay other tasks. The errors of the last round are
-    in `failures` and, for other processes, in a catalogue record (`service_failures`). The record belongs to the newest
-    process, so that processes of a killed service cannot overwrite it.
+    The others write service metrics, teach learners, tick loops, check skew, and deliver alerts. A task that fails is
+    tried again in the next round, and does not delay other tasks. The errors of the last round are in `failures` and,
+    for other processes, in a catalogue record (`service_failures`). The record belongs to the newest process, so that
+    processes of a killed service cannot overwrite it.
 
     Args:
         system: The project that is served.

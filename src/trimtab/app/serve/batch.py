@@ -57,7 +57,10 @@ def answer_table(
     progress: Callable[[int, int], object] | None,
     again: bool = False,
 ) -> AnsweredTable:
-    """Answer a table of requests; see `Project.predict_table`. With `again`, it is a batch that no other call made."""
+    """Answer a table of requests; see `Project.predict_table`.
+
+    With `again`, new predictions are made even if an earlier call answered the same table.
+    """
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
     if out is not None and not out.absolute().parent.is_dir():

@@ -93,6 +93,6 @@ def _certificate(tls: Tls | None) -> tuple[bytes, bytes] | None:
     if tls is None:
         return None
     if tls.least != "1.2":
-        raise Misuse(f"gRPC: tls_min={tls.least!r}, but gRPC takes TLS 1.2 too. Serve without gRPC, or set 1.2.")
+        raise Misuse(f"gRPC: tls_min={tls.least!r}, but gRPC always accepts TLS 1.2. Serve without gRPC, or set 1.2.")
     tls_context(tls)  # raises an error if the files are wrong
     return (tls.key or tls.cert).read_bytes(), tls.cert.read_bytes()

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 class ProjectModels:
-    """What the routes about models do (`ModelOperations`), for one project."""
+    """Carries out the requests of the routes about models (`ModelOperations`), for one project."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -227,7 +227,7 @@ class ProjectModels:
 
 
 class ProjectRecords:
-    """What the routes about features, labels and predictions do (`RecordOperations`), for one project.
+    """Carries out the requests of the routes about features, labels and predictions (`RecordOperations`).
 
     Args:
         system: The project.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
-_OVER_S = 2.0  # after the grace period, seconds to close everything
+_OVER_S = 2.0  # after the grace period, the time to close everything
 _SILENT_US = 10_000_000  # after this time without progress, the process that applies events counts as stopped
 
 
@@ -88,7 +88,7 @@ def _definitions(file: Path) -> Definitions:
 
 
 def _end_alone(grace_s: float) -> None:
-    """End this worker in order, although its supervisor is gone. # D92"""
+    """End this worker because its supervisor is gone: finish running requests, or else stop. # D92"""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s + _OVER_S)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""What all public methods do besides their work: show progress, and shorten the tracebacks of errors."""
+"""Wrap public methods, so that they show progress and shorten the tracebacks of errors."""
 
 from __future__ import annotations
 

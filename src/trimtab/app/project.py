@@ -387,10 +387,10 @@ class Project(ProjectRows):
         return evaluation_of(self.registry, self.state.blob, self.registry.get(version))
 
     def materialise(self) -> Materialised:
-        """Copy new records of the event log into one Delta table per source, with every version and tombstone.
+        """Copy new records of the event log into one Delta table per source, with every version and deletion.
 
-        The log stays as it is; only `retain` truncates it. Histories then begin with the tables, and any tool that
-        reads Delta can read these. One process at a time does this, and none while `forget` erases; others wait.
+        The log stays as it is; only `retain` truncates it. Histories are then read from the tables first, and any tool
+        that reads Delta can read these. One process at a time does this, and none while `forget` erases; others wait.
 
         Raises:
             Conflict: Another process is still doing this after a minute.
@@ -490,9 +490,9 @@ class Project(ProjectRows):
     ) -> Collection:
         """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
 
-        Old searches are removed, too, and finished steps of killed trainings that were never resumed. New versions are
-        kept, and those to which an alias points or can roll back, or that gate records, ledger rows and logged
-        predictions name.
+        Old searches are removed, too, and finished steps of killed trainings that were never resumed. These versions
+        are kept: new ones; those to which an alias points or can be rolled back; and those that a gate record, a ledger
+        row or a logged prediction names.
 
         Args:
             dry_run: Change nothing; report what would be removed, and why the rest stays.
@@ -545,8 +545,8 @@ class Project(ProjectRows):
             one: A version, usually the older one.
             other: Another of the same model.
             window: Time span of the rows, which ends with the newest final label; None: compare no answers.
-            moved: From which difference on an answer counts as moved; default: 0.05 of a probability, or a twentieth of
-                the standard deviation of numeric labels.
+            moved: An answer counts as moved if the two scores differ by more than this; default: 0.05 of a probability,
+                or a twentieth of the standard deviation of numeric labels.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
@@ -871,8 +871,8 @@ class Project(ProjectRows):
         Args:
             version: "late_flight@7"; or only the model's name, to keep the arm's version.
             arm: "canary" (clients get its answers) or "shadow" (logged only, on spare capacity).
-            share: The share of requests, from 0 (ends the arm) to 1. A greater share keeps the entities of a smaller
-                one.
+            share: The share of requests, from 0 (ends the arm) to 1. If it is raised, the entities that the arm has
+                answered stay with it.
             why: For the ledger and the alias's history; required for a canary that passed no gate.
             actor: Who sets it.
 

@@ -120,7 +120,7 @@ class ProjectExperiments(System):
     ) -> Decision:
         """Change the share of the units that take part, or the weights. A declared ramp ends.
 
-        A larger share keeps all units. New weights move only as many units as necessary.
+        With a larger share, all units that take part already stay in. New weights move only as many units as necessary.
 
         Args:
             experiment: Its name.
@@ -169,8 +169,8 @@ class ProjectExperiments(System):
     def conclude_experiment(self, experiment: str, winner: str, *, why: str, actor: str = "a person") -> Decision:
         """End an experiment with a winner: all units get its value, except those of the global holdout.
 
-        A version that won is judged as by `promote`, and put in service only if it passes the gate. The row says what
-        came of it.
+        A version that won is judged as by `promote`, and put in service only if it passes the gate. The ledger's row
+        says whether it passed.
 
         Args:
             experiment: Its name.

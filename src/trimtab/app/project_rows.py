@@ -66,7 +66,8 @@ class ProjectRows(ProjectExperiments):
         Args:
             source: The source's name.
             file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
-            history: Events count as known at event time + the source's delay; False: as known now.
+            history: Take event time + the source's delay as the time at which an event became known; False: take the
+                present time.
             absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
             progress: Called with rows done and rows in total, every 20,000 rows.
 
@@ -89,7 +90,8 @@ class ProjectRows(ProjectExperiments):
         """Give the true value of a prediction. It becomes an event of the label's source, safe when this returns.
 
         The event's key and its other columns are taken from the request of the prediction. A second value for the same
-        prediction corrects the first. If the source dates outcomes by requests, the same value again changes nothing.
+        prediction corrects the first. If outcomes in this source have the time of their request, the same value again
+        changes nothing.
 
         Args:
             prediction: The id of an answer.
@@ -112,10 +114,10 @@ class ProjectRows(ProjectExperiments):
     def label_table(self, labels: Rows, *, progress: Meter | None = None) -> LabelsTaken:
         """Give the true values of predictions as a table with the columns `prediction`, `value` and, optionally, `at`.
 
-        The ids may also stand in a column `prediction_id`, as in the result of `predict_frame`, or `id`, as in the file
+        The ids may also be in a column `prediction_id`, as in the result of `predict_frame`, or `id`, as in the file
         of `predict_table`, if the label's source has no such column.
         The table may also have columns of the label's source, with or without `value`. Labels that cannot be taken are
-        counted, and described with the reason. Values of a wrong type are in quarantine, too.
+        counted, and described with the reason. Those with a value of a wrong type are also put in quarantine.
 
         Args:
             labels: A file, a table of any library, or a list of dicts.

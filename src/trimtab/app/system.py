@@ -106,9 +106,8 @@ class System(Closing, metaclass=PublicNames):
         for part in _MADE_ONCE:
             self.__dict__.pop(part, None)
         self._served: dict[str, ServedModel] = {}
-        self._seen: dict[
-            str, tuple[object, float]
-        ] = {}  # for each model, the stores' mark at the last check, and how long it is valid
+        # for each model: `state.mark()` at its last check, and the monotonic time until which it need not be repeated
+        self._seen: dict[str, tuple[object, float]] = {}
         self._parts: dict[object, Any] = {}
 
     def part(self, kind: Callable[[System], Part]) -> Part:
@@ -265,7 +264,7 @@ class System(Closing, metaclass=PublicNames):
 
     @cached_property
     def views(self) -> Views:
-        """The online features, and the process that applies the event log to them."""
+        """The online features, to which the event log is applied."""
         return Views(self.state, self.live.views, history=lambda: self.history, clock=self.clock)
 
     @cached_property

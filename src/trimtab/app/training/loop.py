@@ -126,7 +126,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            read_us = self._clock.now_us()  # the time up to which inputs are checked; later ones may not have been read
+            read_us = self._clock.now_us()  # inputs are only checked up to this time: later ones may not be read
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:

@@ -67,7 +67,7 @@ def test_a_version_leaves_and_comes_back(folder: Path, tmp_path: Path) -> None:
     assert "predict.py --check" in run(folder, "versions", "export", "buyer@2", str(tmp_path / "out"))
     run(folder, "versions", "export", "buyer@2", str(tmp_path / "out"), status=4)
     text = run(folder, "versions", "import", str(tmp_path / "out"), "--model", "buyer")
-    assert "held against 9 golden rows" in text
+    assert "checked on 9 golden rows" in text
     assert "It serves nothing yet" in text
     run(folder, "versions", "import", str(tmp_path / "absent"), "--model", "buyer", status=3)
     said = run(folder, "versions", "import", str(tmp_path / "out"), "--model", "buyer", "--category", "site", status=2)

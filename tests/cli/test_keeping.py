@@ -46,7 +46,7 @@ def test_from_disk_and_retain_to_a_backup_that_comes_back(call: Run, project: Pa
     assert json.loads(call("storage", "disk", "--json", cwd=project).stdout)["budget_bytes"] == 50_000_000
     assert "\ndisk: " in call("status", cwd=project).stdout
     made = call("storage", "backup", "../copy", cwd=project)
-    assert made.stdout.startswith("../copy: whole")
+    assert made.stdout.startswith("../copy: complete")
     refused = call("storage", "restore", "../copy", cwd=project)
     assert (refused.returncode, "--force" in refused.stderr) == (4, True)
     assert (

@@ -131,7 +131,7 @@ def test_content_that_is_imported_again_is_said_to_be_there_already(call: Run, t
     given = ("versions", "import", str(tmp_path / "theirs.txt"), "--model", "late", "--golden", str(golden))
     first = call(*given, cwd=trained)
     assert first.returncode == 0, first.stderr
-    assert "held against 20 golden rows" in first.stdout
+    assert "checked on 20 golden rows" in first.stdout
     name = first.stdout.split(" ", 1)[0]
     assert f"Nothing is new: this content was imported as {name} on " in call(*given, cwd=trained).stdout
     other = call(*given, "--seen-until", "2020-02-01", "--window", "7d", cwd=trained)

@@ -1,4 +1,4 @@
-"""How a command ends: the exit status for each kind of error, and the messages."""
+"""End a command: the exit status for each kind of error, and the messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNEXPECTED = 70
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 plus the number of the signal, as in shells
 _OF_NAMES = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
-_AGAIN_S = 0.1
+_AGAIN_S = 0.1  # after a signal, the time until its exception is raised again if it got lost, see `Terminated`
 _END_S = 5.0  # after everything was closed, the process must end within this time
 
 
@@ -37,7 +37,7 @@ class Terminated(BaseException):
 
 
 class Manner:
-    """How this run of the command prints and ends. click keeps this object as `ctx.obj`."""
+    """The settings of this run: in which form it prints, and how it ends. click keeps this object as `ctx.obj`."""
 
     def __init__(self) -> None:
         self.debug = False
@@ -150,7 +150,7 @@ def _message(error: BaseException, manner: Manner) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else _unnamed(error)
-        return f"{file}: {error.strerror}. Check that it is there, may be used, and has room."
+        return f"{file}: {error.strerror}. Check that it exists, that access is allowed, and that the disk has space."
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
     hint = "" if manner.debug else "\nThis should not happen. Run again with --debug for the whole traceback."
@@ -237,7 +237,7 @@ def _ignore_signals() -> None:
 
 
 def _print_anything() -> None:
-    """Print characters that the terminal cannot show as escapes, instead of raising an error."""
+    """Let output use escapes for characters that the terminal cannot show, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # the stream is closed or was replaced by a test
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # TextIO does not declare it

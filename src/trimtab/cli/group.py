@@ -116,7 +116,7 @@ class Below(_Lazy):
         example = f"\n\n\b\nExample:\n  trimtab {group.example}"
         super().__init__(name, help=group.help + example, callback=lambda: None)
         self.verbs, self.places = group, {**group.below}
-        self._read_as: str | None = None  # a word that was taken as a name, as if there were no verbs below this one
+        self._read_as: str | None = None  # the word that was taken as a name, because it is no verb below this one
         manner_options(self).params.reverse()  # click adds options to a function in the reverse order
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

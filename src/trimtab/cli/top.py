@@ -30,7 +30,7 @@ _TIMEOUT_S = 5.0
 @click.option("--cafile", metavar="FILE", help="A PEM file with the certificates to trust, for HTTPS.")
 @click.option("--model", metavar="NAME", shell_complete=names("model"), help="Show the predictions of this model only.")
 @click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
-@click.option("--once", is_flag=True, help="Print one view, with rates over that time, and end.")
+@click.option("--once", is_flag=True, help="Print one view, with rates over the time of --every, and end.")
 def top(url: str | None, key: str | None, cafile: str | None, model: str | None, every: float, once: bool) -> None:
     """Watch a running service: rates, latencies, versions, failures.
 

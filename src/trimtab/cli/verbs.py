@@ -10,8 +10,8 @@ class Group(NamedTuple):
 
     help: str
     example: str
-    default: str | None  # the verb that is meant when none is given
-    before: str | None  # the verb that is meant by a name alone, as it was before: `trimtab versions late_flight`
+    default: str | None  # the verb that is used if none is given
+    before: str | None  # the verb that is used if only a name is given, in the old form: `trimtab versions late_flight`
     below: dict[str, str]  # the module and the name of each command
 
 

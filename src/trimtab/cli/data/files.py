@@ -32,7 +32,11 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 @command("ingest", safe=_INGEST_SAFE)
 @click.argument("source", shell_complete=names("source"))
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--live", is_flag=True, help="The rows count as known now, not at their time plus the source's delay.")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Record the present time, not a row's time plus the source's delay, as when the row became known.",
+)
 @click.option("--absent-as-null", is_flag=True, help="Accept a file without some declared columns, as null.")
 @click.option(
     "--max-refused",
@@ -81,9 +85,9 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
         lines.append(f"  columns that are not declared, left out: {', '.join(taken.ignored)}")
     if taken.not_final:
         lines.append(
-            f"  {count_of(taken.not_final, 'row')} left out, whose delay had not passed at the newest row of the file, "
-            "so the values may still change. A later file that overlaps brings them. If what the file says is final "
-            "and became known now, load it with --live."
+            f"  {count_of(taken.not_final, 'row')} left out: at the time of the file's newest row, the source's delay "
+            "had not passed for them, so their values may still change. A later file that contains them, too, adds "
+            "them. If the values in this file are final and became known now, load it with --live."
         )
     if taken.absent:
         lines.append(f"  columns that the file lacks, set to null: {', '.join(taken.absent)}")
@@ -144,7 +148,7 @@ def predict(
 
     time_given("--at", at)
     if file is None:
-        refuse_given("is for FILE; the answers to --row are printed, and made now.", "out", "mode", "again")
+        refuse_given("is for FILE: answers to --row are printed, and not stored as a batch.", "out", "mode", "again")
         _answer_rows(model, [_parsed(text) for text in rows], at)
         return 0
     _there(file)
@@ -161,8 +165,8 @@ def predict(
     if made.answered_before:
         when = format_time(made.made_at_us)[:19]
         lines.append(
-            f"These rows were answered before, at {when}Z: the answers are those of then, without the events that came "
-            "since. To answer them again, add --again."
+            f"These rows were answered before, at {when}Z. These are still the same answers, without the events that "
+            "came since. To answer the rows again, add --again."
         )
     if made.not_at_lead:
         lines.append(
@@ -194,8 +198,9 @@ def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None
         if "not_at_lead" in answer.flags:
             lead = format_duration(request.lead_us)
             show_lines([
-                f"  not_at_lead: this answer is as of now, but the model learnt to answer {lead} before "
-                f"{request.time!r}, which is more than a day earlier or later. If that time is past, give it: --at TIME"
+                f"  not_at_lead: this answer is as of now. The model learnt to answer {lead} before {request.time!r}, "
+                "which for this row is more than a day before or after now. If it is in the past, answer as of then: "
+                "--at TIME"
             ])  # fmt: skip
 
 

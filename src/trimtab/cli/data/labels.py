@@ -17,7 +17,7 @@ from trimtab.store.regular_file import regular_file
 if TYPE_CHECKING:
     from trimtab.app.data.label_tables import LabelsTaken
 
-_SHORT = 100  # of a reason that was shown in full already, with other values, so many characters are shown
+_SHORT = 100  # a kind of reason is shown in full once, and after that up to this many characters
 _VALUES = re.compile(r"'[^']*'|[0-9][0-9T:.Z-]*")  # what differs in reasons of the same kind
 _NAMED = 10  # at most this many of the refused labels are shown
 

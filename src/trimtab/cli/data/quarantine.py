@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LONGEST = 160  # rows are shown with at most this many characters
 
 
-_SAFE = "Rows that were given back or dropped stay so; run the same command again for the rest."
+_SAFE = "Rows that were taken or dropped are done; run the same command again for the rest."
 _SOURCE = click.argument("source", required=False, shell_complete=names("source"))
 _REASON = click.option("--reason", metavar="REASON", help="Only rows with this reason.")
 
@@ -55,7 +55,7 @@ def replay(source: str | None, reason: str | None) -> None:
     Example:
       trimtab quarantine replay landings
     """
-    with opened_project() as project, progress("giving rows back"):
+    with opened_project() as project, progress("trying rows again"):
         done = project.replay_quarantine(source, reason=reason)
     show(done, [f"{count_of(done.accepted, 'row')} taken, {done.quarantined:,} do not fit and stay in quarantine"])
 

@@ -57,7 +57,7 @@ def backup(to: Path) -> None:
     """
     with opened_project() as project, progress(f"backing up to {to}"):
         made = project.backup(to)
-    show(made, [f"{to}: whole", *made.lines()])
+    show(made, [f"{to}: complete", *made.lines()])
 
 
 @command("restore", safe="The state is as it was before.")

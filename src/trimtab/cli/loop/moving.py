@@ -115,7 +115,7 @@ def rollback(model: str, reason: str) -> None:
 def canary(version: str, share: float, reason: str) -> None:
     """Let a version answer a share of the requests, next to the version in service.
 
-    Its answers are logged as those of the canary. The share always has the same entities.
+    Its answers are logged as those of the canary. It always answers for the same entities.
 
     \b
     Example:
@@ -132,8 +132,8 @@ def canary(version: str, share: float, reason: str) -> None:
 def shadow(version: str, share: float, reason: str) -> None:
     """Let a version also score a share of the requests, for the log only.
 
-    It scores them when the service has nothing else to do, and no client sees its answers. The share always has the
-    same entities.
+    It scores them when the service has nothing else to do, and no client sees its answers. It always scores the
+    requests of the same entities.
 
     \b
     Example:

@@ -37,9 +37,9 @@ from trimtab.core.errors import NotFound
 @click.option("--number", multiple=True, metavar="COLUMN=EXAMPLE", help='How 1234.56 is written: "price=1.234,56 €".')
 @click.option("--nulls", metavar="WORD,...", help="What means null; left out, as the file shows.")
 @click.option("--category", multiple=True, metavar="COLUMN", help="Numbers that are names, such as postal codes.")
-@click.option("--merge", multiple=True, metavar="COLUMN", help="Make spellings one that differ in case or spaces.")
+@click.option("--merge", multiple=True, metavar="COLUMN", help="Merge spellings that differ in case or spaces only.")
 @click.option("--horizon", metavar="DURATION", help="How long before its time a row of a series is predicted.")
-@click.option("--known-ahead", multiple=True, metavar="COLUMN", help="A column of a series that is known by then.")
+@click.option("--known-ahead", multiple=True, metavar="COLUMN", help="A column that is known when a row is predicted.")
 @click.option("--omit", multiple=True, metavar="COLUMN", help="A column that is no feature.")
 @click.option("--allow-leakage", multiple=True, metavar="COLUMN", help="A feature that looks like a leak, but is none.")
 @click.option(
@@ -49,7 +49,7 @@ from trimtab.core.errors import NotFound
     show_default=True,
     help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
 )
-@click.option("--run", is_flag=True, help="Load the file, train, answer one row and look at the loop once as well.")
+@click.option("--run", is_flag=True, help="Also load the file, train, answer one row, and tick the loop once.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
 def init(
     file: Path | None,
@@ -61,9 +61,9 @@ def init(
 ) -> int:
     """Make a project from one CSV or Parquet file.
 
-    Shows what is in the file, then what was assumed, each assumption with the option that changes it. What the file
-    does not show is asked for. The file stays as it is. The project reads it, and later files like it, by declared
-    rules. No file is ever overwritten.
+    Shows what is in the file, then what was assumed, each assumption with the option that changes it. If something
+    cannot be guessed, an error names the option to give. The file stays as it is. The project reads it, and later files
+    like it, by declared rules. No file is ever overwritten.
 
     With --run, the commands that are printed at the end are also run, up to the first that fails, and then `trimtab
     tick`. Exit status 1: one failed.

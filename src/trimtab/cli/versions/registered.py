@@ -125,9 +125,10 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
 def gc(dry_run: bool, **limits: Any) -> None:
     """Remove unneeded artifacts of versions, searches and results of steps.
 
-    Their records stay, so questions about the past can still be answered. Everything new is kept, and versions to which
-    an alias points or can roll back, or that a gate record, a ledger row or a logged prediction names. Every version
-    that the loop trained has a gate record, so without --evidence it is kept. A dry run shows what keeps each version.
+    Their records stay, so questions about the past can still be answered. Kept are: everything new; versions to which
+    an alias points or can be rolled back; and versions that a gate record, a ledger row or a logged prediction names.
+    Every version that the loop trained has a gate record, so it is kept unless --evidence is given. A dry run shows
+    what keeps each version.
 
     The newest searches are kept, and those that chose a version's parameters. Results of steps are removed if their
     training was killed and never resumed.

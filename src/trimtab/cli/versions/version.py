@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "--window", default="14d", show_default=True, metavar="DURATION", help="The period of labelled rows to compare on."
 )
 @click.option("--no-rows", is_flag=True, help="Compare records only; score no rows.")
-@click.option("--moved", type=float, metavar="X", help="The smallest difference for which an answer counts as moved.")
+@click.option("--moved", type=float, metavar="X", help="An answer counts as moved if it differs by more than this.")
 @click.option("--html", type=click.Path(dir_okay=False), metavar="FILE", help="Write the comparison as a page, too.")
 def compare(one: str, other: str, window: str, no_rows: bool, moved: float | None, html: str | None) -> None:
     """Show the differences between two versions, and their answers to the same rows.
@@ -115,7 +115,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
     assert version.imported is not None  # the version was just imported
     named = "by name" if version.imported.inputs_named else "by their number only, because the file names none"
     lines = [
-        f"{version.name} ({version.id[:12]}): {version.imported.kind}, held against {version.imported.golden}; its "
+        f"{version.name} ({version.id[:12]}): {version.imported.kind}, checked on {version.imported.golden}; its "
         f"inputs were compared {named}"
     ]
     if version.id in there:

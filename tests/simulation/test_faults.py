@@ -122,9 +122,9 @@ def test_faults_are_read_from_files_and_tables(tmp_path: Path) -> None:
         put(tables, "outage", source="rain")
     with pytest.raises(NotFound, match="no column 'y'"):
         put(tables, "null_column", column="y")
-    with pytest.raises(Misuse, match="is of a column of floats"):
+    with pytest.raises(Misuse, match="only the unit of a column of floats"):
         put(tables, "unit_change", column="site")
-    with pytest.raises(Misuse, match="says which row it is"):
+    with pytest.raises(Misuse, match="is the time or the key"):
         put(tables, "null_column", column="at")
 
 

@@ -91,7 +91,7 @@ def fault(
     if end_us is None or end_us <= start_us:
         raise Misuse(f"fault {kind!r} from {start!r}: end={end!r}. Give a time after its start.")
     if (kind in _OF_COLUMNS) != (column is not None):
-        needed = "needs a column" if kind in _OF_COLUMNS else "has no column"
+        needed = "needs a column" if kind in _OF_COLUMNS else "takes no column"
         raise Misuse(f"fault {kind!r}: it {needed}; found column={column!r}.")
     if kind in _OF_SOURCES and source is None:
         raise Misuse(f"fault {kind!r}: it needs a source.")

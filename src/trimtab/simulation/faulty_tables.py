@@ -88,7 +88,7 @@ def _without_values(table: Columns, source: Source, one: Fault, rows: NDArray[np
     assert one.column is not None  # faults of this kind always name a column
     column = table[one.column]
     if one.column in (source.time, source.key):
-        raise Misuse(f"fault {one.said}: {one.column!r} says which row it is and when. Choose another column.")
+        raise Misuse(f"fault {one.said}: {one.column!r} is the time or the key of a row. Choose another column.")
     empty: dict[str, Any] = {"float": np.nan, "str": None, "bool": False}
     values = column.values.copy()
     values[rows] = empty.get(column.dtype, 0)
@@ -99,7 +99,7 @@ def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.boo
     assert one.column is not None  # faults of this kind always name a column
     column = table[one.column]
     if column.dtype != "float":
-        raise Misuse(f"fault {one.said}: a unit is of a column of floats, found {column.dtype}.")
+        raise Misuse(f"fault {one.said}: only the unit of a column of floats can change, found {column.dtype}.")
     changed = column.values * 1.8 + 32.0 if one.size is None else column.values * one.size
     values = np.where(rows, changed, column.values)
     return table.replace({one.column: msgspec.structs.replace(column, values=values)})

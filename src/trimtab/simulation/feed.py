@@ -123,7 +123,8 @@ class _Stream:
         if not rows.rows:
             return Entered(0, 0)
         at_us = self._known_at_us[start : self._next]
-        declared = rows.select(name for name in rows.names if name != "_known_at")  # which the append times say
+        # `_known_at` is left out, because the append times say the same
+        declared = rows.select(name for name in rows.names if name != "_known_at")
         pushed = self._ingestor.load(self._source.name, declared, at_us=at_us)
         return Entered(pushed.accepted, pushed.quarantined)
 

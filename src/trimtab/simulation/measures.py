@@ -34,7 +34,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     goal: float | None = None  # the best value, if it is neither the smallest nor the largest
     # returns each unit's value, and the index of one of its rows; None: computed from all rows together
     units: Callable[[Judged], tuple[Floats, Ints]] | None = None
-    of_mean: Callable[[Any], Any] = lambda mean: mean
+    of_mean: Callable[[Any], Any] = lambda mean: mean  # computes the metric from the mean, for example its square root
     of_all: Callable[[Floats, Floats], float | None] = lambda labels, scores: None
 
     def value(self, rows: Judged) -> float | None:

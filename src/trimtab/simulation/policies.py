@@ -29,7 +29,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     inputs: tuple[str, ...]  # the names of the model's inputs
     # the inputs of up to 20,000 rows on which the version was fitted; shape (rows, inputs)
     learnt: NDArray[np.float64]
-    # returns the inputs of the predictions in the last days, for a number of days; shape (rows, inputs)
+    # given a number of days, returns the inputs of the predictions in the last days; shape (rows, inputs)
     asked: Callable[[int], NDArray[np.float64]]
     # returns all rows with the labels known by now, which takes some time
     training_set: Callable[[], TrainingSet]

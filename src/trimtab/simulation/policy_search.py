@@ -28,7 +28,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    best: bool  # no policy with at most as many trainings had a lower loss in the first part
+    # in the first part, no other policy had at most this loss and at most as many trainings, and less of one of them
+    best: bool
 
 
 class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +79,7 @@ def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) ->
         )
     split_us = result.start_us // DAY_US * DAY_US + first_days * DAY_US
     if any(not np.array_equal(one.labels, scenarios[0].labels, equal_nan=True) for one in scenarios):
-        raise Misuse("search: the policies answer different questions. Give policies of one deployment.")
+        raise Misuse("search: the policies have different requests or labels. Give policies of one deployment.")
     before = scenarios[0].at_us < split_us
     parts = {one.name: (_part(one, before, None, split_us), _part(one, ~before, split_us, None)) for one in scenarios}
     known = {name: part for name, (part, _) in parts.items() if part.loss is not None}

@@ -172,8 +172,7 @@ class Replay(Closing):
             self._check.compare(blocks[self._scenarios[0].deployment.model.features.hash])
             self._clock.advance_to(point_us)
             self._make_ahead(point_us, ahead)
-            # Only at midnight: another scenario's batch must not affect this scenario.
-
+            # Scenarios act only at midnight, so that the control points of another scenario's batches change nothing.
             self._show(accepted, self._tick() if point_us % DAY_US == 0 else [])
         return self._result(begun, accepted, quarantined)
 
@@ -344,7 +343,7 @@ class Replay(Closing):
 
 
 def _final_until(at_us: NDArray[Any], wait_us: int, known_until_us: int | None) -> int | None:
-    """Return when the first day begins with a request whose label was not final when the recording ended; or None."""
+    """Return the beginning of the first day that has a request without a final label at the recording's end, if any."""
     if known_until_us is None or not len(at_us) or at_us[-1] + wait_us <= known_until_us:
         return None
     return int(at_us[np.argmax(at_us + wait_us > known_until_us)]) // DAY_US * DAY_US

@@ -52,7 +52,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one scenario did."""
+    """The quality, alarms, decisions and fits of one scenario."""
 
     line: str
     metric: str

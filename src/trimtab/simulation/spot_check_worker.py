@@ -36,7 +36,7 @@ class Follower:
     def __init__(self, log: Log, online: OnlineStore) -> None:
         self._log = log
         self._online = online
-        # for each partition, the records that were read, but are about later times
+        # for each partition, the records that were read, but were appended too late to be applied yet
         self._waiting: dict[str, list[LogRecord]] = {}
         self._read: dict[str, int] = {}
 

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 ShiftKind = Literal["concept", "covariate", "prior"]
 _VALUES = 6  # how many different values a text column has
 _LIST = 5  # how many rows a list has
-_LEAST_LEVELS = 0.8  # the default weight of a source's measurements
+_MEASURED_WEIGHT = 0.8  # the default weight of a source's measurements
 
 
 class Shift(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,13 +200,12 @@ def grown(one: Shift, day: Floats) -> Floats:
 
 
 class _Plan:
-    """Which columns affect the label, and how much."""
+    """The columns that affect the label, each with its weight, and the sources to generate."""
 
     def __init__(self, model: Model, given: Mapping[str, float] | None) -> None:
         request, label = model.request, model.label
-        self.sources: dict[
-            str, tuple[Source, tuple[str, ...], tuple[str, ...]]
-        ] = {}  # for each source, pairs of a column in the request and a column in the source
+        # for each source: its definition, the request's columns by which its view is looked up, and its own key columns
+        self.sources: dict[str, tuple[Source, tuple[str, ...], tuple[str, ...]]] = {}
         for join in model.features.joins:
             if join.view.source.name not in (label.source.name, request.name):
                 self.sources.setdefault(join.view.source.name, (join.view.source, join.by, join.view.by))
@@ -218,7 +217,7 @@ class _Plan:
             if dtype == "float"
         ]
         usual = dict(zip(numbers, [1.2, 0.8, -0.5] + [0.3, -0.2] * len(numbers), strict=False))
-        usual |= dict.fromkeys(measured[:2], _LEAST_LEVELS)
+        usual |= dict.fromkeys(measured[:2], _MEASURED_WEIGHT)
         self.weights = usual if given is None else dict(given)
         lost = [name for name in self.weights if name not in (*numbers, *measured)]
         if lost or not self.weights:

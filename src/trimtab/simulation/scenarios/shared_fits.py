@@ -22,7 +22,7 @@ _FITS_AT_ONCE = 2
 # Libraries whose fits give the same bytes even if two run at the same time. Fits of other libraries may draw random
 # numbers from a generator that all threads share.
 _CONCURRENT = frozenset(("lightgbm",))
-_Key = tuple[str, str, str, int | None]
+_Key = tuple[str, str, str, int | None]  # hashes of the recipe, the data and the chosen rows; the half-life of weights
 
 
 class FitCache:

@@ -208,7 +208,7 @@ def test_the_command_writes_the_page(folder: Path, tmp_path: Path) -> None:
     assert at.read_text().startswith("<!doctype html>")
     refused = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "--page", str(at), "--by", "week"])
     assert refused.exit_code == 2
-    assert "--by is about blocks of the table, and --page has its own." in refused.output
+    assert "--by has no effect with --page, which has its own blocks." in refused.output
     nowhere = CliRunner().invoke(trimtab, ["--project", str(folder), "quality", "--page", "/proc/none/q.html"])
     assert nowhere.exit_code != 0
     assert "Check free space and access, then try again." in nowhere.output

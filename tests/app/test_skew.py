@@ -193,7 +193,7 @@ def test_a_difference_stands_until_enough_newer_predictions_agree(project: Proje
     assert newest(2) == [None]  # of as many values it might have been missed
     assert len([line for line in project.status().red if "differ when computed again" in line]) == 1
     assert newest(1) == [None]
-    assert newest(4) == ["newer predictions agree again, or the version makes none any more"]
+    assert newest(4) == ["newer predictions agree again, or the version no longer makes predictions"]
     assert standing_signals(project.state.catalog) == []
     project.skew("buyer", sample=None)  # the same predictions once more
     assert len(project.signals()) == 1

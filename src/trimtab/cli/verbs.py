@@ -110,7 +110,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
         }),
     },
     "What is kept": {
-        "storage": Group("What the state takes on disk, and what frees, repairs, copies and restores it.",
+        "storage": Group("Show the disk usage of the state, and free, repair, copy or restore it.",
             "storage prune --dry-run", None, None, {
             "disk": "keep.keeping:disk", "prune": "keep.keeping:prune", "gc": "versions.registered:gc",
             "compact": "data.stored:compact", "materialise": "data.stored:materialise",

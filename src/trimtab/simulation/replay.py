@@ -97,9 +97,9 @@ class Replay(Closing):
     """Replays recorded events and requests in virtual time, all scenarios side by side.
 
     Everything known before the start is loaded as history, and each scenario is trained on it. Then virtual time runs
-    from one control point to the next. Control points are every midnight UTC, and the times at which batches are scored
-    ahead. Between two control points, events are written to the log, and requests are answered in columns, each as of
-    its own time. At a control point, every scenario closes days, checks its quality and acts.
+    from one control point to the next. Control points are every midnight UTC, the times at which batches are scored
+    ahead, and the end. Between two control points, events are written to the log, and requests are answered in columns,
+    each as of its own time. At each midnight, every live scenario closes days, checks its quality and acts.
 
     Args:
         scenarios: The models and policies to compare.
@@ -244,7 +244,7 @@ class Replay(Closing):
             world.log(block, answers, until_us)
 
     def _make_ahead(self, point_us: int, ahead: dict[str, list[tuple[Block, Answers]]]) -> None:
-        """Score the requests of the next day for each scenario whose batch is due now."""
+        """For each scenario whose batch is due now, score the requests of the day that begins `ahead_us` later."""
         for scenario in self._scenarios:
             if scenario.answers != "day_ahead" or point_us % DAY_US != scenario.scored_at_us:
                 continue

@@ -147,7 +147,8 @@ def opened_run(
     sources = {view.source.name: view.source for view in features.views}
     for name in events:
         if name not in sources:
-            raise NotFound(f"events of {name!r}: no feature here uses this source. They use: {', '.join(sources)}.")
+            used = ", ".join(sources)
+            raise NotFound(f"events of {name!r}: no feature here uses this source. The features use: {used}.")
     if not events and _fits(system):
         frames, positions = system.history.frames_at(sources)
         yield _InMemory(frames, positions, progress)
@@ -215,7 +216,7 @@ class _InMemory:
         self.positions, self.parts, self.where = positions, 1, "in memory"
         self.scratch: Path | None = None
         self._frames = frames
-        self._known: tuple[int, dict[str, EventFrame]] | None = None  # the last time of `known_by_us`, and its events
+        self._known: tuple[int, dict[str, EventFrame]] | None = None  # the last `known_by_us`, and its events
         self._progress = progress
 
     def begin(self, rows: int, *, evaluations: int, columns: int) -> None:

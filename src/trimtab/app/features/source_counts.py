@@ -44,8 +44,8 @@ class SourceCounts(msgspec.Struct, frozen=True):
 def read_counts(system: System) -> SourceCounts:
     """Return the counts for a status, for which at most 20,000 records are read.
 
-    They are exact if the log has no more records, or if the history is in memory. If more records are new, `behind`
-    says how many are not counted; `store_counts` counts all.
+    They are exact if the log has at most so many records, or if the history is in memory. If more records are new,
+    `behind` says how many are not counted; `store_counts` counts all.
     """
     if system.in_memory() and (_is_small(system) or _has_history(system)):
         return _exact(system)
@@ -87,9 +87,9 @@ def _exact(system: System) -> SourceCounts:
 
 
 def _stored(system: System) -> tuple[SourceCounts, int]:
-    """Return the stored counts; empty counts if these do not fit the log and the declared sources.
+    """Return the stored counts, and the revision of their record.
 
-    The second value is the revision of the stored record.
+    If the stored counts do not fit the log or the declared sources, empty counts are returned instead.
     """
     record, ends = system.state.catalog.get(KIND, _KEY), system.state.events.positions()
     if record is None:

@@ -100,7 +100,7 @@ class Diagnosis:
         return ~differences(part.again, part.again_reasons, values, reasons)
 
     def _other_definitions(self, part: Rows) -> Array:
-        """Return a mask of the used values that another version's feature definitions give."""
+        """Return a mask of the used values that other feature definitions give; see `Versions.others`."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
             try:
@@ -118,7 +118,7 @@ class Diagnosis:
     def _clock_behind(self, prediction: Prediction) -> bool:
         """Return whether the answer used a record whose append time is later than the time of the answer.
 
-        For an online answer, this happens only if the clock was set back.
+        This is only checked for answers from online features, for which it happens only if the clock was set back.
         """
         if prediction.mode not in _ONLINE or PAST in prediction.flags:
             return False
@@ -179,7 +179,7 @@ def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: flo
     """Return whether the removal of events can have changed a view's feature from `used` to `again`."""
     view, _, feature = name.partition(".")
     aggregate = views[view].features[feature]
-    if aggregate.of is not None and aggregate.of.is_category:  # values are only indices into a vocabulary
+    if aggregate.of is not None and aggregate.of.is_category:  # indices into a vocabulary, whose order says nothing
         return True
     return aggregate.explains_loss(used, again)
 

@@ -147,7 +147,10 @@ class Versions:
         return self._known[prediction.version]
 
     def others(self, known: Known) -> list[FeatureSet]:
-        """Return the feature definitions of other versions that have inputs of the same names and types."""
+        """Return other feature definitions with inputs of the same names and types.
+
+        They are those of the versions that made predictions, and those of the project file.
+        """
         seen = [one.features for one in self._known.values() if isinstance(one, Known)]
         same = {
             features.hash: features

@@ -16,7 +16,7 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 SIGNAL = "skew"  # the kind of all signals made here
 _ENOUGH = 3.0  # where 3 differences are expected, finding none has a probability of 1 in 20 (Poisson)
 _GONE_US = DAY_US  # a signal ends when its version has made no predictions for this long
-_OVER = "newer predictions agree again, or the version makes none any more"
+_OVER = "newer predictions agree again, or the version no longer makes predictions"
 
 
 class Difference(msgspec.Struct):
@@ -29,7 +29,7 @@ class Difference(msgspec.Struct):
 
 
 class Compared(msgspec.Struct):
-    """How many values a check compared for one version, and the differences that it found."""
+    """The number of values that a check compared for one version, and the differences that it found."""
 
     values: int = 0
     red: dict[str, Difference] = {}  # the differences by cause, for causes that need action
@@ -45,7 +45,7 @@ def settle_skew(
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """Return the writes that begin and end signals, and how many values have agreed since each open signal.
+    """Return the writes that begin and end signals, and for each open signal how many values have agreed since.
 
     A signal records the share of values that differed. It ends when newer values agree, and are so many that three
     differences would be expected among them at that share. It also ends when its version has made no prediction for a

@@ -52,7 +52,7 @@ _LOGS = ("exposures", "quarantine", "predictions", "events")
 _STORES = ("online", "answers", "learners")
 _OWN = {"log", "tables", "blob", *_STORES}  # parts that are copied by their own stores, not file by file
 _PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs, which are not copied
-_PATIENCE_S = 60.0  # another process that applies the retention settings is waited for this long
+_PATIENCE_S = 60.0  # how long to wait for another process that runs retention or a backup
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64
 
@@ -66,7 +66,7 @@ class BackupFile(msgspec.Struct, frozen=True):
 
 
 class Positions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the copies end: the last positions in copied logs, and the last that copied tables and views have read."""
+    """The last positions of the copied logs, and up to which position the copied tables and views have read."""
 
     logs: dict[str, dict[str, int]]  # by log and partition
     tables: dict[str, dict[str, int]]  # by source and partition
@@ -167,7 +167,7 @@ def restore(
 
     Args:
         backup: The folder that `back_up` wrote.
-        into: The state folder to restore to; in a project, `.trimtab`. Of a link, the target is replaced.
+        into: The state folder to restore to; in a project, `.trimtab`. If it is a link, its target is replaced.
         force: Whether to replace a state that the folder already contains.
         progress: Called with the number of bytes done and the total number of bytes.
 
@@ -203,7 +203,7 @@ def restore(
 def _copy_parts(system: System, to: Path) -> Positions:
     """Copy all parts in the right order, and return where the copies end."""
     state, folder = system.state, system.state_folder
-    _copy_rest(folder, to)  # with buffered answers that are not in the prediction log yet
+    _copy_rest(folder, to)  # these include the buffers with answers that are not in the prediction log yet
     _copied(state.catalog, catalog_file(to))
     for name in _STORES:
         if (folder / name).exists():
@@ -285,7 +285,7 @@ def _hashed(path: Path, folder: Path) -> BackupFile:
 def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
     path, target = source / file.path, to / file.path
     if not target.is_relative_to(to) or ".." in Path(file.path).parts:
-        raise Corrupt(f"{source}: its manifest names {file.path}, which lies outside. Use another backup.")
+        raise Corrupt(f"{source}: the manifest names {file.path}, which is not in the backup. Use another backup.")
     make_folder(target.parent)
     digest = hashlib.sha256()
     if (kind := other_kind(path)) is not None:
@@ -305,11 +305,11 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
 
 
 def _refuse_there(folder: Path, force: bool) -> None:
-    """Raise an error if a process uses the state in `folder`, or if it has a state and `force` is not given."""
+    """Raise an error if the folder has a state and `force` is not given, or if a process uses that state."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not force:
-        raise Conflict(f"{folder}: there is state already. Name another folder (--into), or replace it: --force")
+        raise Conflict(f"{folder}: it has a state already. Name another folder (--into), or replace the state: --force")
     for path in sorted(folder.rglob("*.lock")):
         if FileLock.is_held(path):
             raise Conflict(f"{folder}: process {FileLock.holder(path)} uses it ({path.name}). Stop it first.")
@@ -377,7 +377,7 @@ def _replace(partial: Path, to: Path) -> None:
     """
     old = set_aside(to)
     _remove(old)  # left by a process that was killed after its swap
-    with _uninterrupted():  # after an interrupt, "nothing was changed" would be wrong
+    with _uninterrupted():  # an interrupt would report that nothing was changed, which would be wrong from here on
         try:
             _refuse_there(to, force=True)
             if any(to.iterdir()):
@@ -415,7 +415,8 @@ def _remove(folder: Path) -> None:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ignore Ctrl-C, SIGTERM and the end of the terminal during the block."""
-    own = [number for number in ENDING if signal.getsignal(number) is not None]  # None: not set by Python
+    # a handler that was not set by Python (None) could not be put back
+    own = [number for number in ENDING if signal.getsignal(number) is not None]
     with caught(lambda *_: None, own):
         yield
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trimtab.serving.observe.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
-_FOLLOW_S = 0.2  # the time between two checks of aliases, which a rollback waits at most  # D80
+_FOLLOW_S = 0.2  # the time between two checks of aliases: a rollback waits at most this long  # D80
 _ROUND_S = 2.0  # the time between two rounds of the frequent tasks, such as teaching labels
 _TICK_S = 60.0
 _SKEW_S = 5.0  # the time between two looks whether a skew check is due
@@ -74,7 +74,7 @@ class BackgroundTasks(Closing):
         self._names = tuple(system.definitions.deployments) if answers else ()
         self._stands = stands
         self._follow = {**self._following(wait=False), "flag answers": self._flag}
-        if answers and not keeps:  # with `keeps`, this process applies events itself
+        if answers and not keeps:  # otherwise, this process writes the online features itself
             self._follow["read online features"] = system.state.online.reopen_if_replaced
         self._metrics = ArmMetrics(self._catalog, system.clock, self._counts)
         self._folded_h = 0

@@ -69,7 +69,7 @@ def serve_with_workers(
         Unavailable: The port is taken, or no worker can be started.
         Conflict: Another process serves the project.
     """
-    limits(system)  # raises an error for wrong settings, before each worker would
+    limits(system)  # raises an error for wrong settings; otherwise, each worker would
     tls = tls_of(system)
     if tls is not None:
         tls_context(tls)
@@ -78,7 +78,7 @@ def serve_with_workers(
     with ExitStack() as opened:
         applier = system.views.follow()
         opened.callback(system.views.release)
-        with suppress(OSError):  # if the folder cannot be written, there is an error below
+        with suppress(OSError):  # if the folder cannot be written, `_cleared` raises an error that says so
             remove_state(folder)
         forget_failures(system.state.catalog)
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
@@ -181,7 +181,7 @@ class _Engine:
             accepting.left(self._folder, slot)
             forget_failures(self._system.state.catalog, slot)
         except Exception as error:  # the next worker overwrites these metrics
-            _logger.warning("what worker %d left cannot be removed: %s", slot, error)
+            _logger.warning("the files of worker %d, which has ended, cannot be removed: %s", slot, error)
 
     def close(self) -> None:
         """Remove the files with the metrics and the state at the end of the service."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trimtab.serving.log.prediction_log import PredictionLog
 
 
-FILL_S = 10.0  # how long the start waits until online features are filled
+FILL_S = 10.0  # at the start, the longest wait until online features are filled
 
 T = TypeVar("T")
 

@@ -116,7 +116,7 @@ def serve_project(
 def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> None:
     """Write the metrics of score caches to a file for `trimtab status`.
 
-    With several workers, each worker writes all of its metrics.
+    This is only needed in a single process: with several workers, each writes all of its metrics to a file anyway.
     """
     cached = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
     with suppress(OSError):  # if the disk is full, `status` shows no score caches

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
 _OVER_S = 2.0  # after the grace period, the time to close everything
-_SILENT_US = 10_000_000  # after this time without progress, the process that applies events counts as stopped
+_SILENT_US = 10_000_000  # after this time without a sign of life, the process that applies events counts as stopped
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,13 +50,13 @@ def quality(model: str | None, page: str | None, accept: bool, reason: str, acto
     """
     wanted |= {name: time_given(f"--{name}", wanted[name]) for name in ("since", "until")}
     if accept:
-        refuse_given("is about blocks, and --accept shows none.", *wanted, "page")
+        refuse_given("has no effect with --accept.", *wanted, "page")
         with opened_project() as project:
             decision = project.accept_level(model, why=reason, actor=actor or account())
         show(decision, shown_decisions([decision]))
         return
     if page is not None:
-        refuse_given("is about blocks of the table, and --page has its own.", *wanted)
+        refuse_given("has no effect with --page, which has its own blocks.", *wanted)
         with opened_project() as project:
             file = project.quality_page(model, to=page)
         show(Written(file=str(file)), [f"Written: {file}"])

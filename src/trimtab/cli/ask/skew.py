@@ -29,8 +29,8 @@ from trimtab.cli.output import progress, show, show_each
 def skew(model: str | None, sample: int, everything: bool, since: str | None, history: int | None, **given: Any) -> int:
     """Compute features of logged predictions again, and compare them bit by bit.
 
-    They are computed for a sample, from the events that each prediction could use. Exit status 1 if a value differs
-    that should not, or if there was nothing to compare.
+    They are computed for a sample, from the events that each prediction could use. Exit status 1 if a value differs for
+    a cause that needs action, or if there was nothing to compare.
 
     \b
     Example:

@@ -67,7 +67,7 @@ class BatchScorer:
         return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
 
     def _shared(self, block: Block, answers: Answers, canary: LoadedModel, share: Share) -> Answers:
-        """Return the answers, after the canary's answers have replaced those of its share."""
+        """Return the answers. Those to the canary's share of the requests are replaced by the canary's answers."""
         columns = [block.requests[name].to_list() for name in share.about]
         held = {who: share.holds(dict(zip(share.about, who, strict=True))) for who in set(zip(*columns, strict=True))}
         here = np.array([held[who] for who in zip(*columns, strict=True)])
@@ -132,7 +132,7 @@ class OnlineScorer:
         return self._learner
 
     def _learn(self, learner: OnlineLearner, until_us: int) -> None:
-        # of a corrected label, the newest value counts
+        # if a label was corrected, its newest value counts
         known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}
         if known:
             learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))

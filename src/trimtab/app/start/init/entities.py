@@ -22,7 +22,7 @@ _WHO = re.compile(
 )
 _CATEGORIES = 200  # a text column with more values identifies an entity, whatever its name
 _LEAST_VALUES = 50  # a column with fewer values is a category
-_LEAST_ROWS = 2  # the least mean number of rows of a value
+_LEAST_ROWS = 2  # on average, a value must occur in at least this many rows
 _LEAST_PAST = 0.2  # at least this share of rows must have an older row with the same value whose wait is over
 _MOST_ENTITIES = 2
 _MOST_NUMBERS = 4  # the past of at most this many numeric columns becomes features
@@ -33,14 +33,14 @@ _LONG_DAYS = (365, 3 * 365)  # the long window: a year, or three years if the fi
 class Past(msgspec.Struct, frozen=True):
     """A column that identifies an entity, and the windows of the entity's past rows that become features.
 
-    Each window ends one wait before the request. So it only has rows whose label is known by then, and the same rows
-    when a model learns and when it answers.
+    Each window ends before the request, by the time of the label's wait. So it only has rows whose label is known by
+    then, and the same rows when a model learns and when it answers.
     """
 
     column: str
     wait: str
     days: tuple[int, ...]  # the lengths of the windows, the shortest first
-    numbers: tuple[str, ...]  # the numeric columns of a request
+    numbers: tuple[str, ...]  # the numeric columns of requests whose past means and sums are features
 
     def over(self, days: int) -> str:
         """Return how long before the request a window of this length begins."""
@@ -96,7 +96,7 @@ def pasts(
 
 
 def with_numbers(found: Sequence[Past], features: Sequence[Profile]) -> tuple[Past, ...]:
-    """Return the entities with the numeric columns among the features of a request."""
+    """Return the entities, each with the first numeric columns among the features, whose past becomes features, too."""
     entities = {past.column for past in found}
     names = [c.name for c in features if c.dtype in ("float", "int") and c.name not in entities]
     numbers = tuple(names[:_MOST_NUMBERS])

@@ -156,7 +156,7 @@ def _of_both(model: Model) -> Source:
 
 
 def _newest(columns: Columns, source: Source, now_us: int) -> tuple[Columns, int]:
-    """Return the newest rows of a source (of each key, the last row), and their newest time."""
+    """Return the newest rows of a source, and the newest time. If rows have the same key, only the last one counts."""
     columns = columns.select(source.columns)
     assert source.key is not None  # `init` declares a key for each source
     there = columns[source.time].present() & columns[source.key].present()

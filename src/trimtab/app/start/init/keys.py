@@ -34,7 +34,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Repeats(msgspec.Struct, frozen=True):
-    """How often rows have equal values in some columns. Rows that are equal in every column count once."""
+    """The number of rows, and of different values in some columns. Rows that are equal in every column count once."""
 
     rows: int
     distinct: int
@@ -51,7 +51,7 @@ class Repeats(msgspec.Struct, frozen=True):
 
 
 def repeats(table: DataTable, names: Sequence[str]) -> Repeats:
-    """Return how often rows have equal values in some columns. Rows without a value in one of them do not count."""
+    """Return the number of rows with a value in all of some columns, and of different values in these columns."""
     there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in names)
     values = ", ".join(map(quoted, names))
     rows, distinct = table.one(
@@ -62,7 +62,12 @@ def repeats(table: DataTable, names: Sequence[str]) -> Repeats:
 
 
 def row_key(table: DataTable, options: Options, time: str, label: str, assumed: list[Assumption]) -> Key:
-    """Return the key of a row.
+    """Return the key of a row: the columns that the caller names, or a guess.
+
+    If the file is a single series, the key is the time. Otherwise, it is a column with another value in each row,
+    preferably one with a name such as "id". If there is none, or if it only numbers the rows, the key is an entity of
+    up to three columns together with the time. If no entity fits either, it is a column with such a name together with
+    the time, or else all columns.
 
     Raises:
         NotFound: A column that is named does not exist.
@@ -104,7 +109,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     if found.corrects:
         again = found.rows - found.distinct
         raise Misuse(
-            f"file {table.file}: {again:,} rows have a {guess[0]!r} that another row has with other values: "
+            f"file {table.file}: {again:,} rows have the same {guess[0]!r} as another row, but differ otherwise: "
             f"{_conflicts(table, guess)}. If these are corrections, of which the newest counts, say so: --key "
             f"{quote(guess[0])}. If they are rows of their own, name more columns: --key {quote(guess[0] + ',COLUMN')}"
         )
@@ -114,7 +119,7 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
 def _entities(table: DataTable, time: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the smallest sets of columns that, together with a time that many rows share, identify a row.
 
-    A few rows may repeat another row's values.
+    A few rows may repeat another row's values. If most rows have a time of their own, the result is empty.
     """
     if 2 * table.columns[time].distinct > table.rows:
         return []

@@ -130,8 +130,8 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     if table.columns[label].present < 0.5 * table.rows:
         empty = 1 - table.columns[label].present / table.rows
         notes.append(
-            f"{empty:.1%} of the rows have no {label!r}. They are loaded, but nothing is learnt from them. If no value "
-            "means a class of its own, write this class into the file."
+            f"{empty:.1%} of the rows have no {label!r}. They are loaded, but nothing is learnt from them. If a "
+            "missing value is a class of its own, write this class into the file."
         )
     notes += [
         f"{count_of(n, 'row')} without {name!r}: ingestion will quarantine {'it' if n == 1 else 'them'}."
@@ -142,7 +142,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     window = _window(table, time, label, values, final_us, last_us - first_us)
     batches = batch_window_days(table, time, label, final_us)
     if batches > int(window[:-1]):
-        notes.append(f"Few days have rows, so a version is judged on {batches}d, which are six days with labels.")
+        notes.append(f"Few days have rows, so a version is judged on {batches}d, which have six days with labels.")
         window = f"{batches}d"
     judged_us = final_us - first_us
     if judged_us < 2 * duration_us(window):

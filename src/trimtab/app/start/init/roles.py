@@ -157,7 +157,7 @@ def known_column(
 
     Raises:
         NotFound: The column that is named does not exist.
-        Misuse: The column has no times, or several columns come into question. Or a value of the label may mean that
+        Misuse: The column has no times, or there are several candidates. Or a value of the label may mean that
             it is not known yet.
     """
     if options.known_at is not None:

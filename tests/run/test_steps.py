@@ -13,7 +13,7 @@ import forked
 from processes import eventually
 from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.run import Retry, finished, step
+from trimtab.run import finished, step
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
 
@@ -105,9 +105,3 @@ def test_a_killed_process_is_succeeded_at_its_first_unfinished_step(tmp_path: Pa
     second = forked.run([*command, "second", "0"], capture_output=True, text=True, timeout=120, check=True)
     assert second.stdout == "done\n"
     assert ran.read_text().split("\n")[:-1] == ["0 first", "1 first", "1 second", "2 second"]
-
-
-@pytest.mark.fast
-def test_a_retry_that_cannot_be_is_refused() -> None:
-    with pytest.raises(Misuse, match="first_pause_s"):
-        Retry(first_pause_s=0)

@@ -5,7 +5,7 @@ from trimtab.run.executors import Executor, ProcessExecutor, Task, TaskFailed, T
 from trimtab.run.orphaned import orphaned_steps
 from trimtab.run.pipeline import AtOnce, Codec, Recorded, Steps
 from trimtab.run.runs import Run, Runs, RunStep, Tracked
-from trimtab.run.steps import Done, Retry, Step, finished, forget_step, step
+from trimtab.run.steps import Done, Step, finished, forget_step, step
 
 __all__ = [
     "AtOnce",
@@ -18,7 +18,6 @@ __all__ = [
     "ProcessExecutor",
     "Progress",
     "Recorded",
-    "Retry",
     "Run",
     "RunStep",
     "Runs",

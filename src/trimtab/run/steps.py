@@ -9,10 +9,11 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, NotFound, Unavailable
 from trimtab.store.ports import Blob, Catalog, Put, Remove, read_record
 
 KIND = "step"
+_RETRIES, _FIRST_PAUSE_S = 3, 0.1  # after `Unavailable`; the pause doubles with each attempt
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,17 +35,6 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a step that raised `Unavailable` is tried again. The pause doubles with each attempt."""
-
-    times: int = 3
-    first_pause_s: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.times < 0 or self.first_pause_s <= 0:
-            raise Misuse(f"retry: {self}: give times >= 0 and first_pause_s above 0.")
-
-
 def step(
     catalog: Catalog,
     blob: Blob,
@@ -53,7 +43,6 @@ def step(
     function: Callable[[], bytes],
     *,
     clock: Clock,
-    retry: Retry | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Done:
     """Return the result of a function, which is computed only once for the same inputs.
@@ -69,7 +58,6 @@ def step(
         inputs_hash: A hash of everything that determines the result, including the code.
         function: A function that depends only on these inputs. It may be called again after a crash.
         clock: Gives the time of the record.
-        retry: How often to try again after `Unavailable`. By default, three times.
         sleep: Called to wait between two attempts.
 
     Raises:
@@ -81,7 +69,7 @@ def step(
         return done
     if finished(catalog, name, inputs_hash) is not None:  # the step is finished, but its result is lost
         forget_step(catalog, name, inputs_hash)
-    result, attempts = _attempts(function, retry or Retry(), sleep)
+    result, attempts = _attempts(function, sleep)
     _record(catalog, name, inputs_hash, blob.put(result), attempts, clock)
     return Done(result=result, cached=False, attempts=attempts)
 
@@ -110,13 +98,13 @@ def _done(catalog: Catalog, blob: Blob, name: str, inputs_hash: str) -> Done | N
         return None
 
 
-def _attempts(function: Callable[[], bytes], retry: Retry, sleep: Callable[[float], None]) -> tuple[bytes, int]:
-    for attempt in range(retry.times):
+def _attempts(function: Callable[[], bytes], sleep: Callable[[float], None]) -> tuple[bytes, int]:
+    for attempt in range(_RETRIES):
         try:
             return function(), attempt + 1
         except Unavailable:
-            sleep(retry.first_pause_s * 2**attempt)
-    return function(), retry.times + 1
+            sleep(_FIRST_PAUSE_S * 2**attempt)
+    return function(), _RETRIES + 1
 
 
 def _record(catalog: Catalog, name: str, inputs_hash: str, digest: str, attempts: int, clock: Clock) -> None:

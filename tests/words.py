@@ -107,9 +107,8 @@ def better() -> dict[str, str]:
     return {row["old"]: row["new"] for row in ROW.finditer(table)}
 
 
-def spans(path: Path) -> Iterator[Span]:
-    """The parts of a file."""
-    text = path.read_text("utf-8")
+def spans(path: Path, text: str) -> Iterator[Span]:
+    """The parts of the text of a file."""
     if path.suffix == ".py":
         yield from spans_of_python(text)
     elif path.suffix == ".md":
@@ -171,21 +170,32 @@ def old_words(paths: list[str]) -> list[Found]:
     """Old words in the files under some paths; all that are held when none is given."""
     every, found = rules(), []
     for file in files(paths):
-        path = file.relative_to(ROOT).as_posix()
+        path, text = file.relative_to(ROOT).as_posix(), file.read_text("utf-8")
+        if not _any_of(path, every).search(_CAMEL.sub("_", f"{path}\n{text}")):  # most files have none
+            continue
         name = [] if "decisions/" in path else [Span(1, path.removesuffix(file.suffix), is_name=True)]
-        found += old_words_in(path, [*name, *spans(file)], every)
+        found += old_words_in(path, [*name, *spans(file, text)], every)
     return sorted(set(found))
 
 
 def old_words_in(path: str, parts: Iterable[Span], every: list[Rule]) -> Iterator[Found]:
     """Old words in the parts of one file."""
-    held = [rule for rule in every if rule.holds_at(path)]
-    any_of = re.compile("|".join(rule.roughly for rule in held), re.IGNORECASE)
+    held, any_of = [rule for rule in every if rule.holds_at(path)], _any_of(path, every)
+    without: set[str] = set()  # names come often
     for span in parts:
-        if any_of.search(_CAMEL.sub("_", span.text)):  # few parts have any
+        if span.text in without:
+            continue
+        if not any_of.search(_CAMEL.sub("_", span.text)):
+            without.add(span.text)
+        else:
             for rule in held:
                 for offset, word in rule.found_in(path, span):
                     yield Found(path, span.line + span.text.count("\n", 0, offset), word, rule.old)
+
+
+def _any_of(path: str, every: list[Rule]) -> re.Pattern[str]:
+    """A pattern that matches wherever one of the rules for a file may."""
+    return re.compile("|".join(rule.roughly for rule in every if rule.holds_at(path)), re.IGNORECASE)
 
 
 def room(path: str) -> str:

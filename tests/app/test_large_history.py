@@ -29,7 +29,7 @@ from trimtab.monitoring.quality.quality_days import stored_days
 from trimtab.monitoring.signals import listed_signals
 from trimtab.store.duckdb_opening import open_duckdb
 
-STEPS = 10 * block_process.A_DAY
+STEPS = 7 * block_process.A_DAY
 
 
 def refuse(self: SharedHistory) -> int:

@@ -12,7 +12,9 @@ from input_world import Shop, World
 
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.inputs.checks.labels import incomplete_days
 from trimtab.monitoring.inputs.red_windows import red_windows
+from trimtab.monitoring.profiles.profile_records import LabelDays
 from trimtab.monitoring.signals import standing_signals
 
 BEGIN_US, FAULTY_US, AFTER_US = 3 * DAY_US + 9 * HOUR_US, 2 * DAY_US, 4 * DAY_US
@@ -267,3 +269,12 @@ def test_another_unit_is_red_until_it_ends_also_where_it_looks_like_training(tmp
     assert since_us < signal.raised_at_us < since_us + DAY_US
     assert signal.ended_at_us is not None
     assert until_us <= signal.ended_at_us < until_us + DAY_US
+
+
+def test_the_day_after_one_without_half_of_its_labels_is_incomplete_at_half_the_margin() -> None:
+    rows = np.full(28, 500, "<u4")
+    labels = LabelDays(
+        first_day=0, rows=rows.tobytes(), labelled=(rows * 0.94).astype("<u4").tobytes(), sums=(rows * 0.3).tobytes()
+    )
+    days = [(day * DAY_US, 400, missing) for day, missing in enumerate((100, 24, 210, 100, 100, 24, 100))]
+    assert incomplete_days(days, labels) == [2 * DAY_US, 3 * DAY_US, 4 * DAY_US]

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from trimtab.core.records import DayQuality
-from trimtab.core.time import format_time
+from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 
@@ -56,12 +56,12 @@ def _trimmed(values: Floats) -> tuple[float, float, float]:
 
 def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Finding]:
     high = _trimmed(usual)[2]
-    least = _least_missing(high)
-    shares = [(day.missing / day.predictions, day) for day in newest]
+    days = [(day.day_us, day.predictions, day.missing) for day in newest]
+    incomplete = _incomplete(days, high)
     off = [
-        (share, day)
-        for share, day in shares
-        if share >= least and evidence_above(day.missing, day.predictions, high) >= ENOUGH
+        (day.missing / day.predictions, day)
+        for day in newest
+        if day.day_us in incomplete and evidence_above(day.missing, day.predictions, high) >= ENOUGH
     ]
     last = newest[-1]
     gross = [one for one in off if one[1] is last and one[0] >= high + min(_GROSS, 0.6 * (1 - high))]
@@ -77,9 +77,19 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
     return [Finding("labels_missing", subject, off[0][1].day_us, evidence, message)]
 
 
-def _least_missing(high: float) -> float:
-    """Return from which share on too many labels are missing. `high` is the high end of the normal shares."""
-    return high + min(_MARGIN, 0.4 * (1 - high))
+def _incomplete(days: Sequence[tuple[int, int, int]], high: float) -> list[int]:
+    """Return the days on which too many labels are missing. `high` is the high end of the normal shares.
+
+    For a day after such a day, half of the margin is enough: a fault that ends or begins in the middle of a day takes
+    the labels of a part of it.
+    """
+    margin = min(_MARGIN, 0.4 * (1 - high))
+    found: list[int] = []
+    for day_us, predictions, missing in sorted(days):
+        follows = bool(found) and day_us - found[-1] <= DAY_US
+        if missing >= (high + (margin / 2 if follows else margin)) * max(predictions, 1):
+            found.append(day_us)
+    return found
 
 
 def incomplete_days(days: Sequence[tuple[int, int, int]], labels: LabelDays) -> list[int]:
@@ -90,7 +100,7 @@ def incomplete_days(days: Sequence[tuple[int, int, int]], labels: LabelDays) -> 
     rows, labelled, _ = labels.columns
     full = rows >= _ROWS / 2
     high = _trimmed((1.0 - labelled / np.maximum(rows, 1))[full])[2] if full.any() else 0.0
-    return [day_us for day_us, predictions, missing in days if missing >= _least_missing(high) * max(predictions, 1)]
+    return _incomplete(days, high)
 
 
 def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:

@@ -354,7 +354,7 @@ def test_requests_that_cannot_be_understood_are_refused_by_name(shop: Shop) -> N
             assert error.startswith("parameter 'at': ")
             assert said in error
         body, headers = binary(inputs)
-        assert "1 bytes more" in refused(await client.post(INFER, content=body + b"x", headers=headers), 400)
+        assert "1 bytes are left" in refused(await client.post(INFER, content=body + b"x", headers=headers), 400)
         assert "are left after" in refused(await client.post(INFER, content=body[:-1], headers=headers), 400)
         bomb = gzip.compress(bytes(50_000_000))
         big = refused(await client.post(INFER, content=bomb, headers={"content-encoding": "gzip"}), 413)

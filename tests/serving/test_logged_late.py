@@ -236,7 +236,7 @@ def test_whatever_is_logged_when_is_found_by_its_id(steps: list[tuple[int, int, 
 
 def test_a_search_ends_with_its_time_and_goes_on_with_the_next_one(filled: Filled) -> None:
     nowhere = "p_" + "0" * 26
-    with pytest.raises(Late, match="continues there"):
+    with pytest.raises(Late, match="continues where it stopped"):
         filled.log.find(nowhere, perf_counter() - 1)
     filled.store.pause_s = 10e-6
     before, tries, through = filled.store.rows, 0, False

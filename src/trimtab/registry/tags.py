@@ -53,7 +53,7 @@ class Tags:
         for tag in wanted:
             if not _TAG.fullmatch(tag):
                 raise Misuse(
-                    f"tag {tag!r}: give up to 100 characters a-z, 0-9 and _ . : = -, the first a letter or digit."
+                    f"tag {tag!r}: give up to 100 characters a-z, 0-9 and _ . : = - that begin with a letter or digit."
                 )
         new = []
         for tag in wanted:

@@ -22,9 +22,10 @@ _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that h
 class RequestScheduler:
     """Decides for each predict request whether it is answered at once, queued or refused.
 
-    After each millisecond of work, the connections are polled for data. A request is answered at once if the process
-    has worked for less than a millisecond since the last poll. Otherwise the request is queued. Requests that arrive
-    while `limit` requests are in flight are refused (see `Refusals`).  # D82
+    In each iteration, the event loop polls all connections for data, and then works on what has arrived. A request is
+    answered at once if this work (a burst) has taken less than a millisecond since the last poll. Otherwise the request
+    is queued. The queue is worked on in slices of 1 to 10 ms with polls in between. Requests that arrive while `limit`
+    requests are in flight are refused (see `Refusals`).  # D82
     """
 
     def __init__(self, limit: GradientLimit) -> None:

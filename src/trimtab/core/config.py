@@ -40,7 +40,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # memory for the bodies of all requests that one process handles at once
     max_bodies_bytes: int = 256 * 1024 * 1024
     max_rows: int = 10_000
-    model_memory_bytes: int = 1024**3  # memory for loaded versions, by the size of their stored models
+    model_memory_bytes: int = 1024**3  # memory for loaded versions, each counted with the size of its stored model
     workers: int = 1  # processes that answer requests; if there are several, one more process does all other work
     require_key: bool | None = None  # None: a key is required as soon as one was created
     tls_cert: str | None = None  # a PEM file, relative to the folder of trimtab.toml; if given, the server speaks HTTPS
@@ -48,7 +48,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_min: Literal["1.2", "1.3"] = "1.2"
     access_log: str = "off"  # "-": to standard output; otherwise a file, relative to the folder of trimtab.toml
     traces: str | None = None  # the URL of an OpenTelemetry collector (OTLP over HTTP)
-    traces_share: float = 1.0  # the share of requests to trace among those whose headers do not say whether to
+    traces_share: float = 1.0  # the share of requests to trace, among those whose headers do not decide it
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:

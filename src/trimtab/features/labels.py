@@ -155,6 +155,7 @@ class LabelIndex:
             row = self._previous[row]
             more = row >= 0
             wanted, row = wanted[more], row[more]
+        # an event that is earlier than its request does not count if a version of it was known then (see `join`)
         known_before = np.flatnonzero(before & (best >= 0))
         best[known_before[frame.event_at_us[best[known_before]] < at_us[known_before]]] = -1
         return best

@@ -173,7 +173,7 @@ class _Records:
             spans = _spans(records, len(lines))
             end = sum(spans)
             part = self._part(records, spans, lines[:end], width)
-            # an open quote is no error while there are more lines, in which the record continues
+            # an open quote is no error as long as there are more lines, in which the record may continue
             if error and not (error == _OPEN and more):
                 line = lines[end].rstrip("\r\n")
                 fields = next(csv.reader([line], delimiter=self._delimiter), [])

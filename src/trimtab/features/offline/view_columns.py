@@ -161,7 +161,7 @@ class _Scatter:
             valid = np.zeros(len(values), bool)
             return Column(dtype, values, None if zero or len(values) == 0 else valid), self.unknown
         found, codes = answer
-        reasons, valid = self._of(codes)
+        reasons, valid = self._for_all(codes)
         if zero and not (codes == FAILED).any():
             values[self.rows] = found
             return Column(dtype, values), reasons
@@ -170,7 +170,7 @@ class _Scatter:
             valid = reasons != FAILED
         return Column(dtype, values, None if valid.all() else valid), reasons
 
-    def _of(self, codes: Array) -> tuple[Array, Array]:
+    def _for_all(self, codes: Array) -> tuple[Array, Array]:
         """Return the reasons of all requests, and which values are found.
 
         Several aggregates may have the same array of codes, so the result for each array is kept.
@@ -259,7 +259,7 @@ class _Answers:
         return latest
 
     def _windowed(self, aggregate: Aggregate, what: str) -> tuple[Array, Array]:
-        series, window = self._of(aggregate, what), self._shared.window(span_of(aggregate))
+        series, window = self._series_of(aggregate, what), self._shared.window(span_of(aggregate))
         count = window.count(series)
         codes = self._codes_of(aggregate, window, count)
         return KERNELS[aggregate.kind](Windowed(aggregate, series, window, count, codes, self._shared))
@@ -271,7 +271,7 @@ class _Answers:
 
         return self._shared.once(("codes", series_key(aggregate), span_of(aggregate)), make)
 
-    def _of(self, aggregate: Aggregate, what: str) -> Series:
+    def _series_of(self, aggregate: Aggregate, what: str) -> Series:
         key = series_key(aggregate)
         if key not in self._series:
             mask = None

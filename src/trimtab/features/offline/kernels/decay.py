@@ -66,7 +66,7 @@ class _Tiles:
         self._of_given = np.append(np.cumsum(new) - 1, np.count_nonzero(new))
         self.hop = hop[new]  # the beginning of each tile, in hops since 1970
         self._width = len(events.requests.rows) + 1
-        enters, leaves = (times[given] for times in _stays(events))
+        enters, leaves = (times[given] for times in _request_ranges(events))
         self._changes(series, given, enters, leaves)
 
     def between(self, start_us: Array, end_us: Array) -> tuple[Array, Array]:
@@ -116,7 +116,7 @@ class _Tiles:
         self._changed_at = np.append(changed_at, -1)
 
 
-def _stays(events: Timeline) -> tuple[Array, Array]:
+def _request_ranges(events: Timeline) -> tuple[Array, Array]:
     """Return for each event the first request that counts it, and the first later request that no longer does."""
     requests = len(events.requests.rows)
     enters = np.empty(len(events.rows), np.int64)

@@ -200,7 +200,7 @@ class Window:
         The arrays are as in `others`, but include orderly events.
         """
         events = len(self.events.event_place)
-        start, stop = (_passed(edge, events) for edge in (self.high, self.low))
+        start, stop = (_first_request_after(edge, events) for edge in (self.high, self.low))
         orderly = np.arange(events) if isinstance(self.events.orderly, slice) else self.events.orderly
         others = self.others()
         place = np.concatenate([orderly, others[0]])
@@ -228,7 +228,7 @@ class Window:
         return np.cumsum(steps[:-1])
 
 
-def _passed(edge: Array, events: int) -> Array:
+def _first_request_after(edge: Array, events: int) -> Array:
     """Return for each event the first request whose window begins (or ends) after it.
 
     This is how many requests have `edge` at or before the event, because the edge never moves back from one request to

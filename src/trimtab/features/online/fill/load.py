@@ -209,6 +209,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             if not part.has(name):
                 continue
             count["too_late"] += expired(event_at, known_at)
+            # until `give` replaces them, the last element has the event's values
             row = [event_at, known_at, partition, position, NEVER_US, event_id, values]
             if forgets and event_at < groups.cut_us and groups.drop(name, row):
                 continue
@@ -217,7 +218,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             if first is not row:
                 count["duplicates" if content == check else "id_conflicts"] += 1
                 if owner == name:
-                    _lower(first, row)
+                    _take_earlier(first, row)
                 continue
             count.fail(plan, row, plan.give(row, values))
             groups.rows[name].append(row)
@@ -242,11 +243,11 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         first = firsts.setdefault((row[EVENT_AT], row[ID]), row)
         if first is not row:
-            _lower(first, row)
+            _take_earlier(first, row)
     return list(firsts.values())
 
 
-def _lower(first: Row, again: Row) -> None:
+def _take_earlier(first: Row, again: Row) -> None:
     """Give a row the known-at time, partition and position of `again`, if they are earlier."""
     if again[KNOWN_AT : POSITION + 1] < first[KNOWN_AT : POSITION + 1]:
         first[KNOWN_AT : POSITION + 1] = again[KNOWN_AT : POSITION + 1]

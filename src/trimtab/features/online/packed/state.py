@@ -119,8 +119,10 @@ class EntityState:
                 return _encode([*state, self.tiles, self.life, *others])
             except OverflowError:
                 self.wide = state[2] = True
-        tiles = [[t[TILE], _wide_out(t[CURRENT]), [*map(_wide_out, t[TOTALS])], *t[PAST:]] for t in self.tiles]
-        return _encode([*state, tiles, [_wide_out(self.life[0]), self.life[1]] if self.life else [], *others])
+        tiles = [
+            [t[TILE], _wide_as_bytes(t[CURRENT]), [*map(_wide_as_bytes, t[TOTALS])], *t[PAST:]] for t in self.tiles
+        ]
+        return _encode([*state, tiles, [_wide_as_bytes(self.life[0]), self.life[1]] if self.life else [], *others])
 
     def find_open(self, partition: str, position: int) -> Row | None:
         """Return the unsealed row that came from a record; None: there is none."""
@@ -404,6 +406,6 @@ def _order(row: Row) -> Any:
     return row[: POSITION + 1]
 
 
-def _wide_out(fields: list[int]) -> list[Any]:
+def _wide_as_bytes(fields: list[int]) -> list[Any]:
     """Return fields; those that exceed 64 bits become bytes."""
     return [v if -_WORD <= v < _WORD else v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True) for v in fields]

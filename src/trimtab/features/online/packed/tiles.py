@@ -118,7 +118,7 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> l
             _add_to_totals(group, tiles, s_us, tiles[TILE], [-value for value in tiles[CURRENT]])
     lost = []
     for place, (series, _) in enumerate(group.extremes):
-        first = _lose(group, tiles[STACKS][place], start, row[GIVES][series])
+        first = _remove_entry(group, tiles[STACKS][place], start, row[GIVES][series])
         if first is not None:
             lost.append((place, first, start + group.hop_us - 1))
     return lost
@@ -238,7 +238,7 @@ def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[
     if past:
         begin, end = first_at(past, size, low), first_at(past, size, high)
         some = group.packing(words).iter_unpack(past[begin * size : end * size])
-        found = [list(t) if words == 1 else [t[0], *_narrow(t)] for t in some]
+        found = [list(t) if words == 1 else [t[0], *_fields_of(t)] for t in some]
     if tiles[TILE] is not None and low <= tiles[TILE] < high:
         found.append([tiles[TILE], *tiles[CURRENT]])
     return found
@@ -272,7 +272,7 @@ def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
     """Return the older tiles decoded: lists of the beginning, the number of rows, and the fields."""
     words = tiles[WORDS]
     found = group.packing(words).iter_unpack(tiles[PAST])
-    return [list(t) if words == 1 else [t[0], *_narrow(t)] for t in found]
+    return [list(t) if words == 1 else [t[0], *_fields_of(t)] for t in found]
 
 
 def _close(group: Group, tiles: Tiles, s_us: int) -> None:
@@ -305,7 +305,7 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
     if at < len(past):
         found = packing.unpack_from(past, at)
         if found[0] == delta[0]:
-            old = found[1:] if tiles[WORDS] == 1 else _narrow(found)
+            old = found[1:] if tiles[WORDS] == 1 else _fields_of(found)
             tile, after = [delta[0], *map(add, old, delta[1:])], at + size
     try:
         middle = _packed(group, tiles[WORDS], tile) if tile[1] else b""  # a tile without rows is dropped
@@ -319,7 +319,7 @@ def _add_late(group: Group, tiles: Tiles, s_us: int, delta: list[int]) -> None:
     _add_to_totals(group, tiles, s_us, delta[0], delta[1:])
 
 
-def _lose(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
+def _remove_entry(group: Group, stack: list[Any], start: int, value: Contribution) -> int | None:
     """Remove the entry of the tile at `start` from a stack of extremes, if it has this value.
 
     Return the end of the previous entry's tile: rows from there on may now give an entry. None: nothing was removed.
@@ -338,7 +338,7 @@ def _sum(tiles: Iterable[tuple[Any, ...]], words: int) -> list[int]:
     if words == 1:
         _, *fields = map(sum, zip(*tiles, strict=True))
     else:
-        fields = [*map(sum, zip(*map(_narrow, tiles), strict=True))]
+        fields = [*map(sum, zip(*map(_fields_of, tiles), strict=True))]
     return fields
 
 
@@ -364,6 +364,6 @@ def _words(group: Group, words: int, tile: list[int]) -> int:
     return max([words, *(value.bit_length() // 64 + 1 for value in sums)])
 
 
-def _narrow(tile: tuple[Any, ...]) -> list[int]:
+def _fields_of(tile: tuple[Any, ...]) -> list[int]:
     """Return the number of rows and the fields of an encoded tile whose sums take several words each."""
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]

@@ -168,7 +168,7 @@ class Versions:
         self._rows.append(block)
 
     def _resolve(self, touched: dict[str, list[int]], start: int, batch: set[str], payloads: dict[int, bytes]) -> None:
-        """Decide for the ids in `touched` which of their rows count, and until when."""
+        """Decide for the ids in `touched` which of their rows count, and until when. Move the others to `_dropped`."""
         names = list(touched)
         rows = np.array([row for name in names for row in touched[name]], np.int64)
         group = np.repeat(np.arange(len(names)), [len(touched[name]) for name in names])
@@ -237,7 +237,7 @@ class Versions:
         self.duplicates += len(rows) - conflicts
 
     def _payload(self, row: int, event_id: str) -> bytes:
-        """Encode a row as a record like the one that it came from, but with the computed known-at time."""
+        """Encode a row, for `_Dropped`, as the record that it came from, but with the computed known-at time."""
         deleted = bool(self._rows[DELETED][row])
         values = self._rows.values(row)
         if deleted:

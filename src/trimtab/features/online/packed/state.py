@@ -165,7 +165,7 @@ class EntityState:
                     live.append(row)
             elif row[UNTIL] > s_us:
                 still.append(row)
-            else:
+            else:  # the next version is known by now, so the row is dropped
                 self.known += 1
         if dead is not None:  # its values never count, but from its event time on, the entity is known
             still.append(dead)

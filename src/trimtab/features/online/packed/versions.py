@@ -40,7 +40,7 @@ class VersionIndex:
     def __init__(self, plan: ViewPlan, kv: KeyValue, ids: Sequence[str] = ()) -> None:
         self.plan = plan
         self._kv = kv
-        self._versions: dict[bytes, list[Version]] = {}  # versions by the name of their id
+        self._versions: dict[bytes, list[Version]] = {}  # versions by the name of their id (see `name_bytes`)
         self._changed: set[bytes] = set()  # the names of ids whose versions have changed
         # for each entity, the keys of the entries to write (True) and to delete (False)
         self._entries: dict[bytes, dict[bytes, bool]] = {}

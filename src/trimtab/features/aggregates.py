@@ -130,9 +130,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """Return whether lost events can explain that a window which once gave `used` now gives `left`.
-
-        True if the window can give `used` with more events in it. NaN means null.
+        """Return whether a window that now gives `left` could give `used` before events were lost. NaN means null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)
@@ -386,10 +384,7 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
         for one, aggregate in several.items():
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
-                raise Misuse(
-                    f"{what}: two features are called {one!r}; {some!r} declares several features, {some}_1 and so on. "
-                    "Rename one."
-                )
+                raise Misuse(f"{what}: two features are called {one!r}; {some!r} makes {some}_1, ... Rename one.")
             out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses anything else
     return out
 

@@ -310,10 +310,7 @@ class OnlineStore:
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
-        """Return for each record whether it repeats an event, by the index of applied events.
-
-        Also add the other events to the index, and delete entries of expired events from it.
-        """
+        """Return for each record whether it repeats an event. Add new events to the index, delete expired ones."""
         keys = [plan.keys.applied(event.event_at_us, event.id) for _, _, _, event in arrivals]
         stored = zip(keys, self.kv.get_many(keys), strict=True)
         found = {key: there for key, there in stored if there is not None}

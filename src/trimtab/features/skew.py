@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, so not an alarm # D37
 LAST_BITS = 4  # how far apart the results of two platforms may be, in neighbouring floats
-_BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))  # operators whose last bits differ between machines
+# operators whose results may differ in the last bits between machines
+_BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))
 
 
 class Share(msgspec.Struct, frozen=True):

@@ -158,6 +158,7 @@ class _Evaluation:
         before = failures.count
         found = list(map(function, given))
         if failures.count != before:
+            # call the function again for each null, to find out in which rows it failed
             nulls = [(place, given[n]) for n, place in enumerate(places.tolist()) if found[n] is None]
             errors = {place: _error_of(function, values) for place, values in nulls}
             wrong = np.zeros(rows, bool)

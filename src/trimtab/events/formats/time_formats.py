@@ -37,10 +37,10 @@ _WORDS = {
     "A": _DAYS,
     "p": ["AM", "PM"],
 }
-_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the most digits of a directive
+_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "H": 2, "I": 2, "M": 2, "S": 2, "j": 3}  # the largest number of digits
 _CLOCK = {"H", "I", "M", "S", "f", "p", "z"}  # the directives of a time of day
 _EPOCH = dt.date(1970, 1, 1)
-_FIXED = {"Y", "y"}  # directives that always need exactly that many digits
+_FIXED = {"Y", "y"}  # directives that always need exactly as many digits as `_DIGITS` says
 _ZONE = r"Z|UTC|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?"
 _SHORT = {"T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y", "R": "%H:%M"}
 _PART = re.compile(r"%(.)|([^%])", re.DOTALL)

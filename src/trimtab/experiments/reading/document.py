@@ -91,18 +91,34 @@ def _effects(page: Document, reading: Reading) -> None:
                 look.control,
                 look.variant,
                 shown_effect(one).removeprefix(f"{one.metric} "),
+                _from_margin(one),
                 None if p is None else f"{p:.2g}",
                 one.verdict,
                 None if one.probability_better is None else f"{one.probability_better:.1%}",
             )
         )
-    headers = ("variant", "metric", "role", "control", "value", "effect (interval)", "p", "verdict", "P(better)")
+    effect = ("effect (interval)", "distance from the margin")
+    headers = ("variant", "metric", "role", "control", "value", *effect, "p", "verdict", "P(better)")
     page.table(Table(headers=headers, rows=tuple(rows)))
+    if any(one.margin is not None for one in reading.metrics):
+        page.paragraph(
+            "The distance from the margin is the interval of a guardrail's value less the control's value at the "
+            "margin. The variant is within the margin if the whole interval is on the better side of 0."
+        )
     methods = sorted({one.looks[-1].method for one in reading.metrics})
     page.paragraph(
         f"Methods: {', '.join(methods)}. The p-values of secondary metrics are corrected after Benjamini and Hochberg. "
         "P(better) is the Bayesian reading: the probability that the variant is better. No rule decides by it."
     )
+
+
+def _from_margin(one: MetricReading) -> str | None:
+    if one.margin is None:
+        return None
+    low, high = one.looks[-1].beyond_low, one.looks[-1].beyond_high
+    if low is not None and high is not None:
+        return f"{low:+.3g} to {high:+.3g}"
+    return f"at least {low:+.3g}" if low is not None else f"at most {high:+.3g}" if high is not None else "not known"
 
 
 def _over_time(page: Document, reading: Reading) -> None:

@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, *words: str, status: int = 0) -> str:
     done = CliRunner().invoke(trimtab, [*words, "--project", str(folder)], catch_exceptions=False)
     assert done.exit_code == status, done.output
-    return done.output
+    return done.stdout  # without the progress that a slow machine shows
 
 
 def printed(folder: Path, verb: str, *words: str, when: str = "") -> Any:
@@ -222,6 +222,26 @@ def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder:
     assert given[3]["days"]["10 %"] == pytest.approx(rules["fixed"]["days"]["10 %"], rel=0.15)
     with open_project(folder, environment={}) as project, pytest.raises(NotFound, match="no source 'nothing'"):
         project.experiment_plan("checkout", units="nothing")
+
+
+def test_a_plan_says_that_its_units_are_those_of_a_metric(folder: Path) -> None:
+    assert printed(folder, "experiment plan", "checkout")["assumption"] == ""
+    file, said = folder / "project.py", "Units are those with an event in 'orders', which a metric reads"
+    lines = [one for one in PROJECT.splitlines(keepends=True) if not one.startswith("visits")]
+    spent = (
+        'tt.experiment("spent", unit="customer", variants={"a": 1, "b": 2}, metrics=[tt.metric("spent", role="primary",'
+    )
+    file.write_text("".join([*lines, f'{spent} value=tt.sum("amount"), **events)])']))
+    try:
+        shown = run(folder, "experiment", "plan", "spent")
+        assert f"Assumption: {said}" in shown
+        assert "--units SOURCE" in shown
+        assert said in run(folder, "simulate", "--experiment", "spent", "--runs", "2", "--effect", "0.1")
+        failed = run_failing(folder, "experiment", "plan", "later", status=2)  # all of these units have bought
+        assert "bought does not vary over the past units" in failed
+        assert said in failed
+    finally:
+        file.write_text(PROJECT)
 
 
 def test_events_that_came_late_are_in_the_report_and_on_the_page(tmp_path: Path) -> None:

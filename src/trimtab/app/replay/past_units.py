@@ -45,10 +45,17 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
         Misuse: `origin` lacks a column that the experiment reads.
     """
     system.history.refresh()
+    assumption = ""
     if definition.model is not None:
         name, until_us, blocks = f"predictions of {definition.model}", system.clock.now_us(), None
     else:
         name, columns = _origin(system, definition, origin)
+        if origin is None and any(one.source is not None and one.source.name == name for one in definition.metrics):
+            assumption = (
+                f"Units are those with an event in {name!r}, which a metric reads, because no other source with the "
+                "unit's columns has more rows. Units without such events are missing, so there may be many more "
+                "units, and fewer of them have an event. If another source has all visits, name it: --units SOURCE."
+            )
         frame = system.history.frame(name)
         if not frame.rows:
             raise NotFound(f"experiment {definition.name!r}: no event of {name!r} is stored. Ingest its history first.")
@@ -59,7 +66,7 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
     wait_us = max(waits_us) if label is None else label.final_at(max(waits_us))
     until_us = (until_us - wait_us) // DAY_US * DAY_US
     intake = Intake(until_us - days * DAY_US, until_us, system.clock.now_us())
-    return _with_values(system, definition, name, intake, blocks)
+    return msgspec.structs.replace(_with_values(system, definition, name, intake, blocks), assumption=assumption)
 
 
 def _with_values(

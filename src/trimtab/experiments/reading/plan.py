@@ -59,10 +59,13 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     units_a_day: float  # new units of the control and of one variant together
     power: float  # the probability with which an effect is found
     metrics: list[MetricPlan]
+    assumption: str = ""  # what is taken for granted about the units, and how to change it
 
     def lines(self) -> Iterator[str]:
         """Yield the plan for a terminal."""
         yield f"{self.experiment}: {self.units_a_day:,.0f} new units a day ({self.past_days} days of {self.origin})"
+        if self.assumption:
+            yield f"Assumption: {self.assumption}"
         for one in self.metrics:
             noise = f", days add {one.day_sd:.3g}" if one.day_sd else ""
             less = "" if one.explained is None else f", the covariate explains {one.explained:.0%}"
@@ -127,10 +130,13 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         experiment=definition.name,
         rule=definition.rule,
         origin=past.origin,
+        assumption=past.assumption,
         past_days=past.days,
         units_a_day=units_a_day,
         power=POWER,
-        metrics=[_metric_plan(definition, one, splits, units_a_day, effects) for one in definition.metrics],
+        metrics=[
+            _metric_plan(definition, one, splits, units_a_day, effects, past.assumption) for one in definition.metrics
+        ],
     )
 
 
@@ -167,13 +173,15 @@ def _metric_plan(
     splits: Sequence[Sequence[ExperimentDay]],
     units_a_day: float,
     effects: Sequence[float],
+    assumption: str,
 ) -> MetricPlan:
     control, variant = list(definition.variants)[:2]
     has_covariate = bool(metric.before_us)
     numbers = np.array([_noise(days, metric, control, variant, cuped=has_covariate) for days in splits])
     mean, variance, excess = (float(one) for one in numbers.mean(0))
     if not (math.isfinite(mean) and variance > 0.0):
-        raise Misuse(f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it.")
+        said = f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it. {assumption}"
+        raise Misuse(said.rstrip())
     plain = [_noise(days, metric, control, variant, cuped=False)[1] for days in splits] if has_covariate else []
     if excess < 2.0 * float(numbers[:, 2].std()) / math.sqrt(len(splits)):
         excess = 0.0

@@ -34,6 +34,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     rows: Sequence[Mapping[str, Any]]  # the unit's columns and attributes, as `Assigner.assign` reads them
     at_us: Array  # int64
     values: Mapping[str, UnitValues]  # the numbers of the units, by metric
+    assumption: str = ""  # what is taken for granted about them, and how to change it
 
     @property
     def days(self) -> int:
@@ -57,7 +58,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
         values = {name: UnitValues(one.y[kept], x=part(one.x), d=part(one.d)) for name, one in self.values.items()}
         rows = list(compress(self.rows, kept.tolist()))
-        return PastUnits(origin=self.origin, rows=rows, at_us=self.at_us[kept], values=values)
+        return msgspec.structs.replace(self, rows=rows, at_us=self.at_us[kept], values=values)
 
 
 class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,7 @@ class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
     days_to_right: list[float] | None  # days until a right act: 10 % quantile, median, 90 % quantile
     worse_units: float  # units that got the worse variant before the act, on average
     cost: dict[str, float]  # by primary metric: how much these units lost in total, on average
+    assumption: str = ""  # what is taken for granted about the units, and how to change it
 
     def lines(self) -> Iterator[str]:
         """Yield what the runs say, for a terminal."""
@@ -86,6 +88,8 @@ class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
         what = f"the primary metrics of {self.variant} are {abs(self.effect):.3g} of the control's {better}"
         yield f"{self.experiment}, rule {self.rule}: {self.runs} runs of {self.days} days, {self.units:,} units each"
         yield f"units: {self.origin}; planted: {what if self.effect else 'no variant differs'}"
+        if self.assumption:
+            yield f"Assumption: {self.assumption}"
         share = f"{self.right / self.runs:.1%} ({self.right_low:.1%} to {self.right_high:.1%})"
         yield f"right: {self.right} of {self.runs}, {share}"
         yield f"acts: {', '.join(f'{act} {count}' for act, count in self.acts.items())}"
@@ -154,6 +158,7 @@ def planted_runs(
         experiment=definition.name,
         rule=definition.rule,
         origin=past.origin,
+        assumption=past.assumption,
         effect=effect,
         variant=variant,
         runs=runs,

@@ -133,6 +133,26 @@ def ramped(kind: str, rng: np.random.Generator, *, days: int = 20) -> list[Exper
     return found
 
 
+def test_a_feed_that_was_down_and_ids_that_never_match_are_named() -> None:
+    rng = np.random.default_rng(29)
+    bought = metric("bought", kind="proportion", source=ORDERS, by=("customer",))
+    definition = experiment(bought)
+
+    def noted(rates: list[float], units: int) -> list[str]:
+        values = {v: {"bought": [(rng.random(units) < rate) * 1.0 for rate in rates]} for v in V}
+        return read_experiment(definition, state_of(definition), days_of(values)).notes
+
+    assert noted([0.1] * 20, 200) == []
+    (down,) = noted([0.1] * 10 + [0.0] * 7, 200)
+    assert down.startswith(
+        "no unit of 2024-03-11, 2024-03-12, 2024-03-13, 2024-03-14, 2024-03-15 and 2 more days has any"
+    )
+    assert noted([0.1] * 10 + [0.0] * 2, 40) == []  # 8 events are expected on a day, so none is no proof
+    (never,) = noted([0.0] * 10, 60)
+    assert never == "no unit has any event of bought: is customer of 'orders' the id of the units?"
+    assert noted([0.0] * 10, 30) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [

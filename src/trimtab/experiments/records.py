@@ -42,6 +42,7 @@ class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
     winner: str | None = None
     versions: dict[str, str] = {}  # for an experiment over versions: the id of each variant's version at the start
     slots: tuple[int, int] = (0, 10_000)  # the buckets of the layer that belong to this experiment
+    holdout: float | None = None  # the global holdout at the start, which stays until the end; None: as it is set now
 
 
 class ExperimentStatus(Shown, msgspec.Struct, frozen=True, kw_only=True):

@@ -78,6 +78,34 @@ def test_a_unit_that_becomes_a_tester_is_left_out_of_the_days_that_are_closed_la
         assert (sum(one.units for one in variants), sum(one.testers for one in variants)) == (18, 2)
 
 
+def test_a_clock_that_was_ahead_is_named(folder: Path) -> None:
+    with opened(folder, VISITS + MADE) as project:
+        project.start_experiment("made", why="A test.")
+    with opened(folder, VISITS + MADE, NOW_US + 90 * DAY_US) as project:
+        project.experiment_report("made")
+    with opened(folder, VISITS + MADE, NOW_US + DAY_US) as project:
+        assert "closed by a process whose clock was ahead" in project.experiment("made").note
+        assert "closed by a process whose clock was ahead" in "".join(project.experiment_report("made").notes)
+
+
+def test_the_global_holdout_of_the_start_stays_until_the_end(folder: Path) -> None:
+    units, settings = [f"c{n}" for n in range(200)], folder / "trimtab.toml"
+
+    def held_out(project: Project) -> int:
+        return sum(project.assign("made", one).reason == "holdout" for one in units)
+
+    settings.write_text("[experiments]\nholdout = 0.1\n")
+    with opened(folder, VISITS + MADE) as project:
+        project.start_experiment("made", why="A test.")
+        before = held_out(project)
+    assert 5 < before < 40
+    settings.write_text("[experiments]\nholdout = 0.5\n")
+    with opened(folder, VISITS + MADE) as project:
+        assert held_out(project) == before
+        project.conclude_experiment("made", "b", why="A test.")
+        assert held_out(project) > 70
+
+
 def test_an_experiment_whose_planned_time_is_over_says_so(folder: Path) -> None:
     text = VISITS + EXPERIMENT.format(name="made", source="visits", more='duration="2d",')
     over = "its planned time is over, so no more units count: conclude or stop it"

@@ -156,6 +156,17 @@ def test_a_winner_is_promoted_by_the_gate_or_not_at_all(
         assert arm_shares(project.state.catalog, "buyer") == ArmShares()
 
 
+def test_an_experiment_whose_variants_are_one_version_is_stopped(project: Project) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    assert project.experiment("smaller").note == ""
+    project.promote("buyer@1", why="Its answers are as good, and it is smaller.")
+    assert project.registry.get("buyer@champion").name == "buyer@1"
+    assert "both variants are one version: stop it" in project.experiment("smaller").note
+    (row,) = [one for one in project.tick() if one.act == "stop_experiment"]
+    assert "both variants are the same version" in row.cause
+    assert project.experiment("smaller").phase == "stopped"
+
+
 def test_when_the_control_wins_nothing_is_promoted(project: Project) -> None:
     project.start_experiment("smaller", why="The smaller one is as good.")
     row = project.conclude_experiment("smaller", "control", why="It is worse by 3 %.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
+from trimtab.core.time import format_time
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
 from trimtab.experiments.days import end_us, stored_reached
 from trimtab.experiments.definitions import Experiment
@@ -19,6 +20,7 @@ from trimtab.experiments.records import (
     experiment_state,
     stored_definition,
 )
+from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import arm_shares
 
 if TYPE_CHECKING:
@@ -167,10 +169,17 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     definition = stored_definition(state)
     over = system.clock.now_us() >= end_us(state, definition.duration_us)
     past = "its planned time is over, so no more units count: conclude or stop it" if over else ""
-    return [one for one in (_note(system, state, definition.model), past) if one]
+    until_us, ahead = stored_reached(system.state.catalog, state)[0].closed_until_us, ""
+    if until_us > system.clock.now_us():
+        ahead = (
+            f"days until {format_time(until_us)[:10]} were closed by a process whose clock was ahead, and units do not "
+            "count before: stop it and start it again"
+        )
+    return [one for one in (_note(system, state, definition), past, ahead) if one]
 
 
-def _note(system: System, state: ExperimentState, model: str | None) -> str:
+def _note(system: System, state: ExperimentState, definition: Experiment) -> str:
+    model = definition.model
     declared = system.declared.experiments.get(state.name)
     if declared is None:
         return "the project file does not declare it any more: stop it, or declare it again"
@@ -178,4 +187,9 @@ def _note(system: System, state: ExperimentState, model: str | None) -> str:
         return "the definition changed since the start: stop and start it again (units are assigned again)"
     if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:
         return "its canary was ended, so the champion answers all requests: stop it"
+    champion = None if model is None else system.registry.alias(model, CHAMPION)
+    if champion is not None and champion.id != state.versions.get(definition.control):
+        if champion.id in state.versions.values():
+            return "the other version is in service now, so both variants are one version: stop it"
+        return "the champion changed since the start, so newer days compare with another version than older ones"
     return ""

@@ -47,9 +47,8 @@ class LoggedUnits:
         self._definition = definition
         self._state = state
         declared = system.definitions.experiments.get(definition.name, definition)
-        self._assignments = PastAssignments(
-            definition, state, holdout=system.config.experiments.holdout, overrides=declared.overrides
-        )
+        holdout = system.config.experiments.holdout if state.holdout is None else state.holdout
+        self._assignments = PastAssignments(definition, state, holdout=holdout, overrides=declared.overrides)
         self._naming = Assigner(definition, None)
         self._columns: dict[str, list[str]] = {}  # by version: the columns of its requests
 

@@ -85,6 +85,7 @@ class Running:
             ],
             versions=self._versions(definition),
             slots=slots,
+            holdout=self._system.config.experiments.holdout,
         )
         if stored_definition(state).hash != state.hash:
             raise Misuse(f"experiment {name!r}: where= cannot be stored. Use no Python functions in it.")
@@ -131,6 +132,8 @@ class Running:
         model, treatment = str(definition.model), next(n for n in state.versions if n != definition.control)
         if arm_shares(catalog, model).experiment != self._name:
             return "A person has ended the canary."
+        if (served := registry.alias(model, CHAMPION)) is not None and served.id == state.versions[treatment]:
+            return f"The version of {treatment!r} is in service now, so both variants are the same version."
         deployment = self._system.definitions.deployments.get(model)
         rollout = Rollout() if deployment is None or deployment.rollout is None else deployment.rollout
         guard, champion = ServiceGuard(model, registry, catalog, rollout.guardrails), registry.alias(model, CHAMPION)

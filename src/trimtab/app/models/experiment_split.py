@@ -111,4 +111,7 @@ def assigner_of(catalog: Catalog, config: Config, definitions: Definitions, name
     assert definition is not None  # it is declared if it was never started
     overrides = (declared or definition).overrides
     known = {unit: variant for unit, variant in overrides.items() if variant in definition.variants}
-    return Assigner(definition, state, holdout=config.experiments.holdout, overrides=known)
+    holdout = config.experiments.holdout
+    if state is not None and state.holdout is not None and state.phase in ("running", "paused"):
+        holdout = state.holdout
+    return Assigner(definition, state, holdout=holdout, overrides=known)

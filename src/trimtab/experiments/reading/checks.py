@@ -17,6 +17,8 @@ from trimtab.stats.ab.sample_ratio import sample_ratio
 from trimtab.stats.exact_sums import total_of
 
 _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts as real
+_MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
+_MANY_EVENTS = 20.0  # a day on which so many units should have an event, and none has, is conspicuous
 _SLICE_P = 0.05  # a slice is named as the place of an imbalance below this p-value, divided by the number of slices
 
 
@@ -100,6 +102,39 @@ def check_completeness(definition: Experiment, days: Sequence[ExperimentDay]) ->
 def weights_changed(definition: Experiment, state: ExperimentState, day_us: int) -> bool:
     """Return whether the weights of the variants changed on a day."""
     return bool(state.allocations) and _weights(definition, state, day_us) is None
+
+
+def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
+    """Return that a metric has no event on some days, or on none, where there should be many; None if it has."""
+    if metric.source is None or metric.kind not in ("mean", "proportion", "ratio"):
+        return None
+    sums = [[one.metrics[metric.name] for one in day.variants.values() if metric.name in one.metrics] for day in days]
+    units, y, yy = (
+        np.array(
+            [
+                [sum(one.units for one in some), total_of(one.y for one in some), total_of(one.yy for one in some)]
+                for some in sums
+            ]
+        )
+        .reshape(-1, 3)
+        .T
+    )
+    if not yy.any() and units.sum() >= _MANY_UNITS:
+        by = ", ".join(metric.by)
+        return f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about how many units have events
+    empty = [
+        format_time(day.day_us)[:10]
+        for day, n, one in zip(days, units, yy, strict=True)
+        if not one and n * rate >= _MANY_EVENTS
+    ]
+    if not empty:
+        return None
+    shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more days" if len(empty) > 5 else "")
+    return (
+        f"no unit of {shown} has any event of {metric.name}: if its feed was down, the units of these days count as 0"
+    )
 
 
 def _weights(definition: Experiment, state: ExperimentState, day_us: int) -> tuple[float, ...] | None:

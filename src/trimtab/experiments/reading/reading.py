@@ -14,6 +14,7 @@ from trimtab.experiments.reading.checks import (
     limit_of,
     wanted_shares,
     weights_changed,
+    without_events,
 )
 from trimtab.experiments.reading.decision import recommend
 from trimtab.experiments.reading.effects import (
@@ -182,7 +183,7 @@ def _metrics(
             last = looks[-1]
             bounded = (
                 None
-                if share is None or metric.prediction is None
+                if share is None or metric.prediction not in ("loss", "label")
                 else share.bounds(last.low, last.high, (last.control, last.variant), limit_of(metric, days))
             )
             with_late = last if late is None else (looks_of(definition, metric, state, late, name) or looks)[-1]
@@ -236,6 +237,7 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
             f"the weights changed on {', '.join(changed)}: units that got another variant then, and came back, count "
             "for their first one, which makes differences smaller. If many come back, start the experiment again"
         )
+    found += [text for metric in definition.metrics if (text := without_events(metric, days)) is not None]
     for name, counts in _late([one for one in days if one.excluded is None]).items():
         source = by_name[name].source
         what, wait = ("labels", "wait for the label") if source is None else ("events", f"delay of {source.name!r}")

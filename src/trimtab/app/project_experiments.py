@@ -186,10 +186,14 @@ class ProjectExperiments(System):
         """
         return self._running(experiment, why, actor).conclude(winner)
 
-    def experiment_report(self, experiment: str) -> Reading:
+    def experiment_report(self, experiment: str, *, generation: int | None = None) -> Reading:
         """What an experiment says: units, checks, the effect on each metric over time, and what to do.
 
         Days that are over are closed first; a report sees closed days only.
+
+        Args:
+            experiment: Its name.
+            generation: The number of an earlier start; None: the newest one.
 
         Raises:
             NotFound: There is no such experiment.
@@ -197,14 +201,15 @@ class ProjectExperiments(System):
         """
         from trimtab.app.experiments.report import experiment_report
 
-        return experiment_report(self, experiment)
+        return experiment_report(self, experiment, generation=generation)
 
-    def experiment_page(self, experiment: str, *, to: str | Path) -> Path:
+    def experiment_page(self, experiment: str, *, to: str | Path, generation: int | None = None) -> Path:
         """Write the report of an experiment as an HTML page with plots, and return its file.
 
         Args:
             experiment: Its name.
             to: The file (.html), or a folder to write it into.
+            generation: As in `experiment_report`.
 
         Raises:
             NotFound: There is no such experiment.
@@ -213,7 +218,7 @@ class ProjectExperiments(System):
         """
         from trimtab.app.experiments.report import write_experiment_page
 
-        return write_experiment_page(self, experiment, Path(to))
+        return write_experiment_page(self, experiment, Path(to), generation)
 
     def experiment_plan(
         self,

@@ -14,6 +14,7 @@ from trimtab.stats.exact_sums import ExactSum
 from trimtab.store.ports import Catalog, read_record
 
 KIND = "experiment"  # the kind of the catalogue records with an `ExperimentState`, one for each experiment
+PAST = "experiment_past"  # the kind of the records with the `ExperimentState` of earlier starts
 DAYS = "experiment_day"  # the kind of the catalogue records with an `ExperimentDay`
 Phase = Literal["running", "paused", "stopped", "concluded"]
 
@@ -146,6 +147,16 @@ def stored_definition(state: ExperimentState) -> Experiment:
     The sources of its metrics are as they were declared then, without the positions of columns in stored events.
     """
     return msgspec.json.decode(state.definition, type=Experiment)
+
+
+def past_state(catalog: Catalog, name: str, generation: int) -> ExperimentState | None:
+    """Return the state with which a start of an experiment ended, before the next start; None if there is none."""
+    return read_record(catalog, PAST, past_key(name, generation), ExperimentState)
+
+
+def past_key(name: str, generation: int) -> str:
+    """Return the key of the record of an earlier start."""
+    return f"{name}/{generation:06}"
 
 
 def experiment_state(catalog: Catalog, name: str) -> ExperimentState | None:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from trimtab.app.project import Project, open_project
+from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.experiments.days import stored_days
 
@@ -76,6 +79,29 @@ def test_a_unit_that_becomes_a_tester_is_left_out_of_the_days_that_are_closed_la
     with opened(folder, VISITS + declared, NOW_US + 3 * DAY_US) as project:
         variants = project.experiment_report("made").variants
         assert (sum(one.units for one in variants), sum(one.testers for one in variants)) == (18, 2)
+
+
+def test_what_an_earlier_start_said_stays_readable(folder: Path) -> None:
+    with opened(folder, VISITS + MADE) as project:
+        project.start_experiment("made", why="A test.")
+        expose(project, "made", [f"c{n}" for n in range(20)])
+    with opened(folder, VISITS + MADE, NOW_US + 4 * DAY_US) as project:
+        before = project.experiment_report("made")
+        project.stop_experiment("made", why="Another try.")
+        stopped = project.experiment_report("made")
+        project.start_experiment("made", why="A test.")
+        now, past = project.experiment_report("made"), project.experiment_report("made", generation=1)
+        assert (now.generation, now.days) == (2, 0)
+        assert (past.generation, past.phase, past.days) == (1, "stopped", 3)
+        assert past.variants == before.variants == stopped.variants
+        assert past.decision == stopped.decision
+        assert project.experiment_report("made", generation=2).generation == 2
+        with pytest.raises(NotFound, match="it was started 2 times"):
+            project.experiment_report("made", generation=3)
+    shown = CliRunner().invoke(trimtab, ["experiment", "show", "made", "--generation", "1", "--project", str(folder)])
+    assert shown.exit_code == 0, shown.output
+    assert "made: experiment" in shown.output
+    assert "Stopped" in shown.output
 
 
 def test_a_clock_that_was_ahead_is_named(folder: Path) -> None:

@@ -10,12 +10,12 @@ import msgspec
 
 from trimtab.app.experiments.assigning import cannot_close, experiments, notes
 from trimtab.app.experiments.closing import close_due
-from trimtab.core.errors import Conflict, Unavailable
+from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.experiments.days import stored_days
 from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading, Recommendation
-from trimtab.experiments.records import experiment_state, stored_definition
+from trimtab.experiments.records import experiment_state, past_state, stored_definition
 from trimtab.report import html_page
 from trimtab.store.durable_files import write_durably
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 
-def experiment_report(system: System, name: str, *, close: bool = True, slices: bool = True) -> Reading:
+def experiment_report(
+    system: System, name: str, *, close: bool = True, slices: bool = True, generation: int | None = None
+) -> Reading:
     """Return what an experiment says now; see `Project.experiment_report`.
 
     Args:
@@ -31,11 +33,18 @@ def experiment_report(system: System, name: str, *, close: bool = True, slices: 
         name: The experiment.
         close: Whether to close the days that can be closed now, before they are read.
         slices: Whether to read slices as well.
+        generation: An earlier start, from 1, as its closed days were at the next start; None: the newest one.
     """
     state = experiment_state(system.state.catalog, name)
     if state is None:
         system.definitions.experiment(name)  # raises NotFound
         raise Conflict(f"experiment {name!r}: it was not started. Start it: trimtab experiment start {name} --why TEXT")
+    if generation not in (None, state.generation):
+        past = past_state(system.state.catalog, name, generation)
+        if past is None:
+            raise NotFound(f"experiment {name!r}: it was started {state.generation} times. Give a number up to that.")
+        days = stored_days(system.state.catalog, name, past.generation)
+        return read_experiment(stored_definition(past), past, days, slices=slices)
     if close:
         close_due(system, name)
     days = stored_days(system.state.catalog, name, state.generation)
@@ -46,7 +55,7 @@ def experiment_report(system: System, name: str, *, close: bool = True, slices: 
     return msgspec.structs.replace(reading, notes=[*reading.notes, *notes(system, state)])
 
 
-def write_experiment_page(system: System, name: str, to: Path) -> Path:
+def write_experiment_page(system: System, name: str, to: Path, generation: int | None = None) -> Path:
     """Write the page of an experiment into the file or folder `to`, and return the path of the file.
 
     Raises:
@@ -55,7 +64,7 @@ def write_experiment_page(system: System, name: str, to: Path) -> Path:
         Unavailable: The file cannot be written, for lack of space or access.
     """
     file = to if to.suffix == ".html" else to / f"{name}-experiment.html"
-    page = html_page(experiment_document(experiment_report(system, name)))
+    page = html_page(experiment_document(experiment_report(system, name, generation=generation)))
     try:
         write_durably(file, page.encode())
     except OSError as error:

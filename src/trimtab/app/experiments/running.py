@@ -15,7 +15,7 @@ from trimtab.core.records import Decision
 from trimtab.experiments.assignment import BUCKETS, first_buckets, free_slots, reallocated
 from trimtab.experiments.declaring import checked_weights
 from trimtab.experiments.definitions import Experiment
-from trimtab.experiments.records import KIND, Allocation, ExperimentState, stored_definition
+from trimtab.experiments.records import KIND, PAST, Allocation, ExperimentState, past_key, stored_definition
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import CANARY, arm_shares
 from trimtab.steering.ledger import Entry, Evidence, Ledger
@@ -89,6 +89,8 @@ class Running:
         )
         if stored_definition(state).hash != state.hash:
             raise Misuse(f"experiment {name!r}: where= cannot be stored. Use no Python functions in it.")
+        if before is not None:
+            taken = [*taken, Put(PAST, past_key(name, before.generation), msgspec.json.encode(before))]
         return self._write("start_experiment", state, taken)
 
     def ramp(self, share: float | None, weights: Mapping[str, float] | None) -> Decision:

@@ -28,7 +28,8 @@ def list_() -> None:
 @command("show")
 @_NAME
 @click.option("--page", metavar="FILE", help="Write a page with plots instead: a file that ends in .html.")
-def show_one(name: str, page: str | None) -> None:
+@click.option("--generation", type=click.IntRange(1), metavar="N", help="Show the N-th start instead of the newest.")
+def show_one(name: str, page: str | None, generation: int | None) -> None:
     """Show what an experiment says, and what to do.
 
     Days that are over are closed first. A look sees closed days only, and effects are shown only as far as the rule
@@ -44,8 +45,8 @@ def show_one(name: str, page: str | None) -> None:
 
     with opened_project() as project:
         if page is not None:
-            file = project.experiment_page(name, to=page)
+            file = project.experiment_page(name, to=page, generation=generation)
             show(Written(file=str(file)), [f"Written: {file}"])
             return
-        reading = project.experiment_report(name)
+        reading = project.experiment_report(name, generation=generation)
     show(reading, [terminal_text(experiment_document(reading))])

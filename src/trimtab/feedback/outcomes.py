@@ -29,7 +29,10 @@ class KnownLabels(msgspec.Struct, frozen=True, eq=False):
 
 
 class LabelReader(Protocol):
-    """A function that finds each request's label: the last event with its key, at or after its time, known at a cut."""
+    """A function that finds each request's label: the last event with its key among those known at a cut.
+
+    Events that are dated before the request do not count.
+    """
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
 
@@ -66,8 +69,8 @@ class IndexedLabels:
 class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     """Predictions with their labels, one row for each prediction, in the order of the predictions.
 
-    `predictions` has the columns of `prediction_columns`. If no label is known at the cut, the label is NaN, and the
-    time of its becoming known is `NEVER_US`.
+    `predictions` has the columns of `prediction_columns`. If no label is known at the cut, `labels` has NaN, and
+    `known_at_us` has `NEVER_US`.
     """
 
     predictions: Columns
@@ -208,4 +211,4 @@ class OutcomeJoin(LabelWait):
         try:
             return Column("int", keys.values.astype(np.int64))
         except ValueError as error:
-            raise Misuse(f"outcomes: a request's key is no integer ({error}). Are these another model's?") from error
+            raise Misuse(f"outcomes: a request's key is no integer ({error}). Is it another model's?") from error

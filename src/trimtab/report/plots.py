@@ -34,7 +34,7 @@ _MARKS: dict[MarkKind, tuple[str, str | None]] = {
     "note": ("var(--faint,#777)", "2 2"),
 }
 _LEFT, _RIGHT = 62, 16
-_LANES = 4  # rows of labels of marks above a plot; without room for its label, a mark only has a line and a tooltip
+_LANES = 4  # rows for the labels of marks; a mark whose label has no room there only has a line and a tooltip
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _TOP, _LINE, _SPREAD = 54, 30, 11.0
-_BIN = 5.0  # points that are closer together than this along the axis are stacked
+_BIN = 5.0  # points in the same interval of this length on the axis are stacked
 # colours that are distinguishable with all kinds of colour blindness
 _LOW, _HIGH, _NONE = (0, 114, 178), (213, 94, 0), "var(--faint,#999)"
 

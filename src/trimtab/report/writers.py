@@ -32,8 +32,8 @@ def terminal_text(document: Document) -> str:
 
 
 def _summary(document: Document) -> Iterator[Part]:
-    """Yield the parts that are not marked as detail, and not in a section whose heading is so marked."""
-    hidden: int | None = None  # the level of the heading whose mark as detail hides the following parts
+    """Yield the parts that are not marked as detail, and whose section has no heading that is marked as detail."""
+    hidden: int | None = None  # the level of the heading that hides the following parts; None: they are shown
     for part in document.parts:
         if isinstance(part.content, Heading) and (hidden is None or part.content.level <= hidden):
             hidden = part.content.level if part.detail else None

@@ -76,7 +76,7 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
         lists = training_set.manifest.lists
         states += "" if lists is msgspec.UNSET else f"; {lists.text}"
         return (
-            f"None of {training_set.rows} requests has a final label ({states}). A label is final "
+            f"None of {training_set.rows} requests has a label that is final ({states}). A label is final "
             f"{format_duration(training_set.manifest.wait_us)} (the label's wait) after its request. "
             "Load labels, or wait."
         )

@@ -104,9 +104,9 @@ class PastLabels:
         return found
 
     def last_value(self, series: Grouping, rows: Ints) -> Scores | None:
-        """Return for each row the newest label of its series that was known at the row's time.
+        """Return for each row the label of its series that became known last before the row's time.
 
-        For classes and counts, return the mean of the newest hundred labels and of the constant.
+        For classes and counts, return the mean of the last hundred such labels and of the constant.
         """
         known_us, codes = self._set.label_known_at_us[self._labelled], series.codes[self._labelled]
         times = np.unique(known_us)

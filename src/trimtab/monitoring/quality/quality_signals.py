@@ -160,8 +160,8 @@ def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     message = f"No label has come for any prediction since {since}. Is the feed down?"
     if alike:
         message = (
-            f"No list since {since} shows what should come first: {alike} lists have all their labels, but these are "
-            "all alike."
+            f"No list since {since} shows what should come first: {alike} lists have all their labels, but in each of "
+            "them all labels are equal."
         )
     evidence = {"days": float(watch.silent_days), "predictions": float(day.predictions)}
     return _signal(watch, NO_LABELS, day.day_us, now_us, onset_us=since_us, evidence=evidence, message=message)

@@ -231,7 +231,7 @@ def test_what_cannot_be_made_up_is_refused() -> None:
         tt.stream(strange)
     with pytest.raises(Misuse, match="weights of z"):
         tt.stream(made_model(), weights={"z": 1.0})
-    with pytest.raises(Misuse, match="share of missing labels below 1"):
+    with pytest.raises(Misuse, match="missing from 0 to below 1"):
         tt.stream(made_model(), missing=1.0)
     with pytest.raises(Misuse, match="column 'site' has no weight"):
         tt.stream(made_model(), shifts=[shift("concept", 3, column="site")])

@@ -57,7 +57,7 @@ class Feed:
                 source,
                 source.delay_us - leads.get(source.name, 0),
                 "left" if source.name in leads else "right",
-                # Rows about later times are no typos: they were accepted when they came.
+                # In history, times after now are accepted, because these rows were accepted when they came.
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok={source.name}),
                 Ingestor(logs[source.name], [source], clock=clock, quarantine=quarantine, future_ok=frozenset(leads)),
             )

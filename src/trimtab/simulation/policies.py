@@ -50,7 +50,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     rules: Callable[[Deployment], Deployment] = lambda deployment: deployment
-    # called at each midnight; may return a `Refit`, which is put in service without a gate
+    # called at each midnight; if it returns a `Refit`, the new version is put in service without a gate
     decide: Decide | None = None
     own: bool = False  # whether this is the project's own policy, as declared
 
@@ -61,7 +61,7 @@ def project() -> Policy:
 
 
 def never() -> Policy:
-    """Return the policy that keeps the first version for ever."""
+    """Return the policy that never retrains, so that the first version stays in service."""
     return Policy(name="never", rules=lambda deployment: msgspec.structs.replace(deployment, retrain=Triggers()))
 
 

@@ -59,7 +59,7 @@ def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) ->
     """Choose a policy on the first part of a replay, and measure on the second part how good it is.
 
     Of the policies that are not provably worse than the policy with the lowest loss, the one with the fewest trainings
-    is chosen. Provably worse: the 95 % interval of the difference (bootstrap of whole days) does not contain 0.
+    is chosen. Provably worse: the 95 % interval of the difference (bootstrap of whole days) lies above 0.
 
     Args:
         result: The result of a replay in which several policies scored the same requests.

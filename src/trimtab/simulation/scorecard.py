@@ -15,7 +15,7 @@ from trimtab.simulation.results import ReplayResult, ScenarioResult
 
 ABOVE = 0.10  # a loss is bad if it exceeds the reference by more than this share
 _SMOOTH = 3  # the loss is averaged over this many days before it is compared with the reference
-_TOLD_FOR_US = 60 * DAY_US  # a change explains alarms until this long after it is complete
+_EXPLAINS_US = 60 * DAY_US  # a change explains alarms until this long after it is complete
 _AFTER_US = 2 * DAY_US  # a fault is complete this long after its end; a shift when it has its full size
 
 Floats = NDArray[np.float64]
@@ -107,11 +107,11 @@ def scorecards(result: ReplayResult) -> list[Scorecard]:
 def _changes(result: ReplayResult) -> list[Change] | None:
     """Return the changes that a replay contains; None if it replays a recorded history without simulated faults."""
     found = [
-        Change(said=one.said, start_us=one.start_us, until_us=one.end_us + _AFTER_US + _TOLD_FOR_US)
+        Change(said=one.said, start_us=one.start_us, until_us=one.end_us + _AFTER_US + _EXPLAINS_US)
         for one in result.faults
     ]
     found += [
-        Change(said=f"{one.kind} shift", start_us=at_us, until_us=at_us + one.over_us + _TOLD_FOR_US)
+        Change(said=f"{one.kind} shift", start_us=at_us, until_us=at_us + one.over_us + _EXPLAINS_US)
         for one in result.shifts
         for at_us in [result.start_us + round(one.day * DAY_US)]
     ]
@@ -217,7 +217,10 @@ def _days_above(days: Sequence[Day]) -> int:
 
 
 def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int:
-    """Return the number of requests scored by versions whose mean loss exceeds the reference by more than a tenth."""
+    """Return the number of requests in bad periods.
+
+    In a bad period, one version scored all requests, and its mean loss exceeds the reference's by more than a tenth.
+    """
     if scenario.versions is None or not len(scenario.versions):
         return 0
     begins = np.flatnonzero(np.append(True, scenario.versions[1:] != scenario.versions[:-1]))

@@ -39,12 +39,12 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
     Raises:
         Misuse: The label's value is neither a column, nor a comparison of a column with a number.
     """
-    name, raw = _told_by(model)
+    name, raw = _label_column(model)
     drawn, best = _BY_KIND[model.task](rng, model, score, effects)
     return Outcomes(name, raw(rng, drawn), best)
 
 
-def _told_by(model: Model) -> tuple[str, Callable[[np.random.Generator, NDArray[Any]], Column]]:
+def _label_column(model: Model) -> tuple[str, Callable[[np.random.Generator, NDArray[Any]], Column]]:
     """Return the column from which the label is computed, and a function that makes its values from drawn labels."""
     label, value = model.label, model.label.value
     if value.op == "col":

@@ -155,8 +155,8 @@ def stream(
     least_us, most_us = (duration_us(one) for one in delay)
     if not (history > 0 and days > 0 and per_day > 0 and 0 <= missing < 1 and 0 < least_us <= most_us):
         raise Misuse(
-            f"stream: history={history}, days={days}, per_day={per_day}, missing={missing}, delay={delay}. Needed: a "
-            "day, a request and a delay or more, and a share of missing labels below 1."
+            f"stream: history={history}, days={days}, per_day={per_day}, missing={missing}, delay={delay}. history, "
+            "days, per_day and both delays must be above 0, delays in rising order, and missing from 0 to below 1."
         )
     rng = np.random.default_rng(seed)
     begin_us = parse_time_us(start) // DAY_US * DAY_US

@@ -151,7 +151,8 @@ class _Taking:
                 times.append(id_time_us(one))
         if len(times) < _FEW:
             return {}
-        after = log.positions_before(sorted(times)[len(times) // 100])  # leave out a few that may be much older
+        # 1 % of the predictions may be much older, so they are left out here, and searched for one by one
+        after = log.positions_before(sorted(times)[len(times) // 100])
         if sum(last - after.get(name, 0) for name, last in log.log.positions().items()) > _READ * len(times):
             return {}
         found: dict[str, Prediction] = {}

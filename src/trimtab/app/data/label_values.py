@@ -14,8 +14,8 @@ from trimtab.core.expressions.nodes import Expression
 from trimtab.events.values.conversions import BOOL_WORDS, Refused, of_text
 from trimtab.features.definitions import Label
 
-# an expression with only these functions compares a column with constants, so if any value makes it true (or false),
-# one of the constants or a value that equals none of them does
+# An expression with only these functions compares a column with constants. To find a value for which it is true (or
+# false), only the constants must be tried, and one value that equals none of them.
 _COMPARED = frozenset({"col", "lit", "==", "!=", "isin", "~", "python"})
 
 

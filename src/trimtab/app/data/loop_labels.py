@@ -60,9 +60,9 @@ class LoopLabels:
     def complete_until(self, now_us: int) -> int:
         """Return the time up to which the known labels are complete.
 
-        If labels are loaded from files, this is the time of the last load. Once the next load is overdue, it is
-        `now_us`, and so it is if labels do not come from files. As long as the rhythm of the loads is not known, a load
-        is overdue after the label's wait, at most after five weeks.
+        If labels come from files, and the history is in memory, this is the time of the last load until the next load
+        is overdue. Otherwise, it is `now_us`. As long as the rhythm of the loads is not known, the next one is overdue
+        after the label's wait, at most after five weeks.
         """
         loads_us = None if self._index is None or self._loads is None else self._loads.until(now_us)
         if loads_us is None:
@@ -98,7 +98,7 @@ class LoopLabels:
         folder = self._system.state_folder / "backfill" / f"labels-{self._model.name}"
         with claimed(folder), named_errors(folder):
             files = folder / "files"
-            shutil.rmtree(files, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(files, ignore_errors=True)  # left by a process that was killed
             files.mkdir()
             events = recorded_events(self._system, label.source)
             parted = PartedLabels(label, events, requests(), files, LEAST_MEMORY_BYTES)

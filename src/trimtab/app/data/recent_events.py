@@ -63,7 +63,7 @@ class RecentEvents:
             connected(folder / "overflow", LEAST_MEMORY_BYTES // 2) as connection,
         ):
             files = folder / "files"
-            shutil.rmtree(files, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(files, ignore_errors=True)  # left by a process that was killed
             files.mkdir()
             events = recorded_events(system, source)
             new = f"FROM ({events.select}) WHERE known_at > {since_us}"

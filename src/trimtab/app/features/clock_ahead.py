@@ -68,6 +68,7 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
     repair is noticed.
 
     Raises:
+        Misuse: The log is on a server, so its times cannot be changed here.
         Conflict: Another process writes to a partition or to the tables.
     """
     state = system.state

@@ -78,7 +78,7 @@ class Run(Protocol):
     ) -> FeatureFrame:
         """Compute features of requests, each as of its time in `at_us`.
 
-        Events count that were known at that time, or by `known_by_us`, if this is given (`NEVER_US`: all events).
+        Only events count that were known at that time or, if `known_by_us` is given, by then (`NEVER_US`: all events).
         """
         ...
 

@@ -35,7 +35,7 @@ def recorded_events(system: System, source: Source) -> EventFiles:
     move_into_tables(system)
     merge_files(system)
     table = system.state.tables(system.sources, make=False)[source.name]
-    positions = system.state.events.positions()  # at least what the table has just reached
+    positions = system.state.events.positions()  # no less than what the table has, because it was moved before
     for partition, last in reached_in(table).items():  # partitions that are gone from the log
         positions.setdefault(partition, last)
     return table_events(source, table_files(table), list(positions), positions)

@@ -181,7 +181,7 @@ def _sqlite() -> Finding:
     version = sqlite3.sqlite_version
     note = ""
     if sqlite3.sqlite_version_info < _WAL_RESET_FIXED:
-        note = " (its fault in WAL mode, repaired in 3.51.3, needs two writers of a file; trimtab has one for each)"
+        note = " (its fault in WAL mode, repaired in 3.51.3, needs two writers; a file of trimtab has only one)"
     good = sqlite3.sqlite_version_info >= (3, 35)
     fix = "" if good else "Use a Python with SQLite 3.35 or newer."
     return Finding(name="SQLite", state="ok" if good else "missing", found=version + note, fix=fix)

@@ -143,7 +143,7 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 
 def quality_lines(table: Columns, level: float | None) -> list[str]:
-    """Return lines of text for a terminal: the rows of the table, and a chart of the loss over time."""
+    """Return lines of text for a terminal: the rows of the table and, if they are at least three blocks, a chart."""
     from trimtab.report.tables import text_table
     from trimtab.report.text_chart import text_chart
 
@@ -197,10 +197,7 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
 
 
 def version_name(system: System, address: str) -> str:
-    """Return the name of a version, given its id.
-
-    If the version was deleted as unused, return the first characters of its id.
-    """
+    """Return the name of a version, given its id. If it is not registered, return the first characters of its id."""
     from trimtab.core.errors import NotFound
 
     try:
@@ -210,7 +207,7 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """Return the mean loss minus the loss that the model's own scores predict; None without labels.
+    """Return the mean loss minus the loss that the model's own scores predict; None without labels or predicted losses.
 
     `blocks` has the sums of each block of predictions, with the cap of its losses. Losses are summed as multiples of
     the cap.

@@ -92,7 +92,7 @@ def check_skew(
 
 
 def check_skew_when_due(system: System) -> None:
-    """If a model was last checked 20 hours ago or more, check a sample of the predictions since then, if any.
+    """If a model with new predictions was last checked 20 hours ago or more, check a sample from all models since then.
 
     If the events do not fit into memory, nothing is checked, because a check reads all of them.
     """

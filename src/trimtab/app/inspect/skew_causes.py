@@ -134,7 +134,8 @@ class Diagnosis:
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
         """Return whether records that the prediction may have used are gone.
 
-        This is so if the log is shorter now, or if records of these sources were erased.
+        This is so if the log is shorter now, if records of these sources that the prediction may have used were erased,
+        or if there was any erasure (`trimtab forget`) after the prediction and the feature reads a source at all.
         """
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True

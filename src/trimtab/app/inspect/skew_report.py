@@ -57,7 +57,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, int] = {}
     modes: dict[str, int] = {}
     scores: int = 0  # the number of scores that were recomputed with the stored version
-    unchecked: dict[str, int] = {}  # the number of predictions that could not be recomputed, by reason
+    unchecked: dict[str, int] = {}  # how many predictions or scores could not be recomputed, by reason
 
     @property
     def mismatches(self) -> int:

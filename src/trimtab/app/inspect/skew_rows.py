@@ -106,8 +106,8 @@ class Past:
     def reread(self) -> Iterator[Sequence[LogRecord]]:
         """Yield all records.
 
-        Old records that were removed from the log come from the tables of record, their long-term store. If they fit
-        into memory, they are kept there, because they are read several times.
+        Old records that were removed from the log come from the tables of record, their long-term store. If all records
+        fit into memory, they are kept there, because they are read several times.
         """
         if self._blocks is not None:
             yield from self._blocks

@@ -15,7 +15,7 @@ from trimtab.store.ports import Append, Catalog, Put, Remove
 
 SIGNAL = "skew"  # the kind of all signals made here
 _ENOUGH = 3.0  # where 3 differences are expected, finding none has a probability of 1 in 20 (Poisson)
-_GONE_US = DAY_US  # a signal ends when its version has made no predictions for this long
+_GONE_US = DAY_US  # a signal ends when no predictions of its version were compared for this long
 _OVER = "newer predictions agree again, or the version no longer makes predictions"
 
 
@@ -48,8 +48,8 @@ def settle_skew(
     """Return the writes that begin and end signals, and for each open signal how many values have agreed since.
 
     A signal records the share of values that differed. It ends when newer values agree, and are so many that three
-    differences would be expected among them at that share. It also ends when its version has made no prediction for a
-    day. If older predictions are checked again, their differences do not begin a signal a second time.
+    differences would be expected among them at that share. It also ends when no prediction of its version was compared
+    for a day. If older predictions are checked again, their differences do not begin a signal a second time.
 
     Args:
         versions: The result of the check, by version id.

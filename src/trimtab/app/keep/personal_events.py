@@ -112,6 +112,7 @@ class PersonalEvents:
     def follow_labels(self, tables: dict[str, Table], keys: RequestKeys) -> None:
         """Collect the labels of erased requests, except those that also belong to requests of other entities."""
         models = self._system.definitions.models.values()
+        # if the key of the label's request is itself a key of the entity, its labels were found by the search
         links = [
             _Link(m, keys) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
         ]
@@ -220,7 +221,7 @@ class PersonalEvents:
 
 
 class _Link:
-    """The keys of a model's erased requests, and the column by which labels name their request."""
+    """The keys that only erased requests of a model have, and the column by which labels name their request."""
 
     def __init__(self, model: Model, keys: RequestKeys) -> None:
         self.requests, self.labels, self.column = model.request.name, model.label.source.name, model.label.key

@@ -59,7 +59,9 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
             out.append(f"  of them {self.in_tables:,} are in the tables of record, and are not lost")
         out += [f"  read up to {position:,}: {name}" for name, position in self.readers.items()]
         if self.appended_again:
-            out.append(f"  {self.appended_again:,} later records have positions that were read already: appended again")
+            out.append(
+                f"  {self.appended_again:,} later records have positions that readers have passed: appended again"
+            )
         return out
 
 
@@ -81,8 +83,8 @@ class Recovered(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out = [line for one in self.lost for line in one.lines()]
         if any(one.log == EVENTS for one in self.lost):
             out.append(
-                "features still count the lost events, which no training will see; to compute them from what is left: "
-                "trimtab storage rebuild --all"
+                "online features still include the lost events, but training no longer does; to compute them from the "
+                "remaining events: trimtab storage rebuild --all"
             )
         out += [str(one) for one in self.stamped_ahead]
         if self.stamped_ahead:
@@ -140,7 +142,7 @@ def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
 def _go_on(system: System, lost: LostRange, actor: str) -> None:
     """Let a partition continue after the last position that any reader has read.
 
-    It is recorded in the ledger of decisions first.
+    This repair is recorded in the ledger of decisions first.
     """
     state = system.state
     log = {EVENTS: state.events, EXPOSURES: state.exposures}.get(lost.log, state.written_predictions)
@@ -187,9 +189,9 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """Return the latest append time that readers have seen, if they read beyond the end of the partition.
+    """Return the latest append time that has been seen by the readers which are beyond the end of the partition.
 
-    If no such time is stored, the result is `NEVER_US`, so that no remaining record counts as unread because of it.
+    If no such time is stored, the result is `NEVER_US`, so that no remaining record counts as appended later.
     """
     state, seen = system.state, [_NOTHING_US]
     if state.online_place.mark() is not None:

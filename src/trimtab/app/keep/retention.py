@@ -42,7 +42,7 @@ class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     at: str
     dry_run: bool
-    truncated: dict[str, int]  # for each partition of the event log, how many records are now only in tables
+    truncated: dict[str, int]  # the number of records removed from each partition of the event log; tables have them
     expired: dict[str, int]  # the number of removed events by source
     predictions: int
     quarantined: int
@@ -64,7 +64,7 @@ class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
         of = "" if self.budget_bytes is None else f" of a budget of {format_bytes(self.budget_bytes)}"
         room = f"{'would free about' if self.dry_run else 'freed'} {format_bytes(self.freed_bytes)}"
         if self.freed_bytes < 0:
-            room = f"took {format_bytes(-self.freed_bytes)} more, as online features were filled or tables begun"
+            room = f"took {format_bytes(-self.freed_bytes)} more, because online features or tables were filled"
         out.append(f"{room}; {format_bytes(self.size_bytes)}{of} are taken")
         return out + self.notes + [f"RED  {line}" for line in self.red]
 
@@ -98,9 +98,8 @@ def plan_retention(system: System) -> Retained:
     """Estimate what `storage prune` would do now, without any change."""
     size = taken(system.state_folder)
     log, notes = system.state.events, _differences(system)
-    followed, held = (
-        _follower_positions(system) if system.views.followed() else ({}, [])
-    )  # otherwise, `storage prune` catches up
+    # if no process applies the log to the views, `storage prune` does so first, so that views keep no records
+    followed, held = _follower_positions(system) if system.views.followed() else ({}, [])
     truncated, freed = {}, 0.0
     through = truncation(system.state.catalog).through
     for partition, last in log.positions().items():
@@ -115,7 +114,7 @@ def plan_retention(system: System) -> Retained:
     gone: dict[str, int] = {}
     tables = system.state.tables(system.sources, make=False)
     if any(system.config.retention.events_us(one.name) is not None for one in system.sources) and not tables:
-        notes.append("how many events are old enough to be removed is known once there are tables, after the first run")
+        notes.append("how many events would be removed is only known after the first run, which creates the tables")
     for source, table in tables.items():
         kept_us = _kept_us(system, source)
         if kept_us is not None and isinstance(table, Prunable):
@@ -270,18 +269,18 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
     notes = [f"{lag:,} records of the log are kept until they are in the online features"] if lag else []
     filled, being_filled = _filling_positions(system)
     notes += [
-        f"the log is kept from where view {name!r} reads it until it is filled. If its rebuild was interrupted, run: "
-        f"trimtab storage rebuild {name}"
+        f"view {name!r} is being filled, so the records of the log that it has not read are kept. If its rebuild was "
+        f"interrupted, run: trimtab storage rebuild {name}"
         for name in being_filled
     ]
     return {name: min(one.get(name, 0) for one in (applied, *filled)) for name in ends}, notes
 
 
 def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
-    """Return the positions after which views that are being filled need the log, and remarks with their names.  # D31
+    """Return for each view that is being filled the positions after which it needs the log; and their names.  # D31
 
-    The process that applies the log fills views. Without such a process, a filling was interrupted and will begin
-    again, so it needs no positions.
+    Views are filled by the process that applies the log to them. If there is none, the filling was interrupted and will
+    begin again, so nothing is returned.
     """
     if not system.views.followed():
         return [], []
@@ -294,9 +293,9 @@ def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]
 
 
 def _before_strangers(log: Log, partition: str, after: int, cut: int, system: System) -> tuple[int, list[str]]:
-    """Return `cut`, or the position before the first record of an undeclared source if that is lower.
+    """Return the position up to which records may be removed, and a remark if this is lower than `cut`.
 
-    Records of undeclared sources are in no table, so they must stay in the log.
+    Records of undeclared sources are in no table, so the first of them and all later records must stay in the log.
     """
     known = {ERASED, *system.definitions.sources}
     while after < cut:

@@ -61,7 +61,9 @@ _REST_S = 1.0  # pause between two reads after an error, or if the catalogue can
 
 
 class LoopMetrics:
-    """Metrics of the loop, read from the catalogue. They are read again only after the catalogue has changed.
+    """Metrics of the loop, read from the catalogue.
+
+    They are read again only after the catalogue has changed or, if it cannot tell whether it has, every second.
 
     Args:
         system: The project whose loops are measured.
@@ -94,7 +96,7 @@ class LoopMetrics:
             return {(): float(self._failed)}
 
     def _refresh(self) -> None:
-        """Read the metrics again if they may have changed. After an error, there are no values, and not old ones."""
+        """Read the metrics again if they may have changed. After an error, no metric has a value."""
         try:
             mark = self._system.state.catalog.mark()
             if not self._is_due(mark):

@@ -155,7 +155,7 @@ class LoopValues:
 
 
 def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
-    """Yield the metrics of the last closed day of a version in an arm (champion or canary), by metric name."""
+    """Yield metrics of a closed day of one version, each with its name."""
     from trimtab.stats.exact_sums import rounded
 
     sums = day.whole

@@ -65,8 +65,8 @@ class ServedModel:
         self._told_waiting: str | None = None  # the version that was last reported as not ready
         self._waits: set[str] = set()  # ids of versions that are not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        self._other_arms: dict[str, Answerer] = {}  # the answerers of the canary and the shadow, by alias
-        self._arm_failure: TrimtabError | None = None  # why the canary or the shadow cannot answer
+        self._other_arms: dict[str, Answerer] = {}  # by alias: of the canary, the shadow, and for degraded answers
+        self._arm_failure: TrimtabError | None = None  # why one of these answerers is missing
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
@@ -91,8 +91,8 @@ class ServedModel:
     def _load_and_follow(self, *, arms: bool) -> LoadedModel:
         """Load the champion and put it into service; with `arms`, also the canary and the shadow.
 
-        `_follow` holds the lock and finds which version is missing. This version is loaded without the lock, and
-        `_follow` is called again, until no version is missing.
+        `_follow` needs the lock, and finds which version is not in memory. This version is loaded without the lock, and
+        `_follow` is called again, until it finds all versions that are needed.
         """
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
@@ -222,7 +222,9 @@ class ServedModel:
         return before
 
     def _wake_with(self, version: Version, before: Version, find: Find) -> LoadedModel | None:
-        """Load the deployed version if it can answer, or else the version that answered before it. # D80
+        """Put the deployed version into service if it can answer, or else the version that answered before it. # D80
+
+        The result is None if the version must be loaded first.
 
         Raises:
             Unavailable: Neither of the two versions can answer.
@@ -256,7 +258,10 @@ class ServedModel:
         return loaded
 
     def _follow_arms(self, find: Find) -> None:
-        """Put the canary and the shadow into service. An error is kept until `follow` raises it."""
+        """Put the canary, the shadow and the version for degraded answers into service.
+
+        An error is kept until `follow` raises it.
+        """
         try:
             self._put_arms(find)
         finally:
@@ -304,7 +309,7 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in found.values():
-            endpoint.know(one.served)  # so that the endpoint knows it even after many promotions
+            endpoint.know(one.served)  # repeated, because the endpoint keeps only the newest versions completely
 
     def _arm_answerer(self, alias: str, find: Find) -> Answerer | None:
         """Return the answerer of the version to which an alias points.

@@ -100,7 +100,7 @@ class VersionMemory:
                 load: Future[LoadedModel] = Future()
                 given = version, load
                 thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
-                # The start may fail, so the thread is stored after it. Until then, this mutex keeps it from ending.
+                # Stored after the start, which may fail. The thread cannot end before, because that needs this mutex.
                 thread.start()
                 self._loads[version.id], self._threads[version.id] = load, thread
         if failed is not None:
@@ -114,7 +114,7 @@ class VersionMemory:
         """
         with self._mutex:
             before, now = self._answering.get(holder, frozenset()), frozenset(answering)
-            for address in before - now:  # previous versions count as just used, for a rollback
+            for address in before - now:  # they count as just used, so that they are in memory for a rollback
                 if address in self._kept:
                     self._kept.move_to_end(address)
             self._answering[holder], self._waiting[holder] = now, frozenset(waiting)

@@ -96,7 +96,10 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read now: they are filled, and as current as the most current view."""
+        """Return whether these views can be read now: they are filled, and as current as the most current view.
+
+        If the log is empty, they can always be read.
+        """
         if not any(self._state.events.positions().values()):
             return True
         cursors = read_cursors(self._state.online)

@@ -66,7 +66,7 @@ def last_request(asked_us: NDArray[Any]) -> int:
 def recording_end(chosen: Sequence[Scenario], tables: Mapping[str, Columns], last_us: int) -> int:
     """Return the time of the newest request or label, with which the recording ends.
 
-    Labels that came later than the label of the newest request could come do not count.
+    A label does not count if it came after the wait for the label of the newest request was over.
 
     Args:
         chosen: The scenarios.
@@ -109,8 +109,8 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
 
     The gate judges a version on the newest days whose labels are final, and the version is fitted on rows whose labels
     were final when these days began. So before the start lie two waits for labels, the gate's window, and some days to
-    learn from. If the history is long enough, a quarter of the requests also lies before the first start, and at most
-    a year is replayed.
+    learn from; without a gate, one wait and these days. If the history is long enough, a quarter of the requests also
+    lies before the first start, and at most a year is replayed.
 
     Args:
         chosen: The scenarios.

@@ -84,7 +84,7 @@ def serve_with_workers(
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
         when_port_is_free(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
-        _cleared(folder)  # after the ports are taken: if this start is killed before, the next start must wait, too
+        _cleared(folder)  # after the ports are taken, because until then, this or another start needs the old mark
         opened.enter_context(applier.start())
         background = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)

@@ -12,7 +12,7 @@ OF_WORKERS = "failures/"  # the record of worker 3 has the key "failures/3"
 
 
 class FailureRecord(msgspec.Struct, frozen=True):
-    """The errors of one process's background tasks in their last round."""
+    """The errors of one process's background tasks, each from its last run."""
 
     by: str = ""  # the process that may write the record; a later process with the same key replaces it
     failures: dict[str, str] = msgspec.field(default_factory=dict)  # the error of each task

@@ -1,4 +1,4 @@
-"""Try whether a version can be loaded in a new process, as a service must do after a restart.
+"""Check that a version can be loaded in a new process, as a service must do after a restart.
 
 For safety, versions whose artifact runs code when it is loaded are inspected in a new process. # D53
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LONGEST_S = 60.0  # the time limit for an inspected version's code
-_TRIED = 200  # ways to score one row are compared on this many rows
+_TRIED = 200  # the fastest way to score one row is found by scoring this many rows
 
 
 class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):

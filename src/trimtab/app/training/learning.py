@@ -51,7 +51,7 @@ class Teacher:
         self._mutex = threading.Lock()
 
     def teach(self) -> int:
-        """Teach the labels that became known since the last call, up to a minute ago, and return their number.
+        """Teach the labels of the blocks that ended since the last call, at least a minute ago; return their number.
 
         While another process teaches this learner, nothing is done.
         """
@@ -71,7 +71,7 @@ class Teacher:
         loaded = served.refresh()
         learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
-            return 0  # another version was deployed meanwhile, and is taught in the next round
+            return 0  # another version was deployed meanwhile; the next call teaches it
         # if the clock is ahead, a future position would be saved, and learning would stop until that time. # D0170
         system.state.check_clock()
         now_us = system.clock.now_us()

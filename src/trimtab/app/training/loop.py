@@ -126,7 +126,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            read_us = self._clock.now_us()  # inputs are only checked up to this time: later ones may not be read
+            read_us = self._clock.now_us()  # inputs are only checked up to now: `catch_up` may not read later ones
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:
@@ -201,7 +201,7 @@ class DeploymentLoop:
     def judge_stored(
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
-        """Evaluate a stored version. The result is only stored in the run. The errors are those of `promote`."""
+        """Evaluate a stored version, and store the reason for the result in the run only. Errors: as in `promote`."""
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")

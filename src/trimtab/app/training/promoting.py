@@ -36,7 +36,7 @@ class Promotion(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a request to promote a version."""
 
     version: str  # "late_flight@7"
-    state: State  # the last two values only occur in dry runs
+    state: State  # "passes" and "does not pass" only occur in dry runs
     gate: GateRecord | None  # the result of the evaluation; None if the version is already deployed
     decisions: list[Decision]  # the rows that were written to the ledger of decisions
 

@@ -13,7 +13,7 @@ from trimtab.steering.candidates.ports import Stored
 from trimtab.steering.loop_state import Changes, Repair
 
 # "same": would training give the deployed version again? "blocked": why can no candidate be trained?
-# "repair": train and evaluate a candidate. "judge": evaluate a stored version.
+# "repair": train a candidate and evaluate it. "judge": evaluate a stored version.
 What = Literal["same", "blocked", "repair", "judge"]
 
 
@@ -28,7 +28,7 @@ class TrainingArguments(msgspec.Struct, frozen=True, kw_only=True):
     project: ProjectSpec
     changes: Changes = Changes()
     stored: Stored | None = None  # the stored version to judge, if any
-    keep: bool = True  # whether to store the result of its evaluation
+    keep: bool = True  # whether to store the evaluation of the stored version
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     lack: str | None = None  # why no candidate can be trained
     same: Version | None = None  # the deployed version, if training would give it again
     put_back: bool = False  # whether a lost artifact of the version was restored
-    repair: Repair | None = None
+    repair: Repair | None = None  # the candidate or stored version, with its evaluation
 
 
 class Worker(Protocol):

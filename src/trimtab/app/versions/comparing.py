@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trimtab.registry.describing.compare import Floats
     from trimtab.training.definitions import Model
 
-_MOVED_UNITS = 0.05  # by default, scores differ notably if by more than .05 of probability or of the label's spread
+_MOVED_UNITS = 0.05  # by default, scores moved if they differ by more than .05 (a probability) or .05 label spreads
 
 
 def compare_versions(
@@ -72,7 +72,7 @@ def window_of(window: str | int | None) -> int | None:
     except Misuse as error:
         raise Misuse(f"compare: window: {str(error).removeprefix('duration: ')}") from None
     if window_us == 0:
-        raise Misuse(f'compare: window: {window!r} holds no row. Give a longer one, such as "14d".')
+        raise Misuse(f'compare: window: {window!r} is empty. Give a longer one, such as "14d".')
     return window_us
 
 

@@ -88,7 +88,7 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
         actor=request.actor,
     )
     check_same(version, f"import {path.name}", seen_until_us=request.seen_until_us, window_us=request.window_us)
-    if request.first:  # writes a row of the ledger, and may be repeated
+    if request.first:  # also if the file was imported before, so that a killed import may be repeated
         why, actor, together = request.why, request.actor, Ledgered(system, ACT)
         system.registry.move(version.model, CHAMPION, version, first=True, why=why, actor=actor, together=together)
     return version

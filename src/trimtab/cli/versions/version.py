@@ -34,7 +34,7 @@ def compare(one: str, other: str, window: str, no_rows: bool, moved: float | Non
       trimtab versions compare late_flight@champion late_flight@9 --html compare.html
     """
     if no_rows:
-        refuse_given("is about rows, and --no-rows scores none.", "window", "moved")
+        refuse_given("has no effect with --no-rows, which scores no rows.", "window", "moved")
     with opened_project() as project, progress("asking both versions"):
         found = project.compare(one, other, window=None if no_rows else window, moved=moved)
     from trimtab.registry.describing.compare_page import comparison_document
@@ -102,7 +102,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
     """Register a model file, or an MLflow model folder, as a version.
 
     Formats: LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. Its inputs must be the declared model's
-        features, in their order. It must reproduce golden scores, or be scored on labelled rows (--golden or --window).
+    features, in their order. It must reproduce golden scores, or be scored on labelled rows (--golden or --window).
 
     \b
     Example:

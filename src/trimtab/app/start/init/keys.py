@@ -64,10 +64,14 @@ def repeats(table: DataTable, names: Sequence[str]) -> Repeats:
 def row_key(table: DataTable, options: Options, time: str, label: str, assumed: list[Assumption]) -> Key:
     """Return the key of a row: the columns that the caller names, or a guess.
 
-    If the file is a single series, the key is the time. Otherwise, it is a column with another value in each row,
-    preferably one with a name such as "id". If there is none, or if it only numbers the rows, the key is an entity of
-    up to three columns together with the time. If no entity fits either, it is a column with such a name together with
-    the time, or else all columns.
+    The guess is the first of these that fits:
+
+    1. the time, if the file is a single series;
+    2. a column with another value in each row, preferably one with a name such as "id"; but if all such columns only
+       number the rows, an entity as in 3 is preferred if it has rows at most of the times;
+    3. an entity of up to three columns, together with the time;
+    4. a column with a name such as "id", together with the time;
+    5. all columns.
 
     Raises:
         NotFound: A column that is named does not exist.

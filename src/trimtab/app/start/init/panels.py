@@ -38,8 +38,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     def windows(self) -> list[Window]:
         """Return the features of past labels: the newest, means of windows, and the label of past seasons.
 
-        Seasons are weeks, for hourly rows also days, and years if there are enough. "A season ago" means: as many whole
-        seasons ago as are needed for the label to be known when the prediction is made.
+        Seasons are weeks, days if there are several rows a day, and years if the file has enough of them. "A season
+        ago" means: as many whole seasons ago as are needed for the label to be known when the prediction is made.
         """
         step = self.step_us
         found = [Window("last", "latest", None)]
@@ -73,7 +73,8 @@ def panel_in(
     """Return the panel; None unless a number is predicted, and rows come at regular times.
 
     Raises:
-        Misuse: A horizon is given, but the rows are no panel of numbers, or span less time than the horizon.
+        Misuse: A horizon is given, but the rows are no panel of numbers, or all of them lie within the horizon plus the
+            wait for a label.
     """
     if step_us is None or not is_number:
         if options.horizon is not None:
@@ -85,8 +86,8 @@ def panel_in(
     horizon_us, wait_us = duration_us(options.horizon or 0), duration_us(wait)
     if options.horizon is not None and horizon_us + wait_us >= span_us:
         raise Misuse(
-            f"--horizon {options.horizon}: the rows span {format_duration(span_us)}, so that long before its time, no "
-            f"row has earlier labels to learn from (a label is known after {wait}). Give a shorter horizon."
+            f"--horizon {options.horizon}: the rows span {format_duration(span_us)}, so no label is known yet when a "
+            f"row is predicted (a label is known after {wait}). Give a shorter horizon."
         )
     ahead = f"{format_duration(horizon_us)} before its time" if horizon_us else "at its time"
     if options.horizon is None:

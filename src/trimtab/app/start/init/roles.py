@@ -111,9 +111,8 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
     two = [c.name for c in usable if c.distinct == 2 and c.name not in keys]
     guess = named if len(named) == 1 else two if len(two) == 1 and not named else []
     numbers = [c.name for c in usable if c.dtype == "float" or (keys and c.dtype == "int" and c.name not in keys)]
-    if (
-        keys and not named and two and numbers
-    ):  # for example, sales and holidays of each shop: one may explain the other
+    # for example, sales and holidays of each shop: either may be the label, and the other one a feature
+    if keys and not named and two and numbers:
         guess, two = [], [*two, *(name for name in numbers if name not in two)]
     others = {c.dtype for c in usable if c.name not in (*numbers, *keys)}
     only = not guess and not named and not two and len(numbers) == 1 and others <= {"str"}

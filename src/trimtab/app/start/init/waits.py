@@ -101,14 +101,15 @@ def _ages(table: DataTable, time: str, label: str, positive: str, newest_us: int
 def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) -> int:
     """Return the age, in units from the newest row, below which labels are not complete yet; 0 if all are.
 
-    Rows are looked at in blocks, newest first. A block is incomplete if its share of counted rows is too low (`lacks`),
-    compared with the older half of the rows. It has so many rows that, at the usual share, `least` of them count.
+    `counts` has for each age the number of rows that count: those with a label, or those with a positive one. Their
+    usual share is that in the older half of all rows. Rows are looked at in blocks, newest first. A block is incomplete
+    if rows that count are too rare in it (`lacks`). It is as large as needed for `least` of them at the usual share.
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():
         return 0
     usual = counts[half].sum() / ages.rows[half].sum()
-    none = int(np.argmax(counts > 0))  # the newest units, which have no label
+    none = int(np.argmax(counts > 0))  # how many ages, from the newest on, have no row that counts
     until = complete = rows = found = 0
     if usual > _NEARLY_ALL and ages.rows[:none].sum() >= _LEAST_NONE:
         until = int(ages.age[none - 1]) + 1

@@ -161,7 +161,8 @@ def _numbers(connection: DuckDBPyConnection, example: str | None) -> Kind | None
 def _times(connection: DuckDBPyConnection, written: str, *, given: bool = False) -> Kind:
     """Return the kind of a column of times, with texts of other formats.
 
-    If many values are no times, the column is text, unless the format was given.
+    If too many values are no times, and none of these has another known format, the column is text. But if the caller
+    gave the format, the column is always one of times.
     """
     listed = ", ".join(map(literal, NULL_WORDS))
     if written == ISO:
@@ -186,7 +187,7 @@ def _times(connection: DuckDBPyConnection, written: str, *, given: bool = False)
 
 
 def _fit_alike(connection: DuckDBPyConnection, one_way: str, other: str) -> bool:
-    """Return whether two formats of times fit the same texts of the whole file."""
+    """Return whether two formats of times fit equally many texts of the whole file."""
     try:
         first, second = one(
             connection,

@@ -91,7 +91,10 @@ class SpotCheck:
         self._verdicts: list[Future[Verdict]] = []
 
     def choose(self, first: int, stop: int) -> None:
-        """Sample requests to check among the indices first to stop - 1: groups of neighbours, spread evenly."""
+        """Sample requests to check among the indices first to stop - 1: groups of neighbours, spread evenly.
+
+        If more than half of them are to be checked, the first ones are taken.
+        """
         count = min(self._count, stop - first)
         if 2 * count > stop - first:
             self._chosen = np.arange(first, first + count)

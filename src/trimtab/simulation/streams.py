@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 ShiftKind = Literal["concept", "covariate", "prior"]
 _VALUES = 6  # how many different values a text column has
 _LIST = 5  # how many rows a list has
-_MEASURED_WEIGHT = 0.8  # the default weight of a source's measurements
+_MEASURED_WEIGHT = 0.8  # the default weight of the first two columns of measurements
 
 
 class Shift(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +134,7 @@ def stream(
         days: How many days come after the history.
         per_day: How many requests there are per day.
         weights: For columns of the request and for "source.column", how much the score rises for each standard
-            deviation. By default, 1.2, 0.8, -0.5 and so on for the request's columns, and 0.8 for measurements.
+            deviation. By default, 1.2, 0.8, -0.5 and so on for the request's columns, and 0.8 for two measurements.
         columns: The mean and the standard deviation of columns of the request; by default 0 and 1.
         season: How far the score rises and falls over a year.
         week: How far the score rises and falls over a week. On Saturdays and Sundays there are also a fifth fewer

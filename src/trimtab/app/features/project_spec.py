@@ -36,9 +36,8 @@ class ProjectSpec(msgspec.Struct, frozen=True):
 
     def open(self, definitions: Definitions | None = None, *, clock: Clock | None = None) -> System:
         """Open the project. The caller must close it."""
-        from trimtab.app.state.definitions import (
-            load_definitions,
-        )  # imported here, because a process that only creates tasks does not need this module
+        # imported here, because a process that only creates tasks does not need this module
+        from trimtab.app.state.definitions import load_definitions
         from trimtab.app.system import System
 
         config = self.config

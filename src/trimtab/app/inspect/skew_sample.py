@@ -1,4 +1,4 @@
-"""Draw a random sample from the prediction log that includes every version and arm (champion, canary, shadow)."""
+"""Draw a random sample from the prediction log, with rare versions and arms (champion, canary, shadow) in it, too."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def draw(
 ) -> list[Prediction]:
     """Return a sample of the predictions after the positions `after`, in order of time.
 
-    The sample has `count` (None: all) of the predictions for which `wanted` is true. Of a long log, one prediction in
-    each of many equal parts is read. A quarter of the sample is spread evenly over versions, arms and modes; the rest
-    is drawn at random.
+    The sample has at most `count` (None: all) of the predictions for which `wanted` is true. Of a long log, one
+    prediction in each of many equal parts is read. A quarter of the sample is spread evenly over models, versions, arms
+    and modes; the rest is drawn at random.
     """
     ends = {name: last for name, last in predictions.log.positions().items() if last > after.get(name, 0)}
     total = sum(last - after.get(name, 0) for name, last in ends.items())

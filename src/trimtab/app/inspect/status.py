@@ -227,7 +227,8 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         text += detectable_in_words(watch)
         behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
         has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
-        if behind_us > _RECENT_US and has_traffic:  # files with labels may be loaded once a month
+        # if labels come from files, the time since the last load does not count
+        if behind_us > _RECENT_US and has_traffic:
             behind_us -= now_us - loop.complete_until(now_us)
         if behind_us > _RECENT_US and has_traffic:
             red.append(

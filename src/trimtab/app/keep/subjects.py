@@ -145,7 +145,8 @@ class Subject:
                 if texts in self.keys:
                     self.met.add(texts)
                     return True
-            elif self._mentioned(row.values()):  # the line was not split into columns
+            # otherwise a column is missing, perhaps because the line was not split into columns
+            elif self._mentioned(row.values()):
                 return True
         return False
 

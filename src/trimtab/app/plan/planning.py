@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from trimtab.registry import Version
 
 What = Literal["new", "changed", "removed", "noted", "unchanged"]
-_PER_S = {
-    True: 40_000,
-    False: 120_000,
-}  # speed of filling a view, in events per second; the key is whether the view has windows
+# the speed of filling a view, in events per second; the key is whether the view has windows
+_PER_S = {True: 40_000, False: 120_000}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,11 +87,10 @@ class BackgroundTasks(Closing):
             self._keep()
 
     def _keep(self) -> None:
+        # imported here, because processes that only answer do not need them
         from trimtab.app.alerts.alerting import Alerting
         from trimtab.app.experiments.ticking import tick_project
-        from trimtab.app.keep.retention import (
-            retain_when_due,
-        )  # imported here, because processes that only answer do not need them
+        from trimtab.app.keep.retention import retain_when_due
         from trimtab.app.training.loops import Loops
 
         system = self._system
@@ -224,9 +223,8 @@ class BackgroundTasks(Closing):
     def _judge(self, name: str, failure: str | None) -> None:
         with self._mutex:
             before = self.failures
-            self.failures = {
-                work: said for work, said in before.items() if work != name
-            }  # a new dict, because other threads may read the old one
+            # a new dict, because other threads may read the old one
+            self.failures = {work: said for work, said in before.items() if work != name}
             if failure is not None:
                 self.failures[name] = failure
                 self.failed = Counter({**self.failed, name: self.failed[name] + 1})

@@ -128,9 +128,8 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
         OSError: The folder cannot be created or opened.
     """
     old = set_aside(folder)
-    if old.is_dir() and not (
-        folder.exists() and any(folder.iterdir())
-    ):  # a restoration was killed before the new state was in place
+    # if the folder is missing or empty, a restoration was killed before the new state was in place
+    if old.is_dir() and not (folder.exists() and any(folder.iterdir())):
         hold = FolderHold.take(old, alone=True)
         if hold is None:
             raise _restoring(folder)

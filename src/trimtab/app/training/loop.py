@@ -381,9 +381,8 @@ class DeploymentLoop:
         The block gets False if another process or thread is using the loop.
         """
         name, who = self.deployment.name, f"process {os.getpid()} on {platform.node()}"
-        lease = Lease(
-            self._catalog, f"loop.{name}", self._system.state_folder
-        )  # each use takes a new lease, so that threads exclude each other, too
+        # each use takes a new lease, so that threads exclude each other, too
+        lease = Lease(self._catalog, f"loop.{name}", self._system.state_folder)
         if not lease.take():
             yield False
             return

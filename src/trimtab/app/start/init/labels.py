@@ -105,7 +105,10 @@ def _given(table: DataTable, label: str, given: str) -> str | None:
 
 
 def _positive(values: list[tuple[object, int]]) -> tuple[object, bool]:
-    """Return which of two values is positive, and whether their names say so."""
+    """Return which of two values (the more frequent one first) is positive, and whether their names say so.
+
+    If they do not, the rarer one is positive.
+    """
     for (value, _), (other, _) in (values, values[::-1]):
         v, o = (str(x).strip().lower().removesuffix(".0") for x in (value, other))
         if (v in _POSITIVE and o not in _POSITIVE) or (o in _NEGATIVE and v not in _NEGATIVE):

@@ -96,11 +96,25 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
 
 
 def shown_values(look: Look, bounds: tuple[float, float] | None = None) -> list[str | None]:
-    """Return the effect and its bounds as texts: in % of the control's value, if that is not too close to 0."""
-    values = [look.difference, *((look.low, look.high) if bounds is None else bounds)]
+    """Return the effect and its bounds as texts: in % of the control's value, if that is not too close to 0.
+
+    Bounds in % allow for the error of the control's value as well.
+
+    Args:
+        look: The look.
+        bounds: Bounds of the difference that are further apart than the look's own, for missing labels.
+    """
+    low, high = bounds or (look.low, look.high)
     if look.relative is None or not look.control:
-        return [None if one is None else f"{one:+.3g}" for one in values]
-    return [None if one is None else percent(one / abs(look.control)) for one in values]
+        return [None if one is None else f"{one:+.3g}" for one in (look.difference, low, high)]
+    found: list[str | None] = [percent(look.relative)]
+    for relative, own, end in ((look.relative_low, look.low, low), (look.relative_high, look.high, high)):
+        if relative is None or own is None or end is None:
+            found.append(None)
+            continue
+        wider = relative + (end - own) / abs(look.control)
+        found.append(percent(wider if wider * end > 0.0 else 0.0))  # whether it excludes 0 is said by the difference
+    return found
 
 
 def percent(share: float) -> str:

@@ -1,9 +1,10 @@
 """Comparison targets: the versions with which candidates are compared, usually the version in service.
 
-A target scores the days on which the new candidate is judged, from its own features. The version in service is a refit
-of an earlier candidate (fitted again on more data), and may have learnt from these days. Then the earlier candidate is
-the target. It has the same recipe (definition and way of fitting), but has not seen the days. # D0195 The same is done
-if labels take so long that the version in service knows labels that the candidate may not know yet. # D0214
+A target scores the days on which the new candidate is judged, with the features that it was trained with. The version
+in service is a refit of an earlier candidate (fitted again on more data), and may have learnt from these days. Then the
+earlier candidate is the target. It has the same recipe (definition and way of fitting), but has not seen the days.
+# D0195 The same is done if the version in service knows labels that were not final when the days began, because labels
+take long. The new candidate must not know these. # D0214
 """
 
 from __future__ import annotations

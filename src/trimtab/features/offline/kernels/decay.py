@@ -100,6 +100,7 @@ class _Tiles:
         place, sign, tile = place[order], sign[order], tile[order]
         self._key, changed_at = key[order], changed_at[order]
         tiles = len(self.hop)
+        # for each tile, the index of its first change, and below of its last one
         self._first = np.searchsorted(tile, np.arange(tiles))
         last = np.searchsorted(tile, np.arange(tiles), "right") - 1
         before = self._first[tile]

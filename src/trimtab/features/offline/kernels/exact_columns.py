@@ -134,12 +134,14 @@ def _whole(totals: Sequence[Array]) -> tuple[Array, Array | None]:
 
 
 def _rounded(totals: Limbs, width: int, exponent: int) -> Array:
+    """Return sums as float64, rounded once, given the sums of their limbs (`totals`)."""
     if len(totals) == 1:
         return _scaled(totals[0].astype(np.float64), exponent)
     low, *middle, high = _carried(totals, width)
     # both parts are exact as floats, so adding them rounds only once
     if not middle and np.abs(high).max(initial=0) < _EXACT:
         return _scaled(_scaled(high.astype(np.float64), width) + low.astype(np.float64), exponent)
+    # otherwise, round the absolute value from the bits of its limbs, and add the sign afterwards
     negative = high < 0
     carried = _carried([np.where(negative, -limb, limb) for limb in totals], width)
     carried.append(carried[-1] >> width)

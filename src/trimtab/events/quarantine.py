@@ -275,9 +275,9 @@ class Quarantine:
             elif isinstance(record, _Released | _Begun):
                 notes[place] = record.places
                 released.update(record.places if isinstance(record, _Released) else ())
-        instead: dict[str, dict[int, bytes]] = {
-            partition: {} for partition, _ in released
-        }  # all partitions to rewrite, even if they have no row to erase
+        # Rewrite all these partitions, even if no payload is left to replace: if an earlier call was refused as
+        # Unavailable, the old bytes may still be on the disk.
+        instead: dict[str, dict[int, bytes]] = {partition: {} for partition, _ in released}
         for partition, position in released & rows.keys():
             instead[partition][position] = _encoder.encode(_Erased(rows[partition, position]))
         refused: list[Conflict | Unavailable] = []

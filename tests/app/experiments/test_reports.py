@@ -116,7 +116,10 @@ def test_the_page_has_the_figures_of_the_report(folder: Path, tmp_path: Path) ->
         "Novelty",
     ):
         assert part.replace("'", "&#39;").replace(">", "&gt;") in page, part
-    assert page.count("<svg") == 3  # one plot for each metric
+    assert page.count("<svg") == 4  # one plot of the units, and one for each metric
+    assert "units by day of their first exposure" in page
+    for one in reading["variants"]:
+        assert sum(one["by_day"].values()) == one["units"]
 
 
 def test_the_list_and_the_status_show_what_runs(folder: Path) -> None:

@@ -59,6 +59,12 @@ def _units(page: Document, reading: Reading) -> None:
     headers = ("variant", "units", "declared", "found", "testers", "variant not shown")
     page.table(Table(headers=headers, rows=rows, align=("left", "right", "right", "right", "right", "left")))
     page.note(f"Sample ratio: {reading.ratio.text}", "plain" if reading.ratio.holds else "bad")
+    series = [
+        Series(name=one.name, x=[parse_time_us(day) for day in one.by_day], y=[float(n) for n in one.by_day.values()])
+        for one in reading.variants
+    ]
+    if len(series[0].x) > 1:
+        page.plot(line_chart(series, title="units by day of their first exposure", height=160), detail=True)
     page.table(
         Table(
             headers=("labels of", "labelled", "missing", "share"),

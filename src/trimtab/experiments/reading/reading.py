@@ -163,6 +163,7 @@ def _variant(definition: Experiment, name: str, days: Sequence[ExperimentDay]) -
         found=units / total if total else None,
         testers=sum(one.testers for one in here),
         not_shown={reason: sum(one.not_shown.get(reason, 0) for one in here) for reason in reasons},
+        by_day={_day(day.day_us): day.variants[name].units for day in days if name in day.variants},
     )
 
 

@@ -80,6 +80,7 @@ class VariantReading(msgspec.Struct, frozen=True, kw_only=True):
     found: float | None  # the share that was found; None without units
     testers: int  # units with an override, which are in no other count
     not_shown: dict[str, int]  # units that were assigned the variant and got another one, by reason; they count
+    by_day: dict[str, int] = {}  # by day: the units that were first exposed then
 
 
 class SliceReading(msgspec.Struct, frozen=True, kw_only=True):

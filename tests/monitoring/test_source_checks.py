@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from trimtab.core.columns.data import Columns
@@ -13,38 +17,66 @@ from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import count_distinct, mean
 from trimtab.features.definitions import label, request, view
 from trimtab.monitoring.inputs.source_checks import SourceChecks
-from trimtab.training import model
+from trimtab.training import Model, model
+
+Times = NDArray[np.int64]
 
 DAYS, NEWEST = 28, 20
 IDS = ("order", "item", "visit", "clerk")
 
 
-def test_ids_are_no_extreme_numbers_but_amounts_are() -> None:
+def shop(only_final: bool = False) -> Model:
     columns = {"customer": int, "at": Time, **dict.fromkeys(IDS, int), "amount": float, "pieces": int}
     orders = source("orders", time="at", key="order", columns=columns)
+    paid = {"visit": int, "at": Time, "paid": bool}
     bought = {"items_7d": count_distinct("item", over="7d"), "spent_7d": mean("amount", over="7d"), "n": mean("pieces")}
-    asked = request("asked", key="visit", time="at", columns={"visit": int, "at": Time, "customer": int})
-    shop = model(
+    return model(
         "shop",
-        request=asked,
+        request=request("asked", key="visit", time="at", columns={"visit": int, "at": Time, "customer": int}),
         features=[view("bought", source=orders, by="customer", features=bought)],
-        label=label(source("paid", time="at", key="visit", columns={"visit": int, "at": Time, "paid": bool}),
-                    key="visit", value=col("paid"), wait="1d"),
+        label=label(
+            source("paid", time="at", key="visit", columns=paid, only_final=only_final),
+            key="visit",
+            value=col("paid"),
+            wait="1d",
+        ),
         estimator=LogisticRegression,
         metric="log_loss",
-    )  # fmt: skip
-    count = DAYS * 24
-    known_us = np.arange(count) * HOUR_US
-    values = {name: np.arange(count) % 50 for name in ("customer", *IDS, "amount", "pieces")}
+    )
+
+
+def frame(name: str, columns: Columns, event_us: Times, known_us: Times) -> EventFrame:
+    count = len(known_us)
+    never, places = np.full(count, NEVER_US), np.arange(1, count + 1)
+    zeros = np.zeros(count, bool), np.zeros(count, np.int16)
+    return EventFrame(name, columns, event_us, known_us, never, *zeros, places, ("p0",))
+
+
+def found(one: Model, *frames: EventFrame) -> set[tuple[str, str]]:
+    known = {one.source: one for one in frames}
+    checks = SourceChecks(one, known.__getitem__, None)
+    findings = checks.findings(DAYS * DAY_US, (DAYS - 1) * DAY_US, stopped=False)
+    return {(one.kind, one.subject) for one in findings}
+
+
+NONE = np.zeros(0, np.int64)
+HOURS = np.arange(DAYS * 24) * HOUR_US
+NO_ORDERS = frame("orders", Columns.of({"amount": ("float", [])}), NONE, NONE)
+NOT_PAID = frame("paid", Columns.of({"paid": ("bool", [])}), NONE, NONE)
+
+
+def test_ids_are_no_extreme_numbers_but_amounts_are() -> None:
+    values = {name: np.arange(HOURS.size) % 50 for name in ("customer", *IDS, "amount", "pieces")}
     for name in values:
         values[name][-NEWEST:] = 7_000_000  # a new range of numbers, or another unit
-    table = {"at": ("time", known_us.tolist()), "amount": ("float", values.pop("amount").astype(float).tolist())}
+    table: dict[str, Any] = {"amount": ("float", values.pop("amount").astype(float).tolist())}
     table |= {name: ("int", of.tolist()) for name, of in values.items()}
-    there = [np.full(count, NEVER_US), np.zeros(count, bool), np.zeros(count, np.int16), np.arange(1, count + 1)]
-    frame = EventFrame("orders", Columns.of(table), known_us, known_us, *there, ("p0",))
-    paid = EventFrame(
-        "paid", Columns.of({"paid": ("bool", [])}), *(one[:0] for one in (known_us, known_us, *there)), ()
-    )
-    checks = SourceChecks(shop, {"orders": frame, "paid": paid}.__getitem__, None)
-    found = checks.findings(DAYS * DAY_US, (DAYS - 1) * DAY_US, stopped=False)
-    assert {one.subject for one in found if one.kind == "range"} == {"column orders.amount", "column orders.pieces"}
+    seen = found(shop(), frame("orders", Columns.of(table), HOURS, HOURS), NOT_PAID)
+    assert {what for kind, what in seen if kind == "range"} == {"column orders.amount", "column orders.pieces"}
+
+
+@pytest.mark.parametrize("only_final", [False, True])
+def test_labels_of_files_that_leave_out_the_newest_rows_are_not_late_at_their_end(only_final: bool) -> None:
+    dated = np.minimum(HOURS - HOUR_US, (DAYS - 3) * DAY_US)  # in the last three days only labels of older rows come
+    paid = frame("paid", Columns.of({"paid": ("bool", [True] * HOURS.size)}), dated, HOURS)
+    assert (("feed_late", "source paid") in found(shop(only_final), NO_ORDERS, paid)) == (not only_final)

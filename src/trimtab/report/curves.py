@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from trimtab.core.errors import Misuse
-from trimtab.report.drawing import GRID, WIDTH, scale, shortened, stroke, svg, text, text_width, upright
+from trimtab.report.drawing import WIDTH, lying_grid, scale, shortened, stroke, svg, text, text_width
 from trimtab.report.markup import Markup, join, tag
 from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
-_LEFT, _RIGHT, _TOP = 62, 16, 34
+_LEFT, _RIGHT, _TOP, _HEIGHT = 62, 16, 34, 240
 _LINE = 15  # the height of each line of labels above the plot
 
 
@@ -20,9 +20,7 @@ def curve_chart(
     *,
     title: str,
     x_label: str = "",
-    y_label: str = "",
     places: Sequence[tuple[float, str]] = (),
-    height: int = 240,
 ) -> Markup:
     """Draw a curve through points in the given order, and return it as SVG.
 
@@ -30,10 +28,8 @@ def curve_chart(
         points: At least one pair of x and y, all of them finite.
         title: The text above the plot, which screen readers read aloud.
         x_label: The text under the axis.
-        y_label: The text along the y axis.
         places: Named positions on the x axis, drawn as vertical lines. Each name has its own line of text above the
             plot.
-        height: The height of the plot, in its own units (the width is 760).
 
     Raises:
         Misuse: There is nothing to draw.
@@ -42,16 +38,10 @@ def curve_chart(
         raise Misuse(f"plot {title!r}: needs at least one point and only finite values, found {len(points)} points.")
     wide = [at for at, _ in points] + [at for at, _ in places]
     top = _TOP + _LINE * len(places)
-    bottom = top + height
+    bottom = top + _HEIGHT
     x_ticks, y_ticks = number_ticks(min(wide), max(wide)), number_ticks(0.0, max(0.0, *(v for _, v in points)))
     x, y = scale(x_ticks[0], x_ticks[-1], _LEFT, WIDTH - _RIGHT), scale(y_ticks[0], y_ticks[-1], bottom, top)
-    grid = [
-        join(
-            tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), style=GRID),
-            text(_LEFT - 8, y(tick) + 4, written(tick), anchor="end"),
-        )
-        for tick in y_ticks
-    ]
+    grid = lying_grid(y_ticks, y, _LEFT, WIDTH - _RIGHT)
     below = [text(x(tick), bottom + 18, written(tick), anchor="middle") for tick in x_ticks]
     path = "M" + "L".join(f"{x(at)} {y(value)}" for at, value in points)
     return svg(
@@ -61,7 +51,6 @@ def curve_chart(
         *grid,
         *below,
         text((_LEFT + WIDTH - _RIGHT) / 2, bottom + 36, x_label, anchor="middle", faint=True) if x_label else None,
-        upright(14, (top + bottom) / 2, y_label) if y_label else None,
         tag("path", d=path, style=stroke(0)),
         *(_place(x(at), name, _TOP + _LINE * number, bottom) for number, (at, name) in enumerate(places)),
     )

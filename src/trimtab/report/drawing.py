@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from trimtab.report.markup import Markup, join, tag
+from trimtab.report.tables import written
 
 # Okabe & Ito (2008): distinguishable with all common kinds of colour blindness. A page may set others (dark mode).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
@@ -16,6 +17,28 @@ def scale(low: float, high: float, start: float, end: float) -> Scale:
     """Return a function that maps the range [low, high] to the range [start, end] on the sheet."""
     span = high - low or 1
     return lambda value: round(start + (value - low) / span * (end - start), 2)
+
+
+def standing_grid(ticks: Sequence[float], x: Scale, top: float, bottom: float) -> list[Markup]:
+    """Return a vertical line for each tick, with its value below."""
+    return [
+        join(
+            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, style=GRID),
+            text(x(tick), bottom + 16, written(tick), anchor="middle"),
+        )
+        for tick in ticks
+    ]
+
+
+def lying_grid(ticks: Sequence[float], y: Scale, left: float, right: float) -> list[Markup]:
+    """Return a horizontal line for each tick, with its value on the left."""
+    return [
+        join(
+            tag("line", x1=left, x2=right, y1=y(tick), y2=y(tick), style=GRID),
+            text(left - 8, y(tick) + 4, written(tick), anchor="end"),
+        )
+        for tick in ticks
+    ]
 
 
 def svg(title: str, described: str, height: float, *parts: Markup | None) -> Markup:

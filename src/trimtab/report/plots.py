@@ -13,8 +13,10 @@ from trimtab.report.drawing import (
     Scale,
     colour_of,
     legend_of,
+    lying_grid,
     scale,
     shortened,
+    standing_grid,
     stroke,
     svg,
     text,
@@ -148,7 +150,7 @@ def line_chart(
     )
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
+def bar_chart(bars: Sequence[Bar], *, title: str) -> Markup:
     """Draw horizontal bars from zero as SVG, in the given order, each with its value and its interval."""
     ends = [v for bar in bars for v in (bar.value, bar.low, bar.high) if v is not None]
     if not ends or not all(map(math.isfinite, ends)):
@@ -158,13 +160,6 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
     x = scale(ticks[0], ticks[-1], left, WIDTH - 70)
     top, step = 36, 24
     bottom = top + step * len(bars)
-    grid = [
-        join(
-            tag("line", x1=x(tick), x2=x(tick), y1=top, y2=bottom, style=GRID),
-            text(x(tick), bottom + 16, written(tick), anchor="middle"),
-        )
-        for tick in ticks
-    ]
     drawn = []
     for number, bar in enumerate(bars):
         middle = top + step * (number + 0.5)
@@ -184,8 +179,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "") -> Markup:
             text(right + 6, middle + 4, written(bar.value)),
         ]
     zero = tag("line", x1=x(0.0), x2=x(0.0), y1=top, y2=bottom, style="stroke:var(--ink,#222)")
-    below = text((left + WIDTH - 70) / 2, bottom + 34, x_label, anchor="middle", faint=True) if x_label else None
-    return svg(title, f"{len(bars)} bars", bottom + (40 if x_label else 24), *grid, *drawn, zero, below)
+    return svg(title, f"{len(bars)} bars", bottom + 24, *standing_grid(ticks, x, top, bottom), *drawn, zero)
 
 
 def calibration_plot(curves: Sequence[tuple[str, Sequence[CalibrationPoint]]], *, title: str) -> Markup:
@@ -251,13 +245,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _frame(ticks: list[float], y: Scale, label: str, top: float, bottom: float) -> Markup:
-    rows = [
-        join(
-            tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), style=GRID),
-            text(_LEFT - 8, y(tick) + 4, written(tick), anchor="end"),
-        )
-        for tick in ticks
-    ]
+    rows = lying_grid(ticks, y, _LEFT, WIDTH - _RIGHT)
     axis = tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=bottom, y2=bottom, style="stroke:var(--faint,#777)")
     return join(*rows, axis, upright(13, (top + bottom) / 2, label) if label else None)
 

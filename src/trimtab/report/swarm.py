@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import msgspec
 
 from trimtab.core.errors import Misuse
-from trimtab.report.drawing import GRID, WIDTH, scale, shortened, svg, text, text_width
+from trimtab.report.drawing import WIDTH, scale, shortened, standing_grid, svg, text, text_width
 from trimtab.report.markup import Markup, join, tag
-from trimtab.report.tables import written
 from trimtab.report.ticks import number_ticks
 
 _TOP, _LINE, _SPREAD = 54, 30, 11.0
@@ -48,13 +47,7 @@ def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shade
     ticks = number_ticks(min(0.0, *places), max(0.0, *places))
     x = scale(ticks[0], ticks[-1], left, WIDTH - 16)
     bottom = _TOP + _LINE * len(swarms)
-    grid = [
-        join(
-            tag("line", x1=x(tick), x2=x(tick), y1=_TOP, y2=bottom, style=GRID),
-            text(x(tick), bottom + 16, written(tick), anchor="middle"),
-        )
-        for tick in ticks
-    ]
+    grid = standing_grid(ticks, x, _TOP, bottom)
     lines = []
     for number, swarm in enumerate(swarms):
         middle = _TOP + _LINE * (number + 0.5)

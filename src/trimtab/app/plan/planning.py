@@ -61,9 +61,9 @@ class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     first: bool  # whether no definitions have been applied before
     changes: list[Change]
-    backfills: list[Backfill]
-    affected: list[Affected]
-    dropped: list[str]  # views whose online features are no longer needed
+    backfills: list[Backfill] = []
+    affected: list[Affected] = []
+    dropped: list[str] = []  # views whose online features are no longer needed
     dangers: list[str]
     refused: list[str]  # reasons why the changes cannot be applied
 
@@ -111,17 +111,15 @@ def plan_project(system: System) -> Plan:
     changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
     refused = refusals(system)
     dangers = [*_dangers(system, before), *_renames(now, before)]
+    plan = Plan(first=not before, changes=changes, dangers=dangers, refused=refused)
     if refused:
-        return _plan(before, changes, dangers=dangers, refused=refused)
+        return plan
     wanted = {name: one.model.features for name, one in system.definitions.deployments.items()}
-    return _plan(
-        before,
-        changes,
+    return msgspec.structs.replace(
+        plan,
         backfills=list(_backfills(system, wanted)),
         affected=list(_affected(system, wanted, before)),
         dropped=_dropped(system, wanted),
-        dangers=dangers,
-        refused=[],
     )
 
 
@@ -134,27 +132,6 @@ def unapplied(system: System) -> list[str]:
     now = documents(system.declared)
     changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
     return [key.replace("/", " ") for key in [*changed, *(before.keys() - now.keys())]] if before else []
-
-
-def _plan(
-    before: Mapping[str, Applied],
-    changes: list[Change],
-    *,
-    backfills: list[Backfill] | None = None,
-    affected: list[Affected] | None = None,
-    dropped: list[str] | None = None,
-    dangers: list[str],
-    refused: list[str],
-) -> Plan:
-    return Plan(
-        first=not before,
-        changes=changes,
-        backfills=backfills or [],
-        affected=affected or [],
-        dropped=dropped or [],
-        dangers=dangers,
-        refused=refused,
-    )
 
 
 def change_of(key: str, before: Applied | None, now: Document | None) -> Change:

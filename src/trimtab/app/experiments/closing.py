@@ -188,9 +188,10 @@ class ExperimentDays:
                     known = (unpacked_keys(blob.get(digest)) for digest in earlier)
                     first = first_exposures(self._exposures(intake), known)
                     until_us = day.known_by_us + due[day.day_us] * DAY_US
-                    before, after = (self._sums(features, first, intake, evaluate, us) for us in (None, until_us))
+                    after = self._sums(features, first, intake, evaluate, until_us)
                     with_late = None if after.variants() == day.variants else after.variants()
-                    if before.variants() == day.variants and with_late != day.with_late:
+                    before = None if with_late == day.with_late else self._sums(features, first, intake, evaluate)
+                    if before is not None and before.variants() == day.variants:
                         late = late_outcomes(self.definition.metrics, before, after)
                         found = msgspec.structs.replace(day, with_late=with_late, late=late)
                         puts.append(put_late(catalog, found))

@@ -84,7 +84,7 @@ def _units(page: Document, reading: Reading) -> None:
 
 def _effects(page: Document, reading: Reading) -> None:
     page.heading("Effects")
-    rows = []
+    rows, guarded = [], any(one.margin is not None for one in reading.metrics)
     for one in reading.metrics:
         look = one.looks[-1]
         p = look.p if one.adjusted_p is None else one.adjusted_p
@@ -97,16 +97,16 @@ def _effects(page: Document, reading: Reading) -> None:
                 look.control,
                 look.variant,
                 shown_effect(one).removeprefix(f"{one.metric} "),
-                _from_margin(one),
+                *([_from_margin(one)] if guarded else []),
                 None if p is None else f"{p:.2g}",
                 one.verdict,
                 None if one.probability_better is None else f"{one.probability_better:.1%}",
             )
         )
-    effect = ("effect (interval)", "distance from the margin")
-    headers = ("variant", "metric", "role", "control", "value", *effect, "p", "verdict", "P(better)")
+    more = ("distance from the margin",) if guarded else ()
+    headers = ("variant", "metric", "role", "control", "value", "effect (interval)", *more, "p", "verdict", "P(better)")
     page.table(Table(headers=headers, rows=tuple(rows)))
-    if any(one.margin is not None for one in reading.metrics):
+    if guarded:
         page.paragraph(
             "The distance from the margin is the interval of a guardrail's value less the control's value at the "
             "margin. The variant is within the margin if the whole interval is on the better side of 0."

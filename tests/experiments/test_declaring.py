@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import trimtab as tt
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.experiments.definitions import Experiment
 
 ORDERS = tt.source(
@@ -180,6 +181,12 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ),
         ({"ramp": [0.5]}, 'ramp=[0.5]. Give shares by the time since the start: {"1d": 0.5}.'),
         ({"share": 0.0}, "the share of units that take part is [0.0]. Give more than 0, at most 1."),
+        (
+            {"share": 0.1, "ramp": {"2027-01-04": 0.5, "3d": 1.0}},
+            "has dates and times since the start. Give one of both.",
+        ),
+        ({"share": 0.1, "ramp": {"2027-01-04": 0.5, "2027-01-03": 0.7}}, "Give later times with larger shares."),
+        ({"share": 0.1, "ramp": {"2027-13-04": 0.5}}, "2027-13-04"),
         ({"share": 0.5, "ramp": {"1d": 0.2}}, "Give later times with larger shares."),
         ({"ramp": {"0d": 1.0}, "share": 0.5}, "Give later times with larger shares."),
         ({"layer": "My layer"}, "layer 'My layer': a name starts with a lower-case letter"),
@@ -239,3 +246,11 @@ def test_a_switchback_needs_blocks_longer_than_its_gap() -> None:
     assert tt.switchback(every="1h", gap="10min", by=["city"]).every_us == HOUR_US
     with pytest.raises(Misuse, match="leaves nothing of blocks"):
         tt.switchback(every="10min", gap="10min")
+
+
+def test_a_ramp_by_date() -> None:
+    ramp = {"2027-01-04": 0.5, dt.date(2027, 1, 6): 1.0}
+    made = tt.experiment("checkout", unit="user", variants={"a": 1, "b": 2}, share=0.1, ramp=ramp)
+    assert made.ramp == ()
+    assert made.ramp_at == ((parse_time_us("2027-01-04"), 0.5), (parse_time_us("2027-01-06"), 1.0))
+    assert made.largest_share == 1.0

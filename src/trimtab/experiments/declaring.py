@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.shown import shown
-from trimtab.core.time import DAY_US, duration_us, format_duration
+from trimtab.core.time import DAY_US, duration_us, format_duration, parse_time_us
 from trimtab.events.definitions import Source, check_name, declared_columns
 from trimtab.experiments.assignment import BUCKETS, joined, plain
 from trimtab.experiments.definitions import Experiment, Metric, MetricKind, Role, Rule, Switchback, Value
@@ -219,7 +219,8 @@ def experiment(
         model: The model whose versions are compared. Its endpoint then splits the requests.
         weights: The share of each variant among the participants; by default all are equal.
         share: The share of all units that take part at the start.
-        ramp: Larger shares by the time since the start, such as {"1d": 0.2, "3d": 1.0}.
+        ramp: Larger shares by the time since the start, such as {"1d": 0.2, "3d": 1.0}, or by date, such as
+            {"2027-01-04": 1.0}.
         layer: Experiments of one layer have no unit in common. By default, an experiment has a layer of its own.
         where: Only units whose attributes fulfil this condition take part.
         attributes: The attributes that `where` and `slices` read, with their types. With `model`, these are columns of
@@ -253,7 +254,9 @@ def experiment(
     if model is not None:
         kinds = {**model.request.columns, **kinds}
         columns = columns or tuple(model.about)
-    steps = _checked_ramp(what, share, ramp or {})
+    dated = {at: one for at, one in ramp.items() if "-" in str(at)} if isinstance(ramp, Mapping) else {}
+    steps = _checked_ramp(what, share, (ramp or {}) if not dated else {})
+    dates = _checked_ramp(what, share, dated, parse_time_us)[1:]
     planned = None if duration is None else duration_us(duration)
     _refuse(
         what,
@@ -278,6 +281,10 @@ def experiment(
             planned is not None and steps[-1][0] >= planned,
             f"the last step of ramp= comes {format_duration(steps[-1][0])} after the start, which is not before the "
             f"end of duration={duration!r}. Give an earlier step.",
+        ),
+        (
+            bool(dated) and len(dated) < len(ramp or {}),
+            f"ramp={dict(ramp or {})} has dates and times since the start. Give one of both.",
         ),
         (rule == "obrien_fleming" and not 2 <= looks <= _MOST_LOOKS, f"looks={looks}. Give 2 to {_MOST_LOOKS}."),
         (
@@ -312,6 +319,7 @@ def experiment(
         weights=_checked_weights(what, named, weights, share=steps[0][1]),
         share=steps[0][1],
         ramp=tuple(steps[1:]),
+        ramp_at=tuple(dates),
         layer=layer,
         where=where,
         attributes={column: kind for column, kind in kinds.items() if column in read},
@@ -406,10 +414,12 @@ def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str
     return found
 
 
-def _checked_ramp(what: str, share: float, ramp: Mapping[str, float]) -> list[tuple[int, float]]:
+def _checked_ramp(
+    what: str, share: float, ramp: Mapping[str, float], us_of: Callable[[str], int] = duration_us
+) -> list[tuple[int, float]]:
     if not isinstance(ramp, Mapping):
         raise Misuse(f'{what}: ramp={shown(ramp)[:100]}. Give shares by the time since the start: {{"1d": 0.5}}.')
-    steps = [(0, share), *sorted((duration_us(after), one) for after, one in ramp.items())]
+    steps = [(0, share), *sorted((us_of(after), one) for after, one in ramp.items())]
     if not all(isinstance(one, int | float) and 0 < one <= 1 for _, one in steps):
         raise Misuse(
             f"{what}: the share of units that take part is {[one for _, one in steps]}. Give more than 0, at most 1."

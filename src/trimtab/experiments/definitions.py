@@ -86,6 +86,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weights: tuple[float, ...] = ()  # the share of each variant among the participants; they add up to 1
     share: float = 1.0  # the share of the eligible units that take part
     ramp: tuple[tuple[int, float], ...] = ()  # growing shares: microseconds after the start, and the share from then on
+    ramp_at: tuple[tuple[int, float], ...] = ()  # the same by date: microseconds since 1970; one of both is empty
     layer: str = ""  # experiments of one layer have no unit in common; empty: a layer of its own
     where: Expression | None = None  # only units whose attributes fulfil this take part
     attributes: dict[str, str] = {}  # the columns that `where` and `slices` read, with their types
@@ -100,6 +101,11 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration_us: int | None = None  # how long units are taken in; needed by the rules "fixed" and "obrien_fleming"
     looks: int = 1  # for "obrien_fleming": how often the result is read, evenly over `duration_us`
     owner: str | None = None
+
+    @property
+    def largest_share(self) -> float:
+        """The largest share of the units that take part, at the end of the ramp."""
+        return max(self.share, *(share for _, share in (*self.ramp, *self.ramp_at)), 0.0)
 
     @property
     def control(self) -> str:

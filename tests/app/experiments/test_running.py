@@ -101,6 +101,19 @@ def test_a_declared_ramp_keeps_everyone_and_is_stopped_by_freeze_and_by_hand(pro
     assert project.experiment("checkout").share == 0.3
 
 
+def test_a_ramp_by_date(folder: Path) -> None:
+    date = '"2023-11-16": 0.5, "2023-11-18": 1.0'  # the experiment begins on the 14th
+    (folder / "project.py").write_text(PROJECT.replace('"1d": 0.5, "2d": 1.0', date))
+    with opened(folder) as project:
+        project.start_experiment("checkout", why="Green sells more.")
+        shares = []
+        for _ in range(6):
+            assert len(project.tick()) <= 1
+            shares.append(project.experiment("checkout").share)
+            move(project, DAY_US)
+    assert shares == [0.2, 0.2, 0.5, 0.5, 1.0, 1.0]
+
+
 def test_new_weights_move_only_units_to_the_variant_that_grew(project: Project) -> None:
     project.start_experiment("checkout", why="Green sells more.")
     project.ramp_experiment("checkout", share=1.0, why="All of them.")

@@ -120,7 +120,9 @@ class Running:
         if state is None or state.phase != "running" or any(one.by_hand for one in state.allocations):
             return None
         past_us, last = self._system.clock.now_us() - state.started_at_us, state.allocations[-1]
-        due = [share for after_us, share in stored_definition(state).ramp if after_us <= past_us]
+        definition = stored_definition(state)
+        due = [share for after_us, share in definition.ramp if after_us <= past_us]
+        due += [share for at_us, share in definition.ramp_at if at_us <= state.started_at_us + past_us]
         if not due or due[-1] <= last.share:
             return None
         return self._write("ramp_experiment", self._allocated(state, due[-1], last.weights, by_hand=False))
@@ -210,7 +212,7 @@ class Running:
         if not definition.layer:
             return (0, BUCKETS), []
         taken, revision = self._taken(definition.layer)
-        wanted = round(max(definition.share, *(share for _, share in definition.ramp), 0.0) * BUCKETS)
+        wanted = round(definition.largest_share * BUCKETS)
         found = free_slots(taken, max(wanted, 1))
         if found is None:
             runs = ", ".join(f"{name} {(end - begin) / BUCKETS:.4g}" for name, (begin, end) in sorted(taken.items()))

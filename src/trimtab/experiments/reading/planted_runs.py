@@ -199,8 +199,7 @@ def split_days(
 
 def made_state(definition: Experiment, start_us: int, generation: int, weights: dict[str, float]) -> ExperimentState:
     """Return the state of an experiment that was never started, with all its units at once."""
-    share = definition.ramp[-1][1] if definition.ramp else definition.share
-    now = Allocation(from_us=start_us, share=share, weights=weights, buckets=first_buckets(weights))
+    now = Allocation(from_us=start_us, share=definition.largest_share, weights=weights, buckets=first_buckets(weights))
     return ExperimentState(
         name=definition.name,
         hash="",

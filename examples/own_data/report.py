@@ -68,8 +68,7 @@ SETS = [
         "Where labels take 90 days, a refit is compared with the candidate of the version in service, because that "
         "version knows labels that were not final when the judged days began "
         "([D0214](decisions/D0214-long-waits.md)). What `ungated 30d` is better by is one refit that the gate refused "
-        "for a week. Two alarms say that the newest label was older than usual (`feed_late`), after Christmas and in "
-        "April; they cost nothing, because labels that are late may still come.",
+        "for a week.",
     ),
 ]
 

@@ -147,7 +147,7 @@ def test_a_feature_changes_with_what_it_is_computed_from() -> None:
     assert feature_changes(_features(), _features()) == ([], 4)
     changes, same = feature_changes(_features(), _features(max_age="8h"))
     assert {change.name: change.words for change in changes} == {
-        "excess": "what it is computed from changed",
+        "excess": "a feature or column that it reads has changed",
         "site.level": "max age 9h -> 8h",
     }
     assert same == 2

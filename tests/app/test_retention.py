@@ -215,7 +215,7 @@ def test_what_a_rebuild_in_progress_still_reads_stays_in_the_log(trained: Path) 
         push(1.0)
         done = project.retain()
         assert sum(done.truncated.values()) == 0
-        assert "from where view 'site' reads it" in done.notes[0]
+        assert "view 'site' is being filled" in done.notes[0]
         while not any(one.counts for name, one in online.cursors().items() if name.startswith("+")):
             next(filling)  # and then what came meanwhile
         last = push(2.0)

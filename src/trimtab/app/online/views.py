@@ -41,9 +41,8 @@ _PATIENCE_S = 3.0  # another process usually catches up within this time
 class Views:
     """The online features that deployed versions need, kept up to date with the event log.
 
-    Threads may share this object. While a project is open, other views may become necessary: when a version is promoted
-    or new definitions are applied, their views are filled in addition to the present ones. `drop` removes views that
-    nothing needs.
+    Threads may share this object. When a version is promoted or new definitions are applied while a project is open,
+    their views are filled in addition to the present ones. `drop` removes views that nothing needs.
 
     Args:
         state: The stores of the project, including the event log, and its leases.
@@ -96,10 +95,7 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read now: they are filled, and as current as the most current view.
-
-        If the log is empty, they can always be read.
-        """
+        """Return whether these views can be read now: the log is empty, or they are filled and none is more current."""
         if not any(self._state.events.positions().values()):
             return True
         cursors = read_cursors(self._state.online)
@@ -349,10 +345,7 @@ class Views:
         return self._histories.frames(upto)
 
     def _reopen_if_replaced(self, lease: Lease) -> bool:
-        """If the file of online features was replaced, switch to the new one.
-
-        Return False while another process builds the new file.
-        """
+        """Switch to the current file of online features. Return False while another process is building it."""
         online, file = self._state.online, self._state.online_place.mark()
         if file != self._file:
             if (file is None or self._state.online_place.is_aside()) and not lease.free():

@@ -226,7 +226,7 @@ def test_why_shows_what_each_feature_added(trained: Path) -> None:
         shares, why = _shares(artifact, [one.value or math.nan for one in at_first.inputs], later.score)
         assert shares is None
         assert why is not None
-        assert "a learner has learnt since" in why
+        assert "learner has learnt since" in why
 
 
 def test_a_project_that_was_only_loaded_is_shown_without_alarm(tmp_path: Path) -> None:

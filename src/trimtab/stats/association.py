@@ -62,7 +62,7 @@ def r_squared_interval(value: float, rows: int, *, level: float = 0.95) -> Inter
     """
     check_level(level)
     if rows < 4 or not 0.0 <= value <= 1.0:
-        raise Misuse(f"R2 interval: needs a value in [0, 1] and at least 4 rows; found {value} of {rows}.")
+        raise Misuse(f"R2 interval: needs a value in [0, 1] and at least 4 rows; found {value} and {rows} rows.")
     centre = math.atanh(min(math.sqrt(value), 1.0 - 1e-12))
     reach = _normal_quantile(level) / math.sqrt(rows - 3)
     low = max(0.0, math.tanh(centre - reach)) ** 2
@@ -97,7 +97,7 @@ def _auc_variance(area: float, positives: int, negatives: int) -> float:
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Return the bound of an interval, between `inside` and `outside`. `beyond` says whether a value is outside."""
+    """Find the bound of an interval by bisection. `inside` is in the interval, and `beyond` is true outside of it."""
     if not beyond(outside):
         return outside
     for _ in range(_HALVINGS):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-ExactSum = tuple[float, ...]  # the rounded sum, its rounded error, the rounded error of both, and so on; (): 0
+# the rounded sum, then its rounded error, then the rounded error of these two together, and so on; (): the sum is 0
+ExactSum = tuple[float, ...]
 
 
 def exact_sum(values: Sequence[float]) -> ExactSum:

@@ -82,7 +82,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
     """Isotonic regression: linear between its points, and constant beyond them."""
 
     scores: tuple[float, ...]  # in ascending order
-    chances: tuple[float, ...]
+    chances: tuple[float, ...]  # the corrected probability of each of these scores
 
     @property
     def kind(self) -> Literal["isotonic"]:
@@ -139,12 +139,12 @@ Recalibration = LogOdds | Steps | ClassOdds
 def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
     """Fit a correction of scores to observed labels. The model must not have been fitted on these rows.
 
-    A correction that would reverse the order of scores is replaced by a constant, because such scores say nothing about
-    these labels.
+    No correction reverses the order of scores. Weights that would be negative become 0, and without any weight above 0
+    the correction is a constant, because such scores say nothing about these labels.
 
     Args:
-        kind: "platt" has two parameters and needs a few hundred rows. "beta" has three parameters, and may leave the
-            scores as they are. "isotonic" can take any shape and needs some thousands of rows.
+        kind: "platt" has two parameters and needs a few hundred rows. "beta" has three, so it can correct scores near 0
+            and near 1 differently. "isotonic" can take any increasing shape and needs some thousands of rows.
         labels: 0 or 1, shape (rows,). For several classes they are class indices.
         scores: Probabilities, shape (rows,). For several classes the shape is (rows, classes), and only "platt" is
             possible.
@@ -208,9 +208,10 @@ def shift_level(scores: NDArray[Any], mean: float) -> NDArray[Any]:
 
 
 def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
-    """Return class probabilities in which each class is multiplied by a factor that gives it the wanted mean.
+    """Return class probabilities whose means over all rows are `means` (above 0, with the sum 1).
 
-    `means` has these means, which are above 0 and add up to 1. Iterative scaling finds the factors.
+    Each class has a factor. The probabilities of a row are multiplied by the factors, and scaled to a sum of 1.
+    Iterative scaling finds the factors.
 
     >>> import numpy as np
     >>> shift_levels(np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), [0.2, 0.3, 0.5]).mean(axis=0).round(3).tolist()
@@ -233,7 +234,10 @@ def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
 
 
 def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> ClassOdds:
-    """Fit one slope, and one offset per class, by maximum likelihood, with softened labels."""
+    """Fit one slope, and one offset per class, by maximum likelihood.
+
+    Labels are softened: the true class has a little less than 1, and the other classes a little more than 0.
+    """
     import numpy as np
     from scipy.optimize import minimize
 
@@ -279,7 +283,7 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
 def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
     """Fit isotonic regression (pool adjacent violators).
 
-    Corrected probabilities are never 0 or 1: each step counts one more row of the other class.
+    Corrected probabilities are never 0 or 1: they stay between 1 / (rows + 2) and 1 - 1 / (rows + 2).
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -289,9 +293,10 @@ def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
 
 
 def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], float]:
-    """Fit a logistic regression with weights of at least 0, and return the weights and the offset.
+    """Fit a logistic regression, and return its weights and the offset.
 
-    Labels are softened as if there were one more row of each class, so that no weight becomes infinite.
+    While a weight is negative, the column with the smallest weight is left out (its weight is 0), and the others are
+    fitted again. Labels are softened as if there were one more row of each class, so that no weight becomes infinite.
     """
     import numpy as np
     from sklearn.exceptions import ConvergenceWarning

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from trimtab.core.errors import Misuse
 
 CLIP = 1e-15  # scores are clipped to at least this distance from 0 and 1, so a row's log loss is at most 34.5 nats
-OFF = 1e-5  # how far a sum of probabilities may be from 1, because some libraries compute in single precision
+OFF = 1e-5  # probabilities may add up to 1 +- this, because some libraries compute in single precision
 
 FloatArray = NDArray[np.float64]
 

@@ -25,10 +25,10 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     units: FloatArray
     y: FloatArray  # the sum of the units' values; for a ratio, of its numerators
     yy: FloatArray  # the sum of their squares
-    x: FloatArray | None = None  # the covariate, known before the exposure
+    x: FloatArray | None = None  # the sum of a covariate that was known before the exposure
     xx: FloatArray | None = None
     xy: FloatArray | None = None
-    d: FloatArray | None = None  # the denominators of a ratio
+    d: FloatArray | None = None  # the sum of the denominators of a ratio
     dd: FloatArray | None = None
     yd: FloatArray | None = None
 
@@ -51,10 +51,11 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """The difference that a treatment makes, with its confidence interval, as far as is known after some blocks.
+    """The difference between a treatment and the control after some blocks, with its confidence interval.
 
-    Where both variants have units on a day, days are weighted alike in both variants. So a share of the treatment that
-    changes from day to day does not bias the difference, and `control` can differ a little from the plain mean.
+    If blocks are days, each day has the same weight in both variants (see `day_weights`). So the difference has no bias
+    if the treatment's share of the units changes from day to day. This is also why `control` and `treatment` can differ
+    a little from the plain means.
     """
 
     control: float  # the mean (or ratio, or quantile); NaN: there is none yet
@@ -66,7 +67,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     relative_low: float | None
     relative_high: float | None
     units: tuple[int, int]  # of the control and of the treatment
-    p: float | None  # None: there is none yet. For the rules that may be read at any time, it is valid at every look
+    p: float | None  # None: there is none yet. If the rule allows repeated looks, it is valid at every look
     method: str  # such as "day blocks"
 
 
@@ -96,10 +97,10 @@ def arm_of(values: FloatArray, blocks: NDArray[np.int64], *, count: int, covaria
 
 
 def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
-    """Join the strata of a control and a treatment, without the differences that both variants have between strata.
+    """Add up the strata of each variant, after subtracting from each value its stratum's distance from the total mean.
 
-    This narrows the interval if strata (such as countries) differ, and a variant that by accident got more units of a
-    good stratum gains nothing by it. It is an adjustment by a covariate with one value for each stratum.
+    The distance is that of both variants together. Without it, the interval is narrower if strata (such as countries)
+    differ, and a variant that by accident got more units of a stratum with high values does not look better.
 
     Args:
         strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for

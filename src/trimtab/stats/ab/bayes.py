@@ -1,8 +1,8 @@
 """A Bayesian reading of an effect: the probability that the treatment is better, and what a wrong choice would cost.
 
-The prior is normal around no effect, because most experiments change little. A reading at any time needs no correction
-as a statement about belief. But a decision by such a reading, taken as soon as the probability is high, has no stated
-error rate: use the confidence sequence for that.
+The prior is a normal distribution around no effect, because most experiments change little. The result says how
+probable effects are after the data, and may be read at any time. But if the experiment is stopped as soon as this
+probability is high, the decision has no stated error rate. Use the confidence sequence for that.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PRIOR = 0.1  # the standard deviation of the prior: most effects are below a ten
 
 
 class Posterior(msgspec.Struct, frozen=True, kw_only=True):
-    """What to believe about the difference treatment - control, given the prior and the data."""
+    """The distribution of the difference treatment - control, given the prior and the data."""
 
     difference: float  # the mean of the posterior; the prior draws it towards 0
-    low: float  # the interval with the given probability
+    low: float  # the bounds of the interval that contains the difference with the probability `level`
     high: float
     probability_better: float
-    expected_loss: float  # of choosing the treatment: how much worse it is on average, in units of the metric
-    expected_loss_of_control: float  # of keeping the control
+    expected_loss: float  # if the treatment is chosen: the mean of max(0, control's advantage), in units of the metric
+    expected_loss_of_control: float  # if the control is kept: the mean of max(0, treatment's advantage)
     prior_sd: float  # in units of the metric
 
 
@@ -45,13 +45,13 @@ def posterior(
     level: float = 0.95,
     better: Better = "higher",
 ) -> Posterior:
-    """Return what to believe about the effect. The arguments are those of `compare`, and the prior.
+    """Return the posterior distribution of the effect. For arguments that are not listed, see `ab.fixed.compare`.
 
     Args:
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
-        prior_sd: The standard deviation of the effects that are believable before the data, in units of the metric. By
-            default it is a tenth of the standard deviation of a unit.
+        prior_sd: The standard deviation of the prior, in units of the metric. By default it is a tenth of the standard
+            deviation of a unit.
         level: The probability of the interval.
         better: The direction in which the metric is better.
 
@@ -73,7 +73,7 @@ def posterior(
         control, treatment, [control.units.size], ratio=ratio, cuped=cuped, days=days, correlated=correlated
     )
     errors = found.errors()
-    # the variance of a normal distribution that puts the edges of the 95 % interval where Student's t has them
+    # the variance of a normal distribution whose 95 % interval equals that of Student's t
     variance = float(errors.reach(1.959964)[0] / 1.959964) ** 2
     unit_sd = math.sqrt(float(errors.floor[0] * found.information[0])) if np.isfinite(errors.floor[0]) else math.nan
     prior = prior_sd if prior_sd is not None else PRIOR * unit_sd

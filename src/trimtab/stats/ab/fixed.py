@@ -24,21 +24,21 @@ def compare(
     two_sided: bool = True,
     better: Better = "higher",
 ) -> Effect:
-    """Compare two variants once. Reading this repeatedly until it shows an effect finds one where there is none.
+    """Compare two variants once. If this is repeated until it shows an effect, it finds effects that do not exist.
 
-    With `days`, the larger of two standard errors counts: of the units within days, and of the daily differences. So
-    fewer than 14 days make wide intervals (with 7 days, 1.4 times as wide as those of the units alone), and one day
-    none. If days add as much to the variance as units do, and this is correlated by .4 from one day to the next, the
-    error rate is up to 7 % instead of 5 %; otherwise it is at most 6 %.
+    With `days`, the larger of two standard errors counts: that of the units within days, and that of the daily
+    differences. So intervals are wide for fewer than 14 days (for 7 days, 1.4 times as wide as by the units alone), and
+    infinite for one day. At a level of 0.95, the error rate is at most 6 %. It is up to 7 % if the effect differs so
+    much from day to day that this adds as much variance as the units do, with a correlation of .4 between neighbours.
 
     Args:
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         ratio: Whether the metric is the sum of y divided by the sum of d (delta method).
         cuped: Whether to subtract what a covariate from before the exposure predicts. If the covariate has the
-            correlation r with the metric within days, the variance falls to 1 - r**2.
-        days: Whether days are units of evidence. Otherwise units are independent (Welch's test). That is right if units
-            were assigned at random, and the claim is about these days only.
+            correlation r with the metric within days, this multiplies the variance by 1 - r**2.
+        days: Whether the daily differences count as observations (see above). Otherwise only the units do (Welch's
+            test). That is right if units were assigned at random, and the claim is about these days only.
         correlated: Whether the effects of neighbouring days may be correlated.
         level: The confidence level.
         two_sided: Whether to look for an effect in both directions.
@@ -80,11 +80,11 @@ def compare_shares(
     two_sided: bool = True,
     better: Better = "higher",
 ) -> Effect:
-    """Compare two shares of independent units, also if they are close to 0 or 1 or the units are few.
+    """Compare two shares of independent units. The interval also holds for few units, and for shares near 0 or 1.
 
     Args:
         control: The number of successes, and the number of units.
-        treatment: The same of the treatment.
+        treatment: The same for the treatment.
         level: The confidence level.
         two_sided: Whether to look for an effect in both directions.
         better: For a one-sided comparison: the direction to look in.

@@ -1,4 +1,4 @@
-"""Correction of several p for their number, over metrics, variants or slices."""
+"""Correct p values for the number of tests, over metrics, variants or slices."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from trimtab.stats.ab.arms import FloatArray
 
 
 def holm(p: ArrayLike) -> FloatArray:
-    """Return p corrected so that the probability of any false finding is at most the error rate.
+    """Return corrected p values, shape (tests,). Those at or below an error rate a are findings.
 
-    This holds however the tests depend on each other.
+    The probability that any finding is false is at most a, whether or not the tests depend on each other.
 
     Args:
         p: The p of each test, shape (tests,).
@@ -31,7 +31,9 @@ def holm(p: ArrayLike) -> FloatArray:
 
 
 def benjamini_hochberg(p: ArrayLike) -> FloatArray:
-    """Return p corrected so that the expected share of false findings among all findings is at most the error rate.
+    """Return corrected p values, shape (tests,). Those at or below an error rate a are findings.
+
+    The expected share of false findings among the findings is at most a.
 
     Args:
         p: The p of each test, shape (tests,). The tests are independent, or depend positively on each other.

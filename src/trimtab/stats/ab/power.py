@@ -1,8 +1,8 @@
 """Power of a design: which effects each rule finds, and after how many days.
 
-The days of the experiment are drawn with a fixed seed, and the rule reads them as it would read real ones. So the power
-allows for estimated variances and for repeated looks. It is exact to about .01. The one exception is a fixed time
-without days, whose power is that of Student's t.
+The days of many experiments are drawn with a fixed seed, and the rule reads them as it would read real ones. So the
+power allows for estimated variances and for repeated looks, and is exact to about .01. The one exception is the rule
+"fixed" with days=False: its power is computed from Student's t.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from trimtab.stats.ab.sequential import (
 )
 
 Rule = Literal["sequence", "msprt", "obrien_fleming", "fixed"]
-RUNS = 2_000  # experiments that are drawn
+RUNS = 2_000  # the number of experiments that are drawn
 
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):
-    """A comparison of two variants, with what is known of the metric."""
+    """A planned comparison of two variants. For `rule`, `days` and `correlated`, see `ab.fixed` and `ab.sequential`."""
 
     units_per_day: float  # of both variants together
     sd: float  # the standard deviation of a unit's value
@@ -40,7 +40,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     explained: float = 0.0  # the share of the variance that a covariate explains (CUPED)
     day_sd: float = 0.0  # the standard deviation of the true difference from day to day; for a switchback, large
     rule: Rule = "sequence"
-    days: bool = True  # whether days are units of evidence
+    days: bool = True
     correlated: bool = True
     looks: int = 5  # for "obrien_fleming"
     level: float = 0.95
@@ -68,14 +68,14 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def power(design: Design, effect: float, days: int) -> float:
-    """Return the probability that an experiment of some days finds an effect in its direction.
+    """Return the probability that an experiment shows an effect, in the right direction, within `days` days.
 
     Args:
         design: The comparison.
         effect: The true difference, in units of the metric.
-        days: The days of the experiment; for a fixed time or O'Brien-Fleming, the planned ones.
+        days: The number of days; for "fixed" and "obrien_fleming", the planned number.
 
-    Source: noncentral t distribution, Johnson & Welch (1940), for a fixed time without days.
+    Source: noncentral t distribution, Johnson & Welch (1940), for "fixed" with days=False.
 
     >>> design = Design(units_per_day=400, sd=0.3, rule="fixed", days=False)
     >>> round(power(design, 0.01, 50), 3)
@@ -92,7 +92,7 @@ def power(design: Design, effect: float, days: int) -> float:
 
 
 def detectable_effect(design: Design, days: int, *, power: float = 0.8) -> float:
-    """Return the smallest effect that an experiment of some days finds with a given probability.
+    """Return the smallest effect that an experiment finds within `days` days with the probability `power`.
 
     >>> design = Design(units_per_day=400, sd=0.3, rule="fixed", days=False)
     >>> round(detectable_effect(design, 50), 4)
@@ -110,7 +110,7 @@ def detectable_effect(design: Design, days: int, *, power: float = 0.8) -> float
 
 
 def days_needed(design: Design, effect: float, *, power: float = 0.8, most: int = 365) -> int | None:
-    """Return the days after which an effect is found with a given probability. None: more than `most`.
+    """Return the number of days after which an effect is found with the probability `power`. None: more than `most`.
 
     >>> fixed = Design(units_per_day=400, sd=0.3, rule="fixed", days=False)
     >>> sequence = msgspec.structs.replace(fixed, rule="sequence", days=True)
@@ -156,7 +156,7 @@ def _found_at(design: Design, effect: float, days: int) -> FloatArray:
 
 
 def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
-    """Return the distance of the bounds on each day, infinite where the rule does not look; shape (RUNS or 1, days)."""
+    """Return how far bounds are from the estimate, shape (RUNS or 1, days); infinite on days without a look."""
     error, days = 1.0 - design.level, counted.size
     score = np.full(days, np.inf)
     if design.rule == "sequence" and design.days:
@@ -168,7 +168,7 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
         score = mixture_score(CLOSEST * design.units_per_day * counted / TUNED, error, design.two_sided)
     elif design.rule == "msprt":
         information = design.units_per_day * design.share * (1.0 - design.share) * counted
-        # the typical variance instead of that of each experiment: close enough, and a hundred times as fast
+        # the mean over all drawn experiments, not the variance of each: close enough, and a hundred times as fast
         typical = np.maximum(errors.variance, errors.floor).mean(0) if errors.variance.ndim > 1 else errors.floor
         strength = TYPICAL**2 * information * errors.floor / typical
         score = mixture_score(strength, error, design.two_sided)
@@ -183,7 +183,7 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
 
 @lru_cache(maxsize=4)
 def _drawn(days: int) -> tuple[FloatArray, FloatArray]:
-    """Return standard normal noise of the units, and of days that are correlated; shape (RUNS, days)."""
+    """Return two arrays of standard normal noise, shape (RUNS, days): independent for units, correlated for days."""
     rng = np.random.default_rng(20_190_717)
     units, different = rng.standard_normal((2, RUNS, days))
     for day in range(1, days):

@@ -1,8 +1,9 @@
 """Quantiles of a value per unit, such as the median or the 95 % quantile of a waiting time, from mergeable counts.
 
-Values are counted in bins of equal relative width, so that days and variants can be added up. The estimated quantile of
-a variant is turned into sums over units: the error of a quantile is about the mean over the units of (q - 1) / density
-if the unit's value is below the quantile, and q / density if not. So every rule of comparison applies to quantiles too.
+Values are counted in bins of equal relative width, so that the counts of days can be added up. To compare quantiles,
+each unit's value is replaced: by quantile - (1 - q) / density if it is below the quantile of its variant, and otherwise
+by quantile + q / density. The mean of these is the quantile, and their spread gives about its standard error. So every
+rule that compares means applies to quantiles too.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.stats.ab.arms import Arm, FloatArray
 
-WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most half of it
+WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most this
 SMALLEST = 1e-9  # values closer to 0 than this count as 0
 Histogram = Mapping[int, int]  # the number of units in each bin
 _STEP = math.log1p(WIDTH)
-_SCORES = (1.96, 3.0)  # the normal scores of the intervals of a share from which the density is estimated
-_JUMP = 1.7  # a slope that is this many times as steep as the mean one is a jump between values
+# the density is estimated between two quantiles: of q minus and q plus this many standard errors of a share
+_SCORES = (1.96, 3.0)
+_JUMP = 1.7  # if the steepest slope is more than this many times the usual one, the quantile is at a jump
 
 
 def bins_of(values: FloatArray) -> NDArray[np.int64]:
@@ -55,19 +57,18 @@ def bin_edges(bins: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
 
 
 def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray | None = None) -> Arm:
-    """Return sums over the units of a variant whose mean is its quantile, for any rule of comparison.
+    """Return sums for a variant whose mean is the quantile of its units, for any rule that compares means.
 
     Args:
         histograms: The counts of each block, the oldest block first.
         q: The quantile, between 0 and 1.
-        weights: The weight of a unit in each block, as in `day_weights`; by default all count alike. So the quantiles
-            of two variants are about the same mixture of days, also if their shares change from day to day.
+        weights: The weight of a unit in each block; by default all count alike. With the weights of `day_weights`, days
+            count alike in both variants, also if the variants' shares of the units change from day to day.
 
     Raises:
         Misuse: The quantile is not between 0 and 1.
 
-    Source: the linear form of a quantile, Bahadur (1966); the density from the quantiles at both ends of the interval
-    of q, Woodruff (1952).
+    Source: the linear form of a quantile, Bahadur (1966); the density from two quantiles around q, Woodruff (1952).
 
     >>> arm = quantile_arm([{2083: 50, 2100: 50}, {2083: 10, 2090: 80, 2100: 10}], 0.5)
     >>> round(float(arm.y.sum() / arm.units.sum()), 2)
@@ -95,7 +96,8 @@ def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray 
     value = value_at(q)
     slope = _slope(value_at, q, total)
     place = int(np.clip(np.searchsorted(below, q, side="left") - 1, 0, bins.size - 1))
-    inside = (q - below[place]) / max(below[place + 1] - below[place], 1e-300)  # the mean of the sums is then `value`
+    # this part of the quantile's bin counts as below the quantile, so that the mean is `value`
+    inside = (q - below[place]) / max(below[place + 1] - below[place], 1e-300)
     under = counts[:, :place].sum(1) + inside * counts[:, place]
     rest = units - under
     if_under, if_over = value - (1.0 - q) * slope, value + q * slope
@@ -105,9 +107,9 @@ def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray 
 def _slope(value_at: Callable[[float], float], q: float, units: float) -> float:
     """Return an estimate of 1 / density at a quantile.
 
-    It is the slope between both ends of an interval of q. Where many units have the same value, the quantile jumps to
-    another value if their share changes by little. Then the slopes to both sides are very different, or a jump lies
-    within a somewhat wider interval, and the steepest slope counts.
+    Usually it is the slope of `value_at` over an interval around q. But if many units have the same value, the quantile
+    may jump to another value when q changes a little. Signs of a jump are very different slopes on both sides of q, and
+    a steeper slope over a wider interval. Then the steepest slope is returned.
     """
     value, slopes = value_at(q), list[float]()
     for score in _SCORES:

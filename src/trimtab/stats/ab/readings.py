@@ -1,13 +1,13 @@
 """Difference and standard errors after each look, from the sums of the blocks. All rules of comparison use this.
 
-Two standard errors are computed. That of the units takes them as independent within a day. It is exact if units are
-assigned at random and the effect is the same every day. That of the days takes the difference on each day as one
-observation, so it also contains an effect that differs from day to day, and switchbacks. What all units of a day have
-in common cancels in either, where both variants have units on that day.
+Two standard errors are computed. The first treats the units of a day as independent. It is exact if units are assigned
+at random and the effect is the same every day. The second treats the difference on each day as one observation. So it
+also holds if the effect changes from day to day, and for switchbacks. On days with units of both variants, whatever
+changes all units of the day alike does not count in either standard error.
 
-The variance of the days is larger than that of the units by what days add. Only this excess can be correlated from one
-day to the next, so only the excess is increased for the correlation. Compared with the estimator of slow changes (see
-`block_sum_variance`), this gives intervals that are shorter by 5 % for 50 days and by 13 % for 14 days (D0213).
+If the effect changes from day to day, the second variance is larger. Only this excess over the first can be correlated
+from one day to the next, so only the excess is increased for the correlation. Compared with the estimator of slow
+changes (see `block_sum_variance`), intervals are shorter by 5 % for 50 days and by 13 % for 14 days (D0213).
 """
 
 from __future__ import annotations
@@ -21,21 +21,26 @@ from trimtab.core.errors import Misuse
 from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
 from trimtab.stats.interval import check_level
 
-CORRELATION = 0.4  # the assumed correlation of neighbouring days, in what days add to the variance
-FEWEST_EVENTS = 20.0  # the fewest units with an unusual value from which an interval is computed
-EVEN = 1.0 / 3.0  # the variance of a ratio comes from at least this share of the days, or it has no interval
-MEASURABLE = 3.0  # a relative effect needs a control whose mean is this many standard errors away from 0
+CORRELATION = 0.4  # the assumed correlation between the effects of neighbouring days
+FEWEST_EVENTS = 20.0  # there is no interval with fewer units that have a rare value (see `effective_events`)
+EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from fewer days than this share (see `rests_on_few`)
+MEASURABLE = 3.0  # there is no relative effect if the control's mean is not this many standard errors away from 0
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The variance of an estimate after each look, shape (looks,)."""
 
     floor: FloatArray  # the variance if units are independent
-    variance: FloatArray  # the variance that days show, with the allowance for correlation; without days, the same
+    # with days: the variance from the daily differences, increased for correlation; without days: the same as `floor`
+    variance: FloatArray
     freedom: FloatArray  # the degrees of freedom of `variance`; 0: it is not known yet
 
     def reach(self, score: FloatArray | float) -> FloatArray:
-        """Return the distance from the estimate that has a given normal score, such as 1.96."""
+        """Return the distance between the estimate and its bound with a given normal score, such as 1.96.
+
+        It is the larger of two distances: a normal one from `floor`, and that of Student's t from `variance` with the
+        same probability. It is infinite if the variance is unknown.
+        """
         known = np.maximum(self.freedom, 1.0)
         with np.errstate(invalid="ignore", over="ignore"):
             wider = -stdtrit(known, ndtr(-np.asarray(score))) * np.sqrt(self.variance)
@@ -43,7 +48,10 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return np.where((self.freedom > 0.0) & ~np.isnan(found), found, np.inf)
 
     def score(self, difference: FloatArray) -> FloatArray:
-        """Return the normal score of a difference from 0. It has the same p as Student's t. 0: nothing is known."""
+        """Return the normal score of a difference; 0 if the variance is unknown.
+
+        It is the smaller of two scores: that by `floor`, and the one that has the same p as Student's t by `variance`.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             plain = np.abs(difference) / np.sqrt(self.floor)
             by_days = -ndtri(stdtr(np.maximum(self.freedom, 1.0), -np.abs(difference) / np.sqrt(self.variance)))
@@ -57,10 +65,11 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     means: FloatArray  # shape (2, looks)
     units: FloatArray  # shape (2, looks)
     variances: FloatArray  # of the means, if units are independent; shape (2, looks)
-    residuals: FloatArray  # the part of each block in the error of the mean, shape (2, looks, blocks)
+    residuals: FloatArray  # what each block adds to the error of the mean, shape (2, looks, blocks)
     freedom: FloatArray  # the degrees of freedom of the days, shape (looks,); 0: the variance of days is unknown
     events: FloatArray  # see `effective_events`, shape (looks,)
-    information: FloatArray  # units_c * units_t / (units_c + units_t), added up over the blocks; shape (looks,)
+    # units_c * units_t / (units_c + units_t), shape (looks,); the sum over blocks if variants are compared within these
+    information: FloatArray
     days: bool
     correlated: bool
 
@@ -90,7 +99,10 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return Errors(floor=floor, variance=by_days, freedom=np.where(enough & (by_days > 0.0), self.freedom, 0.0))
 
     def relative_weights(self) -> tuple[FloatArray, FloatArray]:
-        """Return the weights of the means in the relative effect, shape (2, looks), and after which looks it exists."""
+        """Return the derivatives of the relative effect, and after which looks there is one, shape (looks,).
+
+        The derivatives by both means have the shape (2, looks). They are the weights of the means' errors in its error.
+        """
         control, treatment = self.means
         with np.errstate(divide="ignore", invalid="ignore"):
             known = np.abs(control) > MEASURABLE * np.sqrt(self.variances[0])
@@ -99,15 +111,16 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days: bool) -> FloatArray:
-    """Return how many units with an unusual value the difference rests on after each look, shape (looks,).
+    """Return the effective number of units with a rare value after each look, shape (looks,).
 
-    Where all units have 0 or one other value, these are the units with the rarer one. Of other values it is
-    (sum of y)**2 / (sum of y**2), which is the number of units other than 0 if these have similar values. Values whose
-    sums by day have both signs, or that have no days, are not taken for rare. The variants are joined as Satterthwaite
-    joins degrees of freedom, and no variant counts with fewer than three units, as by the rule of three: that many may
-    exist and not have been seen.
+    If few units have an event, their number is far from normally distributed, and days without any seem to have no
+    variance. So there is no interval before `FEWEST_EVENTS`.
 
-    While only few units have an event, their number is far from normal, and days without any seem to have no variance.
+    If each unit of a variant has 0 or one other value, its number is that of the units with the rarer value. (Without
+    days, the other value must be 1.) For other values, it is (sum of y)**2 / (sum of y**2): the number of units that
+    are not 0, if these have similar values. It is infinite for such values without days, or if daily sums have both
+    signs. The numbers of both variants are combined as Satterthwaite combines degrees of freedom. In the weights of the
+    variants, the number is at least three, because so many may exist and not have been seen (the rule of three).
 
     Args:
         control: The sums of the control.
@@ -118,7 +131,7 @@ def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days
     arms = (control, treatment)
     n, y, yy = (np.stack([arm.sums(name) for arm in arms])[:, None, :] * seen for name in ("units", "y", "yy"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = yy.sum(2) / y.sum(2) if days else np.ones(y.shape[:2])  # the only value other than 0, if there is one
+        value = yy.sum(2) / y.sum(2) if days else np.ones(y.shape[:2])  # the value other than 0, if there is only one
     shares = np.isclose(y * value[:, :, None], yy, rtol=1e-9, atol=0.0).all(2)
     signed = (y > 0.0).any((0, 2)) & (y < 0.0).any((0, 2)) | (not days)
     n, y, yy = n.sum(2), y.sum(2), yy.sum(2)
@@ -133,9 +146,9 @@ def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days
 def rests_on_few(squares: FloatArray, units: FloatArray) -> NDArray[np.bool_]:
     """Return after which looks a few units make up nearly all of the variance of a ratio, shape (looks,).
 
-    A unit with thousands of rows, such as a robot, is in the sums of one day only. If such units decide, the effective
-    number of days that the variance comes from, (sum of squares)**2 / (sum of squared squares), is far below that of
-    the units. With fewer than five days this cannot be told.
+    A unit with thousands of rows, such as a robot, adds to the sums of one day only. If such units make up most of the
+    variance, it comes from few days. The effective number of days is (sum over days)**2 / (sum of squares over days),
+    and the number for `squares` is compared with that for `units`. With fewer than five days, the result is False.
 
     Args:
         squares: The sums of the squared errors of the units, shape (2, looks, blocks).
@@ -153,9 +166,9 @@ def rests_on_few(squares: FloatArray, units: FloatArray) -> NDArray[np.bool_]:
 
 
 def allow_for_correlation(by_days: FloatArray, floor: FloatArray, freedom: FloatArray) -> FloatArray:
-    """Return the variance that days show, whose excess over that of the units is increased for correlated days."""
+    """Return the variance `by_days`, with its excess over `floor` (the variance by units) increased for correlation."""
     excess = 2.0 * CORRELATION / (1.0 - CORRELATION)
-    # residuals of correlated days add up to 0, so they are smaller than the errors of the days
+    # residuals add up to 0, so residuals of correlated days are smaller than the errors of the days
     shrunk = np.maximum(1.0 - excess / np.maximum(freedom, 1.0), 0.25)
     found: FloatArray = by_days + ((1.0 + excess) / shrunk - 1.0) * np.maximum(by_days - floor, 0.0)
     return found
@@ -179,7 +192,7 @@ def readings(
         ends: The number of blocks that each look sees.
         ratio: Whether the metric is the sum of y divided by the sum of d. Its variance is that of y - ratio * d.
         cuped: Whether to subtract what a covariate from before the exposure predicts.
-        days: Whether blocks are units of evidence. Otherwise all units are independent, and blocks do not matter.
+        days: Whether the difference of each block counts as an observation. Otherwise blocks do not matter.
         correlated: Whether effects on neighbouring days may be correlated.
 
     Raises:
@@ -239,15 +252,16 @@ def readings(
 
 
 def day_weights(units: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Return how much each unit counts, so that days count alike in both variants.
+    """Return weights of units with which each block counts alike in both variants.
 
     Args:
         units: The units of both variants, shape (2, looks, blocks).
 
     Returns:
-        The weight of a unit, shape (2, looks, blocks); the weight of a block, shape (looks, blocks); and whether blocks
-        are compared by themselves, shape (looks,). Days with one variant only say nothing, unless most days are so, as
-        in a switchback by days.
+        The weight of a unit, shape (2, looks, blocks); the weight of a block, shape (looks, blocks); and whether the
+        variants are compared within blocks, shape (looks,). They are if at least half of the units are in blocks with
+        both variants. Then other blocks have the weight 0. Otherwise, as in a switchback by days, each unit has the
+        weight 1.
     """
     both = (units > 0.0).all(0)
     shared = np.where(both, units.prod(0) / np.maximum(units.sum(0), 1.0), 0.0)
@@ -269,7 +283,7 @@ def effects(
     """Return the effect after each look.
 
     Args:
-        found: The means.
+        found: The means of both variants.
         difference: The distance of the bounds from the difference, shape (looks,).
         relative: The distance of the bounds from the relative effect, shape (looks,).
         p: The p of each look, shape (looks,); NaN: there is none.
@@ -319,6 +333,6 @@ def tail_score(level: float, two_sided: bool) -> float:
 
 
 def p_of(score: FloatArray, two_sided: bool, better: Better) -> FloatArray:
-    """Return the p of normal scores for one look."""
+    """Return the p of each normal score, valid if there is only one look."""
     found: FloatArray = 2.0 * ndtr(-np.abs(score)) if two_sided else ndtr(-score if better == "higher" else score)
     return found

@@ -10,14 +10,15 @@ from scipy.special import gammaln
 from trimtab.core.errors import Misuse
 from trimtab.stats.ab.arms import FloatArray
 
-CONCENTRATION = 1_000.0  # of the Dirichlet mixture: it is most sensitive to shares that are wrong by about .016
+# the concentration of the Dirichlet mixture; with 1,000, the check is best at finding shares that are wrong by .016
+CONCENTRATION = 1_000.0
 
 
 class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
     """The check after some blocks. If it fails, the variants cannot be compared."""
 
     units: tuple[int, ...]  # of each variant
-    expected: tuple[float, ...]
+    expected: tuple[float, ...]  # the number of units that each variant should have
     p: float  # valid at every look
     holds: bool
     failed: int | None  # the block after which the check failed first (0 = the first block)
@@ -29,7 +30,7 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
     Args:
         units: The number of units by block and variant, shape (blocks, variants).
         weights: The share that each variant should get, shape (variants,); if it changes, shape (blocks, variants).
-        error: The probability that a true ratio is ever called wrong, whenever and however often this is called.
+        error: The probability that the check ever fails, over all calls, although the variants get their shares.
 
     Raises:
         Misuse: The shapes differ, or a variant with units has a weight of 0.
@@ -55,7 +56,7 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
     start = 0
     for block in range(counts.shape[0]):
         if block and not np.array_equal(shares[block], shares[block - 1]):
-            start, earlier = block, evidence  # evidence under different weights is multiplied
+            start, earlier = block, evidence  # count units from here, and multiply with the evidence until here
         seen = counts[start : block + 1].sum(0)
         evidence = earlier + _log_evidence(seen, shares[block])
         p = min(p, float(np.exp(-max(evidence, 0.0))))
@@ -71,7 +72,7 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
 
 
 def _log_evidence(counts: FloatArray, shares: FloatArray) -> float:
-    """Return the log likelihood ratio of a Dirichlet mixture around the shares against the shares themselves."""
+    """Return the log likelihood ratio of a mixture of shares (Dirichlet, around `shares`) against `shares`."""
     used = shares > 0.0
     counts, prior = counts[used], CONCENTRATION * shares[used]
     mixed = gammaln(prior + counts).sum() - gammaln(prior).sum()

@@ -20,14 +20,15 @@ from trimtab.stats.ab.readings import Readings, effects, readings, tail_score
 from trimtab.stats.inference.sequences import critical_t, log_evidence
 
 AnyTimeRule = Literal["sequence", "msprt"]
-TUNED = 20_000  # the number of units at which the bounds of the confidence sequence of units are closest
-CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength with the closest bounds
+# with days=False, the mixture of the confidence sequence is tuned to give its narrowest interval at this many units
+TUNED = 20_000
+CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength of the mixture at `TUNED` units
 TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
-FEWEST = 100  # the fewest units of a variant before a first reading without days
-# degrees of freedom between which the critical t is interpolated
+FEWEST = 100  # with days=False, there is no interval until each variant has this many units
+# the degrees of freedom for which the critical t is computed; for others it is interpolated
 _LADDER = np.array([*range(1, 25), *np.unique(np.geomspace(25, 20_000, 120).astype(int))], np.float64)
-FARTHEST = 9.0  # the largest bound
-EVEN = 0.05  # information that differs by at most this from the share of the time counts as even
+FARTHEST = 9.0  # the largest bound that is computed
+EVEN = 0.05  # if shares of information and of time differ by at most this at all looks, the shares of time are taken
 FAR = 6.5  # the numerical integration ends at this score
 
 
@@ -45,18 +46,18 @@ def compare_any_time(
     two_sided: bool = True,
     better: Better = "higher",
 ) -> list[Effect]:
-    """Return the effect after each block. It may be read after every block, and the experiment stopped at any of them.
+    """Return the effect after each block. Each of them may be read, and the experiment may be stopped at any block.
 
-    With `days`, the "sequence" needs three days before it can find anything. Its evidence is a mixture of Student's t
-    over the daily differences. Without `days` it is the asymptotic confidence sequence of the units. "msprt" is the
-    mixture of normal likelihood ratios.
+    With `days`, the evidence of "sequence" is a likelihood ratio of Student's t, computed from the daily differences
+    and averaged over sizes of the effect. It can show an effect from the third day on. Without `days`, "sequence" is
+    the asymptotic confidence sequence of the units. "msprt" averages normal likelihood ratios over sizes of the effect.
 
     Args:
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         rule: "sequence" or "msprt".
         ends: The number of blocks that each look sees; by default there is a look after every block.
-        level: The confidence level of all intervals together. The other arguments are those of `compare`.
+        level: The confidence level of all intervals together. For the other arguments see `ab.fixed.compare`.
 
     Raises:
         Misuse: See `readings`; or the level is not between 0 and 1.
@@ -97,7 +98,7 @@ def compare_any_time(
 def _reach_of_days(
     found: Readings, weights: FloatArray | None, rule: AnyTimeRule, error: float, two_sided: bool
 ) -> FloatArray:
-    """Return the distance of the bounds by Student's t of the days, shape (looks,)."""
+    """Return the distance between the estimate and its bounds, by Student's t of the days; shape (looks,)."""
     errors = found.errors(weights)
     level = 1.0 - error / (2.0 if two_sided else 1.0)
     critical = critical_by_days(errors.freedom, level)
@@ -107,7 +108,7 @@ def _reach_of_days(
 
 
 def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
-    """Return p by Student's t of the days, which is 1 / evidence at each look; shape (looks,)."""
+    """Return the p of each look, shape (looks,): 1 / evidence of Student's t of the days, and two-sided twice that."""
     errors = found.errors()
     p = np.ones(errors.variance.size)
     for look, freedom in enumerate(errors.freedom):
@@ -121,7 +122,10 @@ def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
 
 
 def _strength(found: Readings, weights: FloatArray | None, rule: AnyTimeRule) -> FloatArray:
-    """Return the variance of the effects in the mixture, as a multiple of the estimate's variance; shape (looks,)."""
+    """Return the variance of the effects in the mixture, divided by that of the estimate; shape (looks,).
+
+    It is 0 while there are too few units or days for an interval.
+    """
     if rule == "sequence":
         return np.where((found.units >= FEWEST).all(0), CLOSEST * found.units.sum(0) / TUNED, 0.0)
     errors = found.errors(weights)
@@ -133,7 +137,7 @@ def _strength(found: Readings, weights: FloatArray | None, rule: AnyTimeRule) ->
 def _reach_of_mixture(
     found: Readings, weights: FloatArray | None, rule: AnyTimeRule, error: float, two_sided: bool
 ) -> FloatArray:
-    """Return the distance of the bounds by a mixture of normal likelihood ratios, shape (looks,)."""
+    """Return the distance between the estimate and its bounds, by a normal mixture; shape (looks,)."""
     strength = _strength(found, weights, rule)
     critical = mixture_score(strength, error, two_sided)
     reach = found.errors(weights).reach(np.where(strength > 0.0, critical, 1.0))
@@ -156,7 +160,7 @@ def mixture_score(strength: FloatArray, error: float, two_sided: bool) -> FloatA
 
 
 def critical_by_days(freedom: FloatArray, level: float) -> FloatArray:
-    """Return the t of the days at which the evidence reaches 1 / (1 - level), for growing degrees of freedom."""
+    """Return for each number of degrees of freedom (days - 1) the t at which the evidence reaches 1 / (1 - level)."""
     rungs = _LADDER[: int(np.searchsorted(_LADDER, freedom.max(initial=1.0))) + 1]
     known = np.array([critical_t(int(one) + 1, int(one), level) for one in rungs])
     with np.errstate(invalid="ignore"):
@@ -191,17 +195,18 @@ def obrien_fleming(
     two_sided: bool = True,
     better: Better = "higher",
 ) -> list[Effect]:
-    """Return the effect after each planned look that was reached. It may be stopped at any look that shows an effect.
+    """Return the effect after each planned look until now. The experiment may be stopped when a look shows an effect.
 
-    The looks are evenly spread over the planned blocks. The error is spent by their share of the planned time, and the
-    correlation of the looks is that of the units that were seen. So a day with more units than expected does no harm.
+    The looks are evenly spread over the planned blocks. How much of the error may be used until a look depends on the
+    share of the planned blocks that have passed. The correlation between looks is computed from the units that were
+    seen. So the error rate also holds if a day has more units than expected.
 
     Args:
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         looks: The planned number of looks.
         planned_blocks: The planned number of blocks. Later blocks are not read.
-        level: The confidence level of the intervals of all looks together. The other arguments are those of `compare`.
+        level: The confidence level of all intervals together. For the other arguments see `ab.fixed.compare`.
 
     Raises:
         Misuse: See `readings`; or there are more looks than blocks.
@@ -233,11 +238,11 @@ def spending_bounds(
     level: float = 0.95,
     two_sided: bool = True,
 ) -> tuple[float, ...]:
-    """Return the normal score that each look has to exceed, by O'Brien and Fleming's spending of the error.
+    """Return the normal score that each look must exceed. The error is divided over looks as by O'Brien and Fleming.
 
     Args:
         times: The share of the planned time at each look, growing, at most 1.
-        information: The information at each look, in any unit; by default it grows like the times.
+        information: The information (see `Readings`) at each look, in any unit; by default it grows like the times.
         level: The confidence level of all looks together.
         two_sided: Whether effects in both directions count. Each direction then has half of the error.
 
@@ -258,7 +263,7 @@ def spending_bounds(
 def _table(
     times: tuple[float, ...], information: tuple[float, ...], errors: tuple[float, ...], two_sided: bool
 ) -> FloatArray:
-    """Return the bound of each look for several errors, shape (errors, looks)."""
+    """Return the bound (a normal score) of each look for several error rates, shape (errors, looks)."""
     scores = ndtri(np.array(errors) / (4.0 if two_sided else 2.0))
     walk = _Walk(two_sided, designs=len(errors))
     spent, found = np.zeros(len(errors)), []
@@ -270,7 +275,10 @@ def _table(
 
 
 class _Walk:
-    """The distributions of random walks with different bounds that were stopped at no look until now."""
+    """Several designs, and for each the distribution of a random walk that stayed within its bounds at all past looks.
+
+    Each design has bounds of its own. The sum of `masses` is the probability that the walk was not stopped.
+    """
 
     def __init__(self, two_sided: bool, designs: int) -> None:
         self.two_sided = two_sided
@@ -279,9 +287,10 @@ class _Walk:
         self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
 
     def bound(self, seen: float, errors: FloatArray) -> FloatArray:
-        """Return the scores that are exceeded with given probabilities in one direction, and go on below them.
+        """Return for each design the score that its walk exceeds at this look with the given probability.
 
-        The logarithm of the probability is concave, so Newton's method converges from everywhere.
+        The look becomes a past look: walks beyond the score (with `two_sided`, in either direction) are stopped. The
+        logarithm of the probability is a concave function of the score, so Newton's method converges from any start.
         """
         width, root = math.sqrt(seen - self.seen), math.sqrt(seen)
         score = np.ones(errors.size)
@@ -290,7 +299,8 @@ class _Walk:
             beyond = (self.masses * ndtr(apart)).sum(1)
             slope = (self.masses * np.exp(-apart * apart / 2.0)).sum(1) * root / width / math.sqrt(2.0 * math.pi)
             moved = np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300)
-            moved = np.where(beyond > 1e-250, moved, -1.0)  # farther out the probability has no logarithm
+            # so far out, the probability may have been rounded to 0, which has no logarithm: go back by 1
+            moved = np.where(beyond > 1e-250, moved, -1.0)
             score = np.clip(score + moved, -FARTHEST, FARTHEST)
             if np.abs(moved).max() < 1e-9:
                 break
@@ -298,7 +308,7 @@ class _Walk:
         return score
 
     def stop(self, seen: float, bound: FloatArray) -> None:
-        """Take a step, and stop the walk where its score exceeds the bound."""
+        """Move the walks to the information `seen`, and stop those whose score exceeds the bound of their design."""
         step, root = seen - self.seen, math.sqrt(seen)
         top = root * np.minimum(bound, FAR)[:, None]
         bottom = np.maximum(-top, -FAR * root) if self.two_sided else np.full_like(top, -FAR * root)
@@ -317,10 +327,11 @@ def _quadrature(nodes: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _information(information: FloatArray, times: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the information at each look relative to the last one; it grows by at least a tenth of an even step.
+    """Return the information at each look as a share of that at the newest look.
 
-    Where it is close to the share of the time, that is taken instead: the error changes by less than .002, and bounds
-    that are known already are the same for all metrics.
+    Shares that grow too little are raised, so that each look adds at least 0.1 / looks. If the shares are close to
+    those of the time at all looks (see `EVEN`), `times` is returned instead. This changes the error by less than .002,
+    and metrics with slightly different information have the same bounds, which are computed once (see `_table`).
     """
     shares, even = information / max(float(information[-1]), 1e-300), np.array(times) / times[-1]
     if np.abs(shares - even).max() <= EVEN:
@@ -332,7 +343,11 @@ def _information(information: FloatArray, times: tuple[float, ...]) -> tuple[flo
 def _bounds_and_p(
     times: tuple[float, ...], information: tuple[float, ...], scores: FloatArray, error: float, two_sided: bool
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the bounds, and the smallest error at which each look would have exceeded its own, shape (looks,)."""
+    """Return the bound and the p of each look, both of shape (looks,).
+
+    p is the error of all looks together for which the bound of this look would equal its score; at least 1e-4, and 1
+    above 0.9. It is interpolated between the bounds for some errors.
+    """
     errors = np.unique([*np.geomspace(1e-4, 0.9, 6), error])
     table = _table(times, information, tuple(errors.tolist()), two_sided)
     squares = scores**2 if two_sided else np.sign(scores) * scores**2

@@ -16,9 +16,9 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
     """Return the median number of days until an alarm finds a change, for normally distributed daily values.
 
-    The alarm has two rules, and the faster one counts. The bets find a change when they have grown to the threshold at
-    their expected rate. The rule for gross changes finds it when a run of days exceeds its bound; a normal distribution
-    gives the probability of such a run.
+    The alarm has two rules (see `edetector`), and the faster one counts. The bets find a change when they have grown to
+    the threshold at their expected rate. The rule for large changes finds it when each of several days in a row exceeds
+    a bound; a normal distribution gives the probability.
 
     Args:
         spec: The alarm, from `learn_alarm`.
@@ -62,11 +62,11 @@ def _days_of_bets(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> 
 
 
 def _days_of_runs(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> float:
-    """Return the median of the days until a run of days, each beyond its bound, is complete."""
+    """Return the median number of days until enough days in a row exceed their bound; the smallest over `RUNS`."""
     found = math.inf
     for length, bound in zip(RUNS, spec.runs, strict=False):
         probability = 0.5 * math.erfc((bound + max(0.0, side.baseline) - moved) / math.sqrt(2.0))
-        # after each day: the probability that no run of the full length is complete, by the length of the open run
+        # open_runs[n]: the probability that no run is complete yet, and exactly the last n days exceeded the bound
         open_runs = [1.0, *[0.0] * (length - 1)]
         for day in range(1, most + 1):
             open_runs = [sum(open_runs) * (1.0 - probability), *(one * probability for one in open_runs[:-1])]

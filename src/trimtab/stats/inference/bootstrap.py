@@ -140,7 +140,10 @@ def paired_difference(
 
 
 def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, IntArray]:
-    """Return the index of each row's block, and how often each draw contains each block. Draw 0 is the data."""
+    """Return the index of each row's block, and how often each draw contains each block, shape (repeats + 1, blocks).
+
+    The first draw is the data: it contains each block once.
+    """
     ids, place = np.unique(np.asarray(blocks), return_inverse=True)
     if ids.size < 2 or repeats < 1:
         raise Misuse(f"bootstrap: needs at least 2 blocks and 1 repeat, found {ids.size} blocks, {repeats} repeats.")
@@ -187,14 +190,18 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
 
 
 def percentiles(found: FloatArray, level: float) -> Interval:
-    """Return the interval from percentiles of the draws; NaN if the first draw, which is the estimate, is NaN."""
+    """Return the interval between two percentiles of the draws, where `found[0]` is the estimate and no draw.
+
+    Raises:
+        Misuse: The estimate is NaN, or fewer than half of the draws are defined.
+    """
     check_level(level)
     estimate, draws = found[0], found[1:]
     defined = draws[~np.isnan(draws)]
     if np.isnan(estimate) or 2 * defined.size < draws.size:
         raise Misuse(
             f"bootstrap: the statistic is defined in {defined.size} of {draws.size} draws"
-            f"{' but not for all rows' if np.isnan(estimate) else ''}. It needs rows of both classes in most blocks."
+            f"{' but not on the data' if np.isnan(estimate) else ''}. It needs rows of both classes in most blocks."
         )
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(defined, [tail, 100.0 - tail])

@@ -2,10 +2,10 @@
 
 The test is a Shiryaev-Roberts e-detector, which can be seen as a series of bets. Each day, a new bet of 1 is placed,
 and every bet is multiplied by 1 + stake * (value - baseline). As long as the mean is at or below the baseline, this
-factor is at most 1 on average. The alarm rings when the sum of all bets reaches a stated number A, the run length. With
-any distribution of values, a model whose quality does not change then runs for at least A days on average until a false
-alarm, and the probability of a false alarm within h days is at most h / A. For real days, it has four additions
-(# D0003):
+factor is at most 1 on average. The alarm rings when the sum of all bets reaches a stated number A, the run length. (For
+several stakes and directions, it is the mean of their sums.) Then a model whose quality does not change runs for at
+least A days on average until a false alarm, and the probability of a false alarm within h days is at most h / A, with
+any distribution of values. For real days, the test has four additions (# D0003):
 
 - Days resemble the day before. So each day is compared with its prediction from the day before:
   value - correlation * last.
@@ -37,7 +37,7 @@ from trimtab.stats.scores import FloatArray
 
 Direction = Literal["up", "down", "both"]
 
-# stakes per standard deviation of a day; even the largest keeps 1 + stake * x above 0 for values down to -1.5
+# stakes per standard deviation of a day (`_log_gains` lowers a stake with which one day could lose a bet)
 STAKES = (0.15, 0.3, 0.6)
 # days are clipped to this range, in standard deviations; positive values are in the direction of the alarm
 LOW, HIGH = -1.5, 4.0
@@ -77,13 +77,10 @@ class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
-    """One day, or several days that were combined because they have few rows.
+    """One day, or several days that were combined because they have few rows."""
 
-    It has the number of the first day, the value, and the value minus its prediction, in standard deviations.
-    """
-
-    day: int
-    surprise: float
+    day: int  # the number of the first of these days
+    surprise: float  # the value minus its prediction, in standard deviations
     value: float = 0.0
 
 
@@ -91,8 +88,8 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
     """The evidence from all days up to now. Days are added one by one, in order."""
 
     days: int = 0  # the number of days that were added
-    last: float = 0.0  # the last day's distance from the reference mean, which times `correlation` predicts the next
-    log_values: tuple[float, ...] = ()  # for each direction, the logarithm of the sum of all bets
+    last: float = 0.0  # the last day's distance from the reference mean; times `correlation`, it predicts the next one
+    log_values: tuple[float, ...] = ()  # for each direction and stake, the logarithm of the sum of all bets
     pooled_sum: float = 0.0
     pooled_rows: int = 0
     pooled_from: int = 0  # the first of the days that wait to be combined
@@ -102,7 +99,7 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log_evidence(self) -> float:
-        """The logarithm of the evidence for a change; -inf without days. The alarm rings near log(run_length)."""
+        """The logarithm of the mean of `log_values`' sums; -inf without days. The alarm rings at `alarm_threshold`."""
         return _log_sum(self.log_values) - math.log(len(self.log_values)) if self.log_values else -math.inf
 
 
@@ -142,7 +139,7 @@ def learn_alarm(
         direction: The direction in which a change is bad. With "both", the run length holds for both directions
             together.
         allowance: How far the mean may be from that of the reference for a known reason, in units of the values. For
-            example, another fit may have predicted the reference days.
+            example, the reference days may have been predicted by another fit of the model.
         low: Values are clipped to at least this, in standard deviations (below 0). If this is closer to 0, stakes can
             be higher, so a change of more than one standard deviation is found sooner, and a smaller change later.
 
@@ -257,8 +254,8 @@ def alarm_threshold(spec: AlarmSpec) -> float:
 def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
     """Return the day on which the change most likely began, and a range of days. None: no day was added yet.
 
-    A bet that began on the returned day would have gained most. The range has every day from which a bet would have
-    gained at least a tenth of that. In 84 to 98 % of simulated alarms, it contained the true day (# D0003).
+    A bet that began on the returned day would have gained most. The range begins and ends with days from which a bet
+    would have gained at least a tenth of that. In 84 to 98 % of simulated alarms, it contained the true day (# D0003).
     """
     best: list[float] = []
     for side in spec.sides:
@@ -290,7 +287,7 @@ def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
 def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
     """Return a spec for a further change in the same direction, with the days since the first change as its reference.
 
-    The mean of few days is uncertain, so its upper bound is higher.
+    The mean of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations.
     """
     level = alarm_level(spec, state)
     wider = 1.0 / math.sqrt(max(1, level.days))
@@ -313,7 +310,7 @@ def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:
     All bounds together ring falsely at most once in four run lengths. Source: Cantelli (1928): a value is k or more
     standard deviations above its mean with probability 1 / (1 + k^2) at most.
     """
-    # the probability that bad days in a row, as many as one of `RUNS`, end on a given day by coincidence
+    # for each number in `RUNS`: how probable it may be that a run of so many days ends on a given day by coincidence
     probability = _GROSS_SHARE / (run_length * sides * len(RUNS))
     return tuple(math.sqrt(probability ** (-1.0 / days) - 1.0) for days in RUNS)
 
@@ -323,7 +320,7 @@ def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
     for side in spec.sides:
         base = max(0.0, side.baseline)
         if not spec.runs or side.sign * newest[-1] < min(spec.runs) + base:
-            continue  # most days end here
+            continue  # a fast test that is enough for most days: no bound is exceeded
         for days, bound in zip(RUNS, spec.runs, strict=False):
             if len(newest) >= days and min(side.sign * one for one in newest[-days:]) >= bound + base:
                 return True
@@ -353,7 +350,7 @@ def _baseline(clipped: FloatArray, allowance: float) -> float:
 
 
 def _log_gains(side: AlarmSide, surprise: float, low: float) -> list[float]:
-    """Return the logarithm of the gain for each stake. (Stakes are so small that no bet is ever lost completely.)"""
+    """Return the logarithm of the gain for each stake. Stakes are limited, so that a day cannot lose a whole bet."""
     most = 0.95 / (side.baseline - low)
     excess = max(low, min(HIGH, side.sign * surprise)) - side.baseline
     return [math.log1p(min(stake, most) * excess) for stake in side.stakes]

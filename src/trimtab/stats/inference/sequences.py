@@ -2,8 +2,8 @@
 
 An ordinary test that is repeated each day finds a difference in the end, even if there is none. A confidence sequence
 consists of intervals that are valid on all days together: the probability that any of them is ever wrong is at most
-1 - level. The evidence on the n-th day is a likelihood ratio of Student's t, computed from the mean differences of the
-days, and averaged over true differences between a quarter and eight standard deviations of a day. If days are
+1 - level. The evidence on the n-th day is a likelihood ratio of Student's t: the t of the mean differences of n days,
+for a true difference of `SIZES` standard deviations (averaged over these sizes), against a difference of 0. If days are
 independent and normally distributed, this average is a test martingale for any standard deviation. The mean of a day
 with hundreds of rows is nearly normal. Days that resemble the day before carry less information, so the standard errors
 are increased accordingly.
@@ -150,7 +150,8 @@ def critical_t(days: int, freedom: int, level: float) -> float:
         if high > 1e6:
             return math.inf
         above = log_evidence(high, days, freedom) - wanted
-    while high - low > 1e-6 * high:  # the secant between both ends; the end that stays counts half (Illinois)
+    # the next point is where the secant between both ends is 0; the value of the end that stays is halved (Illinois)
+    while high - low > 1e-6 * high:
         middle = high - above * (high - low) / (above - below)
         found = log_evidence(middle, days, freedom) - wanted
         if abs(found) < 1e-7:

@@ -1,11 +1,11 @@
 """Evidence that shares differ, computed from counts. It stays valid if it is looked at repeatedly.
 
-Trials succeed with the probabilities p1, p2, ..., and the first n trials have K successes. The quotient
-exp(tilt * K) / prod(1 - p + p * exp(tilt)) is 1 on average at all times, even if each probability depends on earlier
-trials. With the mean probability in place of each p, the quotient is not larger, because log(1 - p + p * exp(tilt)) is
-concave in p. So the average of this over several tilts, which is the evidence, is at most 1 on average. Therefore the
-probability that it ever reaches 1 / a is at most a, for all looks together, even if the probabilities change over time.
-If two counts are independent, their evidence is multiplied.
+Trials succeed with the probabilities p1, p2, ..., and the first n trials have K successes. For any number `tilt`, the
+quotient exp(tilt * K) / prod(1 - p + p * exp(tilt)) is 1 on average after each trial, even if each probability depends
+on earlier trials. With the mean probability in place of each p, the quotient is not larger, because
+log(1 - p + p * exp(tilt)) is concave in p. The evidence is the average of this quotient over several tilts, so it is at
+most 1 on average. Therefore the probability that it ever reaches 1 / a is at most a, for all looks together, even if
+the probabilities change over time. If two counts are independent, their evidence is multiplied.
 
 Source: Howard, Ramdas, McAuliffe & Sekhon (2021), "Time-uniform, nonparametric, nonasymptotic confidence sequences"
 (the method of mixtures); Ville (1939).
@@ -21,12 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-# values of `tilt`, including 0, so that the evidence is never far below 1
+# values of `tilt`: above 0 for too many successes, below 0 for too few; with 0, the evidence is never far below 1
 _UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _DOWN = (0.0, -0.25, -1.0, -4.0)
 _CELLS = np.concatenate(
     ([0.0], np.geomspace(1e-5, 0.1, 160), np.linspace(0.1, 1.0, 181)[1:])
-)  # values to try for the unknown share of the other group
+)  # the edges of cells that contain all values of the other group's unknown share
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +58,8 @@ def log_higher(
     ours: tuple[int, int], theirs: tuple[int, int], bound: Callable[[Floats], Floats] = lambda share: share
 ) -> float:
     """Return the logarithm of the evidence that our share is above `bound(share)`, where `share` is another group's.
+
+    The other group's share is unknown. The result is the smallest evidence over all values that it may have.
 
     Args:
         ours: Our number of successes, and our number of trials.

@@ -25,7 +25,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
     costs: tuple[tuple[float, ...], ...]  # the cost of each chosen class (second axis) for each true class (first axis)
     rows: int
-    likeliest: Choice
+    likeliest: Choice  # choose the class with the largest probability
     cheapest: Choice  # choose the class with the smallest expected cost, which is best if the probabilities are right
     constant: Choice  # always choose one class: the one that costs least on these rows
     saved: float  # the cost per row of the likeliest class minus that of the cheapest
@@ -53,7 +53,7 @@ def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
             f"cheapest class: probabilities of shape {p.shape} need costs of (classes, classes), not {prices.shape}."
         )
     if not ((prices >= 0.0) & (prices < np.inf)).all():
-        raise Misuse("cheapest class: needs costs of at least 0, each a number.")
+        raise Misuse("cheapest class: needs finite costs of at least 0.")
     return np.asarray(np.argmin(p @ prices, axis=1), np.int64)
 
 
@@ -109,7 +109,7 @@ def compare_choices(
 
 
 def _means(paid: list[FloatArray], blocks: NDArray[np.generic], repeats: int, seed: int) -> list[FloatArray]:
-    """Return the mean of each array in each draw. Draw 0 is the data."""
+    """Return the mean of each array in each draw. The first draw is the data; with one block, there is no other."""
     if np.unique(blocks).size < 2:
         return [np.array([values.mean()]) for values in paid]
     place, counts = block_draws(blocks, repeats, seed)

@@ -18,7 +18,7 @@ _OPEN, _OPEN_NDCG, _CLOSE = "pinball(", "ndcg_loss(", ")"
 
 
 def pinball(quantile: float) -> Loss:
-    """Return the name of the loss that is smallest on average for the prediction of a quantile.
+    """Return the name of a loss whose mean is smallest if a quantile is predicted.
 
     With `pinball(0.9)`, for example, one label in ten exceeds the best prediction.
 
@@ -64,12 +64,12 @@ def ndcg_loss(top: int = 10) -> Loss:
     'ndcg_loss(10)'
     """
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise Misuse(f"ndcg_loss: needs a whole number of places of at least 1 such as 10, found {top!r}.")
+        raise Misuse(f"ndcg_loss: needs a whole number of positions of at least 1 such as 10, found {top!r}.")
     return f"{_OPEN_NDCG}{top}{_CLOSE}"
 
 
 def top_of(metric: Loss) -> int | None:
-    """Return how many positions a loss of lists counts, or None for any other loss.
+    """Return k of the loss `ndcg_loss(k)`: how many positions of a list count. None: any other loss.
 
     >>> top_of("ndcg_loss(5)"), top_of("brier")
     (5, None)

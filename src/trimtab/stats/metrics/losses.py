@@ -52,9 +52,9 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
 def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray | None:
     """Return the loss that each row would have on average if its label were drawn from its scores, shape (rows,).
 
-    Losses are capped at `cap`, and in units of `cap`. For log loss, this is the entropy of the predicted probabilities.
-    If the observed losses are larger on average, the model is wrong. If they are high, but not larger than this, the
-    outcomes are merely hard to predict.
+    Losses are capped at `cap` and divided by it. For log loss, this is the entropy of the predicted probabilities. If
+    the observed losses are larger than this on average, the model is wrong. If observed losses are high, but not larger
+    than this, the outcomes are merely hard to predict.
 
     Args:
         metric: A metric as in `row_losses`.
@@ -94,8 +94,8 @@ def bounded_losses(losses: ArrayLike, cap: float = LOSS_CAP) -> FloatArray:
 def _class_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray:
     """Return the loss of each row with a probability for each class, by the given metric.
 
-    This is minus the logarithm of the true class's probability, or the squared distance from the true class, or 1 if
-    another class is likelier and 0 otherwise.
+    "multi_log_loss" is minus the logarithm of the true class's probability. "multi_brier" is the squared distance from
+    the probabilities that are 1 for the true class and 0 for others. "error_rate" is 1 if another class is likelier.
     """
     y, p = checked_probabilities(labels, scores, metric)
     if metric == "error_rate":

@@ -44,7 +44,10 @@ def class_metrics(
     repeats: int = 200,
     seed: int = 0,
 ) -> tuple[MetricValue, ...]:
-    """Return log loss, accuracy, balanced accuracy, macro F1 and macro one-against-rest AUC, with intervals.
+    """Return log loss, accuracy, balanced accuracy, macro F1, macro AUC, Brier score and bias, with intervals.
+
+    The macro AUC is the mean over classes of the AUC of one class against all others. The bias is the mean probability
+    of the likeliest class minus the accuracy.
 
     Args:
         labels: The true class of each row.

@@ -73,7 +73,10 @@ def ranking_metrics(
 
 
 def _of_hits(gain: FloatArray, p: FloatArray, place: NDArray[np.int64], top: int) -> dict[str, FloatArray]:
-    """Return precision, reciprocal rank and recall of each list. They are NaN if a list has no relevant items."""
+    """Return average precision, reciprocal rank and recall of each list.
+
+    For a list without relevant items, the reciprocal rank is 0, and the others are NaN.
+    """
     count = int(place.max()) + 1
     found = ordered(p, place)
     hit = gain[found.rows] > 0.0

@@ -65,7 +65,7 @@ def choose_threshold(
         seed: The seed of the draws.
 
     Raises:
-        Misuse: There are no rows, labels or scores are not valid, or the costs cannot be compared.
+        Misuse: There are no rows, labels or scores are not valid, or a cost is negative or infinite, or both are 0.
 
     Source: Elkan (2001). If the scores are calibrated, the best threshold is false_positive divided by the sum of both
     costs.

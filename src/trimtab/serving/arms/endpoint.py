@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trimtab.serving.answer.timed import TimedAnswerer
 
 CANARY_FAILED = "canary_failed"  # the flag of an answer that the champion gave because the canary failed
-_KNOWN = 8
+_KNOWN = 8  # how many of the newest versions `know` stores completely
 _throttled = ThrottledLogger(logging.getLogger(__name__))
 
 # a new prediction, which must still be logged, or the JSON of a stored answer, logged when its batch was scored
@@ -77,7 +77,7 @@ class Endpoint:
         self.cached: CacheMetrics | None = None  # hits and misses of the score cache, if there is one
         self.fails_to_load = False  # whether the deployed version cannot be loaded on this machine
         self.uses = 0  # the number of requests
-        self.flags: tuple[str, ...] = ()  # flags of live answers: `BEHIND` while events are not applied
+        self.flags: tuple[str, ...] = ()  # flags of live answers: `BEHIND`, or none; see `see_applied`
         self._state: Answerer | _Unloaded | None = None  # None until the first version is deployed
         self._served: dict[str, ServedVersion] = {}  # by id: the newest versions; this dict is replaced, never changed
         self._labels: dict[str, str] = {}  # by id: the names of all versions that were ever known here
@@ -165,9 +165,9 @@ class Endpoint:
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Set whether events are no longer applied to online features (`stands`).
+        """Record whether events are no longer applied to online features (`stands`: they are not).
 
-        If so, answers of a version that reads online features are flagged with `BEHIND`.
+        If so, answers are flagged with `BEHIND`, unless the version is loaded and reads no online features.
         """
         answerer = self.loaded
         reads = answerer is None or answerer.readers.reads_state
@@ -253,7 +253,7 @@ class Endpoint:
     def _fails_all(self, error: Exception) -> bool:
         """Return whether this error of a shared call would also occur for each row alone.
 
-        With stored answers, a degradation policy or a canary, some of the rows may still be answered: return False.
+        It is False with stored answers, a degradation policy or a canary, because then some rows may still be answered.
         """
         return is_of_all(error) and self.precomputed is None and self.degrading is None and self.canary is None
 
@@ -317,16 +317,18 @@ class Endpoint:
     ) -> list[Prediction]:
         """Let the canary answer the rows in its share, and the champion all other rows. Return the predictions.
 
-        If the canary fails, the champion answers the rows of the share as well.
+        If the canary fails, the champion answers the rows of the share as well. But if the error may be due to a single
+        row of a shared call, it is raised.
         """
-        taken, its = [True] * len(rows), rows  # if `holds` fails for a row, the champion answers all rows
+        # if `holds` fails, these values stay: all rows count as the canary's, and the champion answers them
+        taken, canary_rows = [True] * len(rows), rows
         counts = self.counts.of(canary.answerer.served)
         try:
             taken = [canary.share.holds(row) for row in rows]
-            its = [row for row, mine in zip(rows, taken, strict=True) if mine]
+            canary_rows = [row for row, mine in zip(rows, taken, strict=True) if mine]
             begun_s = perf_counter()
-            theirs = self._by_canary(canary.answerer, answerer, its, flags, deadline_s)
-            counts.answered(theirs, perf_counter() - begun_s, shared)
+            of_canary = self._by_canary(canary.answerer, answerer, canary_rows, flags, deadline_s)
+            counts.answered(of_canary, perf_counter() - begun_s, shared)
         except Late:  # no fallback could answer; each row of a shared call is tried again alone, and counted then
             if not shared:
                 counts.failed(1)
@@ -335,12 +337,12 @@ class Endpoint:
             if shared and not is_of_all(error):
                 raise
             _throttled.warning(f"{canary.answerer.served.label} (canary)", error)
-            failed = len(its) if shared else 1
+            failed = len(canary_rows) if shared else 1
             counts.failed(failed)
-            theirs = self._predict_here(answerer, its, (*flags, CANARY_FAILED), deadline_s, shared)
-            counts.answered_instead(failed, theirs)
+            of_canary = self._predict_here(answerer, canary_rows, (*flags, CANARY_FAILED), deadline_s, shared)
+            counts.answered_instead(failed, of_canary)
         rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
-        made = {True: iter(theirs), False: iter(self._predict_counted(answerer, rest, flags, deadline_s, shared))}
+        made = {True: iter(of_canary), False: iter(self._predict_counted(answerer, rest, flags, deadline_s, shared))}
         return [next(made[mine]) for mine in taken]
 
     def _by_canary(

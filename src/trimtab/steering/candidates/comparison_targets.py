@@ -1,10 +1,10 @@
 """Comparison targets: the versions with which candidates are compared, usually the version in service.
 
-A target scores the days on which the new candidate is judged, with the features that it was trained with. The version
-in service is a refit of an earlier candidate (fitted again on more data), and may have learnt from these days. Then the
-earlier candidate is the target. It has the same recipe (definition and way of fitting), but has not seen the days.
-# D0195 The same is done if the version in service knows labels that were not final when the days began, because labels
-take long. The new candidate must not know these. # D0214
+A target scores the days on which the new candidate is judged, with the features of its own training. The version in
+service is a refit of an earlier candidate (fitted again on more data). If it has learnt from these days, the earlier
+candidate is the target: it has the same recipe (definition and way of fitting), but has not seen the days. # D0195 The
+earlier candidate is also the target if the version in service learnt from labels that became final after the days had
+begun: the new candidate was not allowed to learn from these. # D0214
 """
 
 from __future__ import annotations
@@ -60,13 +60,12 @@ def champion_target(
     Args:
         registry: The versions, and their gate records (stored judgements).
         champion: The version in service.
-        model: The candidate's model. A model of the champion's recipe can only be compared on days that the champion
-            has not seen. A different recipe may also be judged on earlier days. # D0195
+        model: The candidate's model. If it has the champion's recipe, the target is the champion, which limits the days
+            to those that it has not seen. For another recipe, see `version_target`. # D0195
         until_us: The end of the days.
         learns: Whether the champion learns from each label in service, so that no earlier candidate can replace it.
         learnt_until: Returns the end of the newest day of which a version knew final labels; None if that is unknown.
-            It is called if too few days are new to the champion by its cut. More may be, because labels that were final
-            at the cut may have been loaded later.
+            It is only called if the champion's cut leaves too few days that are new to it.
     """
     if champion is None:
         return None
@@ -75,7 +74,7 @@ def champion_target(
     if same_features and (champion.recipe == model.hash or learns):
         unseen_from_us = model.label.final_until(champion.cut_us)
         if until_us - unseen_from_us < LEAST_WINDOW_US and not learns and champion.imported is None:
-            # labels that were final at the champion's cut may have been loaded after its fit
+            # more days are new to the champion if labels that were final at its cut were loaded after its fit
             unseen_from_us = min(unseen_from_us, learnt_until(champion) or unseen_from_us)
         return ComparisonTarget(champion, unseen_from_us)
     if loss_kind(champion.metric) != loss_kind(model.metric):
@@ -86,7 +85,9 @@ def champion_target(
 def version_target(
     registry: Registry, version: Version, model: Model, until_us: int, *, seen_until_us: int | None = None
 ) -> ComparisonTarget:
-    """Return the target for a version: the version itself if enough days are new to it, or else its earlier candidate.
+    """Return the target for a version: itself if enough days are new to it, or else the candidate it is a refit of.
+
+    If that candidate is not known, it is the version itself on fewer days.
 
     Args:
         registry: The versions and their gate records.

@@ -104,8 +104,8 @@ class SqliteLog(Closing):
     def truncate(self, partition: str, through: int) -> int:
         """Remove the records up to and including position `through`, free their disk space, and return their number.
 
-        Records are removed in steps. Appends can run between two steps. After an interruption, the remaining records
-        stay.
+        Records are removed in steps, and appends can run between two steps. After an interruption, the records that
+        were not removed yet stay, so call this again.
 
         Raises:
             Conflict: Another process writes that partition.
@@ -145,7 +145,9 @@ class SqliteLog(Closing):
         return self._change(partition, lambda writer: writer.erase(instead))
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Remove a partition's records up to `position`, and continue after it. A missing file is created.
+        """Remove a partition's records up to `position`, and give later records positions above it.
+
+        A missing file is created.
 
         Args:
             partition: The name of the partition.
@@ -172,7 +174,7 @@ class SqliteLog(Closing):
         return tuple((name, self._reader(name).mark()) for name in self._partitions())
 
     def maintenance(self) -> None:
-        """Copy this process's write-ahead log into its file now, so that appends need not."""
+        """Copy this process's write-ahead log into its file now, so that no append has to wait for this."""
 
         def checkpoint() -> None:
             if self._writer is not None:
@@ -187,7 +189,7 @@ class SqliteLog(Closing):
 
     def after_fork(self) -> None:
         """Make every later call fail. This is called in a forked child."""
-        # keep the parent's objects for ever: their end would close the parent's files
+        # keep the parent's objects for ever: if Python deleted them, this would close the parent's files
         self._inherited = self._writer, self._readers
         self._writer, self._readers = None, {}
         self._refusal = self._refusal or forked(self.directory)
@@ -205,14 +207,14 @@ class SqliteLog(Closing):
 
     def _change(self, partition: str, change: Callable[[PartitionWriter], int]) -> int:
         """Run `change` with a partition's writer, while no thread or process appends to the partition."""
-        self._reader(partition)  # NotFound: there is no such partition
+        self._reader(partition)  # raises NotFound if there is no such partition
         return self._write_alone(partition, change)
 
     def _write_alone(self, partition: str, change: Callable[[PartitionWriter], _T]) -> _T:
         with self._files:
             writer = self._writer
         if writer is not None and writer.path.stem == partition:
-            return self._alone(lambda: change(self._own()))  # Misuse: the log was closed meanwhile
+            return self._alone(lambda: change(self._own()))  # raises Misuse if the log was closed meanwhile
         path, lock_path = self._path(partition), self.directory / f"{partition}.lock"
         lock = self._lock(lock_path)
         if lock is None:
@@ -234,13 +236,14 @@ class SqliteLog(Closing):
 
     def _lead(self, mine: _Append) -> None:
         """Write all waiting appends in one transaction. Then choose the next leader, and wake the other threads."""
-        # the threads that the last commit woke will soon append again, so wait to let them share this sync
+        # the threads that the last commit woke will soon append again: let them run, as long as each time more appends
+        # wait, so that these share this sync
         while self._last_group > 1:
             before = len(self._waiting)
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:  # an append without payloads ends the group: it waits to become the leader (see `_alone`)
+        with self._mutex:  # an append without payloads is from `_alone`: its thread must become the leader itself
             mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
@@ -265,7 +268,7 @@ class SqliteLog(Closing):
             position += len(each.payloads)
 
     def _alone(self, work: Callable[[], _T]) -> _T:
-        """Run `work` as the leader, without an append. No other thread uses the writer meanwhile."""
+        """Wait like an append until this thread is the leader, and run `work`. Meanwhile no thread uses the writer."""
         mine = _Append((), None)
         try:
             self._wait(mine)
@@ -286,8 +289,9 @@ class SqliteLog(Closing):
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
         """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
-        The exception may have come at any point, and this may be called more than once. `_alone` also calls this
-        without an exception.
+        If its thread was the leader, the unfinished appends of its group fail, another thread becomes the leader, and
+        their threads go on. The exception may have come at any point, so some of this may be done already. `_alone`
+        also calls this without an exception.
         """
         with self._mutex:
             for each in mine.group:
@@ -301,7 +305,7 @@ class SqliteLog(Closing):
         self._pass_lead(mine)
         with self._mutex:
             for waits in (*mine.group, self._leader):
-                # locked: its thread is still waiting
+                # `wakeup` is locked until it is released once, which wakes the thread
                 if waits is not None and waits.wakeup.locked():
                     waits.wakeup.release()
         mine.group = ()
@@ -399,5 +403,5 @@ class _Append:
         self.error: TrimtabError | None = None
         self.done = False
         self.group: Sequence[_Append] = ()  # the appends that the thread of this one writes as the leader
-        self.wakeup = threading.Lock()
+        self.wakeup = threading.Lock()  # released once: when the append is done, or its thread becomes the leader
         self.wakeup.acquire()

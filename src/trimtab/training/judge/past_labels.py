@@ -36,7 +36,8 @@ def groupings(model: Model, training_set: TrainingSet) -> list[Grouping]:
     """Return the divisions into series in which past labels may be looked up. The first is one series with all rows.
 
     The others have one series for each value of a key. This is a key by which the request joins a view of the label's
-    source (the shop, for its sales), or the key of the request if its values recur. Rows without a key are one series.
+    source (the shop, for its sales), or the key of the request. A key with fewer than two rows per value on average is
+    left out. All rows whose key is null are one series.
     """
     keys = [join.by for join in model.features.joins if join.view.source.name == model.label.source.name]
     found = [Grouping((), np.zeros(training_set.rows, np.int64))]
@@ -71,7 +72,7 @@ class PastLabels:
         self._labelled = np.flatnonzero(training_set.usable & np.isfinite(training_set.target))
         self._own_us = training_set.at_us + model.request.lead_us  # the time that a row is about
         target = training_set.target[self._labelled]
-        # one column for each class (1: the label is this class), or one column with the labels
+        # for several classes: one column for each (1: the label is this class); otherwise one column with the labels
         several = model.task == "multiclass"
         self._values = (
             (target[:, None] == np.arange(constant.shape[1])).astype(np.float64) if several else target[:, None]
@@ -110,7 +111,8 @@ class PastLabels:
         """
         known_us, codes = self._set.label_known_at_us[self._labelled], series.codes[self._labelled]
         times = np.unique(known_us)
-        # series and time as one number, so that one search finds the labels that are known to a row
+        # series and time (as its rank) in one number. Sorted by it, the labels of a series that are known to a row are
+        # in one place: from `first` to `end`
         place = codes * (times.size + 1) + np.searchsorted(times, known_us) + 1
         order = np.lexsort((self._set.at_us[self._labelled], place))
         place = place[order]
@@ -160,9 +162,9 @@ class PastLabels:
     def _seasonal(self, series: Grouping, rows: Ints, seasons: Iterable[Ints]) -> Scores | None:
         """Return for each row the mean label of the first hour whose labels were all known, or else the constant.
 
-        Each of `seasons` is an array with one hour (since 1970) for each row. They are tried in their order. For
-        classes and counts, the constant is included as one further label, so that few labels do not give extreme
-        predictions.
+        Each of `seasons` is an array with one hour (since 1970) for each row. They are tried in their order, and an
+        hour is passed over if a label of it was not known at the row's time. For classes and counts, the constant is
+        included in the mean as one further label, so that few labels do not give extreme predictions.
         """
         hours = self._own_us // HOUR_US
         low, span = (int(hours.min()), int(hours.max() - hours.min()) + 1) if hours.size else (0, 1)

@@ -18,29 +18,30 @@ from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Flo
 
 SHAPE_ROWS = 100  # how many rows a window must have
 _FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half of `SHAPE_ROWS` is enough
-# a distance is large if it is at least `_FAR`, and exceeds the high end of reference windows by at least `_ABOVE`
+# a column is off if its distance from the profile is at least `_FAR`, and exceeds the high end of reference windows by
+# at least `_ABOVE` (both increased for random variation), or if at least the share `_FAR` of its values is far outside
 _FAR, _ABOVE = 0.3, 0.15
 _NOISE = 1.36  # by chance, 5 % of Kolmogorov-Smirnov distances are larger than this divided by the root of the rows
-_SUDDEN = 0.3  # a change is sudden if the same hours a day earlier were nearer to the profile by this
-# the largest distance of a mapped column from the profile, unless the high end of reference windows is smaller
+_SUDDEN = 0.3  # a change is sudden if the distance in the same hours a day earlier was smaller by at least this
+# after values are mapped back, their distance may be as large as in reference windows, but not larger than this
 _ALONE = 0.15
 _SHAPELESS = 0.35  # if the high end of reference windows is above this, a few hours have no typical shape
 _BEYOND = 0.3  # a value is far outside if it leaves the training range by this share of the range's width
-_DISTINCT = 12  # only columns with this many distinct values have a shape
+_DISTINCT = 12  # a column with fewer distinct values has no shape to compare
 _DRIFTED = 0.1  # drift begins this far above the high end of reference days
-_ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no useful shape
-_SAMPLED = 30  # a check of sampled rows needs this many
-# the largest misfit of mapped values: the difference of quartiles, divided by their width in the reference, plus the
-# absolute logarithm of the ratio of the two widths
+_ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no shape to compare
+_SAMPLED = 30  # a check of sampled values needs this many
+# the largest misfit of values that were mapped back, compared with the day before: the largest difference of a quartile
+# divided by the distance of the quartiles, plus the absolute logarithm of the ratio of these distances
 _MISS = 3.0
 _INSIDE = 0.95  # after values are mapped back, at least this share must lie within the training range
 
 
 class _Off(msgspec.Struct, frozen=True, eq=False):
-    """A column of numbers whose distribution is far from the profile's."""
+    """A column of numbers whose distribution is far from the profile's, or which has many values far outside."""
 
-    place: int
-    distance: float
+    place: int  # the index of the column in the profile
+    distance: float  # from the profile, in the newest window; see `distances`
     usual: float  # the high end of reference windows
     values: Floats  # sampled values of the newest window
     window: Window
@@ -55,7 +56,7 @@ def shape_findings(
     """Find columns that came in another unit, were swapped, or drift.
 
     The checks compare the distribution functions of the newest hours and of the profile (Kolmogorov-Smirnov distance).
-    A unit changes suddenly. A column that leaves the profile over more than a week drifts.
+    Only a sudden change is taken for another unit or swapped columns. Slow changes are drift.
 
     Args:
         layout: The layout of the version's profile.
@@ -77,7 +78,7 @@ def shape_findings(
         if column.name in taken:
             continue
         before = _day_before(column, one, hours) if one.outside else None
-        # a column whose shape depends on the time of day may be off in a single window
+        # if a few hours of a column have no typical shape, it must be off in all windows
         lasts = one.usual <= _SHAPELESS or one.windows == len(newest)
         if one.stands or (lasts and (before is not None or one.place in sudden)):
             course = _course(one, hours)
@@ -125,9 +126,9 @@ def _highs(layout: Layout, window: Window) -> Floats:
 def _all_off(
     layout: Layout, newest: list[Window], least_rows: int, standing: Collection[tuple[str, str]]
 ) -> list[_Off]:
-    """Return the numeric columns that are far from the profile in the newest window and in one of the two before it.
+    """Return the numeric columns that are off in the newest window and in at least one of the two before it.
 
-    If a finding of another unit is open, the newest window is enough.
+    If a finding of another unit is open for a column, the newest window is enough.
     """
     columns = layout.profile.columns
     judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
@@ -184,9 +185,10 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Return whether a distance is no larger than reference windows and random variation allow.
+    """Return whether a distance is as small as reference windows and random variation allow.
 
-    It must also be at most half of the distance without the map (or exchange of columns).
+    `distance` is that of values that were mapped back, or of the other column's values. It must also be at most half of
+    the distance of the column's own values, `one.distance`.
     """
     allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance
@@ -223,7 +225,7 @@ def _swapped(
 
 
 def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCounts]) -> float:
-    """Return the distance in the same hours of the newest earlier day with rows; 0 if there is no such day."""
+    """Return the distance in the same hours of the newest earlier day with enough rows; 0 if there is no such day."""
     for day in range(one.window.hours // 24 + 1, 8):
         last = one.window.last - 24 * day
         parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
@@ -238,8 +240,8 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
     """Return sampled values of the same hours of the newest earlier day; empty if that day's sample was dropped.
 
-    None: no earlier day has values, or some were outside the training range by more than a tenth of it, so that the
-    column left its range step by step.
+    None: no earlier day has values. Or some values of that day were already outside the training range, by more than a
+    tenth of its width, so the column did not change suddenly.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -269,10 +271,10 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 
 
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
-    """Return the finding again if the values still have another unit, as an open finding says.
+    """Return an open finding of another unit again, if the newest values still have that unit.
 
-    That is so if their median, mapped back, is nearer to the median of the day before the change than it is unmapped.
-    A cold night in Fahrenheit has the numbers of a hot night in Celsius, so the training range alone is no evidence.
+    They do if their median is nearer to the median of the day before the change after it is mapped back. That values
+    are back in the training range proves nothing: a cold night in Fahrenheit has the numbers of a hot night in Celsius.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -300,15 +302,16 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
-    """Return sampled values by hour, oldest first, beginning a day before a column was off."""
+    """Return sampled values by hour, oldest first, beginning a day before the first window in which a column is off."""
     parts = (hours[hour].sample[:, one.place] for hour in sorted(hours) if hour >= one.window.first - 24)
     return [values[~np.isnan(values)] for values in parts]
 
 
 def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
-    """Find another unit: a named map or a large factor explains the new quantiles.
+    """Find another unit: a conversion (such as Celsius to Fahrenheit) or a large factor explains the new quantiles.
 
-    If a column moves with time, so that a few hours never look like the training rows, the reference is the day before.
+    If a few hours of the column have no typical shape (`_SHAPELESS`), the values are compared with those of the day
+    before, and not with the profile.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")

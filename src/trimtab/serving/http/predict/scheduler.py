@@ -12,9 +12,11 @@ from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
 _SLICE_S = 0.001  # seconds of work between two polls of the connections
-_LONGEST_SLICE_S = 0.01  # a slice of work may take as long as the polling before it took, but at most this long
-_POLLS = 4  # polls after a long slice: enough to accept, set up, read and answer a new connection
-_GAP_S = 0.00005  # if a request arrives this long after the last work, connections were polled: a new burst begins
+_LONGEST_SLICE_S = 0.01  # if the polling before a slice took longer than `_SLICE_S`, so may the slice, up to this
+# after a slice, there is a poll for each millisecond that it took, up to this number: enough for a new connection to be
+# accepted, set up, read and answered
+_POLLS = 4
+_GAP_S = 0.00005  # a request that arrives this long after work ended came with a later poll, so a new burst begins
 _SAMPLED = 15  # a bit mask that selects one in 16 of the requests that were answered at once
 _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that had to wait
 
@@ -22,10 +24,10 @@ _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that h
 class RequestScheduler:
     """Decides for each predict request whether it is answered at once, queued or refused.
 
-    In each iteration, the event loop polls all connections for data, and then works on what has arrived. A request is
-    answered at once if this work (a burst) has taken less than a millisecond since the last poll. Otherwise the request
-    is queued. The queue is worked on in slices of 1 to 10 ms with polls in between. Requests that arrive while `limit`
-    requests are in flight are refused (see `Refusals`).  # D82
+    In each iteration, the event loop polls all connections for data, and then works on what has arrived (a burst). A
+    request is answered at once if the queue is empty and the burst began less than a millisecond ago. Otherwise it is
+    queued. The queue is worked on in slices of 1 to 10 ms with polls in between. If as many requests are in flight as
+    `limit` allows, further requests are refused (see `Refusals`).  # D82
     """
 
     def __init__(self, limit: GradientLimit) -> None:
@@ -41,7 +43,7 @@ class RequestScheduler:
         self._tasks_s: float | None = None  # when the first task since the last poll of the connections began
         self._answered = 0
         self._served_s = 0.0  # seconds spent on answers
-        self._left_s = 0.0  # when work on the queue last paused so that connections could be polled
+        self._left_s = 0.0  # when the last slice of the queue ended, or the queue got its first request
 
     @property
     def queued(self) -> int:
@@ -57,7 +59,7 @@ class RequestScheduler:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Do not count this request as in flight inside the block. It only waits until its model is loaded."""
+        """Do not count this request as in flight inside the block, in which it only waits until its model is loaded."""
         self.under_way -= 1
         try:
             yield
@@ -65,7 +67,7 @@ class RequestScheduler:
             self.under_way += 1
 
     def free(self, received_s: float) -> bool:
-        """Return whether a request that arrived at `received_s` may be answered at once."""
+        """Return whether a request that arrived at `received_s` may be answered at once, and not queued."""
         if self._queue:
             return False
         if received_s - self._ended_s > _GAP_S:
@@ -73,16 +75,16 @@ class RequestScheduler:
         return received_s - self._burst_s < _SLICE_S
 
     async def turn(self) -> float:
-        """Wait until it is the turn of a request that a task has read.
+        """Let a task that has read a request wait for its turn. Return the time (`perf_counter`) before the wait.
 
-        Return the time (`perf_counter`) before the wait. From that time, the request counts as in flight until the
-        caller decreases `under_way`. Tasks that ask within a millisecond after the first task since the last poll of
-        the connections need not wait. Later ones are queued.
+        From that time, the request counts as in flight until the caller decreases `under_way`. The first task after a
+        poll of the connections, and tasks that call this within a millisecond after it, need not wait if the queue is
+        empty. Other tasks are queued.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:
             self._tasks_s = read_s
-            loop.call_soon(self._look)
+            loop.call_soon(self._on_poll)  # the loop polls the connections before it calls this
         if not self._queue and read_s - self._tasks_s < _SLICE_S:
             self.under_way += 1
             return read_s
@@ -102,15 +104,14 @@ class RequestScheduler:
             raise
         return read_s
 
-    def _look(self) -> None:
-        """Record that the connections have been polled."""
+    def _on_poll(self) -> None:
         self._tasks_s = None
 
     def queue(self, work: Callable[[], bool | None], received_s: float) -> None:
         """Call `work` when it is its turn.
 
-        The request counts as in flight until the work, or what it waits for, decreases `under_way`. If the work returns
-        True, it has resumed a task, and the next work waits until that task has run.
+        The request counts as in flight until `work`, or a task or callback that it starts, decreases `under_way`. If
+        `work` returns True, it has resumed a task. Then the slice ends, so that the task runs before the next work.
         """
         if not self._queue:
             self._left_s = perf_counter()
@@ -132,6 +133,7 @@ class RequestScheduler:
             self.limit.observe(now_s - received_s, service_s=now_s - begun_s, under_way=self.under_way + 1, now_s=now_s)
 
     def _go_on(self) -> None:
+        """Work on the queue for one slice, and plan the next one."""
         begun_s = now_s = perf_counter()
         until_s = now_s + min(max(_SLICE_S, now_s - self._left_s), _LONGEST_SLICE_S)
         queue = self._queue
@@ -151,7 +153,7 @@ class RequestScheduler:
                 self._burst_s = self._left_s
 
     def _go_on_later(self, polls: int) -> None:
-        """Continue with the queue after polling the connections this many times, at least once."""
+        """Begin the next slice after the connections were polled this many times, at least once."""
         if polls > 1:
             asyncio.get_running_loop().call_soon(self._go_on_later, polls - 1)
         else:

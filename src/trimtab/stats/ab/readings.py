@@ -24,7 +24,7 @@ from trimtab.stats.interval import check_level
 CORRELATION = 0.4  # the assumed correlation between the effects of neighbouring days
 FEWEST_EVENTS = 20.0  # there is no interval with fewer units that have a rare value (see `effective_events`)
 EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from fewer days than this share (see `rests_on_few`)
-MEASURABLE = 3.0  # there is no relative effect if the control's mean is not this many standard errors away from 0
+MEASURABLE = 3.0  # there is no relative effect if the control's mean is within this many standard errors of 0
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):

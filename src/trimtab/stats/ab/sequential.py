@@ -124,7 +124,7 @@ def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
 def _strength(found: Readings, weights: FloatArray | None, rule: AnyTimeRule) -> FloatArray:
     """Return the variance of the effects in the mixture, divided by that of the estimate; shape (looks,).
 
-    It is 0 while there are too few units or days for an interval.
+    It is 0, and there is no interval, while there are too few units or the variance is unknown.
     """
     if rule == "sequence":
         return np.where((found.units >= FEWEST).all(0), CLOSEST * found.units.sum(0) / TUNED, 0.0)
@@ -287,7 +287,7 @@ class _Walk:
         self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
 
     def bound(self, seen: float, errors: FloatArray) -> FloatArray:
-        """Return for each design the score that its walk exceeds at this look with the given probability.
+        """Return for each design the score that its walk exceeds at this look with the given probability (upwards).
 
         The look becomes a past look: walks beyond the score (with `two_sided`, in either direction) are stopped. The
         logarithm of the probability is a concave function of the score, so Newton's method converges from any start.

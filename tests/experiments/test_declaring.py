@@ -110,7 +110,7 @@ def test_an_experiment_over_versions_takes_unit_and_attributes_from_its_model() 
     ("given", "message"),
     [
         ({"kind": "median"}, "metric 'revenue': kind='median'. Give one of 'mean', 'proportion'"),
-        ({"kind": "mean", "quantile": 0.5}, "kind='mean', but quantiles are made so. Leave kind out."),
+        ({"kind": "mean", "quantile": 0.5}, "kind='mean', but this is a quantile. Leave kind out."),
         ({"kind": "ratio"}, "a ratio needs denominator="),
         ({"kind": "quantile"}, "a quantile needs quantile=, such as 0.9."),
         ({"role": "main"}, "role='main'. Give one of 'primary'"),

@@ -40,7 +40,7 @@ class Assigner:
 
     Args:
         definition: The definition that the experiment was started with.
-        state: What happened since; None: the experiment was not started, and all units get the control.
+        state: Its state since the start; None: it was not started, and all units get the control.
         holdout: The share of all units that take part in no experiment.
         overrides: The variants of testers, by unit; None: those of the definition.
         allocation: Assign as under this allocation of the past, and not as now.
@@ -75,6 +75,7 @@ class Assigner:
         self._slots = begin, end = state.slots
         self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
         self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed
+        # `share` is that of all units, and this is the number of buckets of those in the experiment's slots
         self._below = round(now.share * BUCKETS / (end - begin) * BUCKETS)
         chosen = [name for count, name in now.buckets for _ in range(count)]
         self._assigned = [self._result(name, "assigned") for name in chosen]
@@ -165,7 +166,7 @@ class PastAssignments:
 
     Args:
         definition: The definition that the experiment was started with.
-        state: What happened since.
+        state: Its state since the start.
         holdout: The share of all units that take part in no experiment.
         overrides: The variants of testers, by unit; None: those of the definition.
     """
@@ -212,8 +213,8 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
         row: A mapping, or the unit's only value.
 
     Raises:
-        Misuse: A column is missing, or a value has the wrong type. The message names it. A unit may be null or "":
-            then there is none.
+        Misuse: A column is missing, or a value has the wrong type. The message names it. Values of the unit may be null
+            or "": then the row has no unit.
     """
     what, unit, kinds = f"experiment {definition.name!r}", definition.unit, definition.attributes
     row = plain(row)

@@ -119,7 +119,7 @@ class DaySums:
 
 
 def late_outcomes(metrics: Sequence[Metric], before: DaySums, after: DaySums) -> dict[str, dict[str, int]]:
-    """Return how many more events, or labels, the same units have in the later of two sums, by metric and variant."""
+    """Return how many more events, or labels, units have in `after` than in `before`, by metric and variant."""
     found: dict[str, dict[str, int]] = {}
     labels = [{name: day.labelled for name, day in one.variants().items()} for one in (before, after)]
     for metric in metrics:

@@ -25,7 +25,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     closed_until_us: int  # all days before this time are closed
     units: list[str] = []  # by day: the address of the blob with the units that were first exposed then
-    read_again: dict[int, int] = {}  # by number in `LATE_AFTER`: the outcomes of all days before this were read again
+    read_again: dict[int, int] = {}  # by number in `LATE_AFTER`: outcomes of days before this time were read again
 
 
 class DueDay(msgspec.Struct, frozen=True):
@@ -70,9 +70,9 @@ def due_days(reached: Reached, end_us: int, wait_us: int, now_us: int) -> Iterat
 def days_to_read_again(
     reached: Reached, state: ExperimentState, wait_us: int, now_us: int
 ) -> tuple[dict[int, int], Reached]:
-    """Return the closed days whose outcomes can be read again now, and how far the days are read again then.
+    """Return the closed days whose outcomes can be read again now, and the record to store after that.
 
-    For each day, the result has the largest number of `LATE_AFTER` that is over.
+    For each day, the result has the largest number of `LATE_AFTER` for which the outcomes are due.
     """
     due, until = dict[int, int](), dict[int, int]()
     for age in LATE_AFTER:
@@ -84,7 +84,7 @@ def days_to_read_again(
 
 
 def begun(state: ExperimentState) -> Reached:
-    """Return the beginning: no day of this generation is closed."""
+    """Return the record of a generation whose first day is not closed yet."""
     return Reached(generation=state.generation, closed_until_us=state.started_at_us // DAY_US * DAY_US)
 
 
@@ -98,7 +98,7 @@ def stored_reached(catalog: Catalog, state: ExperimentState) -> tuple[Reached, i
 
 
 def store_day(day: ExperimentDay, units: str, reached: Reached, revision: int) -> tuple[list[Put], Reached]:
-    """Return the changes that store a day and that it is closed, and how far the days are closed then.
+    """Return the changes that store a day and record that it is closed, and the new record.
 
     The changes belong in one transaction. It fails if another process has closed the day.
     """

@@ -52,7 +52,7 @@ def metric(
     better: str | None = None,
     margin: float = 0.0,
 ) -> Metric:
-    """Declare a metric of an experiment: a number for each unit, from what follows its first exposure.
+    """Declare a metric of an experiment: a number for each unit, from its events or predictions after its exposure.
 
     Args:
         name: Lower-case name, unique in the experiment.
@@ -93,7 +93,7 @@ def metric(
     _refuse(
         what,
         (kind is not None and kind not in get_args(MetricKind), f"kind={kind!r}. Give one of {_list(MetricKind)}."),
-        (implied is not None and found != implied, f"kind={kind!r}, but {implied}s are made so. Leave kind out."),
+        (implied is not None and found != implied, f"kind={kind!r}, but this is a {implied}. Leave kind out."),
         (found == "ratio" and denominator is None, "a ratio needs denominator=, the aggregate to divide by."),
         (found == "quantile" and quantile is None, "a quantile needs quantile=, such as 0.9."),
         (role not in get_args(Role), f"role={role!r}. Give one of {_list(Role)}."),
@@ -156,7 +156,7 @@ def _check_aggregates(
         if one is None and part == "denominator":
             continue
         if isinstance(one, Aggregate) and (one.window_us is not None or one.until_us):
-            raise Misuse(f"{what}: {part}= has a window of its own. Leave over, until and max_age out; within= is it.")
+            raise Misuse(f"{what}: {part}= has a window of its own. Leave over, until and max_age out; give within=.")
         check_aggregate(f"{what}, {part}", one, source)
         if one.dtype(source.columns) not in ("int", "float", "bool"):
             raise Misuse(f"{what}: {part}= is a {one.dtype(source.columns)}. Give an aggregate that is a number.")
@@ -229,9 +229,9 @@ def experiment(
             the unit is a tuple of their values, or the same as a JSON array of texts.
         switchback: Assign blocks of time and not units; made with `switchback()`.
         metrics: What is compared, made with `metric()`. One of them is primary.
-        slices: Attributes whose values are analysed one by one.
-        strata: One of `slices`, such as "country". What its values differ by in both variants is taken out of means and
-            proportions (post-stratification), which narrows their intervals.
+        slices: Attributes. The units of each value of an attribute are also analysed on their own.
+        strata: One of `slices`, such as "country". Means and proportions are adjusted for differences between its
+            values that both variants have (post-stratification), which narrows their intervals.
         rule: How the result is read. "sequence" and "msprt" hold at every look; "obrien_fleming" has `looks` planned
             ones; "fixed" has one, at the end.
         level: The confidence of the intervals.

@@ -29,7 +29,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: MetricKind
     source: Source | None = None  # the source of the events; None: the metric is about the predictions of a model
     by: tuple[str, ...] = ()  # the source's columns that identify the unit
-    value: Aggregate | None = None  # the aggregate of a unit's events in the window; it has no window of its own
+    # the aggregate of a unit's events in the time `within_us` after its first exposure; it declares no window itself
+    value: Aggregate | None = None
     denominator: Aggregate | None = None  # for a ratio: the aggregate to divide by
     prediction: Value | None = None  # for a metric about predictions: the mean of this value over a unit's predictions
     within_us: int = 0  # how long after the first exposure events count
@@ -42,7 +43,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def content(self) -> object:
-        """What the hash of an experiment covers: of the source, only the columns that the metric reads."""
+        """The part of the metric that an experiment's hash covers: of the source, only the columns that are read."""
         if self.source is None:
             return self
         return [msgspec.structs.replace(self, source=None), self.source.content_of(self.read)]
@@ -55,7 +56,9 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def age_ends_us(self) -> list[int]:
-        """The ends of the parts of the window of a metric of events: days, or of a long window seven parts at most.
+        """The ends of the parts into which the window of a metric of events is divided, as times since the exposure.
+
+        A part is a day, or longer if the window has more than seven days. There are no parts in a window of one day.
 
         >>> [end // DAY_US for end in Metric(name="m", kind="mean", within_us=10 * DAY_US, by=("user",)).age_ends_us]
         [2, 4, 6, 8, 10]
@@ -93,8 +96,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     overrides: dict[str, str] = {}  # by unit, as text: the variant of a tester, who is left out of the analysis
     switchback: Switchback | None = None
     metrics: tuple[Metric, ...] = ()
-    slices: tuple[str, ...] = ()  # attributes whose values are analysed one by one
-    strata: str = ""  # the one of them whose differences are taken out of means and proportions (post-stratification)
+    slices: tuple[str, ...] = ()  # attributes; the units of each value are also analysed on their own
+    strata: str = ""  # the slice for which means and proportions are adjusted (post-stratification); empty: none
     rule: Rule = "sequence"
     level: float = 0.95
     two_sided: bool = True

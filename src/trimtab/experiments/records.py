@@ -89,7 +89,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     at_us: int
     reason: str = ""  # why the assigned variant was not shown, such as "timeout"; empty: it was shown
     block: str = ""  # for a switchback: the block of time and the region, as text
-    override: bool = False  # whether a tester chose the variant; such units are left out of the analysis
+    override: bool = False  # whether the unit is a tester, which is left out of the analysis
     attributes: bytes = b""  # the values of the declared attributes, as a msgpack map
 
 
@@ -119,7 +119,7 @@ class VariantDay(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, ArmSums] = {}
     slices: dict[str, dict[str, ArmSums]] = {}  # by slice, such as "country=DE", and metric
     slice_units: dict[str, int] = {}
-    ages: dict[str, list[ArmSums]] = {}  # by primary metric: its sums for each part of its window since the exposure
+    ages: dict[str, list[ArmSums]] = {}  # by primary metric: its sums for each part of the window (`age_ends_us`)
 
 
 class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,7 +45,7 @@ class MetricFeatures:
 
     The value of a metric is read at the end of its window [exposure, exposure + within). The covariate is the same
     aggregate, over the time before the exposure. It is read as of the exposure, like a feature of a request at that
-    time. So an event that happened or became known later cannot be in it.
+    time. So events that happened or became known after the exposure do not change the covariate.
 
     Args:
         metrics: The metrics. Those about predictions are ignored.
@@ -59,7 +59,7 @@ class MetricFeatures:
         self._request = request("exposure", key="str_0", time="at", columns={**types, "at": Time})
         self.metrics = [metric for metric in metrics if metric.source is not None]
         self._ends_us = {one.name: one.age_ends_us if ages and one.role == "primary" else [] for one in self.metrics}
-        # aggregates of the same source and window are read together. The window: its end after the exposure, its length
+        # aggregates with the same window (end after the exposure, and length), source and `by` are read together
         groups: dict[tuple[int, int, str, tuple[str, ...]], dict[str, Aggregate]] = {}
         sources: dict[str, Source] = {}
         for number, metric in enumerate(self.metrics):
@@ -114,7 +114,7 @@ class MetricFeatures:
         return found
 
     def _windows(self, metric: Metric) -> list[tuple[int, int]]:
-        """Return the end after the exposure and the length of a metric's window, and then of the parts of it."""
+        """Return a metric's window, and then the parts of it; each as its end after the exposure, and its length."""
         ends_us = self._ends_us[metric.name]
         return [(metric.within_us,) * 2, *((end, end - begin) for begin, end in pairwise([0, *ends_us]))]
 
@@ -128,7 +128,7 @@ class MetricFeatures:
 
 
 def event_counts(metrics: Sequence[Metric]) -> dict[str, Metric]:
-    """Return by metric about events one that counts the events which it reads."""
+    """Return for each metric about events another metric, which counts the events that the first one reads."""
     found = {}
     for metric in metrics:
         if metric.source is not None and metric.value is not None:

@@ -18,14 +18,14 @@ from trimtab.stats.exact_sums import total_of
 
 _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts as real
 _MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
-_MANY_EVENTS = 20.0  # a day on which so many units should have an event, and none has, is conspicuous
-_SLICE_P = 0.05  # a slice is named as the place of an imbalance below this p-value, divided by the number of slices
+_MANY_EVENTS = 20.0  # a day without any event is reported if so many of its units should have one
+_SLICE_P = 0.05  # an imbalance is said to be in a slice if the slice's p is below this / the number of slices
 
 
 def limit_of(metric: Metric, days: Sequence[ExperimentDay]) -> float | None:
     """Return the largest value that a metric of predictions can have, or None if there is no limit.
 
-    Labels and scores that are shares have a limit of 1: then the sum of the squares is not above the sum.
+    If the sum of their squares is not above their sum, labels or scores are taken to be shares, with the limit 1.
     """
     if metric.cap is not None or metric.prediction == "loss":
         return metric.cap
@@ -43,7 +43,7 @@ def wanted_shares(definition: Experiment) -> dict[str, float]:
 def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay]) -> RatioCheck:
     """Check whether units were split as declared. Days on which the weights changed are left out.
 
-    If the check fails, the slices in which the units are split otherwise are named.
+    If the check fails, the result names the slices whose units are not split as declared.
     """
     if definition.switchback is not None:
         return RatioCheck(holds=True, p=None, text="not checked: the variant depends on the time, not on the unit")
@@ -105,7 +105,7 @@ def weights_changed(definition: Experiment, state: ExperimentState, day_us: int)
 
 
 def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
-    """Return that a metric has no event on some days, or on none, where there should be many; None if it has."""
+    """Return a sentence if a metric has no event at all, or none on days on which many are expected; otherwise None."""
     if metric.source is None or metric.kind not in ("mean", "proportion", "ratio"):
         return None
     sums = [[one.metrics[metric.name] for one in day.variants.values() if metric.name in one.metrics] for day in days]
@@ -123,7 +123,7 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         by = ", ".join(metric.by)
         return f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
     with np.errstate(divide="ignore", invalid="ignore"):
-        rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about how many units have events
+        rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about the share of units with events
     empty = [
         format_time(day.day_us)[:10]
         for day, n, one in zip(days, units, yy, strict=True)

@@ -12,10 +12,10 @@ from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, show
 from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
-HORIZON_DAYS = 60  # how long an experiment without a declared duration is taken to run at most
-_MANY_UNITS = 1_000  # with so many units in each variant, a lack of an interval is probably due to a few of them
+HORIZON_DAYS = 60  # an experiment without a declared duration is assumed to run at most this long
+_MANY_UNITS = 1_000  # if there is no interval with so many units in each variant, a few units probably have most of it
 _EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
-_ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about how many standard errors wide the half of an interval is
+_ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # the half-width of an interval in standard errors, about
 _POWER_SCORE = 0.84  # an effect this many standard errors larger than the half-width is seen in four of five cases
 
 
@@ -29,9 +29,10 @@ def recommend(
 ) -> Recommendation:
     """Return what to do.
 
-    The order of the rules: a failed sample-ratio check blocks; a guardrail that is proven worse than its margin, or a
-    primary metric that is proven worse, stops a variant; a variant is shipped if a primary metric is proven better,
-    none is proven worse, and all guardrails are proven within their margins; else the experiment goes on.
+    The rules, in this order: a failed sample-ratio check blocks. A variant is shipped if a primary metric is proven
+    better, none is proven worse, and all guardrails are proven within their margins. A variant is stopped if a primary
+    metric is proven worse, or a guardrail worse than its margin; if this is true of all variants, stop the experiment.
+    Otherwise it goes on, or if it is over, no difference is shown.
     """
     if not ratio.holds:
         return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
@@ -95,7 +96,7 @@ def first_act(
 
 
 def days_needed(look: Look, days: int, distance: float) -> float:
-    """Return after how many days in all the interval would be as narrow as a distance from the effect.
+    """Return after how many days in all the half-width of the interval would be `distance`; `days` have passed.
 
     The width of an interval shrinks with the square root of the number of days.
     """
@@ -104,13 +105,13 @@ def days_needed(look: Look, days: int, distance: float) -> float:
 
 
 def smallest_effect(definition: Experiment, look: Look, days: int, horizon: int) -> float | None:
-    """Return the smallest effect that so many days show in four of five cases, as a share of the control's value."""
+    """Return the smallest effect that `horizon` days show in four of five cases, as a share of the control's value."""
     found = _reach(look) * math.sqrt(days / horizon) * (1.0 + _POWER_SCORE / _score(definition))
     return found / abs(look.control) if look.control and math.isfinite(found) else None
 
 
 def _score(definition: Experiment) -> float:
-    """Return about how many standard errors wide the half of an interval is."""
+    """Return the half-width of an interval in standard errors, about."""
     return _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
 
 
@@ -183,7 +184,10 @@ def _undecided(
 
 
 def _proven(some: Sequence[MetricReading]) -> str:
-    """Return which primary metrics are better, and which guardrails are not yet within their margins; or ""."""
+    """Return which primary metrics are better, and which guardrails are not yet within their margins.
+
+    It is "" if there are no such primary metrics, or no such guardrails.
+    """
     better = [shown_effect(one) for one in some if one.role == "primary" and one.verdict == "better"]
     lacking = [one.metric for one in some if one.role == "guardrail" and one.verdict == "open"]
     if not better or not lacking:
@@ -224,9 +228,8 @@ def _go_on(
         more = max(1, math.ceil(needed - days))
         text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {shown_effect(one)}"
     else:
-        plausible = abs(look.difference) + _reach(look) / _score(
-            definition
-        )  # the effect may well be one standard error larger
+        # the effect may well be one standard error larger
+        plausible = abs(look.difference) + _reach(look) / _score(definition)
         if not days_needed(look, days, plausible) <= horizon:
             act = "cannot be seen"
         text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {_days(days)}"
@@ -251,7 +254,7 @@ def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, Metric
         if one.role != "secondary" and one.verdict == "open":
             look, sign = one.looks[-1], 1.0 if one.better == "higher" else -1.0
             room = max(0.0, sign * look.difference + (one.margin or 0.0) * abs(look.control))
-            # without a bound on the side of harm, a harmful effect is never decided
+            # if the interval has only one bound, a harmful effect is never proven
             effect = look.difference if None not in (look.low, look.high) else max(0.0, sign * look.difference)
             waits[one.role].append((days_needed(look, days, effect if one.margin is None else room), one))
     decided = any(one.role == "primary" and one.verdict == "better" for one in some)

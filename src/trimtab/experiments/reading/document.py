@@ -76,8 +76,8 @@ def _units(page: Document, reading: Reading) -> None:
         if one.differs:
             page.note(
                 f"Labels are not equally complete: {one.variant} has {one.share:.2%}, the control "
-                f"{one.control_share:.2%}. Intervals are widened by what the surplus labels can hide, where metrics "
-                "have limited values.",
+                f"{one.control_share:.2%}. If the values of a metric have a limit, its intervals are widened by what "
+                "the surplus labels can hide.",
                 "warning",
             )
 
@@ -108,8 +108,8 @@ def _effects(page: Document, reading: Reading) -> None:
     page.table(Table(headers=headers, rows=tuple(rows)))
     if guarded:
         page.paragraph(
-            "The distance from the margin is the interval of a guardrail's value less the control's value at the "
-            "margin. The variant is within the margin if the whole interval is on the better side of 0."
+            "The distance from the margin is the interval of the variant's value minus the worst value that the "
+            "margin allows. The variant is within the margin if the whole interval is on the better side of 0."
         )
     methods = sorted({one.looks[-1].method for one in reading.metrics})
     page.paragraph(
@@ -131,7 +131,7 @@ def _over_time(page: Document, reading: Reading) -> None:
     marks = [Mark(at_us=parse_time_us(day), label=text) for day, some in reading.marks.items() for text in some]
     page.heading("Effects over time", detail=True)
     page.paragraph(
-        "Each point is what was known at the end of a closed day, with its interval.",
+        "Each point is the effect with its interval, as it was known at the end of a closed day.",
         detail=True,
     )
     for metric in dict.fromkeys(one.metric for one in reading.metrics):

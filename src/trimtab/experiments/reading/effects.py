@@ -181,7 +181,7 @@ def effects_by_age(
 ) -> dict[str, Look]:
     """Return the effect in each part of a metric's window, by days since the first exposure, such as "day 1".
 
-    All units are in each of them. The intervals are those of a single look.
+    Each part has all units. The intervals are those of a single look.
     """
     ends = [-(-end // DAY_US) for end in metric.age_ends_us]
     how, days = _how(definition, metric), [one for one in days if any(of.ages for of in one.variants.values())]

@@ -27,9 +27,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     relative_high: float | None
     p: float | None
     method: str
-    beyond_low: float | None = (
-        None  # for a guardrail: the bounds of the variant's value less the control's at its margin
-    )
+    # for a guardrail: the bounds of the variant's value minus the worst value that the margin allows
+    beyond_low: float | None = None
     beyond_high: float | None = None
 
 
@@ -68,7 +67,7 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     """Return what the interval of a look says about a metric.
 
     A guardrail is "within margin" once it is sure that it is not worse by more than its margin, and "worse" once it is
-    sure that it is. The margin is a share of the control's value, whose own error counts.
+    sure that it is. The margin is a share of the control's value, and its bounds allow for the error of this value.
     """
     ends = look.low, look.high
     low, high = bounded or ends
@@ -113,7 +112,8 @@ def shown_values(look: Look, bounds: tuple[float, float] | None = None) -> list[
             found.append(None)
             continue
         wider = relative + (end - own) / abs(look.control)
-        found.append(percent(wider if wider * end > 0.0 else 0.0))  # whether it excludes 0 is said by the difference
+        # the bound in % may not have another sign than that of the difference, which decides the verdict
+        found.append(percent(wider if wider * end > 0.0 else 0.0))
     return found
 
 

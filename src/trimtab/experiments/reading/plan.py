@@ -30,7 +30,7 @@ _LEAST_DAYS = 3
 
 
 class RulePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rule can find in a metric."""
+    """The effects on a metric that one rule can find, and after how many days."""
 
     rule: Rule
     days: dict[str, int | None]  # by effect, such as "5 %": the days after which it is found; null: more than 180
@@ -38,14 +38,14 @@ class RulePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a metric from the past, and what each rule can find in it."""
+    """The values of a metric in the past, and the effects that each rule can find."""
 
     metric: str
     role: Role
     mean: float  # of a unit; for ratios and quantiles, the ratio or quantile
-    sd: float  # of a unit on a day, after the covariate
+    sd: float  # the standard deviation of a unit within a day, after the covariate was subtracted
     explained: float | None  # the share of the variance that the covariate explains; null: there is none
-    day_sd: float  # of the difference between variants from day to day, beyond what units explain
+    day_sd: float  # the standard deviation of the difference from day to day, without the part that units explain
     rules: list[RulePlan]
 
 
@@ -79,7 +79,7 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
 def what_is_found(power: float) -> str:
     """Return the sentence that says what the days and effects of a plan mean."""
     return (
-        f"Days and smallest effects are those that are found with a probability of {power:.0%}. "
+        f"After these days, and with the smallest effects, an effect is found with a probability of {power:.0%}. "
         f"The rule obrien_fleming has {LOOKS} looks unless another number is declared."
     )
 
@@ -107,8 +107,8 @@ def rules_table(rules: Sequence[RulePlan], declared: Rule | None = None) -> Tabl
 def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequence[float]) -> ExperimentPlan:
     """Plan an experiment from past units.
 
-    Past units are split at random as the experiment would do it, which gives the noise of the difference between
-    variants without an effect: of units, and of days beyond that.
+    Past units are split at random, as the experiment would split them. The differences between such variants are only
+    noise: that of units, and an additional part that differs from day to day.
 
     Args:
         definition: The experiment.
@@ -184,7 +184,7 @@ def _metric_plan(
         raise Misuse(said.rstrip())
     plain = [_noise(days, metric, control, variant, cuped=False)[1] for days in splits] if has_covariate else []
     if excess < 2.0 * float(numbers[:, 2].std()) / math.sqrt(len(splits)):
-        excess = 0.0
+        excess = 0.0  # it may be due to chance
     shares = wanted_shares(definition)
     design = Design(
         units_per_day=units_a_day,
@@ -210,7 +210,7 @@ def _metric_plan(
 def _noise(
     days: Sequence[ExperimentDay], metric: Metric, control: str, variant: str, *, cuped: bool
 ) -> tuple[float, float, float]:
-    """Return the control's value, the variance of a unit, and that of a day's difference beyond what units explain."""
+    """Return the control's value, a unit's variance, and that of a day's difference without the part of the units."""
     arms = arms_of(days, (control, variant), metric)
     found = readings(*arms, ends=[len(days)], ratio=metric.kind == "ratio", cuped=cuped, correlated=False)
     errors = found.errors()

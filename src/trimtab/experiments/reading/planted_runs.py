@@ -48,7 +48,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return days - days.min() if len(days) else days
 
     def first_days(self, duration_us: int | None) -> PastUnits:
-        """Return the units of the first days, as many as an experiment takes in."""
+        """Return the units of the days in which an experiment of this duration takes units in; None: all units."""
         if duration_us is None:
             return self
         kept = self.day < -(-duration_us // DAY_US)
@@ -254,7 +254,9 @@ def _days(
 
 
 def planted(metric: Metric, y: Array, treated: Array, day: Array, effect: float, rng: np.random.Generator) -> Array:
-    """Return the numbers of units, with those of the treated ones better by a share.
+    """Return the numbers of units, after those of the treated units were made better by the share `effect`.
+
+    The numbers of a proportion are 0 or 1, so some of these are changed at random.
 
     Raises:
         Misuse: A probability would be larger than 1.

@@ -231,7 +231,7 @@ def _late(days: Sequence[ExperimentDay]) -> dict[str, dict[str, int]]:
 
 
 def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Sequence[MetricReading]) -> list[str]:
-    """Return what weakens the effects, and what to do: changed weights, and for each metric outcomes that came late."""
+    """Return what weakens the effects, and what to do: changed weights, missing events, and outcomes that came late."""
     found, by_name = list[str](), {one.name: one for one in definition.metrics}
     if changed := [_day(one.day_us) for one in days if one.excluded == _CHANGED]:
         found.append(

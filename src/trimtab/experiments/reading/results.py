@@ -39,7 +39,7 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
         """Return an effect's interval, widened by what the surplus of labels in one variant can hide.
 
         The surplus labels are taken to be the highest or the lowest values of their variant (the bounds of Lee,
-        2009). None: the shares agree, or the metric's values have no upper limit.
+        2009). None: the shares agree, a bound is unknown, or the metric's values have no upper limit.
 
         Args:
             low: The lower end of the interval of the difference; None: unknown.

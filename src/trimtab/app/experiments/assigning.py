@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
     from trimtab.store.ports import Log
 
-_LOOK_S = 0.5  # how long rules are used without a look at the catalogue, if it cannot tell quickly that it changed
+_LOOK_S = 0.5  # if the catalogue has no mark that shows a change, rules are used for this long
 
 
 class Rules:
-    """The compiled rules of a project's experiments, which follow the catalogue. Threads may share them."""
+    """The compiled rules of a project's experiments. They are compiled again if the catalogue has changed.
+
+    Threads may share them.
+    """
 
     def __init__(self, system: System) -> None:
         self._system = system

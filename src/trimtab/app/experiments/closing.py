@@ -1,6 +1,6 @@
 """Close the days of experiments: store exact sums over the units that were first exposed on each day.
 
-A day is closed once, when the windows of its units are over and the waits for their labels and late events too. What
+A day is closed once, after the windows of all its units and the waits for labels and late events have passed. What
 becomes known later does not change its sums. 1, 7 and 28 days later its outcomes are read again: if some came late,
 they are counted, and the sums with them are stored next to those of the closed day.
 
@@ -163,8 +163,8 @@ class ExperimentDays:
     def read_again(self) -> None:
         """Read the outcomes of closed days again that have been closed for some days, and store what came late.
 
-        A day whose exposures or events are not all kept any more, or some of whose units became testers, is left as it
-        is: its sums are not those of then.
+        For a check, the sums of each day are first computed as they were when it was closed. If they differ, because
+        exposures or events were removed or some units became testers, the day is left as it is.
 
         Raises:
             Conflict: Another process has done it meanwhile.
@@ -295,7 +295,7 @@ def _evaluate(
 
 
 def _without_features(*given: object) -> FeatureFrame:
-    raise AssertionError("no metric reads events")  # `MetricFeatures.values` does not ask then
+    raise AssertionError("no metric reads events")  # in this case, `MetricFeatures.values` computes no features
 
 
 def _on(day_us: int, at_us: int) -> bool:

@@ -21,7 +21,7 @@ from trimtab.serving.log.prediction_record import ERASED, decode
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-OTHER_VERSION = "other version"  # the version of the variant was lost, or the alias had moved
+OTHER_VERSION = "other version"  # another version than the variant's answered, such as a new champion
 _OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at the time of their requests
 _SERVED_OTHERWISE = (CANARY_FAILED, FALLBACK_VERSION, LAST_ANSWER, RULE, NULL_FEATURES)
 _encode = msgspec.msgpack.Encoder().encode
@@ -31,12 +31,12 @@ class LoggedUnits:
     """Reads the units of an experiment from the prediction log.
 
     The assignment is computed again from the unit, as of the time of the answer. So a unit counts for the variant that
-    it was assigned to, whichever version has answered. The reason why it was another one is kept.
+    it was assigned to, whichever version has answered. If that was not the variant's version, the exposure says why.
 
     Args:
         system: The project.
         definition: The definition that the experiment was started with.
-        state: What happened since.
+        state: Its state since the start.
         request: The request of the model, as declared now.
     """
 
@@ -65,8 +65,10 @@ class LoggedUnits:
                 yield intake.block(number, rows, codes)
 
     def predictions(self, intake: Intake) -> Iterator[tuple[int, list[tuple[int, Prediction, dict[str, Any]]]]]:
-        """Yield the predictions that clients got in the time of an intake, in blocks: the number of the partition, and
-        for each prediction its position in the log, and the columns of its request.
+        """Yield the predictions that clients got in the time of an intake, in blocks.
+
+        A block is the number of the partition, and for each prediction its position in the log, the prediction, and the
+        columns of its request.
         """
         name = _encode(self._definition.model)
         for number, records in intake.records(self._log):

@@ -78,8 +78,9 @@ class PredictionValues:
         return {metric.name: capped(metric, _means(parts[metric.name], len(first))) for metric in self.metrics}, labels
 
     def _tables(self, first: FirstExposures, window: Intake, longest_us: int) -> Iterator[Columns]:
-        """Yield the predictions in the windows of exposed units, as tables. `unit` is the unit's row in `first`, and
-        `after` is the time since its exposure.
+        """Yield the predictions in the windows of exposed units, as tables.
+
+        The column `unit` is the unit's row in `first`, and `after` is the time since its exposure.
         """
         several = bool(self._outcomes.classes)
         for _, found in self._units.predictions(window):

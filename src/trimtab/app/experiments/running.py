@@ -295,6 +295,10 @@ class Running:
     def _write_with_canary(
         self, definition: Experiment, state: ExperimentState, entry: Entry, changes: list[Change]
     ) -> Decision:
+        """Write the state, and let the canary answer the treatment's share of the requests.
+
+        After the end, the share is 0. But if a rollout of the same version is in its canary phase, the share stays.
+        """
         model, treatment = (
             str(definition.model),
             next(name for name in definition.variants if name != definition.control),

@@ -21,7 +21,7 @@ def tick_project(
     watch: Callable[[Ticked], object] | None = None,
     also: Sequence[Callable[[System], object]] = (),
 ) -> list[Decision]:
-    """Run one tick of all deployments and experiments; see `Project.tick`. `also`: steps that a service has apart.
+    """Run one tick of all deployments, then the steps in `also`, and all experiments; see `Project.tick`.
 
     The days of experiments are closed last, because the deployments find the red windows of their inputs. They are
     closed, and experiments that harm the service are stopped, even if a deployment failed.

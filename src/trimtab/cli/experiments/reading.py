@@ -1,4 +1,4 @@
-"""The commands that show experiments: `list`, `show`, `plan` and `power`."""
+"""The commands that show experiments: `list` and `show`."""
 
 from __future__ import annotations
 

@@ -387,10 +387,11 @@ class Project(ProjectRows):
         return evaluation_of(self.registry, self.state.blob, self.registry.get(version))
 
     def materialise(self) -> Materialised:
-        """Copy new records of the event log into one Delta table per source, with every version and deletion.
+        """Copy new records of the event log into one Delta table per source: all versions of events, and deletions.
 
-        The log stays as it is; only `retain` truncates it. Histories are then read from the tables first, and any tool
-        that reads Delta can read these. One process at a time does this, and none while `forget` erases; others wait.
+        The log stays as it is; only `retain` truncates it. Afterwards, history is read from the tables as far as they
+        go, and any tool that reads Delta can read them. One process at a time does this, and none while `forget`
+        erases; others wait.
 
         Raises:
             Conflict: Another process is still doing this after a minute.
@@ -783,8 +784,8 @@ class Project(ProjectRows):
         """The quality of a model's answers, from closed days: one row per block (see `by`), version, arm and slice.
 
         A day is closed when the wait for its labels is over. `loss` is the mean of the model's metric over labelled
-        rows, with an interval that treats rows as independent. `excess_loss` is the loss minus what the scores
-        themselves expect, null if they are not probabilities. `gap` is mean score minus mean label.
+        rows, with an interval that treats rows as independent. `excess_loss` is the loss minus the loss to expect if
+        the scores are right, null if they are not probabilities. `gap` is mean score minus mean label.
 
         Args:
             model: A deployment's name; default: the first one.

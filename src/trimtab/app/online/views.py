@@ -100,6 +100,7 @@ class Views:
             return True
         cursors = read_cursors(self._state.online)
         found = [cursors.get(cursor_name(view.hash)) for view in views]
+        # states that are being filled or deleted have names with other signs; see `generations.py`
         front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
         return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 
@@ -413,6 +414,7 @@ class Views:
         return apply
 
     def _between(self, busy: bool) -> bool:
+        """Do what is due between two reads of the log, and return whether more is waiting; see `ViewWork.piece`."""
         lease = self._following
         if lease is None or not lease.held:
             return False

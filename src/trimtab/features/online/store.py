@@ -40,7 +40,8 @@ POSITIONS_KEY = b"p"
 Changes: TypeAlias = dict[bytes, bytes | None]  # None: the key is deleted
 
 _check = struct.Struct(">I").pack
-_PRUNE = 2_000  # a batch deletes up to this many index entries of expired events, or two for each of its records
+# a batch deletes at most this many index entries of expired events, or two for each of its records if that is more
+_PRUNE = 2_000
 
 
 class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,12 +225,14 @@ class OnlineStore:
         self.plans = plans  # assigned in one step, because other threads may be reading
 
     def _drop(self, ids: Set[str]) -> int:
+        """Delete the states of some views. These are marked first, so that `cursors` can finish this after a crash."""
         cursors = self.cursors()
         marked = {(GOING + name if name in ids else name): cursor for name, cursor in cursors.items()}
         write_cursors(self.kv, marked)
         return self._sweep(marked)
 
     def _sweep(self, cursors: dict[str, Cursor]) -> int:
+        """Delete the states of marked views, and return how many keys were deleted."""
         gone = 0
         for name in [name for name in cursors if name.startswith(GOING)]:
             for prefix in KeySpace.of(bytes.fromhex(id_of(name)), cursors[name].generation).all:

@@ -162,7 +162,10 @@ def score_table(
 
 
 def off_lead(request: Request, table: Columns, now_us: int) -> NDArray[np.bool_]:
-    """Return which rows, answered now, are answered more than a day before their own time minus the lead."""
+    """Return which rows would be answered more than a day too early if they were answered now.
+
+    A row should be answered at its own time minus the lead. Without a lead, no row is too early.
+    """
     ahead: NDArray[np.bool_] = table[request.time].values - request.lead_us - now_us > DAY_US
     return ahead & bool(request.lead_us)
 

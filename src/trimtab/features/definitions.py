@@ -308,9 +308,9 @@ def request(
 ) -> Request:
     """Declare a kind of request: its key, its time and its columns. A request is made `lead` before its time.
 
-    The formats, `nulls`, `delimiter`, `key_of` and `constants` are as in `source()`. The formats and `nulls` apply to
-    texts in files, in pushed rows, and in rows sent for a prediction. The others only apply to files and pushed rows,
-    because a row sent for a prediction has its key and every column.
+    The formats, `nulls`, `delimiter`, `key_of` and `constants` are as in `source()`. `delimiter` only applies to files.
+    The others also apply to pushed rows and to rows sent for a prediction: `key_of` and `constants` fill in a key and
+    columns that such rows lack.
 
     Raises:
         Misuse: As for `source()`.

@@ -123,8 +123,9 @@ def stream(
 
     Numbers in requests are normally distributed, and texts have six values. A source of a view has one event per hour
     for each value of the columns by which the view is looked up. The numbers in its events change slowly. The label
-    depends on a score: a weighted sum of the numbers in the request and the newest measurements of the sources. The
-    score is a logit, a mean, the logarithm of a rate, or that by which a list is sorted.
+    depends on a score: a weighted sum of the numbers in the request and the newest measurements of the sources. For a
+    probability the score is its logit, for a number the mean, for a count the logarithm of the rate; and lists are
+    sorted by it.
 
     Args:
         model: The model. Data are generated for its request, its sources and its label.
@@ -372,7 +373,7 @@ def _known(
     week: float,
     holidays: Sequence[float],
 ) -> Floats:
-    """Return the part of the score that depends on the calendar."""
+    """Return the part of the score that depends on the calendar, and the constant -0.5."""
     phase = rng.random()
     found = season * np.sin(2 * np.pi * (day / 365 + phase))
     found = found + week * np.cos(2 * np.pi * ((at_us // DAY_US + 3) % 7) / 7)

@@ -126,7 +126,8 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            read_us = self._clock.now_us()  # inputs are only checked up to now: `catch_up` may not read later ones
+            # inputs are checked up to this time, because predictions made later may not all be read below
+            read_us = self._clock.now_us()
             self.catch_up()
             decisions = self._loop.controller.finish()
             with self._reading:

@@ -117,7 +117,6 @@ class QualityMonitor:
         The watch compares later days with the reference days. These were scored by a model of the version's recipe
         (definition and way of fitting) that was fitted on other rows, and not by the version in service.
 
-
         Nothing is stored by this call. Write the changes in the transaction that promotes the version, then call
         `reload`.
 
@@ -410,8 +409,9 @@ def _slices_after(
 
 
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
-    """Return the severity of a signal about labels of undeclared classes. Each severity is only signalled once.
-    # D0076
+    """Return the severity of a new signal about labels of undeclared classes; "no": none begins.
+
+    Each severity is only signalled once, until seven days have passed without a new signal (see `_after`). # D0076
     """
     if not day.unlisted or watch.unlisted_told == "red":
         return "no"

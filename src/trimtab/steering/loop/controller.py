@@ -41,7 +41,7 @@ from trimtab.store.ports import Catalog, Remove, read_record
 
 # a repair is repeated after this many days, when more labels since the change are known
 FOLLOW_UP_DAYS = (7, 21)
-# an alarm waits for the longest time before it repeats a repair that could not lower the loss by this share
+# after a refused repair that could not lower the loss by this share, an alarm waits for the longest quiet time
 LEAST_GAIN = 0.01
 _USELESS = (
     "Even at the better end of its confidence interval, the loss would be less than 1 % lower. A repair is tried again "

@@ -14,12 +14,14 @@ from trimtab.app.project_rows import Meter, ProjectRows, check_named, checked_pa
 from trimtab.app.state.definitions import load_definitions
 from trimtab.app.state.retention_needs import check_retention
 from trimtab.core.clock import Clock
-from trimtab.core.config import FILE, load_config
+from trimtab.core.config import FILE, ScenarioSettings, load_config
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision, Signal
+from trimtab.core.shown import shown
 from trimtab.core.time import duration_us, parse_time_us
 from trimtab.monitoring.signals import every_signal
 from trimtab.steering.ledger import Entry, Ledger
+from trimtab.steering.loop_state import FREEZE
 from trimtab.store import Put, Remove
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from trimtab.app.training.searches import Searched
     from trimtab.app.training.ticking import Ticked
     from trimtab.core.columns.data import Columns
-    from trimtab.core.config import ScenarioSettings
     from trimtab.events.tables import Materialised
     from trimtab.features.online.compaction import Compacted
     from trimtab.monitoring.inputs.red_windows import RedWindow
@@ -319,7 +320,6 @@ class Project(ProjectRows):
             Misuse: It is not a text.
         """
         from trimtab.app.inspect.explain import explain
-        from trimtab.core.shown import shown
 
         if not isinstance(prediction_id, str):
             raise Misuse(
@@ -960,14 +960,10 @@ class Project(ProjectRows):
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions continue."""
-        from trimtab.steering.loop_state import FREEZE
-
         return self._by_hand("freeze", why, actor, Put(FREEZE, "all", msgspec.json.encode(why)))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Resume automation."""
-        from trimtab.steering.loop_state import FREEZE
-
         return self._by_hand("unfreeze", why, actor, Remove(FREEZE, "all"))
 
     def forget(

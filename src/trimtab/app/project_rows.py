@@ -10,7 +10,9 @@ import msgspec
 
 from trimtab.app.calls import public_calls
 from trimtab.app.project_experiments import ProjectExperiments
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
+from trimtab.serving.answer.request_rows import rows_of_table
 from trimtab.serving.answer.served import Answer
 
 if TYPE_CHECKING:
@@ -363,12 +365,9 @@ def check_named(what: str, model: str | None, names: Sequence[str]) -> None:
 def _request_rows(given: Sequence[Mapping[str, Any]] | Table) -> Sequence[Mapping[str, Any]]:
     if given.__class__ is list:  # the common case
         return cast("list[Mapping[str, Any]]", given)
-    from trimtab.core.columns.data import Columns
     from trimtab.events.files.files import is_table
 
     if is_table(given):
-        from trimtab.serving.answer.request_rows import rows_of_table
-
         return rows_of_table(given if isinstance(given, Columns) else Columns.from_arrow(given))
     if isinstance(given, Mapping):
         raise Misuse("predict: rows is one dict. Give a list of dicts, also for one row: [row]")

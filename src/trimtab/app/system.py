@@ -19,6 +19,7 @@ from trimtab.app.online.views import Views
 from trimtab.app.state.definitions import Definitions
 from trimtab.app.state.layouts import Layouts
 from trimtab.app.state.live_definitions import LiveDefinitions
+from trimtab.app.state.lost_records import refuse_lost
 from trimtab.app.state.retention_needs import features_from_us
 from trimtab.app.state.state import State, kept_from
 from trimtab.core.clock import Clock, SystemClock
@@ -172,7 +173,6 @@ class System(Closing, metaclass=PublicNames):
 
     @cached_property
     def _ingestor(self) -> Ingestor:
-        from trimtab.app.state.lost_records import refuse_lost
         from trimtab.events import Ingestor
 
         refuse_lost(self.state)

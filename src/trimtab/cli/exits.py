@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 import click
+import msgspec
 
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.urls import mask_url
@@ -168,8 +169,6 @@ def _say(status: int, message: str, kind: str, manner: Manner) -> None:
     lines = [line for line in mask_url(message).splitlines() if line.strip()] or [kind]
     shown = [printable(line) for line in lines[:2]]
     if manner.json:
-        import msgspec
-
         document = {"error": kind, "message": " ".join(shown), "exit_status": status}
         print(msgspec.json.encode(document).decode(), file=sys.stderr)
         return

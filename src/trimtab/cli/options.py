@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from trimtab.cli.exits import Manner
 from trimtab.cli.verbs import CAREFUL, CAREFUL_OPTIONS
+from trimtab.core.clock import ShiftedClock
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
 
 if TYPE_CHECKING:
@@ -151,7 +152,6 @@ def opened_project(*, as_of: str | None = None) -> Project:
     """Open the project, for use in a `with` statement. With `as_of`, its clock starts at that time, not now."""
     folder = project_folder()  # first, to report a missing project at once
     from trimtab.app import open_project
-    from trimtab.core.clock import ShiftedClock
 
     start_us = time_given("--as-of", as_of)
     clock = None if start_us is None else ShiftedClock(start_us)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from trimtab.cli.exits import Manner, printable
 
@@ -47,8 +48,6 @@ def show_lines(lines: Iterable[str], *, err: bool = False) -> None:
 
 def show_json(document: Any) -> None:
     """Print a document as JSON on a single line, so that several documents form NDJSON."""
-    import msgspec
-
     click.echo(msgspec.json.encode(document, enc_hook=_plain).decode())
 
 

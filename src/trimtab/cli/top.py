@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
+from trimtab.cli.exits import printable
 from trimtab.cli.options import command, manner, names, project_config
 from trimtab.cli.output import show_json, show_lines
+from trimtab.core.errors import Misuse, Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,8 +57,6 @@ def top(url: str | None, key: str | None, cafile: str | None, model: str | None,
 
 
 def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], every: float, model: str | None) -> None:
-    from trimtab.core.errors import Misuse, Unavailable
-
     with _screen() as show:
         while True:
             try:
@@ -76,8 +77,6 @@ def _screen() -> Iterator[Callable[[list[str]], object]]:
         return
     from rich.live import Live
     from rich.text import Text
-
-    from trimtab.cli.exits import printable
 
     with Live(screen=True, auto_refresh=False) as live:
         yield lambda lines: live.update(Text("\n".join(map(printable, lines)), no_wrap=True), refresh=True)
@@ -128,8 +127,6 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
     """
     import ssl
 
-    from trimtab.core.errors import Misuse
-
     served = None if config is None or config.serve.tls_cert is None else config.folder / config.serve.tls_cert
     if cafile is None and served is None:
         return None
@@ -163,9 +160,7 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     import urllib.error
     import urllib.request
     from http.client import HTTPException
-    from urllib.parse import urlsplit
 
-    from trimtab.core.errors import Misuse, Unavailable
     from trimtab.serving.observe.scrape import read_scrape
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}

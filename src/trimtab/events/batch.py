@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Dtype
 from trimtab.events.definitions import Source
@@ -18,9 +19,6 @@ from trimtab.events.records import Op, Value
 from trimtab.events.values.checks import EXTRA, LAST_OF_OTHER_UNITS_US, Report, check, other_unit, value_shown
 from trimtab.events.values.conversions import Reason
 from trimtab.events.values.fitting import raw_row, time_text
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 OPS: tuple[Op, ...] = get_args(Op)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.clock import Clock
 from trimtab.core.columns.data import Columns, WrongColumn
@@ -23,9 +24,6 @@ from trimtab.events.values.checks import (
 )
 from trimtab.events.values.fitting import FileRows
 from trimtab.store.ports import Log
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _CHUNK = 10_000  # how many rows of a load are appended at once
 _SLICE = 20_000  # after how many rows progress is reported

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import sqlalchemy as sa
 
 from trimtab.core.errors import Misuse
@@ -106,8 +108,6 @@ def revision_of(connection: sa.Connection, what: str) -> str | None:
 
 def migrate(connection: sa.Connection) -> None:
     """Bring the database to the newest schema, within the caller's transaction."""
-    from pathlib import Path
-
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
+from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
-from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.columns.data import Columns
+from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, HOUR_US, format_time, parse_time_us
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.core.columns.data import Columns
-    from trimtab.core.records import Decision
-    from trimtab.feedback.blocks import BlockSums, DayBlocks
+from trimtab.feedback.blocks import BlockSums, DayBlocks, merged
+from trimtab.monitoring.quality.quality_days import stored_batches, stored_days
+from trimtab.registry.protection import CHAMPION
+from trimtab.report.tables import text_table
+from trimtab.report.text_chart import text_chart
+from trimtab.stats.exact_sums import rounded, total_of
+from trimtab.steering.ledger import Entry, Ledger
 
 By = Literal["hour", "day", "week", "month", "all", "batch"]
 _BY: tuple[By, ...] = ("hour", "day", "week", "month", "all", "batch")
@@ -65,9 +69,6 @@ def quality_table(
     amended: bool,
 ) -> Columns:
     """Return the quality of a deployment: a row for each group, version and arm; see `Project.quality`."""
-    from trimtab.core.columns.data import Columns
-    from trimtab.monitoring.quality.quality_days import stored_batches, stored_days
-
     if by not in _BY:
         raise Misuse(f"quality: by={by!r}. Needed: one of {', '.join(_BY)}.")
     if slices is not None and by == "hour":
@@ -110,9 +111,6 @@ def quality_table(
 
 def accept_level(system: System, model: str | None, why: str, actor: str) -> Decision:
     """Accept the present quality as normal, so that its alarm ends; see `Project.accept_level`."""
-    from trimtab.registry.protection import CHAMPION
-    from trimtab.steering.ledger import Entry, Ledger
-
     name = system.definitions.deployment(model).name
     what = f"quality {name!r}"
     if not why.strip():
@@ -212,8 +210,6 @@ def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
     `blocks` has the sums of each block of predictions, with the cap of its losses. Losses are summed as multiples of
     the cap.
     """
-    from trimtab.stats.exact_sums import total_of
-
     rows = sum(one.labelled for one, _ in blocks)
     if not rows or any(one.expected_loss is None for one, _ in blocks if one.predictions):
         return None
@@ -244,9 +240,6 @@ def _parts(day: DayBlocks, wanted: Wanted) -> list[tuple[int, str, BlockSums]]:
 
 
 def _row(key: tuple[Any, ...], blocks: Sequence[tuple[BlockSums, DayBlocks]], names: dict[str, str]) -> dict[str, Any]:
-    from trimtab.feedback.blocks import merged
-    from trimtab.stats.exact_sums import rounded
-
     start_us, version, arm, name = key
     sums = merged(one for one, _ in blocks)
     rows = sums.labelled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import msgspec
 
@@ -21,10 +21,12 @@ from trimtab.app.plan.planning import unapplied
 from trimtab.app.state.loop_turn import last_activity
 from trimtab.app.state.lost_records import RECOVER, lost_records
 from trimtab.app.state.service_failures import service_failures
+from trimtab.app.system import System
 from trimtab.app.training.fresh_process import failure_to_load
+from trimtab.app.training.loop import DeploymentLoop
 from trimtab.app.training.loops import Loops, stages_of
 from trimtab.core.errors import Corrupt, Misuse
-from trimtab.core.records import Signal
+from trimtab.core.records import Decision, Signal
 from trimtab.core.shown import count_of, format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.experiments.records import KIND as EXPERIMENT
@@ -34,6 +36,7 @@ from trimtab.monitoring.quality.detectable_rises import detectable_in_words
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
+from trimtab.registry.versions import AliasMove, Version
 from trimtab.serving.answer.score_cache import CACHED_SCORES
 from trimtab.serving.arms.arms import CANARY, SHADOW, arm_shares
 from trimtab.serving.arms.online_learning import described, learner_name, learnt
@@ -41,6 +44,7 @@ from trimtab.serving.observe.shared_status import shared_statuses
 from trimtab.serving.workers.overview import found_share
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.worker_metrics import shared_scrape
+from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
 from trimtab.steering.loop_state import CANARY as CANARY_STAGE

@@ -33,6 +33,7 @@ from trimtab.core.package import VERSION
 from trimtab.core.shown import Shown, format_bytes
 from trimtab.core.time import format_time
 from trimtab.core.urls import store_url
+from trimtab.features.online.store import read_cursors
 from trimtab.run.signals import ENDING, caught
 from trimtab.serving.access_keys import MARKER
 from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
@@ -219,8 +220,6 @@ def _copy_parts(system: System, to: Path) -> Positions:
 
 def _positions(to: Path, logs: dict[str, dict[str, int]]) -> Positions:
     """Return the log positions that are stored in the copies of views and tables."""
-    from trimtab.features.online.store import read_cursors
-
     tables: dict[str, dict[str, int]] = {}
     for path in sorted((to / "tables").glob("*")):
         table = store.open(store_url("delta", path), "table")

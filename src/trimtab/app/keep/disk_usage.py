@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,9 +12,6 @@ from trimtab.core.shown import format_bytes
 from trimtab.core.time import DAY_US
 from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.log_places import positions_before
-
-if TYPE_CHECKING:
-    from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.ports import Log
 
 LOGS = {

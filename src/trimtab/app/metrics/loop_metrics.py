@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,6 @@ from trimtab.monitoring.inputs.profile_distances import STATISTICS
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from trimtab.app.metrics.loop_values import Labels, LoopValues, Samples
     from trimtab.app.system import System
     from trimtab.serving.observe.metrics import Metrics

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from trimtab.app.inspect.quality import mean_excess, version_name
+from trimtab.app.state.loop_turn import last_activity
+from trimtab.app.system import System
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.inputs.input_state import KIND as INPUTS
+from trimtab.monitoring.inputs.input_state import InputWatch
+from trimtab.monitoring.inputs.profile_distances import STATISTICS
+from trimtab.monitoring.quality.quality import KIND as QUALITY
+from trimtab.monitoring.quality.quality_days import DaySums, stored_sums
+from trimtab.monitoring.quality.quality_signals import KINDS
+from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, MetricValue, Watch
+from trimtab.monitoring.signals import standing_signals
 from trimtab.registry.protection import CHAMPION
+from trimtab.stats.exact_sums import rounded
+from trimtab.stats.inference.edetector import alarm_threshold
+from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop.loop import KIND as REACHED
+from trimtab.steering.loop.loop import Reached
 from trimtab.steering.loop_state import FREEZE, LoopState
 from trimtab.steering.loop_state import KIND as STATE
 from trimtab.store.ports import read_record
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.monitoring.quality.quality_days import DaySums
-    from trimtab.monitoring.quality.watches import MetricValue, Watch
-    from trimtab.steering.definitions import Deployment
 
 Labels: TypeAlias = tuple[str, ...]
 Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metric, by metric and label values
@@ -64,10 +73,6 @@ class LoopValues:
         return found
 
     def _of_loop(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
-        from trimtab.app.state.loop_turn import last_activity
-        from trimtab.monitoring.quality.quality_signals import KINDS
-        from trimtab.monitoring.signals import standing_signals
-
         catalog, model = self._system.state.catalog, deployment.name
         turn = last_activity(catalog, model)
         ticked_us = None if turn is None else turn.last_tick_us
@@ -89,10 +94,7 @@ class LoopValues:
             yield "trimtab_oldest_red_signal_timestamp_seconds", (), min(red) / 1e6
 
     def _of_watch(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
-        from trimtab.monitoring.quality.quality import KIND
-        from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, Watch
-
-        watch = read_record(self._system.state.catalog, KIND, deployment.name, Watch)
+        watch = read_record(self._system.state.catalog, QUALITY, deployment.name, Watch)
         champion = self._system.registry.aliases(deployment.name).get(CHAMPION)
         if watch is not None and (champion is None or watch.version != champion.version):
             watch = None  # the record is about a version that is no longer deployed, until the loop runs again
@@ -106,10 +108,7 @@ class LoopValues:
             yield from _evidence(watch)
 
     def _of_inputs(self, deployment: Deployment) -> Iterator[tuple[str, Labels, float]]:
-        from trimtab.monitoring.inputs.input_state import KIND, InputWatch
-        from trimtab.monitoring.inputs.profile_distances import STATISTICS
-
-        watch = read_record(self._system.state.catalog, KIND, deployment.name, InputWatch) or InputWatch()
+        watch = read_record(self._system.state.catalog, INPUTS, deployment.name, InputWatch) or InputWatch()
         for column, now in watch.columns.items():
             for field, statistic in STATISTICS.items():
                 if (distance := getattr(now, field)) is not None:
@@ -117,10 +116,8 @@ class LoopValues:
             yield "trimtab_input_null_share", (column,), now.null_share
 
     def _of_days(self, deployment: Deployment) -> Samples:
-        from trimtab.steering.loop.loop import KIND, Reached
-
         catalog, model = self._system.state.catalog, deployment.name
-        record = catalog.get(KIND, model)
+        record = catalog.get(REACHED, model)
         known = self._days.get(model)
         if record is None:
             return {}
@@ -131,8 +128,6 @@ class LoopValues:
         return known.samples
 
     def _read_days(self, model: str, newest_us: int) -> Samples:
-        from trimtab.monitoring.quality.quality_days import stored_sums
-
         back = sorted({days for ages in AGES.values() for days in ages})
         stored = stored_sums(
             self._system.state.catalog,
@@ -174,8 +169,6 @@ def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
 
     Of all slices together, only the largest value is returned, because otherwise each slice would be a time series.
     """
-    from trimtab.monitoring.quality.watches import SLICE
-
     name = "trimtab_quality_evidence_ratio"
     for anchor, figures in (("own", watch.figures), ("healthy", watch.healthy)):
         for kind, figure in figures.items():
@@ -186,8 +179,6 @@ def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
 
 
 def _ratio(figure: MetricValue) -> float:
-    from trimtab.stats.inference.edetector import alarm_threshold
-
     state = figure.state
     return state.log_evidence / alarm_threshold(figure.spec) if state.log_values else 0.0
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from trimtab.core.package import VERSION
 from trimtab.serving.access_keys import KeyFollower
 from trimtab.serving.http.requests.access import Access
 
@@ -60,10 +63,7 @@ def mount_project(
 
 def openapi_json(system: System) -> bytes:
     """Return the OpenAPI document of a project's service."""
-    import msgspec
-
     from trimtab.app.inspect.explain import Explanation
-    from trimtab.core.package import VERSION
     from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
     from trimtab.serving.http.routes.openapi import Described, ModelSchema, openapi
     from trimtab.serving.inference.rest import ADDRESSES

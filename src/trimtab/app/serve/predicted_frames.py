@@ -16,12 +16,11 @@ from trimtab.events import read_rows
 from trimtab.events.files.files import is_table
 from trimtab.serving.answer.batch import batch_predictions
 from trimtab.serving.answer.request_rows import rows_of_table
-from trimtab.serving.answer.served import shown
+from trimtab.serving.answer.served import Answer, shown
 
 if TYPE_CHECKING:
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.system import System
-    from trimtab.serving.answer.served import Answer
 
 _CHUNK = 5_000  # this many rows are answered together
 

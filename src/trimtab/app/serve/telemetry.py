@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from trimtab.core.errors import Misuse
-from trimtab.serving.http.requests.access_log import STANDARD_OUTPUT
+from trimtab.serving.http.requests.access_log import STANDARD_OUTPUT, AccessLog
 from trimtab.serving.http.requests.request_record import Sink, Telemetry
 from trimtab.serving.http.requests.traces import Traces, endpoint_of_environment
 
@@ -37,8 +37,6 @@ def open_telemetry(system: System, opened: ExitStack) -> Telemetry | None:
     settings = system.config.serve
     sinks: list[Sink] = []
     if settings.access_log != OFF:
-        from trimtab.serving.http.requests.access_log import AccessLog
-
         to_output = settings.access_log == STANDARD_OUTPUT
         sinks.append(AccessLog(STANDARD_OUTPUT if to_output else system.config.folder / settings.access_log))
     if settings.traces is not None or endpoint_of_environment(os.environ) is not None:

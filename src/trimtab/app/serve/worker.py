@@ -15,6 +15,7 @@ import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.app.serve.grpc import GrpcAddress, grpc_server
+from trimtab.core.clock import ShiftedClock
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import count_of
@@ -47,7 +48,6 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
 
 def main(line_fd: int, listener_fd: int) -> None:
     """Answer requests until the supervisor ends or tells this worker to end."""
-    from trimtab.core.clock import ShiftedClock
     from trimtab.serving.http.requests.threads import exit_now
 
     line = WorkerChannel(line_fd)

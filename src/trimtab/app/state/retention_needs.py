@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,13 +12,11 @@ from trimtab.core.config import RetentionSettings
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_duration
 from trimtab.experiments.days import longest_wait_us
-
-if TYPE_CHECKING:
-    from trimtab.experiments.definitions import Experiment
-    from trimtab.features.definitions import View
-    from trimtab.features.feature_set import FeatureSet
-    from trimtab.steering.definitions import Deployment
-    from trimtab.training.definitions import Model
+from trimtab.experiments.definitions import Experiment
+from trimtab.features.definitions import View
+from trimtab.features.feature_set import FeatureSet
+from trimtab.steering.definitions import Deployment
+from trimtab.training.definitions import Model
 
 ALWAYS_US = -(2**62)
 

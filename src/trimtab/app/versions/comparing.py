@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -13,8 +12,10 @@ from trimtab.app.features.feature_runs import run_of_model
 from trimtab.app.state.documents import Part, expression_words, part_differences, phrase_of, words_of
 from trimtab.app.state.retention_needs import features_from_us, labels_from_us
 from trimtab.app.state.state import kept_from
+from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
 from trimtab.app.versions.evaluation_page import evaluation_of
+from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import duration_us, format_duration, format_time
@@ -26,6 +27,7 @@ from trimtab.registry import Version
 from trimtab.registry.describing.compare import (
     Comparison,
     FeatureChange,
+    Floats,
     PredictionComparison,
     Record,
     Rows,
@@ -35,6 +37,7 @@ from trimtab.registry.describing.compare import (
 )
 from trimtab.steering.gate.scales import label_unit
 from trimtab.training.data.sets import numbered_lists, whole_lists
+from trimtab.training.definitions import Model
 from trimtab.training.fitting.classes import aligned
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.core.errors import Misuse, NotFound
@@ -25,13 +25,10 @@ from trimtab.registry.transfer.importing import (
     provenance,
     save_no_set,
 )
+from trimtab.training.definitions import Model
+from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.evaluation import Evaluation, evaluate, save_evaluation
 from trimtab.training.runtimes.ports import Trust
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.training.definitions import Model
-    from trimtab.training.fitting.fitted import Fitted
 
 ACT = "import"  # in the ledger of decisions, the import of a model as the first champion
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from trimtab.cli.options import account, command, names, opened_project
-from trimtab.cli.output import show, show_each
+from trimtab.cli.output import Meter, show, show_each
 
 if TYPE_CHECKING:
-    from trimtab.cli.output import Meter
     from trimtab.run import Run, RunStep
 
 

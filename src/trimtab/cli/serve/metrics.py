@@ -9,6 +9,8 @@ import click
 from trimtab.cli.options import command, manner
 from trimtab.cli.output import show, show_json
 from trimtab.cli.printed import Written
+from trimtab.core.errors import Misuse
+from trimtab.store.durable_files import write_durably
 
 
 @command("rules")
@@ -30,8 +32,6 @@ def rules(docs: str | None, out: Path | None) -> None:
       trimtab service rules --out /etc/prometheus/trimtab --docs https://wiki.example.com/trimtab/docs
     """
     from trimtab.app.metrics.prometheus_rules import RULES, TESTS, rules_text
-    from trimtab.core.errors import Misuse
-    from trimtab.store.durable_files import write_durably
 
     if out is None:
         text = rules_text(docs=docs)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from trimtab.cli.options import command, manner, opened_project
 from trimtab.cli.output import show, show_json
 from trimtab.cli.printed import Written
+from trimtab.core.errors import Misuse
+from trimtab.store.durable_files import write_durably
 
 
 @command("openapi")
@@ -22,11 +25,7 @@ def openapi(out: Path | None) -> None:
     Example:
       trimtab service openapi --out openapi.json
     """
-    import msgspec
-
     from trimtab.app.serve.addresses import openapi_json
-    from trimtab.core.errors import Misuse
-    from trimtab.store.durable_files import write_durably
 
     with opened_project() as project:
         document = openapi_json(project)

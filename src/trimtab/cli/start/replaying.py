@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from trimtab.cli.options import command, manner, names, opened_project, refuse_given, time_given
+from trimtab.cli.options import command, manner, names, opened_project, project_folder, refuse_given, time_given
 from trimtab.cli.output import progress, show, show_json, show_lines
 
 if TYPE_CHECKING:
@@ -116,8 +117,6 @@ def simulate(
 
 
 def _show_search(result: ReplayResult) -> None:
-    import msgspec
-
     from trimtab.app.replay.replay_report import search_lines
     from trimtab.simulation import choose_policy
 
@@ -140,7 +139,6 @@ def demo(where: Path | None, seed: int) -> None:
     import os
 
     from trimtab.app.inspect.doctor import require
-    from trimtab.cli.options import project_folder
     from trimtab.core.config import load_config
 
     folder = where or project_folder()

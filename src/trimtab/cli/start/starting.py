@@ -7,9 +7,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import click
+import msgspec
 
 from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, manner, project_folder
@@ -73,8 +75,6 @@ def init(
       trimtab init churn.csv --time signed_up --key customer_id --label churned
       trimtab init churn.csv --run
     """
-    import msgspec
-
     from trimtab.app.start.init.file.profile import profile_lines
     from trimtab.app.start.init.options import Options
     from trimtab.app.start.init.plan import plan_lines
@@ -179,8 +179,6 @@ def version() -> None:
 
 
 def _version(name: str) -> str:
-    from importlib import metadata
-
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

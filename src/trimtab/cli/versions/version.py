@@ -12,6 +12,7 @@ from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Written
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import count_of
+from trimtab.store.durable_files import write_durably
 
 if TYPE_CHECKING:
     from trimtab.registry.describing.signature import DescribedVersion
@@ -202,8 +203,6 @@ def _categories(given: tuple[str, ...]) -> dict[str, list[str]] | None:
 
 
 def _write(file: Path, text: str) -> None:
-    from trimtab.store.durable_files import write_durably
-
     try:
         write_durably(file, text.encode())
     except OSError as error:

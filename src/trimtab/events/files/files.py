@@ -9,7 +9,7 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard
 
 import msgspec
 
-from trimtab.core.columns.data import ArrowTable, Columns
+from trimtab.core.columns.data import ArrowTable, Columns, read_arrow
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
@@ -124,8 +124,6 @@ def _taken(given: Any, source: Source, kind: Format | None, nulls: Sequence[str]
         table = given if isinstance(given, ArrowTable) else ArrowTable(given.names, given)
         return "table", fit_table("table", source, table)
     if is_table(given):
-        from trimtab.core.columns.data import read_arrow
-
         return "table", fit_table("table", source, read_arrow(given, dtypes_of(source), loose=True))
     if isinstance(given, BufferedIOBase | RawIOBase):
         return "stream", _read_stream(given.read() or b"", source)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -31,9 +32,6 @@ from trimtab.serving.answer.served import (
 from trimtab.serving.failures import check_deadline
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import payload_writer
-
-if TYPE_CHECKING:
-    import datetime as dt
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past

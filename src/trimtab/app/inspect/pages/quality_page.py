@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from trimtab.app.inspect.quality import quality_table, version_name
 from trimtab.app.inspect.status import deployment_status
+from trimtab.app.system import System
 from trimtab.app.training.loops import stages_of
 from trimtab.core.errors import Misuse, Unavailable
+from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND as INPUTS
 from trimtab.monitoring.inputs.input_state import InputWatch
+from trimtab.monitoring.quality.quality_days import stored_days
 from trimtab.monitoring.signals import listed_signals
 from trimtab.registry.protection import CHAMPION
 from trimtab.report import Document, Mark, Picture, Series, Table, html_page, line_chart
 from trimtab.report.markup import Markup
 from trimtab.steering.ledger import Ledger
 from trimtab.store.durable_files import write_durably
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.core.records import Decision, Signal
 
 DAYS = 120  # the number of days that the page shows
 SLICE_DAYS = 28
@@ -218,8 +217,6 @@ def _marks(signals: list[Signal], decisions: list[Decision], since_us: int) -> l
 
 
 def _slices(page: Document, system: System, name: str, now_us: int) -> None:
-    from trimtab.monitoring.quality.quality_days import stored_days
-
     wait_us = system.definitions.deployment(name).model.label.final_at(0)
     since_us = now_us - (SLICE_DAYS + wait_us // DAY_US) * DAY_US
     days = stored_days(system.state.catalog, name, from_us=since_us, until_us=now_us, slices=True)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from trimtab.app.experiments.assigning import experiments
 from trimtab.app.inspect.quality import version_name
 from trimtab.app.inspect.status import project_status
 from trimtab.app.inspect.status_text import Status
+from trimtab.app.system import System
+from trimtab.core.records import Decision
 from trimtab.core.time import format_time
 from trimtab.report import Document, Link, Table, html_page
 from trimtab.steering.ledger import Ledger
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.core.records import Decision
 
 _MOST_DECISIONS = 20
 

@@ -7,7 +7,7 @@ so a boolean matrix says which bytes are used.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -21,8 +21,6 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from numpy.typing import NDArray
 
 Array: TypeAlias = "NDArray[Any]"
@@ -43,7 +41,6 @@ class Part(Protocol):
 
     @property
     def is_first(self) -> bool: ...
-
     def has(self, name: bytes) -> bool: ...
 
 

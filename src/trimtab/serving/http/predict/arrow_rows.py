@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.serving.answer.request_rows import rows_of_table
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.request_rows import Row, rows_of_table
 from trimtab.serving.answer.served import Answer
+from trimtab.serving.arms.endpoint import Endpoint, Prepared
 from trimtab.serving.http.predict.predicting import Predictor, is_late
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body
 from trimtab.serving.http.requests.wire import Reply, Scope
-
-if TYPE_CHECKING:
-    from trimtab.serving.answer.answering import Answerer
-    from trimtab.serving.answer.request_rows import Row
-    from trimtab.serving.arms.endpoint import Endpoint, Prepared
 
 _encode = msgspec.json.Encoder().encode
 _PLAIN = ("id", "request_id", "model", "version", "arm", "mode", "score", "at_us")

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.app.start.init.file.kinds import Choices, Kind, check_doubts, kind_of_column, null_words
 from trimtab.app.start.init.file.texts import MOST_BAD, connect, literal, load_texts, one, quoted

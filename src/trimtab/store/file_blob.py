@@ -142,7 +142,7 @@ class FileBlob(Closing):
     def _path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise Misuse(f"blob: {digest!r} is not a hash. Give the 64 hexadecimal digits that put returned.")
-        return blob_file(self.directory, digest)
+        return self.directory / digest
 
     def _sync(self, path: Path) -> None:
         """Sync the content of a blob and the name of its file."""
@@ -178,11 +178,6 @@ class FileBlob(Closing):
 
     def _unavailable(self, error: OSError) -> Unavailable:
         return Unavailable(f"{self.directory}: {error}. Check free space and access, and try again; nothing was lost.")
-
-
-def blob_file(directory: Path, digest: str) -> Path:
-    """Return the path of a blob's file in a store's directory. The file need not exist."""
-    return directory / digest
 
 
 def blob_files(directory: Path) -> Iterator[Path]:

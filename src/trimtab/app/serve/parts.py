@@ -64,7 +64,7 @@ def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
         try:
             return take()
         except Unavailable as error:
-            if not (_is_taken(error) and _may_be_left(folder)):
+            if not (_is_taken(error) and (folder / _MARK).exists()):
                 raise
             if monotonic() >= end_s:
                 with suppress(OSError):
@@ -75,11 +75,6 @@ def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
 
 def _is_taken(error: Unavailable) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-
-
-def _may_be_left(folder: Path) -> bool:
-    """Return whether workers of an earlier service may still be running."""
-    return (folder / _MARK).exists()
 
 
 def http_service(

@@ -45,11 +45,6 @@ _Values = TypeVar("_Values")
 _LARGE = 500_000_000  # a column with more characters of text gets offsets of 64 bits, because 32 bits may not suffice
 
 
-def is_arrow(given: object) -> bool:
-    """Return whether an object offers its data through the Arrow PyCapsule interface."""
-    return hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
-
-
 class Unread(Misuse):
     """Raised if the data of an object cannot be read. `__cause__` is the reason."""
 

@@ -120,7 +120,7 @@ def _function(node: Expression, args: list[tuple[RowFunction, Dtype]], dtype: Dt
     if op == "when":
         condition = args[0][0]
         branches = [_widen(*arg, dtype) for arg in args[1:]]
-        then, otherwise = branches[0], branches[1] if len(branches) == 2 else _null
+        then, otherwise = branches[0], branches[1] if len(branches) == 2 else lambda row: None
         return lambda row: then(row) if condition(row) else otherwise(row)
     if op == "isin":
         common = args[0][1]
@@ -157,10 +157,6 @@ def _one_argument(node: Expression, arg: RowFunction, found: Dtype, dtype: Dtype
             return _unary(lambda value: hash_bucket(value, n), arg)
         case _:
             return _unary(_time_part(op, str(params[0])), arg)
-
-
-def _null(row: Row) -> None:
-    return None
 
 
 def _unary(function: Callable[[Any], Any], arg: RowFunction) -> RowFunction:

@@ -157,7 +157,8 @@ class Outbox:
         if sent.ok and before.failing_since_us is None:
             return
         now_us = self._clock.now_us()
-        self._put_state(name, before.succeeded(sent, now_us) if sent.ok else before.failed(sent, now_us))
+        state = before.succeeded(sent, now_us) if sent.ok else before.failed(sent, now_us)
+        self._catalog.write([Put(STATES, name, msgspec.json.encode(state))])
 
     def _guarded(self, name: str, receiver: Receiver, send: Send) -> None:
         try:
@@ -208,9 +209,6 @@ class Outbox:
 
     def _state(self, name: str) -> ReceiverState:
         return read_record(self._catalog, STATES, name, ReceiverState) or ReceiverState()
-
-    def _put_state(self, name: str, state: ReceiverState) -> None:
-        self._catalog.write([Put(STATES, name, msgspec.json.encode(state))])
 
 
 def _tried(receiver: Receiver, message: Message, send: Send) -> Sent:

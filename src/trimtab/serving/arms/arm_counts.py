@@ -212,10 +212,6 @@ def score_bucket(score: float) -> int:
     return exponent if score > 0.0 else -exponent if score < 0.0 else 0
 
 
-def _is_flagged(one: Prediction) -> bool:
-    return bool(one.flags)
-
-
 def _added(one: dict[int, int], other: dict[int, int], sign: int) -> dict[int, int]:
     sums = {place: one.get(place, 0) + sign * other.get(place, 0) for place in one.keys() | other.keys()}
     return {place: count for place, count in sorted(sums.items()) if count}

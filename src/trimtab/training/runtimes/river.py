@@ -65,10 +65,6 @@ def score_exported(data: bytes, inputs: list[str]) -> Any:
     return lambda matrix: np.array([score(row) for row in matrix.tolist()], np.float64)
 
 
-def _native(data: bytes) -> bytes:
-    return msgspec.msgpack.decode(data, type=_Saved).model
-
-
 def _inspect(file: ModelFile) -> Inspected:
     data = msgspec.msgpack.encode(_Saved(file.names, file.data))
     RUNTIME.load(data)
@@ -85,7 +81,7 @@ class RiverRuntime(LibraryRuntime):
         exported=ExportedCode(
             score_exported, needs=(row_scorer,), constants={"ALLOWED": ALLOWED, "OWN_TYPES": OWN_TYPES}
         ),
-        native=_native,
+        native=lambda data: msgspec.msgpack.decode(data, type=_Saved).model,
         inspect=_inspect,
     )
 

@@ -12,6 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -158,7 +159,7 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
     state = EntityState(plan)
     state.seal(s_us)
     state.known = int(known)
-    rows.sort(key=_row_order)
+    rows.sort(key=lambda row: row[: POSITION + 1])
     hop_us = plan.groups[0].hop_us if plan.groups else 0
     at, end = 0, len(rows)
     while at < end:  # a tile holds the sums over one step of a window; add all rows of one tile at once
@@ -230,7 +231,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
     if plan.windowed:
         index = (
             (plan.keys.applied(event_at, event_id), content)
-            for (event_at, event_id), (_, _, content) in sorted(firsts.items(), key=_event_order)
+            for (event_at, event_id), (_, _, content) in sorted(firsts.items(), key=itemgetter(0))
         )
         yield from _written(kv, index)
     firsts.clear()
@@ -392,14 +393,6 @@ def _written_in_thread(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> It
             piece = next(pieces, None)
             written.result()
             yield 0
-
-
-def _row_order(row: Row) -> Any:
-    return row[: POSITION + 1]
-
-
-def _event_order(item: tuple[tuple[int, str], Any]) -> tuple[int, str]:
-    return item[0]
 
 
 def _version_order(version: Version) -> Any:

@@ -64,7 +64,7 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
     _, schemas = msgspec.json.schema_components(
         [Answer, Problem, described.explanation, *_kinds(addresses)], ref_template=_REF
     )
-    _allow_nan(schemas["LoggedPrediction"]["properties"]["values"])
+    schemas["LoggedPrediction"]["properties"]["values"]["items"] = {"type": ["number", "null"]}  # null stands for NaN
     for model in described.models:
         schemas[_row_name(model)] = _row_schema(model.request)
         schemas[f"{model.name}.answer"] = _answer_schema(model, schemas["Answer"])
@@ -183,11 +183,6 @@ def _nullable(schema: Schema) -> Schema:
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {**schema, "type": [schema["type"], "null"]}
-
-
-def _allow_nan(schema: Schema) -> None:
-    """Change the schema of a list of numbers so that the list may contain null, which stands for NaN."""
-    schema["items"] = {"type": ["number", "null"]}
 
 
 def _ref(name: str) -> Schema:

@@ -62,7 +62,8 @@ def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
     splits = sum(len(tree.splits or ()) for tree in read.oblivious_trees)
     if len(biases) != 1 or splits > _MOST_SPLITS or not _is_plain(read, places):
         return None
-    high = [places[one.feature_index] for one in read.features_info.float_features if _is_high(one)]
+    # null is on the side of large values with this setting, and on that of small values with the others
+    high = [places[f.feature_index] for f in read.features_info.float_features if f.nan_value_treatment == "AsTrue"]
     inputs, bias = len(places), biases[0]
     total = _sum_of_leaves(read.oblivious_trees, places, inputs)
 
@@ -91,11 +92,6 @@ def model_error() -> type[Exception]:
 
     error: type[Exception] = catboost.CatBoostError
     return error
-
-
-def _is_high(feature: _Feature) -> bool:
-    # null is on the side of large values with this setting, and on that of small values with the others
-    return feature.nan_value_treatment == "AsTrue"
 
 
 def _is_plain(model: _Model, places: dict[int, int]) -> bool:

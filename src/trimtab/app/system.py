@@ -65,8 +65,6 @@ class System(Closing, metaclass=PublicNames):
     Close it after use, or use it in a `with` statement. Closing it also closes all parts taken from it.
 
     Args:
-        config: The settings of the project.
-        definitions: The definitions that the project file declares.
         clock: Gives the time everywhere in the project. By default, this is the system's clock.
         state: The state folder, if it is not the one in the settings.
 

@@ -63,7 +63,6 @@ class Alerting:
     Any number of processes may call `look` at any time.
 
     Args:
-        system: The project.
         environment: The values of `$NAME` in the settings. By default, these are the environment variables of the
             process.
     """

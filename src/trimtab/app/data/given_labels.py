@@ -37,7 +37,6 @@ class LabelEvents:
     """Makes an event of a label's source for each given label.
 
     Args:
-        system: The project.
         find: Finds a prediction by its id. It stops searching at a deadline (a time of `perf_counter`).
     """
 

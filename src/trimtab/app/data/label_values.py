@@ -25,7 +25,6 @@ class LabelValues:
     True and false say whether the predicted event happened. Every other value is the value of the column.
 
     Args:
-        label: The declared label.
         others: Expressions of other definitions that read the label's source.
     """
 

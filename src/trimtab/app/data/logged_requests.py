@@ -45,8 +45,6 @@ class LoggedRequests:
     be converted like this is skipped and counted.
 
     Args:
-        model: The model.
-        predictions: The prediction log.
         since_us: Requests before this time are skipped.
         inputs: Whether to keep the model's inputs and its answer, too.
         request_of: Returns for the id of a version the request with which it was trained. Without it, all logged

@@ -48,7 +48,6 @@ def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encodin
     Encoding the result again gives the logged inputs to the last bit.
 
     Args:
-        features: The model's features.
         rows: Requests with their logged inputs. All of them must have been answered by versions with these features.
         encoding_of: Returns the encoding of a version, which maps the logged code of a category to its text.
 

@@ -22,7 +22,6 @@ def retroactive_changes_of(
     current values are known.
 
     Args:
-        request: The definition of the request.
         names: The columns that features read. The key and the time of the request are skipped.
         frame: The history of the requests.
         logged: The requests of the prediction log.

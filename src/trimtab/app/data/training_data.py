@@ -52,7 +52,6 @@ class LivingData:
     Args:
         open_run: Opens the computation of a model's features, in memory or on disk, with the history of its requests
             and labels.
-        predictions: The prediction log.
         kept_from: Returns for each source the time before which events were removed. Requests whose features or label
             need removed events are excluded.
         request_of: Returns for the id of a version the request with which it was trained; None if unknown.
@@ -275,7 +274,6 @@ def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[A
     data give the same version id, however much time passes between them.
 
     Args:
-        model: The model.
         frames: Events by source, at least those of the model's requests and labels.
         at_us: The times of the requests.
         cut_us: Whatever became known after this time is ignored.

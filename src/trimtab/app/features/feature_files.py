@@ -35,7 +35,6 @@ def write_table(
     Equal tables give byte-identical files.
 
     Args:
-        out: The file to write.
         scratch: A folder for finished blocks, so that a stopped run can resume. With None, a stopped run begins again.
         cuts: The range of rows of each block.
         block: Computes the table and the counts of one block.

@@ -138,8 +138,6 @@ def opened_run(
     It works in memory if all events fit into half of the setting `features.memory_bytes`, and on disk otherwise.
 
     Args:
-        system: The project whose history is read.
-        features: The features to compute.
         what: Everything else that determines the result. A stopped run is only resumed if this is unchanged.
         events: Parquet files by name of the source, to read instead of the history.
         progress: Called after each piece of work with the number of pieces done and the total number.

@@ -38,7 +38,6 @@ def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
     """Lock the tables of record, so that no other process moves or erases events while the `with` block runs.
 
     Args:
-        state: The state folder.
         patience_s: How many seconds to wait if another process has locked the tables.
 
     Raises:

@@ -34,7 +34,6 @@ class Subject:
     columns of a request.
 
     Args:
-        definitions: The project's definitions.
         sources: The project's sources, with columns in the order of recorded events.
         entity: The name of an entity, or of a column of any source.
         keys: The keys, each with one text for each of the entity's columns.

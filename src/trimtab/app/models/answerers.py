@@ -80,14 +80,9 @@ class Answerers:
     """Makes the answerers of one deployment, one for each version and arm (champion, canary, shadow).
 
     Args:
-        deployment: The deployment.
-        features: Functions about the feature definitions of versions.
         online: The store of online features.
         learners: The states of online learners.
         snapshot: Returns the history of events, from which requests about past times are answered.
-        log: The prediction log.
-        clock: Gives the time of each request.
-        ids: Assigns prediction ids.
     """
 
     def __init__(

@@ -55,15 +55,7 @@ class ExperimentSplit:
 
 
 class StoredArms:
-    """The stored shares of a model's canary and shadow, and the experiments that split its requests.
-
-    Args:
-        model: The name of the model.
-        state: The project's stores.
-        clock: The project's clock.
-        config: The project's settings.
-        definitions: The definitions of the project file.
-    """
+    """The stored shares of a model's canary and shadow, and the experiments that split its requests."""
 
     def __init__(self, model: str, state: State, clock: Clock, config: Config, definitions: Definitions) -> None:
         self._model, self._state, self._clock = model, state, clock

@@ -34,10 +34,6 @@ class ServedModel:
     """Connects the endpoint of one deployment with the versions that answer its requests.
 
     Args:
-        answerers: Makes the answerers of its versions.
-        registry: The versions and aliases.
-        memory: The loaded versions.
-        arms: The requests that go to the canary and the shadow.
         answers: Precomputed answers.
         max_age_us: The age up to which a precomputed answer is given.
     """

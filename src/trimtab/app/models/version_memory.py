@@ -32,7 +32,6 @@ class VersionMemory:
 
     Args:
         load: Loads a version. Several threads may call it at the same time.
-        cap_bytes: The memory limit in bytes.
         retry_s: The number of seconds after which `begin` retries a failed load.
     """
 

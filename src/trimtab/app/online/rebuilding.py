@@ -58,7 +58,6 @@ class Rebuilds:
         """Request a view's rebuild from the process that applies the log, and wait until it is done.
 
         Args:
-            view: The view's name.
             followed: Returns whether a process that applies the log is running.
             progress: Called with the number of records done and the total number of records.
 

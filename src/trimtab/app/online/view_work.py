@@ -30,14 +30,7 @@ _NOTE_S = 0.5  # the time between two updates of the stored progress
 
 
 class ViewWork:
-    """Fills, rebuilds and compacts the stored features of views, in short pieces between which records are applied.
-
-    Args:
-        state: The stores of the project, including the event log and the catalogue.
-        store: The store of the views' features.
-        sources: The sources that the views read.
-        clock: Tells when a compaction is due.
-    """
+    """Fills, rebuilds and compacts the stored features of views, in short pieces between which records are applied."""
 
     def __init__(self, state: State, store: OnlineStore, sources: Sequence[Source], *, clock: Clock) -> None:
         self.failure: str | None = None  # why new views could not be filled

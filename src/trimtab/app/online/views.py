@@ -45,7 +45,6 @@ class Views:
     their views are filled in addition to the present ones. `drop` removes views that nothing needs.
 
     Args:
-        state: The stores of the project, including the event log, and its leases.
         needed: Returns the views that are needed now, each definition once.
         history: Returns the event log as columns. Each process decodes the log only once.
         clock: Gives the time against which the age of unapplied records is measured.

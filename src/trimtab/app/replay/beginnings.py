@@ -69,9 +69,7 @@ def recording_end(chosen: Sequence[Scenario], tables: Mapping[str, Columns], las
     A label does not count if it came after the wait for the label of the newest request was over.
 
     Args:
-        chosen: The scenarios.
         tables: The recorded events by source.
-        last_us: The time of the newest request.
     """
     end_us = last_us
     for label in [one.deployment.model.label for one in chosen]:
@@ -113,7 +111,6 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
     lies before the first start, and at most a year is replayed.
 
     Args:
-        chosen: The scenarios.
         asked_us: The times of all requests, in order.
         ended_us: When the recording ends.
 

@@ -33,7 +33,6 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
     """Return the units of the last days whose numbers are known, with the numbers of all metrics.
 
     Args:
-        system: The project.
         definition: An experiment. Over versions, its units are those of logged predictions; otherwise, of the events or
             requests of a source.
         days: The number of days.

@@ -26,9 +26,7 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
     Changes to the keys take effect while the service runs.
 
     Args:
-        system: The project that is served.
         opened: Closes the access rights at its end.
-        host: The address at which the service listens.
         workers: The number of worker processes. Each allows an equal share of a key's request rate.
     """
     access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)
@@ -42,8 +40,6 @@ def mount_project(
     """Add the routes of a project and of the Open Inference Protocol to a service.
 
     Args:
-        system: The project that is served.
-        service: The service.
         find: Finds a prediction by its id. It stops searching at a deadline (a time of `perf_counter`).
     """
     from trimtab.serving.http.routes.address import Application

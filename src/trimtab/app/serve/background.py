@@ -46,7 +46,6 @@ class BackgroundTasks(Closing):
     processes of a killed service cannot overwrite it.
 
     Args:
-        system: The project that is served.
         answers: Whether this process answers requests, and must therefore follow aliases.
         keeps: Whether this process does all other tasks. Exactly one process of a service does them.
         worker: The worker's index, which names its record of failures.

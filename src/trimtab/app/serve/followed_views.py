@@ -22,7 +22,6 @@ class FollowedViews:
     """Tells a process that only reads online features how far events are applied. Threads may share this object.
 
     Args:
-        system: The project that has the views.
         wake: Wakes the process that applies events, so that it looks for new events.
         told: Returns the newest state that the applying process has published.
     """

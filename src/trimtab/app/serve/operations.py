@@ -230,7 +230,6 @@ class ProjectRecords:
     """Carries out the requests of the routes about features, labels and predictions (`RecordOperations`).
 
     Args:
-        system: The project.
         find: Finds a prediction by its id. It stops searching at a deadline.
     """
 

@@ -92,15 +92,9 @@ def http_service(
     """Return the HTTP service of this process, with endpoints for all deployments.
 
     Args:
-        system: The project that is served.
         opened: Closes the parts of the service at its end.
-        log: The prediction log.
-        metrics: Receives the metrics of the service.
-        host: The address at which the service listens.
-        workers: The number of answering processes.
         wait_applied: Waits until events are applied to the online features.
         ready: Returns why the service cannot answer yet; None if it can.
-        grpc: Creates the gRPC server.
     """
     models = [system.served(name) for name in system.definitions.deployments]
     spools, answers = system.state.spools, system.state.predictions
@@ -177,8 +171,6 @@ def stands_still(system: System, applier: Applier, begun: Mapping[str, int]) -> 
     """Return why online features do not keep up with the log; None if they do.
 
     Args:
-        system: The project that is served.
-        applier: The thread that applies events to online features.
         begun: The log positions at the start of the service. Until they are reached, features are still being filled.
 
     Raises:

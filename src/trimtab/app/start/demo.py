@@ -45,7 +45,6 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     next to `trimtab.toml`.
 
     Args:
-        folder: The folder of the project.
         seed: The same seed gives the same ledger.
         show: Called with each line of output.
 

@@ -27,8 +27,6 @@ class Lease:
     the operating system frees the lock, so that the next holder need not wait until the lease expires.
 
     Args:
-        catalog: The catalogue that stores the lease.
-        name: The name of the lease.
         folder: The folder of the lock file.
         ttl_s: The number of seconds without renewal after which the lease expires.
     """

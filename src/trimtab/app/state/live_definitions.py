@@ -37,8 +37,6 @@ class LiveDefinitions:
     """Finds the feature definitions for which online features must be kept up to date.
 
     Args:
-        definitions: The definitions of the project file.
-        registry: The registered versions and their aliases.
         catalog: Holds the applied definitions and the promotions that are about to happen.
         blob: Holds the artifacts of versions, which contain their definitions.
         place: Returns a source with each column at its position in stored events.
@@ -72,7 +70,6 @@ class LiveDefinitions:
         If they equal the definitions of the project file, the project file's own objects are returned.
 
         Args:
-            version: The version.
             loaded: The loaded version, if it is in memory. It saves reading the artifact, which may be large.
 
         Raises:

@@ -124,7 +124,6 @@ def features_from_us(features: FeatureSet, kept_from_us: Mapping[str, int]) -> i
     """Return the first time as of which features can be computed from the events that are still kept.
 
     Args:
-        features: The features of a model, or those with which a version was trained.
         kept_from_us: The time before which events were removed, by source.
     """
     times = [
@@ -140,7 +139,6 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
 
     Args:
         view: The view as defined for the version.
-        feature: The name of a feature of the view.
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
         lacks: Whether the feature, computed from the remaining events, is null. This matters only for a feature of an

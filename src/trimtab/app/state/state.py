@@ -282,7 +282,6 @@ def truncation_put(
     """Return the catalogue write that must precede a truncation of the log.
 
     Args:
-        catalog: The catalogue.
         tables: For each source and partition, the last position in the table.
         through: For each partition, the last position to remove from the log.
         newest_us: The latest append time in the log.

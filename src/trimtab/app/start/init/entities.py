@@ -60,11 +60,8 @@ def pasts(
     """Return the entities whose past becomes features: those that the caller names, or those that the file shows.
 
     Args:
-        table: The data.
-        options: The options of the caller.
         taken: The columns that have another role.
         key: The key of a row. If it has an entity, the file is not searched for others.
-        time: The time of a row.
         wait: How long a label takes to be known.
         span_us: The time between the oldest and the newest row.
         assumed: The assumptions so far. Others are appended.

@@ -239,9 +239,6 @@ def _entity(
     """Return the key of rows of a recurring entity: the columns of the entity and the time together.
 
     Args:
-        table: The data.
-        names: The columns of the entity.
-        time: The time of a row.
         assumed: The assumptions so far. Others are appended.
         named: Whether the caller named the time, too, so that rows with the same values are corrections.
 

@@ -147,10 +147,6 @@ def known_column(
     """Return the column that says when a label became known, if there is one.
 
     Args:
-        table: The data.
-        options: The options of the caller.
-        time: The time of a row.
-        label: The column to predict.
         positive: The condition in SQL that a label counts as 1.
         assumed: The assumptions so far. Another one is appended.
 

@@ -18,8 +18,6 @@ def step_of(table: DataTable, time: str, entity: Sequence[str]) -> int | None:
     """Return the time between the rows of an entity, if it is nearly always the same (31 days for months).
 
     Args:
-        table: The data.
-        time: The time of a row.
         entity: The columns of the entity; empty if all rows are one series.
     """
     t, by = quoted(time), ", ".join(map(quoted, entity)) or "1"

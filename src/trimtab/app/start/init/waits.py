@@ -51,12 +51,8 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
     """Return the wait that the file shows, or `USUAL`.
 
     Args:
-        table: The data.
-        time: The time of a row.
-        label: The column to predict.
         positive: The condition in SQL that a label counts as 1.
         known_at: The column that says when the label became known.
-        newest_us: The time of the newest row.
 
     Raises:
         Misuse: Labels of the newest rows may not be final, and the file does not show how long that takes.

@@ -45,7 +45,6 @@ class CheckedClock:
     ahead by at most the tolerance, is trusted.
 
     Args:
-        clock: The clock to check.
         elapsed_us: Returns the time since a fixed time. Setting the clock does not change it.
 
     >>> CheckedClock(VirtualClock(5), elapsed_us=lambda: 0).now_us()

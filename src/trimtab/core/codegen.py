@@ -19,7 +19,6 @@ def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, abou
     harmless builtins.
 
     Args:
-        name: The name of the function.
         lines: The lines of the code: the `def` of the function and its body.
         names: The global variables that the code may use.
         about: What the code computes, shown in tracebacks.

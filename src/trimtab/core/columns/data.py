@@ -163,7 +163,6 @@ def read_arrow(given: Any, only: Collection[str] | None = None, *, loose: bool =
     """Read the table that an object offers through the Arrow PyCapsule interface; see `Columns.from_arrow`.
 
     Args:
-        given: A table or record batch of another library.
         only: The names of the wanted columns; None: all.
         loose: How to read columns that no `Column` can hold exactly (decimals, lists, extension types). True: their
             values become Python objects. False: decimals become the nearest doubles, and the others are an error.

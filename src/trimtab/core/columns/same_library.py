@@ -25,8 +25,6 @@ def with_columns(table: Any, more: Any, like: object | None = None) -> Any:
     """Return a table of any library with columns added at its end. Its own columns, with their types, stay.
 
     Args:
-        table: The table.
-        more: The columns to add.
         like: If `table` was read from a table of another library: that table. The result is of its library.
 
     Raises:

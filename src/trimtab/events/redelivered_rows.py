@@ -38,8 +38,6 @@ def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved)
 
     Args:
         source: The source of the events, as returned by `laid_out`.
-        events: The events, as they would be stored.
-        log: The event log.
         moved: The part of the log that was moved to tables of record.
     """
     added = [place for place in range(len(source.columns)) if _added(source, place)]

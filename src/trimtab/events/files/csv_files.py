@@ -82,8 +82,6 @@ def read_texts(path: Path, delimiter: str, names: Sequence[str]) -> Iterator[Col
     """Read all columns of a CSV file as text, about 50,000 rows at a time. Lines that do not fit are left out.
 
     Args:
-        path: The file.
-        delimiter: The separator of the fields.
         names: The names of the columns, which replace those of the header.
     """
     with open_text(path) as stream:

@@ -38,7 +38,6 @@ def check_table(path: Path, rows: int, wanted: Mapping[str, Dtype]) -> None:
     """Refuse a file whose rows would take far more memory than the file has bytes.
 
     Args:
-        path: The file.
         rows: The number of rows, as stated in the file.
         wanted: The columns that are read, with their types.
 

@@ -56,8 +56,6 @@ def converted(dtype: Dtype, value: object, written: ColumnFormat | None = None) 
     """Convert a value to the form of an event.
 
     Args:
-        dtype: The declared type of the column.
-        value: The value that was found.
         written: The format of the column, if the source declares one.
 
     Raises:

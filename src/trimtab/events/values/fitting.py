@@ -140,7 +140,6 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
     Args:
         what: The name of the table in errors.
-        source: The source of the rows.
         table: The table. Its declared columns were already read.
 
     Raises:
@@ -189,8 +188,6 @@ def fit_rows(
 
     Args:
         what: The name of the rows in errors.
-        source: The source of the rows.
-        rows: One dict for each row.
         lines: The line number of each row, if the rows come from a text file.
         bad: Lines that are not JSON objects.
 

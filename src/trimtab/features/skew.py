@@ -90,11 +90,7 @@ def floats_apart(first: float, second: float) -> float:
 
 
 class Dependencies:
-    """Tells which columns and features each feature of a set is computed from, directly or indirectly.
-
-    Args:
-        features: The feature set.
-    """
+    """Tells which columns and features each feature of a set is computed from, directly or indirectly."""
 
     def __init__(self, features: FeatureSet) -> None:
         self._features = features

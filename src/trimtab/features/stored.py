@@ -52,7 +52,6 @@ def decode_features(data: bytes, digest: str) -> FeatureSet:
     """Return the feature set in a document.
 
     Args:
-        data: The JSON document.
         digest: The hash that the definitions must have (`FeatureSet.hash`).
 
     Raises:

@@ -61,8 +61,6 @@ def evaluate_as_of(
     may be wrong. These rows are evaluated again, using only the records of their entities up to P. # D37
 
     Args:
-        features: The features to compute.
-        requests: The columns of the requests.
         at_us: The time t of each request in microseconds, int64.
         positions: The position P of each request, by partition.
         frames: For each source of a view, the events in the whole log.
@@ -183,7 +181,6 @@ class _RowsApart:
         wanted: The keys of the entities, by the hash of the view. If a feature of one view is the key of another,
             `evaluate` adds keys.
         conflicts: Sources in which any record may affect any row.
-        reread: Returns the records of the log.
     """
 
     def __init__(self, features: FeatureSet, wanted: Wanted, conflicts: Collection[str], reread: Reread) -> None:
@@ -308,9 +305,7 @@ def entity_records(
     If any version of an event belongs to one of the entities, all of its versions are included.
 
     Args:
-        views: The views of the entities.
         wanted: The keys of the entities, by the hash of the view.
-        reread: Returns the records of the log.
     """
     lookups: dict[str, list[tuple[Callable[[Event], Any], set[Any]]]] = {}
     for view in views:

@@ -21,10 +21,8 @@ def with_hashes(
     If the hashes do not fit in memory, they are divided into parts. The query runs once for each part.
 
     Args:
-        rows: The query.
         hashes: Parquet files with the hashes, in a column `h`.
         to: The start of the paths of the files to write.
-        connection: The DuckDB connection.
         memory_bytes: The memory for the hashes of one part.
     """
     found = connection.execute(f"SELECT count(*) FROM {parquet(hashes)}").fetchone()

@@ -60,7 +60,6 @@ def table_events(
     """Select the records in a table of record (a permanent copy of the log), up to some positions.
 
     Args:
-        source: The source of the records.
         files: The Parquet files of the table.
         partitions: The partitions of the log that may be in the table.
         positions: For each partition, the last position to select.

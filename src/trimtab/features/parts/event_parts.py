@@ -57,10 +57,8 @@ def settle(
     A record whose id occurs once is the only version of its event. Only the other records are processed in Python.
 
     Args:
-        events: All records.
         folder: The folder for files that the query needs. Existing files are reused. Keep the folder as long as the
             query is used.
-        connection: The DuckDB connection.
         parts: How many parts the events will be split into. Ids are counted for a few parts at a time.
         together: How many records are resolved at once, in memory with all columns.
     """

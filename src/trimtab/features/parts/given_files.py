@@ -48,8 +48,6 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
     one exception: if `ingest` would set a row aside as invalid, all files are refused.
 
     Args:
-        source: The source of the events.
-        path: The file, or the folder.
         converted: The folder for converted files, which is created if files need a conversion. If it exists, it is
             reused. Keep it as long as the events are read.
 

@@ -34,7 +34,6 @@ class PartedLabels:
     found part by part, written to disk in the order of the requests, and read by `take`.
 
     Args:
-        label: The label.
         events: All records of the label's source.
         requests: The requests, in pieces that fit into memory.
         folder: An empty folder for files, which is needed until `close`.

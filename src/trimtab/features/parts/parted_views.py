@@ -98,8 +98,6 @@ class PartedViews(Closing):
         """Return the value and the reason code of each feature of a view, for the entity in each row of `keys`.
 
         Args:
-            join: The joined view.
-            keys: The columns that identify the entities.
             at_us: The time of each row in microseconds, int64.
             known_by_us: If given, the features are as if all that was known by then had always been known; see
                 `as_known_now`.

@@ -22,10 +22,6 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
     """Return the weighted sum of the values in each request's window, and the sum of the weights. # D14
 
     Args:
-        series: The values of the events.
-        events: The events and the requests.
-        event_at_us: The time of each event.
-        span: The length, hop and end of the window.
         half_life_us: The age at which a value has half its weight.
     """
     over_us, hop_us, until_us = span

@@ -24,8 +24,6 @@ def distinct_counts(series: Series, window: Window, keep: int, hashed: Array) ->
     value are the union of the ranges of its events.
 
     Args:
-        series: The values.
-        window: The windows.
         keep: How many hashes an estimate uses.
         hashed: The hash of each event's value.
     """

@@ -36,8 +36,6 @@ class Shared:
     collector.
 
     Args:
-        aggregates: All aggregates of the view.
-        events: The timeline: the view's events and the requests, sorted by entity and time.
         event_at_us: The time of each event in the history, before events are sorted.
     """
 

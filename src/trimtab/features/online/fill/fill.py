@@ -164,8 +164,6 @@ def fill(
     """Fill the named views, or all views that are not filled yet, while the returned iterator is consumed.
 
     Args:
-        store: The store of all views.
-        log: The event log.
         views: The names of views in the store. A view that is already filled is filled again, and stays readable
             meanwhile.
         moved: The records that are in tables of record, if they may have been removed from the log.

@@ -35,8 +35,6 @@ class SourceRows:
     `_partition`, `_position`, `_id`, `_op` and `_s_at`. The tables are small, so that little memory is needed.
 
     Args:
-        log: The event log.
-        source: The source of the records.
         positions: For each partition, the last position to read.
         moved: The records that are in tables of record (permanent copies). The log may no longer have these records.
 

@@ -56,7 +56,6 @@ class LatestLoad:
     """Reads the rows of a source, one table at a time, then gives the encoded state of each entity.
 
     Args:
-        plan: The compiled view.
         s_us: The append time S up to which the states have applied the log.
         count: The counts of `ViewApplied`, which this increases.
         by_rows: Makes the keys and states of the few entities that do not fit in a matrix.

@@ -55,7 +55,6 @@ class EventValues:
     Args:
         stated: The series that are computed from the event.
         derived: For each further series: the index of its original series, and whether values are squared.
-        columns: The columns of the source.
     """
 
     def __init__(self, stated: Sequence[Series], derived: Sequence[tuple[int, bool]], columns: tuple[str, ...]) -> None:

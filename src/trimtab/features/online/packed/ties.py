@@ -30,7 +30,6 @@ class Ties:
 
     Args:
         plan: The compiled view. Its source has no key.
-        kv: The store.
         name: The name of the entity, as a part of keys.
         state: The state before the batch.
     """

@@ -36,7 +36,6 @@ def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]
     """Return counts, sums and extremes of some rows. A group can add them if the rows belong to one of its tiles.
 
     Args:
-        plan: The compiled view.
         rows: The rows, at least one.
         numbers_of: For each row, the numbers that it adds to the sum of each series; None: the row gives no value.
     """

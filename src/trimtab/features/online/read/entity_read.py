@@ -54,7 +54,6 @@ def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int]
         kv: The key-value store of an `OnlineStore`.
         views: The views. Each must be by as many columns as `entity` has values.
         entity: The values that identify the entity, with the types of the views' columns.
-        now_us: The time as of which features are read.
 
     Raises:
         Unavailable: A view is being filled. Try again later.

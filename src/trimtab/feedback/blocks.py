@@ -130,9 +130,6 @@ def block_days(
     """Return the blocks of one version's predictions on one UTC day.
 
     Args:
-        model: The name of the model.
-        metric: The loss to sum.
-        version: The version that made the predictions.
         arm: The alias under which the version answered.
         at_us: The time of each prediction, int64, shape (rows,). All are on one day.
         scores: The scores, shape (rows,). For several classes the shape is (rows, classes).

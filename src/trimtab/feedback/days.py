@@ -28,9 +28,6 @@ def day_quality(
     """Return one summary for each UTC day of the predictions' times, oldest first.
 
     Args:
-        model: The name of the model.
-        metric: The loss to sum.
-        version: The version that made the predictions.
         at_us: The time of each prediction, int64, shape (rows,).
         scores: The scores, shape (rows,). For several classes, the shape is (rows, classes), and the sums are about the
             likeliest class of each row: its probability, and whether it was the label.
@@ -70,9 +67,7 @@ def days_by_group(
     """Return the daily summaries of several groups of rows, in the order of the groups.
 
     Args:
-        model: The name of the model.
         metric: The loss to sum, but not that of a ranking.
-        version: The version that made the predictions.
         at_us: The time of each prediction, int64, shape (rows,).
         scores: As in `day_quality`.
         labels: As in `day_quality`.

@@ -32,8 +32,6 @@ class LoggedWaiting:
     stored together with the position up to which the log was read.
 
     Args:
-        predictions: The prediction log.
-        model: The name of the model.
         judged: Returns the table of the predictions that count towards quality.
         extents: Where each day's predictions are in the log, by the day (counted since 1970).
         open_from_us: The wait for labels of days before this time is over.

@@ -96,8 +96,6 @@ class OpenDays:
 
     Args:
         model: The name of the model. Predictions of other models are skipped.
-        metric: The loss to sum.
-        outcomes: Joins predictions with labels.
         closed_until_us: Days before this time are already closed.
         cap: Returns the largest loss that a row of a version can have.
         waiting: Where predictions are kept; by default in memory.

@@ -107,7 +107,6 @@ class OutcomeJoin(LabelWait):
     """Joins the predictions of one model with labels that have the same request key.
 
     Args:
-        labels: Finds the labels.
         wait_us: How long after a request its label is waited for. A label that becomes known later is late.
         key_dtype: The type of the request's key: "str" or "int".
         classes: The declared classes, if the model has several.

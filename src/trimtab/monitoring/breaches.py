@@ -41,7 +41,6 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
         canary: The metrics of the version since its rollout, or the present stage of its rollout, began.
         champion: The metrics of the version to compare with, from the same time. After a promotion, they are from the
             time before, when that version was in service.
-        limits: The limits.
 
     >>> from trimtab.monitoring.guardrails import guardrails
     >>> champion = ServiceMetrics(model="late", version="7f", arm="champion", requests=5_000, failures=10)

@@ -67,7 +67,6 @@ def settle(
         listed: The signals of the model, from `listed_signals`.
         kinds: The kinds of signals that this monitor finds. Signals of other kinds are not changed.
         found: Everything that the monitor finds now.
-        now_us: The present time.
         because: For each kind, the reason that is stored for signals that end; by default, `OVER`.
         owner: The owner of signals that begin.
     """

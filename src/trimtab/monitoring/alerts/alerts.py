@@ -141,7 +141,6 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
     Args:
         state: The state that `take_in` returned.
         rules: The settings, the receivers and the mutes.
-        now_us: The present time.
     """
     kept: dict[str, Incident] = {}
     fresh: dict[str, Incident] = {}

@@ -92,8 +92,6 @@ class Outbox:
     Only one process may call `deliver`: the one that holds the catalogue's lease (a lock that expires) for alerts.
 
     Args:
-        catalog: Where messages are stored.
-        clock: Gives the present time.
         keep_us: A message that is older than this is dropped.
     """
 

@@ -81,9 +81,7 @@ def rows_of_block(
     """Return the rows of predictions that are in memory as columns. `RowReader` would read equal rows from the log.
 
     Args:
-        plans: The columns of the matrix.
         matrix: The inputs of the version, shape (rows, inputs).
-        requests: The requests.
         features: The features from which the inputs were computed.
     """
     rows = _in_columns(plans, matrix, requests, features)

@@ -45,8 +45,6 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
     """Return the input profile of the rows on which a version was trained.
 
     Args:
-        features: The feature definitions of the version.
-        encoding: The version's encoding of features, with the texts of its categories.
         training_set: The training set. If it is larger than two million rows, only the newest are used.
     """
     order = np.argsort(training_set.at_us, kind="stable")[-ROWS_AT_MOST:]

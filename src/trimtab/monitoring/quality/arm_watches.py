@@ -25,8 +25,6 @@ class ArmWatches:
     its own reference.
 
     Args:
-        catalog: Where watches are stored.
-        model: The name of the model.
         stored: Returns the watch that a version got when it was promoted; None if it was never promoted.
     """
 

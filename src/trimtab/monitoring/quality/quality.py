@@ -121,7 +121,6 @@ class QualityMonitor:
         `reload`.
 
         Args:
-            version: The id of the version.
             reference: The reference days, oldest first. The model that scored them was not fitted on their rows.
             at_us: When the version was put in service. Days that ended before are not compared.
             loss_cap: The largest loss that a row in `reference` can have. Losses of live days are limited in the same
@@ -240,7 +239,6 @@ class QualityMonitor:
 
         Args:
             days: Closed days, of any version.
-            now_us: The present time.
             also: Further changes to store in the same transaction.
             slices: For each day and version, the sums that include those of the slices.
             arms: Closed days of canaries and shadows, oldest first, each with the name of its arm.

@@ -65,8 +65,6 @@ def stored_days(
     """Return the closed days of a model, oldest first.
 
     Args:
-        catalog: Where days are stored.
-        model: The name of the model.
         from_us: Leave out days that begin before this time.
         until_us: Leave out days that begin at this time or later.
         slices: Whether to read the slices of the days, too.

@@ -32,7 +32,6 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal
     Args:
         watch: The watch over the version, after `day`.
         day: The newest closed day; None if the version was only just put in service.
-        now_us: The present time.
     """
     at_us = now_us if day is None else day.day_us
     found = _levels(watch, at_us, now_us)

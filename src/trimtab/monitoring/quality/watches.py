@@ -166,7 +166,6 @@ def learnt_values(
     """Return the watched value of each kind, with its reference. Also return why some kinds cannot be watched.
 
     Args:
-        kinds: The kinds to watch.
         days: The reference days, oldest first. Their rows were not used for training.
         run_length: The least mean number of days until a false alarm of one kind.
         allowance: For each kind, a distance from the reference that is no evidence, in units of the value.

@@ -75,7 +75,6 @@ def check_evidence(
     A refit may use the gate record of the version that it refits.
 
     Args:
-        version: The version to promote.
         gate: The gate record that the caller gives as evidence; None if the caller gives none.
         first: Whether this is to be the first champion, which needs no gate record.
         champion: The id of the version that the gate record must compare with: the one that the alias points to now or,

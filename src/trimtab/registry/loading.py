@@ -82,7 +82,6 @@ def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> s
     """Return the commands to use if the artifact of the version in service is lost.
 
     Args:
-        model: The name of the model.
         imported: The name of the file that the version was imported from; None if the version was trained here.
         changed: Whether the project now declares the model differently.
 
@@ -108,8 +107,6 @@ def load_version(
     """Load the artifact of a version, check its bytes, and repeat its golden predictions.
 
     Args:
-        blob: The blob store.
-        version: The version.
         features: The definitions of the features that the caller will pass in, or the hash of these definitions.
         row_call: Returns a version's chosen path for scoring single rows. It is only called if there are several paths.
 

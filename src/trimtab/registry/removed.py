@@ -78,9 +78,6 @@ def take_back(catalog: Catalog, version: str, blobs: Iterable[str], *, look: boo
     """Return changes that take back the removal of a version and its blobs. They conflict if a blob is being deleted.
 
     Args:
-        catalog: The catalogue.
-        version: The id of the version.
-        blobs: The blobs of the version.
         look: Whether to look for records of the removal, and delete them. If False, the transaction conflicts with any
             such record.
     """

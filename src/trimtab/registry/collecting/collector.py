@@ -104,9 +104,6 @@ class Collector:
     """Finds unreachable versions and removes their blobs.  # D59
 
     Args:
-        catalog: The registry's catalogue.
-        blob: The blob store.
-        clock: The clock that ages are measured with.
         actor: The name of the person or process that starts the collection.
         keep: The rules for what is kept.
         also: Further reasons to keep versions, by version id, from outside the registry (a ledger row, logged

@@ -27,8 +27,6 @@ def orphans(
     """Return the blobs that no version or finished step needs, directly or through other blobs, oldest first.
 
     Args:
-        catalog: The catalogue with the finished steps.
-        blob: The blob store.
         listed: The same store, with methods that list blobs and their ages.
         needed: The hashes of the blobs that versions name.
         before_us: Only blobs that were stored before this time are returned.

@@ -35,9 +35,7 @@ def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, see
     """Add a section for each part of an evaluation that was computed.
 
     Args:
-        document: The document to add to.
         name: The name of the evaluated version, shown in the plots.
-        evaluation: The evaluation.
         seen: A sentence about rows that the model may have been trained on; "": there are none.
     """
     _metrics(document, evaluation, seen)

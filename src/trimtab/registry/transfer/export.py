@@ -49,7 +49,6 @@ def export_version(
     """Write a version as a folder that runs without trimtab, and check that the folder repeats the golden predictions.
 
     Args:
-        loaded: The loaded version.
         folder: The folder to write. It must not exist, or it must be empty.
         card: The version's model card in Markdown.
         mlflow: Whether the folder also becomes an MLflow model folder.

@@ -84,9 +84,6 @@ class ModelProcess:
     """A child process that reads a model file and scores rows before this process does.
 
     A damaged file could end or block the process that reads it.
-
-    Args:
-        given: The model file.
     """
 
     def __init__(self, given: FoundModel) -> None:
@@ -172,7 +169,6 @@ def imported_model(
     The model has no golden predictions yet.
 
     Args:
-        given: The model file.
         model: The declared model whose features the imported model reads.
         process: The child process that reads the file first.
         trust: "pickle" allows a pickle, although loading a pickle runs its code.

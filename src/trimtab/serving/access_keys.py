@@ -68,8 +68,6 @@ class AccessKeys:
     """Makes, lists and removes API keys.
 
     Args:
-        catalog: The catalogue that holds the keys.
-        clock: Gives the time when a key is made.
         marker: A file outside the catalogue whose existence shows that a key was once made.  # D0096
     """
 
@@ -197,7 +195,6 @@ class KeyFollower:
     Use it in a `with` statement. Keys that cannot be read are left out, so that requests with them are refused.
 
     Args:
-        keys: The keys.
         publish: Called at the start and after each change, with all keys and with whether a key was ever made.
 
     Raises:

@@ -25,7 +25,6 @@ class Applier(Closing):
     views are not updated, so the caller must check `failure`.
 
     Args:
-        log: The event log.
         apply: Adds records to the views, in one transaction. It skips records that a view already has.
         applied: Returns by partition the position up to which records have been applied.
         batch: The maximum number of records of a partition that are applied together. A batch writes each entity only

@@ -49,7 +49,6 @@ class Answerer:
 
     Args:
         served: The version, with the names of its inputs.
-        request: The request's definition.
         readers: The readers of the version's model inputs, for the present and for past times.
         scorer: The fitted model.
         log: The log to which every prediction is written.

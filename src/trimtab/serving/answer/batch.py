@@ -92,14 +92,9 @@ def score_table(
     which follow from the batch and the row.
 
     Args:
-        served: The version that answers.
         requests: The columns of the request, with one row for each request.
         at_us: The time as of which each row is answered (int64 microseconds), or one time for all rows.
-        inputs: Computes the model inputs.
         scorer: The fitted model. It is called in another thread.
-        log: The log to which the predictions are written.
-        catalog: The catalogue in which the manifest is kept.
-        clock: Gives the time of the batch.
         batch_id: The name of the batch. By default, this is the hash of version, table and times.
         holder: The name under which this call holds the lease of the batch. By default, this is a new name.
         mode: The mode of the predictions: "batch", or "precomputed" for answers that are stored for later requests.

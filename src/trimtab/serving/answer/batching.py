@@ -64,7 +64,6 @@ def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], floa
     Batches are measured only if a single row takes so long that a batch may be cheaper.
 
     Args:
-        scorer: The model, ready to score.
         inputs: The number of inputs in a row.
         stopwatch_s: A monotonic clock, in seconds.
     """
@@ -129,7 +128,6 @@ class Batching(Generic[_Row, _Answer]):
         Args:
             group: Only rows of one group share a call.
             answers: A function that takes rows and returns their answers in the order of the rows.
-            row: The request row.
         """
         loop = asyncio.get_running_loop()
         one: Joined[_Row, _Answer] = Joined(group, answers, row, loop.create_future())

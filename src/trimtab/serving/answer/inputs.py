@@ -110,8 +110,6 @@ class OfflineInputs:
     For each request, only events that were known at its time are used. This class is also a `PastReader`.
 
     Args:
-        features: The model's features.
-        encoding: The version's encoding of the features.
         snapshot: Returns the events of every source, and the positions of the event log that they reach. It is called
             with the positions up to which to read, or with None for all events.
     """

@@ -17,8 +17,6 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
     """Return the scores of some rows: float64, shape (rows,), or (rows, classes) for several classes.
 
     Args:
-        served: The version that scores.
-        scorer: The model of the version.
         matrix: The model's inputs, float64 (rows, inputs).
         first: The index of the first row, for error messages.
 

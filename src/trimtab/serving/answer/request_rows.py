@@ -71,7 +71,6 @@ class RequestRows:
     other columns: then the value is filled in. A whole number may be written as 2.0, as in files.  # D0208
 
     Args:
-        request: The declaration of the request.
         now_us: Returns the time. If this is in early 1970 (in a test), integers that look like seconds are accepted.
 
     >>> from trimtab.features.definitions import request

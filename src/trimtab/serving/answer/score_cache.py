@@ -88,11 +88,7 @@ class CachedScores:
     used; they are removed when new scores are added.
 
     Args:
-        scorer: The model.
-        inputs: The number of inputs in a row.
         classes: The number of scores for a row; 0: a single number that is not in a list.
-        cache: The size and time to live of the cache.
-        metrics: Counts the hits and misses.
         clock: A monotonic clock, in seconds.
     """
 

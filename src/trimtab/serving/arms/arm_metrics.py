@@ -30,8 +30,6 @@ class ArmMetrics:
     """Writes the counts of one process to the catalogue.
 
     Args:
-        catalog: The catalogue to which records are written.
-        clock: Gives the time of the records.
         counts: Returns the counts of every endpoint of the process.
     """
 
@@ -86,9 +84,6 @@ def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, sin
     `since_us` is included as a whole. Counts of the last ten seconds may be missing.
 
     Args:
-        catalog: The catalogue with the records.
-        model: The model.
-        version: The id of the version.
         arm: "champion" or "canary".
         since_us: The time from which to count, in UTC microseconds.
     """

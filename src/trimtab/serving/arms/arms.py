@@ -115,7 +115,6 @@ class Shadow:
     counted. The shadow has its own circuit breaker for reading features.
 
     Args:
-        answerer: The version.
         share: The share of the requests that it answers.
         counts: Counts requests by result. The caller of `work` logs the predictions and adds to `answered`.
     """

@@ -143,7 +143,6 @@ class Endpoint:
         """Let `answerer` answer all requests from the next one on.
 
         Args:
-            answerer: The version to serve.
             costs: The costs of scoring its rows. By default, they are measured here.
 
         Raises:
@@ -221,8 +220,6 @@ class Endpoint:
         """Return an answer for each checked row. New predictions among the answers must be logged by the caller.
 
         Args:
-            answerer: The version that answers.
-            rows: The request rows.
             at_us: The time as of which to answer, or None for now.
             deadline_s: The time (`perf_counter`) after which the answers are useless.
             shared: Whether the rows are from several requests. If so, an error that a single row may have caused is

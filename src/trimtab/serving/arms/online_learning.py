@@ -127,7 +127,6 @@ class OnlineDeployment:
     Args:
         name: The name under which the state is stored, e.g. "late_flight/online".
         learner: The learner to start from. If a saved state exists, it replaces the learner's state.
-        store: The store in which the state is kept.
         every_us: The length of a block, such as `HOUR_US`. Examples whose labels became known in the same block of time
             are learnt together when the block is over. With 0, all examples of a call are learnt together.
     """

@@ -81,7 +81,6 @@ class HttpService:
     """An ASGI application that serves models (endpoints), writes the prediction log, and accepts events.
 
     Args:
-        endpoints: The endpoints of the deployed models.
         log: The prediction log. Its mode decides whether an answer waits until its prediction is on the disk.
         metrics: The object to which the service adds its metrics. `/metrics` shows all metrics of this object.
         limits: Limits on what the service works on at the same time.
@@ -89,7 +88,6 @@ class HttpService:
             only from this machine.
         push: Appends events to the log. Without it, `/v1/events` responds that this server accepts no events.
         wait_applied: Waits until events are applied, for `?wait=applied`. Without it, such requests are refused.
-        hooks: Functions that the service calls.
     """
 
     def __init__(

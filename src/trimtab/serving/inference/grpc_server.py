@@ -61,11 +61,6 @@ class GrpcListener(msgspec.Struct, frozen=True):
 class GrpcServer:
     """A gRPC server for the methods of the protocol.
 
-    Args:
-        service: Answers the requests, independently of gRPC.
-        count: Called to count each request.
-        listener: The address at which to listen.
-
     Raises:
         Misuse: grpcio is not installed.
         Unavailable: The port is taken, or the address does not belong to this machine. `start` may raise this error as

@@ -86,8 +86,6 @@ class InferenceService:
     """Implements the protocol for the models of a service, independently of HTTP and gRPC.
 
     Args:
-        predictors: The predictors of the deployed models, by model name.
-        parts: The objects that all requests of the service share.
         not_ready: Returns why the service is not ready to answer, or None if it is.
     """
 
@@ -190,7 +188,6 @@ class InferenceService:
         """Return predictions for a request, once they are safely logged.
 
         Args:
-            request: The request.
             started: The time (`perf_counter`) when the request began to arrive.
             timeout_s: The time limit in seconds, counted from `started`. The parameter `timeout` of the request may
                 shorten it.

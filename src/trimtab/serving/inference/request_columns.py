@@ -31,7 +31,6 @@ def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model
 
     Args:
         tensors: The tensors, one for each column.
-        request_rows: The declared columns of the request.
         model_inputs: The names of the model's inputs, for the error message.
 
     Raises:
@@ -79,7 +78,6 @@ def rows_of(
     Args:
         tensors: The tensors, which `check_names` has checked. Columns without a tensor are null.
         count: The number of rows, as returned by `checked_count`.
-        request_rows: The declared columns of the request.
         parameters: The parameters of the request. Only `empty_is_null` is used here.
 
     Raises:

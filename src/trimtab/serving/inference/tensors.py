@@ -75,7 +75,6 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
     """Return the elements of a tensor as a flat list of numbers, booleans or texts, with None for NaN and null.
 
     Args:
-        tensor: The tensor.
         count: The expected number of elements. Memory is only allocated for elements that were sent.
 
     Raises:

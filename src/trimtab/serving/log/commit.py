@@ -44,7 +44,6 @@ class GroupCommit:
     a while, so that refusals are fast.
 
     Args:
-        log: The prediction log.
         failing: Called with the reason when the log begins to fail, and with None when it works again.
     """
 

@@ -49,7 +49,6 @@ class LoggedLate:
         """Return the record of a prediction that was logged more than `SOON_US` after it was made, or None.
 
         Args:
-            prediction_id: The id of the prediction.
             needle: The bytes of the id as they occur in payloads.
             place: Where to search: a partition, the position after which to begin, and the last position.
             deadline_s: The time (`perf_counter`) at which to give up, or None for never.

@@ -39,7 +39,6 @@ class Spool(Closing):
 
     Args:
         directory: The folder of the spools. Each process that serves at the same time has its own spool.
-        log: The log to which the payloads are written.
     """
 
     def __init__(self, directory: Path, log: PredictionLog) -> None:

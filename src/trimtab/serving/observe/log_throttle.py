@@ -15,7 +15,6 @@ class ThrottledLogger:
     """Logs failures, each kind in full at most once in ten seconds. Threads may share this object.
 
     Args:
-        logger: The logger that receives the lines.
         now_s: A monotonic clock, in seconds.
     """
 

@@ -102,7 +102,6 @@ class Degrading:
     """Applies a degradation policy to the requests of one endpoint.
 
     Args:
-        policy: The policy.
         about: The columns of a request that identify its entities. If there are none, the request's key is used.
         fallback: Returns the answerer of the version to which the policy's alias points, or None if there is none.
     """

@@ -69,7 +69,6 @@ class Supervisor:
         command: The command that runs a worker. The file descriptors of its channel and of the socket are added to it.
         task: Returns the task for the worker with a given number.
         listener: The socket, which is already listening. It is closed at the end.
-        count: The number of workers.
         patience: How long to wait for each worker.
         wake_requested: Called when a worker has appended events, and a client waits until they are applied.
         ended: Called with the number and the process id of a worker process that has ended.

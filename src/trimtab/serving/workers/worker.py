@@ -28,7 +28,6 @@ class Worker:
     Args:
         slot: The number of the worker, from 1. Its replacement gets the same number.
         command: The command to run. The file descriptors of the channel and of the listening socket are added to it.
-        task: The task to send to the worker.
         listener: The socket from which all workers accept connections.
     """
 

@@ -34,7 +34,6 @@ class SharedMetrics(Metrics):
 
     Args:
         folder: The folder in which the processes of one service write their metrics.
-        name: The name of this process.
         start: An id of the service's start, which all of its processes share.
     """
 

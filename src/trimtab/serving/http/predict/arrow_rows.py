@@ -33,9 +33,7 @@ async def answer_arrow(
     The response is Arrow if the client accepts Arrow, and otherwise JSON.
 
     Args:
-        predictor: Answers the requests of the model.
         body: An Arrow IPC stream with one row for each request.
-        scope: The scope of the HTTP request, as defined by ASGI.
         most_rows: A stream with more rows is refused.
         started: The time (`perf_counter`) when the request began to arrive.
         timeout_s: The time limit in seconds, counted from `started`.

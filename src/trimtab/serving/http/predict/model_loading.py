@@ -14,10 +14,6 @@ class ModelLoading:
     """Loads the version of one model in a thread, while requests for it wait in the event loop.
 
     Waiting requests use no threads, so that threads stay free for other models and for events.  # D80
-
-    Args:
-        endpoint: The endpoint of the model.
-        threads: The threads in which the version is loaded.
     """
 
     def __init__(self, endpoint: Endpoint, threads: Threads) -> None:

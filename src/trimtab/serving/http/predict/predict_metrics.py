@@ -47,8 +47,6 @@ class ModelMetrics:
         """Count one answered request.
 
         Args:
-            answerer: The answerer that answered the request.
-            rows: The number of rows of the request.
             made: The new predictions, which were logged.
             times: The start of the request, then the end of each stage.
         """

@@ -79,9 +79,6 @@ class Predictor:
     """Answers the predict requests of one model.
 
     Args:
-        endpoint: The endpoint of the model.
-        parts: The objects that all requests of the service share.
-        metrics: Counts the requests of the model.
         shadowing: Passes answered requests to the shadow version, which answers them as well.
     """
 
@@ -104,7 +101,6 @@ class Predictor:
         """Return the response to a request, or a `Waiting` if the response is not ready at once.
 
         Args:
-            body: The whole body.
             started: The time (`perf_counter`) when the request began to arrive.
             timeout_s: The time limit in seconds, counted from `started`.
             record: The record of the request, if it is logged or traced. Times and predictions are added to it.
@@ -249,7 +245,6 @@ class Predictor:
         """Answer checked rows: predict, log and count. Protocols that decode their own bodies use this.
 
         Args:
-            answerer: The answerer of the deployed version.
             rows: The checked rows. The caller has checked that there are not too many.
             at_us: The time as of which to answer, or None for now.
             started: The time (`perf_counter`) when the request began to arrive.

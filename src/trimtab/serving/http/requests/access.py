@@ -73,7 +73,6 @@ class Access:
         """Replace the known keys.
 
         Args:
-            keys: All keys that exist.
             ever: Whether any key was ever made.
         """
         before = self._by_id

@@ -14,7 +14,6 @@ def table_of_body(body: bytes, most_rows: int, what: str, *, loose: bool = False
     """Return the table in an Arrow stream that was sent over the network.
 
     Args:
-        body: The bytes of the stream.
         most_rows: A stream with more rows is refused.
         what: The word for rows in error messages, such as "events".
         loose: Whether decimals stay decimals (see `read_ipc`).

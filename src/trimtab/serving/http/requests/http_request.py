@@ -26,8 +26,6 @@ class HttpRequest:
     """A request whose route is known and whose client was admitted.
 
     Args:
-        scope: The description of the request, as defined by ASGI.
-        receive: Receives the body of the request.
         names: The values of the names in the route, such as the model in `/v1/models/{name}`.
         limits: The limits on the size of the body and on the time that its arrival may take.
         threads: The threads in which large bodies are decoded.

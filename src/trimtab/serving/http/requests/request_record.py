@@ -47,9 +47,7 @@ class RequestRecord:
     Args:
         received_s: The time (`perf_counter`) when the request began to arrive.
         method: The HTTP method, or `gRPC`.
-        path: The path without the query.
         headers: All headers. Only those for traces are kept.
-        client: The address and port of the client.
     """
 
     # fields of predict requests, as class attributes, so that other records need not set them

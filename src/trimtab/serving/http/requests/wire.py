@@ -48,7 +48,6 @@ class Sent:
 
     Args:
         send: The function for sending, as defined by ASGI.
-        request_id: The id of the request.
     """
 
     def __init__(self, send: Send, request_id: str) -> None:

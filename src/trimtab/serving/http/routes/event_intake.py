@@ -31,7 +31,6 @@ class EventIntake:
     Args:
         push: Appends events to the log. None if this process accepts no events.
         wait_applied: Waits until events are applied to the online features. None if this process cannot know.
-        parts: The threads, metrics and limits of the service.
     """
 
     def __init__(self, push: Push | None, wait_applied: WaitApplied | None, parts: Parts) -> None:

@@ -38,7 +38,6 @@ class ProjectRoutes:
     """The object on which the handlers of a project's routes work.
 
     Args:
-        service: The service in which the handlers are mounted.
         load: Returns the operations on models and on records. It is called once, in a thread, when they are first
             needed.
         document: Makes the OpenAPI document.

@@ -88,9 +88,7 @@ class Acceptor:
     all earlier connections are accepted.
 
     Args:
-        listener: The listening socket.
         protocol: Makes the protocol object of a new connection.
-        context: The TLS context, or None for no TLS.
         connections: The connection counts of all workers, or None if there is only this worker.
         count: Returns the number of open connections of this worker.
     """

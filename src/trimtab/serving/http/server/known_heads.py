@@ -27,12 +27,7 @@ class KnownHead(NamedTuple):
 
 
 class KnownHeads:
-    """The heads of requests that may be sent again on any connection of a service.
-
-    Args:
-        predictors: The predictors of the deployed models.
-        body_bytes: The maximum size of a body.
-    """
+    """The heads of requests that may be sent again on any connection of a service."""
 
     def __init__(self, predictors: Iterable[Predictor], body_bytes: int) -> None:
         self._by_path: Mapping[bytes, Predictor] = {one.path.encode(): one for one in predictors}

@@ -31,7 +31,6 @@ def with_faults(
     Args:
         tables: The tables by source name. The table of requests has the name of the request.
         faults: The faults. They are applied in this order.
-        sources: The declarations of the sources.
         model: The model whose request or label a fault without a source concerns.
 
     Raises:

@@ -33,7 +33,6 @@ class Feed:
     Args:
         tables: The recorded events by source name. If a row has a value of `_known_at`, that is when it became known
             or, for a request, when it was made.
-        sources: The definitions of the sources.
         requests: The sources that are requests. A request is known when it is made, `lead` before its time.
         logs: One writer of the event log for each source.
         clock: Gives the dates of quarantined rows.

@@ -72,7 +72,6 @@ class SpotCheck:
     """Samples requests, sends them to a child process, and collects its result.
 
     Args:
-        features: The features to compare.
         folder: The folder of the state, with the event log in `log/events`. The online state is written to `online/`.
             At the end, the whole log is applied to it.
         count: How many requests to sample. If it is 0, no process is started.

@@ -30,7 +30,6 @@ class Follower:
 
     Args:
         log: The event log. It is only read.
-        online: The online views to which events are applied.
     """
 
     def __init__(self, log: Log, online: OnlineStore) -> None:

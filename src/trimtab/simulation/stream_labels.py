@@ -31,8 +31,6 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
     """Draw the outcomes of requests at random.
 
     Args:
-        rng: The random generator.
-        model: The model whose label is drawn.
         score: The predictable part of each outcome, shape (rows,): a logit, a mean, or the logarithm of a rate.
         effects: What is added to the score and no model can know, shape (rows,).
 

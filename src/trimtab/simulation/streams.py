@@ -410,8 +410,6 @@ def stream_of(text: str, model: Model, seed: int) -> Stream:
     Args:
         text: Words such as "days=100 per_day=500 season=0.3 concept=40 covariate=60+14". The number of a shift is the
             day on which it begins. A number after "+" is how many days it takes to reach its full size.
-        model: The model for which data are generated.
-        seed: The seed of the data.
 
     Raises:
         Misuse: A word is unknown, or its value is not a number.

@@ -27,9 +27,6 @@ class Gated:
     """The project's own loop in virtual time, made of the same classes as in service.
 
     Args:
-        deployment: The deployment (a model with its rules) of the loop.
-        shared: The data and work that all scenarios share.
-        stores: The stores of this scenario.
         live: The scores that this scenario gave.
         around: Returns the recipe (how the model is fitted) that replaces a given one.
         ids: Makes the ids under which results of the gate are stored.

@@ -45,8 +45,6 @@ class InputChecks:
     """Checks the inputs of one scenario every few hours. As in service, it counts values by the hour.
 
     Args:
-        deployment: The deployment whose inputs are checked.
-        shared: The data and work that all scenarios share.
         stores: The stores of this scenario: hourly counts, signals, time windows with red signals, and the version in
             service.
     """
@@ -74,10 +72,7 @@ class InputChecks:
         """Add the predictions for a block of requests, and make the checks that are due before `until_us`.
 
         Args:
-            block: The requests.
-            version: The version that made the predictions.
             matrix: The inputs of the version, shape (rows, inputs).
-            ids: The ids of the predictions.
             until_us: The end of the block.
         """
         if not self._every_us:

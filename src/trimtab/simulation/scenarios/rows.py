@@ -199,7 +199,6 @@ class ScenarioData:
     """The training sets of one scenario. Rows from time windows with red input signals are left out.
 
     Args:
-        rows: The requests and their features.
         left_out: Returns the time windows that are left out of a cut's training set. It is called for each set.
     """
 

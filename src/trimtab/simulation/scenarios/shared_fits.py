@@ -80,7 +80,6 @@ class SharedRecipe:
     Args:
         recipe: The recipe that fits. It must be deterministic, so that a stored fit equals a new one.
         address: A hash of the model's definition and the seed, under which fits are stored.
-        cache: The fits that all scenarios share.
         spent: Counts the fits of the scenario.
     """
 

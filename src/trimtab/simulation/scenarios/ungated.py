@@ -30,10 +30,6 @@ class Ungated:
     """Asks a policy at each midnight whether to refit. If so, fits a new version and puts it in service.
 
     Args:
-        deployment: The deployment (a model with its rules) that is retrained.
-        decide: The policy's function.
-        recipe: How to fit the model.
-        shared: The data and work that all scenarios share.
         stores: The stores of this scenario, with its versions, the alias `ungated`, and the list of decisions.
     """
 

@@ -68,9 +68,7 @@ class World:
     """The state of one scenario. The event log, the requests and their features are shared by all scenarios.
 
     Args:
-        scenario: The model and its policy.
         folder: The folder for the state of this scenario.
-        shared: The data and work that all scenarios share.
     """
 
     def __init__(self, scenario: Scenario, folder: Path, shared: Shared) -> None:

@@ -58,8 +58,6 @@ def champion_target(
     """Return the comparison target of a new candidate on days before `until_us`; None if there is no usable version.
 
     Args:
-        registry: The versions, and their gate records (stored judgements).
-        champion: The version in service.
         model: The candidate's model. If it has the champion's recipe, the target is the champion, which limits the days
             to those that it has not seen. For another recipe, see `version_target`. # D0195
         until_us: The end of the days.
@@ -90,8 +88,6 @@ def version_target(
     If that candidate is not known, it is the version itself on fewer days.
 
     Args:
-        registry: The versions and their gate records.
-        version: The version to compare with.
         model: The model whose requests are scored.
         until_us: The end of the days that are compared.
         seen_until_us: The time until which the version may have seen data, if this is known better than from its

@@ -66,7 +66,6 @@ class Judge:
     """Judges candidates of one deployment by its rules.
 
     Args:
-        parts: The deployment and its stores.
         proving: A new process and a stopwatch for tests of candidates; None in a replay, which has neither.
     """
 

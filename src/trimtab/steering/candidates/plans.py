@@ -78,7 +78,6 @@ def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int 
     """Return the usual plan: learn from rows before the window, judge on the window, refit on all rows.
 
     Args:
-        training_set: All rows.
         window: The newest closed days (days whose labels are final).
         since_us: When the change of the data that was repaired last began. The rows since then are a second source.
     """
@@ -102,9 +101,7 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     beginning are also a source of their own.
 
     Args:
-        training_set: All rows.
         window: The days since the change began.
-        onset: The estimated beginning of the change.
     """
     usable, begun_us = training_set.usable, training_set.begun_us
     days = begun_us // DAY_US

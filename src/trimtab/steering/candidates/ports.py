@@ -46,7 +46,6 @@ class TrainingData(Protocol):
         """Return the requests up to `cut_us`, with features as of each request, and the labels known at `cut_us`.
 
         Args:
-            model: The model whose requests and labels to return.
             cut_us: What became known later is left out.
             since_us: Leave out requests that were made before this time.
             answers: Whether to add the logged scores of the rows, if there is a prediction log.

@@ -77,7 +77,6 @@ def healthy_reference(
     """Sum up the losses by day, in total and by slice. Labels are those with which the days would have been closed.
 
     Args:
-        model: The model.
         version: The version that gets these days as its reference.
         training_set: The training set that the rows belong to.
         answered: Scores of rows, in parts with different days, oldest first.
@@ -132,7 +131,6 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
     probabilities.
 
     Args:
-        metric: The model's loss.
         scores: The scores of the candidate, shape (rows,). For several classes the shape is (rows, classes).
         again: The scores of the refit for the same rows.
         cap: The largest loss that a row can have.

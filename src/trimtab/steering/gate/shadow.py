@@ -22,7 +22,6 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
     """Return the comparison of two models for each day.
 
     Args:
-        metric: The loss.
         window: The times, labels and lists of the rows.
         scores: The scores of the successor (the new version), shape (rows,).
         champion: The scores of the champion, shape (rows,).

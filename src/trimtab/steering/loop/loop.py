@@ -59,7 +59,6 @@ class Loop:
     """The loop of one deployment, from logged predictions to decisions. Projects and replays use the same code.
 
     Args:
-        parts: The deployment and its stores.
         options: How candidates are fitted, stored and tested.
         live: The scores that a deployment gave in service (for a model that learns online).
         outside: Returns the object to use in place of the builder of candidates. In a project, it runs the builder in

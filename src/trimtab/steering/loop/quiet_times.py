@@ -18,8 +18,6 @@ def after_refusal(
 
     Args:
         state: The state before the refusal, which says what began the repair.
-        cooldown_us: The declared quiet time.
-        now_us: The time of the refusal.
         period_us: The period of the declared schedule, which tries again after this time at the latest.
         longest: Whether the quiet time is as long as it can be at once, because the same repair would be of no use.
     """

@@ -16,10 +16,8 @@ class ServiceGuard:
     """Compares the service metrics of a version with those of the version that it answers next to, or has replaced.
 
     Args:
-        model: The name of the model.
         registry: Tells which version is in service.
         catalog: Where serving processes write their metrics, every ten seconds.
-        limits: The limits that a version must keep.
         arm: The arm of the version in service.
     """
 

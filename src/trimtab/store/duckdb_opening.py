@@ -15,9 +15,6 @@ def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None =
 
     If `OMP_NUM_THREADS` is set, the connection uses at most that number of threads. # D92
 
-    Args:
-        config: DuckDB settings.
-
     >>> with open_duckdb() as connection:
     ...     connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()
     (False,)

@@ -150,7 +150,6 @@ class SqliteLog(Closing):
         A missing file is created.
 
         Args:
-            partition: The name of the partition.
             position: The last position that any reader has read. It may be above the last position in the partition.
             again: Payloads with append times, to append after `position` in the same transaction.
 

@@ -88,7 +88,6 @@ def checked_sample(
     """Check that the model has the classes that a sample names, and return the sample.
 
     Args:
-        name: The name of the model.
         given: The declared sample.
         binary: Whether the model predicts the probability of one class.
         classes: The names of the classes, if there are several.
@@ -117,7 +116,6 @@ def checked_weights(name: str, given: GivenWeights | None, known: dict[str, Dtyp
     """Return the weights as an expression over the request's columns and the model's features, or "balanced".
 
     Args:
-        name: The name of the model.
         given: "balanced", a column or feature, an expression, or a function whose arguments are names of columns and
             features.
         known: The columns and features that may be used, with their types.

@@ -71,8 +71,6 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
         may differ by more, no logged scores are used.
 
         Args:
-            version: The id of the version.
-            artifact: The artifact of the version.
             matrix: The inputs, shape (rows, inputs).
 
         Returns:

@@ -60,8 +60,6 @@ def find_leaks(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64
     """Search for possible leaks. Errors come first in the result.
 
     Args:
-        model: The model, with its features and its label.
-        training_set: The training set that the rows belong to.
         chosen: The indices of the rows to fit on.
     """
     found = [

@@ -45,8 +45,6 @@ def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np
     one that is predicted best is reported.
 
     Args:
-        model: The model with its features and its task.
-        training_set: The training set that the rows belong to.
         chosen: The indices of the rows to use.
     """
     order = chosen[np.argsort(training_set.at_us[chosen], kind="stable")]

@@ -30,7 +30,6 @@ def retroactive_changes(
     """Compare the columns of requests at the time of the request with their later values.
 
     Args:
-        names: The names of the columns.
         served: The requests as they were at their time.
         again: The rows of `served` whose later values are known.
         later: The later values of these rows, in the same order.

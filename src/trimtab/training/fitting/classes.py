@@ -21,8 +21,6 @@ def all_classes(scores: Any, fitted: Any, width: int, rows: int) -> Any:
         scores: Probabilities, shape (rows, fitted classes). If two classes were fitted, they may be those of the
             second, shape (rows,).
         fitted: The position of each fitted class among the declared classes.
-        width: The number of declared classes.
-        rows: The number of training rows.
     """
     import numpy as np
 

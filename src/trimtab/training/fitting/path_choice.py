@@ -74,7 +74,6 @@ def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float)
 
     Args:
         scorer: The loaded scorer, without calibration, because calibration could make a tiny difference larger.
-        rows: The rows to compare.
         parity: The largest allowed difference (relative to the score if it is above 1).
 
     Returns:
@@ -115,13 +114,8 @@ def choose_row_call(
     """Measure the scoring paths on rows, and make `scorer` use the fastest one that agrees with the library.
 
     Args:
-        artifact: The artifact (stored model) of the version.
-        scorer: The loaded scorer of the version.
         rows: Rows of the matrix to measure in addition to the golden rows (see `Golden`), for example those of the
             holdout.
-        version: The id of the version.
-        machine: The `machine_kind` of this machine.
-        at_us: The present time.
         stopwatch_ns: Returns the time of a monotonic clock.
 
     Returns:

@@ -35,9 +35,6 @@ def recalibrate(
     and the correction removes it. # D0040
 
     Args:
-        name: The name of the model.
-        kind: The kind of correction.
-        training_set: The training set that the rows belong to.
         among: The rows that the model is fitted on, as a boolean array.
         fit_on: Fits the model without calibration on the rows in a boolean array.
         score: Returns the scores of feature values by a fitted model.

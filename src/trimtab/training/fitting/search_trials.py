@@ -34,8 +34,6 @@ class Proposal:
     interruption.
 
     Args:
-        search: The declared search.
-        before: The trials up to now, in order.
         first: The parameters of the first trial; None: they are drawn.
 
     Raises:
@@ -82,11 +80,8 @@ def run_trials(
 
     Args:
         model: The model, with a declared `search`.
-        training_set: The training set that the rows belong to.
         among: The rows that trials may use, as a boolean array. The gate's rows are not among them.
         before: Earlier trials of the same search.
-        seed: The seed given to estimators.
-        threads: The number of threads of a fit.
         keep: Called with each trial that has ended.
         progress: Called with the share of the budget that is used. It may raise an exception to end the search.
         timer: Returns the time of a clock in seconds.

@@ -49,7 +49,6 @@ def backtest(
     Args:
         refit: Fits the model on the rows in a boolean array.
         judge: Scores the rows with the given indices, using a fitted model.
-        training_set: The training set that the rows belong to.
         train: The training rows before the holdout, as a boolean array.
     """
     numbers = np.flatnonzero(training_set.usable & train & np.isfinite(training_set.target))

@@ -88,11 +88,8 @@ def baseline_scores(
     baselines of `list_baseline_scores`.
 
     Args:
-        model: The model with its metric and features.
-        training_set: The training set that the rows belong to.
         chosen: The indices of the rows to predict.
         train: The training rows, as a boolean array.
-        seed: The seed of the linear model.
     """
     if training_set.lists is not None:
         ordered = list_baseline_scores(model, training_set, chosen, train, partial(linear_scores, seed=seed))

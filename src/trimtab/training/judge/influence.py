@@ -45,10 +45,7 @@ def influences(
     """Return what each feature contributes, largest first, and "" or the reason why there are no contributions.
 
     Args:
-        fitted: The fitted model.
-        training_set: The training set that the rows belong to.
         chosen: The indices of the rows of the holdout.
-        seed: The seed for drawing rows.
     """
     order = np.random.default_rng(seed).permutation(chosen.size)[:_ROWS]
     values = training_set.features.values.take(chosen[np.sort(order)])

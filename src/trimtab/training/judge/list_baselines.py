@@ -29,8 +29,6 @@ def list_baseline_scores(
     on the training rows. "linear" is a linear model of the relevance of each row.
 
     Args:
-        model: The model with its metric and features.
-        training_set: The training set that the rows belong to.
         chosen: The indices of the rows to order.
         train: The training rows, as a boolean array.
         linear_scores: Returns the scores of a linear model.

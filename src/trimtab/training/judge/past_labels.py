@@ -60,7 +60,6 @@ class PastLabels:
 
     Args:
         model: The model, whose task says how labels are averaged.
-        training_set: The training set with the labels.
         constant: The prediction where no label is known, shape (1,); for several classes (1, classes).
     """
 

@@ -28,7 +28,6 @@ def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
     """Return a fitted estimator as bytes in the skops format.
 
     Args:
-        fitted: The estimator.
         also: Beginnings of the names of further allowed types, those of the estimator's own library.
 
     Raises:

@@ -800,11 +800,9 @@ class Project(ProjectRows):
             NotFound: There is no such deployment or version.
             Misuse: Slices of that name, or blocks of that length, are not kept.
         """
-        from trimtab.app.inspect.quality import quality_table
+        from trimtab.app.inspect.quality import Wanted, quality_table
 
-        return quality_table(
-            self,
-            model,
+        wanted = Wanted(
             by=by,
             slices=slices,
             since_us=None if since is None else parse_time_us(since),
@@ -812,6 +810,7 @@ class Project(ProjectRows):
             version=version,
             amended=amended,
         )
+        return quality_table(self, model, wanted)
 
     def accept_level(self, model: str | None = None, *, why: str, actor: str = "a person") -> Decision:
         """Accept the quality of the version in service, although it is worse than that of the last healthy version.

@@ -53,35 +53,19 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     slices: str | None = None  # a column or named expression, to get a row for each value; None: no slices
     since_us: int | None = None
     until_us: int | None = None
-    version: str | None = None  # the id of the only version to include
+    version: str | None = None  # the name or id of the only version to include
     amended: bool = False  # whether to use sums that include late and corrected labels
 
 
-def quality_table(
-    system: System,
-    model: str | None,
-    *,
-    by: By,
-    slices: str | None,
-    since_us: int | None,
-    until_us: int | None,
-    version: str | None,
-    amended: bool,
-) -> Columns:
+def quality_table(system: System, model: str | None, wanted: Wanted) -> Columns:
     """Return the quality of a deployment: a row for each group, version and arm; see `Project.quality`."""
+    by, slices, since_us, until_us = wanted.by, wanted.slices, wanted.since_us, wanted.until_us
     if by not in _BY:
         raise Misuse(f"quality: by={by!r}. Needed: one of {', '.join(_BY)}.")
     if slices is not None and by == "hour":
         raise Misuse('quality: slices are kept by the day. Ask for by="day" or longer, or leave slices out.')
     deployment = system.definitions.deployment(model)
-    wanted = Wanted(
-        by=by,
-        slices=slices,
-        since_us=since_us,
-        until_us=until_us,
-        version=None if version is None else system.registry.get(version).id,
-        amended=amended,
-    )
+    version = None if wanted.version is None else system.registry.get(wanted.version).id
     catalog, batches, dtypes = system.state.catalog, [], _DTYPES
     if by == "batch":
         batches = [
@@ -89,11 +73,11 @@ def quality_table(
             for one in stored_batches(catalog, deployment.name)
             if (since_us is None or one.made_at_us >= since_us) and (until_us is None or one.made_at_us < until_us)
         ]
-        batches = [one for one in batches if wanted.version in (None, one.blocks.version)]
+        batches = [one for one in batches if version in (None, one.blocks.version)]
         days, dtypes = [one.blocks for one in batches], {"batch": "str", **_DTYPES}
     else:
         stored = stored_days(catalog, deployment.name, from_us=since_us, until_us=until_us, slices=slices is not None)
-        days = [day for day in stored if wanted.version in (None, day.version)]
+        days = [day for day in stored if version in (None, day.version)]
     if slices is not None:
         _check_slices(deployment.name, slices, days)
     names = {address: version_name(system, address) for address in {day.version for day in days}}

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from trimtab.app.inspect.quality import quality_table, version_name
+from trimtab.app.inspect.quality import Wanted, quality_table, version_name
 from trimtab.app.inspect.status import deployment_status
 from trimtab.app.system import System
 from trimtab.app.training.loops import stages_of
@@ -87,8 +87,7 @@ def quality_page(system: System, model: str) -> str:
 
 
 def _rows(system: System, name: str, since_us: int | None, **how: Any) -> list[Row]:
-    wanted: dict[str, Any] = {"by": "day", "slices": None, "until_us": None, "version": None, "amended": True, **how}
-    return quality_table(system, name, since_us=since_us, **wanted).to_rows()
+    return quality_table(system, name, Wanted(since_us=since_us, amended=True, **how)).to_rows()
 
 
 def _stages(page: Document, system: System, name: str) -> None:

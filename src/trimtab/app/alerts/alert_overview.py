@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 
 from trimtab.app.alerts.alerting import Alerting, kind_of
+from trimtab.app.system import System
 from trimtab.core.alert_settings import (
     CommandReceiver,
     EmailReceiver,
@@ -20,9 +20,6 @@ from trimtab.core.time import SECOND_US, format_time
 from trimtab.monitoring.alerts.alerts import AlertState, Incident
 from trimtab.monitoring.alerts.mutes import Mute, muted, mutes
 from trimtab.monitoring.alerts.outbox import DROPPED_US, Queued, ReceiverState
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _WEEKS = 4
 

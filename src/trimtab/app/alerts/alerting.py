@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.state.definitions import Definitions
 from trimtab.app.state.lease import Lease
+from trimtab.app.system import System
 from trimtab.core.alert_settings import AlertKind, AlertsSettings, HeartbeatReceiver, Receiver
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
 from trimtab.core.ids import TimeIds
@@ -36,10 +37,6 @@ from trimtab.monitoring.alerts.outbox import KIND as OUTBOX
 from trimtab.monitoring.alerts.outbox import Outbox, Sent
 from trimtab.monitoring.signals import standing_signals
 from trimtab.store.ports import Put, Remove
-
-if TYPE_CHECKING:
-    from trimtab.app.state.definitions import Definitions
-    from trimtab.app.system import System
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"

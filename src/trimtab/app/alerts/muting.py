@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, SECOND_US, duration_us, format_time
@@ -14,9 +13,6 @@ from trimtab.monitoring.alerts.runbook import RUNBOOK
 from trimtab.monitoring.signals import listed_signals
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.ports import Put, Remove
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _LONGEST_US = 90 * DAY_US
 _HOW = "Name a model, a kind of signal or a subject, or MODEL/KIND or MODEL/KIND/SUBJECT with * for any."

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from trimtab.app.data.label_values import LabelValues
 from trimtab.app.data.logged_requests import request_shape
+from trimtab.app.state.definitions import Definitions
+from trimtab.app.system import System
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import format_time
+from trimtab.events.definitions import Source
 from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
 from trimtab.serving.http.routes.operations import GivenLabels, LabelRow
 from trimtab.serving.problems import InvalidField
-
-if TYPE_CHECKING:
-    from trimtab.app.state.definitions import Definitions
-    from trimtab.app.system import System
-    from trimtab.events.definitions import Source
-    from trimtab.training.definitions import Model
+from trimtab.training.definitions import Model
 
 
 class MadeLabel(msgspec.Struct, frozen=True):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from trimtab.app.data.given_labels import LabelEvents, MadeLabel
 from trimtab.app.features.request_tables import read_loosely
+from trimtab.app.system import System
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
@@ -20,9 +21,6 @@ from trimtab.events.files.files import Rows
 from trimtab.events.values.conversions import Refused, of_text
 from trimtab.serving.http.routes.operations import LabelRow
 from trimtab.serving.log.prediction_ids import id_time_us
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _NAMED = 100  # at most this many refused labels are described
 _CHUNK = 20_000  # this many labels are appended at once

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.data.logged_requests import LoggedRequest
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Corrupt
 from trimtab.features.encoding import Encoding
@@ -16,9 +17,6 @@ from trimtab.features.frames import FAILED, NO_VIEW, FeatureFrame
 from trimtab.registry import Registry
 from trimtab.store.ports import Blob
 from trimtab.training.fitting.artifact import decode_artifact
-
-if TYPE_CHECKING:
-    from trimtab.app.data.logged_requests import LoggedRequest
 
 EncodingOf = Callable[[str, FeatureSet], Encoding | None]
 _KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_}

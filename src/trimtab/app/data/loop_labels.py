@@ -5,19 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
+from trimtab.app.system import System
 from trimtab.core.columns.data import Column
+from trimtab.events.columns.frames import EventFrame
 from trimtab.features.labels import LabelIndex, LabelRequests
 from trimtab.feedback.outcomes import KnownLabels, LabelReader
 from trimtab.monitoring.inputs.checks.file_loads import UNKNOWN_US, FileLoads, Rhythm
 from trimtab.training.definitions import Model
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.events.columns.frames import EventFrame
 
 
 class LoopLabels:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from trimtab.app.system import System
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source

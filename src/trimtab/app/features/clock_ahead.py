@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from trimtab.app.features.materialising import writing_tables
 from trimtab.app.state.state import KEPT, State, truncation
+from trimtab.app.system import System
 from trimtab.core.clock import TOLERANCE_US
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Corrupt, Misuse
@@ -19,9 +19,6 @@ from trimtab.features.online.store import read_cursors
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.log_places import position_before
 from trimtab.store.ports import Put, Repairable, Table
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 ACT = "restamp"
 REPAIR = "Check the clock first; once it is right, run: trimtab storage recover"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from trimtab.app.features.feature_values import Values, sample_of, values_of
 from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents, expression_words, words_of
+from trimtab.app.system import System
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.shown import Shown, count_of
@@ -21,9 +22,6 @@ from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.registry import Version
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 EntryKind = Literal["source", "entity", "view", "feature"]
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
+from trimtab.app.system import System
 from trimtab.core.errors import TrimtabError
 from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_time
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.features.online.failures import FeatureFailures
-    from trimtab.store.ports import Log
+from trimtab.features.online.failures import FeatureFailures
+from trimtab.store.ports import Log
 
 _RED_US = DAY_US  # a failure is recent if it is at most this much older than the newest time in the log
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import duckdb
 import msgspec
@@ -20,6 +20,7 @@ from trimtab.app.features.feature_files import GROUP_ROWS
 from trimtab.app.features.materialising import move_into_tables
 from trimtab.app.features.recorded_events import reached_in, table_files
 from trimtab.app.online.history import SharedHistory, fits_memory
+from trimtab.app.system import System
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.hashing import content_hash
@@ -39,10 +40,7 @@ from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.parted_views import PartedViews, claimed
 from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Table
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.training.definitions import Model
+from trimtab.training.definitions import Model
 
 Meter = Callable[[int, int], object]
 

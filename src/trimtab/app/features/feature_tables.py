@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from trimtab.app.features.feature_runs import Run, opened_run
 from trimtab.app.features.request_tables import request_table
 from trimtab.app.state.retention_needs import view_reach
 from trimtab.app.state.state import kept_from
+from trimtab.app.system import System
 from trimtab.core.clock import Clock
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Conflict, Misuse, NotFound
@@ -32,9 +33,6 @@ from trimtab.features.frames import REASONS, FeatureFrame
 from trimtab.features.offline.as_known_now import differing_values
 from trimtab.features.offline.evaluation import check_requests
 from trimtab.training.definitions import Model
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 AsKnown: TypeAlias = Literal["then", "final"]
 Item: TypeAlias = str | View | Join | Mapping[str, Expression]

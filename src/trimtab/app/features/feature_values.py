@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.system import System
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.shown import count_of
@@ -17,9 +18,6 @@ from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.training.data.sets import load_training_set
 from trimtab.training.fitting.artifact import decode_artifact
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _ROWS = 5_000
 _ENOUGH = 100  # with fewer logged predictions, the training set is used

@@ -6,11 +6,11 @@ Invalid rows go to quarantine, where they can be tried again, and undeclared col
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from trimtab.app.features.source_counts import store_counts
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import Rows, read_rows

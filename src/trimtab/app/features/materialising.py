@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import store_ends
 from trimtab.app.state.state import State
+from trimtab.app.system import System
 from trimtab.events.tables import Materialised, materialise
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 LEASE = "tables"
 SPARED_H = 1  # replaced files of a table stay for this long, for other tools that read the table

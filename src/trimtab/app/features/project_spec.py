@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from trimtab.app.state.definitions import Definitions
+from trimtab.app.system import System
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import Config, TrainingSettings
 from trimtab.run import Executor, ProcessExecutor, ThreadExecutor
-
-if TYPE_CHECKING:
-    from trimtab.app.state.definitions import Definitions
-    from trimtab.app.system import System
 
 
 class ProjectSpec(msgspec.Struct, frozen=True):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from trimtab.app.features.materialising import SPARED_H, move_into_tables, writing_tables
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse
+from trimtab.events.definitions import Source
 from trimtab.features.parts.event_files import EventFiles, parquet, table_events
 from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.ports import Prunable, Table
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.events.definitions import Source
-
 
 _SMALL_BYTES = 8 << 20
 _MOST_SMALL = 64  # if a table has more small files, they are merged

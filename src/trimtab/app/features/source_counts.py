@@ -7,20 +7,16 @@ compared with earlier events, so a repetition of an event counts as another even
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.events.columns.versions import EventCount
 from trimtab.events.records import ERASED, decode_heads
 from trimtab.store.ports import Put, Remove
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from trimtab.app.system import System
 
 KIND = "source_counts"  # the kind of the catalogue record
 _KEY = "all"

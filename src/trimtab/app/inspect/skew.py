@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from trimtab.app.inspect.skew_causes import Diagnosis
 from trimtab.app.inspect.skew_report import (
@@ -22,15 +21,13 @@ from trimtab.app.inspect.skew_report import (
 from trimtab.app.inspect.skew_rows import Known, Past, Rows, Versions, compute, fits
 from trimtab.app.inspect.skew_sample import draw
 from trimtab.app.inspect.skew_signals import Compared, Difference, settle_skew
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, HOUR_US, format_age, format_duration, format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.skew import EXPLAINED, Cause, differences
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _DUE_US = 20 * HOUR_US  # less than a day, so that a daily job checks each day
 _SAMPLE = 200  # the number of predictions in a check that a tick starts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trimtab.app.inspect.skew_rows import Past, Rows, Versions
 from trimtab.app.state.retention_needs import sees_removed
 from trimtab.app.state.state import kept_from
+from trimtab.app.system import System
 from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Prediction
 from trimtab.events.records import ERASED, decode
@@ -21,9 +22,6 @@ from trimtab.features.skew import Cause, Dependencies, Evidence, cause_of, diffe
 from trimtab.serving.answer.answering import PAST
 from trimtab.steering.ledger import FORGET, Ledger
 from trimtab.training.environment import current_environment
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 Array = NDArray[Any]
 _ONLINE = ("live", "online")  # answers in these modes read their features from the online store

@@ -6,7 +6,7 @@ Each prediction is recomputed as of its own time, from the events that were appl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trimtab.app.data.logged_requests import decode_requests, request_shape
 from trimtab.app.online.history import fits_memory
+from trimtab.app.system import System
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound, TrimtabError
 from trimtab.core.records import Prediction
@@ -29,9 +30,6 @@ from trimtab.store.log_order import intervals
 from trimtab.store.log_places import begin_of
 from trimtab.store.ports import LogRecord
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 Array = NDArray[Any]
 _BATCH = 10_000

@@ -16,7 +16,6 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,6 +26,7 @@ from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import refuse_read_past
 from trimtab.app.state.state import check_format
 from trimtab.app.state.state_use import PRIVATE, behind_links, have_alone, set_aside
+from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.package import VERSION
@@ -41,9 +41,6 @@ from trimtab.store.embedded_files import catalog_file, is_of_catalog, is_of_proc
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Copyable
 from trimtab.store.regular_file import other_kind
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 FORMAT = 1
 MANIFEST = "backup.json"

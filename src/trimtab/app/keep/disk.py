@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.app.keep.disk_usage import LOGS, Taken, over_budget, taken
+from trimtab.app.system import System
 from trimtab.core.errors import Unavailable
 from trimtab.core.shown import Shown, format_bytes
 from trimtab.store.durable_files import existing
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from trimtab.app.keep.retention import LEASE as RETENTION
 from trimtab.app.keep.subjects import Subject
 from trimtab.app.online.views import LEASE
 from trimtab.app.state.lease import Lease
+from trimtab.app.system import System
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
@@ -36,9 +37,6 @@ from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock
 from trimtab.store.lmdb.place import ASIDE
 from trimtab.store.ports import Catalog, Log, Put, Remove
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 ACT = "forget"
 KIND = "forget"  # the kind of the catalogue records of unfinished runs; a record's key is the hash of the run's keys

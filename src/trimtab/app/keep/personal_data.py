@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,6 +12,7 @@ from trimtab import store
 from trimtab.app.data.logged_requests import request_shape
 from trimtab.app.keep.personal_events import Instead, PersonalEvents, RequestKeys, TableErasure
 from trimtab.app.keep.subjects import Subject
+from trimtab.app.system import System
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.records import Prediction
@@ -27,9 +27,6 @@ from trimtab.store.log_places import begin_of
 from trimtab.store.ports import Log, Table
 from trimtab.training.data.parquet import read_parquet
 from trimtab.training.data.sets import load_manifest
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _PARQUET = b"PAR1"
 

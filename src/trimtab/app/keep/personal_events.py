@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain, groupby
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from trimtab.app.keep.subjects import Fits, Subject
+from trimtab.app.system import System
 from trimtab.core.columns.data import Columns
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode, encode, erased, known_at_us
@@ -18,9 +18,6 @@ from trimtab.events.tables import table_rows
 from trimtab.store.log_places import records_between
 from trimtab.store.ports import Log, LogRecord, Table
 from trimtab.training.definitions import Model
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 Instead = dict[str, dict[int, bytes]]  # the new payload of a record, by partition and position
 Place = tuple[str, int]  # partition and position

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -21,6 +20,7 @@ from trimtab.app.online.views import LEASE
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import EVENTS, EXPOSURES, Lost, lost_records
 from trimtab.app.state.state import truncation, truncation_put
+from trimtab.app.system import System
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import Shown
 from trimtab.events.columns.frames import NEVER_US
@@ -29,9 +29,6 @@ from trimtab.features.online.store import read_cursors
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.log_places import records_between
 from trimtab.store.ports import LogRecord, Repairable
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 ACT = "recover"
 _NOTHING_US = -(2**62)  # earlier than every append time

@@ -7,7 +7,6 @@ recorded before they happen, and each step may be repeated.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,6 +16,7 @@ from trimtab.app.keep.disk_usage import Taken, log_growth, over_budget, record_b
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.retention_needs import lifetime_features, newest_features, source_needs, views_in_use
 from trimtab.app.state.state import KEPT, kept_from, note_kept_from, truncation, truncation_put
+from trimtab.app.system import System
 from trimtab.core.errors import Conflict
 from trimtab.core.shown import Shown, count_of, format_bytes
 from trimtab.core.time import DAY_US, format_duration, format_time
@@ -26,9 +26,6 @@ from trimtab.experiments.days import needed_from_us
 from trimtab.features.online.generations import FILLING, id_of
 from trimtab.store.log_places import begin_of, positions_before
 from trimtab.store.ports import Catalog, Log, Prunable, Put, Table, read_record
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 LEASE = "retention"
 _BATCH = 10_000

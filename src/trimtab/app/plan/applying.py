@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.app.plan.planning import change_of, named_views, refusals
 from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents
+from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Misuse, Unavailable
 from trimtab.core.records import Decision
 from trimtab.core.shown import Shown
 from trimtab.features.definitions import View
 from trimtab.steering.ledger import Entry, Ledger
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _LOOK_S = 0.1
 

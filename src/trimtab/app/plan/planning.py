@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from trimtab.app.state.applied import Applied, AppliedDefinitions
 from trimtab.app.state.documents import Document, Kind, differences, documents, note_differences
+from trimtab.app.system import System
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import format_duration, format_time
@@ -16,11 +17,8 @@ from trimtab.events.layouts import retyped
 from trimtab.features.definitions import View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.online.packed.keys import cursor_name
+from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.registry import Version
 
 What = Literal["new", "changed", "removed", "noted", "unchanged"]
 # the speed of filling a view, in events per second; the key is whether the view has windows

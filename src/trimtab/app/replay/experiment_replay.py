@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from trimtab.app.replay.past_units import past_units
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse
 from trimtab.experiments.reading.plan import ExperimentPlan, plan_experiment
 from trimtab.experiments.reading.planted_runs import PlantedRuns, planted_runs
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 
 def simulate_experiment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trimtab.app.experiments.closing import evaluating
 from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, format_time
 from trimtab.events.definitions import Source
@@ -21,9 +22,6 @@ from trimtab.experiments.exposures import ExposureBlock, Intake, unit_keys, unit
 from trimtab.experiments.first_exposures import first_exposures
 from trimtab.experiments.reading.planted_runs import PastUnits, made_state
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 Array = NDArray[Any]
 DAYS = 56  # how many past days are used at most

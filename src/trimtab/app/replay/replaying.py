@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests, ingested_requests
 from trimtab.app.replay.beginnings import Starts, check_judged, check_labels, last_request, recording_end, starts
 from trimtab.app.replay.scenarios import scenario_settings, scenarios_of, scenarios_of_policies
+from trimtab.app.system import System
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_time
@@ -28,9 +29,6 @@ from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.streams import Stream, stream_of
 from trimtab.store.file_lock import FileLock
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _REPLAYS = "trimtab-replay-"  # the names of replay folders begin with this; erasures and backups use it, too
 _LOCK = "replay.lock"

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.system import System
 from trimtab.core.package import VERSION
+from trimtab.core.records import Prediction
 from trimtab.serving.access_keys import KeyFollower
 from trimtab.serving.http.requests.access import Access
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.core.records import Prediction
-    from trimtab.serving.http.routes.operations import ModelOperations, RecordOperations
-    from trimtab.serving.http.service import HttpService
-    from trimtab.serving.inference.inferring import InferenceService
+from trimtab.serving.http.routes.operations import ModelOperations, RecordOperations
+from trimtab.serving.http.service import HttpService
+from trimtab.serving.inference.inferring import InferenceService
 
 
 def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -> Access:

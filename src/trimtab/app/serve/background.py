@@ -10,22 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from trimtab.app.serve.skew_watch import SkewWatch
 from trimtab.app.state.service_failures import KIND, OF_WORKERS, FailureRecord, read_failures
+from trimtab.app.system import System
 from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US
+from trimtab.serving.arms.arm_counts import EndpointCounts
 from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
+from trimtab.serving.observe.metrics import Metrics
 from trimtab.store.ports import Put, Record, Remove
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.serving.arms.arm_counts import EndpointCounts
-    from trimtab.serving.observe.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
 _FOLLOW_S = 0.2  # the time between two checks of aliases: a rollback waits at most this long  # D80

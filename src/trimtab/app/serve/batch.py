@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.models.answerers import refuse_before
+from trimtab.app.system import System
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
@@ -29,9 +30,6 @@ from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 from trimtab.store.regular_file import other_kind
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 OnError = Literal["refuse", "skip"]
 _UNUSED_KEY = b"\xff"  # a key that no stored answer has

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,8 +32,10 @@ from trimtab.app.serve.parts import (
 )
 from trimtab.app.serve.worker import WorkerTask, definitions_hash
 from trimtab.app.state.service_failures import forget_failures
+from trimtab.app.system import System
 from trimtab.core.clock import ShiftedClock, SystemClock
 from trimtab.core.errors import Misuse, Unavailable
+from trimtab.serving.applier import Applier
 from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import GRACE_S, listen, url_of
 from trimtab.serving.http.server.tls import tls_context
@@ -42,10 +43,6 @@ from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, w
 from trimtab.serving.workers.supervisor import Patience, SlotState, Supervisor
 from trimtab.serving.workers.worker_metrics import SharedMetrics, clear
 from trimtab.store.durable_files import make_folder
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.serving.applier import Applier
 
 NAME = "engine"  # this process writes its metrics under this name, next to those of the workers
 _WRITE_S = 1.0  # the time between two writes of metrics and state

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from trimtab.app.online.stored_views import missing
+from trimtab.app.system import System
 from trimtab.serving.failures import NotApplied, not_applied
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.serving.workers.states import ServiceState
+from trimtab.serving.workers.states import ServiceState
 
 _LOOK_S, _LONGEST_LOOK_S = 0.001, 0.02
 _ASK_S = 0.1  # the time between two reads of that process's published state

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse
+from trimtab.serving.http.lifecycle import Server
 from trimtab.serving.http.server.tls import Tls, tls_context
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.serving.http.lifecycle import Server
-    from trimtab.serving.http.service import HttpService
-    from trimtab.serving.inference.inferring import InferenceService
+from trimtab.serving.http.service import HttpService
+from trimtab.serving.inference.inferring import InferenceService
 
 MakeGrpc: TypeAlias = "Callable[[HttpService, InferenceService], Server]"
 

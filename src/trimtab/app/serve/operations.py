@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -45,10 +45,6 @@ from trimtab.serving.http.routes.operations import (
 from trimtab.serving.problems import InvalidField
 from trimtab.steering.loop_state import REQUEST, Requested
 from trimtab.store.ports import Put
-
-if TYPE_CHECKING:
-    from trimtab.app.inspect.explain import Explanation
-    from trimtab.app.system import System
 
 
 class ProjectModels:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from trimtab.app.features.feature_failures import failure_counts
 from trimtab.app.metrics.loop_metrics import LoopMetrics
@@ -15,14 +15,18 @@ from trimtab.app.serve.addresses import mount_project, open_access
 from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.grpc import MakeGrpc
 from trimtab.app.serve.telemetry import open_telemetry
+from trimtab.app.system import System
 from trimtab.core.errors import Unavailable
 from trimtab.core.shown import count_of
+from trimtab.serving.applier import Applier
 from trimtab.serving.http.requests.limits import Limits
+from trimtab.serving.http.routes.pushing import WaitApplied
 from trimtab.serving.http.server import accepting
 from trimtab.serving.http.server.server import GRACE_S
 from trimtab.serving.http.server.tls import Tls
 from trimtab.serving.http.service import HttpService, ServiceHooks
 from trimtab.serving.log.buffered_log import BufferedLog
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.spool import recover_spools
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.observe.shared_status import SharedStatus

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,6 @@ from trimtab.events.files.files import is_table
 from trimtab.serving.answer.batch import batch_predictions
 from trimtab.serving.answer.request_rows import rows_of_table
 from trimtab.serving.answer.served import Answer, shown
-
-if TYPE_CHECKING:
-    from trimtab.app.models.served_model import ServedModel
-    from trimtab.app.system import System
 
 _CHUNK = 5_000  # this many rows are answered together
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import time_ns
-from typing import TYPE_CHECKING
 
 from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.grpc import check_grpc, grpc_address, grpc_server
@@ -25,6 +24,7 @@ from trimtab.app.serve.parts import (
 from trimtab.app.serve.telemetry import check_telemetry
 from trimtab.app.state.lost_records import refuse_lost
 from trimtab.app.state.service_failures import forget_failures
+from trimtab.app.system import System
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.serving.access_keys import MARKER
 from trimtab.serving.http.predict.service_metrics import show_cached
@@ -35,9 +35,6 @@ from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.workers.states import FOLDER, ServiceState, remove_state, write_state
 from trimtab.serving.workers.worker_metrics import MetricsWriter, SharedMetrics, clear
 from trimtab.store.durable_files import make_folder
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 
 def serve_project(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
+from trimtab.app.system import System
 from trimtab.core.errors import Misuse
 from trimtab.serving.http.requests.access_log import STANDARD_OUTPUT, AccessLog
 from trimtab.serving.http.requests.request_record import Sink, Telemetry
 from trimtab.serving.http.requests.traces import Traces, endpoint_of_environment
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 OFF = "off"
 

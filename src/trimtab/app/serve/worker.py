@@ -9,22 +9,19 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec
+from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.grpc import GrpcAddress, grpc_server
+from trimtab.app.state.definitions import Definitions
+from trimtab.app.system import System
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.errors import TrimtabError, Unavailable
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import count_of
 from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, WorkerChannel
-
-if TYPE_CHECKING:
-    from trimtab.app.serve.background import BackgroundTasks
-    from trimtab.app.state.definitions import Definitions
-    from trimtab.app.system import System
 
 _LOAD_S, _RETRY_S = 3.0, 0.5
 _OVER_S = 2.0  # after the grace period, the time to close everything

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
+from trimtab.app.state.state import State
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.layouts import KIND, Layout, continues, decode_layout, laid_out, layout_with
 from trimtab.store.ports import Put
-
-if TYPE_CHECKING:
-    from trimtab.app.state.state import State
 
 
 class Layouts:

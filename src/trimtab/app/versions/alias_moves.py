@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from trimtab.app.system import System
 from trimtab.core.records import Decision
 from trimtab.registry import AliasMove
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.store.ports import Append, Put, Remove
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 NO_REASON = "No reason was given."
 

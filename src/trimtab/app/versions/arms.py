@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from trimtab.app.system import System
 from trimtab.app.versions.alias_moves import NO_REASON, write_row
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord
@@ -16,9 +16,6 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import CANARY, KIND, SHADOW, ArmShares, arm_shares, shares_of
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.store.ports import Append, Put, Record, Remove
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 ARMS = (CANARY, SHADOW)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -17,16 +18,12 @@ from trimtab.serving.answer.precomputed import MISSING, Looked, Precomputed
 from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.answer.score_cache import CachedScores, CacheMetrics
 from trimtab.serving.answer.served import Answer, ServedVersion, shown
+from trimtab.serving.answer.timed import TimedAnswerer
 from trimtab.serving.arms.arm_counts import EndpointCounts
 from trimtab.serving.arms.arms import Canary, Shadow, ShadowMetrics
 from trimtab.serving.failures import Late, is_of_all
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.protect.degradation import Degrading
-
-if TYPE_CHECKING:
-    import datetime as dt
-
-    from trimtab.serving.answer.timed import TimedAnswerer
 
 CANARY_FAILED = "canary_failed"  # the flag of an answer that the champion gave because the canary failed
 _KNOWN = 8  # how many of the newest versions `know` stores completely

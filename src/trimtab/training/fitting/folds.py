@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.core.time import format_time
 from trimtab.training.data.sets import TrainingSet
-
-if TYPE_CHECKING:
-    from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.fitting.fitted import Fitted
 
 Mask = NDArray[np.bool_]
 

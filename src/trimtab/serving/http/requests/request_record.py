@@ -15,14 +15,12 @@ from contextvars import ContextVar
 from random import random
 from time import perf_counter, time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
+from trimtab.core.records import Prediction
 from trimtab.serving.http.requests.access import NO_KEY, request_id
 from trimtab.serving.http.requests.wire import Headers
 from trimtab.serving.observe.log_throttle import ThrottledLogger
-
-if TYPE_CHECKING:
-    from trimtab.core.records import Prediction
 
 STAGES = ("read", "decode", "predict", "log", "encode")  # the stages of a predict request, in order
 GONE = 499  # the status of a request whose client closed the connection

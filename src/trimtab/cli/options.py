@@ -15,7 +15,9 @@ from click.core import ParameterSource
 from trimtab.cli.exits import Manner
 from trimtab.cli.verbs import CAREFUL, CAREFUL_OPTIONS
 from trimtab.core.clock import ShiftedClock
+from trimtab.core.config import FILE, load_config
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
+from trimtab.core.time import parse_time_us
 
 if TYPE_CHECKING:
     from trimtab.app import Project
@@ -143,8 +145,6 @@ def project_folder() -> Path:
 
 def project_config() -> Config:
     """Return the settings of the project."""
-    from trimtab.core.config import load_config
-
     return load_config(project_folder(), os.environ)
 
 

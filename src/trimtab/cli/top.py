@@ -16,6 +16,7 @@ from trimtab.cli.exits import printable
 from trimtab.cli.options import command, manner, names, project_config
 from trimtab.cli.output import show_json, show_lines
 from trimtab.core.errors import Misuse, Unavailable
+from trimtab.serving.observe.scrape import read_scrape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,8 +161,6 @@ def _scrape(url: str, key: str | None, context: SSLContext | None) -> Scrape:
     import urllib.error
     import urllib.request
     from http.client import HTTPException
-
-    from trimtab.serving.observe.scrape import read_scrape
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     no_proxy = urllib.request.ProxyHandler({})

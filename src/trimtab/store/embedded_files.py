@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.urls import store_url
+from trimtab.store.file_blob import check_format
 from trimtab.store.lmdb.place import pairs_file
 
 Kind = Literal["catalogue", "log file", "key-value store", "blob store"]
@@ -64,8 +65,6 @@ def check_file(path: Path, repair: str) -> Kind | None:
             values.check()
         return "key-value store"
     if path.name == _BLOBS:
-        from trimtab.store.file_blob import check_format
-
         check_format(path, path.read_text("ascii", "replace").strip())
         return "blob store"
     with path.open("rb") as file:

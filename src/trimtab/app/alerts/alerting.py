@@ -13,6 +13,7 @@ import msgspec
 
 from trimtab.app.state.definitions import Definitions
 from trimtab.app.state.lease import Lease
+from trimtab.app.state.loop_turn import last_activity
 from trimtab.app.system import System
 from trimtab.core.alert_settings import AlertKind, AlertsSettings, HeartbeatReceiver, Receiver
 from trimtab.core.errors import Misuse, NotFound, TrimtabError
@@ -35,6 +36,7 @@ from trimtab.monitoring.alerts.alerts import (
 from trimtab.monitoring.alerts.mutes import muted, mutes
 from trimtab.monitoring.alerts.outbox import KIND as OUTBOX
 from trimtab.monitoring.alerts.outbox import Outbox, Sent
+from trimtab.monitoring.alerts.receivers.sending import send
 from trimtab.monitoring.signals import standing_signals
 from trimtab.store.ports import Put, Remove
 
@@ -211,8 +213,6 @@ class Alerting:
         return any(wants(receiver, what, signal) for receiver in self.settings.addressees.values())
 
     def _send(self, receiver: Receiver, message: Message) -> Sent:
-        from trimtab.monitoring.alerts.receivers.sending import send
-
         return send(receiver, message, folder=self._system.config.folder, environment=self._environment)
 
     def _tested(self, name: str, receiver: Receiver) -> TriedReceiver:
@@ -256,8 +256,6 @@ class Alerting:
 
     def _is_unwell(self) -> bool:
         """Return whether a training loop fails or has not run for long, or a receiver does not get its alerts."""
-        from trimtab.app.state.loop_turn import last_activity
-
         now_us, addressees = self._clock.now_us(), self.settings.addressees
         ticks = [last_activity(self._catalog, name) for name in self._system.definitions.deployments]
         failing = any(tick is not None and tick.last_error is not None for tick in ticks)

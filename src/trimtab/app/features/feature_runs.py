@@ -40,6 +40,7 @@ from trimtab.features.parts.given_files import folder_events
 from trimtab.features.parts.parted_views import PartedViews, claimed
 from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Table
+from trimtab.training.data.parquet import columns_hash
 from trimtab.training.definitions import Model
 
 Meter = Callable[[int, int], object]
@@ -356,6 +357,4 @@ def _files(events: Mapping[str, Path]) -> list[Any]:
 
 
 def _plain(what: Sequence[Any]) -> list[Any]:
-    from trimtab.training.data.parquet import columns_hash
-
     return [columns_hash(one) if isinstance(one, Columns) else one for one in what]

@@ -16,6 +16,7 @@ from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.events.columns.versions import EventCount
 from trimtab.events.records import ERASED, decode_heads
+from trimtab.store.duckdb_opening import open_duckdb
 from trimtab.store.ports import Put, Remove
 
 KIND = "source_counts"  # the kind of the catalogue record
@@ -153,7 +154,6 @@ def _in_tables(system: System, partition: str, after: int, last: int) -> list[tu
     """Count the records between two positions of a partition in the tables of record, for `_add`."""
     from trimtab.app.features.recorded_events import table_files  # imported here: they load DuckDB
     from trimtab.features.parts.event_files import literal, parquet
-    from trimtab.store.duckdb_opening import open_duckdb
 
     found: list[tuple[str, int, int]] = []
     between = f'"_partition" = {literal(partition)} AND "_position" > {after} AND "_position" <= {last}'

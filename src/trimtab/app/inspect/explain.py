@@ -23,6 +23,7 @@ from trimtab.features.labels import LABEL_STATES, LabelIndex
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.steering.ledger import Ledger
 from trimtab.training.fitting.artifact import Artifact, decode_artifact, scorer_for
+from trimtab.training.fitting.contributions import contributions
 
 if TYPE_CHECKING:
     from trimtab.app.system import System
@@ -190,8 +191,6 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
 
 def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
     """Return the contribution of each feature to the score, or the reason why there are none."""
-    from trimtab.training.fitting.contributions import contributions
-
     row = np.array([values], np.float64)
     try:
         found = contributions(artifact, row)

@@ -10,6 +10,7 @@ import msgspec
 
 from trimtab.core.shown import format_bytes
 from trimtab.core.time import DAY_US
+from trimtab.events.records import decode_all
 from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.log_places import positions_before
 from trimtab.store.ports import Log
@@ -99,8 +100,6 @@ def _held(log: Log, partition: str) -> tuple[int, int, int] | None:
 
 def _live_share(log: Log, partition: str, after: int, last: int) -> float:
     """Return the share of events that were appended when they happened, and not loaded later as history."""
-    from trimtab.events.records import decode_all
-
     step = max(1, (last - after) // _SAMPLED)
     payloads = [r.payload for at in range(after, last, step) for r in log.read(partition, at, limit=1)]
     return sum(not event.history for event in decode_all(payloads)) / max(1, len(payloads))

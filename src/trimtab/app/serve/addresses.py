@@ -12,9 +12,14 @@ from trimtab.core.package import VERSION
 from trimtab.core.records import Prediction
 from trimtab.serving.access_keys import KeyFollower
 from trimtab.serving.http.requests.access import Access
+from trimtab.serving.http.routes.address import Application
+from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
+from trimtab.serving.http.routes.openapi import Described, ModelSchema, openapi
 from trimtab.serving.http.routes.operations import ModelOperations, RecordOperations
+from trimtab.serving.http.routes.project_routes import ProjectRoutes
 from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.inferring import InferenceService
+from trimtab.serving.inference.rest import ADDRESSES, mount_inference
 
 
 def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -> Access:
@@ -39,10 +44,6 @@ def mount_project(
     Args:
         find: Finds a prediction by its id. It stops searching at a deadline (a time of `perf_counter`).
     """
-    from trimtab.serving.http.routes.address import Application
-    from trimtab.serving.http.routes.addresses import PROJECT
-    from trimtab.serving.http.routes.project_routes import ProjectRoutes
-    from trimtab.serving.inference.rest import mount_inference
 
     def load() -> tuple[ModelOperations, RecordOperations]:  # called at the first request, for a quick start
         from trimtab.app.serve.operations import ProjectModels, ProjectRecords
@@ -57,9 +58,6 @@ def mount_project(
 def openapi_json(system: System) -> bytes:
     """Return the OpenAPI document of a project's service."""
     from trimtab.app.inspect.explain import Explanation
-    from trimtab.serving.http.routes.addresses import PROJECT, SERVICE
-    from trimtab.serving.http.routes.openapi import Described, ModelSchema, openapi
-    from trimtab.serving.inference.rest import ADDRESSES
 
     definitions = system.definitions
     deployed = [deployment.model for deployment in definitions.deployments.values()]

@@ -17,6 +17,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import format_time
 from trimtab.experiments.assignment import Assignment
+from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import ExperimentStatus
 from trimtab.features.definitions import View
@@ -166,7 +167,6 @@ class ProjectModels:
 
     def experiment_page(self, name: str) -> str:
         """Return an HTML page about an experiment, from the days that are closed already."""
-        from trimtab.experiments.reading.document import experiment_document
         from trimtab.report import html_page
 
         return html_page(experiment_document(self.experiment_report(name)))
@@ -267,8 +267,6 @@ class ProjectRecords:
 
     def why(self, prediction: Prediction) -> Explanation:
         """Return everything that led to a prediction: see `Explanation`."""
-        from trimtab.app.inspect.explain import explain_found
-
         return explain_found(self._system, prediction)
 
 

@@ -9,7 +9,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import time_ns
 
+from trimtab.app.plan.applying import apply_first
 from trimtab.app.serve.background import BackgroundTasks
+from trimtab.app.serve.engine import serve_with_workers
 from trimtab.app.serve.grpc import check_grpc, grpc_address, grpc_server
 from trimtab.app.serve.parts import (
     FILL_S,
@@ -61,12 +63,8 @@ def serve_project(
         raise Corrupt(damage)  # D116
     refuse_lost(system.state)
     refuse_lost_keys(system)
-    from trimtab.app.plan.applying import apply_first
-
     apply_first(system)
     if count > 1:
-        from trimtab.app.serve.engine import serve_with_workers
-
         serve_with_workers(system, host=host, port=port, count=count, ready=ready, grpc=grpc, grpc_ready=grpc_ready)
         return
     begun = system.state.events.positions()

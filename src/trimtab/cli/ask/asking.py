@@ -12,6 +12,7 @@ from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import show, show_each
 from trimtab.cli.printed import Verified, Written
 from trimtab.core.shown import count_of
+from trimtab.core.time import format_time
 
 if TYPE_CHECKING:
     from trimtab.core.records import Decision
@@ -93,8 +94,6 @@ def verify() -> None:
 
 def shown_decisions(decisions: Sequence[Decision]) -> list[str]:
     """Return one line of text for each decision: its time, the model, who decided, what was done, and why."""
-    from trimtab.core.time import format_time
-
     lines = []
     for row in decisions:
         version = f"  {row.version[:12]}" if row.version else ""

@@ -16,6 +16,7 @@ from trimtab.cli.options import command, manner, names, opened_project, refuse_g
 from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import count_of
+from trimtab.core.time import format_duration, format_time
 from trimtab.store.regular_file import regular_file
 
 if TYPE_CHECKING:
@@ -182,8 +183,6 @@ def predict(
 
 
 def _answer_rows(model: str, rows: list[dict[str, Any]], at: str | None) -> None:
-    from trimtab.core.time import format_duration
-
     with opened_project() as project:
         answers = project.predict(model, rows, at=at)
         request = project.definitions.models[model].request

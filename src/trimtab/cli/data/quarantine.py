@@ -12,6 +12,8 @@ from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Dropped
 from trimtab.core.shown import count_of
+from trimtab.core.time import format_time
+from trimtab.events.quarantine import check_reason
 
 if TYPE_CHECKING:
     from trimtab.events.quarantine import Example, SetAside
@@ -36,8 +38,6 @@ def list_(source: str | None, reason: str | None) -> None:
     Example:
       trimtab quarantine list landings
     """
-    from trimtab.events.quarantine import check_reason
-
     check_reason(reason)
     with opened_project() as project:
         found = [group for group in project.quarantined(source) if reason in (None, group.reason)]
@@ -71,8 +71,6 @@ def drop(source: str | None, reason: str | None, yes: bool) -> None:
     Example:
       trimtab quarantine drop landings --reason bad_time --yes
     """
-    from trimtab.events.quarantine import check_reason
-
     check_reason(reason)
     with opened_project() as project:
         rows = sum(group.rows for group in project.quarantined(source) if reason in (None, group.reason))

@@ -6,6 +6,7 @@ import click
 
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.exits import FAILED
+from trimtab.cli.loop.runs import show_doing
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show
 
@@ -33,8 +34,6 @@ def promote(version: str, reason: str, dry_run: bool, seen_until: str | None, ac
       trimtab promote late_flight@7 --dry-run
       trimtab promote late_flight@7 --why "the model of the other team"
     """
-    from trimtab.cli.loop.runs import show_doing
-
     with opened_project() as project, progress("judging") as meter:
         found = project.promote(
             version,

@@ -9,6 +9,7 @@ import click
 
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import Meter, show, show_each
+from trimtab.core.time import format_time
 
 if TYPE_CHECKING:
     from trimtab.run import Run, RunStep
@@ -141,8 +142,6 @@ def _far(step: RunStep) -> str:
 
 
 def _shown_time(at_us: int) -> str:
-    from trimtab.core.time import format_time
-
     return format_time(at_us)[:19].replace("T", " ")
 
 

@@ -10,6 +10,7 @@ import click
 from trimtab.cli.ask.asking import shown_decisions
 from trimtab.cli.exits import FAILED
 from trimtab.cli.loop.planning import say_first
+from trimtab.cli.loop.runs import show_doing
 from trimtab.cli.options import account, command, manner, names, opened_project, say_which
 from trimtab.cli.output import progress, show, show_each, show_json, show_lines
 from trimtab.core.time import format_time
@@ -36,7 +37,6 @@ def train(model: str | None) -> int:
       trimtab train late_flight
     """
     from trimtab.app.versions.evaluation_page import evaluation_text
-    from trimtab.cli.loop.runs import show_doing
 
     ran: list[Run] = []
 

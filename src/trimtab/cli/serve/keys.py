@@ -9,6 +9,7 @@ import click
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import show, show_each
 from trimtab.cli.printed import ListedKey, NewKey, RemovedKey
+from trimtab.core.time import format_time
 
 if TYPE_CHECKING:
     from trimtab.app.project import Project
@@ -89,7 +90,6 @@ def _is_closed(project: Project) -> bool:
 
 
 def _table(found: list[AccessKey]) -> list[str]:
-    from trimtab.core.time import format_time
     from trimtab.report.tables import text_table
 
     rows = [[k.name, k.id, ", ".join(k.roles), k.rate or "", format_time(k.made_at_us)[:19], k.actor] for k in found]

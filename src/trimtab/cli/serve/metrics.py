@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from trimtab.app.metrics.prometheus_rules import RULES, TESTS, rules_text
 from trimtab.cli.options import command, manner
 from trimtab.cli.output import show, show_json
 from trimtab.cli.printed import Written
@@ -31,8 +32,6 @@ def rules(docs: str | None, out: Path | None) -> None:
       trimtab service rules > trimtab.rules.yml
       trimtab service rules --out /etc/prometheus/trimtab --docs https://wiki.example.com/trimtab/docs
     """
-    from trimtab.app.metrics.prometheus_rules import RULES, TESTS, rules_text
-
     if out is None:
         text = rules_text(docs=docs)
         show_json(Written(rules=text)) if manner().json else click.echo(text, nl=False)

@@ -11,6 +11,7 @@ import msgspec
 
 from trimtab.cli.options import command, manner, names, opened_project, project_folder, refuse_given, time_given
 from trimtab.cli.output import progress, show, show_json, show_lines
+from trimtab.core.config import load_config
 
 if TYPE_CHECKING:
     from trimtab.simulation.results import ReplayResult
@@ -139,7 +140,6 @@ def demo(where: Path | None, seed: int) -> None:
     import os
 
     from trimtab.app.inspect.doctor import require
-    from trimtab.core.config import load_config
 
     folder = where or project_folder()
     config = load_config(folder, os.environ)

@@ -10,6 +10,7 @@ import click
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show, show_each
 from trimtab.core.shown import count_of, format_bytes
+from trimtab.core.time import format_time
 
 if TYPE_CHECKING:
     from trimtab.registry.collecting.collector import Collection
@@ -143,8 +144,6 @@ def gc(dry_run: bool, **limits: Any) -> None:
 
 
 def _row(found: Found) -> list[str]:
-    from trimtab.core.time import format_time
-
     version = found.version
     value = found.metric if found.value is None else f"{found.metric} {found.value:.4g}"
     made = format_time(version.made_at_us)[:16].replace("T", " ")
@@ -159,8 +158,6 @@ def _notes(found: list[Found]) -> Iterator[str]:
 
 
 def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
-    from trimtab.core.time import format_time
-
     for kept in done.kept:
         told = kept.why[: _MOST_REASONS if dry_run else 1]
         more = f" (and {count_of(len(kept.why) - len(told), 'more reason')})" if len(kept.why) > len(told) else ""

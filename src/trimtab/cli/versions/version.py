@@ -12,6 +12,7 @@ from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Written
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import count_of
+from trimtab.core.time import format_time
 from trimtab.store.durable_files import write_durably
 
 if TYPE_CHECKING:
@@ -132,8 +133,6 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
 
 
 def _shown_time(at_us: int) -> str:
-    from trimtab.core.time import format_time
-
     return format_time(at_us)[:19]
 
 

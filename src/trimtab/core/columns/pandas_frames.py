@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.core.columns.column import Column, Dtype, WrongColumn, column, float_column
+from trimtab.core.time import parse_time_us
 
 _INT_MAX = 2**63 - 1
 _PER_UNIT = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}  # (a, b): a microseconds = b units
@@ -107,8 +108,6 @@ def _of_objects(name: str, values: Sequence[Any]) -> Column:
     if kinds == {int, float}:
         return column("float", values)
     if kinds <= {dt.datetime, dt.date} or all(issubclass(kind, dt.datetime) for kind in kinds):
-        from trimtab.core.time import parse_time_us
-
         return column("time", [None if value is None else parse_time_us(value) for value in values])
     if len(kinds) > 1 or not kinds <= _PYTHON.keys():
         held = " and ".join(sorted(kind.__name__ for kind in kinds))

@@ -9,10 +9,12 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, TypeGuard
 
 import msgspec
 
+from trimtab.core.columns.arrow_ipc import is_ipc, read_ipc, read_ipc_file
 from trimtab.core.columns.data import ArrowTable, Columns, read_arrow
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.events.definitions import Source
+from trimtab.events.files.csv_files import read_csv
 from trimtab.events.files.opened import NOT_UTF8, encoding_advice, local_file, open_bytes
 from trimtab.events.files.unpacked import check_gzip
 from trimtab.events.values.fitting import BadRow, FileRows, dtypes_of, fit_rows, fit_table
@@ -144,12 +146,8 @@ def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> Fil
         with open_bytes(path) as stream:
             return msgspec.structs.replace(rows, counted=sum(1 for line in _lines(stream) if line.strip()))
     if kind == "csv":
-        from trimtab.events.files.csv_files import read_csv
-
         return read_csv(path, source, nulls)
     if kind == "arrow":
-        from trimtab.core.columns.arrow_ipc import read_ipc_file
-
         return fit_table(f"file {path}", source, read_ipc_file(path, dtypes_of(source), loose=True))
     from trimtab.events.files.parquet_files import read_parquet  # imported here, because it loads DuckDB
 
@@ -157,8 +155,6 @@ def _read(path: Path, source: Source, kind: Format, nulls: Sequence[str]) -> Fil
 
 
 def _read_stream(data: bytes, source: Source) -> FileRows:
-    from trimtab.core.columns.arrow_ipc import is_ipc, read_ipc
-
     if is_ipc(data):
         return fit_table("stream", source, read_ipc(data, "stream", dtypes_of(source), loose=True))
     lines = data.splitlines()

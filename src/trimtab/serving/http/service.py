@@ -18,6 +18,7 @@ import msgspec
 from trimtab.core.errors import NotFound, TrimtabError, Unavailable
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.lifecycle import Lifecycle
+from trimtab.serving.http.predict.arrow_rows import answer_arrow
 from trimtab.serving.http.predict.parts import Parts
 from trimtab.serving.http.predict.predict_metrics import PredictMetrics
 from trimtab.serving.http.predict.predicting import Predictor, Waiting
@@ -219,8 +220,6 @@ class HttpService:
         begun_s, answer = perf_counter(), None
         try:
             if kind == ARROW_TYPE:
-                from trimtab.serving.http.predict.arrow_rows import answer_arrow
-
                 most_rows = parts.limits.rows
                 return await answer_arrow(
                     predictor, body, scope, most_rows=most_rows, started=received_s, timeout_s=timeout_s

@@ -8,6 +8,7 @@ import msgspec
 
 from trimtab.core.columns.data import Columns
 from trimtab.training.fitting.artifact import Artifact
+from trimtab.training.fitting.contributions import contributions
 from trimtab.training.runtimes.ports import Scorer
 from trimtab.training.search import Chosen
 
@@ -48,6 +49,4 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         Raises:
             Misuse: There are no SHAP values for this model's library. LightGBM, XGBoost and CatBoost have them.
         """
-        from trimtab.training.fitting.contributions import contributions
-
         return contributions(self.artifact, self.matrix(values))

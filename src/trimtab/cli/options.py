@@ -131,7 +131,6 @@ def project_folder() -> Path:
     Raises:
         NotFound: There is no project.
     """
-    from trimtab.core.config import FILE
 
     named = manner().project
     if named is not None:
@@ -202,7 +201,6 @@ def time_given(option: str, text: str | None) -> int | None:
     Raises:
         Misuse: The value is not a time. The message names the option.
     """
-    from trimtab.core.time import parse_time_us
 
     try:
         return None if text is None else parse_time_us(text)

@@ -14,9 +14,6 @@ from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source
 from trimtab.monitoring.inputs.checks.feeds import REACH_US
 
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-
 _AGAIN_US = 30 * MINUTE_US  # a sample is read again at this age; less than an hour, after which a feed may be late
 _ALL_EVENTS = 60_000  # all samples together have about this many events, of at most a kilobyte each
 

@@ -18,9 +18,6 @@ from trimtab.events.ingest import Pushed
 from trimtab.events.redelivered_rows import changed_columns, new_and_changed, redelivered
 from trimtab.events.values.fitting import FileRows
 
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-
 _COMPARED = 1_000_000  # with more recorded rows than this, new rows are not told from repeated ones
 
 

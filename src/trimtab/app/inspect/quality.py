@@ -126,8 +126,6 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 def quality_lines(table: Columns, level: float | None) -> list[str]:
     """Return lines of text for a terminal: the rows of the table and, if they are at least three blocks, a chart."""
-    from trimtab.report.tables import text_table
-    from trimtab.report.text_chart import text_chart
 
     rows = table.to_rows()
     if not rows:
@@ -180,7 +178,6 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
 
 def version_name(system: System, address: str) -> str:
     """Return the name of a version, given its id. If it is not registered, return the first characters of its id."""
-    from trimtab.core.errors import NotFound
 
     try:
         return system.registry.get(address).name

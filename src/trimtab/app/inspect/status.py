@@ -33,6 +33,7 @@ from trimtab.experiments.records import KIND as EXPERIMENT
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
+from trimtab.monitoring.quality.watches import Watch
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
@@ -51,16 +52,6 @@ from trimtab.steering.loop_state import CANARY as CANARY_STAGE
 from trimtab.steering.loop_state import SHADOW as SHADOW_STAGE
 from trimtab.training.environment import absent_library
 from trimtab.training.runtimes.table import missing_library
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trimtab.app.system import System
-    from trimtab.app.training.loop import DeploymentLoop
-    from trimtab.core.records import Decision
-    from trimtab.monitoring.quality.watches import Watch
-    from trimtab.registry.versions import AliasMove, Version
-    from trimtab.steering.definitions import Deployment
 
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long

@@ -151,7 +151,6 @@ class LoopValues:
 
 def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
     """Yield metrics of a closed day of one version, each with its name."""
-    from trimtab.stats.exact_sums import rounded
 
     sums = day.whole
     yield "trimtab_quality_day_predictions", sums.predictions

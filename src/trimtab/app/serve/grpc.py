@@ -83,11 +83,7 @@ def check_grpc(address: GrpcAddress | None, tls: Tls | None) -> None:
 
 
 def _certificate(tls: Tls | None) -> tuple[bytes, bytes] | None:
-    """Return the private key and the certificate, which are those of HTTPS.
-
-    Raises:
-        Misuse: The files cannot be used, or the required TLS version is newer than gRPC supports.
-    """
+    """Return the private key and the certificate, which are those of HTTPS."""
     if tls is None:
         return None
     if tls.least != "1.2":

@@ -9,6 +9,8 @@ import msgspec
 
 from trimtab.app.data.given_labels import LabelEvents, key_value
 from trimtab.app.experiments.assigning import assign, experiment_status, experiments, expose
+from trimtab.app.inspect.explain import Explanation, explain_found
+from trimtab.app.system import System
 from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.app.versions.arms import ARMS, LedgeredArm, check_not_split

@@ -31,13 +31,6 @@ from trimtab.serving.log.spool import recover_spools
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.observe.shared_status import SharedStatus
 
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.serving.applier import Applier
-    from trimtab.serving.http.routes.pushing import WaitApplied
-    from trimtab.serving.log.prediction_log import PredictionLog
-
-
 FILL_S = 10.0  # at the start, the longest wait until online features are filled
 
 T = TypeVar("T")

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from trimtab.app.models.served_model import ServedModel
 from trimtab.app.serve.batch import answer_table, flag_column
+from trimtab.app.system import System
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.columns.same_library import library_of, with_columns
 from trimtab.core.errors import Misuse

@@ -40,12 +40,6 @@ from trimtab.training.data.sets import numbered_lists, whole_lists
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.classes import aligned
 
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.core.columns.data import Columns
-    from trimtab.registry.describing.compare import Floats
-    from trimtab.training.definitions import Model
-
 _MOVED_UNITS = 0.05  # by default, scores moved if they differ by more than .05 (a probability) or .05 label spreads
 
 

@@ -145,7 +145,7 @@ def predict(
     """
     if (file is None) == (not rows):
         raise click.UsageError("Give either FILE or --row JSON.")
-    from trimtab.core.time import format_duration, format_time
+    from trimtab.core.time import format_duration
 
     time_given("--at", at)
     if file is None:

@@ -81,7 +81,6 @@ def drop(source: str | None, reason: str | None, yes: bool) -> None:
 
 
 def _shown(groups: Sequence[SetAside], declared: Mapping[str, Mapping[str, str]]) -> list[str]:
-    from trimtab.core.time import format_time
 
     lines = []
     for group in groups:
@@ -95,7 +94,6 @@ def _shown(groups: Sequence[SetAside], declared: Mapping[str, Mapping[str, str]]
 
 def _example(example: Example, dtypes: Mapping[str, str]) -> str:
     """Return a quarantined row as text: first the faulty value, and then the other values."""
-    from trimtab.core.time import format_time
     from trimtab.events.values.checks import LAST_OF_OTHER_UNITS_US
 
     row = {

@@ -264,11 +264,7 @@ def _check_meaning(text: str, groups: list[str]) -> None:
 
 
 def _us(found: Mapping[str, str]) -> int:
-    """Return the time in UTC microseconds, given the text of each directive.
-
-    Raises:
-        ValueError: There is no such time.
-    """
+    """Return the time in UTC microseconds, given the text of each directive."""
     year = int(found["Y"]) if "Y" in found else _century(int(found["y"]))
     day = dt.date(year, _month(found), int(found.get("d", 1)))
     if "j" in found:

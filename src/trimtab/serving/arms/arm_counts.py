@@ -125,7 +125,9 @@ class ArmCounts:
         if len(made) != 1 and not shared:
             if made:
                 self.requests += 1
-                self._count(max(made, key=_is_flagged))  # the first flagged row counts, or else the first row
+                self._count(
+                    max(made, key=lambda one: bool(one.flags))
+                )  # the first flagged row counts, or else the first row
             return
         bucket, latencies = bisect_left(LATENCY_EDGES_S, taken_s), self.latencies
         for one in made:

@@ -326,11 +326,7 @@ def _as_of_us(parameters: Mapping[str, Any]) -> int | None:
 
 
 def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:
-    """Return the descriptions of the requested outputs.
-
-    Raises:
-        Misuse: A requested output does not exist.
-    """
+    """Return the descriptions of the requested outputs."""
     described = described_outputs(answerer.served)
     if not names:
         return described

@@ -205,11 +205,7 @@ class Comparisons:
         return compared_days(model.metric, window, own, other), until_us
 
     def _scores_of(self, address: str, unseen_from_us: int, training_set: TrainingSet, rows: Rows) -> Floats:
-        """Return the scores that a version gives to some rows, from its own features.
-
-        Raises:
-            Misuse: The version cannot score the rows.
-        """
+        """Return the scores that a version gives to some rows, from its own features."""
         target = ComparisonTarget(self._parts.registry.get(address), unseen_from_us)
         found = target_scores(self._parts, self._recipe, target, training_set, rows)
         if found.scores is None:

@@ -313,11 +313,7 @@ def load_evaluation(digest: str, blob: Blob) -> Evaluation:
 
 
 def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
-    """Refuse labels that are invalid for the model's metric.
-
-    Raises:
-        Misuse: A class is neither 0 nor 1, or a count or relevance is negative.
-    """
+    """Refuse labels that are invalid for the model's metric."""
     unfit = {"binary": ~np.isin(labels, (0.0, 1.0)), "count": labels < 0.0, "ranking": labels < 0.0}.get(model.task)
     if unfit is not None and unfit.any():
         needed = {"binary": "labels 0 and 1", "count": "counts of at least 0"}.get(model.task, "a relevance from 0 on")

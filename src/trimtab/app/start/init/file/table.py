@@ -24,9 +24,6 @@ from trimtab.events.formats.reading import Reading
 from trimtab.events.values.fitting import BadRow, FileRows
 from trimtab.store.regular_file import regular_file
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d([.,]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?")
 _PART = 100_000  # how many rows are handed to DuckDB at a time
 

@@ -112,11 +112,12 @@ def test_the_printed_commands_lead_from_a_file_to_answers(name: str, run: Run, c
         done = run(*words[1:], cwd=folder)
         assert done.returncode == 0, (step, done.stderr)
         # how far training is, where it takes long
-        told = r"(trimtab: First use of the project: definitions applied: \d+ new\.\n)?(training .*\n)*"
+        told = r"(trimtab: First use of the project: definitions applied: \d+ new\.\n)?"
+        told += r"((training|ingesting|predicting|online features).*\n)*"
         assert re.fullmatch(told, done.stderr)
         outputs[" ".join(words[1:3])] = done.stdout
     assert f"ingest {name}" in outputs
-    assert "400 rows taken, 0 quarantined" in outputs[f"ingest {name}"]
+    assert "400 rows taken (400 new), 0 quarantined" in outputs[f"ingest {name}"]
     assert "promote" in outputs["train"] + outputs.get("train ", "")
     row = json.loads(shlex.split(next(step for step in made["commands"] if "--row" in step))[-1])
     answered = run("predict", made["model"], "--row", json.dumps(row), "--json", cwd=folder)

@@ -79,7 +79,7 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
 def what_is_found(power: float) -> str:
     """Return the sentence that says what the days and effects of a plan mean."""
     return (
-        f"After these days, and with the smallest effects, an effect is found with a probability of {power:.0%}. "
+        f"Each number of days, and each smallest effect, is for finding the effect with a probability of {power:.0%}. "
         f"The rule obrien_fleming has {LOOKS} looks unless another number is declared."
     )
 

@@ -99,8 +99,8 @@ def arm_of(values: FloatArray, blocks: NDArray[np.int64], *, count: int, covaria
 def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
     """Add up the strata of each variant, after subtracting from each value its stratum's distance from the total mean.
 
-    The distance is that of both variants together. Without it, the interval is narrower if strata (such as countries)
-    differ, and a variant that by accident got more units of a stratum with high values does not look better.
+    The distance is computed from both variants together. The interval becomes narrower if strata (such as countries)
+    differ, and a variant that by accident got more units of a stratum with high values no longer looks better.
 
     Args:
         strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for

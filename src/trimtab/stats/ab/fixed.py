@@ -28,8 +28,8 @@ def compare(
 
     With `days`, the larger of two standard errors counts: that of the units within days, and that of the daily
     differences. So intervals are wide for fewer than 14 days (for 7 days, 1.4 times as wide as by the units alone), and
-    infinite for one day. At a level of 0.95, the error rate is at most 6 %. It is up to 7 % if the effect differs so
-    much from day to day that this adds as much variance as the units do, with a correlation of .4 between neighbours.
+    infinite for one day. At a level of 0.95, the error rate is at most 6 %, or up to 7 % if differences of the effect
+    from day to day add as much variance as the units do, with a correlation of .4 between neighbouring days.
 
     Args:
         control: The sums of the control.

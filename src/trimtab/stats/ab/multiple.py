@@ -10,9 +10,10 @@ from trimtab.stats.ab.arms import FloatArray
 
 
 def holm(p: ArrayLike) -> FloatArray:
-    """Return corrected p values, shape (tests,). Those at or below an error rate a are findings.
+    """Return p values that are corrected for the number of tests, shape (tests,).
 
-    The probability that any finding is false is at most a, whether or not the tests depend on each other.
+    If tests with a corrected p of at most alpha are called findings, the probability that any finding is false is at
+    most alpha, whether or not the tests depend on each other.
 
     Args:
         p: The p of each test, shape (tests,).
@@ -31,9 +32,10 @@ def holm(p: ArrayLike) -> FloatArray:
 
 
 def benjamini_hochberg(p: ArrayLike) -> FloatArray:
-    """Return corrected p values, shape (tests,). Those at or below an error rate a are findings.
+    """Return p values that are corrected for the number of tests, shape (tests,).
 
-    The expected share of false findings among the findings is at most a.
+    If tests with a corrected p of at most alpha are called findings, at most the share alpha of the findings is false
+    on average.
 
     Args:
         p: The p of each test, shape (tests,). The tests are independent, or depend positively on each other.

@@ -23,7 +23,7 @@ from trimtab.stats.interval import check_level
 
 CORRELATION = 0.4  # the assumed correlation between the effects of neighbouring days
 FEWEST_EVENTS = 20.0  # there is no interval with fewer units that have a rare value (see `effective_events`)
-EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from fewer days than this share (see `rests_on_few`)
+EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from fewer than this share of days; `rests_on_few`
 MEASURABLE = 3.0  # there is no relative effect if the control's mean is within this many standard errors of 0
 
 
@@ -101,7 +101,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def relative_weights(self) -> tuple[FloatArray, FloatArray]:
         """Return the derivatives of the relative effect, and after which looks there is one, shape (looks,).
 
-        The derivatives by both means have the shape (2, looks). They are the weights of the means' errors in its error.
+        The derivatives by both means have the shape (2, looks). With them as weights, `errors` gives its error.
         """
         control, treatment = self.means
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -190,7 +190,11 @@ def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: I
 
 
 def percentiles(found: FloatArray, level: float) -> Interval:
-    """Return the interval between two percentiles of the draws, where `found[0]` is the estimate and no draw.
+    """Return the interval between two percentiles of the draws.
+
+    Args:
+        found: The estimate, and then the value of each draw; NaN: undefined.
+        level: The share of the draws that lie inside the interval.
 
     Raises:
         Misuse: The estimate is NaN, or fewer than half of the draws are defined.

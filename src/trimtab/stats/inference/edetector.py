@@ -99,7 +99,7 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def log_evidence(self) -> float:
-        """The logarithm of the mean of `log_values`' sums; -inf without days. The alarm rings at `alarm_threshold`."""
+        """The logarithm of the mean of the sums in `log_values`. The alarm rings when it reaches `alarm_threshold`."""
         return _log_sum(self.log_values) - math.log(len(self.log_values)) if self.log_values else -math.inf
 
 

@@ -44,7 +44,7 @@ class DaySums:
 
         Args:
             units: The first exposures of the units.
-            values: The numbers of the units, by metric; and by its name with " events", the numbers of its events.
+            values: The numbers of the units, by metric. Under a metric's name and " events": the numbers of its events.
             labels: How many predictions of each unit have a label, and how many have none, shape (units, 2).
         """
         slices = self._slices(units)
@@ -102,7 +102,7 @@ class DaySums:
         }
 
     def _slices(self, units: ExposureBlock) -> dict[str, Array]:
-        """Return the slices that these units are in, such as "country=DE": which of the units are in each."""
+        """Return for each slice with some of these units, such as "country=DE", a mask of the units that are in it."""
         if not self._seen:
             return {}
         decoded = [msgspec.msgpack.decode(one) if one else {} for one in units.attributes]

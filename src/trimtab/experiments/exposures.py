@@ -21,7 +21,9 @@ from trimtab.store.ports import Log, LogRecord
 FORMAT = b"\x01"  # the first byte of a payload; then the exposure as a msgpack array
 ERASED = b"\x00"  # the payload of an erased exposure
 _POSITION_BITS = 44
-_OF_THIS_LOG = 1 << 18  # added to the numbers of this log's partitions; the prediction log has exposures as well
+# added to the numbers of this log's partitions, so that they differ from those of the prediction log, where the
+# exposures of experiments over versions are
+_OF_THIS_LOG = 1 << 18
 _BLOCK = 10_000
 
 Array = NDArray[Any]
@@ -54,14 +56,14 @@ class ExposureBlock(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Intake(msgspec.Struct, frozen=True):
-    """Which exposures may be the first ones of a day: those from `from_us` until before `until_us`."""
+    """The exposures that may be the first of their unit on a day: those from `from_us` until before `until_us`."""
 
     from_us: int
     until_us: int
     known_by_us: int  # exposures that were logged later do not count
 
     def records(self, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:
-        """Yield the records of a log that may be about this time: the number of the partition, and a block of it."""
+        """Yield the records of a log that may be about this time, in blocks, each with the number of its partition."""
         end_us = min(self.until_us + LATE_US, self.known_by_us + 1)
         for number, (partition, last) in enumerate(sorted(log.positions().items())):
             after = position_before(log, partition, last, self.from_us - EARLY_US)

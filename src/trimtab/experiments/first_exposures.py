@@ -35,7 +35,7 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return self.keys.astype("<u8").tobytes() + self.variants.astype(np.uint8).tobytes()
 
     def rows_of(self, keys: Array) -> tuple[Array, Array]:
-        """Return the row of each of some hashes, and whether the unit is here at all."""
+        """Return for each hash of a unit its row, and whether the unit is here (otherwise the row means nothing)."""
         rows = np.searchsorted(self.keys, keys)
         rows[rows == len(self.keys)] = 0
         return rows, (self.keys[rows] == keys) if len(self.keys) else np.zeros(len(keys), bool)

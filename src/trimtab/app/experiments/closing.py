@@ -161,7 +161,7 @@ class ExperimentDays:
         return day, first
 
     def read_again(self) -> None:
-        """Read the outcomes of closed days again that have been closed for some days, and store what came late.
+        """Read the outcomes of days again that were closed some days ago (`LATE_AFTER`), and store what came late.
 
         For a check, the sums of each day are first computed as they were when it was closed. If they differ, because
         exposures or events were removed or some units became testers, the day is left as it is.

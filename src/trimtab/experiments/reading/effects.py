@@ -35,7 +35,7 @@ def comparisons(definition: Experiment) -> int:
 
 
 def level_of(definition: Experiment, metric: Metric) -> float:
-    """Return the confidence level of a metric's intervals. Primary metrics and variants share the error."""
+    """Return the confidence level of a metric's intervals. All comparisons of primary metrics share one error."""
     shared = comparisons(definition) if metric.role == "primary" else 1
     return 1.0 - (1.0 - definition.level) / shared
 
@@ -48,7 +48,7 @@ def days_until(start_us: int, end_us: int) -> int:
 def arms_of(
     days: Sequence[ExperimentDay], variants: tuple[str, str], metric: Metric, slice_: str | int = ""
 ) -> tuple[Arm, Arm]:
-    """Return the sums of two variants and a metric, one block for each day.
+    """Return the sums of a metric for two variants, one block for each day.
 
     `slice_` is a slice, or the number of a part of the metric's window, from 1.
     """
@@ -98,12 +98,17 @@ def looks_of(
     how = _how(definition, metric)
     shown, ends = counted, [len(counted)]
     if definition.rule == "obrien_fleming":
+        # looks are planned by the number of days, so an excluded day counts as a day without units
         shown = [one if one.excluded is None else msgspec.structs.replace(one, variants={}) for one in days]
         planned, ends = _planned_looks(definition, state)
     elif definition.rule != "fixed":
         ends = list(range(1, len(counted) + 1))
 
     def compared(until: int, *, margin: bool, last: bool) -> list[Effect]:
+        """Return the effects at all looks at the first `until` days. With `last`, "sequence" and "msprt" look once.
+
+        With `margin`, the variant is compared with the control at its margin.
+        """
         control, treatment = _pair(definition, metric, shown[:until], variant, slice_)
         pair = (_at_margin(control, metric) if margin else control), treatment
         if definition.rule == "obrien_fleming":

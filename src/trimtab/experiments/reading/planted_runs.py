@@ -271,6 +271,7 @@ def planted(metric: Metric, y: Array, treated: Array, day: Array, effect: float,
     rate = np.bincount(day[present], y[present], minlength=int(day.max()) + 1) / np.maximum(counts, 1)
     if (rate * factor).max() > 1.0 and (y[present].mean() * factor) > 1.0:
         raise Misuse(f"simulate: {metric.name} is {y[present].mean():.3g}, so {effect:+.3g} of it is not possible.")
+    # the probability with which a 0 becomes 1 on each day, so that the day's rate rises by the factor
     flips = np.divide(rate * (factor - 1.0), 1.0 - rate, out=np.zeros_like(rate), where=rate < 1.0)
     return np.where(treated & (y == 0.0) & (rng.random(len(y)) < flips[day]), 1.0, y)
 

@@ -26,7 +26,7 @@ def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
         most: The number of days after which the change counts as not found.
 
     Returns:
-        Days with evidence, at least 1; infinity if the change is not found within `most` days.
+        The number of days (not counting days without rows), at least 1; infinity if it would be above `most`.
 
     Raises:
         Misuse: The change is not above 0.

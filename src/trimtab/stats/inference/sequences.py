@@ -8,9 +8,9 @@ independent and normally distributed, this average is a test martingale for any 
 with hundreds of rows is nearly normal. Days that resemble the day before carry less information, so the standard errors
 are increased accordingly.
 
-An earlier comparison of two other versions of this kind shows how much the difference varies from day to day, but not
-how large it is for the present models. With such earlier days, the test may decide on the first day. Without them, it
-may decide from the third day on.
+An earlier comparison of similar versions shows how much the difference varies from day to day, but not how large it is
+for the present models. With the days of such a comparison, the test may decide on the first day. Without them, it may
+decide from the third day on.
 
 Source: Lai (1976), "On confidence sequences"; Perez-Ortiz, Lardy, de Heide & Grunwald (2024), "E-statistics, group
 invariance and anytime-valid testing".
@@ -40,7 +40,7 @@ class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
 
     days: int
     mean: float  # the mean of the daily differences; above 0, the successor is worse
-    low: float  # the lower bound of the difference, valid on all days together; minus infinity before the second day
+    low: float  # the lower bound of the difference, valid on all days together; minus infinity: no bound yet
     high: float  # the upper bound of the difference, valid on all days together
     verdict: Verdict
     decided: int | None  # the day on which the test decided (1 = the first day); None while the verdict is "hold"

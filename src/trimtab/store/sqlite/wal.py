@@ -10,7 +10,7 @@ _FRAME = 24  # before each page: page number, size after the commit (0: no commi
 
 
 def acknowledged_frames(database: Path) -> int:
-    """Return the number of the last frame that ends a commit and has later frames with the log's salts; 0: none.
+    """Return the number of the last frame that ends a commit and is followed by frames with the log's salts; 0: none.
 
     To SQLite, the first frame with a wrong checksum is the end of the log. With `synchronous = FULL`, a transaction
     only starts after the previous commit was synced. So a commit with later frames was acknowledged, and must be

@@ -28,8 +28,8 @@ from trimtab.stats.inference.edetector import (
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
-# A version is called worse if its reference is worse than the second reference by this many standard errors more than
-# is no evidence:
+# A version is called worse if the mean of its reference days exceeds the upper bound (`AlarmSide.baseline`) of the
+# second reference by more than this many standard errors:
 _AFTER_ALARM = 1.645  # one-sided 95 %: after an alarm, less evidence is enough
 _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: every promotion is tested, without any suspicion
 # the argument `low` of `learn_alarm` for calibration gaps of slices: changes by more than a day's variation are found
@@ -258,8 +258,8 @@ def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int
 def met(figure: MetricValue) -> bool:
     """Return whether the newest seven days with labels meet the reference.
 
-    Without an alarm, their mean must not be worse than the reference's mean by more than is no evidence. During an
-    alarm, it must have come back to the reference's mean, or crossed it.
+    Without an alarm, their mean must not be worse than the upper bound of the reference (`AlarmSide.baseline`). During
+    an alarm, it must have come back to the reference's mean, or crossed it.
     """
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS:

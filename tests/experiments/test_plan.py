@@ -104,6 +104,13 @@ def test_a_guardrail_is_planned_for_its_margin() -> None:
     assert any("basket (guardrail)" in line for line in found.lines())
 
 
+def test_other_metrics_that_did_not_vary_are_left_out_and_said() -> None:
+    definition = experiment(metric("spent"), metric("same", role="secondary"))
+    found = plan_experiment(definition, past(), effects=[0.02])
+    assert ([one.metric for one in found.metrics], found.constant) == (["spent"], ["same"])
+    assert "Not planned, because they did not vary over the past units: same." in list(found.lines())
+
+
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(Misuse, match="above 0"):
         plan_experiment(experiment(metric("spent")), past(), effects=[0.0])

@@ -151,6 +151,13 @@ def test_a_feed_that_was_down_and_ids_that_never_match_are_named() -> None:
     (never,) = noted([0.0] * 10, 60)
     assert never == "no unit has any event of bought: is customer of 'orders' the id of the units?"
     assert noted([0.0] * 10, 30) == []
+    errors = metric("errors", role="guardrail", margin=0.2, source=ORDERS, by=("customer",), better="lower")
+    definition = experiment(metric(), errors)
+    values = normal_days(rng, days=10, units=100)
+    days = days_of({v: {**values[v], "errors": [np.zeros(100)] * 10} for v in V})
+    (note,) = read_experiment(definition, state_of(definition), days).notes
+    assert note.startswith("no unit has any event of errors")
+    assert "its margin cannot be proven, and nothing is shipped: declare it as secondary" in note
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,10 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
     )
     if not yy.any() and units.sum() >= _MANY_UNITS:
         by = ", ".join(metric.by)
-        return f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
+        found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
+        if metric.role != "guardrail":
+            return found
+        return f"{found} Without events its margin cannot be proven, and nothing is shipped: declare it as secondary"
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about the share of units with events
     empty = [

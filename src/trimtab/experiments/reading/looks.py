@@ -88,7 +88,7 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     effect, low, high = shown_values(one.looks[-1], one.bounded) if look is None else shown_values(look)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]
     if low is None or high is None:
-        between = f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval yet"
+        between = f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval"
     else:
         between = f"{ends[0]} to {ends[1]}"
     return f"{one.metric} {effect} ({between})"

@@ -60,6 +60,7 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     power: float  # the probability with which an effect is found
     metrics: list[MetricPlan]
     assumption: str = ""  # what is taken for granted about the units, and how to change it
+    constant: list[str] = []  # metrics that did not vary over the past units, so nothing is planned for them
 
     def lines(self) -> Iterator[str]:
         """Yield the plan for a terminal."""
@@ -73,6 +74,8 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             yield f"{one.metric} ({one.role}): mean {one.mean:.4g}, standard deviation {one.sd:.4g}{noise}{less}"
             yield terminal_table(rules_table(one.rules, self.rule))
         yield ""
+        if self.constant:
+            yield f"Not planned, because they did not vary over the past units: {', '.join(self.constant)}."
         yield what_is_found(self.power)
 
 
@@ -126,6 +129,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     names = list(definition.variants)[:2]
     units = sum(day.variants[name].units for days in splits for day in days for name in names)
     units_a_day = units / len(splits) / past.days
+    plans = [_metric_plan(definition, one, splits, units_a_day, effects, past.assumption) for one in definition.metrics]
     return ExperimentPlan(
         experiment=definition.name,
         rule=definition.rule,
@@ -134,9 +138,8 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         past_days=past.days,
         units_a_day=units_a_day,
         power=POWER,
-        metrics=[
-            _metric_plan(definition, one, splits, units_a_day, effects, past.assumption) for one in definition.metrics
-        ],
+        metrics=[one for one in plans if one is not None],
+        constant=[one.name for one, of in zip(definition.metrics, plans, strict=True) if of is None],
     )
 
 
@@ -174,12 +177,15 @@ def _metric_plan(
     units_a_day: float,
     effects: Sequence[float],
     assumption: str,
-) -> MetricPlan:
+) -> MetricPlan | None:
+    """Return the plan of a metric; None if it is not primary and does not vary over the past units."""
     control, variant = list(definition.variants)[:2]
     has_covariate = bool(metric.before_us)
     numbers = np.array([_noise(days, metric, control, variant, cuped=has_covariate) for days in splits])
     mean, variance, excess = (float(one) for one in numbers.mean(0))
     if not (math.isfinite(mean) and variance > 0.0):
+        if metric.role != "primary":
+            return None
         said = f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it. {assumption}"
         raise Misuse(said.rstrip())
     plain = [_noise(days, metric, control, variant, cuped=False)[1] for days in splits] if has_covariate else []

@@ -101,21 +101,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Done:
 # --- chance
 
 
-def test_the_same_seed_gives_the_same_ledgers_to_the_byte_and_the_same_scores(tmp_path: Path) -> None:
-    tables = worlds.make(3, days=9, drift_day=0)
-    lines = [worlds.policy(), Scenario(name="scheduled", deployment=worlds.deployed(retrain=tt.every("7d")))]
-    found = []
-    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
-        result = worlds.replay(tmp_path / name, tables, lines, days=9, seed=seed)
-        ledgers = [worlds.ledger(tmp_path / name, n) for n in range(2)]
-        found.append((ledgers, [line.scores.tobytes() for line in result.lines.values()]))
-    one, again, other = found
-    assert len(one[0][1]) == 8  # twice: trigger, train, gate, promote or refuse
-    assert one == again
-    assert one[0] != other[0]
-
-
-def test_a_line_does_the_same_alone_and_among_others(drifted: Done, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_ledger_to_the_byte_alone_and_among_others(drifted: Done, tmp_path: Path) -> None:
     """Lines share features and fits, never state."""
     alone = worlds.replay(tmp_path, drifted.tables, drifted.lines[:1], days=DAYS).lines["policy"]
     assert alone.scores.tobytes() == drifted.result.lines["policy"].scores.tobytes()
@@ -152,6 +138,7 @@ def test_another_seed_decides_alike_on_a_recipe_without_chance(drifted: Done, tm
     acts = [(d.at_us, d.act) for d in result.lines["policy"].decisions]
     assert acts == [(d.at_us, d.act) for d in drifted.decisions("policy")]
     assert np.array_equal(result.lines["policy"].scores, drifted.result.lines["policy"].scores)
+    assert worlds.ledger(tmp_path) != worlds.ledger(drifted.folder)  # the ids are others
 
 
 # --- alarm and repair
@@ -198,7 +185,7 @@ def test_before_the_repair_the_lines_are_the_same(drifted: Done) -> None:
     assert not same[policy.at_us >= promoted_us].any()
 
 
-@pytest.mark.parametrize("days", [120, pytest.param(365, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("days", [60, pytest.param(365, marks=pytest.mark.soak)])
 def test_a_healthy_year_raises_no_alarm(tmp_path: Path, days: int) -> None:
     result = worlds.replay(tmp_path, worlds.make(5, days=days, per_day=60), [worlds.policy()], days=days)
     assert result.lines["policy"].signals == []
@@ -437,12 +424,9 @@ def test_an_online_learner_learns_nothing_that_becomes_known_later(tmp_path: Pat
     assert np.abs(scores[0][1] - scores[1][1]).max() > 0.01
 
 
-@pytest.mark.parametrize("how", ["removed", "shuffled"])
-def test_nothing_after_a_moment_changes_an_answer_or_a_decision_before_it(
-    drifted: Done, tmp_path: Path, how: str
-) -> None:
+def test_nothing_after_a_moment_changes_an_answer_or_a_decision_before_it(drifted: Done, tmp_path: Path) -> None:
     until_us = day_us(29) + 7 * HOUR_US  # after the repair
-    tables = {name: _without_future(table, name, until_us, how) for name, table in drifted.tables.items()}
+    tables = {name: _other_future(table, name, until_us) for name, table in drifted.tables.items()}
     result = worlds.replay(tmp_path, tables, drifted.lines, days=30)
     for number, name in enumerate(drifted.result.lines):
         rows = drifted.result.lines[name].at_us < until_us
@@ -614,13 +598,12 @@ def _state(at_us: int, known_us: int, cut_us: int) -> str:
     return "labelled" if known_us <= due_us else "late"
 
 
-def _without_future(table: Columns, name: str, until_us: int, how: str) -> Columns:
-    """The table with everything that became known at `until_us` or later removed, or shuffled among itself."""
+def _other_future(table: Columns, name: str, until_us: int) -> Columns:
+    """Half of what became known at `until_us` or later is removed, and the rest is shuffled among itself."""
     late = _times(table, name) + (HOUR_US if name == "readings" else 0) >= until_us
-    if how == "removed":
-        return table.take(~late)
-    order = np.random.default_rng(0).permutation(int(late.sum()))
     future = table.take(late)
+    future = future.take(np.arange(future.rows) % 2 == 0)
+    order = np.random.default_rng(0).permutation(future.rows)
     mixed = {
         column_name: future[column_name].take(order)
         for column_name in future.names

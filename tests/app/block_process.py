@@ -77,6 +77,21 @@ def looked(project: tt.Project, step: int) -> None:
     project.tick()
 
 
+def lived(folder: Path, days: int) -> None:
+    """Answer for so many days and take in labels at each step; tick once a day."""
+    clock = VirtualClock(NOW_US)
+    with tt.open(folder, clock=clock, environment={}) as project:
+        version = project.registry.alias("one", "champion")
+        assert version is not None
+        for step in range(days * A_DAY):
+            clock.advance_to(NOW_US + step * STEP_US)
+            answered(project, step, version.id)
+            if step % A_DAY == A_DAY - 1:
+                looked(project, step)
+            elif (arrived := labels(step)).rows:
+                project.push("sales", arrived)
+
+
 def main(folder: str) -> None:
     clock = VirtualClock(NOW_US)
     with tt.open(folder, clock=clock, environment={}) as project:

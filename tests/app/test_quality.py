@@ -29,14 +29,7 @@ DAYS = 16
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has answered for sixteen days."""
     made = prepared(tmp_path_factory.mktemp("quality") / "p")
-    clock = VirtualClock(NOW_US)
-    with tt.open(made, clock=clock, environment={}) as project:
-        version = project.registry.alias("one", "champion")
-        assert version is not None
-        for step in range(DAYS * A_DAY):
-            clock.advance_to(NOW_US + step * STEP_US)
-            block_process.answered(project, step, version.id)
-            block_process.looked(project, step)
+    block_process.lived(made, DAYS)
     return made
 
 

@@ -103,26 +103,21 @@ def figures_of(project: Project, since_us: int) -> tuple[ServiceMetrics, Service
     )
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind"), [(None, None), ("raises", "failures"), ("sleeps", "latency"), ("constant", "constant")]
-)
+@pytest.mark.parametrize(("fault", "kind"), [(None, None), ("sleeps", "latency"), ("constant", "constant")])
 def test_a_canary_that_does_harm_is_in_breach_and_one_that_does_not_is_not(
     own: Path, fault: str | None, kind: str | None
 ) -> None:
     with shop.serving(own, "--as-of", AS_OF) as (_, url):
         if fault is not None:
             (own / "fault").write_text(f"{fault} {(own / 'many').read_text()}")  # it was loaded without
-        ask(url, 600)
+        ask(url, 300)
     canary, champion = told(own)
-    assert canary.requests + champion.requests == 600
-    assert 200 < canary.requests < 420
+    assert canary.requests + champion.requests == 300
+    assert 100 < canary.requests < 210
     said = breach(canary, champion, guardrails())
     assert (None if said is None else said.kind) == kind
-    if fault == "raises":
-        assert canary.failures > 180
-        assert champion.failures == champion.degraded == canary.degraded == 0  # clients got the champion's answer
-    assert (canary.failures > 0) == (fault == "raises")
-    assert canary.timed == canary.scored == canary.requests - canary.failures
+    assert canary.failures == 0
+    assert canary.timed == canary.scored == canary.requests
     assert champion.timed == champion.scored == champion.requests
     assert champion.lines()[1].startswith("  features and model: median ")
     assert canary.lines()[0].startswith(f"canary: {canary.requests} requests, ")
@@ -138,7 +133,14 @@ def test_a_canary_of_a_rollout_that_does_harm_is_withdrawn_by_the_loop(own_once:
         assert project.tick() == []
     with shop.serving(folder, "--as-of", AS_OF) as (_, url):
         (folder / "fault").write_text(f"raises {(folder / 'many').read_text()}")
-        ask(url, 600)
+        ask(url, 300)
+    canary, champion = told(folder)
+    said = breach(canary, champion, guardrails())
+    assert said is not None
+    assert said.kind == "failures"
+    assert canary.failures > 90
+    assert canary.timed == canary.scored == canary.requests - canary.failures
+    assert champion.failures == champion.degraded == canary.degraded == 0  # clients got the champion's answer
     with shop.opened(folder) as project:
         assert [d.act for d in project.tick()] == ["refuse"]
         assert project.ledger()[-1].cause.startswith("The canary of 50% was withdrawn: ")

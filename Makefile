@@ -8,6 +8,8 @@ BIN := .venv/bin
 TESTS := $(BIN)/pytest -q -m "not soak" --doctest-glob="*.md"
 TESTED := tests src docs README.md
 export PYTHON
+# With it each pytest would compile Hypothesis again, whose modules it rewrites.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    the main job on real data, a year of flights; then a generated world that changes"

@@ -56,6 +56,21 @@ def loaded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained_here_once(loaded_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(shutil.copytree(loaded_once, tmp_path_factory.mktemp("runs") / "trained"))
+    with pytest.MonkeyPatch.context() as patch, opened(folder) as project:
+        patch.setenv("TALLY", os.devnull)
+        assert project.train()[-1].act == "promote"
+    return folder
+
+
+@pytest.fixture
+def trained_here(trained_here_once: Path, tmp_path: Path, tally: Callable[[], int]) -> Path:
+    """A copy of the project that counts its fits, with a champion."""
+    return Path(shutil.copytree(trained_here_once, tmp_path / "project"))
+
+
 @pytest.fixture
 def tally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     file = tmp_path / "tally"
@@ -115,10 +130,10 @@ def flip(file: Path) -> None:
 
 @pytest.mark.parametrize(("harm", "all_of_them"), [(flip, True), (Path.unlink, False)])
 def test_a_champion_whose_artifact_is_lost_is_red_and_training_puts_the_same_bytes_back(
-    loaded: Path, tally: Callable[[], int], harm: Callable[[Path], None], all_of_them: bool
+    trained_here: Path, tally: Callable[[], int], harm: Callable[[Path], None], all_of_them: bool
 ) -> None:
+    loaded = trained_here
     with opened(loaded) as project:
-        project.train()
         first, fits = project.registry.get("buyer@champion"), tally()
         assert not any("artifact" in line for line in project.status().red)
     file = blob_of(loaded, first.artifact)
@@ -264,10 +279,10 @@ def test_what_was_refused_is_refused_again_without_a_fit_and_a_changed_constant_
     ],
 )
 def test_a_bad_estimator_fails_the_run_with_its_cause_and_touches_no_champion(
-    loaded: Path, estimator: str, said: str
+    trained_here: Path, estimator: str, said: str
 ) -> None:
+    loaded = trained_here
     with opened(loaded) as project:
-        project.train()
         champion = project.registry.get("buyer@champion")
     edit(loaded, "    return LogisticRegression(C=STRENGTH)", f"    {estimator}")
     later_us = shop.NOW_US + 30 * DAY_US
@@ -445,7 +460,7 @@ def test_a_training_that_is_killed_at_random_points_gives_the_version_of_one_tha
     loaded: Path, tmp_path: Path, tally: Callable[[], int]
 ) -> None:
     campaign = Campaign(loaded, tmp_path, tally)
-    campaign.project(1, 3, random.Random(3))
+    campaign.project(1, 2, random.Random(3))
     assert campaign.problems == []
 
 

@@ -47,7 +47,7 @@ def searched():
         "buyer", request=visit, features=[{"x": tt.col("x"), "site": tt.col("site").category()}, site],
         label=tt.label(sales, key="visit_id", value="bought", wait="2d"), estimator=tuned, metric="log_loss",
         search=tt.search({"strength": tt.number(0.001, 100.0, log=True), "intercept": tt.choice(True, False)},
-                         trials=5, seed=1))
+                         trials=3, seed=1))
     return tt.deployment(model, gate=tt.beats_champion(calibration=0.5))
 
 
@@ -82,15 +82,15 @@ def test_a_search_is_a_run_and_its_best_parameters_are_of_the_next_training(load
             project.trials()
         seen: list[Run] = []
         found = project.search(watch=seen.append)
-        assert [trial.number for trial in found.trials] == [0, 1, 2, 3, 4]
+        assert [trial.number for trial in found.trials] == [0, 1, 2]
         best = found.search.best
         assert best is not None
         assert best.value == min(trial.value for trial in found.trials if trial.state == "done")
         run = project.runs()[-1]
         assert (run.kind, run.state) == ("search", "done")
         assert [step.name for step in run.steps] == ["snapshot", "trials"]
-        assert "5 trials; the best: log_loss" in run.outcome
-        assert sum(line.startswith("trial ") for line in run.lines) == 5
+        assert "3 trials; the best: log_loss" in run.outcome
+        assert sum(line.startswith("trial ") for line in run.lines) == 3
         assert 0 < max(one.steps[-1].progress or 0.0 for one in seen) <= 1
         assert project.train()[-1].act == "promote"
         version = project.registry.get("buyer@champion")
@@ -123,10 +123,10 @@ def test_what_is_finished_is_done_no_more_and_more_trials_go_on(loaded: Path) ->
     with shop.opened(loaded) as project:
         first = project.search(trials=2)
         assert project.search(trials=2).trials == first.trials
-        more = project.search(trials=4)
+        more = project.search(trials=3)
         assert more.search.id == first.search.id
         assert more.trials[:2] == first.trials
-        assert len(project.search(time="1us").trials) == 4
+        assert len(project.search(time="1us").trials) == 3
         with pytest.raises(Misuse, match="trials=0"):
             project.search(trials=0)
 
@@ -136,7 +136,7 @@ def test_no_trial_sees_the_days_that_the_gate_judges_on(loaded: Path, tmp_path: 
     planted = Path(shutil.copytree(loaded, tmp_path / "planted"))
     until_us = []
     with shop.opened(loaded) as project:
-        project.search(trials=3)
+        project.search(trials=2)
         plain = trials_in(project)
         until_us.append(project.trials().search.until_us)
     with shop.opened(planted) as project:
@@ -144,7 +144,7 @@ def test_no_trial_sees_the_days_that_the_gate_judges_on(loaded: Path, tmp_path: 
         late = [row for row in frame.columns.to_rows() if row["closed_at"] >= until_us[0]]
         assert len(late) > 100
         project.push("sales", [{**row, "bought": not row["bought"]} for row in late])
-        project.search(trials=3)
+        project.search(trials=2)
         assert project.trials().search.until_us == until_us[0]
         assert trials_in(project) == plain
         window_us = project.definitions.deployments["buyer"].gate.window_us
@@ -219,7 +219,7 @@ def test_a_failed_search_says_so(loaded: Path) -> None:
     text = (loaded / "project.py").read_text()
     (loaded / "project.py").write_text(text.replace("C=strength", "C=-strength"))
     with shop.opened(loaded) as project:
-        with pytest.raises(Misuse, match=r"all of 5 trials failed. The newest error: trial 4"):
+        with pytest.raises(Misuse, match=r"all of 3 trials failed. The newest error: trial 2"):
             project.search()
         run: Any = project.runs()[-1]
         assert (run.state, run.error) == ("failed", "Misuse")

@@ -74,14 +74,14 @@ def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
         acts: list[str] = []
         while "canary" not in acts:
             assert len(project.loop("buyer").controller.state.shadow) < 7
-            a_day_of_visits(project, rng)
+            a_day_of_visits(project, rng, 20)
             acts += [d.act for d in project.tick() if d.model == "buyer"]
         assert acts == ["compare", "canary"]
         compared = next(d for d in project.ledger() if d.act == "compare")
         assert compared.actor == "Ada"
         rows = compared.evidence["shadow_rows"]
         assert isinstance(rows, int)
-        assert rows >= 2 * 40  # logged requests; before them there are days of history that neither had seen
+        assert rows >= 2 * 20  # logged requests; before them there are days of history that neither had seen
         assert arm_shares(project.state.catalog, "buyer").canary == 0.5
         assert project.registry.aliases("buyer")[CANARY].version == project.registry.get("buyer@1").id
         shop.move(project, HOUR_US)

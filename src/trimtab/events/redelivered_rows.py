@@ -67,8 +67,6 @@ def new_and_changed(
     """Return how many events that were appended have a new id, and how many change an event; all others repeat one.
 
     Args:
-        source: The source of the events.
-        log: The event log.
         moved: The part of the log that was moved to tables of record.
         before: The positions of the log before the events were appended.
         partition: The partition to which they were appended.

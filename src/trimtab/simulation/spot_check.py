@@ -75,7 +75,6 @@ class SpotCheck:
         folder: The folder of the state, with the event log in `log/events`. The online state is written to `online/`.
             At the end, the whole log is applied to it.
         count: How many requests to sample. If it is 0, no process is started.
-        seed: The seed of the sample.
     """
 
     def __init__(self, features: FeatureSet, folder: Path, count: int, seed: int) -> None:

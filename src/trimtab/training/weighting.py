@@ -88,7 +88,6 @@ def checked_sample(
     """Check that the model has the classes that a sample names, and return the sample.
 
     Args:
-        given: The declared sample.
         binary: Whether the model predicts the probability of one class.
         classes: The names of the classes, if there are several.
         ranks: Whether the model ranks lists, which are kept or left out as a whole.

@@ -81,8 +81,6 @@ class LabelEvents:
         """Return the event of one label.
 
         Args:
-            model: A deployed model.
-            row: The label.
             at: The place of the label, with which error messages begin, such as "$[3]".
             until_s: Until when to search for the prediction.
             found: The prediction, if it was found already.

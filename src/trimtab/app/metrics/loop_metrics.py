@@ -62,9 +62,6 @@ class LoopMetrics:
     """Metrics of the loop, read from the catalogue.
 
     They are read again only after the catalogue has changed or, if it cannot tell whether it has, every second.
-
-    Args:
-        system: The project whose loops are measured.
     """
 
     def __init__(self, system: System) -> None:

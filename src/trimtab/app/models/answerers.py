@@ -81,7 +81,6 @@ class Answerers:
 
     Args:
         online: The store of online features.
-        learners: The states of online learners.
         snapshot: Returns the history of events, from which requests about past times are answered.
     """
 

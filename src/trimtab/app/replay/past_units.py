@@ -33,7 +33,6 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
     Args:
         definition: An experiment. Over versions, its units are those of logged predictions; otherwise, of the events or
             requests of a source.
-        days: The number of days.
         origin: The source or request whose rows count as exposures. By default, a request that has all columns that the
             assignment reads, or if none has, such a source. If there are several, the one with most events is taken.
 

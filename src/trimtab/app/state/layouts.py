@@ -17,9 +17,6 @@ class Layouts:
     A new column gets its position when `place` first sees it. Before an event with this column is recorded, `note`
     stores the position. So the catalogue knows the type of every column that was ever recorded, even after its events
     were removed. # D34
-
-    Args:
-        state: The state folder, which contains the catalogue.
     """
 
     def __init__(self, state: State) -> None:

@@ -53,7 +53,6 @@ def read_past(log: str, ends: Mapping[str, int], readers: Mapping[str, Mapping[s
     """Compare the end of each partition with the positions of its readers, and return the missing records.
 
     Args:
-        log: The name of the log.
         ends: The last position of each partition. The caller must read it after the positions of the readers, because a
             reader could otherwise seem to be ahead of an end that is merely out of date.
         readers: The position that each reader has reached in each partition.
@@ -83,7 +82,6 @@ def lost_records(state: State, *, tables: bool = False) -> list[Lost]:
     """Return the missing records of the event log, the prediction log and the exposure log.
 
     Args:
-        state: The state folder.
         tables: Whether the tables of record (the long-term store of events) also count as readers. To read their
             positions is slow.
     """

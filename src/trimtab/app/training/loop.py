@@ -146,7 +146,6 @@ class DeploymentLoop:
         Nothing is done if the present data and code would give the deployed version again.
 
         Args:
-            actor: Who starts the training.
             watch: Called with the training run whenever it makes progress.
 
         Raises:
@@ -175,8 +174,6 @@ class DeploymentLoop:
         """Evaluate a stored version, and promote it if it passes. If it is the champion already, do nothing.
 
         Args:
-            version: The version.
-            actor: Who promotes it.
             why: The reason, for the ledger of decisions and for the history of the alias.
             seen_until_us: The end of the version's training data, if the caller knows it better than the record does.
             watch: Called with the run whenever it makes progress.
@@ -242,7 +239,6 @@ class DeploymentLoop:
 
         Args:
             what: "approve" or "reject".
-            actor: Who decides.
             why: The reason, for the ledger. It is required to reject a candidate.
 
         Raises:

@@ -26,11 +26,8 @@ class TrainingRuns:
 
     Args:
         builder: Does the steps that need no task.
-        runs: Records the runs.
         registry: Gives the names of versions, and the version in service.
-        model: The name of the model.
         arguments: Returns the complete arguments of a task.
-        executor: Runs the tasks.
         worker: Does a task in this process if the project file was changed after this process read it, because a child
             process would read the changed file.
     """

@@ -177,7 +177,6 @@ class _RowsApart:
     """Evaluates requests using only the records of their entities up to the P of each request.
 
     Args:
-        features: The features to compute.
         wanted: The keys of the entities, by the hash of the view. If a feature of one view is the key of another,
             `evaluate` adds keys.
         conflicts: Sources in which any record may affect any row.

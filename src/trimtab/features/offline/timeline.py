@@ -109,7 +109,6 @@ def timeline(
         entity: The index of the entity of each of `rows`.
         enters_us: For each of `rows`, the time at which it has both happened and become known.
         given: The indexes of the requests, the indexes of their entities, and the times of the requests.
-        entities: The number of entities.
     """
     event_at = frame.event_at_us[rows]
     places = Places.of(entities, event_at, enters_us, given[2])

@@ -46,7 +46,6 @@ def with_all_versions(
         events: All records of a source.
         ids: Parquet files with the hashes of the ids, in a column `h`. A hash may occur several times.
         folder: An existing folder for files. The result reads from them, so keep them.
-        connection: The DuckDB connection.
         memory_bytes: As for `with_hashes`.
     """
     records = with_hashes(events.select, ids, folder / "records", connection, memory_bytes)

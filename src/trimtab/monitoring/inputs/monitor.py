@@ -53,8 +53,6 @@ class InputMonitor:
 
     Args:
         catalog: Stores the hours and the signals.
-        model: The model.
-        profiles: The input profiles of versions.
         registry: Says which version is in service.
         frame_of: Gives the events of a source by its name.
         now_us: The time at which the monitor begins.
@@ -174,7 +172,6 @@ class InputMonitor:
         All changes are stored in one write.
 
         Args:
-            now_us: The time of the look.
             closed: Days that were closed since the last look.
 
         Raises:

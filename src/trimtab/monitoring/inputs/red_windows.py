@@ -83,11 +83,9 @@ def released(
 
     Args:
         catalog: Stores the window.
-        model: The model's name.
         window: The id of the window.
         why: What the person knows about the rows.
         actor: The person who releases the window.
-        now_us: The time of the release.
 
     Raises:
         NotFound: There is no such window.

@@ -20,7 +20,6 @@ class SourceChecks:
     """Checks the sources of features and labels of one model.
 
     Args:
-        model: The model.
         frame_of: Gives the events of a source by its name.
         known: Findings that models share; see `found_once`.
     """
@@ -36,7 +35,6 @@ class SourceChecks:
         """Return findings about the sources of features and, unless the requests have stopped, about that of labels.
 
         Args:
-            now_us: The time of the check.
             checked_us: The time of the previous check. Values of events that became known since then are checked, but
                 at least those of the last two hours (`NEWEST_US`), and at most those of the last day.
             stopped: Whether the requests have stopped.

@@ -77,7 +77,6 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
 
     Args:
         fitted: The imported model.
-        golden: The rows and their scores.
         first: Scores the rows in a child process before this process does. (A damaged model may end its process.)
 
     Raises:

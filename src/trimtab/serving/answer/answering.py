@@ -50,9 +50,7 @@ class Answerer:
     Args:
         served: The version, with the names of its inputs.
         readers: The readers of the version's model inputs, for the present and for past times.
-        scorer: The fitted model.
         log: The log to which every prediction is written.
-        clock: Gives the time of each answer.
         ids: Returns a new prediction id at each call.
         of_others: Whether rows were checked for the champion, because this version is a canary or a shadow. The
             champion's request may have other columns or another order of columns. The log still gets the columns that

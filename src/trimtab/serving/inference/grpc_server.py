@@ -217,7 +217,6 @@ class GrpcServer:
 
         Args:
             name: The name of the gRPC method.
-            context: The gRPC context of the request.
             again: Whether the request belongs to a stream. Then its id is not sent back: all requests of a stream share
                 the trailing metadata.
         """

@@ -37,7 +37,6 @@ class BufferedLog:
     A forked child cannot use this object.
 
     Args:
-        log: The log to which the payloads are written.
         folder: The folder of the spools of all processes.
     """
 

@@ -121,7 +121,6 @@ class Sabotaged:
         recipe: The recipe for fits without the fault, which scenarios may share.
         own: The recipe for fits with shuffled labels. These are never shared.
         share: Returns the share of labels to shuffle now; 0 while there is no fault.
-        seed: The seed of the shuffle.
     """
 
     def __init__(self, recipe: Recipe, own: Recipe, share: Callable[[], float], seed: int) -> None:

@@ -28,7 +28,6 @@ class SlowAnswers:
         catalog: Where the metrics are written, as a service would do.
         registry: Tells when versions were fitted.
         faults: The faults of the kind "slow_model".
-        seed: The seed of the latencies.
     """
 
     def __init__(self, catalog: Catalog, registry: Registry, faults: Sequence[Fault], seed: int) -> None:

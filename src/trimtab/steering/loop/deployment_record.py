@@ -93,7 +93,6 @@ class DeploymentRecord:
         """End a repair with a refusal. The champion stays, and causes of the same kind start no repair for a while.
 
         Args:
-            entries: The rows of the ledger.
             also: Further changes of the catalogue, written together with them.
             longest: Whether that while is as long as it can be at once.
             **changes: Further fields of the state.

@@ -131,7 +131,6 @@ class Loop:
         """Add logged predictions. If there is a log, give all of its predictions between two positions.
 
         Args:
-            predictions: The predictions.
             before: For each partition of the log, the position before the first of them.
             reached: For each partition of the log, the position up to which it was read.
         """

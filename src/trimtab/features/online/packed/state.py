@@ -73,7 +73,6 @@ class EntityState:
     encoded sum takes; and a stack for each extreme.
 
     Args:
-        plan: The compiled view.
         packed: The encoded bytes, or the list that `unpack` returned; None: the entity has no state yet.
     """
 

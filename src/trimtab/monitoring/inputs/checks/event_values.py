@@ -23,7 +23,6 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
     Args:
         arrivals: All events of the source.
         since_us: Events that became known after this time are checked.
-        now_us: The time of the check.
         skipped: Columns that are not checked because they stand for things, such as keys and ids.
     """
     times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)

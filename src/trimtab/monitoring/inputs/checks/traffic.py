@@ -45,7 +45,6 @@ def traffic_findings(
 
     Args:
         hours: Closed hours with requests, of the newest 60 days.
-        now_us: The time of the check.
         last_us: When the newest request came; None if there never was a request.
         profile: The profile of the version's training rows, which gives the weekly pattern of a young project.
         doubled: Whether a finding of doubled traffic is open. It ends when traffic is normal again.

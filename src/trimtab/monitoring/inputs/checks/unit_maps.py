@@ -68,7 +68,6 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
     only the map gives, a larger common divisor, or a jump from one hour to the next.
 
     Args:
-        column: The profile of the column.
         usual: The `BINS` + 1 quantiles of the column's earlier values.
         values: The column's values now.
         course: The column's values by hour, from a day before the change until now, oldest first; None: no mark is

@@ -19,7 +19,6 @@ def native_library(package: str, *places: str) -> ctypes.CDLL:
     """Load the shared library of an installed package. The package itself is not imported.
 
     Args:
-        package: The name of the package.
         places: Possible paths of the library in the package's folder, for different operating systems.
 
     Raises:

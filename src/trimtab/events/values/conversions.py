@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from uuid import UUID
 
 import numpy as np
@@ -237,63 +237,18 @@ def _same(value: Any) -> Value:
     return given
 
 
+def _rules(otherwise: Reason, **rules: Rule) -> Mapping[Kind, Rule]:
+    """Return the rule for each kind of value except null: one of `rules`, or else the reason to refuse it."""
+    return {kind: rules.get(kind, otherwise) for kind in get_args(Kind) if kind != "null"}
+
+
 # by declared type and kind of value: the function that converts the value, or the reason to refuse it
 TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
-    "float": {
-        "bool": "wrong_type",
-        "int": _float,
-        "float": _float,
-        "decimal": _float,
-        "text": "wrong_type",
-        "date": "wrong_type",
-        "datetime": "wrong_type",
-        "uuid": "wrong_type",
-        "other": "wrong_type",
-    },
-    "int": {
-        "bool": "wrong_type",
-        "int": _int,
-        "float": _int,
-        "decimal": _int,
-        "text": "wrong_type",
-        "date": "wrong_type",
-        "datetime": "wrong_type",
-        "uuid": "wrong_type",
-        "other": "wrong_type",
-    },
-    "bool": {
-        "bool": _same,
-        "int": "wrong_type",
-        "float": "wrong_type",
-        "decimal": "wrong_type",
-        "text": lambda text: _bool_of(text.strip()),
-        "date": "wrong_type",
-        "datetime": "wrong_type",
-        "uuid": "wrong_type",
-        "other": "wrong_type",
-    },
-    "str": {
-        "bool": "wrong_type",
-        "int": "wrong_type",
-        "float": "wrong_type",
-        "decimal": "wrong_type",
-        "text": _text,
-        "date": "wrong_type",
-        "datetime": "wrong_type",
-        "uuid": str,
-        "other": "wrong_type",
-    },
-    "time": {
-        "bool": "bad_time",
-        "int": _time,
-        "float": "bad_time",
-        "decimal": "bad_time",
-        "text": _time,
-        "date": _time,
-        "datetime": _time,
-        "uuid": "bad_time",
-        "other": "bad_time",
-    },
+    "float": _rules("wrong_type", int=_float, float=_float, decimal=_float),
+    "int": _rules("wrong_type", int=_int, float=_int, decimal=_int),
+    "bool": _rules("wrong_type", bool=_same, text=lambda text: _bool_of(text.strip())),
+    "str": _rules("wrong_type", text=_text, uuid=str),
+    "time": _rules("bad_time", int=_time, text=_time, date=_time, datetime=_time),
 }
 
 WRITTEN: frozenset[Kind] = frozenset(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateTable
 
 from trimtab.core.errors import Misuse
 
@@ -39,48 +41,22 @@ lease = sa.Table(
     sa.Column("expires_at_us", sa.BigInteger, nullable=False),
     sa.Column("crc", sa.BigInteger, nullable=False),
 )
-_version = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True))
-
-
-def _table(name: str, *parts: str) -> str:
-    return f"CREATE TABLE {name} (\n\t" + ", \n\t".join(parts) + "\n)"
-
-
-# These statements make the same empty SQLite catalogue as the migrations, without Alembic, which takes 0.2 s to load.
-NEW_SQLITE = (
-    _table(
-        "alembic_version",
-        "version_num VARCHAR(32) NOT NULL",
-        "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)",
-    ),
-    _table(
-        "record",
-        "kind TEXT NOT NULL",
-        '"key" TEXT NOT NULL',
-        "revision BIGINT NOT NULL",
-        "body BLOB NOT NULL",
-        "crc BIGINT NOT NULL",
-        'PRIMARY KEY (kind, "key")',
-    ),
-    _table(
-        "journal",
-        "journal TEXT NOT NULL",
-        "sequence BIGINT NOT NULL",
-        "at_us BIGINT NOT NULL",
-        "body BLOB NOT NULL",
-        "crc BIGINT NOT NULL",
-        "PRIMARY KEY (journal, sequence)",
-    ),
-    _table(
-        "lease",
-        "lease TEXT NOT NULL",
-        "holder TEXT NOT NULL",
-        "expires_at_us BIGINT NOT NULL",
-        "crc BIGINT NOT NULL",
-        "PRIMARY KEY (lease)",
-    ),
-    f"INSERT INTO alembic_version VALUES ('{HEAD}')",
+_version = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
+
+
+def new_sqlite() -> list[str]:
+    """Return statements that make the same empty SQLite catalogue as the migrations.
+
+    They do without Alembic, which takes 0.2 s to load.
+    """
+    tables = (_version, record, journal, lease)
+    made = [str(CreateTable(table).compile(dialect=sqlite.dialect())).strip() for table in tables]
+    return [*made, f"INSERT INTO {_version.name} VALUES ('{HEAD}')"]
 
 
 def revision_of(connection: sa.Connection, what: str) -> str | None:

@@ -432,7 +432,7 @@ def _create_sqlite(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
             made.execute("PRAGMA synchronous = FULL")
             made.execute("PRAGMA journal_mode = WAL").fetchone()
-            for statement in ("BEGIN IMMEDIATE", *schema.NEW_SQLITE, "COMMIT"):
+            for statement in ("BEGIN IMMEDIATE", *schema.new_sqlite(), "COMMIT"):
                 made.execute(statement)
         narrow(new)
         publish(new, path)

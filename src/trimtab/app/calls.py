@@ -6,13 +6,11 @@ import functools
 import sys
 from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from trimtab.core.errors import TrimtabError
+from trimtab.run import Run
 from trimtab.run.progress_line import ProgressLine, can_update
-
-if TYPE_CHECKING:
-    from trimtab.run import Run
 
 _SHORT = "<trimtab>"  # the file that tracebacks name instead of trimtab's own frames
 _REMOTE = "Traceback (most recent call last)"  # notes with the traceback of a child process begin with this

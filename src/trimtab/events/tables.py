@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Columns, Dtype, column
 from trimtab.core.errors import Misuse
@@ -15,9 +16,6 @@ from trimtab.core.shown import Shown
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode, encode, known_at_us, padded
 from trimtab.store.ports import Log, LogRecord, Table
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _COMMIT = 200_000  # how many records of one partition go into one commit of each table
 _COMMIT_BYTES = 4 << 20  # a commit ends after this many bytes of payloads; values take 20 times as much memory

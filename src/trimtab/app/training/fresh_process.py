@@ -10,18 +10,15 @@ import math
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec, child
+from trimtab.app.system import System
 from trimtab.core.config import Config
 from trimtab.core.errors import TrimtabError
 from trimtab.registry import LoadedModel, Version
 from trimtab.run import Cancelled, Task, TaskFailed, Workplace
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 _logger = logging.getLogger(__name__)
 _LONGEST_S = 60.0  # the time limit for an inspected version's code

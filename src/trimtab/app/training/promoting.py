@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from trimtab.app.plan.applying import apply_first
+from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
 from trimtab.app.training.training_runs import Watch, refusal
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Decision, GateRecord
 from trimtab.core.shown import Shown
 from trimtab.core.time import format_time
+from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
-    from trimtab.registry import Version
 
 State = Literal[
     "promoted", "in its rollout", "waiting for approval", "refused", "in service already", "passes", "does not pass"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec, executor
 from trimtab.app.state.lease import Lease
+from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
 from trimtab.app.training.searches import KIND, TRIAL, Searched, SearchRecord, searched, searches
 from trimtab.core.errors import Conflict, Misuse
@@ -21,9 +22,6 @@ from trimtab.store.ports import Put
 from trimtab.training.definitions import Model
 from trimtab.training.environment import current_environment
 from trimtab.training.search import Search, Trial, parameters_text, with_budget
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 RUN = "search"
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.app.alerts.alerting import alert_after_tick
 from trimtab.app.state.lost_records import store_ends
+from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
 from trimtab.core.errors import TrimtabError
 from trimtab.core.records import Decision
 from trimtab.core.shown import Shown
-
-if TYPE_CHECKING:
-    from trimtab.app.system import System
 
 
 class Ticked(Shown, msgspec.Struct, frozen=True, kw_only=True):

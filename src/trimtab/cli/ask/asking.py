@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +10,9 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import command, names, opened_project
 from trimtab.cli.output import show, show_each
 from trimtab.cli.printed import Verified, Written
+from trimtab.core.records import Decision
 from trimtab.core.shown import count_of
 from trimtab.core.time import format_time
-
-if TYPE_CHECKING:
-    from trimtab.core.records import Decision
 
 
 @command("status")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +12,7 @@ from trimtab.cli.output import progress, show
 from trimtab.cli.printed import Dropped
 from trimtab.core.shown import count_of
 from trimtab.core.time import format_time
-from trimtab.events.quarantine import check_reason
-
-if TYPE_CHECKING:
-    from trimtab.events.quarantine import Example, SetAside
+from trimtab.events.quarantine import Example, SetAside, check_reason
 
 _LONGEST = 160  # rows are shown with at most this many characters
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import click
 
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import Meter, show, show_each
 from trimtab.core.time import format_time
-
-if TYPE_CHECKING:
-    from trimtab.run import Run, RunStep
+from trimtab.run import Run, RunStep
 
 
 @command("list")

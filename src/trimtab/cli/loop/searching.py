@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from trimtab.cli.loop.planning import say_first
 from trimtab.cli.options import account, command, names, opened_project, say_which
 from trimtab.cli.output import progress, show
-
-if TYPE_CHECKING:
-    from trimtab.run import Run
+from trimtab.run import Run
 
 _SAFE = "Every finished trial is kept; run the same command again to go on."
 _SHOWN = 10

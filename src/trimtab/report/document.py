@@ -95,9 +95,9 @@ class Document:
         """Add a statement that is set apart. Its tone is shown by a word and by a colour."""
         self.parts.append(Part(Paragraph(text, tone), detail))
 
-    def facts(self, facts: Mapping[str, Cell], *, detail: bool = False) -> None:
+    def facts(self, facts: Mapping[str, Cell]) -> None:
         """Add names and values, shown side by side."""
-        self.parts.append(Part(Facts(dict(facts)), detail))
+        self.parts.append(Part(Facts(dict(facts))))
 
     def table(self, table: Table, *, detail: bool = False, most: int | None = None) -> None:
         """Add a table. A table without rows is left out.

@@ -6,26 +6,24 @@ import math
 from collections.abc import Sequence
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
+_WIDTH = 78  # of a line, in characters, including the values at the left
 _LABEL = 10  # the width of the values at the left, in characters
 
 
-def text_chart(
-    values: Sequence[float | None], *, level: float | None = None, height: int = 8, width: int = 78
-) -> list[str]:
+def text_chart(values: Sequence[float | None], *, level: float | None = None, height: int = 8) -> list[str]:
     """Return the lines of a bar chart, from top to bottom; none if no value is known.
 
     Args:
         values: The values, oldest first. None makes a gap. If there are too many to fit, neighbours are averaged.
         level: A value to draw as a dashed line, such as the normal value.
         height: The number of lines.
-        width: The number of characters in a line, including the values at the left.
 
     >>> print("\\n".join(text_chart([1.0, 2.0, None, 3.0], level=2.0, height=3)))
              3     █
              2  ┄█┄█
              1  ██ █
     """
-    columns = _fitting(values, width - _LABEL - 2)
+    columns = _fitting(values, _WIDTH - _LABEL - 2)
     known = [one for one in columns if one is not None] + ([] if level is None else [level])
     if not known or not any(one is not None for one in columns):
         return []

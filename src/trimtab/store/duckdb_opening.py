@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+    from trimtab.core.columns.data import Dtype
+
+SQL_TYPES: Mapping[Dtype, str] = {  # of the columns in Parquet files that trimtab writes
+    "float": "DOUBLE",
+    "int": "BIGINT",
+    "bool": "BOOLEAN",
+    "str": "VARCHAR",
+    "time": "TIMESTAMP WITH TIME ZONE",
+}
 
 
 def open_duckdb(config: dict[str, str | bool | int | float | list[str]] | None = None) -> DuckDBPyConnection:

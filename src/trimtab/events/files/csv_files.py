@@ -22,7 +22,7 @@ from trimtab.core.time import EARLIEST_US
 from trimtab.events.definitions import Source
 from trimtab.events.files.opened import NOT_UTF8, count_lines, encoding_advice, open_text
 from trimtab.events.formats.column_formats import ColumnFormat
-from trimtab.events.values.checks import time_shown, value_shown
+from trimtab.events.values.checks import is_utf8, time_shown, value_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
@@ -187,7 +187,7 @@ class _Records:
 
     def _part(self, records: list[list[str]], spans: list[int], lines: list[str], width: int) -> _Part:
         part = _Part()
-        if len(lines) == len(records) == sum(map(width.__eq__, map(len, records))) and _is_utf8("".join(lines)):
+        if len(lines) == len(records) == sum(map(width.__eq__, map(len, records))) and is_utf8("".join(lines)):
             part.rows, part.lines = records, list(range(self.lines + 1, self.lines + 1 + len(records)))
             return part
         at = 0
@@ -198,7 +198,7 @@ class _Records:
         return part
 
     def _place(self, part: _Part, record: list[str], text: str, number: int, width: int) -> None:
-        sound = _is_utf8("".join(record))
+        sound = is_utf8("".join(record))
         if len(record) == width and sound:
             part.rows.append(record)
             part.lines.append(number)
@@ -426,16 +426,6 @@ def _why(error: Exception) -> str:
 
 def _shown(line: str) -> str:
     return shown(_raw(line).decode(errors="replace"))[:200]
-
-
-def _is_utf8(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _raw(text: str) -> bytes:

@@ -158,7 +158,7 @@ def _quick_texts(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
     if kinds - {str}:
         return None
     text = "".join([v for v in values if v is not None])
-    return list(values) if text.isascii() or _encodable(text) else None
+    return list(values) if is_utf8(text) else None
 
 
 def _quick_times(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:
@@ -183,7 +183,10 @@ _QUICK: dict[Dtype, Callable[[Sequence[Any], set[type]], list[Value] | None]] = 
 }
 
 
-def _encodable(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be encoded as UTF-8."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -18,7 +18,7 @@ from trimtab.events.files.parquet_files import parquet_batches, parquet_types
 from trimtab.events.values.conversions import LARGEST
 from trimtab.events.values.fitting import dtypes_of
 from trimtab.features.parts.event_files import EventFiles, literal, parquet, pattern, value
-from trimtab.store.duckdb_opening import open_duckdb, quoted
+from trimtab.store.duckdb_opening import SQL_TYPES, open_duckdb, quoted
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 # For each declared type, the types of Parquet columns from which DuckDB reads the same values as ingestion. If a column
@@ -29,13 +29,6 @@ _READY: dict[Dtype, set[str]] = {
     "bool": {"BOOLEAN"},
     "str": {"VARCHAR"},
     "time": {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"},
-}
-_MADE: dict[Dtype, str] = {  # the types of columns in converted files
-    "float": "DOUBLE",
-    "int": "BIGINT",
-    "bool": "BOOLEAN",
-    "str": "VARCHAR",
-    "time": "TIMESTAMP WITH TIME ZONE",
 }
 _RESERVED = ("_id", "_op", "_trimtab_file", "file_row_number")
 _INSTEAD = "Leave these rows out, or ingest the files: `trimtab ingest {}` sends such rows to quarantine."
@@ -66,7 +59,7 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
     types, same = _types(source, files, path)
     if not same:
         files = _converted(source, files, list(types), converted)
-        types = {name: _MADE[dtypes_of(source)[name]] for name in types}
+        types = {name: SQL_TYPES[dtypes_of(source)[name]] for name in types}
     _refuse_misfits(source, files, types, path)
     return EventFiles(source=source, select=_select(source, files, types), partitions=tuple(map(str, files)))
 

@@ -26,6 +26,7 @@ from trimtab.training.runtimes.table import runtime_named
 _WITHOUT_EFFECT = frozenset(  # parameters that only affect where and how fast a model is fitted
     {"device_type", "gpu_id", "nthread", "num_threads", "thread_count", "n_jobs", "verbosity"}
 )
+_MOST_ROWS = 10  # so many rows are listed, those with the largest differences
 Value: TypeAlias = str | int | float | None
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -209,9 +210,7 @@ def compare(
     )
 
 
-def compare_predictions(
-    rows: Rows, *, moved_by: float, learnt_until_us: tuple[int, int], most: int = 10
-) -> PredictionComparison:
+def compare_predictions(rows: Rows, *, moved_by: float, learnt_until_us: tuple[int, int]) -> PredictionComparison:
     """Compare the predictions of two versions for the same labelled rows.
 
     Args:
@@ -219,7 +218,6 @@ def compare_predictions(
         moved_by: A prediction counts as moved if it differs by more than this. For a ranking, this is a difference of
             positions, as a share of the list.
         learnt_until_us: For each version, the latest time of the rows that it may have been trained on.
-        most: How many rows to list, those with the largest differences.
     """
     one, units = unit_losses(rows.metric, rows.labels, rows.one, rows.lists)
     losses = one, unit_losses(rows.metric, rows.labels, rows.other, rows.lists)[0]
@@ -228,7 +226,7 @@ def compare_predictions(
     if rows.lists is not None:  # scores of a ranking have no scale, so compare positions in the list
         apart = np.abs(list_places(rows.other, rows.lists) - list_places(rows.one, rows.lists))
     distance = apart if apart.ndim == 1 else apart.max(axis=1)
-    order = np.argsort(-distance, kind="stable")[:most]
+    order = np.argsort(-distance, kind="stable")[:_MOST_ROWS]
     return PredictionComparison(
         rows=len(rows.labels),
         start_us=int(rows.at_us.min()),

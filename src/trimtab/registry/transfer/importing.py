@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.time import format_duration, format_time
@@ -80,7 +81,7 @@ def find_model(path: Path) -> FoundModel:
     return _read(path, path, row.format, row.file_kind)
 
 
-class ModelProcess:
+class ModelProcess(Closing):
     """A child process that reads a model file and scores rows before this process does.
 
     A damaged file could end or block the process that reads it.
@@ -91,10 +92,8 @@ class ModelProcess:
         self._what = f"import {given.path.name}"
         self._executor = ProcessExecutor(nice=0)
 
-    def __enter__(self) -> ModelProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """End the child process."""
         self._executor.close()
 
     def inspect(self, file: ModelFile) -> Inspected:

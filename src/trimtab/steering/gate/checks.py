@@ -211,10 +211,6 @@ def _own(name: str) -> Decide:
     return decide
 
 
-def _compares(facts: Facts) -> bool:
-    return facts.compares
-
-
 def _needs_margin(facts: Facts) -> bool:
     return facts.compares and (not facts.refreshes or facts.rule.margin != 0.0)
 

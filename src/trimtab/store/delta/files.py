@@ -18,16 +18,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.store.duckdb_opening import open_duckdb, quoted
+from trimtab.store.duckdb_opening import SQL_TYPES, open_duckdb, quoted
 from trimtab.store.durable_files import narrow, sync_directory
 
-_SQL_TYPES: dict[Dtype, str] = {
-    "float": "DOUBLE",
-    "int": "BIGINT",
-    "bool": "BOOLEAN",
-    "str": "VARCHAR",
-    "time": "TIMESTAMP WITH TIME ZONE",
-}
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
 # newer files may have additional columns
@@ -66,7 +59,7 @@ class ParquetFiles:
             elif column.valid is not None:
                 data[f"v{i}"] = column.valid
                 value = f"CASE WHEN v{i} THEN {value} END"
-            picks.append(f"CAST({value} AS {_SQL_TYPES[column.dtype]}) AS {quoted(name)}")
+            picks.append(f"CAST({value} AS {SQL_TYPES[column.dtype]}) AS {quoted(name)}")
         with self._cursor() as cursor:
             cursor.register("incoming", data)
             return self._keep(cursor, f"SELECT {', '.join(picks)} FROM incoming", order)
@@ -94,7 +87,7 @@ class ParquetFiles:
         picks = [
             (f"epoch_us({given})" if dtype == "time" else given) + f" AS c{i}"
             for i, (name, dtype) in enumerate(dtypes.items())
-            for given in (quoted(name) if name in there else f"NULL::{_SQL_TYPES[dtype]}",)
+            for given in (quoted(name) if name in there else f"NULL::{SQL_TYPES[dtype]}",)
         ]
         with self._cursor() as cursor:
             found = cursor.execute(self._select(", ".join(picks), names)).fetchnumpy()
@@ -277,7 +270,7 @@ def order_of(name: str) -> int:
 
 def same_as_one_of(rows: Columns) -> tuple[str, list[Any]]:
     """Return an SQL condition that is true for rows that equal one of `rows`, and the values of its parameters."""
-    made = ", ".join(f'unnest(?::{_SQL_TYPES[c.dtype]}[]) AS "@{i}"' for i, c in enumerate(rows.by_name.values()))
+    made = ", ".join(f'unnest(?::{SQL_TYPES[c.dtype]}[]) AS "@{i}"' for i, c in enumerate(rows.by_name.values()))
     equal = " AND ".join(f'wanted."@{i}" = {quoted(name)}' for i, name in enumerate(rows.names))
     return f"EXISTS (SELECT 1 FROM (SELECT {made}) wanted WHERE {equal})", [c.to_list() for c in rows.by_name.values()]
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.start.init.file.kinds import Choices, Kind, check_doubts, kind_of_column, null_words
-from trimtab.app.start.init.file.texts import MOST_BAD, connect, literal, load_texts, one, quoted
+from trimtab.app.start.init.file.texts import MOST_BAD, connect, load_texts, one, quoted
 from trimtab.app.start.init.file.times import UNITS
+from trimtab.core.closing import Closing
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.events.definitions import Source
@@ -48,7 +49,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return self.dtype == "str" and all(map(_CLOCK.fullmatch, (self.sample, *self.kind.examples)))
 
 
-class DataTable:
+class DataTable(Closing):
     """A file as the DuckDB table `data`, read by the rules that the project's sources will declare.
 
     In addition to the file's columns, the table has "@line", the row's line (or index) in the file, and "@same", which
@@ -72,12 +73,6 @@ class DataTable:
     def close(self) -> None:
         """Release the data."""
         self.connection.close()
-
-    def __enter__(self) -> DataTable:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def one(self, sql: str) -> tuple[Any, ...]:
         """Return the first row of the result of a query that always has one."""
@@ -136,10 +131,10 @@ class DataTable:
         self.merged.add(name)
         self.columns[name] = self._profile(name, msgspec.structs.replace(profile.kind, variants=()))
 
-    def add_constant(self, name: str, value: str = "all") -> None:
-        """Add a column that has the same text in each row."""
-        self.connection.execute(f"ALTER TABLE data ADD COLUMN {quoted(name)} VARCHAR DEFAULT {literal(value)}")
-        self.constants[name] = value
+    def add_constant(self, name: str) -> None:
+        """Add a column that has the text "all" in each row."""
+        self.connection.execute(f"ALTER TABLE data ADD COLUMN {quoted(name)} VARCHAR DEFAULT 'all'")
+        self.constants[name] = "all"
         self.columns[name] = self._profile(name, Kind(dtype="str"))
 
     def _load(self, choices: Choices) -> None:

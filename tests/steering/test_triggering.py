@@ -248,26 +248,3 @@ def test_a_budget_changes_the_address_of_a_deployment_only_where_it_is_declared(
     assert plain.hash != deployment(target, retrain=OnNewLabels(5), fits_per_day=3).hash
     with pytest.raises(Misuse, match="fits_per_week=0 allows no fit"):
         deployment(target, fits_per_week=0)
-
-
-def test_a_schedule_waits_while_the_loss_rises_and_no_alarm_has_rung_but_not_for_ever() -> None:
-    values = np.random.default_rng(1).normal(0.0, 1.0, 28).tolist()
-    spec = learn_alarm(values, [1] * 28, run_length=1_000)
-    rules = deployment(target, retrain=tt.every("30d"))
-
-    def kind(values: list[float], trained: int = 30) -> str | None:
-        state = AlarmState()
-        for value in values:
-            state = update_alarm(spec, state, value, 1)
-        assert state.alarm_day is None
-        figures = {"quality_loss": MetricValue(spec=spec, state=state)}
-        watch = Watch(model="click", version="v1", anchored_at_us=0, figures=figures, first_day_us=0)
-        loop = LoopState(trained_at_us=NOW_US - trained * DAY_US)
-        found = find_trigger(rules, loop, Seen(NOW_US, True, watch, None, lambda: 0, lambda name, onset: 0.0))
-        return None if found is None else found.kind
-
-    assert kind([0.0, 0.0]) == "schedule"
-    assert kind([0.0, 4.0]) == "schedule"  # one day is no rise
-    assert kind([0.0, 4.0, 4.0]) is None
-    assert kind([0.0, 4.0, 4.0], trained=44) == "schedule"
-    assert kind([4.0, 4.0, 0.0]) == "schedule"

@@ -32,7 +32,6 @@ FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 # second reference by more than this many standard errors:
 _AFTER_ALARM = 1.645  # one-sided 95 %: after an alarm, less evidence is enough
 _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: every promotion is tested, without any suspicion
-_RISING = 2.5  # how many standard deviations a day must be above the reference to be called far above it
 # the argument `low` of `learn_alarm` for calibration gaps of slices: changes by more than a day's variation are found
 # sooner, and smaller ones later
 _SLICE_LOW = -0.75
@@ -52,14 +51,6 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def alarming(self) -> bool:
         return self.state.alarm_day is not None
-
-    @property
-    def rising(self) -> bool:
-        """Whether the two newest days are far above the reference, but there is no alarm yet."""
-        newest = self.state.newest[-2:]
-        if self.alarming or len(newest) < 2:
-            return False
-        return any(side.sign > 0 and min(newest) >= _RISING + max(0.0, side.baseline) for side in self.spec.sides)
 
     @property
     def latest(self) -> MetricValue:
@@ -112,12 +103,6 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         """Whether there is an alarm about all rows, from either reference. Alarms about slices do not count."""
         own = any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
         return own or (self.earlier is not None and self.earlier.alarming)
-
-    @property
-    def rising(self) -> bool:
-        """Whether the loss of the two newest days is far above its reference, but there is no alarm yet."""
-        own = LOSS in self.figures and self.figures[LOSS].rising
-        return own or (self.earlier is not None and self.earlier.rising)
 
     @property
     def onset(self) -> ChangeOnset | None:

@@ -18,8 +18,6 @@ from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 # if a slice raised the loss of all rows by this share, its alarm counts like an alarm about all rows
 HARMFUL_RISE: Final = 0.1
 
-_HELD_US: Final = 14 * DAY_US  # a schedule waits for at most this long to see whether a rise of the loss is an alarm
-
 PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
 _KINDS: Final[dict[type, Cause]] = {
     OnQualityDrop: "alarm",
@@ -120,11 +118,7 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
                 else None
             )
         case Every(period_us=period_us):
-            since_us = now_us - state.trained_at_us
-            if since_us < period_us:
-                return None
-            # a refit of these days would take the place of the repair that an alarm is about to begin
-            if watch is not None and watch.rising and since_us < period_us + _HELD_US:
+            if now_us - state.trained_at_us < period_us:
                 return None
             return Trigger(
                 "schedule", f"Schedule: the last training was {format_duration(period_us)} ago or more.", now_us

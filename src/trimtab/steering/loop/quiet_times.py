@@ -14,7 +14,8 @@ def after_refusal(
 ) -> dict[str, Any]:
     """Return the changes of the state after a refusal: a quiet time for the kind of cause that began the repair.
 
-    The next refusal in a row doubles it.
+    The next refusal in a row doubles it. After an alarm about a recent change, it may be half as long: when there
+    are half as many days since the change again, they may prove what the days up to now did not.
 
     Args:
         state: The state before the refusal, which says what began the repair.
@@ -25,7 +26,11 @@ def after_refusal(
     if state.begun_by == "schedule" and period_us is not None:
         most_us = max(cooldown_us, min(most_us, period_us))
     quiet_us = most_us if longest else min(state.quiet_of(state.begun_by).cooldown_us or cooldown_us, most_us)
-    return _quiet(state, now_us + quiet_us, min(2 * quiet_us, most_us))
+    next_us = min(2 * quiet_us, most_us)
+    onset = state.changes.onset
+    if onset is not None and state.begun_by in ("alarm", "slice") and not longest:
+        quiet_us = min(quiet_us, max(quiet_us // 2, (now_us - onset.latest_us) // 2))
+    return _quiet(state, now_us + quiet_us, next_us)
 
 
 def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from trimtab import store
-from trimtab.app.state.definitions import load_definitions
+from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction, Signal
@@ -44,9 +44,7 @@ def frame(table: Columns, name: str, time: str, delay_us: int) -> EventFrame:
 class Year:
     """A model of flights, by default of the calendar, planes and weather; linear, so that fits are quick."""
 
-    def __init__(self, files: dict[str, Path], name: str = "late_flight_plain") -> None:
-        project = load_definitions(FLIGHTS / "project.py")
-        tables = {name: read_file(files[name], source).columns for name, source in project.sources.items()}
+    def __init__(self, project: Definitions, tables: dict[str, Columns], name: str = "late_flight_plain") -> None:
         self.model: Model = msgspec.structs.replace(project.models[name], estimator=LogisticRegression, trust=None)
         self.requests = tables["flight"]
         self.at_us = self.requests["scheduled_at"].values.astype(np.int64)
@@ -108,8 +106,18 @@ class Year:
 
 
 @pytest.fixture(scope="module")
-def year(files: dict[str, Path]) -> Year:
-    return Year(files)
+def project() -> Definitions:
+    return load_definitions(FLIGHTS / "project.py")
+
+
+@pytest.fixture(scope="module")
+def tables(project: Definitions, files: dict[str, Path]) -> dict[str, Columns]:
+    return {name: read_file(files[name], source).columns for name, source in project.sources.items()}
+
+
+@pytest.fixture(scope="module")
+def year(project: Definitions, tables: dict[str, Columns]) -> Year:
+    return Year(project, tables)
 
 
 def test_a_wind_of_1048_miles_an_hour_is_named_in_the_hour_in_which_it_comes(year: Year, tmp_path: Path) -> None:
@@ -140,9 +148,11 @@ def test_the_weather_that_is_missing_on_31_december_is_named(year: Year, tmp_pat
     assert [one.message for one in signals if one.severity == "red" and one.raised_at_us <= last_us] == []
 
 
-def test_landings_that_a_snowstorm_stops_are_in_no_other_unit(files: dict[str, Path], tmp_path: Path) -> None:
+def test_landings_that_a_snowstorm_stops_are_in_no_other_unit(
+    project: Definitions, tables: dict[str, Columns], tmp_path: Path
+) -> None:
     """On 8 February airports closed for a day: the landings of a day fell from 267 to 47 at the median."""
-    signals = Year(files, "late_flight").watched(tmp_path, "2013-01-02", "2013-02-06", "2013-02-13")
+    signals = Year(project, tables, "late_flight").watched(tmp_path, "2013-01-02", "2013-02-06", "2013-02-13")
     red = {(one.kind, one.subject) for one in signals if one.severity == "red"}
     assert red == {
         ("nulls", "column tailnum"),  # of flights that were cancelled before a plane was chosen

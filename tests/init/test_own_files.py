@@ -60,12 +60,12 @@ def test_a_few_rows_of_a_series_are_corrections_once_the_caller_says_so(tmp_path
         made(many, label="births", key="state,date")
 
 
-def shop(path: Path, moves: bool = True) -> Path:
+def shop(path: Path, moves: bool = True, a_day: int = 20) -> Path:
     """Orders whose `code` gives the label away. They are returned more often in every second month, or if dear."""
     chance = random.Random(3)
     rows = []
-    for n in range(3_000):
-        day = n // 20
+    for n in range(150 * a_day):
+        day = n // a_day
         amount = chance.random()
         returned = chance.random() < (0.2 if (day // 30 % 2 if moves else amount < 0.5) else 0.6)
         code, said = ("R", "yes") if returned else ("K", "no")
@@ -97,7 +97,7 @@ def test_a_label_whose_mean_moves_widens_the_calibration_that_the_gate_allows(tm
 def test_run_goes_from_a_file_to_a_closed_loop_or_stops_with_the_reason(
     tmp_path: Path, options: list[str], status: int
 ) -> None:
-    file = shop(tmp_path / "orders.csv", moves=False)
+    file = shop(tmp_path / "orders.csv", moves=False, a_day=8)
     command = [
         sys.executable,
         "-m",
@@ -117,5 +117,5 @@ def test_run_goes_from_a_file_to_a_closed_loop_or_stops_with_the_reason(
         assert "Stopped: `trimtab train` ended with status 2" in done.stdout
         assert "allow_leakage" in done.stderr
         return
-    for part in ("3,000 rows taken", "promote", "3,000 rows answered", "$ trimtab tick", "trimtab simulate"):
+    for part in ("1,200 rows taken", "promote", "1,200 rows answered", "$ trimtab tick", "trimtab simulate"):
         assert part in done.stdout

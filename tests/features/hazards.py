@@ -44,7 +44,8 @@ PLAIN = source("plain", time="at", columns=COLUMNS, delay=50)
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str, "kind": str})
 BEGIN_US = 1_700_000_000_000_000
 STEP_US = 1_000  # between events, about
-EVENTS = 40
+EVENTS = 40  # of a stream of `make soak`
+FEW = 20
 
 
 def features_of(of: Source) -> FeatureSet:
@@ -81,9 +82,10 @@ class Stream:
         of: The source.
         hazards: What happens in it.
         seed: Of all that is random.
+        events: How many there are to come.
     """
 
-    def __init__(self, of: Source, hazards: Sequence[str], seed: int) -> None:
+    def __init__(self, of: Source, hazards: Sequence[str], seed: int, events: int = EVENTS) -> None:
         self.source = of
         self.hazards = frozenset(hazards)
         self.random = random.Random(f"{seed} {sorted(hazards)} {of.name}")
@@ -99,7 +101,7 @@ class Stream:
         if "column added" in self.hazards:  # the last one: the first events come without it
             columns = dict(list(of.columns.items())[:-1])
             self._ingestors = self._opened(msgspec.structs.replace(of, columns=columns))
-            self._wider_from = EVENTS // 3
+            self._wider_from = events // 3
 
     def _opened(self, of: Source) -> dict[str, Ingestor]:
         refused: Any = MemoryLog(clock=self._clock)
@@ -228,18 +230,20 @@ class Given:
         return {r.partition: r.position for r in self._records}
 
 
-def run(of: Source, hazards: Sequence[str], seed: int, kv: KeyValue) -> tuple[int, list[str]]:
+def run(
+    of: Source, hazards: Sequence[str], seed: int, kv: KeyValue, events: int = EVENTS
+) -> tuple[int, list[str]]:  # fmt: skip
     """One stream, read now and then through every path: how many values and reasons, and those that differ."""
-    stream = Stream(of, hazards, seed)
+    stream = Stream(of, hazards, seed, events)
     features = features_of(of)
     store, plan = OnlineStore(kv, features.views), RequestPlan(features, kv)
     applied = reads = 0
     wrong: list[str] = []
-    for n in range(EVENTS):
+    for n in range(events):
         stream.go()
         if stream.one("restarts"):
             store, plan = OnlineStore(kv, features.views), RequestPlan(features, kv)
-        if not (stream.one("view behind the log", 0.6) and n < EVENTS - 1):
+        if not (stream.one("view behind the log", 0.6) and n < events - 1):
             again = stream.random.randint(0, min(3, applied)) if stream.one("delivered twice") else 0
             store.apply(stream.log[applied - again :])
             applied = len(stream.log)

@@ -36,9 +36,22 @@ Wanted = list[tuple[Any, int]]
 asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=12)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One connection for all examples: opening one takes as long as an example."""
+    with connected(tmp_path_factory.mktemp("duckdb") / "overflow", 256 << 20) as opened:
+        CONNECTIONS.append(opened)
+        yield
+    CONNECTIONS.clear()
+
+
+CONNECTIONS: list[duckdb.DuckDBPyConnection] = []
+
+
 @contextmanager
 def parted(records: list[Record], of: View, parts: int, positions: dict[str, int] | None = None) -> Iterator[Any]:
-    with tempfile.TemporaryDirectory() as name, connected(Path(name) / "overflow", 256 << 20) as connection:
+    (connection,) = CONNECTIONS
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "table").mkdir()
         events = recorded(records, of.source, folder / "table", positions)
@@ -82,7 +95,7 @@ def known_always(records: list[Record]) -> list[Record]:
 
 
 @pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(data=st.data(), wanted=asks, cut_us=request_times())
 def test_events_as_they_were_known_at_a_time_are_those_of_the_oracle(
     of: Source, data: st.DataObject, wanted: Wanted, cut_us: int
@@ -96,11 +109,25 @@ def test_events_as_they_were_known_at_a_time_are_those_of_the_oracle(
 
 
 @pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(data=st.data(), wanted=asks, parts=st.sampled_from([1, 2, 5]), final=st.booleans())
 def test_parts_memory_and_oracle_agree_bit_for_bit(
     of: Source, data: st.DataObject, wanted: Wanted, parts: int, final: bool
 ) -> None:
+    agree(of, data, wanted, parts, final)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("of", [KEYED, KEYLESS], ids=["keyed", "keyless"])
+@settings(deadline=None, max_examples=400)
+@given(data=st.data(), wanted=asks, parts=st.sampled_from([1, 2, 5]), final=st.booleans())
+def test_parts_memory_and_oracle_agree_bit_for_bit_in_many_examples(
+    of: Source, data: st.DataObject, wanted: Wanted, parts: int, final: bool
+) -> None:
+    agree(of, data, wanted, parts, final)
+
+
+def agree(of: Source, data: st.DataObject, wanted: Wanted, parts: int, final: bool) -> None:
     records, declared = data.draw(histories(of)), data.draw(views(of))
     keys, at_us = [column("str", [key for key, _ in wanted])], np.array([t for _, t in wanted], np.int64)
     expected = in_memory(records, declared, keys, at_us, final=final)
@@ -111,7 +138,7 @@ def test_parts_memory_and_oracle_agree_bit_for_bit(
         assert bits(answers) == bits(oracle(judged, declared, key, t)), (key, t)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(records=histories(), wanted=asks, parts=st.sampled_from([1, 3]))
 def test_entities_of_several_columns_are_split_together(records: list[Record], wanted: Wanted, parts: int) -> None:
     declared = view(
@@ -128,7 +155,7 @@ def test_entities_of_several_columns_are_split_together(records: list[Record], w
         assert answers == bits(oracle(records, declared, entity, t))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(records=histories(), declared=views(), wanted=asks, last=st.integers(0, 6))
 def test_only_records_up_to_the_positions_count(
     records: list[Record], declared: View, wanted: Wanted, last: int
@@ -140,7 +167,7 @@ def test_only_records_up_to_the_positions_count(
         assert bits(answers) == bits(oracle(records, declared, key, t, positions)), (key, t)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(records=histories(), instant=request_times())
 def test_the_entities_are_those_of_whom_a_version_is_known(records: list[Record], instant: int) -> None:
     declared = view("v", source=KEYED, by="key", features={"n": count()})

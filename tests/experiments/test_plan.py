@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,11 @@ def past(seed: int = 1, *, hours_sd: float = 0.0) -> PastUnits:
     )
 
 
-def planned(*names: str, effects: tuple[float, ...] = (0.02,), **given: object) -> dict[str, MetricPlan]:
+@cache
+def planned(*names: str, **given: object) -> dict[str, MetricPlan]:
     kinds = {"basket": {"kind": "ratio"}, "adjusted": {"before_us": DAY_US}}
     metrics = [metric(name, **kinds.get(name, {})) for name in names]
-    found = plan_experiment(experiment(*metrics, **given), past(), effects=effects)
+    found = plan_experiment(experiment(*metrics, **given), past(), effects=(0.02, 0.05))
     assert found.units_a_day == pytest.approx(A_DAY)
     return {one.metric: one for one in found.metrics}
 
@@ -67,7 +69,7 @@ def test_mean_noise_and_covariate_are_those_of_the_past() -> None:
 
 
 def test_rules_that_may_be_read_at_any_time_need_more_days() -> None:
-    rules = {one.rule: one for one in planned("spent", effects=(0.02, 0.05))["spent"].rules}
+    rules = {one.rule: one for one in planned("spent")["spent"].rules}
     for name in ("2 %", "5 %"):
         days = {rule: one.days[name] for rule, one in rules.items()}
         assert days["fixed"] <= days["obrien_fleming"] < days["sequence"]
@@ -82,8 +84,8 @@ def test_what_is_planned_is_what_runs_find(rule: str) -> None:
     definition = experiment(metric("spent"), rule=rule, duration_us=DAYS * DAY_US)
     plan = {one.rule: one for one in plan_experiment(definition, past(), effects=[0.02]).metrics[0].rules}[rule]
     assert plan.smallest[28] is not None
-    found = planted_runs(definition, past(), effect=plan.smallest[28], runs=60)
-    assert 0.62 <= found.right / 60 <= 0.95
+    found = planted_runs(definition, past(), effect=plan.smallest[28], runs=40)
+    assert 0.62 <= found.right / 40 <= 0.95
 
 
 def test_switchbacks_see_what_hours_have_in_common() -> None:

@@ -41,7 +41,7 @@ def bought(**given: object):
 
 
 def test_a_planted_effect_is_found_about_as_often_as_the_formula_says() -> None:
-    units, rate, effect, runs = 8_000, 0.1, 0.3, 60
+    units, rate, effect, runs = 8_000, 0.1, 0.3, 30
     found = planted_runs(bought(rule="fixed"), past(1), effect=effect, runs=runs)
     se = np.sqrt(2 * rate * (1 - rate) / (units / 2))
     power = norm.cdf(effect * rate / se - norm.ppf(0.975))
@@ -55,8 +55,8 @@ def test_a_planted_effect_is_found_about_as_often_as_the_formula_says() -> None:
 
 @pytest.mark.parametrize("rule", ["sequence", "msprt"])
 def test_a_large_effect_is_found_early_and_costs_less(rule: str) -> None:
-    small, large = (planted_runs(bought(rule=rule), past(2), effect=e, runs=20) for e in (0.3, 0.8))
-    assert large.right == 20
+    small, large = (planted_runs(bought(rule=rule), past(2), effect=e, runs=10) for e in (0.3, 0.8))
+    assert large.right == 10
     assert large.days_to_right is not None
     assert large.days_to_right[1] < DAYS / 2
     assert large.worse_units < small.worse_units
@@ -78,7 +78,7 @@ def false_decisions(rule: str, runs: int, *, units: int) -> int:
 
 @pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
 def test_without_an_effect_the_error_is_near_the_stated_one(rule: str) -> None:
-    assert binom.sf(false_decisions(rule, 60, units=3_000) - 1, 60, 0.06) > 0.001
+    assert binom.sf(false_decisions(rule, 30, units=3_000) - 1, 30, 0.06) > 0.001
 
 
 @pytest.mark.soak

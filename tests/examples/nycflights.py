@@ -12,6 +12,7 @@ import io
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZipFile
@@ -92,10 +93,10 @@ class Raw:
         return getattr(flight, feature), None
 
     def _sky(self, origin: str, name: str, t: int) -> Answer:
-        known = [(at, row) for at, row in self.weather[origin] if at + HOUR <= t]
-        if not known:
+        known = bisect_right(self.weather[origin], t - HOUR, key=itemgetter(0))
+        if known == 0:
             return None, "no_entity"
-        at, row = known[-1]
+        at, row = self.weather[origin][known - 1]
         if t - at > 3 * HOUR:
             return None, "expired"
         return (None, "null") if row[name] == "NA" else (float(row[name]), "found")

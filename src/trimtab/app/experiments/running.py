@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.app.experiments.report import experiment_report
 from trimtab.app.training.promoting import PromotionRequest, promote_version
 from trimtab.app.versions.arms import ArmOfExperiment, set_arm
 from trimtab.core.errors import Conflict, Misuse
@@ -175,6 +174,8 @@ class Running:
             raise Misuse(
                 f"experiment {self._name!r}: {winner!r} is no variant. Variants: {', '.join(definition.variants)}."
             )
+        from trimtab.app.experiments.report import experiment_report  # loads SciPy, which a service does without
+
         reading = experiment_report(self._system, self._name, slices=False)
         more = {"reading": reading.decision.text}
         if definition.model is not None and winner != definition.control:

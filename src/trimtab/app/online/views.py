@@ -155,9 +155,8 @@ class Views:
         """Apply the records of the log that the views lack. Return True if the views are now up to date.
 
         Return False, and do nothing, if there are no views, or if another process or a thread of this process applies
-        the log. Records that are appended during the call are left to the next call, so that the call ends even if
-        other processes append quickly. New views are filled from history. If the call takes more than half a second, it
-        logs its progress.
+        the log. Records that are appended during the call are left to the next call, so that the call ends. New views
+        are filled from history. If the call takes more than half a second, it logs its progress.
 
         While another process replaces the file of online features, the old file is read.
         """

@@ -49,8 +49,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
 
     applied: int = 0  # all records of the view's source
     duplicates: int = 0  # records that repeat an event, as far as the view still has the event
-    # source without a key: same event time and id as an earlier record, but other content; the earlier content counts
-    id_conflicts: int = 0
+    id_conflicts: int = 0  # without a key: same event time and id as an earlier record, whose other content counts
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
     no_entity: int = 0  # events in which a column that identifies the entity is null
@@ -101,13 +100,12 @@ _decode = msgspec.msgpack.Decoder(dict[str, Cursor]).decode
 class OnlineStore:
     """The states of views in a key-value store, one for each view and entity. Records of the event log update them.
 
-    All changes of a batch are written in one transaction, together with the new positions. After a crash, records can
-    be given again: each view skips those up to its position.
+    A batch is one transaction, with the new positions. After a crash, records can be given again: each view skips those
+    up to its position.
 
     Args:
         kv: The store for the states. One process may apply records, and many processes may read.
-        views: The views to keep up to date. A view whose definition has changed begins without states, and its old
-            states are kept.
+        views: The views to keep up to date. A changed definition begins without states; its old states are kept.
         filling: Whether to apply records to the states that are being filled, instead of those that are read (see
             `fill/fill.py`).
     """

@@ -65,7 +65,7 @@ def much_corrected(draw: st.DrawFn) -> tuple[list[Record], list[LogRecord]]:
     return records, log
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_online_and_filled_equal_the_oracle_for_ids_of_many_versions(data: st.DataObject) -> None:
     v = data.draw(views(KEYED))

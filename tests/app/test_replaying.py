@@ -182,26 +182,26 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
         "kind,start,end,source,column,size\nnull_column,2024-02-20,2024-02-22,,x,\nrestart,2024-02-25,,,,\n"
     )
     words = ["simulate", "--model", "buyer", "--policy", "ungated 7d", "--policy", "never", "--seed", "3"]
-    words += ["--stream", "history=30 days=35 per_day=60 concept=10", "--faults", "faults.csv"]
+    words += ["--stream", "history=30 days=21 per_day=60 concept=10", "--faults", "faults.csv"]
     files = [tmp_path / "one.html", tmp_path / "two.html"]
-    told = [CliRunner().invoke(trimtab, ["--json", *words, "--html", str(file)]) for file in files]
-    assert [one.exit_code for one in told] == [0, 0], told[0].output
-    assert told[0].stdout == told[1].stdout
+    told, shown = (
+        CliRunner().invoke(trimtab, [*more, *words, "--html", str(file)])
+        for more, file in zip((["--json"], []), files, strict=True)
+    )
+    assert (told.exit_code, shown.exit_code) == (0, 0), told.output
     assert files[0].read_bytes() == files[1].read_bytes()
     page = files[0].read_text("utf-8")
     assert "concept shift" in page
     assert "null_column x" in page
     assert "optimum" in page
-    document = json.loads(told[0].stdout)
+    document = json.loads(told.stdout)
     never = document["lines"]["never"]
     assert never["reference"] == "optimum"
     assert never["days_above"] > 0
     assert never["bad_requests"] == never["predictions"]
-    assert document["lines"]["ungated 7d"]["fits"] == 6  # at the start, and every week up to the end
+    assert document["lines"]["ungated 7d"]["fits"] == 4  # at the start, and every week up to the end
     assert document["faults"][0]["kind"] == "null_column"
     assert document["shifts"][0]["kind"] == "concept"
-    shown = CliRunner().invoke(trimtab, words)
-    assert shown.exit_code == 0, shown.output
     for part in ("days above", "bad requests", "CPU s", "Faults that were put in", "dashed: the mean of optimum"):
         assert part in shown.stdout
 
@@ -212,7 +212,7 @@ def test_a_search_chooses_on_the_first_half_and_shows_the_second(
     project.close()
     monkeypatch.chdir(project.config.folder)
     words = ["simulate", "--search", "--model", "buyer", "--policy", "never", "--policy", "ungated 5d", "--seed", "2"]
-    words += ["--stream", "history=30 days=40 per_day=60 concept=4"]
+    words += ["--stream", "history=30 days=30 per_day=60 concept=4"]
     told = CliRunner().invoke(trimtab, ["--json", *words])
     assert told.exit_code == 0, told.output
     found = json.loads(told.stdout)

@@ -150,31 +150,34 @@ KINDS = {
 @pytest.mark.parametrize("metric", KINDS)
 def test_counts_and_quantiles_are_reported_by_their_own_metric_in_100_columns(tmp_path: Path, metric: str) -> None:
     estimator, further = KINDS[metric]
+    names = ["never", "every 30d"]
+    policies = "never,30d"
+    if metric == '"poisson_deviance"':  # the longest name, with as many policies as are in two rows
+        names += ["alarm", "alarm or 30d", "ungated 30d", "ungated 60d", "every 60d"]
+        policies += ",alarm,alarm|30d,ungated 30d,ungated 60d,60d"
     with loaded(tmp_path, metric=metric, estimator=estimator) as project:
-        result = project.simulate(policies="never,30d,alarm,alarm|30d,ungated 30d,ungated 60d,60d")
+        result = project.simulate(policies=policies)
     own = result.lines["never"].metric
     assert own == metric.strip('"').removeprefix("tt.")
     lines = report_lines(result, comparisons(result))
     assert max(map(len, lines)) <= 100
     months = lines[lines.index("By month") :]
     assert months[1] == own.replace("_", " ")
-    names = "never", "every 30d", "alarm", "alarm or 30d", "ungated 30d", "ungated 60d", "every 60d"
     shown = " ".join(line for line in months[: months.index("Alarms")] if line.startswith("month"))
     assert all(name in shown for name in names)
     assert any(further in line for line in lines)
     total = next(line for line in months if line.startswith("all"))
     assert f"{result.lines['never'].months()[-1].metrics[own]:.4f}" in total
     promoted = [line for line in lines if " promote " in line]
-    assert promoted[0].startswith("1970-01-31  never, every 30d, alarm, alarm")  # one row for the same first version
+    assert promoted[0].startswith(f"1970-01-31  {', '.join(names)[:30]}")  # one row for the same first version
 
 
 def test_a_question_that_is_asked_today_leaves_an_old_history_where_it_is(tmp_path: Path) -> None:
     with loaded(tmp_path / "a") as project:
-        before = project.simulate(policies="never,60d")
+        before = project.simulate(policies="never")
         project.train()
         project.predict("m", [{"id": "id399", "at": 399 * DAY_US // 4, "x": 0.0}])  # the newest row, as `init` shows it
         project.predict("m", [{"id": "new", "at": 2_000 * DAY_US, "x": 0.0}])
-        after = project.simulate(policies="never,60d")
-    assert list(after.lines) == ["never", "every 60d"]
+        after = project.simulate(policies="never")
     assert (after.start_us, after.until_us) == (before.start_us, before.until_us)
     assert after.lines["never"].scores.tolist() == before.lines["never"].scores.tolist()

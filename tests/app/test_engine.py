@@ -98,14 +98,14 @@ def test_a_service_that_is_killed_before_it_tells_of_itself_leaves_the_trace_of_
 ) -> None:
     class Killable(Supervisor):
         def run(self, announce: Callable[[], object]) -> None:
-            seen.append(parts._may_be_left(project.state_folder / FOLDER))
+            seen.append((project.state_folder / FOLDER / parts._MARK).exists())
             self._end_all()
 
     seen: list[bool] = []
     monkeypatch.setattr(engine, "Supervisor", Killable)
     project.serve(port=0, workers=2)
     assert seen == [True]
-    assert not parts._may_be_left(project.state_folder / FOLDER)  # it ended in order
+    assert not (project.state_folder / FOLDER / parts._MARK).exists()  # it ended in order
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -137,7 +137,7 @@ def test_nobody_waits_for_an_address_that_no_worker_can_have(tmp_path: Path, mon
     with pytest.raises(Unavailable, match="an address of this machine"):
         parts.when_port_is_free(tmp_path, lambda: listen("192.0.2.1", 8080))  # of no machine: RFC 5737
     assert waited == []
-    assert parts._may_be_left(tmp_path)
+    assert (tmp_path / parts._MARK).exists()
 
 
 def test_the_port_of_grpc_is_waited_for_by_one_process_too(

@@ -145,7 +145,7 @@ def test_parquet_files_can_stand_for_a_history(project: Project, tmp_path: Path)
         project.join(visits(), "buyer", events={"readings": folder})
     with pytest.raises(NotFound, match="no Parquet file"):
         project.join(visits(), "buyer", events={"readings": tmp_path / "none"})
-    with pytest.raises(NotFound, match="They use: readings"):
+    with pytest.raises(NotFound, match="The features use: readings"):
         project.join(visits(), "buyer", events={"sales": folder})
     assert list((project.state_folder / "backfill").iterdir()) == []
 

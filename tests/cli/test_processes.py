@@ -301,7 +301,7 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_by_name(tmp_path: Path) -> N
         [sys.executable, "-m", "trimtab.cli", "status"], cwd=folder, capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 2
-    assert b"found a name that is not UTF-8" in done.stderr
+    assert b"this path is not UTF-8, but must be" in done.stderr
     assert not os.path.exists(folder + b"/.trimtab")
 
 

@@ -31,14 +31,17 @@ def test_the_generated_shop_is_planned_simulated_and_read(
     monkeypatch.setattr(example, "VISITS_A_DAY", 150)
     monkeypatch.setattr(example, "RATES", {"blue": 0.1, "green": 0.3})
     found: Reading = example.shop(example.own_folder(str(tmp_path), "shop"), days=14, runs=3)
-    assert found.decision.act == "ship", found.decision.text
-    assert found.decision.variant == "green"
+    assert "is proven better, but guardrail page_time is not proven within its margin" in found.decision.text
     orders = next(one for one in found.metrics if one.metric == "orders")
     assert orders.now is not None
     assert orders.now.low is not None
     assert orders.now.high is not None
     assert orders.now.low < 0.2 < orders.now.high
-    assert {one.metric: one.verdict for one in found.metrics}["page_time"] == "within margin"
+    assert {one.metric: one.verdict for one in found.metrics} == {
+        "orders": "better",
+        "revenue": "better",
+        "page_time": "open",
+    }
     printed = capsys.readouterr().out
     assert "new units a day" in printed
     assert printed.count("3 runs of") == 2

@@ -14,12 +14,12 @@ HOURS = 24  # this many closed hours are compared: a whole day, so that the time
 
 
 class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
-    """The distances of one column in the newest closed day from its profile. They are None if either has no values.
+    """How far the values of one column in the newest 24 closed hours are from the column's profile.
 
     A new distance needs its function, a field here with the default None, and a row in `STATISTICS`.
     """
 
-    distance: float | None  # Jensen-Shannon distance, in [0, 1]
+    distance: float | None  # Jensen-Shannon distance, in [0, 1]; None: no values in these hours or in the profile
     null_share: float
 
 

@@ -13,16 +13,16 @@ _NEWEST_GAPS = 28  # only the newest gaps between loads count
 _LEAST_GAPS = 3
 _LEAST_SPAN_US = 7 * DAY_US  # loads must span this time: on the first days, files may only be tried out
 _SLACK_US = DAY_US
-UNKNOWN_US = 35 * DAY_US  # as long as it is not known how often files come, a next file is normal within this time
+UNKNOWN_US = 35 * DAY_US  # while it is not known how often files come, this much time without a new file is normal
 RECENT_US = 42 * DAY_US
-FILES = "loads"  # the name under which the evidence of findings about files (and no others) has the number of loads
+FILES = "loads"  # the key of the number of loads in the evidence of a finding; only findings about files have it
 
 
 class FileLoads:
     """The hours in which files with new events of a source were loaded; made once for each frame.
 
-    These are not the times at which events became known. For events of a loaded history, those are the times at which
-    they would have become known if they had been sent.
+    These are not the known-at times of the events. Events of a loaded history have simulated known-at times: when the
+    events would have become known if they had been sent as they happened.
     """
 
     def __init__(self, frame: EventFrame) -> None:
@@ -50,7 +50,7 @@ class FileLoads:
 class Rhythm:
     """How long it usually takes from one file to the next: the median and the longest of the newest gaps.
 
-    The longest gap is taken after the longest of them, one in fourteen, were left out.
+    The longest fourteenth of the gaps is left out before the longest is taken, because a few may be exceptions.
     """
 
     def __init__(self, loads_us: NDArray[np.int64]) -> None:

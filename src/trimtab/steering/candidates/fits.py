@@ -1,4 +1,7 @@
-"""Fit the candidates of one deployment, and fit those that pass again on more data. Equal fits are made once."""
+"""Fit the candidates of one deployment; one that passes the gate is fitted a second time, on more data.
+
+Equal fits are made once.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,14 @@ class Fits:
         self._blob = parts.blob
         self._recipe = recipe
         self._options = options
-        self.count = 0  # callers set this to 0 before a repair
+        self.count = 0  # the number of fits since `CandidateBuilder.repair` last began, which sets it to 0
 
     def fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
-        """Fit a model on some rows. With `half_life_us`, the weight of a row halves for each such time of its age."""
+        """Fit a model on some rows.
+
+        With `half_life_us`, a row of that age has half the weight of a new row, one of twice that age a quarter, and
+        so on.
+        """
         self.count += 1
         recording = self._options.recording
         aged = msgspec.structs.replace(training_set, half_life_us=half_life_us)
@@ -87,11 +94,14 @@ class Fits:
     def walk_forward(
         self, training_set: TrainingSet, learnt: Rows, judged: Rows, half_life_us: int | None
     ) -> Floats | None:
-        """Return scores of the rows `judged`, by a fit on the rows `learnt`; None if these are too few."""
+        """Return scores of the rows `judged` by a model that is fitted on the rows `learnt`.
+
+        Return None if no model can be fitted on them, or if a score is not finite.
+        """
         try:
             fitted = self.fit("walk forward", training_set, learnt, half_life_us)
             scores = self._recipe.candidate_scores(fitted, training_set, judged)
-        except Misuse:  # the reference of the quality alarm has fewer days, and the alarm says so
+        except Misuse:  # the reference then only has the days of the window; below 28, it is provisional
             return None
         return scores if np.isfinite(scores).all() else None
 

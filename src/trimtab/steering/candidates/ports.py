@@ -86,7 +86,7 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     save: Callable[[TrainingSet, Blob], str] = save_training_set
     evaluates: bool = True  # whether to evaluate each candidate, with baselines and intervals
     recording: Recording = Recording()  # records the results of steps, so that no step is done twice
-    # a new process and a stopwatch for tests of candidates; None: these tests are not made
+    # loads a candidate in a new process, and measures its speed; None (in replays): neither is tested
     proving: Proving | None = None
     # makes the input profile of a version that goes into service
     profile: Callable[[Version, TrainingSet], object] | None = None
@@ -109,8 +109,8 @@ class Candidates(Protocol):
         Args:
             cut_us: Only data that were known at this time are used.
             go_on: Called before the candidate is judged. If it raises an error, the repair ends.
-            changes: Known changes of the data. If one is to be repaired now, candidates are judged on the days since
-                then, and learn from some of them.
+            changes: Known changes of the data. If `changes.onset` is set, candidates are judged on the days since that
+                change, and some of these days are also used to fit them.
 
         Raises:
             Misuse: No candidate can be fitted on these data with this recipe.

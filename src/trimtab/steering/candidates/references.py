@@ -1,4 +1,4 @@
-"""The reference of a version, with which its days in service are compared: days scored by fits that never saw them."""
+"""The reference of a version: past days, scored by a model that did not see them. Later days are compared with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from trimtab.training.definitions import Model
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
 LONG_REFERENCE: Final = 84  # a reference of this many days is hardly changed by holidays or a bad week
 MOST_SLICES: Final = 200  # a column with more values than this has no slices
-# days are scored by the version in service, and not by a new fit, if it was fitted at most this long before
+# the days before the judging window are scored by the version in service, and not by a new fit, if they begin at most
+# this long after the last rows that the version has seen
 AS_NEW_US: Final = 7 * DAY_US
 
 
@@ -51,7 +52,7 @@ def request_slices(deployment: Deployment) -> tuple[str | NamedSlice, ...]:
 
 
 class Answers(msgspec.Struct, frozen=True, eq=False):
-    """Scores of rows that the recipe was not fitted on."""
+    """Scores of rows, by a model that was not fitted on these rows."""
 
     rows: Rows  # which rows of the training set, as a boolean array
     scores: Floats  # shape (rows,); for a model of several classes (rows, classes)
@@ -74,12 +75,14 @@ def healthy_reference(
     cap: float,
     slices: Sequence[str | NamedSlice],
 ) -> Reference:
-    """Sum up the losses by day, in total and by slice. Labels are those with which the days would have been closed.
+    """Sum up the losses by day, in total and by slice.
+
+    The label of a row is the one that was known when the wait for it was over, as if the day had been closed then.
 
     Args:
         version: The version that gets these days as its reference.
         training_set: The training set that the rows belong to.
-        answered: Scores of rows, in parts with different days, oldest first.
+        answered: Scores of rows, oldest first. No two items have rows of the same day.
         labels: Finds the labels that were known when a day was closed.
         cap: The largest loss that a row can have.
         slices: Columns of the request, and expressions over them.
@@ -108,9 +111,10 @@ def healthy_reference(
 def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple[Rows, Rows] | None:
     """Return rows to learn from and rows to score, so that the reference also has days before a window.
 
-    With the window, the reference has 84 days if at least twice as many rows remain to learn from as are scored, and
-    otherwise 28 if at least as many remain. None: the window alone has that many days, or too few rows remain, or their
-    labels are all equal.
+    Days before the window are added until the reference has 84 days (window included), if the rows left to learn from
+    are at least twice the rows to score. Otherwise they are added until it has 28 days, if the rows left are at least
+    as many as those to score. Return None if neither is possible, for example because the window alone has 28 days, or
+    because the rows left all have the same label.
     """
     at_us, usable = training_set.at_us, training_set.usable
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
@@ -124,11 +128,11 @@ def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
-    """Return for each kind of daily value a distance from the reference that is no evidence of a change.
+    """Return how far the daily loss and calibration may lie from the reference only because the version is a refit.
 
     The reference has the scores of the candidate, but its refit on more data goes into service. So even if the data do
-    not change, their daily values differ. The result is this difference, if the candidate's scores were the true
-    probabilities.
+    not change, the daily loss and calibration of the refit differ from the reference. The result is this difference, if
+    the candidate's scores were the true probabilities.
 
     Args:
         scores: The scores of the candidate, shape (rows,). For several classes the shape is (rows, classes).

@@ -15,19 +15,20 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def latest_state(plan: ViewPlan, packed: bytes | None, rows: list[Row], s_us: int) -> bytes | None:
-    """Return the new encoded state of an entity, if `s_us` seals all its rows (see `state.py`).
+    """Return the new encoded state of an entity in a view that only has latest values, if all its rows are sealed.
 
-    The view only has latest values.
+    A row is sealed when S has passed its event time and its known-at time, so it counts in every read (see `state.py`).
 
     Args:
         plan: The compiled view. Its source has no key.
         packed: The previous state; None: there was none.
         rows: The new rows, at least one.
-        s_us: S, the latest append time in the log up to the last of these rows.
+        s_us: The latest append time of the log records up to the last of `rows`; called S in `state.py`.
 
     Returns:
-        The bytes that `EntityState` would pack. None if `EntityState` and `Ties` are needed: a row was unsealed or
-        stays so, or two rows have the same event time, so that one may repeat the other.
+        The bytes that `EntityState` would pack. None if the fast path is not enough, so that `EntityState` and `Ties`
+        are needed: the previous state has unsealed rows, a new row cannot be sealed yet, or two rows have the same
+        event time, so that one may repeat the other.
     """
     last_us = s_us if plan.inclusive else s_us - 1
     times = [row[EVENT_AT] for row in rows]

@@ -24,7 +24,8 @@ def standardized(matrix: Any, means: Any, scales: Any) -> Any:
 class Standardize(msgspec.Struct, frozen=True):
     """Computes (value - mean) / scale for each input, and 0 for null. Means and scales are those of the training rows.
 
-    If all values of an input are null, it becomes 0 everywhere. If all values are equal, it is not scaled.
+    If all training values of an input are null, its mean is 0 and its scale 1, so nulls become 0 and later values stay
+    as they are. If all training values are equal, the scale is 1, too.
     """
 
     means: tuple[float, ...]

@@ -179,7 +179,7 @@ def evaluate(
     judged = _judged(model, training_set, chosen, fitted)
     labels, scores, at_us = judged.labels, judged.scores, judged.at_us
     blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
-    # each draw sorts the rows once per class, so several classes have fewer draws
+    # each draw sorts the rows once per class, so there are fewer draws from eight classes on
     drawn = chosen.size * max(1, len(model.label.classes) // 4)
     repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
     if judged.lists is None:

@@ -23,7 +23,7 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     # the package of its estimators, or the full name of their class; "": the runtime is only chosen by `trust`
     estimators: str = ""
     packages: dict[str, str]  # the modules that read stored bytes, each with the package that contains it
-    extra_modules: tuple[str, ...] = ()  # further modules that the extra named after the runtime installs
+    extra_modules: tuple[str, ...] = ()  # further modules of `pip install trimtab[NAME]`; NAME is the runtime
     has_extra: bool = True  # False: the library is installed together with trimtab
     file_format: str = ""  # the name of the format of its model files; "": the name of the runtime
     endings: tuple[str, ...] = ()  # endings of the model files that can be imported

@@ -1,4 +1,4 @@
-"""Checks of a scenario's inputs, with the input monitor of a live project, which gets whole blocks of predictions."""
+"""Check a scenario's inputs with the `InputMonitor` of a service. It gets predictions in blocks, not one by one."""
 
 from __future__ import annotations
 

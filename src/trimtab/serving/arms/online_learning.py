@@ -118,8 +118,9 @@ class OnlineDeployment:
     """A learner that is saved together with its progress in one write, so that each label is learnt exactly once.
 
     If the learner raises an error for a block of examples, each example that it refuses alone is set aside in the same
-    write, and the others are learnt. But if it refuses every example that is tried to test it (some new ones, and the
-    last one that it has learnt), the learner is broken: nothing is set aside, and its error is raised.
+    write, and the others are learnt. But before that, some new examples and the last one that it has learnt are each
+    tried on a copy. If it refuses all of these, the learner itself is broken: nothing is set aside, and its error is
+    raised.
 
     This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved, so answers do not wait
     for learning, and none comes from a learner that has learnt only a part of a block.
@@ -179,7 +180,7 @@ class OnlineDeployment:
         Returns the number of learnt examples. If the call fails, nothing was learnt, and it can be repeated.
 
         Args:
-            examples: All examples of this time, in the order in which they became known. Older ones are skipped.
+            examples: All examples that became known between these times, in that order. Older ones are skipped.
                 Examples of an unfinished block must be given again in a later call.
             until_us: A time. No further label can become known at this time or earlier.
             positions: The positions up to which the event log was read. They are saved with the state.

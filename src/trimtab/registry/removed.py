@@ -69,8 +69,8 @@ def refuse_removed(catalog: Catalog, version: Version) -> None:
     if found is not None:
         raise NotFound(
             f"version {version.name} ({version.id[:12]}): its artifact was removed by {found.actor} on "
-            f"{format_time(found.at_us)} ({found.why}); its record stays. Train it again: equal data and code give "
-            "the same version back, or restore a backup."
+            f"{format_time(found.at_us)} ({found.why}); its record stays. Train it again (equal data and code give "
+            "the same version), or restore a backup."
         )
 
 

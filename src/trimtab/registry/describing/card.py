@@ -81,7 +81,7 @@ def _identity(card: Document, about: About) -> None:
         text += f" It refits the recipe of {refitted} on more data."
     if version.trust:
         text += " Loading it runs code from the artifact (pickle), which was explicitly allowed."
-    near = "equal bits" if artifact.row_exact else f"within {artifact.row_tolerance:.2g}"
+    near = "equal to the bit" if artifact.row_exact else f"within {artifact.row_tolerance:.2g}"
     rows = [
         ("address", version.id),
         ("artifact", version.artifact),
@@ -92,8 +92,11 @@ def _identity(card: Document, about: About) -> None:
         ("runtime", version.runtime),
         ("nulls", "as they are" if artifact.step is None else "imputed by the mean; columns scaled"),
         ("calibration", "none" if artifact.recalibration is None else artifact.recalibration.kind),
-        ("one row compared with a batch", near),
-        *((f"one row on {one.machine}", f"{one.text}, measured on {one.rows} rows") for one in about.row_choices),
+        ("score of a row alone and in a batch", near),
+        *(
+            (f"code path of single rows on {one.machine}", f"{one.text}, measured on {one.rows} rows")
+            for one in about.row_choices
+        ),
     ]
     card.heading("What it is")
     card.paragraph(text)

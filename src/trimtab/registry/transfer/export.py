@@ -38,7 +38,8 @@ class Exported(Shown, msgspec.Struct, frozen=True, kw_only=True):
     # the file to run; with --check, it repeats the golden predictions (stored scores of stored rows)
     check: str
     golden: int  # the number of golden rows
-    # the largest difference between scores of the exported code and golden scores (relative to scores above 1)
+    # the largest difference between scores of the exported code and golden scores: absolute for scores up to 1, and
+    # relative for larger ones
     difference: float
     tolerance: float  # the largest difference that the check allows
 

@@ -18,7 +18,8 @@ from trimtab.training.fitting.artifact import encode_artifact, make_golden
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.score_checks import checked_scores
 
-# relative to scores above 1; allows for other machines, other library versions and single precision
+# the allowed difference: absolute for scores up to 1, and relative for larger ones. It allows for other machines,
+# other library versions and single precision
 _TOLERANCE = 1e-6
 
 
@@ -51,7 +52,9 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
         NotFound: There is no such file.
         Misuse: A row has no score, or the file cannot be parsed.
     """
-    what = f"golden rows {file.name}"
+    what, lacks, form = f"golden rows {file.name}", "a row has", 'lines of {"input": 1.5, ..., "score": 0.25}'
+    if file.suffix == ".json":
+        lacks, form = "there is", '{"rows": [...], "scores": [...]}'
     try:
         text = regular_file(file, "golden rows").read_text("utf-8")
         if file.suffix == ".json":
@@ -64,11 +67,12 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
     except TrimtabError:
         raise
     except KeyError as error:
-        raise Misuse(f'{what}: a row has no {error}. Give lines of {{"input": 1.5, ..., "score": 0.25}}.') from None
+        raise Misuse(f"{what}: {lacks} no {error}. Give {form}.") from None
     except (OSError, ValueError, TypeError) as error:
-        raise Misuse(f'{what}: {error}. Give lines of {{"input": 1.5, ..., "score": 0.25}}.') from error
+        raise Misuse(f"{what}: {error}. Give {form}.") from error
     if not rows or len(rows) != len(wanted) or wanted.shape[1:] != ((len(classes),) if classes else ()):
-        raise Misuse(f"{what}: found {len(rows)} rows and scores of shape {wanted.shape}. Each row needs one score.")
+        needed = f"a list of {len(classes)} scores, one for each class" if classes else "one score"
+        raise Misuse(f"{what}: found {len(rows)} rows and scores of shape {wanted.shape}. Each row needs {needed}.")
     return GoldenRows(rows, wanted)
 
 

@@ -8,7 +8,7 @@ import msgspec
 class Help(msgspec.Struct, frozen=True, kw_only=True):
     """The help of a verb."""
 
-    verb: str  # with the word trimtab
+    verb: str  # for example "trimtab promote"
     help: str
 
 
@@ -53,14 +53,14 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A text, or the file to which it was written. Only one of the fields exists."""
+    """A text, or the file to which it was written. Only the fields of that document exist."""
 
     document: str | None = None  # the file of the OpenAPI document
-    file: str | None = None  # the page of the quality
+    file: str | None = None  # the file of a quality page, or of an experiment's report
     markdown: str | None = None  # the text of a model card
     page: str | None = None  # the page of a version's evaluation, or of its card
     rules: str | None = None  # alerting rules, or their file
-    tests: str | None = None  # the file of the rules' unit tests
+    tests: str | None = None  # the file of the rules' unit tests, together with `rules`
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):

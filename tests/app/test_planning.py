@@ -314,7 +314,7 @@ def test_the_catalogue_says_when_an_event_last_became_known_by_the_clock(applied
             shop.move(project, us)
             entry = project.catalogue().find("readings")
             assert (entry.newest, entry.known_ago) == (newest, ago)  # the event that came is not the newest
-        assert any(line.endswith("; the last one became known 9d ago") for line in entry.lines())
+        assert any(line.endswith("; latest known-at time 9d ago") for line in entry.lines())
 
 
 def test_the_catalogue_is_searched_by_name_owner_tag_and_column_and_says_what_there_is(applied: Path) -> None:

@@ -79,7 +79,7 @@ def open_project(
     Args:
         folder: Where `trimtab.toml` is.
         clock: The time of everything that happens; default: the system's.
-        state: Another state folder than the settings name.
+        state: The state folder; default: the one in the settings.
         environment: Variables to read `TRIMTAB_*` settings from; default: those of the process.
 
     Raises:
@@ -106,8 +106,6 @@ class Project(ProjectRows):
     Any number of processes may open one project and push to it. One of them at a time applies events to online
     features: a running `trimtab serve`, or else the process that reads them.
     """
-
-    # -- data ---------------------------------------------------------------------------------------------------
 
     # -- models -------------------------------------------------------------------------------------------------
 
@@ -152,7 +150,7 @@ class Project(ProjectRows):
             model: A deployment's name; optional where there is only one.
             trials: The total number of trials; default: as the model declares.
             time: Total time of all trials, earlier ones included.
-            actor: Who searches, for the run.
+            actor: Who searches; recorded in the run.
             watch: Called with the run at each progress.
 
         Raises:
@@ -220,7 +218,7 @@ class Project(ProjectRows):
         return self.part(Loops).loop(model)
 
     def teacher(self, model: str) -> Teacher:
-        """The teacher of one online deployment's learner."""
+        """The object that gives a deployment's online learner the labels of the deployment's own predictions."""
         from trimtab.app.training.loops import Loops
 
         return self.part(Loops).teacher(model)
@@ -281,10 +279,10 @@ class Project(ProjectRows):
         return apply_first(self)
 
     def tick(self, *, watch: Callable[[Ticked], object] | None = None) -> list[Decision]:
-        """Run the loop of every deployment once, then experiments: close days, check quality and skew, train, promote.
+        """Run the loop of every deployment once: close days, check quality, train, promote. Then run experiments.
 
         Deployments that another process works on are skipped. If one fails, its error is raised after the others ran.
-        Once a day, what [retention] does not keep is removed, as a service does it.
+        Skew is checked when it is due. Once a day, what [retention] does not keep is removed, as a service does it.
 
         Args:
             watch: Called for each deployment, with its result or with the process that works on it.
@@ -585,7 +583,7 @@ class Project(ProjectRows):
             model: The declared model that it is a version of.
             golden: A file of golden rows (inputs with expected scores); default: those of an exported folder.
             window: Evaluate the model on the newest labelled rows, over this time span.
-            categories: For each category, its values in the order of the model's codes.
+            categories: For each category feature, its values in the order of the numbers that the model has for them.
             trust: "pickle" allows a pickle, which runs code.
             seen_until: The end of its training data; default: now, so that gates only judge on later rows.
             first: Make it the champion; allowed while there is none.
@@ -647,9 +645,9 @@ class Project(ProjectRows):
     def recover(self, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
         """Repair the state after records were lost from a log, or were stamped by a clock that was ahead.
 
-        A partition continues after the last position that was read, so that no new record gets a position that a reader
-        has passed. Append times in the future become the present, and online features are rebuilt. Each repair has a
-        row in the ledger.
+        After a loss, a partition's next record gets a position after the last one that any reader has read. Otherwise
+        readers would skip it. Append times in the future become the present, and online features are rebuilt. Each
+        repair has a row in the ledger.
 
         Args:
             dry_run: Change nothing; report what is lost and what would be done.
@@ -726,7 +724,7 @@ class Project(ProjectRows):
         return every_signal(self.state.catalog)
 
     def alerts(self) -> AlertOverview:
-        """An overview of alerts: receivers with their state, signals, mutes, and pages against their limit."""
+        """An overview of alerts: receivers and their state, signals, mutes, and this week's alerts with their limit."""
         from trimtab.app.alerts.alert_overview import alert_overview
 
         return alert_overview(self)
@@ -794,7 +792,8 @@ class Project(ProjectRows):
             since: Leave out blocks that begin earlier.
             until: Leave out blocks that begin at this time or later.
             version: Only this version: its name or id.
-            amended: Include labels that came late or were corrected, as read 1, 7 and 28 days after a day was closed.
+            amended: Include labels that came late or were corrected. They are read again 1, 7 and 28 days after a day
+                was closed; the newest of these readings counts.
 
         Raises:
             NotFound: There is no such deployment or version.
@@ -1059,7 +1058,7 @@ class Project(ProjectRows):
         """Replay the ingested history in virtual time under several policies. The project's state stays as it is.
 
         Args:
-            lines: Names of scenarios of [demo]; default: all of them (without [demo]: the project's policy, and never).
+            lines: Scenarios of [demo]; default: all. Without [demo]: "project" (as declared), "never" (no retraining).
             policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
                 "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas in between.
             model: The deployment whose policy is replaced; default: the only one.
@@ -1067,7 +1066,8 @@ class Project(ProjectRows):
                 for it such as "days=100 concept=40".
             faults: Faults to put in: faults of `trimtab.simulation`, or rows, a table or a CSV file with kind, start,
                 end, source, column and size.
-            start: The start of virtual time; default: [demo] start, else a day on which every policy has a version.
+            start: The start of virtual time; default: [demo] start, else the first of up to eight tried midnights at
+                which every policy has a version.
             until: The end of virtual time; default: [demo] until, else the last request.
             seed: Default: the setting `seed`.
             progress: Called with microseconds done and microseconds in total.

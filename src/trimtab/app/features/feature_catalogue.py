@@ -58,8 +58,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         out += [f"  from {', '.join(self.lineage)}"] if self.lineage else []
         out.append(f"  used by {', '.join(self.used_by) or 'nothing'}")
         if self.events is not None:
-            newest = f", the newest of {self.newest}" if self.newest else ""
-            known = f"; the last one became known {self.known_ago} ago" if self.known_ago else ""
+            newest = f", latest event time {self.newest}" if self.newest else ""
+            known = f"; latest known-at time {self.known_ago} ago" if self.known_ago else ""
             out.append(f"  {count_of(self.events, 'event')}{newest}{known}")
         for name, values in self.values.items():
             out += [f"  values in {name}:", *(f"    {line}" for line in values.lines())]
@@ -85,7 +85,7 @@ class Catalogue(Shown, msgspec.Struct, frozen=True):
 
         Raises:
             NotFound: No entry has this name.
-            Misuse: Several entries have this name.
+            Misuse: Several models have a feature of this name, and the name does not say which model is meant.
         """
         found = [one for one in self.entries if one.name == name]
         found = found or [one for one in self.entries if one.name.partition(":")[2] == name]
@@ -226,7 +226,7 @@ class _Entries:
             found += [(model.name, join) for join in model.features.joins if join.view.name == view.name]
         for name, features in self._versions:
             of_view = [join for join in features.joins if join.view.name == view.name]
-            other = "" if all(join.view.hash == view.hash for join in of_view) else " (another definition of it)"
+            other = "" if all(join.view.hash == view.hash for join in of_view) else " (with a different definition)"
             found += [(f"{name}{other}", join) for join in of_view]
         return found
 
@@ -235,7 +235,7 @@ class _Entries:
         for version, features in self._versions:
             if version.partition("@")[0] == model and name in features.transforms:
                 same = features.transforms[name].same_as(expression)
-                yield version if same else f"{version} (another definition of it)"
+                yield version if same else f"{version} (with a different definition)"
 
     @cached_property
     def _versions(self) -> list[tuple[str, FeatureSet]]:

@@ -49,7 +49,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
     id_conflicts: int
     exact: bool = True  # False: new records of a large log were not compared with earlier events
-    uncounted: int = 0  # this many of the newest log records, of all sources, are not counted before the next tick
+    # the number of newest log records, of all sources together, that `events` does not include before the next tick
+    uncounted: int = 0
 
 
 class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -62,7 +63,8 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
     sources: list[SourceStatus]
     unapplied: list[str]  # definitions of the project file, such as "view carrier", that differ from the applied ones
     lag_records: int | None  # the number of log records not applied yet; None if online features are damaged
-    views: dict[str, dict[str, int]]  # the number of applied records by view and outcome; empty if views are damaged
+    # for each view, the counts of `ViewApplied`, such as applied, duplicates and failed; empty if views are damaged
+    views: dict[str, dict[str, int]]
     failures: list[FeatureFailure]  # features that could not be computed for some events
     disk_bytes: int  # the size of the state folder
     service: ServiceState | None  # the service that serves the project now

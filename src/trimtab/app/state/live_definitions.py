@@ -164,7 +164,9 @@ class LiveDefinitions:
                     continue
             try:
                 applied = self.applied(name)
-            except Corrupt:  # cannot be read; the views are filled when a version is promoted
+            # cannot be read: views that only these definitions need are not kept up to date, but filled when a version
+            # that needs them is promoted
+            except Corrupt:
                 applied = None
             deployment = self._definitions.deployments.get(name)
             if applied is not None:

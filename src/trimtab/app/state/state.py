@@ -140,7 +140,7 @@ class State:
 
     @cached_property
     def online_place(self) -> Place:
-        """The place of the store of online features, see `place`."""
+        """The object that `place` returns for the store of online features."""
         return self.place("online")
 
     def place(self, name: str) -> Place:

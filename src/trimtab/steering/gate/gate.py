@@ -121,12 +121,12 @@ def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
                 yield check, one
 
 
-_WORDS = {  # words that follow "Refused, not", for checks whose names do not fit there
-    "better_by_margin": "better by the margin",
-    "provably_better": "provably better",
-    FLOOR: "better than the best baseline",
-    "not_provably_worse": "free of a proof that it is worse",
-    FLOOR_OF_SLICES: "better than the best baseline in each slice",
+_WORDS = {  # what a candidate is that fails a check, after "Refused,"; for other checks it is "not" and their name
+    "better_by_margin": "not better by the margin",
+    "provably_better": "not provably better",
+    "not_provably_worse": "provably worse",
+    FLOOR: "not better than the best baseline",
+    FLOOR_OF_SLICES: "not better than the best baseline in each slice",
 }
 
 
@@ -143,7 +143,7 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if not failed:
         return f"Passed: {values}."
-    refused = f"Refused, not {', not '.join(_WORDS.get(one.name, one.name) for _, one in failed)}: {values}."
+    refused = f"Refused, {', '.join(_WORDS.get(one.name, f'not {one.name}') for _, one in failed)}: {values}."
     return " ".join([refused, *(one.reason for check, one in failed if check.shown != "numbers")])
 
 

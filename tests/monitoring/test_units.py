@@ -11,7 +11,7 @@ from input_world import SITES, Shop, World
 from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.monitoring.inputs.checks.unit_maps import _NAMED, is_gradual
+from trimtab.monitoring.inputs.checks.unit_maps import _NAMED, UnitMap, has_name, is_gradual
 
 Ints = NDArray[np.int64]
 FAULTY_US = 2 * DAY_US
@@ -110,3 +110,11 @@ def test_a_unit_that_changes_within_the_hour_is_told_by_its_step(change: Callabl
     assert not is_gradual(best, middle, [*old, *map(change, new)])
     assert not is_gradual(best, middle, [*map(change, new)])  # what came before was not seen
     assert is_gradual(best, middle, [*ramp, *map(change, new)])
+
+
+@pytest.mark.fast
+def test_a_factor_is_no_conversion_between_known_units() -> None:
+    assert has_name(UnitMap("", 1.8, 32.0))
+    assert has_name(UnitMap("", 3.6))
+    assert not has_name(UnitMap("", 12.0))
+    assert not has_name(UnitMap("", 9.215))

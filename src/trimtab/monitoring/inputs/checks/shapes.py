@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.records import Signal
 from trimtab.core.time import HOUR_US
 from trimtab.monitoring.inputs.checks.findings import Finding, Window, percent, windows
-from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, is_gradual, unit_maps
+from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, has_name, is_gradual, unit_maps
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
@@ -275,6 +275,8 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
 
     They do if their median is nearer to the median of the day before the change after it is mapped back. That values
     are back in the training range proves nothing: a cold night in Fahrenheit has the numbers of a hot night in Celsius.
+    A factor without a name may be a guess, as for temperatures near 0. Then the median must also be nearer to that at
+    which the unit was found than to that of the day before.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -289,8 +291,9 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
     if not values.size:
         return []
     was, now = float(np.median(usual)), float(np.median(values))
-    back = UnitMap("", signal.evidence["factor"], signal.evidence["shift"]).back(np.array([now]))
-    if abs(float(back[0]) - was) >= abs(now - was):
+    found = UnitMap("", signal.evidence["factor"], signal.evidence["shift"])
+    back, then = found.back(np.array([now])), signal.evidence.get("median", now)
+    if abs(float(back[0]) - was) >= abs(now - was) or (not has_name(found) and abs(now - then) > abs(now - was)):
         return []
     message = (
         f"Column {column.name} still seems to be in another unit: its median is {now:,.5g}, or {float(back[0]):,.5g} "

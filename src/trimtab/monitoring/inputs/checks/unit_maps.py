@@ -34,7 +34,7 @@ class UnitMap(msgspec.Struct, frozen=True):
         return (values - self.b) / self.a
 
 
-_NAMED = (
+_CONVERSIONS = (
     UnitMap("1.8 x + 32 (degrees Celsius to Fahrenheit)", 1.8, 32.0),
     UnitMap("(x - 32) / 1.8 (degrees Fahrenheit to Celsius)", 1 / 1.8, -32.0 / 1.8),
     UnitMap("x + 273.15 (degrees Celsius to kelvin)", 1.0, 273.15),
@@ -55,9 +55,17 @@ _NAMED = (
     UnitMap("x / 2.54 (centimetres to inches)", 1 / 2.54),
     UnitMap("2.204623 x (kilograms to pounds)", 2.204623),
     UnitMap("x / 2.204623 (pounds to kilograms)", 1 / 2.204623),
+)
+_NAMED = (
+    *_CONVERSIONS,
     *(UnitMap(f"{factor:g} x", float(factor)) for factor in (10, 12, 24, 60, 100, 1000, 3600, 1e6)),
     *(UnitMap(f"x / {factor:g}", 1.0 / factor) for factor in (10, 12, 24, 60, 100, 1000, 3600, 1e6)),
 )
+
+
+def has_name(found: UnitMap) -> bool:
+    """Return whether a map is a conversion between known units, and not only a factor."""
+    return any(one.a == found.a and one.b == found.b for one in _CONVERSIONS)
 
 
 def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequence[Floats] | None) -> list[UnitMap]:

@@ -67,7 +67,7 @@ SETS = [
         "Where labels take 90 days, a refit is compared with the candidate of the version in service, because that "
         "version knows labels that were not final when the judged days began "
         "([D0214](decisions/D0214-long-waits.md)). With the gate and without it the "
-        "figures are equal.",
+        "losses are equal.",
     ),
 ]
 

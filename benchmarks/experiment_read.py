@@ -66,9 +66,12 @@ def setup(folder: Path) -> dict[str, Any]:
         stored = ExperimentDay(
             experiment="prices", generation=1, day_us=BEGIN_US + day * DAY_US, variants=sums.variants()
         )
-        puts, reached = store_day(stored, "", reached, day)
+        keys = np.arange(-(-UNITS // DURATION), dtype="<u8") + day * UNITS
+        units = project.state.blob.put(keys.tobytes() + bytes(keys.size))
+        puts, reached = store_day(stored, units, reached, day)
         project.state.catalog.write(puts)
     clock.advance_to(BEGIN_US + (DURATION + 8) * DAY_US - 1)
+    project.experiment_report("prices")  # as a tick does, closes days and looks for late outcomes of closed ones
     return {"project": project, "file": folder / ".trimtab" / "catalog.db"}
 
 

@@ -393,7 +393,7 @@ class Controller:
             record.entry("gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion),
         ]
         if repair.successor is None:
-            useless = state.begun_by in ("alarm", "slice") and most_gain(gate) < LEAST_GAIN
+            useless = state.begun_by == "alarm" and most_gain(gate) < LEAST_GAIN  # a slice is few of the rows
             said = f"{repair.reason} {_USELESS}" if useless else repair.reason
             entries.append(record.entry("refuse", said, {"gate": gate.id}, version=repair.candidate))
             return record.refuse(entries, fits=spent, longest=useless)

@@ -1,7 +1,7 @@
 # Every target sets up `.venv` alone. PYTHON=... names the interpreter, WORKERS=... how many tests run at once,
 # ARGS=... goes on to the command (`make test ARGS="tests/store -x"`, `make bench ARGS=log_append`).
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak docs lock format clean environment
+.PHONY: help demo test check bench bench-peers soak docs lock format clean environment
 WORKERS ?= 2
 ARGS ?=
 BIN := .venv/bin
@@ -16,6 +16,7 @@ help:
 	@echo "make test    the tests and the examples in docstrings and documents"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed as a ratio to the floor -> build/bench.json"
+	@echo "make bench-peers  the benchmarks of what a user calls, with other products beside (an environment of its own)"
 	@echo "make soak    the long campaigns -> build/soak.json"
 	@echo "make checkout  three experiments from start to end, two of them on public data"
 	@echo "make own-data  three public files from CSV to a report of policies -> docs/own-data.md"
@@ -53,6 +54,11 @@ check: .venv/.stamp
 
 bench: .venv/.stamp
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-peers: .venv/.stamp benchmarks/doors/peers.txt
+	test -d .venv-peers || $(BIN)/python -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/doors/peers.txt
+	$(BIN)/python benchmarks/run.py --peers .venv-peers/bin/python $(or $(ARGS),$(basename $(notdir $(wildcard benchmarks/doors/door_*.py))))
 
 soak: .venv/.stamp .venv/.data
 	TMPDIR=$${TMPDIR:-/tmp} $(BIN)/pytest -q -m soak $(or $(ARGS),tests)

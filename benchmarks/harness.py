@@ -1,6 +1,8 @@
 """How a benchmark is described, measured and judged.
 
-A benchmark is one file `benchmarks/<name>.py`, named as in the table of `make bench`, with
+A benchmark is one file `benchmarks/<name>.py`, or `benchmarks/doors/door_<name>.py` for one that calls what a user
+calls and compares it with what the user would write or install instead. It is named as in the table of `make bench`,
+and has
 
     NAME = "log_append"          the file's name
     TARGET = "ratio >= 0.8"      or "ours <= 60": what is judged (`ratio` is ours / floor), how, against what
@@ -10,6 +12,8 @@ A benchmark is one file `benchmarks/<name>.py`, named as in the table of `make b
                                  closed after them if it has a `close`
     def ours(state): ...         measures once, and returns the figure in UNIT
     def floor(state): ...        the same for the floor; left out when there is none
+    def peers(state, python): ...  left out, or the figures of other products for the same job, by name. `python` is the
+                                 interpreter of an environment of their own (`make bench-peers`)
 
 `ours` and `floor` take turns, so that a noisy neighbour meets both. A file whose name starts with `_` holds what
 several benchmarks share.
@@ -26,7 +30,7 @@ import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +38,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 HERE = Path(__file__).parent
+DOORS = HERE / "doors"
 JUDGED = {"ours", "ratio"}
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge}
 Better = Literal["higher", "lower"]
@@ -49,6 +54,7 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     setup: Callable[[Path], Any]
     ours: Callable[[Any], float]
     floor: Callable[[Any], float] | None
+    peers: Callable[[Any, Path], Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         judged, comparison, bound = self.target.split()
@@ -71,6 +77,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     better: Better
     repeats: int
+    peers: dict[str, float] = {}
 
     @property
     def met(self) -> bool:
@@ -82,22 +89,29 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def names() -> list[str]:
     """The benchmarks there are, by name."""
-    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in {"run", "harness"} and p.stem[0] != "_")
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    found = [*HERE.glob("*.py"), *DOORS.glob("*.py")]
+    return {path.stem: path for path in found if path.stem not in {"run", "harness"} and path.stem[0] != "_"}
 
 
 def load(name: str) -> Benchmark:
-    """Read the benchmark in `benchmarks/<name>.py`."""
+    """Read the benchmark of that name."""
     if name not in names():
         raise SystemExit(f"There is no benchmark {name!r}. There are: {', '.join(names())}.")
-    if str(HERE) not in sys.path:
-        sys.path.insert(0, str(HERE))
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    for folder in (DOORS, HERE):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    file = _files()[name]
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if name != module.NAME:
-        raise SystemExit(f"benchmarks/{name}.py calls itself {module.NAME!r}: file and NAME must be the same.")
+        raise SystemExit(f"{file} calls itself {module.NAME!r}: file and NAME must be the same.")
     return Benchmark(
         name=name,
         target=module.TARGET,
@@ -106,14 +120,18 @@ def load(name: str) -> Benchmark:
         setup=module.setup,
         ours=module.ours,
         floor=getattr(module, "floor", None),
+        peers=getattr(module, "peers", None),
     )
 
 
-def measure(benchmark: Benchmark, *, repeats: int, folder: Path | None = None) -> Result:
+def measure(
+    benchmark: Benchmark, *, repeats: int, folder: Path | None = None, peers_python: Path | None = None
+) -> Result:
     """Measure floor and ours in turn, `repeats` times (at least 3), and take the medians.
 
     Every other pair starts with ours, so that neither always runs on the warmer machine. `folder` is where the
-    benchmark may write; left out, a temporary one that is removed.
+    benchmark may write; left out, a temporary one that is removed. With `peers_python`, the interpreter of the
+    environment of the peers, they are measured once after the pairs.
     """
     if repeats < 3:
         raise ValueError(
@@ -121,8 +139,8 @@ def measure(benchmark: Benchmark, *, repeats: int, folder: Path | None = None) -
         )
     if folder is None:
         with tempfile.TemporaryDirectory(prefix=f"{benchmark.name}-") as temporary:
-            return measure(benchmark, repeats=repeats, folder=Path(temporary))
-    ours, floor = [], []
+            return measure(benchmark, repeats=repeats, folder=Path(temporary), peers_python=peers_python)
+    ours, floor, peers = [], [], {}
     with prepared(benchmark, folder) as state:
         for turn in range(repeats):
             if turn % 2:
@@ -131,6 +149,8 @@ def measure(benchmark: Benchmark, *, repeats: int, folder: Path | None = None) -
                 floor.append(benchmark.floor(state))
             if not turn % 2:
                 ours.append(benchmark.ours(state))
+        if peers_python is not None and benchmark.peers is not None:
+            peers = dict(benchmark.peers(state, peers_python))
     middle, base = statistics.median(ours), statistics.median(floor) if floor else None
     return Result(
         name=benchmark.name,
@@ -141,6 +161,7 @@ def measure(benchmark: Benchmark, *, repeats: int, folder: Path | None = None) -
         unit=benchmark.unit,
         better=benchmark.better,
         repeats=repeats,
+        peers=peers,
     )
 
 

@@ -562,6 +562,23 @@ def test_an_alarm_whose_repair_could_hardly_be_better_waits_for_the_longest_time
     assert rig.bench.made == 3
 
 
+def test_a_repair_that_passes_by_its_margin_alone_and_repairs_nothing_is_not_put_in_service(catalog: Catalog) -> None:
+    bench = Bench([True, True, True])
+    rig = Rig(catalog, bench, deployment(target, retrain=on_quality_drop(), settle="1d", cooldown="7d"))
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    bench.difference, bench.bound = -0.0005, 0.001  # at best .002 better, of .5; a margin of -.002 allows it
+    while "refuse" not in rig.days(1, 0.36):
+        pass
+    assert rig.controller.state.alarm_quiet_until_us == rig.clock.now_us() + 8 * 7 * DAY_US
+    assert "It is not put in service, because it would repair nothing." in rig.ledger.rows()[-1].cause
+    assert rig.controller.state.follow_ups_us == ()
+    assert rig.bench.in_service == "v1"
+    bench.difference, bench.bound = -0.2, -0.1
+    rig.days(8, 0.9)  # a further rise does not wait
+    assert rig.bench.in_service == "v3"
+
+
 def test_a_repaired_change_is_followed_up_when_more_of_the_new_world_is_known(catalog: Catalog) -> None:
     bench = Bench([True, True, False, False])
     bench.folds = 2

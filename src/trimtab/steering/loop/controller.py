@@ -8,9 +8,10 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
-from trimtab.core.records import ChangeOnset, Decision
+from trimtab.core.records import ChangeOnset, Decision, GateRecord
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.quality.quality import QualityMonitor
+from trimtab.monitoring.quality.watches import LOSS
 from trimtab.run import Cancelled
 from trimtab.steering.candidates.ports import Candidates, Stored
 from trimtab.steering.definitions import Deployment
@@ -41,7 +42,7 @@ from trimtab.store.ports import Catalog, Remove, read_record
 
 # a repair is repeated after this many days, when more labels since the change are known
 FOLLOW_UP_DAYS = (7, 21)
-# after a refused repair that could not lower the loss by this share, an alarm waits for the longest quiet time
+# an alarm whose repair could not lower the loss by this share waits for the longest quiet time
 LEAST_GAIN = 0.01
 _USELESS = (
     "Even at the better end of its confidence interval, the loss would be less than 1 % lower. A repair is tried again "
@@ -392,12 +393,22 @@ class Controller:
             record.entry("train", state.cause, rows, version=repair.candidate, data_hash=repair.data_hash),
             record.entry("gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion),
         ]
-        if repair.successor is None:
-            useless = state.begun_by == "alarm" and most_gain(gate) < LEAST_GAIN  # a slice is few of the rows
-            said = f"{repair.reason} {_USELESS}" if useless else repair.reason
+        useless = state.begun_by == "alarm" and most_gain(gate) < LEAST_GAIN  # a slice is few of the rows
+        if repair.successor is None or (useless and self._repairs_nothing(gate)):
+            but = "" if repair.successor is None else " It is not put in service, because it would repair nothing."
+            said = f"{repair.reason}{but} {_USELESS}" if useless else repair.reason
             entries.append(record.entry("refuse", said, {"gate": gate.id}, version=repair.candidate))
             return record.refuse(entries, fits=spent, longest=useless)
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
+
+    def _repairs_nothing(self, gate: GateRecord) -> bool:
+        """Return whether a candidate passed only because the margin allows a higher loss, after alarms about the loss.
+
+        An alarm about the calibration is not counted, because its repair need not lower the loss.
+        """
+        watch = self._monitor.watch
+        about_loss = watch is not None and set(watch.rung) == {LOSS}
+        return about_loss and gate.bound is not None and gate.bound > 0.0
 
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """Return the fields of the state that say which change was repaired, and when to repeat the repair."""

@@ -24,7 +24,7 @@ from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_
 from trimtab.steering.definitions import deployment
 from trimtab.steering.loop.budgets import spent_budget, with_fits
 from trimtab.steering.loop.triggering import Seen, find_trigger
-from trimtab.steering.loop_state import REQUEST, LoopState, Quiet, Requested
+from trimtab.steering.loop_state import REQUEST, Changes, LoopState, Quiet, Requested
 from trimtab.store import Catalog, Put
 
 NOW_US = 100 * DAY_US
@@ -248,3 +248,23 @@ def test_a_budget_changes_the_address_of_a_deployment_only_where_it_is_declared(
     assert plain.hash != deployment(target, retrain=OnNewLabels(5), fits_per_day=3).hash
     with pytest.raises(Misuse, match="fits_per_week=0 allows no fit"):
         deployment(target, fits_per_week=0)
+
+
+# --- a quiet time ends early
+
+
+@pytest.mark.parametrize("kept_as", ["onset", "repaired"])
+def test_an_alarm_does_not_wait_if_the_change_began_later_than_the_last_repair_took_it_to(kept_as: str) -> None:
+    watch = msgspec.structs.replace(alarmed("a", of_gap=False), slices={})
+    watch = msgspec.structs.replace(watch, figures={"quality_loss": alarmed("a", of_gap=False).slices["a"]})
+    assert watch.onset is not None
+    earliest_us = watch.onset.earliest_us
+
+    def found(latest_us: int) -> object:
+        tried = ChangeOnset(at_us=latest_us - DAY_US, earliest_us=latest_us - 9 * DAY_US, latest_us=latest_us)
+        state = LoopState(alarm_quiet_until_us=NOW_US + DAY_US, changes=Changes(**{kept_as: tried}))
+        asked = Seen(NOW_US, True, watch, None, lambda: 0, lambda name, onset: 0.0)
+        return find_trigger(deployment(target, retrain=tt.on_quality_drop()), state, asked)
+
+    assert found(earliest_us) is None
+    assert found(earliest_us - 1) is not None

@@ -42,7 +42,7 @@ from trimtab.store.ports import Catalog, Remove, read_record
 
 # a repair is repeated after this many days, when more labels since the change are known
 FOLLOW_UP_DAYS = (7, 21)
-# an alarm whose repair could not lower the loss by this share waits for the longest quiet time
+# an alarm whose repair could not lower the loss by this share is not followed up, or waits for the longest quiet time
 LEAST_GAIN = 0.01
 _USELESS = (
     "Even at the better end of its confidence interval, the loss would be less than 1 % lower. A repair is tried again "
@@ -416,7 +416,7 @@ class Controller:
         if onset is None or repair.gate.folds == 1:  # no change of the data was repaired
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
-        if self.state.begun_by == "follow-up":
+        if self.state.begun_by == "follow-up" or most_gain(repair.gate) < LEAST_GAIN:
             return repaired
         final_us = self._deployment.model.label.final_at(repair.cut_us)
         return {**repaired, "follow_ups_us": tuple(final_us + d * DAY_US for d in FOLLOW_UP_DAYS)}

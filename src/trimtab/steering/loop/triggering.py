@@ -85,9 +85,16 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
 
 
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
-    """Return whether a kind of cause is in its quiet time, which ends early if the loss has risen further meanwhile."""
-    if kind == "alarm" and seen.watch is not None and seen.watch.risen_us > state.risen_us:
-        return False
+    """Return whether a kind of cause is in its quiet time.
+
+    For alarms it ends early if the loss has risen further meanwhile, or if days since then show that the change began
+    later than it was thought to when the last repair was tried: that repair learnt hardly anything about it.
+    """
+    if kind == "alarm" and seen.watch is not None:
+        tried, onset = state.changes.onset or state.changes.repaired, seen.watch.onset
+        later = tried is not None and onset is not None and onset.earliest_us > tried.latest_us
+        if later or seen.watch.risen_us > state.risen_us:
+            return False
     return is_before(seen.now_us, state.quiet_of(kind).until_us)
 
 

@@ -18,6 +18,7 @@ from trimtab.stats import (
     log_loss_rows,
     update_alarm,
 )
+from trimtab.stats.inference.edetector import alarm_threshold, shifted_alarm
 
 PLAIN = AlarmSpec(  # values are their own surprise
     run_length=100.0,
@@ -200,6 +201,21 @@ def test_the_alarm_day_stays_when_the_stream_recovers():
     assert state.alarm_day is not None
     assert state.alarm_day <= 20
     assert len(state.recent) <= 366
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_large_rise_is_found_in_days_if_a_small_one_had_just_rung_the_alarm(seed):
+    rng = np.random.default_rng(seed)
+    spec = learn_alarm(rng.normal(0.5, 0.01, 28), run_length=1_000)
+    state = AlarmState()
+    while state.log_evidence < alarm_threshold(spec) - 1.5:
+        state = update_alarm(spec, state, rng.normal(0.515, 0.005))
+    while state.alarm_day is None:  # one or two days of the large rise complete the evidence of the small one
+        state = update_alarm(spec, state, rng.normal(0.7, 0.01))
+    further, on = shifted_alarm(spec, state), AlarmState()
+    for _ in range(4):
+        on = update_alarm(further, on, rng.normal(0.7, 0.01))
+    assert on.alarm_day is not None
 
 
 def test_days_without_rows_pass_without_a_bet_and_small_days_are_pooled():

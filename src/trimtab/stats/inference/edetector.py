@@ -25,6 +25,7 @@ Source: Shin, Ramdas & Rinaldo (2023), "E-detectors: a nonparametric framework f
 """
 
 import math
+import statistics
 from typing import Literal
 
 import msgspec
@@ -45,6 +46,7 @@ FAR = 8.0  # a day is clipped to this many standard deviations before it predict
 LEAST_BLOCKS = 7
 RUNS = (2, 3, 4, 5, 6, 7)  # numbers of bad days in a row that can show a large change
 _GROSS_SHARE = 0.25  # the part of the stated rate of false alarms that the rule for large changes may use
+_SD_OF_MEDIAN_DISTANCE = 1.4826  # a normal distribution's standard deviation, by the median distance from its median
 KEPT = 366  # how many days are kept to estimate when a change began
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 # The confidence level of the baseline's upper bound, by the minimum number of reference days; chosen in D0003, D0177.
@@ -275,8 +277,7 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
 
 def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
     """Return the mean of the values since the change began; without days, that of the reference."""
-    onset = alarm_onset(spec, state)
-    values = [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
+    values = _since_onset(spec, state)
     if not values:
         return Level(mean=spec.mean, sd=spec.sd, days=0)
     mean = math.fsum(values) / len(values)
@@ -287,21 +288,31 @@ def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
 def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
     """Return a spec for a further change in the same direction, with the days since the first change as its reference.
 
-    The mean of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations.
+    The level of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations. The level is
+    the median of the days, and its standard deviation follows from their median distance from it: if a slow rise rings
+    the alarm on the first day of a far larger one, that day belongs to the further change and moves neither.
     """
-    level = alarm_level(spec, state)
-    wider = 1.0 / math.sqrt(max(1, level.days))
-    above = level.mean >= spec.mean
+    values = _since_onset(spec, state)
+    middle = statistics.median(values) if values else spec.mean
+    spread = _SD_OF_MEDIAN_DISTANCE * statistics.median([abs(value - middle) for value in values]) if values else 0.0
+    wider = 1.0 / math.sqrt(max(1, len(values)))
+    above = middle >= spec.mean
     return msgspec.structs.replace(
         spec,
-        mean=level.mean,
-        sd=level.sd,
+        mean=middle,
+        sd=max(spec.sd, spread),
         sides=tuple(
             msgspec.structs.replace(side, baseline=min(side.baseline + wider, HIGH))
             for side in spec.sides
             if (side.sign > 0) == above or len(spec.sides) == 1
         ),
     )
+
+
+def _since_onset(spec: AlarmSpec, state: AlarmState) -> list[float]:
+    """Return the values of the days since the change began."""
+    onset = alarm_onset(spec, state)
+    return [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
 
 
 def _run_bounds(run_length: float, sides: int) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from statistics import NormalDist
 from trimtab.core.errors import Misuse
 from trimtab.stats.interval import Interval, check_level
 
-_HALVINGS = 60  # how often the search for a bound halves its interval
+_HALVINGS = 60  # the number of bisection steps in the search for a bound
 
 
 def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
@@ -33,7 +33,8 @@ def auc_interval(value: float, positives: int, negatives: int, *, level: float =
     check_level(level)
     if positives < 1 or negatives < 1 or not 0.0 <= value <= 1.0:
         raise Misuse(
-            f"AUC interval: needs an area in [0, 1] and both classes; found {value}, {positives}, {negatives}."
+            f"AUC interval: needs an area in [0, 1] and rows of both classes; found the area {value} with {positives} "
+            f"and {negatives} rows."
         )
     z = _normal_quantile(level)
 
@@ -97,7 +98,10 @@ def _auc_variance(area: float, positives: int, negatives: int) -> float:
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Find the bound of an interval by bisection. `inside` is in the interval, and `beyond` is true outside of it."""
+    """Find by bisection where an interval ends between `inside` and `outside`; `outside`, if that is in the interval.
+
+    `beyond` is true outside of the interval.
+    """
     if not beyond(outside):
         return outside
     for _ in range(_HALVINGS):

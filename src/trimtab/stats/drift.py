@@ -13,7 +13,7 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
     Args:
         expected: Counts of the reference, shape (bins,).
         actual: Counts of the live data in the same bins, shape (bins,).
-        floor: Smaller shares of a bin count as this, which keeps the index finite if a bin is empty.
+        floor: If a bin has a smaller share than this, this is used instead, so that empty bins give a finite index.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-# the rounded sum, then its rounded error, then the rounded error of these two together, and so on; (): the sum is 0
+# doubles whose exact total is the sum: first the rounded sum, then what is still missing, rounded, and so on; (): 0
 ExactSum = tuple[float, ...]
 
 
 def exact_sum(values: Sequence[float]) -> ExactSum:
-    """Return the exact sum of finite values, as doubles of decreasing size. Equal sums give equal doubles.
+    """Return the exact sum of finite values, as doubles of decreasing size. The order of the values does not matter.
 
     Raises:
         OverflowError: The sum is larger than the largest double.
@@ -31,7 +31,7 @@ def exact_sum(values: Sequence[float]) -> ExactSum:
 
 
 def add_exact(*sums: ExactSum) -> ExactSum:
-    """Return the exact sum of exact sums."""
+    """Add exact sums without rounding."""
     return exact_sum([part for one in sums for part in one])
 
 

@@ -46,7 +46,7 @@ def map_class_odds(scores: Any, rise: float, offsets: Any) -> Any:
     logs = rise * np.log(np.clip(scores, _EDGE, 1.0)) + offsets
     powers = np.exp(np.maximum(logs - logs.max(axis=1, keepdims=True), -_STEEPEST))
     total = powers[:, 0].copy()
-    # added one by one, so that a row alone and among many has equal bits
+    # added class by class, because NumPy's sum could give other last bits for one row than for many
     for place in range(1, powers.shape[1]):
         total += powers[:, place]
     return powers / total[:, None]
@@ -139,8 +139,8 @@ Recalibration = LogOdds | Steps | ClassOdds
 def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> Recalibration:
     """Fit a correction of scores to observed labels. The model must not have been fitted on these rows.
 
-    No correction reverses the order of scores. Weights that would be negative become 0, and without any weight above 0
-    the correction is a constant, because such scores say nothing about these labels.
+    No correction reverses the order of scores: if `rise` or `fall` would be negative, it is set to 0. If both are 0,
+    every score becomes the same probability, because the scores do not predict these labels.
 
     Args:
         kind: "platt" has two parameters and needs a few hundred rows. "beta" has three, so it can correct scores near 0
@@ -234,9 +234,9 @@ def shift_levels(chances: NDArray[Any], means: ArrayLike) -> NDArray[Any]:
 
 
 def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -> ClassOdds:
-    """Fit one slope, and one offset per class, by maximum likelihood.
+    """Fit `rise`, and one offset for each class, by maximum likelihood.
 
-    Labels are softened: the true class has a little less than 1, and the other classes a little more than 0.
+    Labels are softened: the true class gets a little less than 1, and the other classes a little more than 0.
     """
     import numpy as np
     from scipy.optimize import minimize
@@ -295,8 +295,8 @@ def _isotonic(y: NDArray[Any], p: NDArray[Any]) -> Steps:
 def _logistic(y: NDArray[Any], columns: NDArray[Any]) -> tuple[list[float], float]:
     """Fit a logistic regression, and return its weights and the offset.
 
-    While a weight is negative, the column with the smallest weight is left out (its weight is 0), and the others are
-    fitted again. Labels are softened as if there were one more row of each class, so that no weight becomes infinite.
+    If weights are negative, the column with the smallest one gets the weight 0, and the other columns are fitted again
+    without it. Labels are softened as if there were one more row of each class, so that no weight becomes infinite.
     """
     import numpy as np
     from sklearn.exceptions import ConvergenceWarning

@@ -16,10 +16,11 @@ Better = Literal["higher", "lower"]
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Sums over the units of one variant by block, the oldest block first. A block is a day of first exposures.
+    """Sums over the units of one variant by block, the oldest block first. A block has the units of one day.
 
-    All arrays have the shape (blocks,). A block may have no units. A unit with several rows, such as a customer with
-    several orders, counts once: its value is the sum over its rows, and the number of rows is its denominator.
+    The day is that of a unit's first exposure. All arrays have the shape (blocks,), and a block may have no units. A
+    unit with several rows, such as a customer with several orders, counts once: its value is the sum over its rows. For
+    a ratio such as the mean price of an order, the number of its rows is its denominator.
     """
 
     units: FloatArray
@@ -97,10 +98,11 @@ def arm_of(values: FloatArray, blocks: NDArray[np.int64], *, count: int, covaria
 
 
 def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
-    """Add up the strata of each variant, after subtracting from each value its stratum's distance from the total mean.
+    """Add up the strata (such as countries) of each variant, after removing the differences between strata.
 
-    The distance is computed from both variants together. The interval becomes narrower if strata (such as countries)
-    differ, and a variant that by accident got more units of a stratum with high values no longer looks better.
+    From each value, the mean of its stratum minus the mean of all units is subtracted (both means are over both
+    variants). The interval becomes narrower if strata differ, and a variant that by accident got more units of a
+    stratum with high values no longer looks better.
 
     Args:
         strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for

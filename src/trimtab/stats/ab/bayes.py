@@ -52,7 +52,7 @@ def posterior(
         treatment: The sums of the treatment, over the same blocks.
         prior_sd: The standard deviation of the prior, in units of the metric. By default it is a tenth of the standard
             deviation of a unit.
-        level: The probability of the interval.
+        level: The probability with which the difference is inside the interval.
         better: The direction in which the metric is better.
 
     Raises:
@@ -73,7 +73,7 @@ def posterior(
         control, treatment, [control.units.size], ratio=ratio, cuped=cuped, days=days, correlated=correlated
     )
     errors = found.errors()
-    # the variance of a normal distribution whose 95 % interval equals that of Student's t
+    # the variance of a normal distribution whose 95 % interval is as wide as the one that `compare` would give
     variance = float(errors.reach(1.959964)[0] / 1.959964) ** 2
     unit_sd = math.sqrt(float(errors.floor[0] * found.information[0])) if np.isfinite(errors.floor[0]) else math.nan
     prior = prior_sd if prior_sd is not None else PRIOR * unit_sd

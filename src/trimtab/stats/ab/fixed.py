@@ -26,10 +26,11 @@ def compare(
 ) -> Effect:
     """Compare two variants once. If this is repeated until it shows an effect, it finds effects that do not exist.
 
-    With `days`, the larger of two standard errors counts: that of the units within days, and that of the daily
-    differences. So intervals are wide for fewer than 14 days (for 7 days, 1.4 times as wide as by the units alone), and
-    infinite for one day. At a level of 0.95, the error rate is at most 6 %, or up to 7 % if differences of the effect
-    from day to day add as much variance as the units do, with a correlation of .4 between neighbouring days.
+    With `days`, the interval is the wider one of two: from the units within days, and from the daily differences. So
+    intervals are wide for fewer than 14 days (for 7 days, 1.4 times as wide as by the units alone), and infinite for
+    one day. At a level of 0.95, the interval misses the true effect in at most 6 % of experiments. If the effect itself
+    changes from day to day, it is up to 7 %: this was measured with changes that add as much variance as the units do,
+    and a correlation of .4 between neighbouring days.
 
     Args:
         control: The sums of the control.

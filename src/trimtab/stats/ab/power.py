@@ -1,8 +1,8 @@
 """Power of a design: which effects each rule finds, and after how many days.
 
-The days of many experiments are drawn with a fixed seed, and the rule reads them as it would read real ones. So the
-power allows for estimated variances and for repeated looks, and is exact to about .01. The one exception is the rule
-"fixed" with days=False: its power is computed from Student's t.
+The daily differences of many experiments are drawn at random (with a fixed seed), and the rule is applied to them. So
+the power allows for estimated variances and for repeated looks, and is exact to about .01. The one exception is the
+rule "fixed" with days=False: its power is computed from Student's t.
 """
 
 from __future__ import annotations
@@ -156,7 +156,10 @@ def _found_at(design: Design, effect: float, days: int) -> FloatArray:
 
 
 def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
-    """Return how far bounds are from the estimate, shape (RUNS or 1, days); infinite on days without a look."""
+    """Return how far bounds are from the estimate on each day; infinite on days without a look.
+
+    The shape is (RUNS, days), or (days,) if all drawn experiments have the same bounds.
+    """
     error, days = 1.0 - design.level, counted.size
     score = np.full(days, np.inf)
     if design.rule == "sequence" and design.days:
@@ -168,7 +171,7 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
         score = mixture_score(CLOSEST * design.units_per_day * counted / TUNED, error, design.two_sided)
     elif design.rule == "msprt":
         information = design.units_per_day * design.share * (1.0 - design.share) * counted
-        # the mean over all drawn experiments, not the variance of each: close enough, and a hundred times as fast
+        # one variance for all drawn experiments (their mean) is close enough, and a hundred times as fast
         typical = np.maximum(errors.variance, errors.floor).mean(0) if errors.variance.ndim > 1 else errors.floor
         strength = TYPICAL**2 * information * errors.floor / typical
         score = mixture_score(strength, error, design.two_sided)

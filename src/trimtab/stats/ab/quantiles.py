@@ -2,8 +2,8 @@
 
 Values are counted in bins of equal relative width, so that the counts of days can be added up. To compare quantiles,
 each unit's value is replaced: by quantile - (1 - q) / density if it is below the quantile of its variant, and otherwise
-by quantile + q / density. The mean of these is the quantile, and their spread gives about its standard error. So every
-rule that compares means applies to quantiles too.
+by quantile + q / density, where density is that of the values at the quantile. The mean of the new values is the
+quantile, and their standard error is about that of the quantile. So every rule that compares means can be used.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most this
 SMALLEST = 1e-9  # values closer to 0 than this count as 0
 Histogram = Mapping[int, int]  # the number of units in each bin
 _STEP = math.log1p(WIDTH)
-# the density is estimated between two quantiles: of q minus and q plus this many standard errors of a share
+# the slope of the quantiles around q is measured as far away as this many standard errors of the share q, see `_slope`
 _SCORES = (1.96, 3.0)
-_JUMP = 1.7  # if the steepest slope is more than this many times the usual one, the quantile is at a jump
+_JUMP = 1.7  # if the steepest slope is more than this many times the first one, the quantile is at a jump
 
 
 def bins_of(values: FloatArray) -> NDArray[np.int64]:
@@ -57,13 +57,13 @@ def bin_edges(bins: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
 
 
 def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray | None = None) -> Arm:
-    """Return sums for a variant whose mean is the quantile of its units, for any rule that compares means.
+    """Return sums of a variant whose mean is the quantile of its units, so that rules that compare means can use them.
 
     Args:
         histograms: The counts of each block, the oldest block first.
         q: The quantile, between 0 and 1.
-        weights: The weight of a unit in each block; by default all count alike. With the weights of `day_weights`, days
-            count alike in both variants, also if the variants' shares of the units change from day to day.
+        weights: The weight of a unit in each block; by default 1. With the weights of `day_weights`, a day has the same
+            weight in both variants, even if the variants' shares of the units change from day to day.
 
     Raises:
         Misuse: The quantile is not between 0 and 1.
@@ -88,7 +88,7 @@ def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray 
     below = np.concatenate([[0.0], np.cumsum(mixed)]) / float(mixed.sum())
 
     def value_at(share: float) -> float:
-        """Return the value below which a share of the units lies; within a bin, units are spread evenly."""
+        """Return the value below which a share of the units lies, as if units were evenly spread within a bin."""
         place = int(np.clip(np.searchsorted(below, share, side="left") - 1, 0, bins.size - 1))
         inside = (share - below[place]) / max(below[place + 1] - below[place], 1e-300)
         return float(low[place] + min(max(inside, 0.0), 1.0) * (high[place] - low[place]))
@@ -107,9 +107,9 @@ def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray 
 def _slope(value_at: Callable[[float], float], q: float, units: float) -> float:
     """Return an estimate of 1 / density at a quantile.
 
-    Usually it is the slope of `value_at` over an interval around q. But if many units have the same value, the quantile
-    may jump to another value when q changes a little. Signs of a jump are very different slopes on both sides of q, and
-    a steeper slope over a wider interval. Then the steepest slope is returned.
+    Usually it is the slope of `value_at` over the narrower of two intervals around q. But if many units have the same
+    value, the quantile may jump to another value when q changes a little. It is taken for a jump if the slope over the
+    wider interval, or on one side of q, is much steeper. Then the steepest slope is returned.
     """
     value, slopes = value_at(q), list[float]()
     for score in _SCORES:

@@ -7,7 +7,7 @@ changes all units of the day alike does not count in either standard error.
 
 If the effect changes from day to day, the second variance is larger. Only this excess over the first can be correlated
 from one day to the next, so only the excess is increased for the correlation. Compared with the estimator of slow
-changes (see `block_sum_variance`), intervals are shorter by 5 % for 50 days and by 13 % for 14 days (D0213).
+changes (`inference.paired.block_sum_variance`), intervals are shorter by 5 % for 50 days and 13 % for 14 days (D0213).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trimtab.stats.interval import check_level
 
 CORRELATION = 0.4  # the assumed correlation between the effects of neighbouring days
 FEWEST_EVENTS = 20.0  # there is no interval with fewer units that have a rare value (see `effective_events`)
-EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from fewer than this share of days; `rests_on_few`
+EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from too few days; see `rests_on_few`
 MEASURABLE = 3.0  # there is no relative effect if the control's mean is within this many standard errors of 0
 
 
@@ -99,9 +99,10 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return Errors(floor=floor, variance=by_days, freedom=np.where(enough & (by_days > 0.0), self.freedom, 0.0))
 
     def relative_weights(self) -> tuple[FloatArray, FloatArray]:
-        """Return the derivatives of the relative effect, and after which looks there is one, shape (looks,).
+        """Return the derivatives of the relative effect by both means, and after which looks there is such an effect.
 
-        The derivatives by both means have the shape (2, looks). With them as weights, `errors` gives its error.
+        The shapes are (2, looks) and (looks,). With the derivatives as weights, `errors` gives the errors of the
+        relative effect.
         """
         control, treatment = self.means
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -113,14 +114,17 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days: bool) -> FloatArray:
     """Return the effective number of units with a rare value after each look, shape (looks,).
 
-    If few units have an event, their number is far from normally distributed, and days without any seem to have no
-    variance. So there is no interval before `FEWEST_EVENTS`.
+    An event is a unit with a rare value, such as a purchase. While there are few events, their number is far from
+    normally distributed, and days without events seem to have no variance. So there is no interval before
+    `FEWEST_EVENTS`. First, the number of events is computed for each variant:
 
-    If each unit of a variant has 0 or one other value, its number is that of the units with the rarer value. (Without
-    days, the other value must be 1.) For other values, it is (sum of y)**2 / (sum of y**2): the number of units that
-    are not 0, if these have similar values. It is infinite for such values without days, or if daily sums have both
-    signs. The numbers of both variants are combined as Satterthwaite combines degrees of freedom. In the weights of the
-    variants, the number is at least three, because so many may exist and not have been seen (the rule of three).
+    - If each unit has 0 or one other value (without days, only 0 or 1), it is the number of units with the rarer one.
+    - If there are other values, then with days it is (sum of y)**2 / (sum of y**2): the number of units that are not 0,
+      if these have similar values. It is infinite without days, or if daily sums have both signs.
+
+    The numbers of both variants are then combined as Satterthwaite combines degrees of freedom. The weight of a variant
+    is the variance that its number of events implies. For this, at least three events are assumed, because so many may
+    be expected although none was seen (the rule of three).
 
     Args:
         control: The sums of the control.
@@ -147,8 +151,8 @@ def rests_on_few(squares: FloatArray, units: FloatArray) -> NDArray[np.bool_]:
     """Return after which looks a few units make up nearly all of the variance of a ratio, shape (looks,).
 
     A unit with thousands of rows, such as a robot, adds to the sums of one day only. If such units make up most of the
-    variance, it comes from few days. The effective number of days is (sum over days)**2 / (sum of squares over days),
-    and the number for `squares` is compared with that for `units`. With fewer than five days, the result is False.
+    variance, it comes from few days. The effective number of days is (sum over days)**2 / (sum of squares over days).
+    The result is True if the number for `squares` is below `EVEN` times that for `units`, on at least five days.
 
     Args:
         squares: The sums of the squared errors of the units, shape (2, looks, blocks).
@@ -252,16 +256,16 @@ def readings(
 
 
 def day_weights(units: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Return weights of units with which each block counts alike in both variants.
+    """Return weights of units with which each block has the same weight in both variants.
 
     Args:
         units: The units of both variants, shape (2, looks, blocks).
 
     Returns:
         The weight of a unit, shape (2, looks, blocks); the weight of a block, shape (looks, blocks); and whether the
-        variants are compared within blocks, shape (looks,). They are if at least half of the units are in blocks with
-        both variants. Then other blocks have the weight 0. Otherwise, as in a switchback by days, each unit has the
-        weight 1.
+        variants are compared within blocks, shape (looks,). They are compared within blocks if at least half of the
+        units are in blocks with both variants; blocks with only one variant then have the weight 0. Otherwise, as in a
+        switchback by days, each unit has the weight 1.
     """
     both = (units > 0.0).all(0)
     shared = np.where(both, units.prod(0) / np.maximum(units.sum(0), 1.0), 0.0)
@@ -289,7 +293,7 @@ def effects(
         p: The p of each look, shape (looks,); NaN: there is none.
         method: The name of the rule.
         two_sided: Whether both bounds are computed. Otherwise the bound on the better side is infinite.
-        better: The direction of the alternative.
+        better: The direction in which the metric is better.
     """
     _, known = found.relative_weights()
     lifted = found.difference / np.where(known, np.abs(found.means[0]), 1.0)

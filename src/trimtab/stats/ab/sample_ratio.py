@@ -56,7 +56,8 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
     start = 0
     for block in range(counts.shape[0]):
         if block and not np.array_equal(shares[block], shares[block - 1]):
-            start, earlier = block, evidence  # count units from here, and multiply with the evidence until here
+            # the shares have changed: count units from this block on, and multiply by the evidence before it
+            start, earlier = block, evidence
         seen = counts[start : block + 1].sum(0)
         evidence = earlier + _log_evidence(seen, shares[block])
         p = min(p, float(np.exp(-max(evidence, 0.0))))

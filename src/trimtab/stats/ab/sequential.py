@@ -108,7 +108,10 @@ def _reach_of_days(
 
 
 def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
-    """Return the p of each look, shape (looks,): 1 / evidence of Student's t of the days, and two-sided twice that."""
+    """Return the p of each look, shape (looks,): 1 / (evidence of Student's t of the days), or twice that if two-sided.
+
+    It is 1 before the third day, and if the effect has the wrong sign for a one-sided comparison.
+    """
     errors = found.errors()
     p = np.ones(errors.variance.size)
     for look, freedom in enumerate(errors.freedom):
@@ -275,9 +278,10 @@ def _table(
 
 
 class _Walk:
-    """Several designs, and for each the distribution of a random walk that stayed within its bounds at all past looks.
+    """For each design (a total error rate), the distribution of a random walk that no look has stopped so far.
 
-    Each design has bounds of its own. The sum of `masses` is the probability that the walk was not stopped.
+    The walk is the score of a look times sqrt(information). A look stops it if it exceeds the bound of its design. The
+    sum of `masses` is the probability that the walk was not stopped.
     """
 
     def __init__(self, two_sided: bool, designs: int) -> None:
@@ -345,8 +349,8 @@ def _bounds_and_p(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the bound and the p of each look, both of shape (looks,).
 
-    p is the error of all looks together for which the bound of this look would equal its score; at least 1e-4, and 1
-    above 0.9. It is interpolated between the bounds for some errors.
+    p is the total error rate with which the bound of this look would equal its score. It is interpolated between the
+    bounds of a few error rates from 1e-4 to 0.9. If it would be smaller, it is 1e-4; if larger, 1.
     """
     errors = np.unique([*np.geomspace(1e-4, 0.9, 6), error])
     table = _table(times, information, tuple(errors.tolist()), two_sided)

@@ -16,9 +16,9 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
     """Return the median number of days until an alarm finds a change, for normally distributed daily values.
 
-    The alarm has two rules (see `edetector`), and the faster one counts. The bets find a change when they have grown to
-    the threshold at their expected rate. The rule for large changes finds it when each of several days in a row exceeds
-    a bound; a normal distribution gives the probability.
+    The alarm has two rules (see `edetector`), and the faster one counts. For the bets, the result is the day on which
+    they reach the threshold if they grow at their expected rate. For the rule for large changes, it is the day by which
+    enough days in a row have exceeded a bound with a probability of one half.
 
     Args:
         spec: The alarm, from `learn_alarm`.

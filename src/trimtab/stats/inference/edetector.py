@@ -12,9 +12,10 @@ any distribution of values. For real days, the test has four additions (# D0003)
 - A baseline from a few weeks is uncertain. So the baseline is the upper confidence bound of the reference mean, and
   the bound allows for correlation between days. Few reference days give a higher bound. This makes the alarm slower,
   but does not cause false alarms.
-- A bet gains little on a single day, even if the day is very bad. So large changes have a rule of their own: it rings
-  when each of two to seven days in a row is more than some number of standard deviations away. By Cantelli's
-  inequality, which holds for any distribution, false alarms of this rule are at most a quarter of the stated rate.
+- A bet gains little on a single day, even if the day is very bad. So there is a second rule, for large changes: the
+  alarm also rings when two to seven days in a row are all far above the baseline (the more days, the less far). By
+  Cantelli's inequality, which holds for any distribution, this rule causes false alarms at no more than a quarter of
+  the stated rate.
 - Stakes must be small enough for the worst possible value. So each value, after the prediction is subtracted, is
   clipped to a range that is fixed together with the baseline. For the baseline, the reference days are clipped in this
   way as well, so that both are comparable.
@@ -74,7 +75,7 @@ class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
     sides: tuple[AlarmSide, ...]
     # values are clipped to at least this, in standard deviations; negative values are harmless
     low: float = LOW
-    # for 2, 3, ... days in a row: the alarm rings if all are further above the baseline, in standard deviations
+    # for 2, 3, ... days in a row: the alarm rings if all exceed the baseline by this many standard deviations
     runs: tuple[float, ...] = ()
 
 
@@ -130,14 +131,14 @@ def learn_alarm(
     allowance: float = 0.0,
     low: float = LOW,
 ) -> AlarmSpec:
-    """Compute the reference from days before the promotion. The model was not fitted on the rows of these days.
+    """Compute the reference from days before the promotion. The model must not have been fitted on rows of these days.
 
     Args:
         values: One value for each day, in order, for example the mean of `bounded_losses`, or mean score - mean label.
         rows: The number of rows of each day. Later, a day with fewer rows than half of the median is combined with the
             following days. None: days are never combined.
-        run_length: At least this many days pass on average until a false alarm. For two metrics, give each twice the
-            number that both together should have.
+        run_length: At least this many days pass on average until a false alarm. If two metrics are watched, give each
+            twice the number that both alarms together should have.
         direction: The direction in which a change is bad. With "both", the run length holds for both directions
             together.
         allowance: How far the mean may be from that of the reference for a known reason, in units of the values. For
@@ -249,7 +250,11 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
 
 
 def alarm_threshold(spec: AlarmSpec) -> float:
-    """Return the logarithm of the evidence at which the alarm rings. It leaves room for the rule for large changes."""
+    """Return the logarithm of the evidence at which the alarm rings.
+
+    With the rule for large changes, this is 4 / 3 times the run length, because that rule may cause a quarter of the
+    false alarms.
+    """
     return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if spec.runs else 0.0)
 
 

@@ -38,7 +38,7 @@ CORRELATION = 0.3
 class PairedSequence(msgspec.Struct, frozen=True, kw_only=True):
     """The evidence up to now about the loss of a new model (the successor) minus that of the champion."""
 
-    days: int
+    days: int  # the number of days up to the decision, or up to now if there is none
     mean: float  # the mean of the daily differences; above 0, the successor is worse
     low: float  # the lower bound of the difference, valid on all days together; minus infinity: no bound yet
     high: float  # the upper bound of the difference, valid on all days together
@@ -174,7 +174,7 @@ def log_evidence(t: float, days: int, freedom: int) -> float:
     >>> log_evidence(6.0, 10, 9) > math.log(20) > log_evidence(2.0, 10, 9)
     True
     """
-    along = t / math.sqrt(freedom + t * t)  # in [-1, 1], for any standard deviation of the days
+    along = t / math.sqrt(freedom + t * t)  # t, mapped to the range from -1 to 1
     shifts = np.array(SIZES) * math.sqrt(days)
     y = np.linspace(0.0, math.sqrt(freedom) + float(shifts[-1]) + 12.0, 4_001)[1:]
     with np.errstate(divide="ignore"):

@@ -15,9 +15,9 @@ def calibration_error_bound(
 ) -> Interval:
     """Return the root mean squared distance between predicted and observed shares, with a lower confidence bound.
 
-    The ordinary calibration error of a perfectly calibrated model is above 0, and larger for fewer rows. This function
-    only multiplies residuals of different blocks, so that randomness cancels out on average. The bound is computed by
-    leaving out one block at a time (a jackknife).
+    The ordinary calibration error of a perfectly calibrated model is above 0, and larger for fewer rows, because the
+    random part of a residual is squared. Here, residuals are only multiplied with those of other blocks, so that random
+    parts cancel out on average. The bound is computed by leaving out one block at a time (a jackknife).
 
     Args:
         labels: 0 or 1, shape (rows,).

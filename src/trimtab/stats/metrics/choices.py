@@ -28,7 +28,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     likeliest: Choice  # choose the class with the largest probability
     cheapest: Choice  # choose the class with the smallest expected cost, which is best if the probabilities are right
     constant: Choice  # always choose one class: the one that costs least on these rows
-    saved: float  # the cost per row of the likeliest class minus that of the cheapest
+    saved: float  # the cost of `likeliest` minus the cost of `cheapest`
     saved_interval: Interval | None
 
 
@@ -60,7 +60,7 @@ def cheapest_class(chances: ArrayLike, costs: ArrayLike) -> NDArray[np.int64]:
 def compare_choices(
     labels: ArrayLike, chances: ArrayLike, costs: ArrayLike, blocks: ArrayLike, *, repeats: int = 500, seed: int = 0
 ) -> Choices:
-    """Return the cost per row of three rules, with intervals: the likeliest class, the cheapest, always the same.
+    """Return the cost per row of three rules for choosing a class, with intervals; see `Choices`.
 
     Args:
         labels: The index of the true class of each row, shape (rows,).
@@ -109,7 +109,7 @@ def compare_choices(
 
 
 def _means(paid: list[FloatArray], blocks: NDArray[np.generic], repeats: int, seed: int) -> list[FloatArray]:
-    """Return the mean of each array in each draw. The first draw is the data; with one block, there is no other."""
+    """Return the mean of each array in each draw. The first draw is the data; with one block, it is the only one."""
     if np.unique(blocks).size < 2:
         return [np.array([values.mean()]) for values in paid]
     place, counts = block_draws(blocks, repeats, seed)

@@ -26,16 +26,16 @@ class ThresholdCost(msgspec.Struct, frozen=True, kw_only=True):
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     """Costs by threshold. A score that equals the threshold gives "yes".
 
-    `best` is the threshold with the smallest cost on these rows. Because it was chosen on these rows, its cost is a
-    little too low. `fair` is the threshold that is best for perfectly calibrated scores. It was not chosen on these
-    rows.
+    `best` is the threshold with the smallest cost on these rows. Because it was chosen on these rows, its cost on other
+    rows is a little higher. `fair` is the threshold that is best for perfectly calibrated scores. It does not depend on
+    the rows.
     """
 
     false_positive: float
     false_negative: float
     rows: int
     best: ThresholdCost
-    best_interval: Interval | None  # the interval of the threshold itself
+    best_interval: Interval | None  # the interval of the best threshold, not of its cost
     fair: ThresholdCost
     half: ThresholdCost  # the cost with a threshold of 0.5
     never: float  # the cost per row of always deciding "no"
@@ -106,7 +106,7 @@ def choose_threshold(
 
 
 def _tried(p: FloatArray) -> FloatArray:
-    """Return the thresholds to try: the scores that occur (or some of them if there are many), and one above all."""
+    """Return the thresholds to try: the scores that occur (or some of them if there are many), and one above them."""
     values = np.unique(p)
     if values.size > _MOST:
         values = np.unique(np.quantile(p, np.linspace(0.0, 1.0, _MOST), method="inverted_cdf"))

@@ -21,7 +21,7 @@ from trimtab.stats.inference.share_evidence import log_above, log_below, log_hig
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
 _TAILS = (0.1, 0.05, 0.01)  # the compared percentiles of latency: each is given by the share of requests above it
 _TAIL = 0.01  # likewise, the percentile that has an absolute limit
-# whether scores are unlike the champion's is only checked from this many scores of the champion
+# whether scores are unlike the champion's is only checked if the champion gave at least this many
 _LEAST_SCORES = 100
 
 
@@ -39,8 +39,8 @@ def breach(canary: ServiceMetrics, champion: ServiceMetrics, limits: Guardrails)
 
     Args:
         canary: The metrics of the version since its rollout, or the present stage of its rollout, began.
-        champion: The metrics of the version to compare with, from the same time. After a promotion, they are from the
-            time before, when that version was in service.
+        champion: The metrics of the version to compare with. During a rollout, they are from the same time. After a
+            promotion, they are from the time before, when that version was in service.
 
     >>> from trimtab.monitoring.guardrails import guardrails
     >>> champion = ServiceMetrics(model="late", version="7f", arm="champion", requests=5_000, failures=10)

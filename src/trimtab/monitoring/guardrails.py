@@ -49,7 +49,8 @@ def guardrails(
         degraded: A limit like `failures`, for the share of requests that got a degraded response.
         refused: A limit like `failures`, for the share of requests that were refused because of saturation. It is only
             checked if the two versions served one after the other.
-        constant: The largest share of scores that equal the previous score; not checked unless the champion's vary.
+        constant: A limit for the share of scores that equal the previous score. If this share is s for the champion,
+            the limit is s + constant * (1 - s).
         strange: The largest share of scores that are unlike all scores of the champion: of another sign, less than half
             as large, or more than twice as large (approximately: scores are counted by powers of two).
         least: A verdict needs at least this many requests.

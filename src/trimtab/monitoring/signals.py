@@ -11,7 +11,7 @@ from trimtab.core.time import DAY_US
 from trimtab.store.ports import Append, Catalog, Put, Remove
 
 KIND = "signal"  # the kind of catalogue records of signals that hold now or ended recently
-JOURNAL = "signals"  # the journal of everything that happened to signals, in order
+JOURNAL = "signals"  # the journal: one entry each time a signal begins, becomes red or ends
 LISTED_US = 7 * DAY_US  # how long a signal stays in the list after its end
 OVER = "the cause is no longer found"
 
@@ -65,10 +65,10 @@ def settle(
 
     Args:
         listed: The signals of the model, from `listed_signals`.
-        kinds: The kinds of signals that this monitor finds. Signals of other kinds are not changed.
+        kinds: The kinds of signals that this monitor finds. Signals of other kinds neither begin nor end.
         found: Everything that the monitor finds now.
         because: For each kind, the reason that is stored for signals that end; by default, `OVER`.
-        owner: The owner of signals that begin.
+        owner: The owner of signals that begin without one.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
@@ -132,7 +132,7 @@ def _became_red(now: Signal, before: Signal) -> bool:
 
 
 def _as_begun(now: Signal, before: Signal | None) -> Signal:
-    """Return a signal that is new or became red. In the second case, keep its earlier id and beginning."""
+    """Return a signal that is new or became red. If it became red, it keeps the id and the beginning of `before`."""
     return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
 
 

@@ -78,7 +78,8 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
     def is_due(self, now_us: int) -> bool:
         """Return whether a message may be sent now.
 
-        This is also so if the next attempt is further away than the longest pause: the clock was set back.
+        It may also be sent if the next attempt is further away than the longest pause, because then the clock was set
+        back.
         """
         return not now_us < self.next_us <= now_us + LONGEST_US
 

@@ -54,7 +54,7 @@ class InputMonitor:
     Args:
         catalog: Stores the hours and the signals.
         registry: Says which version is in service.
-        frame_of: Gives the events of a source by its name.
+        frame_of: Returns the events of the source with a given name.
         now_us: The time at which the monitor begins.
         owner: The owner of the monitor's signals.
         known: Findings that monitors of the same events and requests share; see `found_once`.
@@ -148,7 +148,7 @@ class InputMonitor:
         Args:
             version: The version that gave the answers.
             made_at_us: When the answers were made, shape (rows,).
-            ids: The hashes of their request keys, by `text_hashes`, shape (rows,).
+            ids: The hashes of the ids of their requests, by `text_hashes`, shape (rows,).
             questions: The hashes of the requests, by `question_hashes`, shape (rows,).
             counted: Summarises the answers by hour for a profile of `version`; called if there is such a profile.
         """
@@ -235,7 +235,7 @@ class InputMonitor:
             counts, counted = self._open.get(hour), self._traffic.counted(hour)
             profile = None if reading is None else reading.layout.profile
             if profile is not None and counts is not None and lost_columns(profile, counts, counted.questions):
-                # without the values of a column, different questions look equal
+                # without the values of a column, different questions look equal, so they are not counted
                 counted = msgspec.structs.replace(counted, questions=0, asked_again=0)
             traffic[hour] = counted
             if counts is not None and self._watched.version is not None:
@@ -324,7 +324,7 @@ class InputMonitor:
         return [one for one in found if one.kind == "labels_missing"] if task == "multiclass" else found
 
     def follow(self) -> None:
-        """Look which version is in service. Another version has a profile and hours of its own."""
+        """Look which version is in service. If it has changed, use the profile and the hours of the new version."""
         if self._watched.follow():
             self._open = {}
             self._read_hours()

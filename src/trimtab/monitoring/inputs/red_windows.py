@@ -26,7 +26,7 @@ _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _SILENT = frozenset(("feed_stopped", "feed_late"))  # what came is right, and what is missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
 TOO_NEW = "too new to be judged"
-FOUND_WITHIN_US = DAY_US  # the time within which a fault becomes red
+FOUND_WITHIN_US = DAY_US  # the time within which a fault of inputs gives a red signal
 
 
 class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +59,8 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     """Return the times whose rows are used neither for training nor for judging at a cut.
 
     These are the red windows that were not released, and the time of the newest requests, which may still prove to be
-    faulty. A fault of inputs is found within a day. Labels are checked when their day is closed, and labels of an
-    earlier day may have come on a day that is still open. # D0185
+    faulty. A fault of inputs is found within a day. A fault of labels is found when a day is closed. If the fault is on
+    a day that is still open, labels of up to a day before may have come on it, so these are left out, too. # D0185
     """
     found = [
         LeftOut(
@@ -106,11 +106,11 @@ def released(
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The times of the requests that a fault may concern, computed from the time of its signal."""
+    """What is needed to compute, from a signal, the times of the requests that its fault may concern."""
 
     label_wait_us: int
     label_source: str
-    # how much later than the first label the last label of requests made at one time may come; None: the wait
+    # labels of requests that are made at the same time come within this time of each other; None: `label_wait_us`
     label_span_us: int | None = None
     complete: bool = True  # whether days are checked for missing labels
     logged: bool = False  # whether rows are learnt from with the features that they were answered with
@@ -137,7 +137,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def back_us(self) -> int:
-        """How much older than the first day with faulty labels the requests may be whose labels came on that day."""
+        """How long before the first day with faulty labels a request may have been made that got its label that day."""
         return max(self.label_wait_us if self.label_span_us is None else self.label_span_us, DAY_US)
 
     def excludes(self, signal: Signal) -> bool:
@@ -155,10 +155,11 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     def span(self, signal: Signal) -> tuple[int, int | None]:
         """Return from when requests are left out, and from when they count again (None: not yet). # D0185
 
-        A fault may have begun a day before it was found, or twice the duration of its evidence before. A source that
-        stopped did so after its last event. Labels that came during a fault may belong to requests that are older by
-        the wait for labels. Features may read faulty events after the end of the fault. Days of labels are checked when
-        the wait for their labels is over.
+        A fault is assumed to have begun a day before its signal or, if that is earlier, twice as long before it as the
+        evidence lasted. If a feed stopped, it began with the last event. Labels that came during the fault may belong
+        to requests that are older by the wait for labels. The time ends with the signal, or later by the time for which
+        features go on reading the source's events. A signal about a day of labels ends when the wait for these labels
+        is over, so for such signals the wait is subtracted from the end.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:

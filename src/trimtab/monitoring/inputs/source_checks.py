@@ -13,7 +13,7 @@ from trimtab.monitoring.inputs.checks.feeds import Arrivals, feed_findings
 from trimtab.monitoring.inputs.checks.findings import Finding, Known, found_once
 from trimtab.training.definitions import Model
 
-_COUNTS = ("count", "count_distinct", "top")  # aggregates that tell values apart without measuring them
+_COUNTS = ("count", "count_distinct", "top")  # aggregates that only ask which values are equal, not how large they are
 
 
 class SourceChecks:
@@ -52,7 +52,10 @@ class SourceChecks:
         return found
 
     def _identifiers(self, source: Source) -> frozenset[str]:
-        """Return the columns that stand for things rather than quantities: keys, and integers that nothing measures."""
+        """Return the columns that name things instead of quantities: keys, and integers of which only equality counts.
+
+        Such an integer is read by no condition, label or aggregate that compares or computes with its size.
+        """
         features = [one for view in self._views if view.source.name == source.name for one in view.features.values()]
         measures = [one.where for one in features] + [one.of for one in features if one.kind not in _COUNTS]
         measures += [self._model.label.value] if source.name == self._model.label.source.name else []
@@ -62,7 +65,8 @@ class SourceChecks:
 
     def _of_feed(self, source: Source, now_us: int) -> list[Finding]:
         found = feed_findings(self._arrivals(source.name), now_us)
-        if source.reading.only_final:  # files leave out the newest rows, so in a replay what comes at the end is old
+        # rows that are not final yet were left out of the file, so at its end the newest event is always old
+        if source.reading.only_final:
             found = [one for one in found if one.kind != "feed_late"]
         return found
 

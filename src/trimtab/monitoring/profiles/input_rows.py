@@ -194,7 +194,7 @@ def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> 
 
 
 def _identifiers(features: FeatureSet) -> set[str]:
-    """Return the columns that name things instead of quantities: keys of views, and integers that nothing reads."""
+    """Return the columns that name things instead of quantities: keys of views, and integers that no feature reads."""
     unread = features.request.columns.keys() - features.request_columns
     return {name for join in features.joins for name in join.by if features.known[name] in ("int", "str")} | {
         name for name in unread if features.request.columns[name] == "int"

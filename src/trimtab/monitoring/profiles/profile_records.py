@@ -32,7 +32,7 @@ Floats: TypeAlias = NDArray[np.float64]
 def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
     """Return for each null the index of its count in `ColumnProfile.nulls`.
 
-    `reasons` has the code of each null: one of `REASONS`, or `NO_VIEW`.
+    `reasons` has the code of each null: an index of `REASONS`, or `NO_VIEW`.
     """
     return np.where(reasons == NO_VIEW, NO_REASON, np.minimum(reasons, NO_REASON)).astype(np.int64)
 

@@ -122,7 +122,8 @@ class _ReferenceHours:
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
         """Return how a statistic varies over windows. `of_length` returns its values in windows of a length.
 
-        If there are too few windows, `otherwise` stands for both the median and the high end.
+        If fewer than three windows end at an hour of the day, it gets the result of all hours. If there are fewer than
+        three windows in all, `otherwise` is used for both the median and the high end.
         """
         middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
         high = middle.copy()
@@ -158,7 +159,7 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
     starts = np.flatnonzero(begins)
     distinct, often = there[starts], np.diff(starts, append=there.size)
     kind = _kind(plan, distinct)
-    named = plan.kind == "text" and plan.integers  # the number of a thing: new things are no fault
+    named = plan.kind == "text" and plan.integers  # an integer that names a thing; a new thing is no fault
     known, covered = (np.zeros(0), 1.0) if named else _known(kind, distinct, often)
     quantiles = _quantiles(there) if kind not in ("text", "time") and there.size else np.zeros(0)
     extremes = hours.extremes(values)
@@ -298,7 +299,8 @@ def _null_share(column: _Column) -> tuple[_OfLength, float] | None:
 def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
     """Return which share of the rows in the training set's newer half has values that the older half does not have.
 
-    If a profile cannot store so many values, only the most frequent ones count, as they do later.
+    If a profile cannot store all values of the older half, only the most frequent ones count as old, because live
+    values are also compared with stored values only.
     """
     if column.kind not in ("code", "category", "text"):
         return None
@@ -329,8 +331,8 @@ def _distance(column: _Column) -> tuple[_OfLength, float] | None:
     return of_length, 0.0
 
 
-# The statistics whose variation is part of the profile; None if a statistic does not apply to the column.
-# `inputs.checks` computes the statistics of live data from hourly counts.
+# The statistics whose variation is part of the profile. A function returns None if its statistic does not apply to the
+# column. `inputs.checks` computes the same statistics of live data from hourly counts.
 _STATISTICS: dict[Statistic, Callable[[_Column], tuple[_OfLength, float] | None]] = {
     "null": _null_share,
     "strange": _new_share,

@@ -22,9 +22,9 @@ def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, floa
     """Return the smallest and the largest normal value of a column. They are infinite if all values are equal.
 
     One day in fourteen is ignored if its extreme lies far from the others, because it may be faulty. If about half of
-    the values or more are equal, as for rain, the others are rare. A few weeks of these say little about the largest,
-    so that a limit is estimated: see `_rare`. For a column without negative values that has a long tail, the upper
-    limit is computed on a log scale.
+    the values or more are equal (for rain, 0), the others are rare, and a few weeks do not show how large they can
+    become. Then `_rare` estimates the limit. For a column without negative values that has a long tail, the upper limit
+    is computed on a log scale.
 
     Args:
         low: The smallest value of each day, shape (days,).
@@ -101,8 +101,8 @@ def _rare(excesses: Floats) -> float:
 def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
     """Return the usual extreme of a day, plus a multiple of the range of values.
 
-    The range reaches from there to the usual extreme on the other side (`other`, with the opposite sign), or else to
-    the middle.
+    The range is the distance from that extreme to the usual extreme on the other side (`other`, with the opposite
+    sign), or without `other` to the middle.
     """
     usual = _usual(extremes, middle)
     width = usual + _usual(other, -middle) if other is not None else usual - middle

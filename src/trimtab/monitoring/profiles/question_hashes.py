@@ -17,7 +17,7 @@ _PADDING = bytes(8)
 def _sizes() -> _Ints:
     """Return the size of a msgpack element for each value of its first byte.
 
-    0: the next bytes give the length (see `_LENGTHS`), or the element is neither a text nor a number.
+    0: the next bytes give the length (see `_LENGTHS`), or the element is of another type, such as an array.
     """
     sizes = np.zeros(256, np.int64)
     sizes[:0x80] = sizes[0xE0:] = 1  # small integers
@@ -42,7 +42,7 @@ def question_hashes(requests: Sequence[bytes], aside: Collection[int]) -> _Ints:
     """Return a hash of each request without its key and time. Only compare hashes within one process.
 
     The bytes of key and time are cut out of many requests at once, without decoding them. A request is hashed as a
-    whole if it has too few columns, or if a column before the key or time is neither a text nor a number.
+    whole if it has too few columns, or if the size of a column up to the key and time is not known (see `_sizes`).
 
     Args:
         requests: The columns of each request in declared order, encoded as a msgpack array.
@@ -88,7 +88,7 @@ def _first_element(joined: NDArray[np.uint8], begin: _Ints, last: int) -> tuple[
 
 
 def _size(joined: NDArray[np.uint8], at: _Ints) -> _Ints:
-    """Return the size of the element at each position; 0 if it is neither a text nor a number."""
+    """Return the size of the element at each position; 0 if it is of another type, such as an array."""
     first = joined[at]
     size = _SIZES[first]
     if not size.all():

@@ -129,8 +129,9 @@ class QualityMonitor:
             allowance: For each kind of value, a distance from the reference that is no evidence. It is expected,
                 because the candidate scored the reference days, and the version is its refit on more data.
             name: The name of the version, for messages.
-            continues: Whether to go on with the present watch, if it has no alarm, until seven days of the new version
-                are closed. Otherwise days of the replaced version that are not closed yet are not compared. # D0214
+            continues: Whether the present watch, if it has no alarm, goes on comparing days of the replaced version
+                that are closed after the promotion, until the new version has a closed day that begins at least seven
+                days after `at_us`. Otherwise such days are not compared. # D0214
         """
         allowed = allowance or {}
         shared = len(self.kinds) + bool(slices)
@@ -235,7 +236,7 @@ class QualityMonitor:
 
         The watch, the signals and the changes in `also` are stored in one transaction, so a crash keeps all of them or
         none. Days are skipped if their version is not watched, if they were over before the version was put in service,
-        or if they are not newer than the last day. A gap of days without predictions is no evidence.
+        or if they are not newer than the last day that was compared. Days without predictions are no evidence.
 
         Args:
             days: Closed days, of any version.
@@ -299,7 +300,7 @@ class QualityMonitor:
         ]
 
     def _stored(self, version: str) -> Watch | None:
-        """Return the watch that a version had when it was promoted."""
+        """Return the watch that a version had when it was last put in service."""
         return read_record(self._catalog, KIND, f"{self._model}/{version}", Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:

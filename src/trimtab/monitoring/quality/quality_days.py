@@ -19,7 +19,7 @@ class DaySums(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     arm: str
     day_us: int
-    cap: float  # the largest loss that a row can have; `capped_loss` is given as a multiple of it
+    cap: float  # the largest loss that a row can have, and the unit of `BlockSums.capped_loss`
     whole: BlockSums
     amended: BlockSums | None = None  # as in `DayBlocks`
 
@@ -86,7 +86,7 @@ def stored_days(
 def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
     """Return the sums of the given closed days of a model, oldest first.
 
-    Even if the history is long, few other days are read.
+    Even if the history is long, only few other days are read: those that share a query with a given day.
     """
     wanted = {f"{model}/{format_time(day_us)[:10]}" for day_us in days_us}
     return [

@@ -45,7 +45,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     spec: AlarmSpec
     state: AlarmState = AlarmState()
     excess: bool = False  # for a loss: whether it is the excess over the expected loss
-    # during an alarm: the value compared with its mean since the change, to find a further rise
+    # during an alarm: the same value, with its mean since the change as the reference; it finds a further rise
     worse: MetricValue | None = None
 
     @property
@@ -80,7 +80,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     loss_cap: float = LOSS_CAP  # the largest loss that a row can have, in units of the metric
     first_day_us: int | None = None  # the first day that was compared
     last_day_us: int | None = None
-    silent_days: int = 0
+    silent_days: int = 0  # the number of the newest days in a row that had predictions and no label
     unlisted: int = 0  # the number of labels of undeclared classes on all days
     # the highest severity of a signal about such labels; "no": there was none
     unlisted_told: Literal["no", "info", "red"] = "no"
@@ -167,7 +167,7 @@ def learnt_values(
 
     Args:
         days: The reference days, oldest first. Their rows were not used for training.
-        run_length: The least mean number of days until a false alarm of one kind.
+        run_length: At least this many days pass on average until a false alarm of one kind.
         allowance: For each kind, a distance from the reference that is no evidence, in units of the value.
         low: As in `learn_alarm`.
     """
@@ -279,9 +279,9 @@ def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
 def shortfalls(
     healthy: Mapping[str, MetricValue], days: Sequence[DayQuality], *, after_alarm: bool
 ) -> dict[str, float]:
-    """Return by how much some days are worse than a reference, for each kind for which this is proven.
+    """Return by how much the mean of some days is worse than a reference, in units of the value.
 
-    The result is in units of the value.
+    The result only has the kinds for which this is proven.
 
     Args:
         healthy: The watched values with their references, which are those of an earlier version.

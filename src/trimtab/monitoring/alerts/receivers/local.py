@@ -48,7 +48,7 @@ def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryCont
             os.fsync(fd)
     except OSError as error:
         return Sent(False, f"{path}: {error.strerror or error}")
-    if written != len(data):  # the disk is full; end the incomplete line, so that the next line is not joined to it
+    if written != len(data):  # the disk is full
         return Sent(False, f"{path}: only {written} of {len(data)} bytes could be written")
     return Sent(True, f"{len(made)} line{'s' * (len(made) != 1)} in {path}")
 

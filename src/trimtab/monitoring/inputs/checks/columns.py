@@ -16,9 +16,10 @@ from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile
 
 GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nearly all values are null or new
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a constant column needs at least this many equal values and hours
-_CONSTANT_NATS = 20.0  # and by chance, so many equal values must have at most the probability exp(-20)
-_LOST_NATS = 7.0  # by chance, this much evidence (see `evidence_above`) has a probability of one in a thousand
-# from this share of nulls in training, the limit is the highest of all hours of the day, because nulls come in runs
+_CONSTANT_NATS = 20.0  # and the probability of so many equal values by coincidence must be at most exp(-20)
+_LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`) by coincidence is about 1 in 1,000
+# if at least this share was null in training, all hours of the day have the same limit (the highest of them), because
+# nulls come in runs
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
@@ -107,7 +108,8 @@ def _off(
         high, count = high_of(window), _COUNTS[statistic](window.counts, place)
         margin = min(MARGIN, 0.4 * (1.0 - high))
         least = high + margin
-        if statistic != "null":  # new values come in bursts; where they are common, most of the others must be new, too
+        # new values come in bursts: their share must be three times as high as normal, or 3/4 of the way to 1
+        if statistic != "null":
             least = max(least, min(3.0 * high, high + 0.75 * (1.0 - high)))
         if count >= least * window.rows and evidence_above(count, window.rows, high) >= ENOUGH:
             hits.append((window, count, high))
@@ -124,7 +126,7 @@ def _nulls(
     gross: Window,
     standing: Collection[tuple[str, str]],
 ) -> list[Finding]:
-    """Return findings of too many nulls for too long. Columns of one source that sends nothing are one finding."""
+    """Return findings of too many nulls for too long. If a source sends nothing, its columns are one finding."""
     found: list[Finding] = []
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):

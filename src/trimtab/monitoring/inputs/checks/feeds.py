@@ -16,7 +16,8 @@ REFERENCE_DAYS = 28
 REACH_US = (REFERENCE_DAYS + 14) * DAY_US  # events that became known earlier are not read
 _LEAST_EVENTS = 20
 _LEAST_DAYS = 3  # a check needs events over at least this many days
-_PHASES_US = (-HOUR_US, 0, HOUR_US)  # on earlier days, the present time of day and an hour around it are compared
+# each earlier day is compared at three times: at the same time of day, an hour earlier and an hour later
+_PHASES_US = (-HOUR_US, 0, HOUR_US)
 _LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
 _NEWEST_US = 3 * HOUR_US  # the dates of arrivals within this time before the last arrival are checked
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
@@ -66,7 +67,7 @@ class Feed:
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """Return for earlier days the times from about the same time of day to the next arrival, shape (starts,)."""
+        """Return how long the next arrival took on earlier days, from about the same time of day, shape (starts,)."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]
@@ -76,7 +77,7 @@ class Feed:
         return found
 
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return for each time the age of the event with the newest date that had arrived by then, shape (times,)."""
+        """Return for each time how old the newest event (by its own time) was that had arrived by then, (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
         found: NDArray[np.int64] = at_us - self.newest_us[place]
         return found
@@ -86,8 +87,8 @@ def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     """Return findings about the arrivals of a source, compared with its arrivals of the four weeks before.
 
     Nothing is tested if fewer than 20 events are known, or all of them are from less than 3 days. If a source is loaded
-    from files, only the times of its loads are tested: like arrivals if there are enough of them for that, and
-    otherwise by the gaps between loads.
+    from files, only the times of its loads are tested: with 20 loads or more as if each load were an arrival, and with
+    fewer as `load_findings` does.
     """
     feed, loads_us = Feed(arrivals, now_us), arrivals.loads.until(now_us)
     if loads_us is not None:
@@ -142,7 +143,7 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
-    """Find newest arrivals that are dated in the future, or further back than normal by some whole half-hours."""
+    """Find newest arrivals dated in the future, or too far back by whole half-hours, as in another time zone."""
     last_us = int(feed.known_us[-1])
     ends = np.searchsorted(
         feed.known_us, (last_us - _NEWEST_US, now_us - _SETTLED_US - 1, now_us - DAY_US - 1), side="right"

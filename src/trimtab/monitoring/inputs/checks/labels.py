@@ -17,7 +17,7 @@ _ROWS = 40  # days with fewer rows are not checked
 _MARGIN, _GROSS = 0.2, 0.3
 _TURNED = 0.1  # labels look inverted if their share of positives is this near to 1 minus the normal share
 _LOPSIDED = 0.3  # but only if the normal shares of the two classes differ by at least this
-_NEARLY = 10.0  # a class is nearly gone if it is this many times rarer than on the reference days
+_NEARLY = 10.0  # a class is nearly gone if it is this many times rarer than on any reference day
 _FACTOR = 3.0  # a mean of numbers is wrong if it is this many times larger or smaller than all reference days
 _SHIFT = 0.1  # the share of positives has shifted if it is this far outside the reference days
 
@@ -72,7 +72,7 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
     evidence = {"share": share, "usual_high": high, "predictions": float(day.predictions)}
     message = (
         f"Labels: {came} came for the requests of {_day(day)}, so {percent(share)} are missing; normal is at most "
-        f"{percent(high)}. Check what sends them; those that came may be the fast ones only."
+        f"{percent(high)}. Check what sends them; perhaps only those came that are known early."
     )
     return [Finding("labels_missing", subject, off[0][1].day_us, evidence, message)]
 
@@ -80,8 +80,8 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
 def _incomplete(days: Sequence[tuple[int, int, int]], high: float) -> list[int]:
     """Return the days on which too many labels are missing. `high` is the high end of the normal shares.
 
-    For a day after such a day, half of the margin is enough: a fault that ends or begins in the middle of a day takes
-    the labels of a part of it.
+    For the day after such a day, half of the margin is enough: if the fault ends in the middle of a day, only the
+    labels of a part of that day are missing.
     """
     margin = min(_MARGIN, 0.4 * (1 - high))
     found: list[int] = []
@@ -128,7 +128,7 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
         return []
     along = abs(score - share) <= abs(middle - share) / 2
     why = (
-        "the scores changed in the same way, so the requests are different ones"
+        "the scores changed in the same way, so the kind of requests has changed"
         if along
         else ("the scores did not change in the same way")
     )

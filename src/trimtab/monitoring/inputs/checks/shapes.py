@@ -264,8 +264,8 @@ def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts
 def _still(column: ColumnProfile, one: _Off) -> Finding:
     evidence = {"median": float(np.median(one.values))}
     message = (
-        f"Column {column.name}: the values are still where they never were in training, at a median of "
-        f"{np.median(one.values):,.5g}. Check the unit in which it is sent."
+        f"Column {column.name}: many values are still far outside the range that they had in training; their median "
+        f"is {np.median(one.values):,.5g}. Check the unit in which it is sent."
     )
     return Finding("units", column.subject, one.window.onset_us, evidence, message)
 
@@ -273,10 +273,10 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
     """Return an open finding of another unit again, if the newest values still have that unit.
 
-    They do if their median is nearer to the median of the day before the change after it is mapped back. That values
-    are back in the training range proves nothing: a cold night in Fahrenheit has the numbers of a hot night in Celsius.
-    A factor without a name may be a guess, as for temperatures near 0. Then the median must also be nearer to that at
-    which the unit was found than to that of the day before.
+    They do if their median is nearer to the median before the change when it is converted back than when it is not.
+    (That values are in the training range again proves nothing: a cold night in Fahrenheit has the numbers of a hot
+    night in Celsius.) A factor that is not a known conversion may be a guess, for example for temperatures near 0. Then
+    the present median must also be nearer to the one at which the finding began than to the one before the change.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -305,7 +305,7 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
-    """Return sampled values by hour, oldest first, beginning a day before the first window in which a column is off."""
+    """Return the column's sampled values by hour, oldest first, from a day before the first window that is off."""
     parts = (hours[hour].sample[:, one.place] for hour in sorted(hours) if hour >= one.window.first - 24)
     return [values[~np.isnan(values)] for values in parts]
 

@@ -140,7 +140,11 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
 
 
 def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
-    """Return the expected requests of each hour, from the weeks before or from the scaled week of the training rows."""
+    """Return the expected number of requests in each hour; None if it is not known.
+
+    It is the usual number (see `_Hours.usual`). With less than about three weeks of traffic, it is the weekly pattern
+    of the training rows, scaled to the median number of requests per day.
+    """
     hours = counts.first + np.arange(counts.rows.size)
     if counts.rows.size >= 3 * _WEEK_H + _DAY_H:
         return np.asarray(np.nan_to_num(counts.usual()), np.float64)

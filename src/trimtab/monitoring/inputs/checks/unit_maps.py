@@ -162,7 +162,7 @@ def _position(one: UnitMap, middle: float, median: float) -> float:
 
 
 def _factor(usual: Floats, values: Floats) -> list[UnitMap]:
-    """If all quantiles are above 0, return a large factor between the old and the new."""
+    """Return the factor between the old and the new quartiles, if it is large and all quartiles are above 0."""
     now = np.quantile(values, (0.25, 0.5, 0.75))
     then: NDArray[np.float64] = usual[[BINS // 4, BINS // 2, 3 * BINS // 4]]
     if (then <= 0).any() or (now <= 0).any():

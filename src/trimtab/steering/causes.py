@@ -38,7 +38,7 @@ class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
 
 
 class Every(_Joined, frozen=True, tag="every"):
-    """Retrain when the training of the version in service was `period_us` ago."""
+    """Retrain when the training of the version in service was `period_us` ago or more."""
 
     period_us: int
 
@@ -81,7 +81,7 @@ def shortest_period_us(triggers: Triggers) -> int | None:
 
 
 def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
-    """Retrain when the quality alarm rings. `run_length` is the mean time between two false alarms.
+    """Retrain when the quality alarm rings. On average, at least `run_length` passes until a false alarm.
 
     If a slice alone has raised the mean loss of all rows by a tenth or more, the alarm of the slice also counts.
     """

@@ -28,7 +28,10 @@ LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error would be too
 
 
 class NamedSlice(msgspec.Struct, frozen=True):
-    """A named expression over columns and features. Rows where it is True, or has one of its values, are a slice."""
+    """A named expression over columns and features. If it is a bool, the rows where it is True are one slice.
+
+    Otherwise each of its values gives a slice.
+    """
 
     name: str
     of: Expression

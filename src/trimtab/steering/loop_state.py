@@ -137,7 +137,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     lack: str = ""  # phase "waiting": which data the last check found missing; "": none, or not checked yet
     looked_us: int = 0  # the time of that check; in phase "shadow": of the last comparison
     looked_for: str | None = None  # the id of the version in service at the time of that check
-    # when a loss with an alarm had last risen further as the repair began; a later rise ends the quiet time of alarms
+    # `Watch.risen_us` at the beginning of the repair; if a loss rises further later, the quiet time of alarms ends
     risen_us: int = 0
     trained_at_us: int = 0  # the cut of the version in service, from which schedules count
     repair: Repair | None = None  # phases "shadow" to "promoting": the repair that passed the gate

@@ -108,7 +108,7 @@ class CandidateBuilder:
         try:
             made = self._fits.of_plan(training_set, plan)
         except Misuse:
-            # if steps are recorded, the training set was stored for this repair, which has ended
+            # with recorded steps, the training set was stored only for this repair, which has failed
             if not isinstance(self._options.recording.steps, AtOnce):
                 self._sets.discard(training_set)
             raise

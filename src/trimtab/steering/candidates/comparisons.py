@@ -91,9 +91,9 @@ class Comparisons:
         return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
-        """Return why too few days are closed since the change, or are new to the target; None if there may be enough.
+        """Return a sentence if too few days are closed since the change, or too few closed days are new to the target.
 
-        No rows are read, so days without labels count, too.
+        None: there may be enough. No rows are read, so days without labels count as well.
         """
         label = self._deployment.model.label
         closed_us = label.closed_until(cut_us)
@@ -184,7 +184,7 @@ class Comparisons:
         assert repair.successor is not None  # only a repair with a successor has a shadow
         assert repair.gate.champion is not None  # and was compared with a champion
         try:
-            # a list of this day may have begun on the day before
+            # a list with rows on the first of these days may have begun on the day before
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US
             training_set = self._parts.data.training_set(model, cut_us=cut_us, since_us=since_or_lists_us, answers=True)
         except NotFound:  # no request came since then
@@ -229,7 +229,8 @@ class Comparisons:
         """Return whether the candidate is a scheduled refit: the same recipe (definition and way of fitting) as in
         service.
 
-        A refit after a known change of the data does not count as scheduled.
+        A refit after a known change of the data does not count as scheduled. If the gate declares `prove_refreshes`, no
+        candidate does.
         """
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
@@ -237,8 +238,8 @@ class Comparisons:
         return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
-        """Return the training set at a cut (a time), the rows that a search of parameters may use, and the end of final
-        labels.
+        """Return the training set at a cut (a time), the rows that a search of parameters may use, and the time by
+        which all labels of these rows were final.
 
         These are the rows that a first candidate would be fitted on. No gate after this cut judges on any of them.
 

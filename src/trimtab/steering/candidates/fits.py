@@ -56,7 +56,10 @@ class Fits:
         return self._recipe.expect(msgspec.structs.replace(training_set, half_life_us=half_life_us), rows)
 
     def expect_plan(self, training_set: TrainingSet, plan: Plan) -> bool:
-        """Let the recipe begin the fits of a plan, and the refit that will probably follow; see `expect`."""
+        """Let the recipe begin the fits of a plan; return whether all have begun.
+
+        If the plan has a single source, also begin the refit that will probably follow.
+        """
         running = [
             self.expect(training_set, plan.learnt(source, fold), source.half_life_us)
             for source in plan.sources

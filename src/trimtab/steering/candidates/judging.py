@@ -82,7 +82,8 @@ class Judge:
     ) -> tuple[Made, JudgingWindow]:
         """Return the candidate and the window with the strongest evidence.
 
-        In the returned window, `before` has the rows that this candidate learnt from.
+        This is the smallest upper bound of the difference in mean loss from the target or, without a target, the
+        smallest mean loss. In the returned window, `before` has the rows that this candidate learnt from.
         """
         metric = self._deployment.model.metric
 

@@ -25,7 +25,7 @@ class Source(msgspec.Struct, frozen=True, eq=False):
     name: str
     rows: Rows  # the rows for the candidate, some of which may be judged: see `Plan.learnt`
     refit: Rows  # the rows for the refit that goes into service
-    half_life_us: int | None = None  # the weight of a row halves for each such time of its age
+    half_life_us: int | None = None  # a row of this age has half the weight of a new row; None: equal weights
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):

@@ -136,9 +136,9 @@ class Candidates(Protocol):
         ...
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """Compare successor and champion by day, on requests since a time. Also return until when days are complete.
+        """Compare successor and champion by day, on requests since a time. Also return the end of the last such day.
 
-        Labels are those known at `cut_us`.
+        The labels are those known at `cut_us`, and all days are closed at that time.
 
         Raises:
             Misuse: The successor cannot score rows.

@@ -37,7 +37,10 @@ class Recipe(Protocol):
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 
     def expect(self, training_set: TrainingSet, rows: Rows) -> bool:
-        """If a fit can run in the background, begin one that `fit` will probably need. Return whether it has begun."""
+        """Begin in the background a fit that will probably be needed, if the recipe can. Return whether it has begun.
+
+        A later call of `fit` with the same arguments then returns this fit.
+        """
         ...
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats: ...

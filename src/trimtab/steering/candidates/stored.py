@@ -34,7 +34,7 @@ class Recording(msgspec.Struct, frozen=True):
 
 
 class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted model as it is recorded. Its bytes are in the blob to which its version will refer."""
+    """A fitted model as it is recorded. `artifact` is the hash of the blob that has the model itself."""
 
     model: str
     recipe: str

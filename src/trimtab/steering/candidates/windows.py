@@ -90,9 +90,10 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
 
 
 def lack_of_lessons(model: Model, window: JudgingWindow) -> str | None:
-    """Return a sentence about too few rows to learn from before a window; None if there are enough.
+    """Return why a candidate for a window cannot be fitted; None if it can.
 
-    Another reason is that the search for the model's parameters used data of the window.
+    There may be too few rows before the window to learn from, or the search for the model's parameters may have used
+    data of the window.
     """
     chosen = model.chosen
     if chosen is not None and window.judged and window.start_us < chosen.until_us:

@@ -108,7 +108,7 @@ def _floor(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _improves_below_floor(facts: Facts) -> bool:
-    """Return whether a scheduled refit is better than an earlier fit that is below the best baseline, too. # D0194"""
+    """Return whether a scheduled refit has a lower loss than the champion, which fails the floor as well. # D0194"""
     if not (facts.compares and facts.refreshes and facts.difference[0] < 0.0):
         return False
     champion = floor_checks(facts.champion_losses, facts.baseline_losses, facts.at_us)
@@ -131,10 +131,10 @@ def _provably_better(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
-    """Check that the lower bound of the difference is not above 0. # D0007
+    """Check that the lower bound of the difference is not above 0 or, for a negative margin, -margin. # D0007
 
-    This is enough for a scheduled refit: the same definition, fitted on newer data. The mean loss of a fortnight is
-    noise for the most part, and each refusal leaves older data in service.
+    This is enough for a scheduled refit: the same definition, fitted on newer data. Most of the difference over a
+    fortnight is noise, and after each refusal a version that was fitted on older data stays in service.
     """
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low

@@ -121,7 +121,8 @@ def _decided(found: _Found) -> Iterator[tuple[Check, GateCheck]]:
                 yield check, one
 
 
-_WORDS = {  # what a candidate is that fails a check, after "Refused,"; for other checks it is "not" and their name
+# the text says "Refused, " and, for each failed check, these words; for checks that are not here, "not" and the name
+_WORDS = {
     "better_by_margin": "not better by the margin",
     "provably_better": "not provably better",
     "not_provably_worse": "provably worse",

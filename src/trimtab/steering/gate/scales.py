@@ -12,8 +12,8 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITIES, PROBAB
 Floats = NDArray[np.float64]
 
 _FAR = 3.0  # a cap is at least the loss of an error of this many times the median error
-_KEPT_OF_MEAN = 0.95  # with a cap, at least this share of the mean loss must remain
-_FEW = 0.99  # but the cap is never raised above this quantile of the losses
+_KEPT_OF_MEAN = 0.95  # a cap that leaves less than this share of the mean loss is raised until it leaves this share
+_FEW = 0.99  # but not above this quantile of the losses
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2
@@ -45,9 +45,9 @@ def refit_distance(metric: Loss) -> float:
 def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = None) -> float:
     """Return the mean distance between the scores of two models.
 
-    For several classes, the class that differs most counts, so that the number of classes does not matter. # D0076 The
-    scores of a ranking have no scale. Their distance is the mean number of positions by which a row moves, divided by
-    the length of the list. Two random orders have a distance of a third. # D0086
+    For several classes, the distance is that of the class that differs most, so that the number of classes does not
+    matter (D0076). The scores of a ranking have no scale. Their distance is the mean number of positions by which a row
+    moves, divided by the length of the list. Two random orders have a distance of a third (D0086).
 
     >>> mean_distance(np.array([[0.5, 0.25, 0.25]]), np.array([[0.25, 0.5, 0.25]]))
     0.25

@@ -88,8 +88,8 @@ def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: 
     Args:
         rollout: The declared rollout. If it has no shadow, the result is None.
         before: The days of the gate, which show how much daily differences vary.
-        stood_in: Whether another version scored these days in place of the champion. Then they do not show this, and
-            the result is None.
+        stood_in: Whether another version scored these days in place of the champion. Then they do not show how much
+            differences from the champion vary, and the result is None.
     """
     if rollout is None or rollout.shadow_us is None or not before or stood_in:
         return None
@@ -127,7 +127,7 @@ def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin:
 def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> str:
     """Return the comparison in one sentence. Differences are shares of `level`, the champion's loss in the gate."""
     if not days:
-        return "Paired shadow: there is no day yet with labels of rows that are not excluded."
+        return "Paired shadow: no day has been compared yet. A day needs labelled rows that are not excluded."
     rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
     outcome = {
         "reject": "provably worse than the champion",

@@ -18,8 +18,8 @@ from trimtab.training.fitting.artifact import Artifact, golden_difference
 LOADS, FRESH_PROCESS, LATENCY = "loads", "fresh_process", "latency"
 _SAMPLE = 200  # in a round, this many rows are predicted one by one
 _ROUNDS = 5
-_ROUND_NS = 1_000_000_000  # a round with a slow model ends after this time
-_LEAST_CALLS = 20  # but after at least this many calls
+_ROUND_NS = 1_000_000_000  # a round with a slow model ends after this time, but not before `_LEAST_CALLS` calls
+_LEAST_CALLS = 20
 _VIRTUAL = "Not measured: a replay starts no process for this, and its virtual time cannot measure durations."
 
 
@@ -69,9 +69,9 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
-    """Return the 50th and 99th percentile of one-row predictions in ms, and the most calls that a round made.
+    """Return the 50th and 99th percentile of one-row predictions in ms, and the largest number of calls in a round.
 
-    Each percentile is the smallest of those of all rounds.
+    Each percentile is computed for every round, and the smallest value is returned.
     """
     chosen = np.unique(np.linspace(0, sample.rows - 1, _SAMPLE).astype(np.int64))
     columns = sample.take(chosen).select(loaded.inputs)

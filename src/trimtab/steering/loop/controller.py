@@ -172,7 +172,7 @@ class Controller:
         except Conflict:
             if self._record.frozen() is None:
                 raise
-            return decisions  # automation was frozen meanwhile; the decision is carried out later
+            return decisions  # automation was frozen meanwhile; a later tick goes on with the repair
         except _Failed as failed:
             return decisions + failed.decisions
 
@@ -305,7 +305,8 @@ class Controller:
         found = find_trigger(self._deployment, state, seen)
         if found is None or state.phase == "idle":
             return found
-        if state.begun_by == "person":  # a version that a person put forward may be in a shadow for weeks
+        # a version that a person put forward may be in a shadow for weeks, so a call or an alarm can end that
+        if state.begun_by == "person":
             staged = state.phase in (SHADOW, CANARY)
             return found if staged and found.kind in ("call", "alarm") else None
         urgent = state.begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(state.begun_by)
@@ -393,7 +394,8 @@ class Controller:
             record.entry("train", state.cause, rows, version=repair.candidate, data_hash=repair.data_hash),
             record.entry("gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion),
         ]
-        useless = state.begun_by == "alarm" and most_gain(gate) < LEAST_GAIN  # a slice is few of the rows
+        # not after the alarm of a slice: its rows are few, so a repair can lower the loss of all rows only a little
+        useless = state.begun_by == "alarm" and most_gain(gate) < LEAST_GAIN
         if repair.successor is None or (useless and self._repairs_nothing(gate)):
             but = "" if repair.successor is None else " It is not put in service, because it would repair nothing."
             said = f"{repair.reason}{but} {_USELESS}" if useless else repair.reason

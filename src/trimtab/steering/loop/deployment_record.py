@@ -93,8 +93,8 @@ class DeploymentRecord:
         """End a repair with a refusal. The champion stays, and causes of the same kind start no repair for a while.
 
         Args:
-            also: Further changes of the catalogue, written together with them.
-            longest: Whether that while is as long as it can be at once.
+            also: Further changes of the catalogue, written in the same transaction.
+            longest: Whether this quiet time has its greatest length at once.
             **changes: Further fields of the state.
         """
         deployment = self._deployment

@@ -25,10 +25,10 @@ def evidence_of_left_out(repair: Repair) -> Evidence:
 
 
 def most_gain(gate: GateRecord) -> float:
-    """Return how much lower than the champion's the candidate's mean loss may be, as a share of the champion's.
+    """Return by how much the candidate's mean loss may at best be lower than the champion's, as a share of this.
 
-    This is the better end of the confidence interval of the difference, taken as far from it as the worse end. Infinite
-    if nothing was compared.
+    The gate only has the worse bound of the difference, so the better bound is assumed to be equally far from the
+    difference. Infinite if nothing was compared.
     """
     if gate.difference is None or gate.bound is None or not gate.champion_metric:
         return math.inf

@@ -14,13 +14,14 @@ def after_refusal(
 ) -> dict[str, Any]:
     """Return the changes of the state after a refusal: a quiet time for the kind of cause that began the repair.
 
-    The next refusal in a row doubles it. After an alarm about a recent change, it may be half as long: when there
-    are half as many days since the change again, they may prove what the days up to now did not.
+    The next refusal in a row doubles it. After an alarm about a recent change, it is shorter, but at least half as
+    long: it ends when the time since the change has grown by a half, because the new days may prove what the earlier
+    ones did not.
 
     Args:
         state: The state before the refusal, which says what began the repair.
         period_us: The period of the declared schedule, which tries again after this time at the latest.
-        longest: Whether the quiet time is as long as it can be at once, because the same repair would be of no use.
+        longest: Whether the quiet time has its greatest length at once, because the same repair would be of no use.
     """
     most_us = MOST_COOLDOWNS * cooldown_us
     if state.begun_by == "schedule" and period_us is not None:

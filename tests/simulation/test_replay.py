@@ -541,7 +541,7 @@ def test_tables_and_lines_that_do_not_fit_are_refused_before_any_work(tmp_path: 
     tables = worlds.make(12, days=1)
     with pytest.raises(Misuse, match="no recorded events of readings"):
         worlds.replay(tmp_path / "a", {k: v for k, v in tables.items() if k != "readings"}, [worlds.never()], days=1)
-    with pytest.raises(Misuse, match="Give a time to run"):
+    with pytest.raises(Misuse, match="Give a later end"):
         worlds.replay(tmp_path / "b", tables, [worlds.never()], days=0)
     other = tt.request("call", key="visit_id", time="at", columns=worlds.VISIT)
     with pytest.raises(Misuse, match="found 2 requests"):

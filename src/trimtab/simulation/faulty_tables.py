@@ -135,15 +135,16 @@ def _without_rows(table: Columns, source: Source, one: Fault, rows: NDArray[np.b
 
 
 def _flipped(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    """Return the table with opposite labels: "yes" becomes "no", and a number moves to the other side of its limit.
+    """Return the table with opposite labels: "yes" becomes "no", and a number is mirrored at the limit of the label.
 
-    If the label has no limit, the median of all rows is used.
+    If the label compares with no limit, numbers are mirrored at the median of all rows.
     """
     value = model.label.value
     compared = value.op in _COMPARED and value.args[0].op == "col" and value.args[1].op == "lit"
     if value.op != "col" and not compared:
         raise Misuse(
-            f"fault {one.said}: the label is {value!r}. Only a column, or one that is compared, can be flipped."
+            f"fault {one.said}: the label is {value!r}. Only a column, or a comparison of a column with a number, can "
+            "be flipped."
         )
     name = str((value.args[0] if compared else value).params[0])
     column = table[name]

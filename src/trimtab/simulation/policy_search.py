@@ -40,8 +40,8 @@ class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
     trials: list[Trial]  # sorted by the number of trainings in the first part, fewest first
     chosen: str
     why: str  # the reason for the choice, in one sentence
-    # for each other policy, in the second part, the loss of the chosen policy minus its loss (below 0: chosen is
-    # better)
+    # in the second part, for each other policy: the loss of the chosen policy minus that of the other (below 0: the
+    # chosen policy is better)
     gains: dict[str, Interval]
 
 

@@ -71,7 +71,9 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
             raise Misuse(f"replay: look_every_us={self.look_every_us} is no number of whole hours.")
         last_us = max((self.start_us, *self.or_start_us))
         if last_us >= self.until_us:
-            raise Misuse(f"replay: from {last_us} to {self.until_us} us. Give a time to run.")
+            raise Misuse(
+                f"replay: until_us={self.until_us} is not after the latest start, {last_us}. Give a later end."
+            )
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

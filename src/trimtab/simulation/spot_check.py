@@ -21,7 +21,7 @@ from trimtab.features.feature_set import FeatureSet
 from trimtab.run.executors import ProcessExecutor, Task
 from trimtab.simulation.scenarios.rows import Block
 
-_RUN = 20  # requests are sampled in groups of this many neighbours, because there are few events in between
+_RUN = 20  # requests are sampled in groups of this many neighbours, so that few events are applied in between
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class SpotCheck:
         self._chosen = (spread[:, None] + np.arange(run)).ravel()[:count]
 
     def compare(self, block: Block) -> None:
-        """Send the sampled requests of a block to the child process. The log must have all events before these."""
+        """Send the sampled requests of a block to the child process. All earlier events must be in the log already."""
         names, codes = self._features.names, block.features.reasons
         questions = []
         for row in self._chosen[(self._chosen >= block.start) & (self._chosen < block.stop)].tolist():

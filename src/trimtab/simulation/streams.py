@@ -97,7 +97,7 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
     until_us: int
 
     def day_us(self, day: float) -> int:
-        """Return the time at which a day begins, counted from the end of the history."""
+        """Return the time at which a day begins. Days are counted from the end of the history."""
         return self.start_us + round(day * DAY_US)
 
 

@@ -95,7 +95,7 @@ class Gated:
         """Continue from the stored state, as a new process would after another one ended.
 
         Args:
-            before: The loop that was running. Only its reports to this replay are taken over.
+            before: The loop that was running. Only its lists of signals and decisions are taken over.
             predictions: All logged predictions.
         """
         self.signals, self._decisions = before.signals, before._decisions

@@ -119,7 +119,7 @@ class AnsweredRows:
     def ahead(self, features: FeatureSet, as_of_us: int, start_us: int, stop_us: int) -> Block:
         """Return the requests made in [start_us, stop_us), with features as of the earlier time `as_of_us`.
 
-        So a batch job scores them at `as_of_us`, before they are made.
+        A batch job that scores them at `as_of_us`, before they are made, would read these features.
         """
         start, stop = self._questions.until(start_us), self._questions.until(stop_us)
         requests = self._questions.table.take(slice(start, stop))

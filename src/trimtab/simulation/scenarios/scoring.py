@@ -124,7 +124,7 @@ class OnlineScorer:
         if self._learner is None or version is None or version.id != self._version:
             loaded = serving.champion()
             self._learner, self._version = OnlineLearner(loaded.artifact), loaded.version.id
-            if self._inputs:  # these inputs were encoded for the previous version
+            if self._inputs:  # these inputs were encoded for the previous version, so encode them again
                 waiting = list(self._inputs)
                 values = self._rows.values(serving.model.features, waiting)
                 matrix = self._learner.artifact.encoding.matrix(values)

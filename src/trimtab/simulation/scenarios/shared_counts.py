@@ -38,7 +38,7 @@ class SharedCounts:
             self.findings.clear()
 
     def hashes(self, block: Block, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return hashes of the request keys of a block, and hashes of the rest of each request."""
+        """Return hashes of the request keys of a block, and hashes of each request without its key and time."""
         if self._hashes is None or self._hashes[0] != block.start:
             keys = text_hashes([str(one) for one in block.requests[request.key].to_list()])
             rows = zip(*(block.requests[name].to_list() for name in request.columns), strict=True)

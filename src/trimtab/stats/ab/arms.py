@@ -24,7 +24,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """
 
     units: FloatArray
-    y: FloatArray  # the sum of the units' values; for a ratio, of its numerators
+    y: FloatArray  # the sum of the units' values; for a ratio, the sum of the numerators
     yy: FloatArray  # the sum of their squares
     x: FloatArray | None = None  # the sum of a covariate that was known before the exposure
     xx: FloatArray | None = None
@@ -42,7 +42,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Return one of the sums.
 
         Raises:
-            Misuse: The metric was collected without it.
+            Misuse: This sum was not collected for the metric.
         """
         found: FloatArray | None = getattr(self, name)
         if found is None:

@@ -2,7 +2,7 @@
 
 The prior is a normal distribution around no effect, because most experiments change little. The result says how
 probable effects are after the data, and may be read at any time. But if the experiment is stopped as soon as this
-probability is high, the decision has no stated error rate. Use the confidence sequence for that.
+probability is high, the decision has no stated error rate. A confidence sequence (`ab.sequential`) has one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trimtab.stats.ab.arms import Arm, Better
 from trimtab.stats.ab.readings import readings
 from trimtab.stats.interval import check_level
 
-PRIOR = 0.1  # the standard deviation of the prior: most effects are below a tenth of a unit's standard deviation
+PRIOR = 0.1  # the standard deviation of the prior, in standard deviations of a unit's value: most effects are smaller
 
 
 class Posterior(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ def compare(
     two_sided: bool = True,
     better: Better = "higher",
 ) -> Effect:
-    """Compare two variants once. If this is repeated until it shows an effect, it finds effects that do not exist.
+    """Compare two variants once. If it is repeated until it shows an effect, the effect may be coincidence.
 
     With `days`, the interval is the wider one of two: from the units within days, and from the daily differences. So
     intervals are wide for fewer than 14 days (for 7 days, 1.4 times as wide as by the units alone), and infinite for
@@ -39,7 +39,7 @@ def compare(
         cuped: Whether to subtract what a covariate from before the exposure predicts. If the covariate has the
             correlation r with the metric within days, this multiplies the variance by 1 - r**2.
         days: Whether the daily differences count as observations (see above). Otherwise only the units do (Welch's
-            test). That is right if units were assigned at random, and the claim is about these days only.
+            test), which is right if units were assigned at random, and the result is only meant for these days.
         correlated: Whether the effects of neighbouring days may be correlated.
         level: The confidence level.
         two_sided: Whether to look for an effect in both directions.

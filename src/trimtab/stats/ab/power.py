@@ -38,7 +38,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     sd: float  # the standard deviation of a unit's value
     share: float = 0.5  # the treatment's share of these units
     explained: float = 0.0  # the share of the variance that a covariate explains (CUPED)
-    day_sd: float = 0.0  # the standard deviation of the true difference from day to day; for a switchback, large
+    # the standard deviation of the true difference from day to day; large in a switchback, where a day has one variant
+    day_sd: float = 0.0
     rule: Rule = "sequence"
     days: bool = True
     correlated: bool = True

@@ -21,7 +21,7 @@ WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most this
 SMALLEST = 1e-9  # values closer to 0 than this count as 0
 Histogram = Mapping[int, int]  # the number of units in each bin
 _STEP = math.log1p(WIDTH)
-# the slope of the quantiles around q is measured as far away as this many standard errors of the share q, see `_slope`
+# `_slope` measures the slopes from q to quantiles that are this many standard errors of a share away
 _SCORES = (1.96, 3.0)
 _JUMP = 1.7  # if the steepest slope is more than this many times the first one, the quantile is at a jump
 
@@ -57,7 +57,7 @@ def bin_edges(bins: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
 
 
 def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray | None = None) -> Arm:
-    """Return sums of a variant whose mean is the quantile of its units, so that rules that compare means can use them.
+    """Return sums for one variant. Their mean is the quantile of its units, so rules that compare means can use them.
 
     Args:
         histograms: The counts of each block, the oldest block first.

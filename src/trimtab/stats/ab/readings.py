@@ -193,7 +193,7 @@ def readings(
     Args:
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
-        ends: The number of blocks that each look sees.
+        ends: For each look, how many blocks it sees, counted from the first block.
         ratio: Whether the metric is the sum of y divided by the sum of d. Its variance is that of y - ratio * d.
         cuped: Whether to subtract what a covariate from before the exposure predicts.
         days: Whether the difference of each block counts as an observation. Otherwise blocks do not matter.

@@ -45,7 +45,10 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
     counts = np.asarray(units, np.float64)
     given = np.asarray(weights, np.float64)
     if counts.ndim != 2 or given.shape not in (counts.shape, counts.shape[1:]):
-        raise Misuse(f"sample ratio: needs a weight for each variant, found {counts.shape} and {given.shape}.")
+        raise Misuse(
+            f"sample ratio: needs a weight for each variant; found units of shape {counts.shape} and weights of shape "
+            f"{given.shape}."
+        )
     shares = np.broadcast_to(given, counts.shape)
     if (counts < 0.0).any() or (shares < 0.0).any() or ((shares == 0.0) & (counts > 0.0)).any():
         raise Misuse(

@@ -22,13 +22,14 @@ from trimtab.stats.inference.sequences import critical_t, log_evidence
 AnyTimeRule = Literal["sequence", "msprt"]
 # with days=False, the mixture of the confidence sequence is tuned to give its narrowest interval at this many units
 TUNED = 20_000
-CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))  # the strength of the mixture at `TUNED` units
+# the strength of the mixture (see `_strength`) at `TUNED` units
+CLOSEST = -2.0 * math.log(0.05) + math.log(1.0 - 2.0 * math.log(0.05))
 TYPICAL = 0.05  # the typical effect that mSPRT is tuned for, in standard deviations of a unit
 FEWEST = 100  # with days=False, there is no interval until each variant has this many units
 # the degrees of freedom for which the critical t is computed; for others it is interpolated
 _LADDER = np.array([*range(1, 25), *np.unique(np.geomspace(25, 20_000, 120).astype(int))], np.float64)
-FARTHEST = 9.0  # the largest bound that is computed
-EVEN = 0.05  # if shares of information and of time differ by at most this at all looks, the shares of time are taken
+FARTHEST = 9.0  # bounds are normal scores, and this is the largest one
+EVEN = 0.05  # if shares of information and of time differ by at most this at all looks, the shares of time are used
 FAR = 6.5  # the numerical integration ends at this score
 
 
@@ -56,7 +57,7 @@ def compare_any_time(
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         rule: "sequence" or "msprt".
-        ends: The number of blocks that each look sees; by default there is a look after every block.
+        ends: For each look, how many blocks it sees, counted from the first; by default one look after every block.
         level: The confidence level of all intervals together. For the other arguments see `ab.fixed.compare`.
 
     Raises:
@@ -152,7 +153,7 @@ def mixture_score(strength: FloatArray, error: float, two_sided: bool) -> FloatA
 
     Args:
         strength: The variance of the effects in the mixture, divided by the variance of the estimate.
-        error: The error of all looks together.
+        error: The error rate of all looks together.
         two_sided: Whether effects in both directions count.
     """
     with np.errstate(divide="ignore", invalid="ignore"):

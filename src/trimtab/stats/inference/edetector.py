@@ -3,9 +3,10 @@
 The test is a Shiryaev-Roberts e-detector, which can be seen as a series of bets. Each day, a new bet of 1 is placed,
 and every bet is multiplied by 1 + stake * (value - baseline). As long as the mean is at or below the baseline, this
 factor is at most 1 on average. The alarm rings when the sum of all bets reaches a stated number A, the run length. (For
-several stakes and directions, it is the mean of their sums.) Then a model whose quality does not change runs for at
-least A days on average until a false alarm, and the probability of a false alarm within h days is at most h / A, with
-any distribution of values. For real days, the test has four additions (# D0003):
+each stake and each direction, there is a series of bets of its own, and the mean of their sums must reach A.) Then a
+model whose quality does not change runs for at least A days on average until a false alarm, and the probability of a
+false alarm within h days is at most h / A, with any distribution of values. For real days, the test has four additions
+(# D0003):
 
 - Days resemble the day before. So each day is compared with its prediction from the day before:
   value - correlation * last.
@@ -55,7 +56,7 @@ BASELINE_LEVELS = ((28, 0.85), (14, 0.9), (LEAST_BLOCKS, 0.95))
 
 
 class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
-    """The alarm in one direction. Its numbers are in units of a day's standard deviation on the reference days."""
+    """The alarm in one direction. `baseline` is in units of `AlarmSpec.sd`, and `stakes` are per such unit."""
 
     sign: Literal[-1, 1]  # 1: an increase is bad; -1: a decrease is bad
     # the upper confidence bound of the mean of the clipped reference days, whose values are multiplied by `sign`
@@ -346,7 +347,7 @@ def _grossly_away(spec: AlarmSpec, newest: tuple[float, ...]) -> bool:
 def _correlation(away: FloatArray) -> float:
     """Return the correlation of neighbouring days, corrected for its bias and moved towards 0.4.
 
-    Before any days, 0.4 (with standard deviation 0.2) is assumed. This counts more if there are fewer days.
+    The prior is 0.4 with a standard deviation of 0.2. It counts more if there are fewer days.
     """
     raw = float(away[1:] @ away[:-1]) / float(away @ away)
     seen = raw + (1.0 + 3.0 * raw) / away.size  # the correction of the bias by Kendall (1954)

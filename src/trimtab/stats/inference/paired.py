@@ -20,8 +20,8 @@ def paired_mean_bound(
     days that resemble the day before: the variance is only estimated from slow changes over time (the first cosines of
     the series of blocks). This leaves fewer degrees of freedom (for 14 days, 4 instead of 13), which widens the
     interval by about 17 %. At a level of 0.95, with a correlation of 0.4 between neighbouring days, intervals without
-    `correlated` were wrong in 13 % of measurements, for any number of days. With `correlated`, they were wrong in 10 %
-    for 7 days, 7 % for 14 days and 6 % for 60 days.
+    `correlated` missed the true mean in 13 % of cases, for any number of days. With `correlated`, they missed it in
+    10 % of cases for 7 days, 7 % for 14 days and 6 % for 60 days.
 
     Args:
         differences: The loss of the candidate minus the loss of the champion, shape (rows,). Negative: the candidate is

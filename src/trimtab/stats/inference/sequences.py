@@ -2,11 +2,11 @@
 
 An ordinary test that is repeated each day finds a difference in the end, even if there is none. A confidence sequence
 consists of intervals that are valid on all days together: the probability that any of them is ever wrong is at most
-1 - level. The evidence on the n-th day is a likelihood ratio of Student's t: the t of the mean differences of n days,
-for a true difference of `SIZES` standard deviations (averaged over these sizes), against a difference of 0. If days are
-independent and normally distributed, this average is a test martingale for any standard deviation. The mean of a day
-with hundreds of rows is nearly normal. Days that resemble the day before carry less information, so the standard errors
-are increased accordingly.
+1 - level. On the n-th day, Student's t is computed from the mean differences of n days. The evidence is the likelihood
+of this t for a true difference of some standard deviations, divided by its likelihood for a difference of 0, and
+averaged over the differences in `SIZES`. If days are independent and normally distributed, the evidence is a test
+martingale for any standard deviation. The mean of a day with hundreds of rows is nearly normal. Days that resemble the
+day before carry less information, so the standard errors are increased accordingly.
 
 An earlier comparison of similar versions shows how much the difference varies from day to day, but not how large it is
 for the present models. With the days of such a comparison, the test may decide on the first day. Without them, it may

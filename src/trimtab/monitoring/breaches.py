@@ -130,7 +130,7 @@ def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach
 
 
 def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
-    """Yield a breach if the score is always the same, although that of the other version is not."""
+    """Yield a breach if scores equal the previous score far more often than those of the other version do."""
     pairs = (min(ours.repeats, ours.scored), ours.scored), (min(theirs.repeats, theirs.scored), theirs.scored)
     if ours.scored and log_higher(*pairs, lambda share: share + allowed * (1.0 - share)) >= wanted:
         mine, other = ours.repeats / ours.scored, theirs.repeats / max(theirs.scored, 1)

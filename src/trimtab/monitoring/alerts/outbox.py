@@ -151,7 +151,7 @@ class Outbox:
         return threads
 
     def note(self, name: str, sent: Sent) -> None:
-        """Store the outcome of a heartbeat, which is sent without the queue. An unchanged outcome is not written."""
+        """Store the outcome of a heartbeat, which bypasses the queue. A success is only stored after a failure."""
         before = self._state(name)
         if sent.ok and before.failing_since_us is None:
             return

@@ -31,7 +31,8 @@ class Layout:
         widths = [edges.size + 1 for edges in self.edges]
         self.offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
         bounds = [(column.least, column.most) for column in profile.columns]
-        # Values are counted up to each of these numbers: the edges, the upper limit, and just below the lower limit.
+        # For each column, `_counted` counts the values up to each of these: the edges, the upper limit, and the largest
+        # number below the lower limit.
         self.counted_upto = [
             np.array(
                 [*edges, np.inf if most is None else most, -np.inf if least is None else np.nextafter(least, -np.inf)]
@@ -155,7 +156,7 @@ def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Predictio
 def summarise_rows(
     layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], ids: Sequence[str]
 ) -> dict[int, HourCounts]:
-    """Like `summarise`, for rows in columns with the ids of their predictions."""
+    """Like `summarise`, for rows that are in columns already. `ids` has the ids of their predictions."""
     hours = made_at_us // HOUR_US
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():

@@ -19,7 +19,7 @@ NEVER_US = -(2**62)
 
 
 class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The position of a model's monitor, and the past data that its checks read."""
+    """How far a model's monitor has come, and the past data that its checks read."""
 
     format: Literal[1] = 1
     closed_until_us: int = NEVER_US  # hours before this are closed for good

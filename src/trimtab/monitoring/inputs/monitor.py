@@ -36,9 +36,9 @@ from trimtab.serving.arms.arms import SHADOW
 from trimtab.store.ports import Append, Catalog, Put, Remove
 from trimtab.training.definitions import Model
 
-GRACE_US = 5 * MINUTE_US  # time after the end of an hour in which answers may be logged late
-_AGAIN_US = 5 * MINUTE_US  # time between two looks at the current hour
-_SAMPLES = 4_000  # at most this many sampled rows are kept in all hours
+GRACE_US = 5 * MINUTE_US  # an hour is closed this long after its end, because answers may be logged late
+_AGAIN_US = 5 * MINUTE_US  # the current hour is checked again after this time
+_SAMPLES = 4_000  # at most this many sampled rows are kept in all hours together
 _LIVE = frozenset(("live", "online", "replay"))
 _Standing: TypeAlias = Mapping[tuple[str, str], Signal]  # signals by kind and subject
 _Changes: TypeAlias = list[Put | Remove | Append]
@@ -48,8 +48,8 @@ class InputMonitor:
     """Watches the requests of one model, and the data from which its features are computed.
 
     `add` takes logged predictions. Those of closed hours change nothing, so predictions may be given again. Closed
-    hours and signals are stored in one write; open hours are not. After a restart, give all predictions since
-    `read_from_us`.
+    hours and signals are stored in one write; open hours are only in memory. After a restart, give all predictions
+    since `read_from_us`.
 
     Args:
         catalog: Stores the hours and the signals.
@@ -150,7 +150,7 @@ class InputMonitor:
             made_at_us: When the answers were made, shape (rows,).
             ids: The hashes of the ids of their requests, by `text_hashes`, shape (rows,).
             questions: The hashes of the requests, by `question_hashes`, shape (rows,).
-            counted: Summarises the answers by hour for a profile of `version`; called if there is such a profile.
+            counted: Summarises the answers by hour. It is only called if `version` is in service and has a profile.
         """
         if not made_at_us.size:
             return
@@ -175,8 +175,8 @@ class InputMonitor:
             closed: Days that were closed since the last look.
 
         Raises:
-            Conflict: Another process looked meanwhile. Nothing was stored; give the predictions since `read_from_us`
-                again.
+            Conflict: Another process has stored a newer state meanwhile. Nothing was stored by this call; give the
+                predictions since `read_from_us` again.
         """
         self._begun_us = max(self._begun_us, now_us)
         until_us = (now_us - GRACE_US) // HOUR_US * HOUR_US
@@ -299,12 +299,12 @@ class InputMonitor:
         return found
 
     def _is_repeating(self) -> Callable[[int], bool]:
-        """Return a function that says of a time whether requests were found to be repeated then."""
+        """Return a function that returns whether requests made at a given time were found to be repeated."""
         windows = [one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"]
         return lambda at_us: any(window.covers(at_us) for window in windows)
 
     def _of_columns(self, reading: Reading, now_us: int, standing: _Standing) -> list[Finding]:
-        """Return the findings in the newest week of hours. They are only computed again if rows have come."""
+        """Return the findings about columns in the newest week. They are only computed again if rows have come."""
         oldest = hour_of(now_us) - LONGEST_H
         hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
         seen = (reading.version, min(hours, default=0), sum(one.rows for one in hours.values()))

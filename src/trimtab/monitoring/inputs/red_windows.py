@@ -23,7 +23,7 @@ JOURNAL = "red_windows"  # the journal of all releases
 # signals that are found when a day of labels is closed
 _OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
-_SILENT = frozenset(("feed_stopped", "feed_late"))  # what came is right, and what is missing may still come
+_SILENT = frozenset(("feed_stopped", "feed_late"))  # the events that came are right, and the missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
 TOO_NEW = "too new to be judged"
 FOUND_WITHIN_US = DAY_US  # the time within which a fault of inputs gives a red signal
@@ -56,7 +56,7 @@ def red_windows(catalog: Catalog, model: str, *, released: bool = False) -> list
 
 
 def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
-    """Return the times whose rows are used neither for training nor for judging at a cut.
+    """Return the times whose rows are used neither for training nor for judging at a cut (the time of a training).
 
     These are the red windows that were not released, and the time of the newest requests, which may still prove to be
     faulty. A fault of inputs is found within a day. A fault of labels is found when a day is closed. If the fault is on
@@ -113,8 +113,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     # labels of requests that are made at the same time come within this time of each other; None: `label_wait_us`
     label_span_us: int | None = None
     complete: bool = True  # whether days are checked for missing labels
-    logged: bool = False  # whether rows are learnt from with the features that they were answered with
-    sources: dict[str, int]  # by source of features: how long features read an event, at most a day
+    logged: bool = False  # whether training uses the feature values that were logged with the predictions
+    sources: dict[str, int]  # for each source of features: how long features go on reading an event, at most a day
 
     @staticmethod
     def of(model: Model) -> Reach:
@@ -128,7 +128,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return Reach(
             label_wait_us=wait_us,
             label_source=label.source.name,
-            # outcomes that are dated by their requests are known after the delay of their source
+            # such outcomes become known between the delay of their source and the wait, counted from the request
             label_span_us=max(wait_us - label.source.delay_us, 0) if label.dated_by_request else None,
             complete=model.task != "ranking",
             logged=model.rows == "logged",
@@ -188,7 +188,7 @@ def window_changes(
 
     An event from a file counts as known from the time at which it would have become known if it had been sent. So once
     an overdue file is loaded, features are computed as if it had been on time, and its red window is removed (unless
-    rows are learnt from with the features that were logged).
+    training uses logged features).
     """
     changes: list[Put | Remove] = []
     for signal in (*begun, *ended):

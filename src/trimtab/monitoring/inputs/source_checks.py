@@ -20,7 +20,7 @@ class SourceChecks:
     """Checks the sources of features and labels of one model.
 
     Args:
-        frame_of: Gives the events of a source by its name.
+        frame_of: Returns the events of the source with a given name.
         known: Findings that models share; see `found_once`.
     """
 

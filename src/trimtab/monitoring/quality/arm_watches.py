@@ -25,7 +25,7 @@ class ArmWatches:
     its own reference.
 
     Args:
-        stored: Returns the watch that a version got when it was promoted; None if it was never promoted.
+        stored: Returns the watch that a version got when it was last put in service; None if it never was.
     """
 
     def __init__(self, catalog: Catalog, model: str, stored: Callable[[str], Watch | None]) -> None:

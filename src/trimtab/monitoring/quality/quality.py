@@ -44,8 +44,8 @@ class QualityMonitor:
     predict. If requests become harder to predict in a way that the model knows, both rise together and the excess loss
     does not change.  # D0003
 
-    For a model of several classes, the calibration gap is about the likeliest class: how often it is the label, minus
-    its mean probability. Like the gap of a binary model it is in [-1, 1]. # D0076
+    For a model of several classes, the calibration gap is about the likeliest class: its mean probability, minus how
+    often it is the label. Like the gap of a binary model it is in [-1, 1]. # D0076
 
     The rate of false alarms that `run_length_days` states holds for all alarms together. For this, it is divided
     between the loss, the calibration gap and the slices (a union bound). The scores of a ranking are not probabilities,

@@ -212,7 +212,7 @@ def _signal(
 def _onset_us(watch: Watch, figure: MetricValue) -> int:
     onset = alarm_onset(figure.spec, figure.state)
     assert onset is not None  # an alarm needs at least one day
-    assert watch.first_day_us is not None  # so does this
+    assert watch.first_day_us is not None  # set with the first day
     return watch.first_day_us + (onset.day - 1) * DAY_US
 
 

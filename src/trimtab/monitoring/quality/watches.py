@@ -339,7 +339,7 @@ def _from_zero(figure: MetricValue) -> MetricValue:
 
 
 def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
-    """Return the newest whole weeks, so that all weekdays occur equally often; if there are less than two, all days."""
+    """Return the newest whole weeks, so that all weekdays occur equally often; of fewer than 14 days, return all."""
     return days if len(days) < 14 else days[len(days) % 7 :]
 
 

@@ -31,9 +31,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """Append a line of JSON for each alert, and sync the file. A test message has no alerts and is written as one
-    line.
-    """
+    """Append a line of JSON for each alert (one line for a test message, which has no alerts), and sync the file."""
     path = context.folder / receiver.path
     kind = other_kind(path)
     if kind is not None:

@@ -77,7 +77,7 @@ class Feed:
         return found
 
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return for each time how old the newest event (by its own time) was that had arrived by then, (times,)."""
+        """Return for each time the age of the newest event, by its own time, that had arrived by then; (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
         found: NDArray[np.int64] = at_us - self.newest_us[place]
         return found

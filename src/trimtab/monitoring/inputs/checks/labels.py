@@ -25,8 +25,8 @@ _SHIFT = 0.1  # the share of positives has shifted if it is this far outside the
 def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
     """Return findings about the labels of the newest closed days.
 
-    Shares are compared with those of the training days (see `evidence_above`). Of these days, the highest and the
-    lowest fourteenth are left out.
+    Shares are compared with those of the training days (see `evidence_above`), after the highest and the lowest
+    fourteenth of the training days' shares were left out.
 
     Args:
         days: Closed days of the version in service, oldest first.

@@ -23,7 +23,7 @@ _FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half of `SHAPE_ROWS`
 _FAR, _ABOVE = 0.3, 0.15
 _NOISE = 1.36  # by chance, 5 % of Kolmogorov-Smirnov distances are larger than this divided by the root of the rows
 _SUDDEN = 0.3  # a change is sudden if the distance in the same hours a day earlier was smaller by at least this
-# after values are mapped back, their distance may be as large as in reference windows, but not larger than this
+# after values are converted back, their distance may be as large as in reference windows, but not larger than this
 _ALONE = 0.15
 _SHAPELESS = 0.35  # if the high end of reference windows is above this, a few hours have no typical shape
 _BEYOND = 0.3  # a value is far outside if it leaves the training range by this share of the range's width
@@ -31,10 +31,10 @@ _DISTINCT = 12  # a column with fewer distinct values has no shape to compare
 _DRIFTED = 0.1  # drift begins this far above the high end of reference days
 _ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no shape to compare
 _SAMPLED = 30  # a check of sampled values needs this many
-# the largest misfit of values that were mapped back, compared with the day before: the largest difference of a quartile
-# divided by the distance of the quartiles, plus the absolute logarithm of the ratio of these distances
+# the largest misfit of values that were converted back, compared with the day before: the largest difference of a
+# quartile divided by the interquartile range, plus the absolute logarithm of the ratio of the interquartile ranges
 _MISS = 3.0
-_INSIDE = 0.95  # after values are mapped back, at least this share must lie within the training range
+_INSIDE = 0.95  # after values are converted back, at least this share must lie within the training range
 
 
 class _Off(msgspec.Struct, frozen=True, eq=False):
@@ -187,8 +187,8 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 def _fits(distance: float, one: _Off, high: float) -> bool:
     """Return whether a distance is as small as reference windows and random variation allow.
 
-    `distance` is that of values that were mapped back, or of the other column's values. It must also be at most half of
-    the distance of the column's own values, `one.distance`.
+    `distance` is that of values that were converted back, or of the other column's values. It must also be at most half
+    of the distance of the column's own values, `one.distance`.
     """
     allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance
@@ -314,7 +314,7 @@ def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Flo
     """Find another unit: a conversion (such as Celsius to Fahrenheit) or a large factor explains the new quantiles.
 
     If a few hours of the column have no typical shape (`_SHAPELESS`), the values are compared with those of the day
-    before, and not with the profile.
+    before, and not with the profile. Without enough of these, nothing is found.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
@@ -365,7 +365,10 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
 
 
 def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
-    """Find columns whose shape in two of the newest three days differs from all reference days. This is no fault."""
+    """Find columns whose distance from the profile on two of the newest three days is above that of reference days.
+
+    This is drift and no fault. A window of a day may be longer, to have enough rows.
+    """
     days = windows(hours, SHAPE_ROWS, least_h=24)
     columns = layout.profile.columns
     stands = np.array([("shape", column.subject) in standing for column in columns], np.bool_)

@@ -46,12 +46,13 @@ def traffic_findings(
     Args:
         hours: Closed hours with requests, of the newest 60 days.
         last_us: When the newest request came; None if there never was a request.
-        profile: The profile of the version's training rows, which gives the weekly pattern of a young project.
+        profile: The profile of the version's training rows. It gives the weekly pattern while there is little traffic.
         doubled: Whether a finding of doubled traffic is open. It ends when traffic is normal again.
         repeated: Whether a finding of repeated requests is open. It goes on through hours that cannot show a
             repetition, for up to a day.
-        is_repeating: Returns a function that says of a time whether requests were found to be repeated then. Such hours
-            do not show what is normal. It is only called if requests seem to be repeated now, or `repeated` is set.
+        is_repeating: Returns a function that returns whether requests made at a given time were found to be repeated.
+            Such hours do not show what is normal. `is_repeating` is only called if requests seem to be repeated now, or
+            if `repeated` is set.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []

@@ -21,7 +21,7 @@ from trimtab.steering.rollouts import Rollout
 from trimtab.training.definitions import Model, checked_slices
 
 Learn = Literal["batch", "online"]
-ALWAYS_COMPARED = ("constant", "random")  # the baselines that need no features; candidates must always beat them
+ALWAYS_COMPARED = ("constant", "random")  # baselines without features, which are added to every declared list
 _BASELINES = ("last_value", "seasonal_naive", "last_year", "as_shown", "best_feature", "linear")
 _REFIT_SHARE = 0.5
 LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error would be too large for any useful margin

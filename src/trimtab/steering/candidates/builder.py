@@ -104,7 +104,8 @@ class CandidateBuilder:
             raise Misuse(f"repair of {model.name!r}: {lack}")
         if self._fits.expect_plan(training_set, plan) and plan.choices == len(plan.folds) == 1:
             learnt = msgspec.structs.replace(plan.window, before=plan.learnt(plan.sources[0], plan.folds[0]))
-            self._judge.baselines(Case(training_set, learnt, TargetScores(None, "")))  # while the fits run
+            # compute the baselines while the fits run; the judge keeps them
+            self._judge.baselines(Case(training_set, learnt, TargetScores(None, "")))
         try:
             made = self._fits.of_plan(training_set, plan)
         except Misuse:

@@ -2,9 +2,9 @@
 
 A target scores the days on which the new candidate is judged, with the features of its own training. The version in
 service is a refit of an earlier candidate (fitted again on more data). If it has learnt from these days, the earlier
-candidate is the target: it has the same recipe (definition and way of fitting), but has not seen the days. # D0195 The
+candidate is the target: it has the same recipe (definition and way of fitting), but has not seen the days (D0195). The
 earlier candidate is also the target if the version in service learnt from labels that became final after the days had
-begun: the new candidate was not allowed to learn from these. # D0214
+begun, because the new candidate was not allowed to learn from such labels (D0214).
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def champion_target(
             to those that it has not seen. For another recipe, see `version_target`. # D0195
         until_us: The end of the days.
         learns: Whether the champion learns from each label in service, so that no earlier candidate can replace it.
-        learnt_until: Returns the end of the newest day of which a version knew final labels; None if that is unknown.
-            It is only called if the champion's cut leaves too few days that are new to it.
+        learnt_until: Returns the end of a version's newest training day that has a final label; None: unknown. It is
+            only called if the champion's cut leaves too few days that are new to it.
     """
     if champion is None:
         return None

@@ -1,6 +1,6 @@
 """Fit the candidates of one deployment; one that passes the gate is fitted a second time, on more data.
 
-Equal fits are made once.
+If steps are recorded, an equal fit is not made twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Fits:
         self._blob = parts.blob
         self._recipe = recipe
         self._options = options
-        self.count = 0  # the number of fits since `CandidateBuilder.repair` last began, which sets it to 0
+        self.count = 0  # the number of fits of the present repair; `CandidateBuilder.repair` sets it to 0
 
     def fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
         """Fit a model on some rows.

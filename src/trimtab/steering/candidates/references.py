@@ -158,7 +158,7 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
 
 
 def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the names of slices, and for each row the index of its slice, or -1."""
+    """Return the names of slices, and for each row the index of its slice; -1: it is in none."""
     name, read = (part, {part}) if isinstance(part, str) else (part.name, part.of.columns())
     if not all(one in requests for one in read):  # the training set was made before this column was declared
         return [], np.full(int(rows.sum()), -1, np.int64)
@@ -173,7 +173,7 @@ def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[
 
 
 def _values(column: Column) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the values of a column as texts, and for each row the index of its value, or -1.
+    """Return the values of a column as texts, and for each row the index of its value; -1: null.
 
     If there are more than `MOST_SLICES` values, there are no names, and each index is -1.
     """

@@ -66,7 +66,7 @@ def enough_from(unseen_from_us: int, label: Label) -> str:
 
 
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
-    """Return a sentence about the days that a window lacks; None if it lacks none.
+    """Return a sentence if a window has too few days, or if there are no labels at all; None if it has enough.
 
     `seen` is a part of this sentence that begins with a comma: which data a version has learnt from already.
     """
@@ -117,7 +117,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
     if labelled_days < LEAST_DAYS:
-        what = "labels" if training_set.lists is None else "lists that have all labels, and not all labels equal"
+        what = "labels" if training_set.lists is None else "a list with all its labels in which not all are equal"
         return (
             f"Only {labelled_days} of the days from {first} to {last} have {what}; "
             f"{LEAST_DAYS} such days are needed. Load more, wait, or judge on more days: {_WIDER}."

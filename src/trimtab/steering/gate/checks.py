@@ -20,9 +20,9 @@ from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
-# What the text of a gate record says about a check. If a check fails, the text has its name and (except for "numbers",
-# whose numbers the text has anyway) its reason. "slices": also shown if a slice has too little evidence. "remark" and
-# "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
+# What the text of a gate record says about a check. If a check fails, the text has its name and its reason ("numbers":
+# only its name, because the text begins with the numbers). "slices" is also shown if a slice has too little evidence.
+# "remark" and "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
 _REFRESHED = (

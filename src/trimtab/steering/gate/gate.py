@@ -59,12 +59,12 @@ def judge(
         parts: The slices of the window that the rules name.
         trials: Checks that were made on the stored candidate alone. If one is called "loads", the argument `loads` is
             not used.
-        rival: If the champion did not give its scores: a sentence that says which version did, or why none did.
-        stand_in: If the candidate did not give its scores: a sentence that says which version did.
+        rival: If the champion did not score the rows: a sentence that says which version did, or why none did.
+        stand_in: If the candidate did not score the rows itself: a sentence that says which version did.
         baselines: The scores of the same rows by each baseline. The candidate must be better than the best baseline.
         tries: How many comparisons with a champion were made on these days, including this one. An earlier comparison
             counts by the share of these days that it used (see `number_of`). Above 1, the evidence has to be stronger.
-        choices: From how many pairs of candidate and window this one was chosen. All of them share the allowed error.
+        choices: The candidate and the window are the best of this many pairs. All pairs share the allowed error.
         folds: How many fits scored the window. Each scored a part from which it had not learnt.
         plan: A sentence that says which rows were learnt from and judged; "" if there was no choice of rows.
         refreshes: Whether this is a scheduled refit: the definition in service fitted on newer data, without a known

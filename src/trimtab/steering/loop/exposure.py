@@ -55,7 +55,7 @@ class Exposure:
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
-        """Put back in service the version that `version` replaced. `together` writes this with further changes.
+        """Put back in service the version that `version` replaced. `together` gets the changes and writes them.
 
         Raises:
             Conflict: Another process has moved the alias.

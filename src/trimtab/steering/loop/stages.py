@@ -100,7 +100,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
 
 
 def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
-    """Return in words when the next repair can begin, and how long alarms begin none."""
+    """Return in words when the next scheduled repair is due, and until when alarms begin no repair."""
     found = []
     periods = [one.period_us for one in deployment.retrain.singles() if isinstance(one, Every)]
     if periods and state.trained_at_us:

@@ -40,7 +40,7 @@ from trimtab.store.ports import Log
 
 
 class Recording(msgspec.Struct, frozen=True, eq=False):
-    """Recorded events and requests and, if they are known, their faults and the best answers."""
+    """Recorded or generated events and requests, and the faults that are put into them."""
 
     tables: Mapping[str, Columns]  # tables of events by source
     sources: Sequence[Source]
@@ -53,7 +53,7 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The time that is replayed, and how often the loop checks inputs.
 
     Raises:
-        Misuse: The end is not after every start, or the looks are not whole hours apart.
+        Misuse: The end is not after every start, or `look_every_us` is no whole number of hours.
     """
 
     start_us: int  # everything known before this time is history

@@ -50,7 +50,7 @@ def shift(
         column: A column of the request; by default the first one that has a weight. It is not used for "prior".
 
     Raises:
-        Misuse: The kind does not exist, or a time is negative.
+        Misuse: The kind does not exist, `day` is not finite, or `over` is negative.
 
     >>> shift("concept", 40, over="14d").size
     1.0
@@ -59,7 +59,7 @@ def shift(
         raise Misuse(f"shift: kind={kind!r}. Needed: concept, covariate or prior.")
     over_us = duration_us(over) if over else 0
     if over_us < 0 or not math.isfinite(day):
-        raise Misuse(f"shift: day={day}, over={over!r}. Needed: a day after the history and a time of 0 or more.")
+        raise Misuse(f"shift: day={day}, over={over!r}. Needed: a finite day, and a duration of 0 or more.")
     return Shift(kind=kind, day=day, over_us=over_us, size=1.0 if size is None else size, column=column)
 
 

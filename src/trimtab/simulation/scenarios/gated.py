@@ -30,7 +30,7 @@ class Gated:
         live: The scores that this scenario gave.
         around: Returns the recipe (how the model is fitted) that replaces a given one.
         ids: Makes the ids under which results of the gate are stored.
-        served: Whether to write service metrics such as latencies, which a canary's guardrails (limits) need.
+        served: Whether service metrics such as latencies are simulated. If so, guardrails (limits) guard canaries.
     """
 
     alias = CHAMPION

@@ -38,7 +38,7 @@ class SlowAnswers:
         self._times: dict[str, float] = {}  # for each version, how many times as long as usual its answers take
 
     def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
-        """Write the metrics of some predictions, up to a time."""
+        """Write the metrics of predictions that were made before a time."""
         answered = Counter((one.model, one.version, one.arm) for one in predictions)
         found = {}
         for number, ((model, version, arm), requests) in enumerate(sorted(answered.items())):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RecalibrationKind = Literal["platt", "isotonic", "beta"]
 LEAST_ROWS = 50
 _EDGE = 1e-15  # scores are moved to at least this distance from 0 and 1
-_STEEPEST = 35.0  # the largest log odds that a correction returns
+_STEEPEST = 35.0  # corrected log odds are clipped to at most this, and at least minus this
 
 
 # The three corrections. An exported model contains the source of these functions, so they use nothing but NumPy and the

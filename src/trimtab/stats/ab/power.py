@@ -95,6 +95,8 @@ def power(design: Design, effect: float, days: int) -> float:
 def detectable_effect(design: Design, days: int, *, power: float = 0.8) -> float:
     """Return the smallest effect that an experiment finds within `days` days with the probability `power`.
 
+    Infinity: even an effect of a million standard deviations would not be found.
+
     >>> design = Design(units_per_day=400, sd=0.3, rule="fixed", days=False)
     >>> round(detectable_effect(design, 50), 4)
     0.0119

@@ -21,7 +21,7 @@ WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most this
 SMALLEST = 1e-9  # values closer to 0 than this count as 0
 Histogram = Mapping[int, int]  # the number of units in each bin
 _STEP = math.log1p(WIDTH)
-# `_slope` measures the slopes from q to quantiles that are this many standard errors of a share away
+# `_slope` measures the slope of the quantiles between q and q plus or minus this many standard errors of a share
 _SCORES = (1.96, 3.0)
 _JUMP = 1.7  # if the steepest slope is more than this many times the first one, the quantile is at a jump
 

@@ -45,7 +45,7 @@ STAKES = (0.15, 0.3, 0.6)
 # days are clipped to this range, in standard deviations; positive values are in the direction of the alarm
 LOW, HIGH = -1.5, 4.0
 FAR = 8.0  # a day is clipped to this many standard deviations before it predicts the next day
-LEAST_BLOCKS = 7
+LEAST_BLOCKS = 7  # a reference needs this many days
 RUNS = (2, 3, 4, 5, 6, 7)  # numbers of bad days in a row that can show a large change
 _GROSS_SHARE = 0.25  # the part of the stated rate of false alarms that the rule for large changes may use
 _SD_OF_MEDIAN_DISTANCE = 1.4826  # a normal distribution's standard deviation, by the median distance from its median

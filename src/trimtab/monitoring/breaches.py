@@ -92,7 +92,7 @@ def _more(
 def _slower(
     ours: ServiceMetrics, theirs: ServiceMetrics, times: float, easy_s: float, wanted: float
 ) -> Iterator[Breach]:
-    """Yield a breach if a percentile of latency is more than `times` the other version's.
+    """Yield a breach if a percentile of latency is above `easy_s`, and more than `times` the other version's.
 
     Latencies are counted in buckets, and the bucket of the other version's true percentile is not known. The evidence
     is the smallest over all buckets in which it may be.

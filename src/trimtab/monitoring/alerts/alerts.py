@@ -27,7 +27,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     signal: Signal  # the signal, as its monitor last found it
-    seen_us: int  # the time of the newest journal entry by which the signal was open
+    seen_us: int  # the time of the newest journal entry in which the signal is open
     returned: int = 0
     told: Literal["", "info", "red"] = ""  # the highest severity that was sent; "": nothing was sent yet
     held_us: int | None = None  # since when the incident waits to be sent in a digest; None: it does not wait
@@ -55,7 +55,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class AlertState(msgspec.Struct, frozen=True, kw_only=True):
-    """Which signals were already read, and the incidents that are not over."""
+    """How far the journal of signals was read, and the incidents that are not over."""
 
     cursor: int = 0  # the sequence number of the last journal entry that was read
     incidents: dict[str, Incident] = {}  # by model, kind and subject of the signal
@@ -64,7 +64,7 @@ class AlertState(msgspec.Struct, frozen=True, kw_only=True):
     pages: list[Page] = []
 
     def spent(self, now_us: int, *, days: int = 7) -> Counter[Budget]:
-        """Return for each model and severity the number of pages in the last days."""
+        """Return for each model and severity the number of pages in the last `days` days."""
         return Counter((one.model, one.severity) for one in self.pages if one.at_us > now_us - days * DAY_US)
 
 

@@ -16,7 +16,8 @@ HOURS = 24  # this many closed hours are compared: a whole day, so that the time
 class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
     """How far the values of one column in the newest 24 closed hours are from the column's profile.
 
-    A new distance needs its function, a field here with the default None, and a row in `STATISTICS`.
+    To add a distance, write its function in `stats/drift.py`, and add a field here (default: None) and an item of
+    `STATISTICS`.
     """
 
     distance: float | None  # Jensen-Shannon distance, in [0, 1]; None: no values in these hours or in the profile
@@ -27,7 +28,7 @@ class Statistic(msgspec.Struct, frozen=True):
     """One kind of distance."""
 
     function: str  # its name in `stats/drift.py`; it takes reference and newest counts, shape (columns, bins)
-    metric: str  # the metric of a service, with the labels model and column
+    metric: str  # the name of the service's metric, which has the labels model and column
     text: str  # the help text of the metric
 
 

@@ -158,8 +158,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         A fault is assumed to have begun a day before its signal or, if that is earlier, twice as long before it as the
         evidence lasted. If a feed stopped, it began with the last event. Labels that came during the fault may belong
         to requests that are older by the wait for labels. The time ends with the signal, or later by the time for which
-        features go on reading the source's events. A signal about a day of labels ends when the wait for these labels
-        is over, so for such signals the wait is subtracted from the end.
+        features go on reading the source's events. For a signal about a day of labels, the time begins `back_us` before
+        that day, and the wait is subtracted from its end, because the signal only ends after the wait.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:

@@ -36,7 +36,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     """Rows as a matrix, with the reason of each null, and marks of values that did not occur in training."""
 
     values: Floats  # shape (rows, columns)
-    reasons: NDArray[np.uint8]  # codes of `REASONS`; 255 for values that do not come from a view
+    reasons: NDArray[np.uint8]  # indexes of `REASONS`; 255 for values that do not come from a view
     strange: NDArray[np.bool_]  # True for categories that did not occur in training; their value is NaN
 
 

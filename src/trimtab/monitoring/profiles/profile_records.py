@@ -67,7 +67,7 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
 
 
 def _place(hours: int) -> int:
-    """Return the index in `WINDOWS_H` for a window of `hours`."""
+    """Return the index of the longest length in `WINDOWS_H` that is not longer than `hours`."""
     return sum(1 for length in WINDOWS_H if length <= hours) - 1
 
 

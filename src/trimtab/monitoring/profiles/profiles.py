@@ -34,7 +34,7 @@ from trimtab.training.data.sets import TrainingSet
 
 ROWS_AT_MOST = 2_000_000  # if there are more rows, only the newest are used
 LEAST_ROWS = 20  # windows with fewer rows are not used
-_LEFT_OUT = 14  # for the high end of a statistic, the highest windows are left out: one in this many
+_LEFT_OUT = 14  # for the high end of a statistic, one in this many windows is left out (those with the highest values)
 _CODES_AT_MOST = 64  # integers with more distinct values are never taken for codes
 _PAIRS_AT_MOST = 64
 # Two columns are a pair if, among at least `_TOGETHER_ROWS` rows in which either is null, both are null in this share.
@@ -69,7 +69,7 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 def _label_days(training_set: TrainingSet) -> LabelDays:
     final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.cut_us)
     newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-DAY_US)
-    # days after the newest label are left out: their labels were yet to come
+    # days after the newest label are left out, because their labels may just not have arrived
     final &= training_set.at_us // DAY_US <= newest_us // DAY_US
     day, target = training_set.at_us[final] // DAY_US, training_set.target[final]
     first = int(day.min()) if day.size else 0

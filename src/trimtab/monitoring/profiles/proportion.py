@@ -15,7 +15,7 @@ _SKEWED = 3.0  # a tail is long if the upper half is this many times as wide as 
 _ALONE = 4.0  # a day's extreme may be faulty if it is this many ranges beyond the other days' extremes
 _ALONE_DAYS = 14  # one day in this many may be faulty
 _FALSE = 0.1  # this many values a year may exceed the estimate of `next_excess`
-_LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0  # the least and the greatest limit of a rare value, as multiples of the largest
+_LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0  # the limit of rare values, as a multiple of the largest one, is between these
 
 
 def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, float]) -> tuple[float, float]:

@@ -41,7 +41,8 @@ def column_findings(
     Args:
         profile: The profile of the version's training rows.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of the open findings. These go on as long as the newest window is off (see `_off`).
+        standing: Kind and subject of the open findings. Of these, nulls and new values go on as long as the newest
+            window is off (see `_off`), and extreme numbers for half a day after the last of them.
     """
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
@@ -69,7 +70,8 @@ def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> l
         still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
         stands = still and -share * (counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
         usual = column.spreads["null"].most(1)
-        evidence = share * evidence_above(nulls, counts.rows, usual)  # it grows in proportion to the rows
+        # evidence is proportional to the number of rows, and only different questions count
+        evidence = share * evidence_above(nulls, counts.rows, usual)
         gone = nulls >= (usual + MARGIN) * counts.rows and evidence >= _LOST_NATS
         if stands or gone:
             found.append(column.name)
@@ -85,12 +87,13 @@ def _off(
     *,
     stands: bool,
 ) -> tuple[Window, int, float] | None:
-    """Return since when a share is off, with its newest count and its normal high end; None if there is no finding.
+    """Return in which window a share is off, its newest count, and its normal high end; None if there is no finding.
 
-    In a window, a share is off if it exceeds the high end of the reference windows by a margin, with `ENOUGH` evidence
-    (see `evidence_above`). A finding begins if the share is off in the newest window and in one of the two before it,
-    or if nearly all rows of `gross` count. It goes on as long as the share is off in the newest window. The returned
-    window has the counts of the newest window, but begins with the oldest of the three in which the share is off.
+    The share is that of nulls ("null") or of new values ("strange"). In a window, it is off if it exceeds the high end
+    of the reference windows by a margin, with `ENOUGH` evidence (see `evidence_above`). A finding begins if the share
+    is off in the newest window and in one of the two before it, or if nearly all values in `gross` are null or new. It
+    goes on as long as the share is off in the newest window. The returned window has the counts of the newest window,
+    but begins with the oldest of the three in which the share is off.
     """
     spread = column.spreads[statistic]
 

@@ -28,7 +28,7 @@ _ALONE = 0.15
 _SHAPELESS = 0.35  # if the high end of reference windows is above this, a few hours have no typical shape
 _BEYOND = 0.3  # a value is far outside if it leaves the training range by this share of the range's width
 _DISTINCT = 12  # a column with fewer distinct values has no shape to compare
-_DRIFTED = 0.1  # drift begins this far above the high end of reference days
+_DRIFTED = 0.1  # drift begins if the distance exceeds the high end of reference days by this, and is at least 0.2
 _ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no shape to compare
 _SAMPLED = 30  # a check of sampled values needs this many
 # the largest misfit of values that were converted back, compared with the day before: the largest difference of a

@@ -16,7 +16,7 @@ KEPT_H = 60 * 24  # how many hours of traffic are kept
 _WEEK_H, _DAY_H = 168, 24
 _LEARNT_H = 48  # checks need this many hours of traffic
 _MISSED = 30.0  # traffic has stopped only if at least this many requests were expected meanwhile
-_WINDOW_H, _ROWS = 6, 60
+_WINDOW_H, _ROWS = 6, 60  # traffic is compared over windows of this many hours, with at least this many requests
 # a finding begins at the first multiple of the normal number of requests, and ends below the second
 _DOUBLE, _STILL = 1.7, 1.35
 _MORE = 0.2  # the share of duplicates, or of repeated questions, must exceed the normal share by this
@@ -41,12 +41,13 @@ def traffic_findings(
     repeated: bool = False,
     is_repeating: Callable[[], Callable[[int], bool]] = lambda: lambda at_us: False,
 ) -> list[Finding]:
-    """Return findings about the number of requests.
+    """Return findings about the number of requests, and about requests that are repeated.
 
     Args:
         hours: Closed hours with requests, of the newest 60 days.
         last_us: When the newest request came; None if there never was a request.
-        profile: The profile of the version's training rows. It gives the weekly pattern while there is little traffic.
+        profile: The profile of the version's training rows. It gives the weekly pattern until about three weeks of
+            traffic are known.
         doubled: Whether a finding of doubled traffic is open. It ends when traffic is normal again.
         repeated: Whether a finding of repeated requests is open. It goes on through hours that cannot show a
             repetition, for up to a day.
@@ -143,8 +144,8 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
 def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
     """Return the expected number of requests in each hour; None if it is not known.
 
-    It is the usual number (see `_Hours.usual`). With less than about three weeks of traffic, it is the weekly pattern
-    of the training rows, scaled to the median number of requests per day.
+    It is the usual number (see `_Hours.usual`). Until about three weeks of traffic are known, it is the weekly pattern
+    of the training rows, multiplied by the median over days of the requests divided by this pattern.
     """
     hours = counts.first + np.arange(counts.rows.size)
     if counts.rows.size >= 3 * _WEEK_H + _DAY_H:

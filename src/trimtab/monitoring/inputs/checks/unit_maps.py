@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
-_FRACTIONS = 0.3  # if at least this share of a column of whole numbers is no longer whole, no mark is required
-_MARKED = 0.95  # a map has left its mark if at least this share of values can come from whole numbers
+_FRACTIONS = 0.3  # if at least this share of whole numbers is no longer whole, no mark is required (see `unit_maps`)
+_MARKED = 0.95  # a map has left its mark if it can have made at least this share of values from whole numbers
 _SCALES = 5.0  # a factor without a name must be at least this large; a smaller one may be drift
 _MOST = 2.0**53  # above this, floats cannot hold every whole number
-_CHUNK_ROWS = 30  # the median of a chunk needs this many rows
+_CHUNK_ROWS = 30  # hours are merged into chunks of at least this many rows, whose medians are compared
 # Distances below are shares of the distance between the old values (0) and the mapped values (1).
 _NEAR = 0.15  # within this distance, values count as equal to the old ones or to the mapped ones
 _HALF = 0.5  # if another unit is sent, values move at least this far at once
@@ -72,8 +72,8 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
     """Return the maps that may have been applied to a numeric column: named maps, and a large factor without a name.
 
     A change of sign is possible only for a column of one sign, 1 - x only for shares. Counts may really rise or fall by
-    any factor, and keep about the same shape. So if values are whole numbers, a map must have left a mark: numbers that
-    only the map gives, a larger common divisor, or a jump from one hour to the next.
+    any factor, and keep about the same shape. So for counts (whole numbers of at least 0), a map must have left a mark:
+    numbers that only the map gives, a larger common divisor, or a jump from one hour to the next.
 
     Args:
         usual: The `BINS` + 1 quantiles of the column's earlier values.
@@ -115,7 +115,7 @@ def _left_mark(one: UnitMap, values: Floats) -> bool:
 
 
 def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
-    """Return whether whole numbers took their mapped values from one hour to the next, and stayed there.
+    """Return whether whole numbers jumped to their mapped values from one hour to the next, and stayed there.
 
     A count that really falls passes through the values in between. For example, a count over a day takes a day.
     """

@@ -103,7 +103,7 @@ def version_target(
     if found is None:
         return ComparisonTarget(version, unseen_from_us, note)
     origin, started_us = found
-    if version.refit_of is None:  # a candidate, which has learnt nothing from its own window
+    if version.refit_of is None:  # it is a candidate itself, and has learnt nothing from its own window
         return ComparisonTarget(version, started_us, note)
     note = f"{origin.name} answered{own and f' {own}'} instead of its refit {version.name}, which has seen the window."
     return ComparisonTarget(origin, started_us, note)
@@ -114,9 +114,9 @@ def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us:
 
     A candidate learns only from labels that were final at `start_us`. If the version in service also learnt from labels
     that became final later, the comparison would be unfair: the candidate's refit will learn from even newer labels,
-    but it is the candidate that is compared. Then the candidate that the version in service is a refit of is returned,
-    because it learnt only from labels that were final when its own window began. The target itself is returned if there
-    is no such candidate. # D0214
+    but it is the candidate that is compared. Then the candidate of the version in service (the one that it is a refit
+    of) is returned, because that learnt only from labels that were final when its own window began. The target itself
+    is returned if there is no such candidate. # D0214
     """
     version, registry, model = target.version, parts.registry, parts.deployment.model
     refit_of_recipe = version.recipe == model.hash and version.refit_of is not None and not target.note

@@ -68,7 +68,7 @@ def enough_from(unseen_from_us: int, label: Label) -> str:
 def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) -> str | None:
     """Return a sentence if a window has too few days, or if there are no labels at all; None if it has enough.
 
-    `seen` is a part of this sentence that begins with a comma: which data a version has learnt from already.
+    `seen` is inserted into the sentence. It begins with a comma, and says which data a version has learnt from already.
     """
     labelled = training_set.at_us[training_set.usable]
     if not labelled.size:

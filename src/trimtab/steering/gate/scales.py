@@ -67,7 +67,7 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     cap is raised until 95 % of the mean loss remains, but not above the 99 % quantile of the losses.
 
     For the log loss of several classes, it is three times the mean loss, but at least the cap for probabilities. Other
-    losses of several classes, and those of lists, have an upper limit of their own.
+    losses of several classes, and those of lists, cannot exceed a fixed value, which is the cap.
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)

@@ -66,7 +66,7 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
 def visible(before: Sequence[PairedDay], days: int) -> float:
     """Return the smallest difference that a shadow of `days` days can detect, as a share of the champion's loss.
 
-    `before` has the days of the gate, which show how much daily differences vary.
+    `before` has the days of the gate, which show how much daily differences vary. Infinity: no difference is detected.
     """
     pooled = _pooled(before)
     if len(pooled) < 2:

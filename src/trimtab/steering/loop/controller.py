@@ -97,7 +97,8 @@ class Controller:
     def finish(self) -> list[Decision]:
         """Complete a promotion that was interrupted when a process ended. Return the decisions made.
 
-        While automation is frozen, the alias is not moved. A promotion is then only recorded if it was moved before.
+        While automation is frozen, the alias is not moved. A promotion is then only recorded if the alias was already
+        moved.
         """
         state = self.state
         repair = state.repair

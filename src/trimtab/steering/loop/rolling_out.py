@@ -119,9 +119,7 @@ class RolloutStages:
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
-        """Return the time for which a successor (the new version) is guarded after its promotion; None: none is
-        declared.
-        """
+        """Return how long, and against which version, a promoted successor (the new version) is guarded; None: not."""
         assert repair.successor is not None  # a promoted repair always has a successor
         if not self._rollout.bake_us or replaced is None:
             return None
@@ -183,7 +181,7 @@ class RolloutStages:
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
             return self._drop(repair, f"The shadow of the candidate failed: {error}")
-        # the labels of the newest day may still be loaded
+        # the labels of the newest day may still be loaded, so leave it to a later comparison
         if _is_early(new, until_us, repair, label.final_until(now_us)):
             new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
         days = (*state.shadow, *new)

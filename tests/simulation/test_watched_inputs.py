@@ -145,7 +145,7 @@ class _Champion:
 
 
 def test_looks_are_whole_hours_apart(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="is no number of whole hours"):
+    with pytest.raises(Misuse, match="is no whole number of hours"):
         replayed(tmp_path, worlds.never(), look_every_us=HOUR_US // 2)
 
 

@@ -58,7 +58,7 @@ def with_faults(
 def recorded_labels(
     label: Label, table: Columns, keys: Sequence[object], *, until_us: int = 2**62
 ) -> NDArray[np.float64]:
-    """Return for each key the newest label that was known at a time, from rows without faults; NaN: there is none."""
+    """Return for each key the newest label in a table (without faults) that was known by `until_us`; NaN: none."""
     table = table.take(known_at_us(table, label.source) <= until_us)
     values = evaluate_columns(label.value, table)
     found = values.to_list()
@@ -137,7 +137,7 @@ def _without_rows(table: Columns, source: Source, one: Fault, rows: NDArray[np.b
 def _flipped(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
     """Return the table with opposite labels: "yes" becomes "no", and a number is mirrored at the limit of the label.
 
-    If the label compares with no limit, numbers are mirrored at the median of all rows.
+    If the label is itself a column of numbers, these are mirrored at their median.
     """
     value = model.label.value
     compared = value.op in _COMPARED and value.args[0].op == "col" and value.args[1].op == "lit"

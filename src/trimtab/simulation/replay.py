@@ -44,9 +44,9 @@ class Recording(msgspec.Struct, frozen=True, eq=False):
 
     tables: Mapping[str, Columns]  # tables of events by source
     sources: Sequence[Source]
-    stream: Stream | None = None  # the generated stream, whose best answers and shifts are known
+    stream: Stream | None = None  # generated data: these, with the best possible answers and the shifts
     faults: Sequence[Fault] = ()  # faults to put in; quality is judged by the rows without faults
-    until_us: int | None = None  # when the recording ends: later labels are not final; None: all labels are final
+    until_us: int | None = None  # labels whose wait ends after this are not final; None: all labels are final
 
 
 class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.look_every_us % HOUR_US:
-            raise Misuse(f"replay: look_every_us={self.look_every_us} is no number of whole hours.")
+            raise Misuse(f"replay: look_every_us={self.look_every_us} is no whole number of hours.")
         last_us = max((self.start_us, *self.or_start_us))
         if last_us >= self.until_us:
             raise Misuse(
@@ -100,8 +100,8 @@ class Replay(Closing):
 
     Everything known before the start is loaded as history, and each scenario is trained on it. Then virtual time runs
     from one control point to the next. Control points are every midnight UTC, the times at which batches are scored
-    ahead, and the end. Between two control points, events are written to the log, and requests are answered in columns,
-    each as of its own time. At each midnight, every live scenario closes days, checks its quality and acts.
+    ahead, and the end. Between two control points, events are written to the log, and all requests are answered as one
+    block, each as of its own time. At each midnight, every live scenario closes days, checks its quality and acts.
 
     Args:
         scenarios: The models and policies to compare.

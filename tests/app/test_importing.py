@@ -344,7 +344,7 @@ def test_a_catboost_model_with_categories_of_its_own_is_refused_by_name(tmp_path
     rows = [["a", 1.0], ["b", 2.0]] * 20
     quiet = {"iterations": 2, "verbose": False, "allow_writing_files": False}
     catboost.CatBoostClassifier(**quiet).fit(rows, [0, 1] * 20, cat_features=[0]).save_model(str(tmp_path / "own.cbm"))
-    with pytest.raises(Misuse, match="encodes categories by itself, but trimtab gives it numbers for them"):
+    with pytest.raises(Misuse, match=r"expects categories \(cat_features\), but trimtab encodes them as numbers"):
         look("catboost", (tmp_path / "own.cbm").read_bytes())
 
 

@@ -257,7 +257,7 @@ def checked_costs(name: str, costs: GivenCosts, *, binary: bool, label: Label) -
 
 
 def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """Return the cost of each prediction (second axis) for each true class (first axis). Right ones cost 0.  # D76"""
+    """Return the cost of each predicted class (second axis) for each true class (first axis); 0 if equal.  # D76"""
     first, second = classes[:2]
     needed = (
         f"model {name!r}: costs={costs!r}. Needed: the costs of wrong answers, for each true class of "

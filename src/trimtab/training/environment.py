@@ -79,7 +79,7 @@ def what_matters(there: Environment, here: Environment, runtime: str) -> list[st
 
 
 def absent_library(runtime: str) -> str | None:
-    """Return the first module that is needed to read a runtime's models and is not installed; None if all are.
+    """Return the first module that is needed to read a runtime's models but is not installed; None: none is missing.
 
     >>> absent_library("sklearn") is None
     True
@@ -114,8 +114,8 @@ def _version(package: str) -> str | None:
 def cpu_level() -> str:
     """Return the widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
-    On Linux with an x86 processor, /proc/cpuinfo says it, so that NumPy need not be loaded. NumPy says it on other
-    systems, if it is already loaded, or if settings disable instructions.
+    On Linux with an x86 processor, it is read from /proc/cpuinfo, so that NumPy need not be loaded. It is read from
+    NumPy on other systems, if NumPy is already loaded, or if its settings disable instructions.
     """
     flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:

@@ -52,7 +52,7 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def of(rows: Sequence[Answered | None]) -> LoggedAnswers:
-        """Return the object for the predictions of some rows, in the order of the rows."""
+        """Wrap the logged predictions for some rows, in the order of the rows."""
         array = np.empty(len(rows), object)
         array[:] = rows
         return LoggedAnswers(array)
@@ -66,9 +66,9 @@ class LoggedAnswers(msgspec.Struct, frozen=True, eq=False):
 
         A score is NaN if the version did not predict for the row, or had other inputs for it.
 
-        A score only depends on the version and the inputs, so the version would give the same score again. If the
-        library does not promise equal bits, the score may differ by 1e-12. If the scores of a row alone and in a batch
-        may differ by more, no logged scores are used.
+        A score only depends on the version and the inputs, so the version would give the same score again, or one that
+        differs by at most 1e-12. If the library's scores of a row alone and in a batch may differ by more than that, no
+        logged scores are used: all are NaN.
 
         Args:
             matrix: The inputs, shape (rows, inputs).

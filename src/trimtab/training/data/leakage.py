@@ -30,8 +30,8 @@ Check = Literal[
 ]
 Severity = Literal["error", "warning"]
 
-# How well a single feature may predict, as the lower bound of the measure. Above the first number there is an error,
-# above the second a warning. # D64
+# How well a single feature may predict the label. If the lower bound of the measure is above the first number, that is
+# an error, and above the second a warning. # D64
 TOO_GOOD: dict[Task, tuple[float, float]] = {
     "binary": (0.98, 0.95),  # AUC
     "multiclass": (0.98, 0.95),  # AUC of one class against the others
@@ -40,9 +40,9 @@ TOO_GOOD: dict[Task, tuple[float, float]] = {
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
 }
-_LEAST_SHARE = 0.05  # a column has changed often if the share of changed requests is provably at least this
-_LEAST_CHANGED = 5
-_LEAST_ASKED = 30
+# a column has changed often if so many requests changed, and if the lower bound of their share is at least this
+_LEAST_CHANGED, _LEAST_SHARE = 5, 0.05
+_LEAST_ASKED = 30  # the checks "only_in_history" and "label_at_request" need at least this many requests
 
 
 class Leak(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,7 +181,7 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
                     f"{one.twice:,} requests; {one.history:,} training rows have its value only from history. "
                     f"Features that read it: {features}."
                 ),
-                todo='To train on logged requests: rows="logged".',
+                todo='To avoid such values, train on logged requests: rows="logged".',
             )
 
 

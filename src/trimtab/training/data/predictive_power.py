@@ -15,7 +15,7 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-_MOST_ROWS = 5_000  # use at most this many rows, spread over time, and half of them of each class
+_MOST_ROWS = 5_000  # use at most this many rows, spread over time; with two classes, half of this number from each
 _LEAST_ROWS = 20
 # if the share of values that are not null is smaller, a feature is not judged by the order of its values
 _LEAST_SHARE = 0.05
@@ -40,9 +40,9 @@ def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np
 
     A feature predicts in two ways: by the order of its values, and by the mean label of each range or category of
     values. The better way counts. Mean labels are computed on the older half of the rows and judged on the newer half.
-    For the intervals, rows are taken as independent. Features that predict nothing are left out, and so are all
-    features if there are fewer than twenty rows. For several classes, each class is judged against all others, and the
-    one that is predicted best is reported.
+    For the intervals, rows are taken as independent. Features that cannot be judged, for example because all values are
+    equal, are left out, and so are all features if there are fewer than twenty rows. For several classes, each class is
+    judged against all others, and the one that is predicted best is reported.
 
     Args:
         chosen: The indices of the rows to use.
@@ -77,8 +77,8 @@ def _power(
     values = training_set.features.values.take(order[places])
     shown = []
     for name in model.features.names:
-        held = _places(values[name])
-        both = (_in_order(held, labels, binary), _by_range(held, labels, binary))
+        feature = _as_numbers(values[name])
+        both = (_in_order(feature, labels, binary), _by_range(feature, labels, binary))
         found = [one for one in both if one is not None]
         if found:
             value, interval, counted = max(found, key=lambda one: one[1].low)
@@ -91,25 +91,25 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return rows[np.unique(np.linspace(0, rows.size - 1, most).astype(np.int64))] if rows.size else rows
 
 
-class _Places(msgspec.Struct, frozen=True, eq=False):
+class _Numbers(msgspec.Struct, frozen=True, eq=False):
     values: Floats  # NaN for null; a text is replaced by its index among all texts
-    ordered: bool
+    ordered: bool  # False for texts
 
 
-def _places(column: Column) -> _Places:
+def _as_numbers(column: Column) -> _Numbers:
     there = column.present()
     if column.dtype == "str":
         values = np.full(len(there), np.nan)
         values[there] = np.unique(column.values[there], return_inverse=True)[1]
-        return _Places(values, ordered=False)
-    return _Places(np.where(there, column.values.astype(np.float64), np.nan), ordered=True)
+        return _Numbers(values, ordered=False)
+    return _Numbers(np.where(there, column.values.astype(np.float64), np.nan), ordered=True)
 
 
-def _in_order(places: _Places, labels: Floats, binary: bool) -> tuple[float, Interval, int] | None:
-    there = ~np.isnan(places.values)
-    if not places.ordered or there.sum() < max(_LEAST_ROWS, _LEAST_SHARE * labels.size):
+def _in_order(feature: _Numbers, labels: Floats, binary: bool) -> tuple[float, Interval, int] | None:
+    there = ~np.isnan(feature.values)
+    if not feature.ordered or there.sum() < max(_LEAST_ROWS, _LEAST_SHARE * labels.size):
         return None
-    values, target = places.values[there], labels[there]
+    values, target = feature.values[there], labels[there]
     ranks = np.unique(values, return_inverse=True)[1].astype(np.float64)
     if ranks.max() == 0.0:
         return None
@@ -119,9 +119,9 @@ def _in_order(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
     return _explained(max(_squared(values, target), of_ranks), target.size)
 
 
-def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Interval, int] | None:
+def _by_range(feature: _Numbers, labels: Floats, binary: bool) -> tuple[float, Interval, int] | None:
     half = labels.size // 2
-    bins = _bins(places, half)
+    bins = _bins(feature, half)
     counts = np.bincount(bins[:half], minlength=int(bins.max()) + 1)
     sums = np.bincount(bins[:half], weights=labels[:half], minlength=counts.size)
     middle = float(labels[:half].mean())
@@ -133,11 +133,11 @@ def _by_range(places: _Places, labels: Floats, binary: bool) -> tuple[float, Int
     return _area(target, scores, either_way=False) if binary else _explained(_squared(scores, target), target.size)
 
 
-def _bins(places: _Places, half: int) -> NDArray[np.int64]:
+def _bins(feature: _Numbers, half: int) -> NDArray[np.int64]:
     """Return the index of the range (or text) that each value belongs to. Nulls have the last index."""
-    values = places.values
+    values = feature.values
     there = ~np.isnan(values)
-    if places.ordered:
+    if feature.ordered:
         known = values[:half][there[:half]]
         edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, _BINS + 1)[1:-1])) if known.size else known
         found = np.searchsorted(edges, values, side="right")

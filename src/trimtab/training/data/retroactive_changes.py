@@ -12,16 +12,20 @@ from trimtab.core.columns.data import Column, Columns
 
 
 class RetroactiveChange(msgspec.Struct, frozen=True, kw_only=True):
-    """How often one column changed after the request. Some requests are only known from history, not from the log."""
+    """How often one column of the request changed after the time of the request.
 
-    # how many requests have a known value both at the time of the request and when the training set is made
+    The value at that time is only known if the request was logged. Other requests come from history.
+    """
+
+    # for how many requests the value (or null) is known both at the time of the request and when the training set is
+    # made
     twice: int
     changed: int  # of these, how many have another value when the training set is made
     filled: int  # of the changed ones, how many had no value at the time of the request
     asked: int  # the number of requests whose value at the time of the request is known
     asked_filled: int  # of these, how many had a value
-    history: int  # the number of rows that are only known from history
-    history_filled: int
+    history: int  # the number of requests that only come from history
+    history_filled: int  # of these, how many have a value
 
 
 def retroactive_changes(

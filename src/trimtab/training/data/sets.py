@@ -65,11 +65,11 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     features: str  # the hash of the feature definitions
     label: str  # the hash of the label's declaration
     cut_us: int  # the training set only contains what was known at this time
-    wait_us: int  # how long after a request its label is final
+    wait_us: int  # how long after a request its label becomes final
     positions: dict[str, int]  # the positions in the log up to which events were used
     rows: int
     usable: int  # the number of rows with a final label; only these are learnt from
-    by_state: dict[str, int]  # for each state of the label, its number of rows
+    by_state: dict[str, int]  # for each state of labels, the number of rows
     # for each feature of a view and each reason (why a value is null, or that it is found), the number of rows
     by_reason: dict[str, dict[str, int]]
     data_hash: str  # the hash of all values, reasons and labels
@@ -92,7 +92,8 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     lists: NDArray[np.int64] | None = None  # for a ranking, the index of each row's list; -1: it belongs to no list
     # the predictions that were logged for the rows, if they were loaded; not stored with the set
     answers: LoggedAnswers | None = None
-    # in a fit, the weight of a row halves for each such time of its age; None: age does not matter
+    # in a fit, a row of this age has half the weight of the newest row, one of twice this age a quarter, and so on;
+    # None: age does not matter
     half_life_us: int | None = None
 
     @property
@@ -130,10 +131,10 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def begun_us(self) -> NDArray[np.int64]:
-        """The time by which a split divides the rows: for a row of a ranking, that of the first row of its list."""
+        """The time by which a split divides the rows: the row's own or, in a ranking, that of its list's first row."""
         if self.lists is None or not self.rows:
             return self.at_us
-        # one more value at the end, which rows without a list get
+        # the last value is for rows without a list, whose index is -1
         begun = np.full(int(self.lists.max()) + 2, NEVER_US, np.int64)
         np.minimum.at(begun, self.lists, self.at_us)
         return np.where(self.lists < 0, self.at_us, begun[self.lists])
@@ -151,7 +152,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return mask
 
     def whole(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return those of `rows` whose whole list is in `rows`. Without lists, these are all."""
+        """Return those of `rows` whose whole list is in `rows`. If the set has no lists, return `rows`."""
         return rows if self.lists is None else whole_lists(self.lists, rows)
 
     def lists_of(self, rows: NDArray[Any]) -> NDArray[np.int64] | None:
@@ -375,7 +376,7 @@ def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np
 
 
 def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
-    """Return the index of each row's list, or -1. The indices depend on the ids of lists, not on the order of rows."""
+    """Return the index of each row's list, or -1 if it belongs to no list. Lists are numbered in the order of ids."""
     assert column is not None  # a ranking always declares this column
     given = requests[column]
     there = given.present()

@@ -64,7 +64,7 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
 
 
 def age_weights(begun_us: NDArray[np.int64], half_life_us: int) -> Floats:
-    """Return weights by age, shape (rows,). The newest row has weight 1, and each half-life of age halves it.
+    """Return weights by age, shape (rows,): 1 for the newest row, 1/2 for a row older by one half-life, 1/4 by two.
 
     >>> age_weights(np.array([0, 10, 20]), 10).tolist()
     [0.25, 0.5, 1.0]
@@ -84,7 +84,7 @@ def balance_of(
     target = training_set.target[chosen]
     try:
         weighed = weigh(model, training_set, chosen, target)
-    except Misuse:  # the sample leaves too few rows, for which the fit was refused already
+    except Misuse:  # the sample leaves too few rows, and a fit would be refused; here they are only counted
         weighed = Weighed(chosen, target, None)
     weights = np.ones(weighed.kept.size) if weighed.weights is None else weighed.weights
     total = float(weights.sum()) or 1.0

@@ -23,7 +23,7 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# no `order=`, which would sort dicts: an encoding has its features in the order of the matrix's columns
+# without `order=`, which would sort dicts: the features of an encoding must keep the order of the matrix's columns
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -46,9 +46,9 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # the name of the estimator's class, for people
     inputs: tuple[str, ...]  # the names of the features, in the order of the matrix's columns
     encoding: Encoding
-    step: Standardize | None
+    step: Standardize | None  # None: the estimator gets the matrix as it is, with nulls
     estimator: bytes
-    row_exact: bool
+    row_exact: bool  # whether the library promises equal bits for a row alone and in a batch
     # the largest difference found between the scores of a row alone and in a batch; 0 if `row_exact`
     row_tolerance: float
     golden: Golden
@@ -74,7 +74,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibratedScorer:
-    """A scorer that corrects the scores of another one. It corrects a row alone and in a batch to equal bits."""
+    """A scorer that corrects the scores of another scorer. Equal scores become equal bits, alone and in a batch."""
 
     def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
         self._corrected = recalibration.mapping()
@@ -94,7 +94,7 @@ def encode_artifact(artifact: Artifact) -> bytes:
 
 
 def decode_artifact(data: bytes) -> Artifact:
-    """Return the artifact in some bytes.
+    """Decode an artifact.
 
     Raises:
         Corrupt: The bytes are not an artifact.
@@ -104,7 +104,7 @@ def decode_artifact(data: bytes) -> Artifact:
     except msgspec.DecodeError as error:
         raise Corrupt(f"artifact: these {len(data)} bytes are not an artifact: {error}") from error
     if artifact.inputs != artifact.encoding.names:
-        raise Corrupt(f"artifact of {artifact.model!r}: the order of its encoding is not the order of its inputs.")
+        raise Corrupt(f"artifact of {artifact.model!r}: its encoding and its inputs have the features in other orders.")
     return artifact
 
 
@@ -127,7 +127,7 @@ def uncalibrated_scorer(artifact: Artifact) -> Scorer:
 
 
 def make_golden(scorer: Scorer, matrix: NDArray[Any]) -> Golden:
-    """Return golden predictions: scores of some rows spread over a matrix, and of a row of nulls."""
+    """Return golden predictions: the scores of 8 rows, evenly spread over a matrix, and of a row of nulls."""
     import numpy as np
 
     chosen = np.unique(np.linspace(0, len(matrix) - 1, 8).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Turn the probabilities of the classes that an estimator was fitted on into those of all declared classes."""
+"""Give every declared class a probability, even if an estimator was fitted on rows of only some of the classes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ def all_classes(scores: Any, fitted: Any, width: int, rows: int) -> Any:
     """Return probabilities of all classes, shape (rows, width). Exports of models contain a copy of this function.
 
     Args:
-        scores: Probabilities, shape (rows, fitted classes). If two classes were fitted, they may be those of the
-            second, shape (rows,).
+        scores: Probabilities, shape (rows, fitted classes). With two fitted classes, the probabilities of the second
+            are enough, shape (rows,).
         fitted: The position of each fitted class among the declared classes.
+        width: The number of declared classes.
+        rows: The number of training rows (see `Classes`), not that of `scores`.
     """
     import numpy as np
 
@@ -55,8 +57,8 @@ class Classes(msgspec.Struct, frozen=True, kw_only=True):
         """Return the probabilities of all declared classes, shape (rows, classes), given an estimator's scores.
 
         Args:
-            scores: Probabilities, shape (rows, fitted classes). If two classes were fitted, they may be those of the
-                second, shape (rows,).
+            scores: Probabilities, shape (rows, fitted classes). With two fitted classes, the probabilities of the
+                second are enough, shape (rows,).
 
         Raises:
             Misuse: The scores have another shape.
@@ -103,10 +105,10 @@ class ClassScorer:
 
 
 def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], what: str) -> NDArray[Any]:
-    """Return probabilities of the classes `wanted`, in this order. The version predicts the classes `given`.
+    """Return the probabilities of the classes `wanted`, given those of a version that predicts the classes `given`.
 
-    A wanted class that the version does not know gets 0. The probability of classes that are not wanted is spread over
-    the others.
+    A wanted class that the version does not know gets 0. Probabilities of classes that are not wanted are dropped, and
+    the others are divided by their sum.
 
     Raises:
         Misuse: The version has none of the classes `wanted`.

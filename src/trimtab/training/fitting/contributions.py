@@ -13,7 +13,8 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# how far the sum may be from the raw score (relative to a score above 1); XGBoost computes in single precision
+# how far the sum may differ from the raw score (for raw scores above 1: relative to them), because XGBoost computes in
+# single precision
 _OFF = 1e-4
 
 
@@ -60,7 +61,7 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
     wanted = (len(inputs), max(len(classes), 1), len(artifact.inputs) + 1)
     if found.size != np.prod(wanted) or raw.size != np.prod(wanted[:2]):
         raise Misuse(f"contributions of {artifact.model!r}: {found.shape} values for inputs of shape {inputs.shape}.")
-    # runtimes return a row for each class
+    # runtimes return shape (rows, classes, features + 1), where the last one is the base
     found, raw = np.moveaxis(found.reshape(wanted), 1, 2), raw.reshape(wanted[:2])
     if not classes:
         found, raw = found[..., 0], raw[..., 0]

@@ -55,9 +55,9 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     step: Standardize | None
     matrix: NDArray[Any]  # encoded, but not standardized
     inputs: NDArray[Any]  # what the estimator gets
-    target: NDArray[Any]  # int64 classes or float64 numbers
+    target: NDArray[Any]  # int64 positions of the declared classes, or float64 numbers
     weights: NDArray[Any] | None  # the weight of each row; None: all are equal
-    classes: Classes | None  # for several classes; `target` then has indices of the classes that occur
+    classes: Classes | None  # for the task "multiclass": the declared classes, and which of them occur
     # for a ranking: the number of rows of each list; rows of one list are next to each other
     sizes: NDArray[np.int64] | None = None
 
@@ -189,7 +189,7 @@ def training_target(
 
 
 def _check_lists(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> None:
-    """Refuse negative relevance, and a set in which the rows of each list are equally relevant."""
+    """Refuse relevances below 0. Also refuse the rows if in every list all rows have the same relevance."""
     relevance = training_set.target[chosen]
     bad = np.flatnonzero(relevance < 0.0)
     if bad.size:
@@ -282,7 +282,10 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """Store a fitted estimator as bytes, load them, compare the scores of both, and return the loaded model."""
+    """Store a fitted estimator as bytes, load it again, check that both give the same scores, and return the loaded.
+
+    Also find out how far the scores of a row alone and in a batch differ, and score the golden rows (see `Golden`).
+    """
     classes = prepared.classes
     runtime, stored = _stored(model.name, estimator, runtime, trust)
     draft = Artifact(
@@ -322,7 +325,7 @@ def finish(
         tolerance = _row_tolerance(scorer, prepared.matrix[sample[:_ALONE]], scores[:_ALONE])
     if runtime.row_exact and tolerance:
         raise Misuse(
-            f"model {model.name!r}: on this machine {runtime.name} scores a single row and a batch differently, by "
+            f"model {model.name!r}: on this machine {runtime.name} scores a row alone and in a batch differently, by "
             f"{tolerance:.3g}."
         )
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
@@ -353,7 +356,8 @@ def finish(
 def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) -> tuple[Runtime, bytes]:
     """Return an estimator as bytes, and the runtime that can read them.
 
-    Pickle is used if a part of a pipeline can be stored in no other way.
+    If the estimator's own runtime cannot store it, because it has parts from other libraries, and `trust` allows
+    pickle, it is pickled.
     """
     try:
         return runtime, runtime.save(estimator)
@@ -373,8 +377,8 @@ def _settle_row_call(
     """Refuse a scoring path (fast code for single rows) whose scores differ from those of the library.
 
     Returns:
-        The golden predictions. If the path is refused, they include the row of its largest error, so that each load
-        of the model refuses the path too.
+        The golden predictions. If the path is refused, the row of its largest error replaces the row of nulls, so that
+        each load of the model refuses the path, too.
     """
     spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)
     there = np.frombuffer(golden.rows, "<f8").reshape(-1, matrix.shape[1])

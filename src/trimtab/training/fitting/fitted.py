@@ -28,7 +28,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     data: bytes  # the artifact's bytes
     digest: str  # the SHA-256 of these bytes
     scorer: Scorer
-    importance: dict[str, float] | None  # by feature, as computed by the model's library
+    importance: dict[str, float] | None  # of each feature, as computed by the model's library; None: it computes none
     cut_us: int
     positions: dict[str, int]
     rows: int  # the number of rows that the model was fitted on

@@ -30,7 +30,7 @@ class Part(msgspec.Struct, frozen=True, eq=False):
 
     number: int
     start_us: int
-    rows: NDArray[np.int64]  # the indices of the rows; empty if many rows have the same time
+    rows: NDArray[np.int64]  # the indices of the rows; empty if the next part begins at the same time
     scores: NDArray[np.float64]  # the prediction for each row
 
 
@@ -72,7 +72,10 @@ def walk(
 
 
 def time_parts(training_set: TrainingSet, among: Mask, *, folds: int, first: float) -> Iterator[tuple[int, Mask]]:
-    """Skip the share `first` of the rows, and yield the beginning and the rows of each of `folds` equal later parts."""
+    """Skip the oldest rows (the share `first`), and divide the others into `folds` parts with equally many rows.
+
+    Yield the time at which each part begins, and its rows as a boolean array.
+    """
     begun_us = training_set.begun_us
     times = np.sort(begun_us[among])
     step = (1.0 - first) / folds
@@ -105,8 +108,9 @@ def predict_forward(
 
 
 def known_before(training_set: TrainingSet, start_us: int) -> Mask:
-    """Return the usable rows whose label was final and known at `start_us`. In a ranking, this must hold for all rows
-    of their list.
+    """Return the usable rows whose label was final and known at `start_us`.
+
+    In a ranking, a row is only returned if this holds for all rows of its list.
     """
     final = training_set.manifest.final_at(training_set.at_us) <= start_us
     known = training_set.label_known_at_us <= start_us

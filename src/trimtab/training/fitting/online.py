@@ -29,15 +29,15 @@ class OnlineState(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     base: str  # the hash of the estimator that it started from
-    learned: int
+    learned: int  # the number of rows learnt since then
     estimator: bytes
 
 
 class OnlineLearner:
     """A model that predicts, and learns from labels with `partial_fit`. Only one thread may use it at a time.
 
-    It starts from an artifact (a stored model), whose encoding and scaling it keeps. Equal labels in equal batches lead
-    to equal bits, even if the state is stored and restored in between.
+    It starts from an artifact (a stored model), and never changes the artifact's encoding and scaling. The same rows in
+    the same batches lead to the same predictions, bit for bit, even if the state is stored and restored in between.
 
     Raises:
         Misuse: The artifact's estimator is not from scikit-learn, or has no `partial_fit`.
@@ -76,14 +76,17 @@ class OnlineLearner:
         """
         target = np.asarray(labels, np.float64)
         if target.shape != (len(matrix),) or not np.isfinite(target).all():
-            raise Misuse(f"online learning of {self.artifact.model!r}: {target.shape} labels for {len(matrix)} rows.")
+            raise Misuse(
+                f"online learning of {self.artifact.model!r}: found labels of shape {target.shape} for {len(matrix)} "
+                "rows, needed one finite number for each row."
+            )
         if self.artifact.task == "binary" and not np.isin(target, (0.0, 1.0)).all():
             raise Misuse(f"online learning of {self.artifact.model!r}: a label is neither 0 nor 1.")
         if not len(target):
             return
         partial_fit(self._estimator, self._stepped(matrix), target)
         self.learned += len(target)
-        if isinstance(self._scorer, LinearScorer):  # `LinearScorer` still has a copy of the earlier weights
+        if isinstance(self._scorer, LinearScorer):  # it has a copy of the weights before this call, so make a new one
             self._scorer = RUNTIME.scorer(self._estimator)
 
     def state(self) -> bytes:

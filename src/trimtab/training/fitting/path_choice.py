@@ -69,12 +69,12 @@ def allowed_difference(artifact: Artifact) -> float:
 def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float) -> int | None:
     """Make a scorer use the library's own path if its present path is wrong.
 
-    A path is wrong if its scores differ from those in a batch by more than `parity`, and by more than the scores of the
-    library's own path differ from them. No other thread may use the scorer meanwhile.
+    Each row is scored alone and in a batch. The present path is wrong if the largest difference of the two is above
+    `parity`, and also above that of the library's own path. No other thread may use the scorer meanwhile.
 
     Args:
         scorer: The loaded scorer, without calibration, because calibration could make a tiny difference larger.
-        parity: The largest allowed difference (relative to the score if it is above 1).
+        parity: The largest allowed difference (for scores above 1: relative to the score).
 
     Returns:
         The index of the row with the largest error; None if the scorer keeps its path.
@@ -95,7 +95,7 @@ def refuse_unlike(scorer: Scorer, rows: Sequence[list[float]], *, parity: float)
 
 
 def refuse_unlike_here(artifact: Artifact, scorer: Scorer, rows: Sequence[list[float]]) -> bool:
-    """Apply `refuse_unlike` to the scorer of a version. Return True if its path was wrong."""
+    """Apply `refuse_unlike` to the scorer of a version on this machine. Return True if its path was wrong."""
     plain = scorer.inner if isinstance(scorer, CalibratedScorer) else scorer
     parity = 0.0 if artifact.row_exact else runtime_named(artifact.runtime).parity
     return refuse_unlike(plain, rows, parity=parity) is not None
@@ -159,7 +159,7 @@ def difference(one: Score, other: Score) -> float:
 
 
 def _differences(scorer: Scorer, rows: Sequence[list[float]], expected: Sequence[Score]) -> list[float]:
-    """Return how far each row's score is from the expected one, relative to an expected score above 1."""
+    """Return how far each row's score is from the expected one (for a number above 1: relative to that number)."""
     return [
         difference(scorer.predict_row(row), score) / (1.0 if isinstance(score, list) else max(1.0, abs(score)))
         for row, score in zip(rows, expected, strict=True)

@@ -14,7 +14,7 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.fitting.folds import Mask, predict_forward
 
-_FOLDS = 3  # they need three fits, on 50 % to 83 % of the rows, which take as long as two fits on all rows  # D0040
+_FOLDS = 3  # three fits, on 50 %, 67 % and 83 % of the rows: together as much work as two fits on all rows  # D0040
 _LEVEL_ROWS = 20_000  # a model's mean score and mean label are compared on this many of its training rows
 Score = Callable[[Fitted, Any], NDArray[np.float64]]
 
@@ -30,9 +30,9 @@ def recalibrate(
     """Predict the newer half of the rows, walking forward in time, and fit the correction on these predictions.
 
     Between the rows that a model was fitted on and those that it predicts, the mean label may change. This change is
-    not an error of the scores, so it is removed before the correction is fitted. But some models have a wrong mean
-    score even on their own training rows (for example with `class_weight="balanced"`). That is an error of the scores,
-    and the correction removes it. # D0040
+    not an error of the scores, so the scores of each fold are first shifted to the mean label of the fold. But some
+    models have a wrong mean score even on their own training rows (for example with `class_weight="balanced"`). That is
+    an error of the scores: the shifted scores keep it, and the correction learns to remove it. # D0040
 
     Args:
         among: The rows that the model is fitted on, as a boolean array.
@@ -42,8 +42,7 @@ def recalibrate(
     Raises:
         Misuse: There are too few rows, only one class occurs, or a fit fails.
     """
-    # for each fold, a shift in log odds; for several classes, the logarithm of a factor for each class
-    misses: list[Any] = []
+    misses: list[Any] = []  # for each fold, the result of `_level_missed`
 
     def fit_and_miss(past: Mask) -> Fitted:
         fitted = fit_on(past)
@@ -85,7 +84,10 @@ def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past:
 
 
 def _log_odds(values: NDArray[np.float64]) -> float:
-    """Return the log odds of the mean of labels or scores, after half a row with label 0 and one with 1 was added."""
+    """Return the log odds of the mean of some labels or scores and of two more with the values 0 and 1.
+
+    These two have half the weight of the others. They keep the log odds finite.
+    """
     mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
     return float(np.log(mean / (1.0 - mean)))
 

@@ -21,7 +21,7 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.runtimes.ports import Scorer
 
 _OWN = str(Path(__file__).parents[2])  # the folder of trimtab's own code
-_OF_PYTHON = (sysconfig.get_path("stdlib"), "<")
+_OF_PYTHON = (sysconfig.get_path("stdlib"), "<")  # "<": code without a file, such as "<string>"
 
 
 def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
@@ -35,12 +35,13 @@ def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
 def checked_scores(
     name: str, task: Task, scorer: Scorer, matrix: NDArray[Any], *, classes: int = 0
 ) -> NDArray[np.float64]:
-    """Score rows, and check that there is one number per row; for a class, that it is a probability.
+    """Score rows, and check the scores: one finite number for each row, in the range that the task needs.
 
-    If there are several classes (`classes` is their number), the probabilities of each row must add up to 1.
+    With `classes` (the number of classes of a model of several classes), each row needs a probability of each class,
+    and these must add up to 1.
 
     Raises:
-        Misuse: The scores have another shape, or are not probabilities.
+        Misuse: The scores have another shape, or are not in this range.
     """
     with answering(name):
         scores = np.asarray(scorer.predict(matrix), np.float64)
@@ -99,7 +100,7 @@ def check_parity(
     """Refuse an estimator that scores differently after it was stored and loaded.
 
     Raises:
-        Misuse: The scores differ by more than `allowed` (relative to the score if it is above 1).
+        Misuse: The scores differ by more than `allowed` (for scores above 1: relative to the score).
     """
     worst = _apart(_own_answers(estimator, inputs, classes), scores)
     if not worst <= allowed:
@@ -110,7 +111,7 @@ def check_parity(
 
 
 def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
-    """Refuse an estimator of the user's own that changes its input, or that scores equal rows differently."""
+    """Refuse an estimator written by the user if it changes its input, or scores the same rows differently again."""
     given = inputs.copy()
     first = _own_answers(estimator, given, classes)
     if not np.array_equal(given, inputs, equal_nan=True):
@@ -127,7 +128,7 @@ def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: floa
 
 
 def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) -> NDArray[np.float64]:
-    """Return the scores of the estimator in memory."""
+    """Return the scores of an estimator that was not stored and loaded."""
     if hasattr(estimator, "predict_proba"):
         own = np.asarray(estimator.predict_proba(inputs), np.float64)
         own = own[:, 1] if own.ndim == 2 and own.shape[1] == 2 else own
@@ -138,7 +139,7 @@ def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) 
 
 
 def _apart(own: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
-    """Return the largest difference between two arrays of scores. For scores above 1, it is relative."""
+    """Return the largest difference between two arrays of scores (for scores above 1: relative to `own`)."""
     return float(np.max(np.abs(own - scores) / np.maximum(1.0, np.abs(own))))
 
 

@@ -22,8 +22,8 @@ from trimtab.training.fitting.folds import Mask, walk
 from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value, defaults, parameters_text
 
-_FIRST = 0.5  # this share of the rows, the oldest, is only learnt from, and the rest is predicted part by part
-_ALIKE = 5  # if this many trials fail before any succeeds, the search ends
+_FIRST = 0.5  # the share of the rows (the oldest) that are only learnt from; the others are predicted part by part
+_MOST_FAILED = 5  # if this many trials fail before any succeeds, the search ends
 _BEFORE_PRUNING = 5  # this many trials are never stopped early
 
 
@@ -59,7 +59,10 @@ class Proposal:
         self.values: dict[str, Value] = {name: self._trial.params[name] for name in search.spaces}
 
     def is_prunable(self, fold: int, value: float) -> bool:
-        """Return whether a trial may be stopped after part `fold`: it is worse than the median of earlier trials."""
+        """Return whether a trial may be stopped after part `fold`.
+
+        It may if `value`, its mean loss until then, is worse than the median of those of earlier trials.
+        """
         self._trial.report(value, fold)
         return bool(self._trial.should_prune())
 
@@ -83,7 +86,8 @@ def run_trials(
         among: The rows that trials may use, as a boolean array. The gate's rows are not among them.
         before: Earlier trials of the same search.
         keep: Called with each trial that has ended.
-        progress: Called with the share of the budget that is used. It may raise an exception to end the search.
+        progress: Called with the used share of the declared trials or time. It may raise an exception to end the
+            search.
         timer: Returns the time of a clock in seconds.
 
     Raises:
@@ -99,7 +103,7 @@ def run_trials(
     first = defaults(search, model.estimator)
     trials = list(before)
     while not _is_over(search, trials):
-        if len(trials) >= _ALIKE and all(trial.state == "failed" for trial in trials):
+        if len(trials) >= _MOST_FAILED and all(trial.state == "failed" for trial in trials):
             raise Misuse(
                 f"search of {model.name!r}: all of {len(trials)} trials failed. The newest error: {trials[-1].error}"
             )
@@ -195,7 +199,7 @@ def _is_over(search: Search, trials: Sequence[Trial]) -> bool:
 
 
 def _used(search: Search, trials: Sequence[Trial], share: float) -> float:
-    """Return how much of the budget is used, if `share` of the running trial is done."""
+    """Return the used share of the declared trials or, if larger, of the time. `share` of the running trial is done."""
     took_us = sum(trial.took_s for trial in trials) * 1e6
     of_time = 0.0 if search.time_us is None else took_us / search.time_us
     return min(1.0, max(of_time, (len(trials) + share) / search.trials))

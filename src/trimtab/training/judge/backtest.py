@@ -18,7 +18,7 @@ from trimtab.training.judge.parts import Judged, metrics_of
 
 FOLDS = 4
 _FIRST = 0.5  # the share of the rows before the first part
-_MOST_ROWS = 50_000  # a fit uses at most this many of the newest rows, as in the learning curve
+_MOST_ROWS = 50_000  # only the newest rows are used, this many for fits and parts together
 _LEAST_ROWS = 200  # with fewer rows, the parts are too small to judge on
 
 
@@ -29,7 +29,7 @@ class Fold(msgspec.Struct, frozen=True, kw_only=True):
     end_us: int  # the time of the last row
     fitted_rows: int
     rows: int
-    value: float | None  # the model's metric; None: the model could not be fitted on the rows before
+    value: float | None  # the model's metric; None: the model could not be fitted on the rows before this part
     auc: float | None
     mean_score: float | None
     mean_label: float | None

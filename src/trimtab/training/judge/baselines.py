@@ -110,7 +110,7 @@ def baseline_scores(
 
 
 def constant_scores(model: Model, learnt: Scores, rows: int) -> Scores | None:
-    """Return the best constant prediction for the labels `learnt`, for `rows` rows; None if there are no labels.
+    """Return the constant that predicts the labels `learnt` best, once for each of `rows` rows; None: no labels.
 
     The shape is (rows,). For several classes it is (rows, classes).
     """
@@ -136,7 +136,7 @@ def linear_scores(
 ) -> Scores | None:
     """Return the predictions of a linear model for `chosen`; None if it cannot be fitted.
 
-    It is fitted on the newest training rows.
+    It is fitted on the newest training rows: 50,000, or for a quantile 2,000.
     """
     from sklearn.exceptions import ConvergenceWarning
 

@@ -78,13 +78,14 @@ class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     calibration: tuple[CalibrationBin, ...]  # for several classes, the calibration of the likeliest class
     months: tuple[Month, ...]
     # The metric of each baseline: "constant", "last_value", "seasonal_naive", "last_year" and "linear"; for a ranking
-    # "random", "as_shown", "best_feature" and "linear". None: it cannot be computed.
+    # "random", "as_shown", "best_feature" and "linear"; and "champion", if its scores were given. None: the baseline
+    # cannot be computed.
     baselines: dict[str, float | None]
     importance: dict[str, float]
     importance_kind: Literal["library", "permutation"]
-    figures: tuple[MetricValue, ...] = ()  # all metrics for models of this kind, beginning with the model's own
+    figures: tuple[MetricValue, ...] = ()  # all metrics for models with this task, beginning with the model's own
     classes: tuple[ClassMetrics, ...] = ()  # for several classes, the metrics of each class against all others
-    # the number of rows by label and by likeliest class, in the order of `classes`
+    # for each true class, how many of its rows have each predicted class (the likeliest one); in the order of `classes`
     confusion: tuple[tuple[int, ...], ...] = ()
     weeks: tuple[Week, ...] = ()
     slices: tuple[Slice, ...] = ()
@@ -104,7 +105,7 @@ class Evaluation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     no_influences: str = ""  # why there are no SHAP values; "": there are some
     # the baselines that could be computed, each with its metric and the columns of its key (see `Baseline.by`)
     judged_baselines: dict[str, JudgedBaseline] = {}
-    days: tuple[Day, ...] = ()  # the metric by day, if there are not too many days
+    days: tuple[Day, ...] = ()  # the metric by day; empty: there are more than 400 days
 
     def plot(self) -> Picture:
         """Return a picture of the evaluation: its calibration, where there are probabilities, and its metric by day.
@@ -316,10 +317,10 @@ def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
     """Refuse labels that are invalid for the model's metric."""
     unfit = {"binary": ~np.isin(labels, (0.0, 1.0)), "count": labels < 0.0, "ranking": labels < 0.0}.get(model.task)
     if unfit is not None and unfit.any():
-        needed = {"binary": "labels 0 and 1", "count": "counts of at least 0"}.get(model.task, "a relevance from 0 on")
+        needed = {"binary": "labels 0 and 1", "count": "counts of at least 0"}.get(model.task, "labels of at least 0")
         raise Misuse(
             f"evaluate {model.name!r}: metric {model.metric!r} needs {needed}; {int(unfit.sum())} of {labels.size} "
-            f"labels in the holdout are not, e.g. {labels[unfit][0]:g}. Change the label's expression."
+            f"labels in the holdout are others, e.g. {labels[unfit][0]:g}. Change the label's expression."
         )
 
 
@@ -335,9 +336,10 @@ def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitte
 
 
 def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int, alike: int) -> dict[str, int]:
-    """Return for each reason how many rows of the holdout are not judged: no final label, or one that is not a number.
+    """Return for each reason how many rows of the holdout are not judged.
 
-    In a ranking, further reasons are: no list, a list with missing labels, and a list whose labels are all equal.
+    The label is not final, has not arrived ("pending", "missing"), is none of the declared classes ("unlisted"), or is
+    not a number. In a ranking, the row may also be in no list, or its list has missing labels or only equal ones.
     """
     out = rows & ~training_set.usable
     states = training_set.labels.state[out]
@@ -358,14 +360,21 @@ def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int
 
 
 def _uncalibrated(fitted: Fitted, values: Any, labels: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Return labels, and scores before calibration; for several classes those of the likeliest class."""
+    """Return the labels, and the scores before calibration.
+
+    For several classes, return whether each row has its likeliest class as label, and the probability of that class.
+    """
     scorer, classes = uncalibrated_scorer(fitted.artifact), len(fitted.artifact.class_names)
     scores = checked_scores(fitted.model, fitted.artifact.task, scorer, fitted.matrix(values), classes=classes)
     return top_class(labels, scores)[::-1] if classes else (labels, scores)
 
 
 def _importance(fitted: Fitted, shuffled: Sequence[Permuted]) -> dict[str, float]:
-    """Return the importance of each feature: its share by the library, or else the rise of the metric by shuffling."""
+    """Return the importance of each feature.
+
+    It is the feature's share of the importances computed by the library. If the library computes none, it is the rise
+    of the metric when the feature is shuffled.
+    """
     if fitted.importance is None:
         return {one.name: one.rise for one in shuffled if one.features == (one.name,)}
     total = sum(fitted.importance.values()) or 1.0

@@ -12,7 +12,7 @@ from trimtab.training.judge.parts import Day, Week
 
 
 def calibration_picture(name: str, bins: Sequence[CalibrationBin], raw: Sequence[CalibrationBin]) -> Markup:
-    """Return the plot of predicted and true rates. If scores were calibrated, `raw` are the bins before that."""
+    """Return the plot of predicted and true rates. `raw` are the bins of the scores before calibration, if any."""
     curves = [(name, _points(bins))]
     if raw:
         curves.append(("before calibration", _points(raw)))

@@ -16,7 +16,8 @@ from trimtab.training.runtimes.table import runtime_row
 
 _REPEATS = 5
 _ROWS = (200, 2_000)  # the smallest and the largest number of rows of the holdout to use
-_ANSWERS = 500_000  # at most this many predictions are made in all, so with hundreds of features, fewer rows are used
+# with many features, fewer rows are used (but at least `_ROWS[0]`), to make about this many predictions in all
+_ANSWERS = 500_000
 _SLOW_ANSWERS = 60_000  # the same for libraries that score rows one by one
 
 
@@ -33,10 +34,10 @@ class Permuted(msgspec.Struct, frozen=True, kw_only=True):
 def permuted(
     model: Model, fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[Permuted, ...]:
-    """Return how much the metric rises for each feature that is shuffled, then for each view with several features.
+    """Shuffle each feature, then the features of each view together, and return how much the metric rises each time.
 
     If features contain the same information, each of them alone seems unimportant, because the others replace it. The
-    importance of the view shows what they contribute together.
+    importance of the view (if it has several features) shows what they contribute together.
 
     Source: Breiman (2001); Fisher, Rudin & Dominici (2019).
     """

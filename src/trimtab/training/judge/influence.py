@@ -33,9 +33,9 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
     mean: float  # the mean of the absolute contributions; for several classes, also over the classes
     # rank correlation of value and contribution, -1 to 1; None: values have no order, or are all equal
     direction: float | None
-    # pairs: a contribution, and the rank of the value from 0 to 1 (None: null)
+    # pairs: a contribution, and the rank of the feature's value from 0 to 1 (None: the value is null or has no order)
     points: tuple[tuple[float, float | None], ...] = ()
-    # for several classes; `direction` and `points` are then empty
+    # only for several classes: `direction` is then None, and `points` is empty
     classes: tuple[ClassInfluence, ...] = ()
 
 

@@ -34,9 +34,10 @@ def learning_curve(
     training_set: TrainingSet,
     train: NDArray[np.bool_],
 ) -> tuple[CurvePoint, ...]:
-    """Return the metric for the newest eighth, quarter, half and all of the rows, up to 50,000.
+    """Fit on the newest eighth, quarter, half and all of the training rows, and return the metric of each fit.
 
-    The evaluated model itself is not fitted again.
+    With more than 50,000 training rows, these are shares of the newest 50,000. With fewer, there is no fit on all rows,
+    because that is the evaluated model. Fits on fewer than 50 rows are left out.
 
     Args:
         refit: Fits the model on the rows in a boolean array.

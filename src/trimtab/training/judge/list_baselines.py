@@ -24,9 +24,10 @@ def list_baseline_scores(
 ) -> dict[str, Scores | None]:
     """Return scores by which each baseline orders the rows `chosen`; None if a baseline cannot be computed.
 
-    "random" is the mean over all orders. "as_shown" is the order of the requests' times; requests of one time are in
-    the order of the training set. "best_feature" is the ascending or descending order of one feature, whichever is best
-    on the training rows. "linear" is a linear model of the relevance of each row.
+    "random" gives all rows the same score, so the metric is the mean over all orders. "as_shown" is the order of the
+    requests' times; requests of one time are in the order of the training set. "best_feature" is the ascending or
+    descending order of one feature, whichever is best on the training rows. "linear" is a linear model of the relevance
+    of each row.
 
     Args:
         chosen: The indices of the rows to order.

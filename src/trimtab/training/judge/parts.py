@@ -20,7 +20,7 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Metric, Model
 
-# if a column has more values, numbers are divided into ranges, and the rarest of other values are evaluated together
+# if a column has more values, it is divided into ranges (numbers), or its rarest values are evaluated together (others)
 _MOST_VALUES = 12
 _BUCKETS = 4  # into how many ranges a column of numbers is divided
 _LEAST_DAYS = 3  # with fewer days there is no interval
@@ -34,7 +34,9 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # for example "2013-07"
     rows: int
     value: float  # the model's own metric
-    auc: float | None  # for several classes, their mean; None: numbers, or only one class occurs
+    # for several classes, the mean AUC of each class against all others; None: the model predicts numbers, or only one
+    # class occurs
+    auc: float | None
     mean_score: float  # for several classes, the mean probability of the likeliest class
     mean_label: float  # for several classes, the share of rows whose likeliest class is the label
     interval: Interval | None = None  # the interval of `value`; None: there are fewer than three days
@@ -131,7 +133,7 @@ def slices_of(
 def mean_interval(losses: NDArray[np.float64], at_us: NDArray[Any]) -> Interval | None:
     """Return a confidence interval of a mean loss. None: there are fewer than three days.
 
-    Losses of a day may be correlated with those of the day before. With few days, Student's t gives a wide interval.
+    It allows for losses that are correlated with those of the day before. With few days, it is wide (Student's t).
     """
     days = at_us // DAY_US
     if np.unique(days).size < _LEAST_DAYS:
@@ -173,7 +175,10 @@ def column_of(model: Model, training_set: TrainingSet, name: str) -> Column:
 
 
 def values_of(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield the parts of a column, each with its name and rows. No part is empty, and null comes last."""
+    """Divide rows by the value of a column: yield the name and the rows of each part that has rows, null last.
+
+    A part has one value, one range of numbers, or all of the rarest values.
+    """
     there = column.present()
     values = column.values[there]
     # not converted to NumPy texts, which would lose NULs at the end

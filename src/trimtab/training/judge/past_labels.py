@@ -35,9 +35,9 @@ class Grouping(msgspec.Struct, frozen=True, eq=False):
 def groupings(model: Model, training_set: TrainingSet) -> list[Grouping]:
     """Return the divisions into series in which past labels may be looked up. The first is one series with all rows.
 
-    The others have one series for each value of a key. This is a key by which the request joins a view of the label's
-    source (the shop, for its sales), or the key of the request. A key with fewer than two rows per value on average is
-    left out. All rows whose key is null are one series.
+    The others have one series for each value of a key. The key is one by which the request joins a view of the label's
+    source (for example the shop, if the label is its sales), or the key of the request. A key with fewer than two rows
+    per value on average is left out. All rows whose key is null are one series.
     """
     keys = [join.by for join in model.features.joins if join.view.source.name == model.label.source.name]
     found = [Grouping((), np.zeros(training_set.rows, np.int64))]
@@ -77,18 +77,18 @@ class PastLabels:
             (target[:, None] == np.arange(constant.shape[1])).astype(np.float64) if several else target[:, None]
         )
 
-    def baselines(self, series: Iterable[Grouping], chosen: Ints, learnt: Ints) -> dict[str, Predictions]:
+    def baselines(self, divisions: Iterable[Grouping], chosen: Ints, learnt: Ints) -> dict[str, Predictions]:
         """Return for each baseline its predictions for the rows `chosen`, and the columns of the grouping that it used.
 
         The predictions are None if no label is known for any of the rows. Each baseline uses the grouping with which it
         is best on the newest of the rows `learnt`.
 
         Args:
-            series: The groupings, as `groupings` returns them.
+            divisions: The groupings, as `groupings` returns them.
             chosen: The indices of the rows to predict.
             learnt: The indices of the training rows.
         """
-        series = list(series)
+        divisions = list(divisions)
         learnt = learnt[np.isfinite(self._set.target[learnt])]
         newest = learnt[np.argsort(self._set.at_us[learnt], kind="stable")[-_COMPARED_ROWS:]]
         found: dict[str, Predictions] = {}
@@ -97,25 +97,25 @@ class PastLabels:
             ("seasonal_naive", self.last_week),
             ("last_year", self.last_year),
         ):
-            best = series[0]
-            if len(series) > 1 and newest.size:
-                best = min(series, key=lambda one: self._loss(newest, predict(one, newest)))
+            best = divisions[0]
+            if len(divisions) > 1 and newest.size:
+                best = min(divisions, key=lambda one: self._loss(newest, predict(one, newest)))
             found[name] = (predict(best, chosen), best.by)
         return found
 
-    def last_value(self, series: Grouping, rows: Ints) -> Scores | None:
+    def last_value(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return for each row the label of its series that became known last before the row's time.
 
         For classes and counts, return the mean of the last hundred such labels and of the constant.
         """
-        known_us, codes = self._set.label_known_at_us[self._labelled], series.codes[self._labelled]
+        known_us, codes = self._set.label_known_at_us[self._labelled], grouping.codes[self._labelled]
         times = np.unique(known_us)
-        # series and time (as its rank) in one number. Sorted by it, the labels of a series that are known to a row are
-        # in one place: from `first` to `end`
+        # one number for a label's series and for (the rank of) the time at which it became known. In its order, the
+        # labels of a row's series that are known at the row's time are next to each other: from `first` to `end`
         place = codes * (times.size + 1) + np.searchsorted(times, known_us) + 1
         order = np.lexsort((self._set.at_us[self._labelled], place))
         place = place[order]
-        wanted = series.codes[rows] * (times.size + 1)
+        wanted = grouping.codes[rows] * (times.size + 1)
         end = np.searchsorted(place, wanted + np.searchsorted(times, self._set.at_us[rows], "right"), "right")
         first = np.searchsorted(place, wanted, "right")
         if not (end > first).any():
@@ -129,19 +129,19 @@ class PastLabels:
         start = self._constant.reshape(1, -1)
         return self._shaped((sums[end] - sums[first] + start) / (end - first + 1)[:, None])
 
-    def last_week(self, series: Grouping, rows: Ints) -> Scores | None:
+    def last_week(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return the mean label of each row's series in the same hour of the newest earlier week with known labels.
 
-        Weeks are tried from the newest that the shortest delay of labels allows, to the fourth that the usual delay
-        allows.
+        For example, let labels arrive after 1 to 20 days, usually after 8. Then the first week tried is 1 week earlier
+        (the shortest delay, rounded up), and the last is 5 weeks earlier: the fourth from 2 (the median delay) on.
         """
         delays_us = (self._set.label_known_at_us - self._set.at_us)[self._labelled]
         least_us, usual_us = np.quantile(delays_us, (0.0, 0.5)) if delays_us.size else (0.0, 0.0)
         first, last = (max(1, math.ceil(delay_us / _WEEK_US)) for delay_us in (least_us, usual_us))
         hours = self._own_us[rows] // HOUR_US
-        return self._seasonal(series, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
+        return self._seasonal(grouping, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
 
-    def last_year(self, series: Grouping, rows: Ints) -> Scores | None:
+    def last_year(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return the mean label of each row's series, at the same hour 52 weeks earlier, or on the date a year earlier.
 
         If neither has a known label, go further back, up to four years.
@@ -156,18 +156,19 @@ class PastLabels:
                 earlier = (months - 12 * year).astype("datetime64[D]") + (days - months.astype("datetime64[D]"))
                 yield earlier.astype(np.int64) * 24 + hours % 24
 
-        return self._seasonal(series, rows, seasons())
+        return self._seasonal(grouping, rows, seasons())
 
-    def _seasonal(self, series: Grouping, rows: Ints, seasons: Iterable[Ints]) -> Scores | None:
+    def _seasonal(self, grouping: Grouping, rows: Ints, seasons: Iterable[Ints]) -> Scores | None:
         """Return for each row the mean label of the first hour whose labels were all known, or else the constant.
 
-        Each of `seasons` is an array with one hour (since 1970) for each row. They are tried in their order, and an
-        hour is passed over if a label of it was not known at the row's time. For classes and counts, the constant is
-        included in the mean as one further label, so that few labels do not give extreme predictions.
+        Each of `seasons` is an array with one hour (since 1970) for each row. They are tried in their order. An hour is
+        skipped if it has no label, or a label that was not known at the row's time. For classes and counts, the mean
+        includes the constant as one further label, so that few labels do not give extreme predictions. None: no row has
+        such an hour.
         """
         hours = self._own_us // HOUR_US
         low, span = (int(hours.min()), int(hours.max() - hours.min()) + 1) if hours.size else (0, 1)
-        bins, place = np.unique((series.codes * span + hours - low)[self._labelled], return_inverse=True)
+        bins, place = np.unique((grouping.codes * span + hours - low)[self._labelled], return_inverse=True)
         answers = np.repeat(self._constant.reshape(1, -1), rows.size, axis=0)
         open_rows = np.ones(rows.size, np.bool_)
         if not bins.size:
@@ -178,7 +179,7 @@ class PastLabels:
         counts = np.bincount(place, minlength=bins.size).astype(np.float64)[:, None]
         prior = 0.0 if self._task == "regression" else 1.0
         for season in seasons:
-            wanted = series.codes[rows] * span + season - low
+            wanted = grouping.codes[rows] * span + season - low
             found = np.minimum(np.searchsorted(bins, wanted), bins.size - 1)
             here = open_rows & (season >= low) & (bins[found] == wanted) & (known_us[found] <= self._set.at_us[rows])
             answers[here] = (sums[found[here]] + prior * answers[here]) / (counts[found[here]] + prior)

@@ -16,7 +16,8 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, Slice, column_of, metrics_of
 
 _DISTINCT = 0.9  # repeated rows are only reported if at least this share of training rows is distinct
-# warn if more judged rows equal a training row than this share plus twice the share of repeated training rows
+# warn if the share of judged rows that equal a training row is above this plus twice the share of training rows that
+# repeat another one
 _LEAST_SHARE = 0.01
 _LEAST_ROWS = 5
 _MOST_LEARNT = 200_000  # at most this many of the newest training rows are compared
@@ -31,7 +32,7 @@ class Sides(msgspec.Struct, frozen=True, eq=False):
 
 
 def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: Judged) -> tuple[Slice, ...]:
-    """Return the metrics of rows whose group also has training rows, and of the other rows (of new groups or none)."""
+    """Return the metrics of the judged rows whose group also has training rows, and those of all other judged rows."""
     if model.group is None or model.task == "ranking":  # in a ranking, groups are lists, which a split never divides
         return ()
     before = _of_learnt_groups(model.group, model, training_set, sides)
@@ -82,7 +83,7 @@ def repeated_rows(model: Model, fitted: Fitted, training_set: TrainingSet, sides
             severity="warning",
             found=(
                 f"{again:,} of {judged.size:,} evaluated rows equal a training row in every feature and in the label, "
-                f"although {kinds.size / learnt.size:.1%} of the training rows differ from each other."
+                f"although {kinds.size / learnt.size:.1%} of the training rows are distinct."
             ),
             todo="Check whether requests were entered twice, under different keys.",
         )

@@ -45,7 +45,7 @@ class LibraryRuntime:
 
     @contextmanager
     def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
-        """Yield arguments for the estimator's `fit` that make it report progress, if anyone listens.
+        """Yield arguments for the estimator's `fit` that make it report progress; none if no caller wants to know it.
 
         These arguments do not change the fitted model.
         """

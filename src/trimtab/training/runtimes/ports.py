@@ -35,7 +35,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class PlainScorer(Scorer, Protocol):
-    """A scorer that does not need NumPy."""
+    """A scorer that can score rows without NumPy."""
 
     def predict_rows(self, rows: list[list[float]]) -> list[Score]:
         """Return the scores of rows. The result equals `predict`, bit for bit."""
@@ -89,7 +89,7 @@ class Runtime(Protocol):
 
     @property
     def parity(self) -> float:
-        """How far scores may differ between a stored model and the one in memory; relative to a score above 1."""
+        """How far the scores of a stored model and of the one in memory may differ (above 1: relative to the score)."""
         ...
 
     def handles(self, estimator: Any) -> bool:

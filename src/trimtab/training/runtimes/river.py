@@ -32,12 +32,13 @@ class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
 
     names: tuple[str, ...]
     model: bytes
-    # how many classes, if at least 3; River then calls them 0, 1, 2, ..., and otherwise False and True
+    # the number of classes if there are at least 3, which River then calls 0, 1, 2, ...; 0: there are two classes
+    # (False and True), or none
     classes: int = 0
 
 
 def row_scorer(model: Any, inputs: Sequence[str], classes: int) -> Callable[[list[float]], Any]:
-    """Return a function that scores one row. `classes` is the number of classes if there are three or more."""
+    """Return a function that scores one row. `classes` is as in `_Saved`."""
     import math
 
     from river import base

@@ -43,7 +43,7 @@ class ScoringPaths:
             NotFound: There is no such path. The message lists those that exist.
         """
         if name not in self.row_calls:
-            raise NotFound(f"one-row call {name!r}: not found. This model has {', '.join(self.row_calls)}.")
+            raise NotFound(f"scoring path {name!r}: not found. This model has {', '.join(self.row_calls)}.")
         self.row_call = name
         self.predict_row = self.row_calls[name]
 

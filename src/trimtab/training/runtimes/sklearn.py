@@ -62,7 +62,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Return the contributions for linear models by a formula, which requires that each input has the mean 0."""
+    """Return weight times input for linear models. These are SHAP values if each input has the mean 0 (`centred`)."""
     if not centred:
         return None
     fitted = loads(data)
@@ -160,7 +160,7 @@ class EstimatorModel:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        # None: a class of the user's own, which does not say how many
+        # the number of inputs; None: the estimator is of a class written by the user, which does not say it
         self._inputs = getattr(estimator, "n_features_in_", None)
         self._threads = ThreadpoolController()
 
@@ -178,9 +178,9 @@ class EstimatorModel:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def where_finite(self, call: RowCall) -> RowCall:
-        """Return a function that passes rows with very large values to the library, and other rows to `call`.
+        """Return a function that passes rows to `call`, except rows with values that do not fit in float32.
 
-        The library refuses such rows with its own message.
+        It passes those to the library, which refuses them with its own message.
         """
         alone = self.predict_row
 

@@ -25,7 +25,7 @@ _Node: TypeAlias = "tuple[Any, ...]"
 
 
 def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
-    """Return a function that scores one row, and its name; None for an estimator that this module does not know."""
+    """Return the name and the function of a path that scores one row; None: this module does not know the estimator."""
     kind = type(fitted).__name__
     module = type(fitted).__module__
     if kind == "Pipeline" and module.startswith("sklearn."):
@@ -162,6 +162,7 @@ def _folded(pipeline: Any) -> RowCall | None:
     width = getattr(pipeline, "n_features_in_", None)
     if width is None:  # the first step is the user's own class, which may not say how many inputs it has
         return None
+    # after each step, an input x has become x * factor + shift; `instead` replaces nulls among the pipeline's inputs
     factor, shift, instead = np.ones(width), np.zeros(width), np.full(width, np.nan)
     for part in steps:
         if isinstance(part, str):  # the step is "passthrough"

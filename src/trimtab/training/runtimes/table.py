@@ -31,7 +31,7 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     by_rows: bool = False  # whether a batch may be scored row by row, which is slow
     user_code: bool = False  # whether scores come from code of the user
     pickles_parts: bool = False  # whether an estimator may have parts that only pickle can store
-    # a foreign file is read with at most this much memory in addition to 32 times its size; None: no limit
+    # a model file from outside is read with at most this much memory plus 32 times its size; None: no limit
     memory_bytes: int | None = None
 
     @property

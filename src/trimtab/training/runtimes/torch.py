@@ -171,7 +171,7 @@ def _learn(
     for epoch in range(estimator.epochs):
         for step, rows in enumerate(_batches(torch.from_numpy(order.permutation(len(x))), estimator.batch_rows)):
             optimizer.zero_grad()
-            with _drawing((seed, epoch, step)):  # layers such as dropout must be in training mode again
+            with _drawing((seed, epoch, step)):  # layers such as dropout draw random numbers
                 raw = _shaped(module(x[rows]), len(rows), outputs)
             if outputs > 1:
                 losses = functions.cross_entropy(raw, y[rows], reduction="none")
@@ -240,7 +240,9 @@ def _named(build: Any) -> str | None:
     for part in path.split("."):
         found = getattr(found, part, None)
     if found is not build:
-        raise Misuse(f"torch: {name} cannot be found by its name when it is loaded. Define it at the top of a file.")
+        raise Misuse(
+            f"torch: {name} cannot be found by its name, which loading the model needs. Define it at the top of a file."
+        )
     return name
 
 

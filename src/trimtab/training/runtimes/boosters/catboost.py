@@ -1,4 +1,6 @@
-"""CatBoost: models are stored in its binary format, without time and id, so that equal models give equal bytes."""
+"""CatBoost: models are stored in its binary format. Their random id and time are removed, so equal models have equal
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -74,8 +76,8 @@ def _inspect(file: ModelFile) -> Inspected:
         raise Corrupt(f"catboost: these bytes are not a model: {str(error)[:200]}") from error
     if model.get_cat_feature_indices():
         raise Misuse(
-            "catboost: the model encodes categories by itself, but trimtab gives it numbers for them. Train it on "
-            "these numbers."
+            "catboost: the model expects categories (cat_features), but trimtab encodes them as numbers before a model "
+            "gets them. Train the model on such numbers."
         )
     names = tuple(model.feature_names_ or ())
     return Inspected(

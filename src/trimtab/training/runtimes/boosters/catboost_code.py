@@ -24,7 +24,7 @@ _MOST_SPLITS = 30_000  # a larger model would take long to compile
 
 class _Split(msgspec.Struct):
     border: float
-    float_feature_index: int  # other kinds of splits lack this field, so that decoding them fails
+    float_feature_index: int  # other kinds of splits lack this field: decoding fails, and the model is not compiled
 
 
 class _Tree(msgspec.Struct):
@@ -62,7 +62,8 @@ def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
     splits = sum(len(tree.splits or ()) for tree in read.oblivious_trees)
     if len(biases) != 1 or splits > _MOST_SPLITS or not _is_plain(read, places):
         return None
-    # null is on the side of large values with this setting, and on that of small values with the others
+    # with this setting, null counts as larger than all borders, so it becomes inf; with others it counts as smaller, as
+    # NaN does in a comparison
     high = [places[f.feature_index] for f in read.features_info.float_features if f.nan_value_treatment == "AsTrue"]
     inputs, bias = len(places), biases[0]
     total = _sum_of_leaves(read.oblivious_trees, places, inputs)
@@ -95,7 +96,7 @@ def model_error() -> type[Exception]:
 
 
 def _is_plain(model: _Model, places: dict[int, int]) -> bool:
-    """Return whether all trees only have splits of numbers. Only such trees are compiled."""
+    """Return whether all inputs are numbers, and all splits compare one input with a finite number."""
     return sorted(places.values()) == list(range(len(places))) and all(
         len(tree.leaf_values) == 1 << len(tree.splits or ())
         and all(split.float_feature_index in places and math.isfinite(split.border) for split in tree.splits or ())

@@ -68,7 +68,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _check_trees(data: bytes) -> None:
-    """Refuse a model whose text is shorter than its stated sizes of trees.
+    """Refuse a model whose text is shorter than the sum of the tree sizes that are written in it.
 
     LightGBM would read beyond the end of such bytes and crash.
     """

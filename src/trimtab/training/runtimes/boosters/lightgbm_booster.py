@@ -1,6 +1,7 @@
 """Score LightGBM's models through the C interface, because the Python package takes seconds to import.
 
-To score single rows, each thread prepares a call once. Such a call takes a hundredth of the time of `Booster.predict`.
+For single rows, each thread describes its buffers to the library once (a prepared call), and then only fills them. This
+takes a hundredth of the time of `Booster.predict`.
 # D99
 """
 

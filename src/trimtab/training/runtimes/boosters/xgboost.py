@@ -105,7 +105,7 @@ class XgboostRuntime(LibraryRuntime):
     format = Format(
         export_file="model.ubj",
         exported=ExportedCode(score_exported, needs=(read_booster,)),
-        requirements_note="xgboost-cpu of the same version is the same without a graphics card, and much smaller",
+        requirements_note="xgboost-cpu of the same version does the same without graphics cards, and is much smaller",
         flavor=_flavor,
         parameters=_parameters,
         contributions=_contributions,

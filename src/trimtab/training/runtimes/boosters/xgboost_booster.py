@@ -24,9 +24,9 @@ _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # ignores what
 
 
 def no_linear(what: str) -> Misuse:
-    """Return the error for a linear booster. The library can only score rows in memory with trees."""
+    """Return the error for a linear booster. The library's function for rows in memory only scores trees."""
     return Misuse(
-        f'{what}: booster="gblinear" is not a tree booster, and XGBoost scores rows in memory only with trees. Take '
+        f'{what}: booster="gblinear" has no trees, and XGBoost can score rows in memory only with trees. Take '
         'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
     )
 
@@ -140,7 +140,7 @@ class Booster:
 
 
 class _RowCall:
-    """The call of one thread. Its buffer is described to the library only once."""
+    """The call of one thread: rows are written to a buffer, which is described to the library only once."""
 
     def __init__(self, booster: Booster) -> None:
         inputs = booster.inputs

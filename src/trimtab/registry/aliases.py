@@ -50,7 +50,7 @@ class Aliases:
         return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that keeps the alias as it is, but conflicts with all moves that have already read it."""
+        """Return a change that stores the alias again as it is, so that moves which have already read it conflict."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)

@@ -77,8 +77,8 @@ def check_evidence(
     Args:
         gate: The gate record that the caller gives as evidence; None if the caller gives none.
         first: Whether this is to be the first champion, which needs no gate record.
-        champion: The id of the version that the gate record must compare with: the one that the alias points to now or,
-            for other aliases than "champion", perhaps the present champion. None: there is none.
+        champion: The id of the version that the gate record must compare with. It is the version that the alias points
+            to now; for other aliases than "champion", it may be the present champion instead. None: there is none.
         alias: The alias to move.
 
     Raises:

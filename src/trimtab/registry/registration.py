@@ -79,7 +79,8 @@ class Registration:
             if attempt:  # the conflict may be due to a garbage collection
                 settle(self._catalog, self._blob, blobs)
             returned = take_back(self._catalog, address, blobs, look=attempt > 0)
-            # after `take_back`: if a collection begins now, the changes in `returned` make the transaction fail
+            # only now, because if a collection begins after `take_back`, the changes in `returned` make the transaction
+            # fail
             if attempt:
                 self._put_again(fitted, blobs)
             found = self._records.find(address) if attempt else self._records.cached(address)

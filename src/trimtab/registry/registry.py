@@ -279,7 +279,7 @@ class Registry:
         return self._aliases.places(model)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that keeps the alias as it is, but conflicts with all moves that have already read it."""
+        """Return a change that stores the alias again as it is, so that moves which have already read it conflict."""
         return self._aliases.touch(model, alias)
 
     def move(

@@ -23,7 +23,7 @@ from trimtab.store.ports import Blob, Catalog, Put, Record, Remove, read_record
 VERSION, BLOB, USED = "removed", "removed_blob", "version_used"  # kinds of records in the catalogue
 LEASE = "collection"  # the lease (a lock that expires) that a process holds while it removes blobs
 LEASE_S = 60.0
-NO_VERSION = "-"  # recorded as the version of blobs without a version
+NO_VERSION = "-"  # recorded in place of a version for orphaned blobs
 _WAIT_S = 30.0
 
 
@@ -111,8 +111,8 @@ def settle(catalog: Catalog, blob: Blob, blobs: Sequence[str]) -> None:
 def finish(catalog: Catalog, blob: Blob) -> None:
     """Finish the work of a garbage collection that was killed. The caller must hold the lease `LEASE`.
 
-    Blobs in the state `leaving` are deleted. Blobs in the state `condemned` are kept, because they were not checked
-    again.
+    Blobs in the state `leaving` are deleted. Blobs in the state `condemned` are kept, because the second check, whether
+    they are needed, was not made.
     """
     for record in catalog.find(BLOB):
         fate = fate_of(record.body)

@@ -76,6 +76,8 @@ class Found(Shown, msgspec.Struct, frozen=True):
 
 
 class _Made(msgspec.Struct, frozen=True):
+    """The names that `Search.feature` and `Search.source` are compared with."""
+
     features: frozenset[str]  # the names of the model's features and of their views
     sources: frozenset[str]
 

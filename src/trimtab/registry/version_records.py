@@ -89,7 +89,7 @@ class VersionRecords:
         found = [_decoded(record.body) for record in self._catalog.find("version", prefix)]
         found = [v for v in found if model is None or v.model == model]
         if not found:
-            raise NotFound(f"version {prefix!r}: no version has an address that begins like this.")
+            raise NotFound(f"version {prefix!r}: no version has an address (id) that begins like this.")
         if len(found) > 1:
             raise Misuse(
                 f"version {prefix!r}: {', '.join(v.name for v in found)} have addresses that begin like this. Give "

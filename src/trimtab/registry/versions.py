@@ -79,8 +79,8 @@ def possibly_seen(version: Version, start_us: int) -> str:
     if version.imported is None or version.cut_us < start_us:
         return ""
     return (
-        f"The version was imported, and what it was trained on before {format_time(version.cut_us)[:19]} is not "
-        "known. It may have seen these rows, so its metrics may be too good."
+        f"The version was imported, and may have been trained on any rows until {format_time(version.cut_us)[:19]}. "
+        "It may have seen these rows, so its metrics may be too good."
     )
 
 

@@ -27,8 +27,8 @@ class Reason(msgspec.Struct, frozen=True):
     """A reason why a version is kept, and what the user can do about it."""
 
     text: str
-    frees: str  # the option or action that removes this reason; "": none, or a smaller `--evidence`
-    # the age of the judgement or decision that keeps the version, or None; a smaller `--evidence` frees the version
+    frees: str  # the option or action that removes this reason; "": there is none but `--evidence`
+    # the age of the judgement or decision that keeps the version: `--evidence` with a shorter time removes this reason
     evidence_us: int | None = None
 
 
@@ -92,12 +92,12 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def youngest_us(self) -> int:
-        """The age from which orphaned blobs may be removed."""
+        """Orphaned blobs of at least this age may be removed."""
         return max(self.grace_us, YOUNGEST_US)
 
     def __post_init__(self) -> None:
         if self.grace_us < 0 or self.rollbacks < 1 or (self.evidence_us is not None and self.evidence_us < 0):
-            raise Misuse(f"collection: {self}: give a grace and evidence of 0 or more, and at least one step back.")
+            raise Misuse(f"collection: {self}: grace and evidence must be at least 0, and rollbacks at least 1.")
 
 
 class Collector:
@@ -218,7 +218,7 @@ class Collector:
         return True
 
     def _collect_orphans(self, found: Sequence[StoredBlob]) -> tuple[StoredBlob, ...]:
-        """Of the given blobs, remove those that still no record names, and return them."""
+        """Remove those of the given blobs that no record names until now, and return them."""
         condemned = self._condemn([one.digest for one in found], gone.NO_VERSION)
         if condemned is None:
             return ()
@@ -228,7 +228,7 @@ class Collector:
             mine = {one.digest: condemned[one.digest]}
             leaves = one in still and self._make_final(mine, gone.NO_VERSION)
             if leaves and self._listed.expire(one.digest, self._before_us(now_us)):
-                # a process that names the blob from now on finds this record and stores the blob again
+                # a registration that needs the blob finds this record from now on, and stores the blob again
                 went.append(one)
                 self._catalog.write([gone.Fate("gone", gone.NO_VERSION).put(one.digest)])
             else:
@@ -236,7 +236,10 @@ class Collector:
         return tuple(went)
 
     def _condemn(self, digests: Sequence[str], version: str, *also: Put) -> dict[str, int] | None:
-        """Record that these blobs will be removed. Return the revisions of the records, or None after a conflict."""
+        """Record that these blobs will be removed, and return the revisions of the records.
+
+        Return None if another process changed one of the records at the same time.
+        """
         found = {digest: self._catalog.get(gone.BLOB, digest) for digest in digests}
         before = {digest: 0 if record is None else record.revision for digest, record in found.items()}
         fate = gone.Fate("condemned", version)
@@ -247,7 +250,7 @@ class Collector:
         return {digest: revision + 1 for digest, revision in before.items()}
 
     def _make_final(self, condemned: Mapping[str, int], version: str) -> bool:
-        """Make the removal final. Return False if another process took it back: a record of `_condemn` has changed."""
+        """Make the removal final. Return False if another process took it back, by changing a record of `_condemn`."""
         fate = gone.Fate("leaving", version)
         try:
             self._catalog.write([fate.put(digest, expected=revision) for digest, revision in condemned.items()])
@@ -318,7 +321,7 @@ class Collector:
                 at, grace = format_time(at_us)[:19], format_duration(self._keep.grace_us)
                 within = f"registered {at}, within the grace of {grace}"
                 add(one.id, within, f"--grace {_below(now_us - at_us)}")
-        # newest first: a kept refit (a definition fitted again) is a reason to keep its original, maybe a refit itself
+        # newest first: a kept refit is a reason to keep the version that it refits, and this may be a refit, too
         for one in sorted(versions.values(), key=lambda version: -version.number):
             if one.id in why and one.refit_of is not None:
                 add(one.refit_of, f"{one.name} refits it", f"removing {one.name}")

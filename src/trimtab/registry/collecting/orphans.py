@@ -1,4 +1,4 @@
-"""Orphaned blobs: blobs that no record names, because a process was killed before it recorded them.  # D59"""
+"""Orphaned blobs: blobs that no record names, for example because a process was killed before it named them.  # D59"""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from trimtab.core.time import DAY_US
 from trimtab.run.steps import KIND as STEP
 from trimtab.store.ports import Blob, Catalog, Listed, StoredBlob
 
-YOUNGEST_US = DAY_US  # not a setting, because a running training stores blobs long before it records them
+# the least age of blobs that may be removed. It is not a setting, because a running training stores blobs long before
+# a record names them
+YOUNGEST_US = DAY_US
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
 _FOLLOWED_BYTES = 1 << 20  # larger blobs are not searched for hashes, because documents that name blobs are small
 
@@ -24,11 +26,11 @@ def orphans(
     before_us: int,
     without: Collection[str] = (),
 ) -> tuple[StoredBlob, ...]:
-    """Return the blobs that no version or finished step needs, directly or through other blobs, oldest first.
+    """Return the blobs that nothing names, oldest first: not `needed`, no finished step, and no blob that these name.
 
     Args:
         listed: The same store, with methods that list blobs and their ages.
-        needed: The hashes of the blobs that versions name.
+        needed: The hashes of blobs to keep, such as those that versions name.
         before_us: Only blobs that were stored before this time are returned.
         without: The keys of finished steps to ignore, because they will be removed.
     """

@@ -74,7 +74,8 @@ def _identity(card: Document, about: About) -> None:
         how = "by name" if version.imported.inputs_named else "only by their number"
         text += (
             f" It was imported from {version.imported.file} ({version.imported.kind}, SHA-256 "
-            f"{version.imported.sha256}) and compared with {version.imported.golden}; its inputs were compared {how}."
+            f"{version.imported.sha256}) and compared with {version.imported.golden}; its inputs were matched {how} "
+            "with the features."
         )
     if version.refit_of:
         refitted = next((name for name, what in about.relatives if what == "refits"), version.refit_of)
@@ -141,7 +142,7 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
     for one in manifest.left_out or ():
         until = "the end" if one.end_us is None else format_time(one.end_us)[:16]
         card.paragraph(
-            f"Left out: {one.rows:,} labelled rows of {format_time(one.start_us)[:16]} to {until} ({one.why})."
+            f"Left out: {one.rows:,} labelled rows from {format_time(one.start_us)[:16]} to {until} ({one.why})."
         )
     if manifest.lists is not msgspec.UNSET:
         lists = manifest.lists

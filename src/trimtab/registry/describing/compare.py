@@ -26,7 +26,7 @@ from trimtab.training.runtimes.table import runtime_named
 _WITHOUT_EFFECT = frozenset(  # parameters that only affect where and how fast a model is fitted
     {"device_type", "gpu_id", "nthread", "num_threads", "thread_count", "n_jobs", "verbosity"}
 )
-_MOST_ROWS = 10  # so many rows are listed, those with the largest differences
+_MOST_ROWS = 10  # how many rows are listed, beginning with the largest difference
 Value: TypeAlias = str | int | float | None
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ class FeatureChange(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     what: Literal["added", "removed", "changed"]
-    words: str  # "over 7d -> 14d"
+    words: str  # the change, for example "over 7d -> 14d"
 
 
 class MetricPair(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,11 +92,11 @@ class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     one: Mean  # the mean loss of `one`, by the model's metric
     other: Mean
-    difference: Mean  # mean loss of `other` minus that of `one`: below 0 `other` is better
-    moved_by: float
-    moved: float  # the share of rows whose prediction differs by more than `moved_by`
-    mean_moved: float
-    most_moved: float
+    difference: Mean  # mean loss of `other` minus that of `one`; if it is below 0, `other` is better
+    moved_by: float  # an argument of `compare_predictions`
+    moved: float  # the share of rows whose two predictions differ by more than `moved_by`
+    mean_moved: float  # the mean difference of the two predictions
+    most_moved: float  # the largest one
     seen_one: int  # the number of rows that `one` may have been trained on
     seen_other: int
     most: tuple[RowDifference, ...]  # the rows that differ most
@@ -111,9 +111,9 @@ class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     about: tuple[Pair, ...]
     data: tuple[Pair, ...]
     features: tuple[FeatureChange, ...]
-    same_features: int
+    same_features: int  # the number of features with the same definition
     recipe: tuple[Pair, ...]
-    parameters: tuple[Pair, ...] | None  # None if one of the two stored formats contains no parameters
+    parameters: tuple[Pair, ...] | None  # None: `parameters_of` one of the versions is None
     environment: tuple[Pair, ...]
     metrics: tuple[MetricPair, ...]
     metrics_on: tuple[str, str]  # for each version, the rows of its evaluation in words; "": not evaluated
@@ -123,7 +123,7 @@ class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, eq=False):
-    """The stored records of a version."""
+    """A version with its stored records."""
 
     version: Version
     artifact: Artifact

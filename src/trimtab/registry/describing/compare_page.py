@@ -27,7 +27,10 @@ def comparison_document(comparison: Comparison) -> Document:
     _section(out, "Recipe", *_differing(comparison, comparison.recipe))
     if comparison.parameters is None:
         _section(
-            out, "Parameters", None, ["Not known, because the file format of one version does not keep parameters."]
+            out,
+            "Parameters",
+            None,
+            ["Not known for one version: its file format keeps none, or its library is not installed."],
         )
     else:
         _section(out, "Parameters", *_differing(comparison, comparison.parameters))
@@ -60,8 +63,8 @@ def _predictions(comparison: Comparison) -> tuple[Table | None, list[str]]:
         f"{found.metric} of {comparison.one} {_with_interval(found.one)}, of {comparison.other} "
         f"{_with_interval(found.other)}.",
         f"Difference {_with_interval(found.difference, '+.4f')}: {_verdict(comparison, found)}",
-        f"{found.moved:.1%} of predictions moved by more than {found.moved_by:.4g}; mean {found.mean_moved:.4g}, "
-        f"maximum {found.most_moved:.4g}.",
+        f"{found.moved:.1%} of predictions differ by more than {found.moved_by:.4g}; the mean difference is "
+        f"{found.mean_moved:.4g}, the largest {found.most_moved:.4g}.",
         *_seen(comparison, found),
     ]
     if not found.most:

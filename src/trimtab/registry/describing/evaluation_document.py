@@ -28,7 +28,7 @@ _FEATURES = 30  # the largest number of features in plots and tables
 _TERMINAL_FEATURES = 8
 _WEEKS = 8  # with more weeks than this, a page shows a plot instead of a table
 _UNBROKEN = "\u00a0"  # a no-break space
-_HIGHER = "\u00a0\u25b2"
+_HIGHER = "\u00a0\u25b2"  # follows the names of slices with a significantly higher metric
 
 
 def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, seen: str = "") -> None:
@@ -71,7 +71,9 @@ def _goal(metric: MetricValue) -> str:
 
 def _baselines(document: Document, name: str, evaluation: Evaluation) -> None:
     document.heading("Baselines")
-    document.paragraph(f"The same metric ({evaluation.metric}, lower is better) on the same rows.", detail=True)
+    document.paragraph(
+        f"{evaluation.metric} (lower is better) of the model and of the baselines, on the same rows.", detail=True
+    )
     values = [(name, evaluation.value, evaluation.interval)]
     for other, value in evaluation.baselines.items():
         one = evaluation.judged_baselines.get(other)
@@ -326,7 +328,7 @@ def _learning_curve(document: Document, evaluation: Evaluation) -> None:
         plain=_table(("fitted on", evaluation.metric, "interval"), points),
     )
     if failed := [f"{one.rows:,}" for one in evaluation.learning_curve if one.value is None]:
-        document.paragraph(f"Too few rows for a fit: {', '.join(failed)}.")
+        document.paragraph(f"No fit was possible on so few rows: {', '.join(failed)}.")
 
 
 def _labels_and_leaks(document: Document, evaluation: Evaluation) -> None:

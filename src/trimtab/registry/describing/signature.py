@@ -27,10 +27,10 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     """One column."""
 
     name: str
-    # "time": UTC microseconds; "category": a text of `values`, where any other text counts as null
+    # "time": UTC microseconds; "category": one of the texts in `values` (any other text counts as null)
     type: FieldType
     null: bool  # whether the value may be null
-    # False: no feature reads this column, which only identifies the request or gives its time
+    # False: no feature reads this column; it may only identify the request, or give its time
     read: bool = True
     values: tuple[str, ...] = ()  # for a category, the texts that the model knows
 

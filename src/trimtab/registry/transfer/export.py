@@ -25,7 +25,8 @@ from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import runtime_named, runtime_row
 
-# relative; on other processors, and with other versions of libraries, scores differ in the last bits
+# the check allows at least this difference, because on other processors and with other versions of libraries, scores
+# differ in the last bits
 LEAST_TOLERANCE = 1e-9
 
 

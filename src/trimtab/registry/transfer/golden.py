@@ -107,8 +107,8 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
     if not worst[row] <= golden.tolerance:
         raise Misuse(
             f"golden row {row}: the model gives {found[row]}, needed {golden.scores[row]} (allowed difference "
-            f"{golden.tolerance:g}). Check for another model, another order of inputs, or another numbering of a "
-            "category."
+            f"{golden.tolerance:g}). Check whether this is another model, or whether the order of the inputs or the "
+            "numbers of a category's values differ."
         )
     return matrix
 

@@ -37,7 +37,7 @@ from trimtab.training.runtimes.ports import Trust
 from trimtab.training.runtimes.table import ROWS, runtime_named, runtime_row
 
 _CHECKED_ROWS = 10_000
-LONGEST_S = 60.0  # the time limit for reading a file and scoring some rows, to which each megabyte adds a second
+LONGEST_S = 60.0  # the time limit for each call of the child process; each megabyte of the file adds a second
 _TORCH = (".pt", ".pt2", ".pth", ".ckpt", ".safetensors")
 _NO_NAME = re.compile(r"(Column_|f|x|feature_|)\d+")  # the names that libraries give to inputs without names
 
@@ -105,7 +105,7 @@ class ModelProcess(Closing):
         return msgspec.msgpack.decode(self._run("inspect", file, "read"), type=Inspected)
 
     def score(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
-        """Score the first rows and the last row in the child process, without returning or comparing the scores.
+        """Score the first 10,000 rows and the last row in the child process, without looking at the scores.
 
         Raises:
             Misuse: The model takes too long, or ends the process.
@@ -134,7 +134,7 @@ class ModelProcess(Closing):
         except Cancelled as error:
             raise Misuse(
                 f"{self._what}: {given.format} {done} it for {longest_s:.0f} s without a result. "
-                "Does its graph have an endless loop? Save it without one."
+                "If its graph has an endless loop, save it without one."
             ) from error
         except Unavailable as error:
             raise Misuse(
@@ -148,7 +148,7 @@ class ModelProcess(Closing):
                 "takes far more memory than its size: save it again."
             ) from error
         except Corrupt as error:
-            foreign = " Other types come in a folder of `trimtab versions export`, or by pickle (--trust pickle)."
+            foreign = " For other types, give a folder of `trimtab versions export`, or a pickle (--trust pickle)."
             raise Misuse(
                 f"{self._what}: {error} Save it again.{foreign if 'Untrusted types' in str(error) else ''}"
             ) from error

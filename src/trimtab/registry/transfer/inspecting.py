@@ -1,4 +1,4 @@
-"""Read a foreign model file and score rows in a child process, because damaged bytes can end the process."""
+"""Read a model file from outside and score rows, in a child process, because damaged bytes can end the process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def score(argument: bytes, place: Workplace) -> bytes:
 
 
 def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
-    """Score rows. The importing process checks the scores, and also meets the errors that are ignored here."""
+    """Score rows, and raise an error if the model needs too much memory or returns far too many scores.
+
+    Other errors are ignored, because the importing process scores the rows, too, and reports them.
+    """
     try:
         scores = np.asarray(scorer.predict(rows))
         if scores.size > _MOST_SCORES * len(rows):

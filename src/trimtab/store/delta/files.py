@@ -25,8 +25,8 @@ _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": Non
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
 # newer files may have additional columns
 _OPTIONS = "hive_partitioning = false, union_by_name = true"
-# Messages of the operating system, DuckDB and Delta's library. The numbers are the error codes for a file that is too
-# large, a full disk and an exceeded quota.
+# Matches messages about a full disk from the operating system, DuckDB and Delta's library. The numbers are the error
+# codes for a file that is too large, a full disk and an exceeded quota.
 DISK_FULL = re.compile(r"(os error |\[?Errno |\"errno\":\s*\")(27|28|122)\b|No space left|Disk quota|File too large")
 _NAME = re.compile(r"(\d{20})-[0-9a-f]{16}-([0-9a-f]{64})\.parquet")
 
@@ -111,11 +111,11 @@ class ParquetFiles:
         return int(row[0]) if row is not None else 0
 
     def without(self, names: Sequence[str], condition: str) -> list[tuple[str, int, str, int]]:
-        """Remove the rows that fulfil an SQL condition: replace their files by new, synced files without them.
+        """Copy each of the named files that has rows which fulfil an SQL condition, without these rows.
 
-        In the condition, the table `rows` holds all rows of the named files. Return for each replaced file its name,
-        the number of removed rows, the name of its new file ("" if no row is left), and the number of rows that are
-        left.
+        In the condition, the table `rows` holds all rows of the named files. The new files are synced; the old ones
+        stay. Return for each copied file its name, the number of rows left out, the name of the new file ("" if no row
+        is left), and the number of its rows.
         """
         made: list[tuple[str, int, str, int]] = []
         if not names:
@@ -171,8 +171,8 @@ class ParquetFiles:
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
         """Remove files that are not needed, and return the number of bytes freed.
 
-        These are the files in `old`, and of the files that the table's log does not name (those not in `known`) the
-        ones that were last written before `untouched_s`.
+        A file is removed if it is in `old`. A file that is not in `known`, because the table's log does not name it, is
+        removed if it was last written before the time `untouched_s`.
         """
         freed = 0
         for name in os.listdir(self.directory):

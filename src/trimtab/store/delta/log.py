@@ -43,10 +43,10 @@ _FORMAT = "trimtab table, format 1"  # stored as the description of the Delta ta
 
 
 class DeltaLog:
-    """The transaction log of one table. Callers hold a mutex during each call.
+    """The transaction log of one table. Callers must hold a mutex during each call.
 
-    Each commit is synced, and the hash of its file is written to `_checks`. When the commit is read, its hash is
-    compared.
+    Each commit is synced, and the hash of its file is written to the folder `_checks`. When the commit is read, its
+    file is compared with this hash.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -310,7 +310,7 @@ class DeltaLog:
 
 @contextlib.contextmanager
 def named(directory: Path) -> Iterator[None]:
-    """Convert Delta's errors in the block to trimtab's, except the error that another process committed first."""
+    """Convert Delta's errors in the block to trimtab's, except those about a failed commit or a missing table."""
     try:
         yield
     except (delta_errors.CommitFailedError, delta_errors.TableNotFoundError):

@@ -34,7 +34,7 @@ _COPIED = 10_000  # how many pairs one transaction copies
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 
-_NOT_NOW = (
+_NOT_NOW = (  # errors that are no sign of damage, and may go away
     lmdb.DiskError,
     lmdb.LockError,
     lmdb.MemoryError,
@@ -195,7 +195,7 @@ class LmdbEnvironment:
         """Replace the data file, which this process has closed, by a new one if no other process has it open."""
         fd = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, file_mode(self.path))
         try:
-            # every process that has the environment open holds a shared lock on this byte
+            # every process that has the environment open holds a shared lock on the first byte of this file
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             made.chmod(file_mode(self.path))
             os.replace(made, self.path / "data.mdb")
@@ -310,7 +310,7 @@ class LmdbEnvironment:
             )
 
     def _recover(self, error: lmdb.Error) -> None:
-        """Remove the cause of an error, so that the caller can try again. Otherwise raise trimtab's error."""
+        """Remove the cause of an error and return, so that the caller tries again; or raise trimtab's error."""
         if isinstance(error, lmdb.MapResizedError):
             with self._mutex, self._alone():
                 self._refuse_closed()

@@ -21,9 +21,9 @@ _APART = 0x01  # the flag of an entry whose value is stored on pages of its own
 def is_cut(file: IO[bytes]) -> bool:
     """Return whether a `data.mdb` ends before a page that its newest trees need.
 
-    Even a complete file may end before the last page that it counts, because pages that a transaction used and freed
-    are not written. So if a file seems too short, its trees are searched for missing pages, which takes as long as
-    reading the file. The caller has a read transaction open, so that other processes do not change the trees meanwhile.
+    Even a complete file may end before the last page that its meta page counts, because pages that a transaction used
+    and freed are not written. So if a file seems too short, its trees are searched for missing pages, which takes as
+    long as reading the file. The caller must hold a read transaction, so that other processes do not reuse these pages.
     """
     page_bytes, last, roots = _newest(file)
     if not page_bytes or os.fstat(file.fileno()).st_size >= (last + 1) * page_bytes:
@@ -32,7 +32,7 @@ def is_cut(file: IO[bytes]) -> bool:
 
 
 def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
-    """Return the page size, the number of the last page, and the root pages of the trees.
+    """Return the page size, and from the newer of the two meta pages the number of the last page and the root pages.
 
     All three are zero or empty if the file does not have the format of this machine.
     """

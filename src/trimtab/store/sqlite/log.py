@@ -173,7 +173,7 @@ class SqliteLog(Closing):
         return tuple((name, self._reader(name).mark()) for name in self._partitions())
 
     def maintenance(self) -> None:
-        """Copy this process's write-ahead log into its file now, so that no append has to wait for this."""
+        """Copy the write-ahead log of this process's partition into its file now, so that no append has to do it."""
 
         def checkpoint() -> None:
             if self._writer is not None:
@@ -235,8 +235,8 @@ class SqliteLog(Closing):
 
     def _lead(self, mine: _Append) -> None:
         """Write all waiting appends in one transaction. Then choose the next leader, and wake the other threads."""
-        # the threads that the last commit woke will soon append again: let them run, as long as each time more appends
-        # wait, so that these share this sync
+        # the threads that the last commit woke will soon append again: let them run until the queue does not grow any
+        # more, so that all these appends share one sync
         while self._last_group > 1:
             before = len(self._waiting)
             time.sleep(0)
@@ -257,7 +257,7 @@ class SqliteLog(Closing):
         for each in group:
             if each is not mine:
                 each.wakeup.release()
-        # the group contains `mine`, and the cycle would keep the payloads until a garbage collection
+        # `mine.group` contains `mine`, and this cycle would keep the payloads in memory until a garbage collection
         mine.group = ()
 
     def _write(self, group: list[_Append]) -> None:
@@ -267,7 +267,7 @@ class SqliteLog(Closing):
             position += len(each.payloads)
 
     def _alone(self, work: Callable[[], _T]) -> _T:
-        """Wait like an append until this thread is the leader, and run `work`. Meanwhile no thread uses the writer."""
+        """Wait like an append until this thread is the leader. Then run `work`, which may use the writer alone."""
         mine = _Append((), None)
         try:
             self._wait(mine)
@@ -289,8 +289,8 @@ class SqliteLog(Closing):
         """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
         If its thread was the leader, the unfinished appends of its group fail, another thread becomes the leader, and
-        their threads go on. The exception may have come at any point, so some of this may be done already. `_alone`
-        also calls this without an exception.
+        `wakeup` of each of these appends is released. The exception may have come at any point of `_wait` or `_lead`,
+        so some of this may be done already. `_alone` also calls this without an exception.
         """
         with self._mutex:
             for each in mine.group:

@@ -43,7 +43,8 @@ _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n i
 _TRUNCATED = 20_000  # how many records one transaction removes, so that appends can run in between
 _BUSY_MS = 5_000  # how long to wait for other connections; also the default of `sqlite3.connect`
 _RETURNED = 2_000  # how many pages one transaction returns to the disk
-_LONG_OVERDUE = 10_000  # once `checkpoint` was called, appends only do its work at this many pages in the -wal file
+# once `checkpoint` was called, an append only checkpoints if the -wal file has this many pages
+_LONG_OVERDUE = 10_000
 _readers = count()
 _NO_APPEND_US = -(2**62)  # earlier than every append time, even if the clock is set before 1970
 
@@ -58,7 +59,7 @@ class PartitionWriter:
         self.at_us = _NO_APPEND_US
         self._lock = lock
         self._path, self._wal_path = str(path), f"{path}-wal"
-        self._checkpoints_late = False  # whether `checkpoint` was called, so that appends rely on further calls
+        self._checkpoints_late = False  # whether `checkpoint` was called, so that appends leave this work to it
         self._connection: sqlite3.Connection | None = None
         self._file: FileId | None = None  # device and inode number of the open file
         self._wal: FileId | None = None  # device and inode number of the file's write-ahead log
@@ -69,8 +70,8 @@ class PartitionWriter:
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
         """Append all groups of payloads in one transaction. Return the position of the first record once all are safe.
 
-        A group has payloads and their append times; without times, these are `now_us`. After an error, the next call
-        opens the file again and continues after its last record.
+        A group has payloads and their append times (None: `now_us`). A time that is earlier than that of the record
+        before is raised to it. After an error, the next call opens the file again and continues after its last record.
         """
         if self._connection is None:
             self._open()
@@ -166,7 +167,7 @@ class PartitionWriter:
         return removed
 
     def give_back(self) -> bool:
-        """Return some free pages of the file to the disk. Return whether more pages are free."""
+        """Give some of the file's free pages back to the disk. Return False if there were none."""
         with self._named() as connection:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             if free:
@@ -182,7 +183,7 @@ class PartitionWriter:
     def erase(self, instead: Mapping[int, bytes]) -> int:
         """Replace payloads, rewrite the file so that no old bytes are left, and return the number of changed records.
 
-        After a crash, payloads may be replaced while their old bytes are still in the file. If so, call this again.
+        After a crash, call this again: the payloads may be replaced already, but their old bytes still be in the file.
 
         Raises:
             Unavailable: Another process is reading the file, or there is no disk space for the new file.
@@ -209,10 +210,10 @@ class PartitionWriter:
         return changed
 
     def checkpoint(self) -> None:
-        """Copy the write-ahead log to the file, which takes two syncs. Other Python threads run meanwhile.
+        """Copy the write-ahead log to the file, which takes two syncs.
 
-        No thread may append meanwhile. SQLite before 3.51.3 can damage a file if one connection checkpoints while
-        another commits (sqlite.org/wal.html#walresetbug).
+        Other threads can run meanwhile, but none may append: SQLite before 3.51.3 can damage a file if one connection
+        checkpoints while another commits (sqlite.org/wal.html#walresetbug).
         """
         with self._named() as connection:
             if not self._checkpoints_late:
@@ -402,7 +403,7 @@ class PartitionReader:
                     connection.execute("ROLLBACK")
 
     def _reopen_if_replaced(self) -> None:
-        """If another file is in its place, open the file again."""
+        """If another file is at the path now, open that file."""
         found = file_id(self._path)
         if found == self._file:
             return

@@ -87,8 +87,8 @@ class Head(msgspec.Struct, frozen=True):
     name: str
     # whether the last writer used the mode `durable`; if not, a power cut may have damaged the write-ahead log
     durable: bool
-    truncated_through: int
-    truncated_at_us: int
+    truncated_through: int  # records up to this position were removed; 0: none
+    truncated_at_us: int  # the append time of the last of these
 
     def crc(self) -> int:
         return zlib.crc32(repr(msgspec.structs.astuple(self)).encode())

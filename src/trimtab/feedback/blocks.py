@@ -37,7 +37,7 @@ class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     score: ExactSum = ()
     label: ExactSum = ()
     loss: ExactSum = ()
-    capped_loss: ExactSum = ()  # the sum of the losses, with each row's loss capped, in units of the cap
+    capped_loss: ExactSum = ()  # the sum of the losses, each cut to the cap and divided by it
     # the expected value of `capped_loss` if the scores are the true probabilities; None: undefined
     expected_loss: ExactSum | None = None
     score_squares: ExactSum = ()
@@ -57,8 +57,8 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str
     arm: str
     day_us: int
-    cap: float  # the largest loss that a row can have
-    whole: BlockSums
+    cap: float  # the cap of `capped_loss`: larger losses of rows count as this
+    whole: BlockSums  # the sums of the whole day
     # sums for each hour of the day; empty for rankings, whose lists are only summed up by day
     hours: dict[int, BlockSums] = {}
     slices: dict[str, BlockSums] = {}  # sums for each slice, such as "carrier=UA"
@@ -134,7 +134,7 @@ def block_days(
         at_us: The time of each prediction, int64, shape (rows,). All are on one day.
         scores: The scores, shape (rows,). For several classes the shape is (rows, classes).
         labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
-        cap: The largest loss that a row can have, and the unit of `capped_loss`.
+        cap: The cap and the unit of `capped_loss`: larger losses of rows count as this.
         unlisted: A mask of the rows whose label is not one of the declared classes.
         late: A mask of the rows whose label arrived after the waiting time.
         slices: For each column or expression, the value of each row as text. True: the row is in the slice with the
@@ -231,7 +231,7 @@ class _Rows:
         self._summed = {}
         for name, values in summed.items():
             self._summed[name] = np.zeros(len(labels))
-            self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # the square may be infinite
+            self._summed[name][there] = np.clip(values, -_MOST, _MOST)  # losses and squares may be infinite
 
     def groups(self, rows: NDArray[Any], codes: NDArray[Any], count: int) -> list[BlockSums]:
         """Return the sums for each group of rows. `codes` is the index of each row's group, below `count`."""

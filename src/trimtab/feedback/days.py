@@ -32,7 +32,7 @@ def day_quality(
         scores: The scores, shape (rows,). For several classes, the shape is (rows, classes), and the sums are about the
             likeliest class of each row: its probability, and whether it was the label.
         labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
-        cap: The largest loss that a row can have, and the unit of `capped_loss_sum`.
+        cap: The cap and the unit of `capped_loss_sum`: larger losses of rows count as this.
         lists: For a ranking, the index of each row's list, -1 for none, shape (rows,). Lists are then counted in place
             of rows, and a list consists of its rows on that day. A list is labelled if all of its rows have labels, and
             these differ. A list counts as missing if one of its labels is missing, and so does each row without a list.
@@ -73,7 +73,7 @@ def days_by_group(
         labels: As in `day_quality`.
         groups: The index of each row's group, 0 to `count` - 1, shape (rows,).
         count: The number of groups.
-        cap: The largest loss that a row can have.
+        cap: As in `day_quality`.
     """
     days, place = np.unique(at_us // DAY_US, return_inverse=True)
     cells = groups * days.size + place.reshape(-1)

@@ -97,7 +97,7 @@ class OpenDays:
     Args:
         model: The name of the model. Predictions of other models are skipped.
         closed_until_us: Days before this time are already closed.
-        cap: Returns the largest loss that a row of a version can have.
+        cap: Returns the loss of a row at which losses are cut in `capped_loss`, given the version.
         waiting: Where predictions are kept; by default in memory.
     """
 
@@ -138,7 +138,10 @@ class OpenDays:
         return days
 
     def as_known(self, day_us: int, cut_us: int) -> list[DayBlocks]:
-        """Return a day of kept predictions with the labels known at `cut_us`. `late` counts labels after the wait."""
+        """Return the blocks of a day whose predictions are still kept, with the labels known at `cut_us`.
+
+        In these blocks, `late` is the number of labels that arrived after the wait.
+        """
         return self._blocks(day_us, cut_us)
 
     def of_batch(self, predictions: Callable[[], Iterable[Sequence[Prediction]]], made_at_us: int) -> DayBlocks | None:
@@ -248,7 +251,7 @@ def _few_slices(day: DayBlocks, crowded: set[str]) -> DayBlocks:
 
 
 def _newest_of_each(table: Columns) -> Columns:
-    """Return each version's last prediction for each row of a list on a day: rows may be requested again. # D0086"""
+    """Keep each version's last prediction for each row of a list on a day, as rows may be requested again. # D0086"""
     names = ("version", "arm", "list", "request_id")
     keys = zip(*(table[name].to_list() for name in names), (table["at"].values // DAY_US).tolist(), strict=True)
     newest = {key: row for row, key in enumerate(keys)}

@@ -51,7 +51,7 @@ class LoadedLabels(Protocol):
     """A `LabelReader` whose labels may be loaded from files now and then."""
 
     def complete_until(self, now_us: int) -> int:
-        """Return the time before which no more labels are expected: the last load, or `now_us` if no file is due."""
+        """Return the time until which labels are complete: the last load or, if the next one is overdue, `now_us`."""
         ...
 
 
@@ -81,7 +81,7 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
         """Return the scores, shape (rows,). With `classes`, return class probabilities, shape (rows, classes).
 
-        The probability of classes that are no longer declared is spread over the other classes.
+        Probabilities of classes that are no longer declared are dropped, and the others are divided by their sum.
         """
         if not classes:
             return self.predictions["score"].values

@@ -111,8 +111,8 @@ class Executor(Protocol):
 
         Raises:
             Cancelled: The task was cancelled, and it has ended.
-            TaskFailed: A task in another process raised an error other than those of trimtab. (An executor of threads
-                raises this error itself.)
+            TaskFailed: A task in another process raised an error other than those of trimtab. (A `ThreadExecutor`
+                raises the original error instead.)
             Unavailable: The process that ran the task died.
         """
         ...

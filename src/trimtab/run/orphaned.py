@@ -1,4 +1,4 @@
-"""Find the finished steps that no run needs: their runs were interrupted and never resumed."""
+"""Find the finished steps that no run needs, because their runs did not succeed and ended long ago."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trimtab.store.ports import Catalog
 def orphaned_steps(catalog: Catalog, runs: Iterable[Run], *, kind: str, before_us: int) -> list[Step]:
     """Return the finished steps of one kind of run that no run needs.
 
-    A successful run needs its steps, because they save work in the next run. Each run that ended at or after
-    `before_us` also needs its steps. While a run of this kind is running, no step is returned, because the run may
-    reuse it.
+    A successful run needs its steps, because they save work in the next run. Other runs need theirs if they ended at or
+    after `before_us`, because a new run may still resume them. While a run of this kind is running, no step is
+    returned, because this run may reuse it.
 
     Args:
         catalog: The catalogue with the records of finished steps.

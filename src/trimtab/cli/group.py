@@ -145,7 +145,7 @@ class Below(_Lazy):
         return super().resolve_command(ctx, args)
 
     def _completed(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Return the arguments with the verb first, even if options stand before it, or if it was left out."""
+        """Return the arguments with the verb first. It is moved before options, and added if it was left out."""
         assert self.name is not None
         start = _first_word(args)
         at = self._first_name(ctx, args, start)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 5.0
 
 
-@command("top", safe="It only looked.")
+@command("top")
 @click.option("--url", help="The address of the service (default: where this project is served).")
 @click.option("--key", help="An API key with the role read, if one is needed; - reads it from standard input.")
 @click.option("--cafile", metavar="FILE", help="A PEM file with the certificates to trust, for HTTPS.")

@@ -17,8 +17,8 @@ from trimtab.cli.output import show_each
 def exclusions(model: str | None, everything: bool, window: str | None, reason: str, actor: str | None) -> None:
     """List the time windows whose rows are excluded from training, or release one.
 
-    A window is excluded because its inputs or labels were red. Until a person releases it, its rows are not used in
-    fits, gates and references. Without MODEL, the project's first deployment is meant.
+    A window is excluded if a monitor found its inputs or labels faulty. Until a person releases it, its rows are used
+    neither to fit nor to judge models. Without MODEL, the project's first deployment is meant.
 
     \b
     Example:

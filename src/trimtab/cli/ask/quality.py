@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--amended", is_flag=True, help="Also count labels that came or changed after a day was closed.")
 @click.option("--page", "page", metavar="FILE", help="Write a page with plots instead: a file that ends in .html.")
-@click.option("--accept", is_flag=True, help="Accept a level that is worse than that of the last healthy version.")
+@click.option("--accept", is_flag=True, help="Accept a quality that is worse than that of the last healthy version.")
 @click.option("--why", "reason", default="", metavar="TEXT", help="With --accept: the reason, for the ledger.")
 @click.option("--actor", "actor", metavar="NAME", help="With --accept: who accepts it (default: your account).")
 def quality(model: str | None, page: str | None, accept: bool, reason: str, actor: str | None, **wanted: Any) -> None:

@@ -36,7 +36,7 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 @click.option(
     "--live",
     is_flag=True,
-    help="Record the present time, not a row's time plus the source's delay, as when the row became known.",
+    help="The rows become known now, and not each at its own time plus the source's delay.",
 )
 @click.option("--absent-as-null", is_flag=True, help="Accept a file without some declared columns, as null.")
 @click.option(
@@ -166,13 +166,13 @@ def predict(
     if made.answered_before:
         when = format_time(made.made_at_us)[:19]
         lines.append(
-            f"These rows were answered before, at {when}Z. These are still the same answers, without the events that "
+            f"These rows were answered before, at {when}Z. These are the same answers, which do not use events that "
             "came since. To answer the rows again, add --again."
         )
     if made.not_at_lead:
         lines.append(
             f"{count_of(made.not_at_lead, 'row')} flagged not_at_lead: answered as of now, but the model learnt to "
-            f"answer {format_duration(request.lead_us)} before {request.time!r}, which is more than a day later."
+            f"answer {format_duration(request.lead_us)} before {request.time!r}, and that time is more than a day away."
         )
     lines += [f"{count_of(len(made.unanswered), 'row')} not answered:"] if made.unanswered else []
     lines += [f"  {problem}" for problem in made.unanswered[:_NAMED]]

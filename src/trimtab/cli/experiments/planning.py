@@ -20,8 +20,8 @@ _EFFECT = click.option(
 def plan(name: str, effects: tuple[float, ...], days: int, units: str | None) -> None:
     """Show how long an experiment takes, and which effects it can show.
 
-    The numbers of units and how much they vary come from the project's own history. For a guardrail, the days are those
-    after which it is proven within its margin.
+    The numbers of units and how much they vary come from the project's own history. For a guardrail, the plan shows
+    after how many days it can be proven that the metric stays within its margin.
 
     \b
     Example:
@@ -38,7 +38,7 @@ def plan(name: str, effects: tuple[float, ...], days: int, units: str | None) ->
 @click.option("--sd", type=float, help="The standard deviation of a unit; left out, that of a proportion.")
 @click.option("--units-a-day", type=float, required=True, help="New units a day, of both variants together.")
 @_EFFECT
-@click.option("--day-sd", type=float, default=0.0, help="How much the difference varies from day to day beyond units.")
+@click.option("--day-sd", type=float, default=0.0, help="How much the effect itself varies from day to day.")
 @click.option("--explained", type=float, default=0.0, help="The share of the variance that a covariate explains.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="The confidence level.")
 def power(

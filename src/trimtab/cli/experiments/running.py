@@ -71,7 +71,8 @@ stop = _verb(
 def ramp(name: str, share: float | None, weights: tuple[str, ...], reason: str, actor: str | None) -> None:
     """Change the share of the units that take part, or the weights of the variants.
 
-    A larger share keeps all units, and new weights move only as many as necessary. A declared ramp ends.
+    A larger share keeps all units in their variants, and new weights move only as many units as necessary. If the
+    experiment declares a ramp, the ramp ends.
 
     \b
     Example:
@@ -92,7 +93,7 @@ def ramp(name: str, share: float | None, weights: tuple[str, ...], reason: str, 
 def conclude(name: str, winner: str, reason: str, actor: str | None) -> None:
     """End an experiment with a winner, which all units get.
 
-    WINNER is a variant; give the control if nothing changes. A version that won is judged by the gate, and put in
+    WINNER is a variant: the control, if nothing is to change. A version that won is judged by the gate, and put in
     service only if it passes.
 
     \b

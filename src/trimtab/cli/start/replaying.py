@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "--experiment",
     metavar="NAME",
     shell_complete=names("experiment"),
-    help="Instead of the loop: this experiment on past units, with a planted --effect.",
+    help="Simulate this experiment on past units, with an effect of --effect, instead of the loop.",
 )
 @click.option("--effect", type=float, default=0.0, help="How much better the second variant is; 0.05 is 5 %.")
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="How often to run the experiment.")

@@ -95,7 +95,9 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
     "--golden", type=click.Path(dir_okay=False), metavar="FILE", help="Rows with scores that the model must reproduce."
 )
 @click.option("--window", metavar="DURATION", help="Score the model on the labelled rows of the last DURATION.")
-@click.option("--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the order of its codes.")
+@click.option(
+    "--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the order of the model's numbers."
+)
 @click.option("--seen-until", metavar="TIME", help="The end of the model's training data (default: now).")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a pickle, which runs code.")
 @click.option("--first", is_flag=True, help="Make it champion; allowed while there is no champion.")
@@ -118,7 +120,7 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
     named = "by name" if version.imported.inputs_named else "by their number only, because the file names none"
     lines = [
         f"{version.name} ({version.id[:12]}): {version.imported.kind}, checked on {version.imported.golden}; its "
-        f"inputs were compared {named}"
+        f"inputs were matched {named}"
     ]
     if version.id in there:
         lines = [f"Nothing is new: this content was imported as {version.name} on {_shown_time(version.made_at_us)}."]

@@ -19,7 +19,7 @@ KINDS = ("command", "email", "file", "heartbeat", "slack", "webhook")
 PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_UNNAMED = "$.alerts.receivers[...]"
+_UNNAMED = "$.alerts.receivers[...]"  # the place in an error message about any of the receivers
 _LONGEST_US = 30 * SECOND_US
 
 
@@ -152,7 +152,7 @@ Receiver: TypeAlias = Addressee | HeartbeatReceiver
 class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The receivers of alerts, and rules that limit how often they get messages."""
 
-    # for each model and severity; further alerts wait for the digest (one message for many alerts)
+    # for each model and severity; further alerts are not sent at once, but wait for the digest (one message for many)
     pages_per_week: int = 5
     digest: str = "1d"  # how long alerts are collected for a digest
     # a signal that ends and begins again within this time counts as one, so the message about its end waits this long

@@ -79,7 +79,7 @@ class CheckedClock:
 
 def _jumped(ahead_us: int) -> str:
     return (
-        f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes while this process runs; at most "
+        f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes since this process began; at most "
         f"{TOLERANCE_US // 60_000_000} are accepted, so nothing is recorded at that time. Correct the clock; if it is "
         "right now, restart this process."
     )

@@ -77,8 +77,9 @@ class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
     score_sum: float
     label_sum: float  # for several classes, the number of rows whose label was the likeliest class
     loss_sum: float  # the sum of log losses (or squared errors) of the labelled rows
-    capped_loss_sum: float  # the same sum, with the loss of each row limited to `LOSS_CAP`
-    # the value that `loss_sum` has on average if the scores are right; None: the scores are not probabilities
+    # the sum of the same losses, each cut to the version's cap (by default `LOSS_CAP`) and divided by it
+    capped_loss_sum: float
+    # the value that `capped_loss_sum` has on average if the scores are right; None: the scores are not probabilities
     expected_loss_sum: float | None = None
     # for several classes, the rows whose label is no declared class; these are neither labelled nor missing
     unlisted: int = 0

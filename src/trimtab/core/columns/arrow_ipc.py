@@ -143,7 +143,10 @@ def _read(pa: Any, data: bytes, only: Collection[str] | None, loose: bool) -> Ar
 
 
 def _check_type(pa: Any, field: Any, loose: bool, *, named: bool) -> None:
-    """Refuse a column of a type that cannot be read, even with `loose` if it is given."""
+    """Refuse a column whose type can be read neither into a `Column` nor, with `loose`, as Python objects.
+
+    `named`: whether the caller asked for the column by its name.
+    """
     kind = field.type
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind

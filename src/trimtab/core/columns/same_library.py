@@ -25,7 +25,7 @@ def with_columns(table: Any, more: Any, like: object | None = None) -> Any:
     """Return a table of any library with columns added at its end. Its own columns, with their types, stay.
 
     Args:
-        like: If `table` was read from a table of another library: that table. The result is of its library.
+        like: The table of another library that `table` was read from, if any. The result is a table of that library.
 
     Raises:
         Misuse: The table already has a column with the name of an added one.

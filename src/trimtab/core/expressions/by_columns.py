@@ -259,7 +259,7 @@ def _constant(node: Expression, rows: int) -> Column:
     dtype: Dtype = node.params[0]  # type: ignore[assignment]  # lit() wrote it
     kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
     values: Array = np.empty(rows, kind)
-    # `np.full`, or a comparison with a text itself, would drop NUL characters at the end of the text
+    # not `np.full`, which would drop NUL characters at the end of a text
     values.fill(node.params[1])
     return Column(dtype, values)
 
@@ -317,7 +317,8 @@ def _is_in(arg: Column, literals: tuple[Expression, ...]) -> Column:
     common = arg.dtype
     for literal in literals:
         common = common_dtype(common, _constant(literal, 0).dtype) or common
-    choices = [_widen(_constant(literal, 1), common).values for literal in literals]  # each is an array with one value
+    # each choice is an array with one value, because a comparison with a text itself would ignore NULs at its end
+    choices = [_widen(_constant(literal, 1), common).values for literal in literals]
     arg = _widen(arg, common)
     hits = np.zeros(len(arg), bool)
     for choice in choices:
@@ -349,9 +350,9 @@ def _hash_bucket(arg: Column, n: int) -> Column:
 
 
 def _offsets(at_us: Array, tz: str) -> Array:
-    """Return the UTC offset of each time. An offset is looked up once for each quarter of an hour.
+    """Return the UTC offset of each time.
 
-    Only if it changes within a quarter of an hour, it is looked up for each row.
+    It is looked up once for each quarter of an hour, or for each row in a quarter of an hour within which it changes.
     """
     zone = zoneinfo.ZoneInfo(tz)
     quarters, where = np.unique(at_us // _QUARTER_US, return_inverse=True)

@@ -191,7 +191,8 @@ class _Describer:
 def _class_source(kind: type) -> str:
     """Return the source text of a class, from the file in which its methods were defined.
 
-    `inspect.getsource` would use the module that now has the name of the class's module, which may be another one.
+    `inspect.getsource` would search the module that is loaded under the name of the class's module now, and this may
+    come from another file.
     """
     for method in vars(kind).values():
         if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":

@@ -301,7 +301,7 @@ def test_files_that_are_none_and_code_that_nobody_allowed_are_refused(empty: Pat
     (tmp_path / "bomb.pkl").write_bytes(pickle.dumps(Bomb()))
     skops.io.dump(Bomb, tmp_path / "foreign.skops")
     with shop.opened(empty) as project:
-        with pytest.raises(Misuse, match=r"Untrusted types.*Bomb.*come in a folder of `trimtab versions export`"):
+        with pytest.raises(Misuse, match=r"Untrusted types.*Bomb.*give a folder of `trimtab versions export`"):
             project.import_model(tmp_path / "foreign.skops", "buyer", window="7d", categories=SITES)
         for file in ("cut.txt", "model.h5"):
             with pytest.raises(Misuse, match=f"import {file}"):

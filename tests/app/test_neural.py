@@ -126,7 +126,7 @@ def test_features_in_another_order_are_brought_into_the_models_own_and_an_artifa
     turned = Columns(dict(reversed(numbers.items())))
     assert artifact.encoding.matrix(turned).tolist() == [[float(place) for place in range(len(numbers))]]
     swapped = msgspec.structs.replace(artifact, inputs=artifact.inputs[::-1])
-    with pytest.raises(Corrupt, match="is not the order of its inputs"):
+    with pytest.raises(Corrupt, match="list the features differently"):
         decode_artifact(encode_artifact(swapped))
 
 

@@ -203,7 +203,7 @@ def test_two_collections_at_once_are_a_conflict(shop: Shop) -> None:
 
 
 def test_what_makes_no_sense_is_refused(shop: Shop) -> None:
-    with pytest.raises(Misuse, match="at least one step back"):
+    with pytest.raises(Misuse, match="rollbacks at least 1"):
         Keep(rollbacks=0)
     bare: Any = object()
     with pytest.raises(Misuse, match="object does not say how old"):

@@ -70,9 +70,9 @@ def _guarded(work: Callable[[], object], manner: Manner) -> int:
 
 
 def end_in_time(status: object) -> None:
-    """End a process that was stopped by a signal within a few seconds.
+    """If a signal stopped the command, make sure that the process ends within a few seconds.
 
-    Call this last. At its end, the interpreter waits for threads, and nothing ends a thread that was started just
+    Call this last. At its end, the interpreter waits for threads, and nothing else ends a thread that was started just
     before the signal.
     """
     if status not in (INTERRUPTED, TERMINATED):

@@ -47,7 +47,7 @@ class SqliteLog(Closing):
         self._refusal: Misuse | None = None  # the error that every call raises after the log was closed
         self._writer: PartitionWriter | None = None
         self._readers: dict[str, PartitionReader] = {}
-        self._mutex = threading.Lock()  # guards the queue of appends and the choice of its leader (see `_lead`)
+        self._mutex = threading.Lock()  # guards the queue of appends, and the choice of the one that writes (`_leader`)
         self._files = threading.Lock()  # guards the partition and the readers
         self._waiting: list[_Append] = []
         self._leader: _Append | None = None

@@ -263,7 +263,7 @@ class PartitionWriter:
         what = str(self.path)
         if file_id(what) is None:  # otherwise `sqlite3.connect` would create an empty file
             raise Unavailable(f"{what}: it was removed or moved. Put it back, or run: trimtab storage recover")
-        try:  # before SQLite connects, because that may copy the write-ahead log to the file and remove it
+        try:  # read the write-ahead log before SQLite connects, because SQLite may then remove it
             acknowledged = acknowledged_frames(self.path)
         except OSError as error:
             raise Unavailable(f"{what}-wal: cannot be read ({error}). Check the disk, limits and access.") from error

@@ -104,7 +104,7 @@ def decode_artifact(data: bytes) -> Artifact:
     except msgspec.DecodeError as error:
         raise Corrupt(f"artifact: these {len(data)} bytes are not an artifact: {error}") from error
     if artifact.inputs != artifact.encoding.names:
-        raise Corrupt(f"artifact of {artifact.model!r}: its encoding and its inputs have the features in other orders.")
+        raise Corrupt(f"artifact of {artifact.model!r}: its encoding and its inputs list the features differently.")
     return artifact
 
 

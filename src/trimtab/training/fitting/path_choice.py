@@ -1,4 +1,6 @@
-"""Choose how to score single rows: measure several ways (scoring paths), and take the fastest that agrees. # D99"""
+"""Choose how to score single rows: measure several functions (scoring paths), and take the fastest whose scores agree
+with those of the library. # D99
+"""
 
 from __future__ import annotations
 

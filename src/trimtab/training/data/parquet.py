@@ -22,6 +22,7 @@ _DTYPES: dict[str, Dtype] = {
     "object": "str",
     "datetime64[us]": "time",
 }
+# the value that a column has in place of null
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "time": 0, "bool": False, "str": None}
 
 
@@ -62,7 +63,7 @@ def read_parquet(data: bytes) -> Columns:
 
 
 def columns_hash(table: Columns) -> str:
-    """Return the SHA-256 of a table's names, types, values and nulls. How a library stores them makes no difference."""
+    """Return the SHA-256 of a table's names, types, values and nulls. It does not depend on how they are stored."""
     digest = hashlib.sha256()
     for name, column in table.by_name.items():
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())

@@ -1,4 +1,4 @@
-"""Splits by time. Rows just before the split, whose labels were not final then, are on neither side."""
+"""Splits by time. Rows before the split are on neither side if their labels were not final yet at the split."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
 
 
 def walk_forward(model: Model, training_set: TrainingSet, *, folds: int = 5, seed: int = 0) -> OutOfFold:
-    """Predict `folds` parts with equally many usable rows, each by a fit on the rows known before it.
+    """Divide the usable rows by time into `folds` + 1 equal parts. Predict all but the first by fits on earlier rows.
 
     Raises:
         Misuse: There are too few rows, or a fit fails. The message says which.

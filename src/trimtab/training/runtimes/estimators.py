@@ -93,10 +93,10 @@ def neural(
     """Declare a neural network of PyTorch, which runs on the CPU (extra `torch`).
 
     Args:
-        layers: The widths of the hidden layers. Or a function of the numbers of inputs and outputs that returns a
-            `torch.nn.Module`. Its result must have the shape (rows, outputs): logits of classes, or a number. The
-            function must be at the top level of a file. A stored model has the function's name, a hash of its code, and
-            the weights as numbers.
+        layers: The widths of the hidden layers, or a function that builds the network. It gets the number of inputs and
+            the number of outputs, and returns a `torch.nn.Module`, whose result must have the shape (rows, outputs):
+            logits of classes, or a number. The function must be at the top level of a file. A stored model has the
+            function's name, a hash of its code, and the weights as numbers.
         epochs: How often all rows are used.
         batch_rows: How many rows each step uses.
         learning_rate: The learning rate of Adam.

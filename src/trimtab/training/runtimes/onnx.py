@@ -100,7 +100,7 @@ class OnnxRuntime(LibraryRuntime):
     """Fits with scikit-learn, and scores with ONNX Runtime."""
 
     name = "onnx"
-    row_exact = False  # a row alone and in a batch differs in the last bits
+    row_exact = False  # the scores of a row alone and in a batch differ in the last bits
     parity = 1e-5  # some operations of ONNX only have single precision
     format = Format(
         export_file="model.onnx",

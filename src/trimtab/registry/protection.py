@@ -35,10 +35,10 @@ class Protection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Protections:
-    """Reads and changes protections. A change also applies to moves that have begun but are not committed.
+    """Reads and changes protections. A changed protection also binds moves that have begun but are not committed.
 
-    A protection is written in one transaction with the alias's own record, so a move that read the previous protection
-    conflicts.
+    For this, it is written in one transaction with the alias's own record, so that a move which read the previous
+    protection conflicts.
     """
 
     def __init__(self, catalog: Catalog, aliases: Aliases, *, declared: Declared, clock: Clock, actor: str) -> None:

@@ -22,8 +22,8 @@ _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean
 
 OF_TORCH = (
     "The file holds weights, but the code of the module is not in it, or only PyTorch can run it. Save the model as "
-    "ONNX and import that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and end "
-    "with the prediction (a probability: with its sigmoid or softmax), pip install onnx onnxscript, then "
+    "ONNX and import that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and return "
+    "the prediction (a probability after its sigmoid or softmax), pip install onnx onnxscript, then "
     'torch.onnx.export(module.eval(), (torch.zeros(2, INPUTS),), "model.onnx", dynamo=True, dynamic_shapes=({0: '
     '"rows"},), external_data=False). Or declare the network with trimtab.training.neural and train it here.'
 )

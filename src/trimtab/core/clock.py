@@ -114,7 +114,7 @@ class VirtualClock:
 class ShiftedClock:
     """A clock that begins at a given time and then runs at normal speed.
 
-    After the replay of a history, it serves predictions as of the end of the history.
+    With this clock, a service can answer as of the end of a history that was replayed.
 
     >>> clock = ShiftedClock(1_000_000)
     >>> 1_000_000 <= clock.now_us() < 2_000_000

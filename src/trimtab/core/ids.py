@@ -19,9 +19,9 @@ class Ids(Protocol):
 class TimeIds:
     """Makes identifiers: a kind, "_", and 26 base-32 digits of the time (48 bits of ms) and 80 random bits.
 
-    Identifiers of one object strictly increase: each millisecond begins with new random bits, which are then counted
-    up. Without a `seed`, the random generator is seeded by the system, so that processes make different identifiers.
-    With a `seed` (for simulations), the same identifiers can be made again.
+    Identifiers of one object strictly increase: in each millisecond, the first one has new random bits, and later ones
+    count up from these. Without a `seed`, the random generator is seeded by the system, so that processes make
+    different identifiers. With a `seed` (for simulations), the same identifiers can be made again.
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = TimeIds(VirtualClock(0), seed=1)

@@ -13,7 +13,7 @@ _LINE = re.compile(r"^from (\S+) import (\w+|\*)", re.MULTILINE)
 
 
 def lazily(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` of a package, which also computes `__all__`, and its `__dir__`, which lists `__all__`.
+    """Return `__getattr__` and `__dir__` for a package: the first finds its public names, the second lists them.
 
     Only the stub `__init__.pyi` of the package, which type checkers and editors also read, lists the public names. A
     line makes one name public (`from trimtab.core.errors import Misuse as Misuse`), or all names in the `__all__` of a

@@ -14,7 +14,7 @@ _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*")
 _SHOWN = 100  # characters of a value in a message
-_WIDE = 97  # characters of a line, which brackets and commas of a list extend to at most 100
+_WIDE = 97  # characters of a line, so that it has at most 100 together with the brackets and the comma of a list
 _GAP = "…"
 
 

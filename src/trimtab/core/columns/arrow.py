@@ -140,7 +140,7 @@ def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tu
 
 
 def _parts(name: str, chunked: arro3.ChunkedArray, loose: bool) -> list[Column]:
-    """Return the chunks of a column as columns. Without rows, there is one empty chunk, which has the type.
+    """Return the chunks of a column as columns. If there is no chunk, return one column without rows.
 
     With `loose`, the result is empty if no `Column` can hold the values exactly.
     """
@@ -226,7 +226,7 @@ _pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes
 
 
 def _of_array(name: str, array: arro3.Array, read: Callable[[Piece], _Values]) -> _Values:
-    """Return a copy of one array's values, because the array's memory may be freed afterwards."""
+    """Return what `read` makes of an array. `read` must copy the values: the array's memory may be freed afterwards."""
     schema, data = array.__arrow_c_array__()  # these two objects keep the memory until this function returns
     piece = _piece(
         name,

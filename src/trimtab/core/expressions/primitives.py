@@ -13,8 +13,8 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
-# The first and the last second for which UTC offsets are looked up: two days from the ends of the years 1 to 9999, so
-# that the local time, too, is in these years, which are all that `datetime` can hold.
+# The first and the last second for which UTC offsets are looked up. They are two days inside of the years 1 to 9999,
+# because `datetime` can only hold these years, and the local time must be in them, too.
 _FIRST_S = -62_135_596_800 + 2 * 86_400
 _LAST_S = 253_402_300_799 - 2 * 86_400
 

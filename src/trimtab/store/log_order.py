@@ -19,8 +19,8 @@ class Gap(Exception):
     """
 
     def __init__(self, partition: str, first: int, last: int, found: int | None) -> None:
-        there = "none" if found is None else f"{found} as the first"
-        super().__init__(f"needs the records of partition {partition!r} from {first} to {last}, found {there}.")
+        there = "has none of them" if found is None else f"begins with {found}"
+        super().__init__(f"needed the records {first} to {last} of partition {partition!r}, but the log {there}.")
         self.partition = partition
 
 

@@ -256,6 +256,7 @@ class DeltaTable(Closing):
             if delta is None:
                 return 0
             with named(self.directory):
+                # all files that only older versions need, and those of them that are no longer kept
                 gone = set(delta.vacuum(0, dry_run=True, enforce_retention_duration=False))
                 old = set(delta.vacuum(older_h, dry_run=True, enforce_retention_duration=False))
             return self._files.sweep(old, gone | set(self._log.active(delta)), time.time() - 3600 * older_h)

@@ -15,7 +15,7 @@ ASIDE = ".before"  # suffix of the folder that is set aside
 
 
 def pairs_file(folder: Path) -> Path:
-    """Return the data file of a store. If the store is begun again, another file replaces it."""
+    """Return the path of the data file of a store. After `LmdbPlace.fresh`, another file has this path."""
     return folder / "data.mdb"
 
 

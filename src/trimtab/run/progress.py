@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_EVERY_S = 0.2  # apart from the last report, at most one is passed on in this time
+_EVERY_S = 0.2  # at most one report is passed on in this time; the last one, that all is done, always is
 
 ProgressListener = Callable[[float, float], object]  # called with the amount that is done and the total amount
 _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=None)

@@ -82,7 +82,7 @@ def test_what_was_truncated_is_a_gap_or_passed_over(
     found = [in_order(parts) for parts in intervals(log, {}, upto, batch=batch, gaps=True)]
     assert [record for stretch in found for record in stretch] == sorted(left, key=append_order)
     if len(left) < sum(upto.values()):
-        with pytest.raises(Gap, match="needs the records of partition"):
+        with pytest.raises(Gap, match=r"needed the records .* of partition"):
             list(intervals(log, {}, upto, batch=batch))
     else:
         assert [in_order(parts) for parts in intervals(log, {}, upto, batch=batch)] == found

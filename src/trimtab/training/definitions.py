@@ -155,8 +155,8 @@ def model(
         rows: Which rows to learn from. "history": all known requests, with features computed as of their time.
             "logged": requests that were served, with the feature values that were used then.
         group: A column of the request or a feature, for example the customer. Evaluations then show known and new
-            groups separately. In a ranking, the group is the list, and the column names it (a search, a page). Rows of
-            one list stay together when a model learns, splits and judges.
+            groups separately. In a ranking, it names the list, for example the search or the page. Rows of one list
+            stay together in fits, splits and judgements.
         allow_leakage: Features, columns and views that look like leaks but are none.
         trust: "pickle" allows estimators that no safe format can store: any class with `fit` and `predict`. Loading a
             version of such a model runs code from its file. The version records this.

@@ -45,7 +45,7 @@ def sample(
     classes: Mapping[str | int, float] | None = None,
     seed: int = 0,
 ) -> Sample:
-    """Fit on a share of the rows. Each row has the weight 1 / share, so that mean predictions stay right.
+    """Fit on a share of the rows. Each kept row has the weight 1 / share, so that mean predictions stay right.
 
     Args:
         negatives: The share of rows with label 0 that are kept.

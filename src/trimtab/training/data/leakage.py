@@ -30,8 +30,8 @@ Check = Literal[
 ]
 Severity = Literal["error", "warning"]
 
-# How well a single feature may predict the label. If the lower bound of the measure is above the first number, that is
-# an error, and above the second a warning. # D64
+# How well a single feature may predict the label. If the lower bound of its AUC or R2 reaches the first number, that is
+# an error; if it only reaches the second, a warning. # D64
 TOO_GOOD: dict[Task, tuple[float, float]] = {
     "binary": (0.98, 0.95),  # AUC
     "multiclass": (0.98, 0.95),  # AUC of one class against the others
@@ -40,7 +40,7 @@ TOO_GOOD: dict[Task, tuple[float, float]] = {
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
 }
-# a column has changed often if so many requests changed, and if the lower bound of their share is at least this
+# a column has changed often if at least 5 requests changed, and the lower bound of their share is at least 5 %
 _LEAST_CHANGED, _LEAST_SHARE = 5, 0.05
 _LEAST_ASKED = 30  # the checks "only_in_history" and "label_at_request" need at least this many requests
 

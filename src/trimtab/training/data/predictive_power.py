@@ -32,7 +32,7 @@ class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     interval: Interval
     rows: int
-    of: str = ""  # for a model of several classes: which class is predicted, as words that follow "the label"
+    of: str = ""  # for a model of several classes, the predicted class, to follow "the label": " being 'late'"
 
 
 def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[FeaturePower, ...]:

@@ -70,7 +70,8 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     usable: int  # the number of rows with a final label; only these are learnt from
     by_state: dict[str, int]  # for each state of labels, the number of rows
-    # for each feature of a view and each reason (why a value is null, or that it is found), the number of rows
+    # for each feature of a view, the number of rows by reason (why a value is null, or that it is found); for other
+    # features, only how often they failed
     by_reason: dict[str, dict[str, int]]
     data_hash: str  # the hash of all values, reasons and labels
     hindsight: dict[str, RetroactiveChange] = {}  # for each column of the request, how its values changed afterwards

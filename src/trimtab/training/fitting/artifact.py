@@ -74,7 +74,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibratedScorer:
-    """A scorer that corrects the scores of another scorer. Equal scores become equal bits, alone and in a batch."""
+    """A scorer that corrects the scores of another scorer. It corrects a row alone and in a batch in the same way."""
 
     def __init__(self, recalibration: Recalibration, scorer: Scorer) -> None:
         self._corrected = recalibration.mapping()

@@ -21,7 +21,7 @@ _OFF = 1e-4
 class Contributions(msgspec.Struct, frozen=True, eq=False):
     """How much each feature adds to the estimator's raw score (log odds, a number, or the logarithm of a count).
 
-    In each row, `base` plus the sum of `values` is `raw`. Calibration comes after this. For several classes, each has a
+    In each row, `base` plus the sum of `values` is `raw`, the score before calibration. For several classes, each has a
     raw score, so all arrays have one more, last axis in the order of `classes`.
     """
 
@@ -29,9 +29,7 @@ class Contributions(msgspec.Struct, frozen=True, eq=False):
     values: NDArray[Any]  # float64, shape (rows, features)
     base: NDArray[Any]  # shape (rows,): the raw score of an average row
     raw: NDArray[Any]  # shape (rows,)
-    classes: tuple[
-        str, ...
-    ] = ()  # for several classes: those that have a raw score; if only two were fitted, the second
+    classes: tuple[str, ...] = ()  # for several classes: those that have a raw score (of two fitted ones, the second)
 
 
 def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
@@ -75,7 +73,7 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
 
 
 def _scored_classes(artifact: Artifact) -> tuple[str, ...]:
-    """Return the classes that have a raw score: the fitted ones, or the second if there are two. Empty: no classes."""
+    """Return the classes that have a raw score: the fitted ones, or of two the second. Empty: a row has one score."""
     if artifact.classes is msgspec.UNSET:
         return ()
     known = tuple(artifact.classes.names[place] for place in artifact.classes.fitted)

@@ -78,7 +78,7 @@ def fit(
         training_set: The rows, with features as they were at the time of each request, and with labels.
         rows: Which rows to use, as a boolean array; by default all usable rows.
         seed: The seed for estimators that accept a seed and have not set one.
-        threads: The number of threads. With more than one, threads wait for each other if other processes run as well.
+        threads: The number of threads. If other processes run as well, more than one thread can make the fit slower.
         trust: "pickle" allows estimators that no safe format can store.
 
     Raises:
@@ -282,7 +282,7 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """Store a fitted estimator as bytes, load it again, check that both give the same scores, and return the loaded.
+    """Store a fitted estimator as bytes, load it again, and return the loaded model, if both give the same scores.
 
     Also find out how far the scores of a row alone and in a batch differ, and score the golden rows (see `Golden`).
     """

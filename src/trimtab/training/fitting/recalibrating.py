@@ -84,9 +84,9 @@ def _level_missed(fitted: Fitted, score: Score, training_set: TrainingSet, past:
 
 
 def _log_odds(values: NDArray[np.float64]) -> float:
-    """Return the log odds of the mean of some labels or scores and of two more with the values 0 and 1.
+    """Return the log odds of the mean of labels or scores.
 
-    These two have half the weight of the others. They keep the log odds finite.
+    Half a row with 0 and half a row with 1 are added first, so that the log odds are finite.
     """
     mean = (float(values.sum()) + 0.5) / (values.size + 1.0)
     return float(np.log(mean / (1.0 - mean)))

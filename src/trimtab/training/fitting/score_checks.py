@@ -111,7 +111,7 @@ def check_parity(
 
 
 def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: float, classes: Classes | None) -> None:
-    """Refuse an estimator written by the user if it changes its input, or scores the same rows differently again."""
+    """Refuse a user's estimator if it changes its input, or if it scores the same rows differently the second time."""
     given = inputs.copy()
     first = _own_answers(estimator, given, classes)
     if not np.array_equal(given, inputs, equal_nan=True):

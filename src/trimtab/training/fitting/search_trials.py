@@ -91,8 +91,8 @@ def run_trials(
         timer: Returns the time of a clock in seconds.
 
     Raises:
-        Misuse: There are too few rows or labels, the features leak the label, the first five trials fail, or Optuna is
-            not installed.
+        Misuse: There are too few rows or labels, the features leak the label, the first five trials fail (or all, if
+            there are fewer), or Optuna is not installed.
     """
     search = model.search
     if search is None:

@@ -20,7 +20,7 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Metric, Model
 
-# if a column has more values, it is divided into ranges (numbers), or its rarest values are evaluated together (others)
+# with more values, a column of numbers is divided into ranges, and the rarest values of other columns share a slice
 _MOST_VALUES = 12
 _BUCKETS = 4  # into how many ranges a column of numbers is divided
 _LEAST_DAYS = 3  # with fewer days there is no interval
@@ -181,7 +181,7 @@ def values_of(column: Column) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """
     there = column.present()
     values = column.values[there]
-    # not converted to NumPy texts, which would lose NULs at the end
+    # texts stay Python objects, because NumPy's own texts would lose NULs at their ends
     kinds, counts = np.unique(values, return_counts=True)
     if column.dtype in ("float", "int", "time") and kinds.size > _MOST_VALUES:
         yield from _ranges(column, there)

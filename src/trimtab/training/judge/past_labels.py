@@ -110,8 +110,8 @@ class PastLabels:
         """
         known_us, codes = self._set.label_known_at_us[self._labelled], grouping.codes[self._labelled]
         times = np.unique(known_us)
-        # one number for a label's series and for (the rank of) the time at which it became known. In its order, the
-        # labels of a row's series that are known at the row's time are next to each other: from `first` to `end`
+        # `place` numbers labels by series, and within a series by the time at which they became known. Sorted by it,
+        # the labels of a row's series that are known at the row's time are next to each other: from `first` to `end`
         place = codes * (times.size + 1) + np.searchsorted(times, known_us) + 1
         order = np.lexsort((self._set.at_us[self._labelled], place))
         place = place[order]
@@ -132,8 +132,8 @@ class PastLabels:
     def last_week(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return the mean label of each row's series in the same hour of the newest earlier week with known labels.
 
-        For example, let labels arrive after 1 to 20 days, usually after 8. Then the first week tried is 1 week earlier
-        (the shortest delay, rounded up), and the last is 5 weeks earlier: the fourth from 2 (the median delay) on.
+        For example, if labels arrive after 1 to 20 days, usually after 8, then 1 to 5 weeks earlier are tried: 1 is the
+        shortest delay, rounded up, and 5 is the median delay, rounded up to 2, and three more weeks.
         """
         delays_us = (self._set.label_known_at_us - self._set.at_us)[self._labelled]
         least_us, usual_us = np.quantile(delays_us, (0.0, 0.5)) if delays_us.size else (0.0, 0.0)
@@ -142,9 +142,9 @@ class PastLabels:
         return self._seasonal(grouping, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
 
     def last_year(self, grouping: Grouping, rows: Ints) -> Scores | None:
-        """Return the mean label of each row's series, at the same hour 52 weeks earlier, or on the date a year earlier.
+        """Return the mean label of each row's series in the hour 52 weeks earlier, or else on the same date last year.
 
-        If neither has a known label, go further back, up to four years.
+        If neither hour has known labels, go further back, up to four years.
         """
 
         def seasons() -> Iterator[Ints]:

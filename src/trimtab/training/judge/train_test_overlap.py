@@ -16,8 +16,8 @@ from trimtab.training.fitting.fitted import Fitted
 from trimtab.training.judge.parts import Judged, Slice, column_of, metrics_of
 
 _DISTINCT = 0.9  # repeated rows are only reported if at least this share of training rows is distinct
-# warn if the share of judged rows that equal a training row is above this plus twice the share of training rows that
-# repeat another one
+# judged rows that equal a training row are reported if there are at least 5, and if their share is above 1 % plus twice
+# the share of training rows that repeat another training row
 _LEAST_SHARE = 0.01
 _LEAST_ROWS = 5
 _MOST_LEARNT = 200_000  # at most this many of the newest training rows are compared
@@ -44,7 +44,7 @@ def group_slices(model: Model, training_set: TrainingSet, sides: Sides, judged: 
 
 
 def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: tuple[Slice, ...]) -> Iterator[Leak]:
-    """Warn of groups that are on both sides, and compare the metric of known and new groups."""
+    """Warn of groups that have training rows and judged rows. Compare their metric with that of new groups."""
     group = model.group
     if group is None or not slices or slices[0].holds != "learnt from":
         return

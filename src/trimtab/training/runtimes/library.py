@@ -52,7 +52,7 @@ class LibraryRuntime:
         yield {}
 
     def scoring_paths(self, model: Any) -> Mapping[str, RowCall]:
-        """Return functions that score one row faster than the library, fastest first. All must give the same scores."""
+        """Return functions that score one row faster than the library, fastest first. They must give its scores."""
         return {}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:

@@ -48,7 +48,7 @@ def is_softmax(fitted: Any) -> bool:
 def is_linear(fitted: Any) -> bool:
     """Return whether the model scores by one dot product (for probabilities, with the logistic function after it).
 
-    If this is wrong for some model, its fit fails, because each fit compares these scores with those of the library.
+    If this is wrongly True, the fit fails, because each fit compares the scores of `LinearScorer` with the library's.
     """
     kind = type(fitted)
     if not kind.__module__.startswith("sklearn.linear_model.") or not hasattr(fitted, "coef_"):

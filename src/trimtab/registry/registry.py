@@ -102,7 +102,7 @@ class Registry:
         imported: Imported | None = None,
         actor: str | None = None,
     ) -> Version:
-        """Register a fitted model, and return its version. If an equal model is registered already, return that one's.
+        """Register a fitted model, and return its version. Equal models have the same version, which may exist already.
 
         Args:
             fitted: The result of `fit`.

@@ -108,7 +108,7 @@ class Collector:
         keep: The rules for what is kept.
         also: Further reasons to keep versions, by version id, from outside the registry (a ledger row, logged
             predictions).
-        forgotten: Searches and finished steps to remove. They do not keep their blobs.
+        forgotten: Searches and finished steps to remove. Their blobs are not kept for them.
         needed: The hashes of further blobs to keep.
     """
 
@@ -218,7 +218,7 @@ class Collector:
         return True
 
     def _collect_orphans(self, found: Sequence[StoredBlob]) -> tuple[StoredBlob, ...]:
-        """Remove those of the given blobs that no record names until now, and return them."""
+        """Remove those of the given blobs that still no record names, and return them."""
         condemned = self._condemn([one.digest for one in found], gone.NO_VERSION)
         if condemned is None:
             return ()

@@ -26,7 +26,9 @@ def orphans(
     before_us: int,
     without: Collection[str] = (),
 ) -> tuple[StoredBlob, ...]:
-    """Return the blobs that nothing names, oldest first: not `needed`, no finished step, and no blob that these name.
+    """Return the blobs that are not needed, oldest first.
+
+    Needed are the blobs in `needed`, those that finished steps name, and those that needed blobs name.
 
     Args:
         listed: The same store, with methods that list blobs and their ages.

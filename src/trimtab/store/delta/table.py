@@ -249,14 +249,14 @@ class DeltaTable(Closing):
         """Remove files that no version has needed in the last `older_h` hours, and return the number of bytes freed.
 
         Without its files, an older version is unreadable. Files of a version that trimtab is reading are never removed.
-        For other programs that read the table, choose a sufficient `older_h`.
+        If other programs read the table, choose a longer `older_h` than they take to read.
         """
         with self._mutex, self._log.locked(fcntl.LOCK_EX):
             delta = self._log.refresh()
             if delta is None:
                 return 0
             with named(self.directory):
-                # all files that only older versions need, and those of them that are no longer kept
+                # all files that only older versions need, and those of them that were not needed for `older_h` hours
                 gone = set(delta.vacuum(0, dry_run=True, enforce_retention_duration=False))
                 old = set(delta.vacuum(older_h, dry_run=True, enforce_retention_duration=False))
             return self._files.sweep(old, gone | set(self._log.active(delta)), time.time() - 3600 * older_h)

@@ -68,8 +68,8 @@ class SqliteLog(Closing):
         Raises:
             Misuse: A payload is not bytes, or `at_us` does not have one time per payload.
             Unavailable: The disk is full or read-only. Nothing was appended, and the log works again when the disk
-                does. Or a thread that was appending for several threads was interrupted. Then it is unknown whether the
-                payloads were appended, and the message says so.
+                does. Or the thread that wrote the payloads of several threads was interrupted. Then it is unknown
+                whether these were appended, and the message says so.
         """
         mine = _Append(payloads, at_us)
         if not mine.payloads:
@@ -242,7 +242,8 @@ class SqliteLog(Closing):
             time.sleep(0)
             if len(self._waiting) == before:
                 break
-        with self._mutex:  # an append without payloads is from `_alone`: its thread must become the leader itself
+        # the group ends before an append without payloads: it is from `_alone`, whose thread must become the leader
+        with self._mutex:
             mine.group = group = list(takewhile(lambda each: each.payloads, self._waiting))
             del self._waiting[: len(group)]
         self._last_group = len(group)
@@ -288,9 +289,9 @@ class SqliteLog(Closing):
     def _dequeue(self, mine: _Append, failure: BaseException | None = None) -> None:
         """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
-        If its thread was the leader, the unfinished appends of its group fail, another thread becomes the leader, and
-        `wakeup` of each of these appends is released. The exception may have come at any point of `_wait` or `_lead`,
-        so some of this may be done already. `_alone` also calls this without an exception.
+        If its thread was the leader, the unfinished appends of its group fail, the thread of the next append in the
+        queue becomes the leader, and all these threads run again. The exception may have come at any point of `_wait`
+        or `_lead`, so some of this may be done already. `_alone` also calls this without an exception.
         """
         with self._mutex:
             for each in mine.group:
@@ -337,7 +338,7 @@ class SqliteLog(Closing):
                 continue
             if path.exists() or not used_before:
                 return open_writer(path, lock, self.mode)
-            # the file was moved away; its positions must not be used again, because views have stored them
+            # the file was moved away; its positions must not be used again: views store the position of their last read
             lock.release()
         raise AssertionError("unreachable")
 

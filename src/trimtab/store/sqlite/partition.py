@@ -183,7 +183,7 @@ class PartitionWriter:
     def erase(self, instead: Mapping[int, bytes]) -> int:
         """Replace payloads, rewrite the file so that no old bytes are left, and return the number of changed records.
 
-        After a crash, call this again: the payloads may be replaced already, but their old bytes still be in the file.
+        After a crash, call this again: the payloads may be replaced, while their old bytes are still in the file.
 
         Raises:
             Unavailable: Another process is reading the file, or there is no disk space for the new file.

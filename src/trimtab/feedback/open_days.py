@@ -32,7 +32,7 @@ class Waiting(Protocol):
     """The predictions that are kept until their day is closed."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep predictions of open days. Return the number of predictions of days that are closed."""
+        """Keep those of the predictions whose days are open, and return the number of the others."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
@@ -87,7 +87,7 @@ class OpenDays:
     """The days of one model's predictions that wait for labels. Each is closed once, a fixed wait after its end.
 
     A closed day never changes. Only labels that become known within the wait count. A prediction that is logged after
-    its day was closed is only counted in `too_late`. All of this can be computed again from the logs.
+    its day was closed is only counted in `too_late`. Closed days can be computed again from the logs.
 
     For a ranking, lists are judged in place of rows. A list's rows on a day are that day's list, so a list around
     midnight counts on both days.
@@ -235,7 +235,7 @@ def made_in_time(predictions: Columns) -> NDArray[Any]:
     """Return a mask of the predictions that were made at or before the time that they are about, shape (rows,).
 
     It is False for rows of a batch about an earlier time. A prediction that was computed in advance (`precomputed`) is
-    about the time at which it was computed, and may be given to a request up to `AHEAD_US` later.
+    about the time at which it was computed, and counts as made in time up to `AHEAD_US` later.
     """
     ahead = predictions["mode"].values == "precomputed"
     found: NDArray[Any] = predictions["at"].values + np.where(ahead, AHEAD_US, 0) >= predictions["made_at"].values

@@ -29,7 +29,7 @@ class KnownLabels(msgspec.Struct, frozen=True, eq=False):
 
 
 class LabelReader(Protocol):
-    """A function that finds each request's label: the last event with its key among those known at a cut.
+    """A function that finds each request's label: of the events known at a cut, the last one with the request's key.
 
     Events that are dated before the request do not count.
     """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_EVERY_S = 0.2  # at most one report is passed on in this time; the last one, that all is done, always is
+_EVERY_S = 0.2  # at most one report is passed on in this time, except the last one (all is done)
 
 ProgressListener = Callable[[float, float], object]  # called with the amount that is done and the total amount
 _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=None)

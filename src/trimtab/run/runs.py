@@ -269,7 +269,7 @@ class Tracked:
                 raise
 
     def _look_back(self, step: RunStep) -> None:
-        """Find an interrupted run that has reached this step, and record that this run resumes it."""
+        """Find an interrupted run that has begun the same step, and record that this run resumes it."""
         if self.run.resumes is None and step.inputs_hash is not None:
             same = [run.id for run in self._before if _reached(run, self.run, step)]
             if same:

@@ -27,7 +27,7 @@ def caught(
     Args:
         handle: Called in the main thread, between two instructions.
         numbers: The signals to handle.
-        for_good: Whether to ignore the signals after the block (if the process then ends). Otherwise the previous
+        for_good: Whether to ignore the signals after the block, because the process then ends. If False, the previous
             handlers are restored.
     """
     if threading.current_thread() is not threading.main_thread():

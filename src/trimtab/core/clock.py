@@ -6,7 +6,7 @@ from typing import Protocol
 
 from trimtab.core.errors import Misuse, Unavailable
 
-TOLERANCE_US = 900_000_000  # how far the machine's clock may jump ahead while a process runs, in microseconds
+TOLERANCE_US = 900_000_000  # how far the machine's clock may jump ahead between two readings, in microseconds
 
 
 class Clock(Protocol):
@@ -41,8 +41,8 @@ _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class CheckedClock:
     """A clock that raises an error if another clock, which it checks, has jumped ahead. # D0170
 
-    The clock is compared with the time that has really passed since this object was made. A clock that was set back, or
-    ahead by at most the tolerance, is trusted.
+    At each reading, the clock is compared with the time that has really passed. A clock that was set back is trusted,
+    and so is one that has jumped ahead by at most the tolerance since the reading before.
 
     Args:
         elapsed_us: Returns the time since a fixed time. Setting the clock does not change it.
@@ -54,7 +54,7 @@ class CheckedClock:
     def __init__(self, clock: Clock, *, elapsed_us: Callable[[], int] = elapsed_us) -> None:
         self._now_us = clock.now_us
         self._elapsed_us = elapsed_us
-        # the largest trusted difference between the clock and the elapsed time
+        # the largest difference between the clock and the elapsed time at any trusted reading
         self._most_us = clock.now_us() - elapsed_us()
 
     def now_us(self) -> int:
@@ -79,9 +79,8 @@ class CheckedClock:
 
 def _jumped(ahead_us: int) -> str:
     return (
-        f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes since this process began; at most "
-        f"{TOLERANCE_US // 60_000_000} are accepted, so nothing is recorded at that time. Correct the clock; if it is "
-        "right now, restart this process."
+        f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes; at most {TOLERANCE_US // 60_000_000} are "
+        "accepted, so nothing is recorded at that time. Correct the clock; if it is right now, restart this process."
     )
 
 

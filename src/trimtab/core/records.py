@@ -146,7 +146,7 @@ class GateRecord(Shown, msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
     checks: dict[str, bool]  # whether each named check held
     reason: str  # one sentence
-    folds: int = 1  # 2 or more: each part of the window was scored by a fit on the other parts
+    folds: int = 1  # 2 or more: each part of the window was scored by a fit that learnt from the other parts only
     findings: tuple[GateCheck, ...] = ()  # all checks with their values
 
     def lines(self) -> list[str]:

@@ -50,7 +50,7 @@ def power(
     explained: float,
     level: float,
 ) -> None:
-    """Show what each rule can find, from numbers that you give, without a project.
+    """Show which effects each rule can find, from numbers that you give, without a project.
 
     \b
     Example:

@@ -45,8 +45,8 @@ def search(model: str | None, trials: int | None, time: str | None) -> None:
 def trials(model: str | None, best: int | None) -> None:
     """Show the trials of a model's newest search.
 
-    The best trials come first, then those that were ended early, then those that failed. MODEL may be left out if only
-    one deployment was searched for.
+    The best trials come first, then those that were ended early, then those that failed. MODEL may be left out if there
+    were searches for only one deployment.
 
     \b
     Example:

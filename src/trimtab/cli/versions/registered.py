@@ -132,7 +132,7 @@ def gc(dry_run: bool, **limits: Any) -> None:
     what keeps each version.
 
     The newest searches are kept, and those that chose a version's parameters. Results of steps are removed if their
-    training was killed and never resumed.
+    training did not succeed and ended long ago (before --grace, and at least a day).
 
     \b
     Example:

@@ -105,8 +105,9 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
     """Register a model file, or an MLflow model folder, as a version.
 
-    Formats: LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. Its inputs must be the declared model's
-    features, in their order. It must reproduce golden scores, or be scored on labelled rows (--golden or --window).
+    Formats: LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. The inputs must be the declared model's
+    features, in their order. The model must reproduce golden scores, or is scored on labelled rows (--golden or
+    --window).
 
     \b
     Example:

@@ -58,7 +58,7 @@ def oracle(
     if key is None:
         return {name: _nothing(aggregate, view.source, "no_entity") for name, aggregate in view.features.items()}
     known = [r for r in records if r.known_at_us <= at_us and _applied(r, positions)]
-    of_key = [r for r in versions(known, view.source) if _entity(r, view) == key]
+    of_key = [r for r in versions(known, view.source) if _entity(r, view) == key and not r.deleted]
     live = [r for r in newest(known, view.source) if _entity(r, view) == key and not r.deleted]
     answers = {}
     for name, aggregate in view.features.items():

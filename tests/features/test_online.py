@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oracle import Record, oracle
 from strategies import BASE_US, KEYED, KEYLESS, UNIT_US, histories, instants, own_ids, rows, views
 
+from trimtab import features as d
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.events.columns.history import History
@@ -20,7 +21,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.ingest import Ingestor
 from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import Event, encode
-from trimtab.features.definitions import View, request
+from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.evaluation import evaluate
@@ -211,3 +212,39 @@ def test_online_equals_the_oracle_for_events_without_a_key(data: st.DataObject) 
 @given(st.data(), st.sampled_from([KEYED, KEYLESS]))
 def test_online_and_offline_equal_the_oracle_for_rows_that_were_pushed(data: st.DataObject, of: Source) -> None:
     campaign(data, of, pushed)
+
+
+LATEST = view("v", source=KEYED, by="key", features={"x": d.latest("x")})
+
+
+def test_a_deletion_dated_before_the_event_that_it_deletes_does_not_begin_the_entity() -> None:
+    """Whatever another partition adds later, and however many versions follow, the event itself is dated after t."""
+    event, deletion = {"key": "a", "at": BASE_US + 10, "op": "upsert"}, {"key": None, "at": BASE_US, "op": "delete"}
+    moved = {"key": "b", "at": BASE_US + 10, "op": "upsert"}
+    again = deletion | {"at": BASE_US + 10}
+    for versions in ([event, deletion], [event, deletion, moved], [event, deletion, moved, moved | {"key": "c"}]):
+        records, log = _versions_of_one_id(versions, late=again)
+        kv = MemoryKeyValue()
+        store, plan = OnlineStore(kv, [LATEST]), RequestPlan(feature_set(ASK, [LATEST]), kv)
+        for record in log:
+            store.apply([record])
+            for offset in (0, 1, 3, 10, 11):
+                check(plan, LATEST, records, BASE_US + offset)
+        check_offline(plan, LATEST, log, BASE_US + 5)
+
+
+def _versions_of_one_id(
+    versions: Sequence[dict[str, Any]], late: dict[str, Any]
+) -> tuple[list[Record], list[LogRecord]]:
+    """Versions of one event, a microsecond after each other, and one of another partition right after the first."""
+    records, log = [], []
+    placed = [("p0", position, position, of) for position, of in enumerate(versions, 1)]
+    for partition, position, known_at, of in [*placed, ("p1", 1, 1, late)]:
+        row = dict.fromkeys(KEYED.columns) | {"id": "y", "key": of["key"], "at": of["at"]}
+        record = Record(
+            id="y", row=row, event_at_us=of["at"], known_at_us=BASE_US + known_at, partition=partition,
+            position=position, deleted=of["op"] == "delete",
+        )  # fmt: skip
+        records.append(record)
+        log.append(LogRecord(partition, position, record.known_at_us, _payload(record, KEYED, record.known_at_us)))
+    return records, log

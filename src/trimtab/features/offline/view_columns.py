@@ -44,7 +44,7 @@ def evaluate_view(
         of_events, of_requests, entities, unknown = _match_known(view, known, keys, at_us, near)
     else:
         of_events, of_requests, entities = match_keys([frame.columns[name].take(near) for name in view.by], keys)
-        unknown = _unknown(of_events, enters, frame.known_at_us[near], of_requests, at_us, entities)
+        unknown = _unknown(of_events, enters, frame, near, of_requests, at_us, entities)
         # an entity without events near the requests may still have earlier or later ones, which change the reason
         if not isinstance(near, slice):
             rest = np.flatnonzero(unknown != FOUND)
@@ -114,21 +114,29 @@ def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: Eve
     if len(at_us) == 0:
         return np.zeros(0, np.uint8)
     of_events, of_requests, entities = match_keys([frame.columns[name] for name in view.by], keys)
-    enters = _enters(view, frame, slice(None))
-    return _unknown(of_events, enters, frame.known_at_us, of_requests, at_us, entities)
+    rows = slice(None)
+    return _unknown(of_events, _enters(view, frame, rows), frame, rows, of_requests, at_us, entities)
 
 
 def _unknown(
-    of_events: Array, enters: Array, known_at_us: Array, of_requests: Array, at_us: Array, entities: int
+    of_events: Array,
+    enters: Array,
+    frame: EventFrame,
+    rows: Array | slice,
+    of_requests: Array,
+    at_us: Array,
+    entities: int,
 ) -> Array:
     """Return for each request FOUND, or the reason why it cannot have any value.
 
     NO_ENTITY: at its time, no event of its entity was known. NOT_YET: some were known, but none of them counted yet.
+    Deletions are no events. # D4
     """
+    of_events = np.where(frame.deleted[rows], -1, of_events)
     out = np.full(len(at_us), NO_ENTITY, np.uint8)
     out[_began(of_events, enters, of_requests, at_us, entities)] = FOUND
     if (out != FOUND).any():
-        out[_began(of_events, known_at_us, of_requests, at_us, entities) & (out != FOUND)] = NOT_YET
+        out[_began(of_events, frame.known_at_us[rows], of_requests, at_us, entities) & (out != FOUND)] = NOT_YET
     return out
 
 

@@ -355,7 +355,7 @@ class OnlineStore:
                 if entity is not None:
                     groups[entity].withdraw(row, s_us)
             for entity, row in come:
-                if entity is not None:
+                if entity is not None and row[GIVES] is not None:  # deletions do not begin an entity  # D4
                     groups[entity].add(row, s_us)
             if plan.expired(event.event_at_us, known_at):
                 count["too_late"] += 1
@@ -494,7 +494,7 @@ def _withdraw(state: EntityState, row: Row) -> None:
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:
         state.unsealed.remove(found)
-    elif row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us < row[UNTIL]:
+    elif row[GIVES] is not None and row[EVENT_AT] <= last and row[KNOWN_AT] <= state.s_us < row[UNTIL]:
         state.known -= 1
-        if row[UNTIL] == NEVER_US and row[GIVES] is not None:
+        if row[UNTIL] == NEVER_US:
             state.unseal(row)

@@ -133,9 +133,9 @@ class _Groups:
             self.dead[name] = row
 
     def take(self, chain: Iterable[Link]) -> None:
-        """Add the rows of the versions of an id."""
+        """Add the rows of the versions of an id. Deletions do not begin an entity, so they are left out."""
         for name, row in chain:
-            if name is not None:
+            if name is not None and row[GIVES] is not None:
                 if row[UNTIL] <= self.s_us:
                     self.end(name, row)
                 else:
@@ -286,7 +286,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
         kept = needed(of_id, s_us)
         if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
             for owner, row in chain:
-                if owner is not None:
+                if owner is not None and row[GIVES] is not None:
                     groups.end(owner, row)
         else:
             groups.take(chain)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.columns.column import Column
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.stats.metrics.losses import row_losses
 from trimtab.training.data.sets import TrainingSet
@@ -47,12 +48,42 @@ def groupings(model: Model, training_set: TrainingSet) -> list[Grouping]:
         ]
         if not all(name in table for name, table in zip(by, tables, strict=True)):
             continue
-        keys_of_rows = list(zip(*(table[name].to_list() for name, table in zip(by, tables, strict=True)), strict=True))
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys_of_rows))}
-        if 2 * len(numbers) <= training_set.rows:
-            codes = np.fromiter(map(numbers.__getitem__, keys_of_rows), np.int64, training_set.rows)
+        codes, number = _codes([table[name] for name, table in zip(by, tables, strict=True)], training_set.rows)
+        if 2 * number <= training_set.rows:
             found.append(Grouping(by, codes))
     return found
+
+
+def _codes(columns: Sequence[Column], rows: int) -> tuple[Ints, int]:
+    """Return a number for each row, equal for rows with equal values in all columns, and how many numbers there are."""
+    codes, number = np.zeros(rows, np.int64), 1
+    for column in columns:
+        values = column.to_list()
+        numbers = {value: at for at, value in enumerate(dict.fromkeys(values))}
+        pairs = codes * len(numbers) + np.fromiter(map(numbers.__getitem__, values), np.int64, rows)
+        if number == 1:
+            codes, number = pairs, len(numbers)
+        else:
+            there, codes = np.unique(pairs, return_inverse=True)
+            number = there.size
+    return codes, number
+
+
+class _Ordered(msgspec.Struct, frozen=True, eq=False):
+    """The labels of a grouping, by series and then by the time at which they became known."""
+
+    place: Ints  # series and time (as its rank) in one number, sorted, shape (labels,)
+    values: Scores  # shape (labels, columns)
+    sums: Scores  # the sums of the values before each place, shape (labels + 1, columns)
+
+
+class _Hours(msgspec.Struct, frozen=True, eq=False):
+    """The labels of a grouping, by series and hour."""
+
+    bins: Ints  # series and hour in one number, sorted, shape (bins,)
+    known_us: Ints  # when the last label of each bin became known
+    sums: Scores  # shape (bins, columns)
+    counts: Scores  # shape (bins, 1)
 
 
 class PastLabels:
@@ -76,6 +107,18 @@ class PastLabels:
         self._values = (
             (target[:, None] == np.arange(constant.shape[1])).astype(np.float64) if several else target[:, None]
         )
+        known_us = training_set.label_known_at_us[self._labelled]
+        self._order = np.lexsort((training_set.at_us[self._labelled], known_us))
+        known_us = known_us[self._order]
+        self._rank = np.searchsorted(known_us, known_us) + 1  # of the labels in this order, equal for equal times
+        self._known = np.searchsorted(known_us, training_set.at_us, "right")  # how many labels each row could know
+        self._hours = self._own_us // HOUR_US
+        self._low, self._span = 0, 1
+        if self._hours.size:
+            self._low = int(self._hours.min())
+            self._span = int(self._hours.max()) - self._low + 1
+        self._ordered: dict[Grouping, _Ordered] = {}
+        self._by_hour: dict[Grouping, _Hours] = {}
 
     def baselines(self, divisions: Iterable[Grouping], chosen: Ints, learnt: Ints) -> dict[str, Predictions]:
         """Return for each baseline its predictions for the rows `chosen`, and the columns of the grouping that it used.
@@ -108,26 +151,29 @@ class PastLabels:
 
         For classes and counts, return the mean of the last hundred such labels and of the constant.
         """
-        known_us, codes = self._set.label_known_at_us[self._labelled], grouping.codes[self._labelled]
-        times = np.unique(known_us)
-        # `place` numbers labels by series, and within a series by the time at which they became known. Sorted by it,
-        # the labels of a row's series that are known at the row's time are next to each other: from `first` to `end`
-        place = codes * (times.size + 1) + np.searchsorted(times, known_us) + 1
-        order = np.lexsort((self._set.at_us[self._labelled], place))
-        place = place[order]
-        wanted = grouping.codes[rows] * (times.size + 1)
-        end = np.searchsorted(place, wanted + np.searchsorted(times, self._set.at_us[rows], "right"), "right")
-        first = np.searchsorted(place, wanted, "right")
+        labels = self._in_order(grouping)
+        wanted = grouping.codes[rows] * (self._labelled.size + 1)
+        end = np.searchsorted(labels.place, wanted + self._known[rows], "right")
+        first = np.searchsorted(labels.place, wanted, "right")
         if not (end > first).any():
             return None
         if self._task == "regression":
-            values = self._values[order, 0]
-            newest: Scores = np.where(end > first, values[np.maximum(end, 1) - 1], self._constant[0])
+            newest: Scores = np.where(end > first, labels.values[np.maximum(end, 1) - 1, 0], self._constant[0])
             return newest
         first = np.maximum(first, end - _LAST_LABELS)
-        sums = np.concatenate([np.zeros((1, self._values.shape[1])), np.cumsum(self._values[order], axis=0)])
         start = self._constant.reshape(1, -1)
-        return self._shaped((sums[end] - sums[first] + start) / (end - first + 1)[:, None])
+        return self._shaped((labels.sums[end] - labels.sums[first] + start) / (end - first + 1)[:, None])
+
+    def _in_order(self, series: Grouping) -> _Ordered:
+        """Return the labels in order. Those of a series that are known to a row are in one place."""
+        if series not in self._ordered:
+            codes = series.codes[self._labelled][self._order]
+            by_series = np.argsort(codes, kind="stable")
+            values = self._values[self._order[by_series]]
+            sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+            place = (codes * (self._labelled.size + 1) + self._rank)[by_series]
+            self._ordered[series] = _Ordered(place, values, sums)
+        return self._ordered[series]
 
     def last_week(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return the mean label of each row's series in the same hour of the newest earlier week with known labels.
@@ -138,8 +184,8 @@ class PastLabels:
         delays_us = (self._set.label_known_at_us - self._set.at_us)[self._labelled]
         least_us, usual_us = np.quantile(delays_us, (0.0, 0.5)) if delays_us.size else (0.0, 0.0)
         first, last = (max(1, math.ceil(delay_us / _WEEK_US)) for delay_us in (least_us, usual_us))
-        hours = self._own_us[rows] // HOUR_US
-        return self._seasonal(grouping, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
+        hours = self._hours[rows]
+        return self._seasonal(series, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
 
     def last_year(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return the mean label of each row's series in the hour 52 weeks earlier, or else on the same date last year.
@@ -148,7 +194,7 @@ class PastLabels:
         """
 
         def seasons() -> Iterator[Ints]:
-            hours = self._own_us[rows] // HOUR_US
+            hours = self._hours[rows]
             days = self._own_us[rows].astype("datetime64[us]").astype("datetime64[D]")
             months = days.astype("datetime64[M]")
             for year in range(1, _YEARS + 1):
@@ -166,25 +212,33 @@ class PastLabels:
         includes the constant as one further label, so that few labels do not give extreme predictions. None: no row has
         such an hour.
         """
-        hours = self._own_us // HOUR_US
-        low, span = (int(hours.min()), int(hours.max() - hours.min()) + 1) if hours.size else (0, 1)
-        bins, place = np.unique((grouping.codes * span + hours - low)[self._labelled], return_inverse=True)
         answers = np.repeat(self._constant.reshape(1, -1), rows.size, axis=0)
         open_rows = np.ones(rows.size, np.bool_)
-        if not bins.size:
+        if not self._labelled.size:
             return None
-        known_us = np.full(bins.size, -(2**62))
-        np.maximum.at(known_us, place, self._set.label_known_at_us[self._labelled])
-        sums = np.stack([np.bincount(place, column, bins.size) for column in self._values.T], axis=1)
-        counts = np.bincount(place, minlength=bins.size).astype(np.float64)[:, None]
+        labels = self._in_hours(series)
+        codes = series.codes[rows] * self._span - self._low
+        made_us = self._set.at_us[rows]
         prior = 0.0 if self._task == "regression" else 1.0
         for season in seasons:
-            wanted = grouping.codes[rows] * span + season - low
-            found = np.minimum(np.searchsorted(bins, wanted), bins.size - 1)
-            here = open_rows & (season >= low) & (bins[found] == wanted) & (known_us[found] <= self._set.at_us[rows])
-            answers[here] = (sums[found[here]] + prior * answers[here]) / (counts[found[here]] + prior)
+            wanted = codes + season
+            found = np.minimum(np.searchsorted(labels.bins, wanted), labels.bins.size - 1)
+            here = open_rows & (season >= self._low) & (labels.bins[found] == wanted)
+            here &= labels.known_us[found] <= made_us
+            answers[here] = (labels.sums[found[here]] + prior * answers[here]) / (labels.counts[found[here]] + prior)
             open_rows &= ~here
         return None if open_rows.all() else self._shaped(answers)
+
+    def _in_hours(self, series: Grouping) -> _Hours:
+        if series not in self._by_hour:
+            of_labels = (series.codes * self._span + self._hours - self._low)[self._labelled]
+            bins, place = np.unique(of_labels, return_inverse=True)
+            known_us = np.full(bins.size, -(2**62))
+            np.maximum.at(known_us, place, self._set.label_known_at_us[self._labelled])
+            sums = np.stack([np.bincount(place, column, bins.size) for column in self._values.T], axis=1)
+            counts = np.bincount(place, minlength=bins.size).astype(np.float64)[:, None]
+            self._by_hour[series] = _Hours(bins, known_us, sums, counts)
+        return self._by_hour[series]
 
     def _shaped(self, answers: Scores) -> Scores:
         return answers if self._task == "multiclass" else answers[:, 0]

@@ -32,7 +32,7 @@ class Served:
         given = ("--time", "ordered_at", "--key", "order_id", "--label", "returned", "--estimator", "trees")
         self._do(folder, "init", "orders.csv", *given)
         for name in ("orders", "orders_labels"):
-            self._do(self.folder, "ingest", name, f"data/{name}.parquet")
+            self._do(self.folder, "ingest", name, "../orders.csv")
         self._do(self.folder, "train")
 
     def start_s(self) -> float:

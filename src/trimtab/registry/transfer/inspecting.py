@@ -88,7 +88,7 @@ def limit_memory(row: RuntimeRow, size: int) -> None:
     import resource
 
     # import libraries first, so that they count as memory in use
-    for module in (row.library, row.module):
+    for module in (row.reader or row.library, row.module):
         import_module(module)
     lines = Path("/proc/self/status").read_text().splitlines()
     used = 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])

@@ -22,6 +22,7 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     library: str  # the module that must be installed
     # the package of its estimators, or the full name of their class; "": the runtime is only chosen by `trust`
     estimators: str = ""
+    reader: str = ""  # the module that reads model files; "": `library`
     packages: dict[str, str]  # the modules that read stored bytes, each with the package that contains it
     extra_modules: tuple[str, ...] = ()  # further modules of `pip install trimtab[NAME]`; NAME is the runtime
     has_extra: bool = True  # False: the library is installed together with trimtab
@@ -48,6 +49,7 @@ ROWS = (
         module=f"{_HERE}boosters.lightgbm",
         library="lightgbm",
         estimators="lightgbm",
+        reader=f"{_HERE}boosters.lightgbm_booster",
         packages={"lightgbm": "lightgbm", "scipy": "scipy"},
         endings=(".txt", ".lgb"),
         file_kind="LightGBM text",

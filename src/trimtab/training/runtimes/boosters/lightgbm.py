@@ -54,17 +54,15 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
 
 
 def _inspect(file: ModelFile) -> Inspected:
-    import lightgbm
-
     if not file.data.startswith(b"tree\n"):
         raise Corrupt(f"lightgbm: these {len(file.data)} bytes are not a booster in text form.")
     _check_trees(file.data)
     try:
-        booster = read_booster(file.data)
-    except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
+        booster = Booster(file.data)
+        names = booster.names()
+    except UnicodeDecodeError as error:
         raise Corrupt(f"lightgbm: these bytes are not a booster: {error}.") from error
-    names, count = tuple(booster.feature_name()), booster.num_feature()
-    return Inspected(runtime="lightgbm", data=file.data, kind="Booster", inputs=names, count=count)
+    return Inspected(runtime="lightgbm", data=file.data, kind="Booster", inputs=names, count=booster.inputs)
 
 
 def _check_trees(data: bytes) -> None:

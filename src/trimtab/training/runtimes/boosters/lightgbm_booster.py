@@ -43,6 +43,27 @@ class Booster:
         self.inputs = self._number("LGBM_BoosterGetNumFeature")
         self.classes = self._number("LGBM_BoosterNumModelPerIteration")  # 1: there is one number per row
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the inputs."""
+        count, longest = ctypes.c_int(), ctypes.c_size_t()
+        size = 0
+        while True:  # the first call, without space for names, says how much space is needed
+            texts = [ctypes.create_string_buffer(size) for _ in range(self.inputs if size else 0)]
+            places = (ctypes.c_char_p * len(texts))(*(ctypes.cast(text, ctypes.c_char_p) for text in texts))
+            status = self.library.LGBM_BoosterGetFeatureNames(
+                self.handle,
+                ctypes.c_int(len(texts)),
+                ctypes.byref(count),
+                ctypes.c_size_t(size),
+                ctypes.byref(longest),
+                places,
+            )
+            if status:
+                raise OSError(f"lightgbm: the names of the inputs could not be read: {self._why()}")
+            if size or not count.value:
+                return tuple(text.value.decode() for text in texts)
+            size = longest.value
+
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
 

@@ -235,9 +235,9 @@ class PastLabels:
             bins, place = np.unique(of_labels, return_inverse=True)
             known_us = np.full(bins.size, -(2**62))
             np.maximum.at(known_us, place, self._set.label_known_at_us[self._labelled])
-            sums = np.stack([np.bincount(place, column, bins.size) for column in self._values.T], axis=1)
+            summed = [np.bincount(place, column, bins.size).astype(np.float64) for column in self._values.T]
             counts = np.bincount(place, minlength=bins.size).astype(np.float64)[:, None]
-            self._by_hour[series] = _Hours(bins, known_us, sums, counts)
+            self._by_hour[series] = _Hours(bins, known_us, np.stack(summed, axis=1), counts)
         return self._by_hour[series]
 
     def _shaped(self, answers: Scores) -> Scores:

@@ -78,7 +78,7 @@ def test_help_loads_no_heavy_module():
 def test_what_serves_is_loaded_without_what_computes_columns():
     """A service is ready before it needs them.  # D92"""
     serving = "import trimtab.app.project, trimtab.app.serve.service, trimtab.app.system, trimtab.cli.start.replaying"
-    assert loaded_by(serving) & (HEAVY - {"lmdb", "sqlalchemy", "uvicorn"}) == set()
+    assert loaded_by(serving) & (HEAVY - {"lmdb", "uvicorn"}) == set()
 
 
 def test_duckdb_is_opened_in_one_place_so_that_no_progress_bar_stands_between_the_lines_of_an_answer():

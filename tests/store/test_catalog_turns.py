@@ -57,7 +57,7 @@ def test_a_write_holds_the_turn_until_it_is_committed(tmp_path: Path) -> None:
     turn = WriteLock(tmp_path / "c.db-turn", wait_s=0.05)
     with SqlCatalog.sqlite(tmp_path / "c.db") as catalog:
         catalog.write([Put("a", "b", b"1")])
-        with catalog._transaction(catalog._writing), pytest.raises(Unavailable), turn.hold():
+        with catalog._transaction("BEGIN IMMEDIATE"), pytest.raises(Unavailable), turn.hold():
             pass
         with turn.hold():
             assert catalog.get("a", "b") is not None  # readers wait for nobody

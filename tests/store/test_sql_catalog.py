@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.store import Append, Put, catalog_schema
+from trimtab.store import Append, Put
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.testing import CatalogContract
 
@@ -113,33 +112,6 @@ def test_a_new_file_is_that_of_the_migrations(tmp_path: Path) -> None:
             found.append((list(connection.iterdump()), connection.execute("PRAGMA journal_mode").fetchone()))
     assert found[0] == found[1]
     assert found[0][1] == ("wal",)
-
-
-def test_the_migrations_make_the_tables_that_the_code_declares(tmp_path: Path) -> None:
-    import sqlalchemy as sa
-    from alembic.autogenerate import compare_metadata
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    SqlCatalog.sqlite(tmp_path / "c.db").close()
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/c.db")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), catalog_schema.metadata) == []
-    engine.dispose()
-    scripts = ScriptDirectory(str(Path(catalog_schema.__file__).parent / "migrations"))
-    assert scripts.get_current_head() == catalog_schema.HEAD
-    assert [s.revision for s in scripts.walk_revisions()][::-1] == list(catalog_schema.KNOWN)
-
-
-def test_making_and_opening_a_current_catalogue_does_not_load_alembic(tmp_path: Path) -> None:
-    code = f"""
-import sys
-from trimtab import store
-for _ in range(2):
-    store.open("sqlite://{tmp_path}/c.db", "catalog").close()
-assert "alembic" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 
 def test_nothing_is_written_to_a_catalogue_that_is_not_there_any_more(tmp_path: Path) -> None:

@@ -1,21 +1,14 @@
-"""The catalogue in an SQL database, over SQLAlchemy Core: SQLite, with statements that would also fit PostgreSQL."""
+"""The catalogue in an SQL database: an SQLite file. # D0219"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
-
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.closing import Closing
@@ -32,9 +25,17 @@ from trimtab.store.sqlite.wal import acknowledged_frames
 from trimtab.store.sqlite.write_lock import WriteLock
 
 _CHECKED_PAGES = 1_000  # 4 MB; smaller databases are checked at each opening, which takes a few ms
-_THREADS = 64  # at least this many threads may use a catalogue at once; further threads wait
+_THREADS = 64  # this many threads may use a catalogue at once; further threads wait
+_IDLE = 5  # this many connections are kept open between uses
 _SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
 _BUSY_S = 30.0  # how long a writer waits for other writers before it fails
+_BEGIN, _BEGIN_WRITING = "BEGIN", "BEGIN IMMEDIATE"
+_GET = "SELECT kind, key, revision, body, crc FROM record WHERE kind = ? AND key = ?"
+_FIND = "SELECT kind, key, revision, body, crc FROM record WHERE kind = ?"
+_REVISION = "SELECT revision FROM record WHERE kind = ? AND key = ?"
+_INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_UPDATE = "UPDATE record SET revision = ?, body = ?, crc = ? WHERE kind = ? AND key = ? AND revision = ?"
+_LINES = "SELECT * FROM journal WHERE journal = ? AND sequence > ? ORDER BY sequence LIMIT ?"
 
 
 class SqlCatalog(Closing):
@@ -47,27 +48,23 @@ class SqlCatalog(Closing):
     Record(kind='alias', key='champion', revision=1, body=b'"late@7"')
     """
 
-    def __init__(
-        self, engine: sa.Engine, *, what: str, clock: Clock | None = None, lock: WriteLock | None = None
-    ) -> None:
-        self.what = what
-        self.folder: Path | None = None
-        self._file: FileId | None = None  # None if the database is not a file on this machine
+    def __init__(self, path: Path, *, synchronous: str, clock: Clock | None = None) -> None:
+        self.what = str(path)
+        self.folder = path.parent
         self._clock = clock or SystemClock()
-        self._engine = engine
-        # executes single statements, which need no transaction
-        self._reading = engine.execution_options(trimtab_begin=None)
-        self._writing = engine.execution_options(trimtab_begin="BEGIN IMMEDIATE")
-        self._lock = lock
-        self._forked = False
-        self._changes = None if lock is None else SqliteChanges(Path(str(engine.url.database)))
+        self._synchronous = synchronous
+        self._idle: list[sqlite3.Connection] = []
+        self._free = threading.BoundedSemaphore(_THREADS)
+        self._lock = WriteLock(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
+        self._forked = self._closed = False
+        self._changes = SqliteChanges(path)
         try:
-            self._prepare(what)
+            self._prepare()
         except BaseException:
             self.close()
             raise
-        if lock is not None:
-            guard(self, Path(what))
+        self._file: FileId | None = file_id(self.what)
+        guard(self, path)
 
     @staticmethod
     def sqlite(
@@ -93,10 +90,7 @@ class SqlCatalog(Closing):
             raise Unavailable(
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
-        engine = _sqlite_engine(path, _SYNCHRONOUS[mode])
-        opened = SqlCatalog(engine, what=str(path), clock=clock, lock=_lock(path))
-        opened.folder, opened._file = path.parent, file_id(str(path))
-        return opened
+        return SqlCatalog(path, synchronous=_SYNCHRONOUS[mode], clock=clock)
 
     def get(self, kind: str, key: str) -> Record | None:
         """Return a record, or None if it does not exist.
@@ -104,17 +98,21 @@ class SqlCatalog(Closing):
         Raises:
             Corrupt: The record is damaged. The message names it.
         """
-        with self._transaction(self._reading) as connection:
-            row = _run(connection, _GET, {"of_kind": kind, "of_key": key}).fetchall()
+        with self._connection() as connection:
+            row = connection.execute(_GET, (kind, key)).fetchall()
         return self._record(row[0]) if row else None
 
     def find(self, kind: str, prefix: str = "") -> list[Record]:
         """Return the records of a kind whose keys start with `prefix`, in the order of their keys."""
-        above = _above(prefix) if prefix and self._engine.dialect.name == "sqlite" else None
-        values = {"of_kind": kind, "of_prefix": prefix, "of_length": len(prefix), "of_above": above}
-        query = _FIND if not prefix else _FIND_PREFIX if above is None else _FIND_BETWEEN
-        with self._transaction(self._reading) as connection:
-            rows = _run(connection, query, values).fetchall()
+        above, condition = _above(prefix) if prefix else None, ""
+        values: tuple[str | int, ...] = (kind,)
+        if above is not None:
+            # this bound keeps SQLite from scanning later keys
+            condition, values = " AND key >= ? AND key < ?", (kind, prefix, above)
+        elif prefix:
+            condition, values = " AND key >= ? AND substr(key, 1, ?) = ?", (kind, prefix, len(prefix), prefix)
+        with self._connection() as connection:
+            rows = connection.execute(f"{_FIND}{condition} ORDER BY key", values).fetchall()
         return [self._record(row) for row in rows]
 
     def write(self, changes: Sequence[Put | Remove | Append]) -> None:
@@ -129,12 +127,12 @@ class SqlCatalog(Closing):
             _check_names(*((change.journal,) if isinstance(change, Append) else (change.kind, change.key)))
         if not changes:
             return
-        if self._file is not None and file_id(self.what) != self._file:  # the file was moved or replaced # D0169
+        if file_id(self.what) != self._file:  # the file was moved or replaced # D0169
             raise Unavailable(
                 f"{self.what}: it was removed, moved or replaced while this process uses it; nothing was written. Put "
                 "it back, or restart this process."
             )
-        with self._transaction(self._writing) as connection:
+        with self._transaction(_BEGIN_WRITING) as connection:
             for change in changes:
                 match change:
                     case Put():
@@ -150,21 +148,16 @@ class SqlCatalog(Closing):
         Raises:
             Corrupt: A line is damaged or missing. The message names it.
         """
-        table = schema.journal
-        query = (
-            sa.select(table)
-            .where(table.c.journal == name, table.c.sequence > after)
-            .order_by(table.c.sequence)
-            .limit(limit)
-        )
-        with self._transaction(self._reading) as connection:
-            rows = connection.execute(query).all()
-        for expected, row in enumerate(rows, after + 1):
-            if row.sequence != expected:
+        with self._connection() as connection:
+            rows = connection.execute(_LINES, (name, after, limit)).fetchall()
+        found = []
+        for expected, (journal, sequence, at_us, body, crc) in enumerate(rows, after + 1):
+            if sequence != expected:
                 raise Corrupt(f"{self.what}: line {expected} of journal {name!r} is missing. Restore it from a copy.")
-            if row.crc != row_crc(row.journal, row.sequence, row.at_us, row.body):
+            if crc != row_crc(journal, sequence, at_us, body):
                 raise Corrupt(f"{self.what}: line {expected} of journal {name!r} is damaged. Restore it from a copy.")
-        return [Entry(row.journal, row.sequence, row.at_us, bytes(row.body)) for row in rows]
+            found.append(Entry(journal, sequence, at_us, bytes(body)))
+        return found
 
     def acquire(self, lease: str, holder: str, ttl_s: float) -> bool:
         """Take or renew a lease. Return False if another holder has the lease and it has not expired."""
@@ -173,23 +166,18 @@ class SqlCatalog(Closing):
             raise Misuse(f"catalogue: found a lease of {ttl_s} s. Give a time to live above zero.")
         now_us = self._clock.now_us()
         expires_at_us = now_us + int(ttl_s * 1e6)
-        values = {"holder": holder, "expires_at_us": expires_at_us, "crc": row_crc(lease, holder, expires_at_us)}
-        table = schema.lease
-        with self._transaction(self._writing) as connection:
+        values = lease, holder, expires_at_us, row_crc(lease, holder, expires_at_us)
+        with self._transaction(_BEGIN_WRITING) as connection:
             row = self._lease(connection, lease)
-            if row is None:
-                connection.execute(sa.insert(table).values(lease=lease, **values))
-            elif row.holder == holder or row.expires_at_us <= now_us:
-                connection.execute(sa.update(table).where(table.c.lease == lease).values(**values))
-            else:
+            if row is not None and row[1] != holder and row[2] > now_us:
                 return False
+            connection.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?)", values)
         return True
 
     def release(self, lease: str, holder: str) -> None:
         """Release a lease. Do nothing if `holder` does not have the lease."""
-        table = schema.lease
-        with self._transaction(self._writing) as connection:
-            connection.execute(sa.delete(table).where(table.c.lease == lease, table.c.holder == holder))
+        with self._transaction(_BEGIN_WRITING) as connection:
+            connection.execute("DELETE FROM lease WHERE lease = ? AND holder = ?", (lease, holder))
 
     def check(self) -> int:
         """Check the structure of the database and every row. Return the number of rows.
@@ -199,12 +187,11 @@ class SqlCatalog(Closing):
         Raises:
             Corrupt: A row or a page is damaged or missing. The message names it.
         """
-        record, journal, lease = schema.record.c, schema.journal.c, schema.lease.c
-        with self._transaction(self._engine) as connection:
+        with self._transaction(_BEGIN) as connection:
             self._check_structure(connection)
-            kinds = connection.execute(sa.select(record.kind).distinct()).scalars().all()
-            journals = connection.execute(sa.select(journal.journal, sa.func.count()).group_by(journal.journal)).all()
-            leases = connection.execute(sa.select(lease.lease)).scalars().all()
+            kinds = [kind for (kind,) in connection.execute("SELECT DISTINCT kind FROM record")]
+            journals = connection.execute("SELECT journal, count(*) FROM journal GROUP BY journal").fetchall()
+            leases = [lease for (lease,) in connection.execute("SELECT lease FROM lease")]
             for name in leases:
                 self._lease(connection, name)
         rows = len(leases) + sum(len(self.find(kind)) for kind in kinds)
@@ -213,20 +200,17 @@ class SqlCatalog(Closing):
         return rows
 
     def mark(self) -> tuple[int, int] | None:
-        """Return a value that changes whenever a process writes. None: this database cannot find this out cheaply."""
+        """Return a value that changes whenever a process writes."""
         self._refuse_forked()
-        return None if self._changes is None else self._changes.mark()
+        return self._changes.mark()
 
     def copy_to(self, path: Path) -> None:
         """Write a snapshot of the catalogue to a new SQLite file. Leases are left out.
 
         Raises:
-            Misuse: This catalogue is not an SQLite file.
             Unavailable: The disk is full or read-only.
             Corrupt: A row is damaged. The message names it.
         """
-        if self._engine.dialect.name != "sqlite":
-            raise Misuse(f"{self.what}: only an SQLite catalogue can be copied to a file. Use the server's own tools.")
         self._refuse_forked()
         try:
             with (
@@ -234,7 +218,7 @@ class SqlCatalog(Closing):
                 contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy,
             ):
                 source.backup(copy)
-                copy.execute(f"DELETE FROM {schema.lease.name}")  # leases are only valid in the original catalogue
+                copy.execute("DELETE FROM lease")  # leases are only valid in the original catalogue
         except SQLITE_RAISES as error:
             raise named(error, f"copying {self.what} to {path}") from error
 
@@ -242,25 +226,23 @@ class SqlCatalog(Closing):
         if self._forked:
             return
         unguard(self)
-        if self._changes is not None:
-            self._changes.close()
-        self._engine.dispose()
-        if self._lock is not None:
-            self._lock.close()
+        self._changes.close()
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        self._lock.close()
 
-    def _prepare(self, what: str) -> None:
-        with self._write_lock():
-            if self._lock is not None:
-                self._prepare_wal(Path(str(self._engine.url.database)))
-            with self._transaction(self._engine) as connection:
-                if connection.dialect.name == "sqlite" and _pages(connection) < _CHECKED_PAGES:
+    def _prepare(self) -> None:
+        with self._lock.hold():
+            self._prepare_wal(Path(self.what))
+            with self._transaction(_BEGIN) as connection:
+                if connection.execute("PRAGMA page_count").fetchone()[0] < _CHECKED_PAGES:
                     self._check_structure(connection)
-                revision = schema.revision_of(connection, what)
+                revision = schema.revision_of(connection, self.what)
         if revision != schema.HEAD:
-            with self._transaction(self._writing) as connection:
+            with self._transaction(_BEGIN_WRITING) as connection:
                 # another process may have migrated the database meanwhile
-                if schema.revision_of(connection, what) != schema.HEAD:
-                    schema.migrate(connection)
+                schema.migrate(connection, schema.revision_of(connection, self.what))
 
     def _prepare_wal(self, path: Path) -> None:
         """Switch the file to WAL mode, and raise an error if its write-ahead log is damaged.
@@ -268,12 +250,11 @@ class SqlCatalog(Closing):
         SQLite would silently ignore the rest of a damaged log. # D57
         """
         acknowledged = acknowledged_frames(path)
-        with self._named(), self._engine.connect() as connection:
-            raw: Any = connection.connection.dbapi_connection
-            if raw.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-                raw.execute("PRAGMA journal_mode = WAL").fetchone()
+        with self._connection() as connection:
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if acknowledged:
-                _, frames, _ = raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 # if the last connection of another process has removed the log meanwhile, no frames are missing
                 if frames < acknowledged <= acknowledged_frames(path):
                     raise Corrupt(
@@ -281,72 +262,79 @@ class SqlCatalog(Closing):
                         "Changes were lost; restore the catalogue from a copy."
                     )
 
-    def _write_lock(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._lock is None else self._lock.hold()
-
     @contextlib.contextmanager
-    def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection, on which each statement is a transaction of its own unless another is begun."""
         self._refuse_forked()
-        lock = self._write_lock() if engine is self._writing else contextlib.nullcontext()
-        with self._named(), lock, engine.connect() as connection:
-            if engine is self._reading:
-                yield connection
-                return
-            with connection.begin():
-                yield connection
+        if not self._free.acquire(timeout=_BUSY_S):
+            raise Unavailable(f"{self.what}: all {_THREADS} connections are in use. Try again.")
+        connection, sound = None, False
+        try:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._connected()
+            sound = True
+            yield connection
+        except SQLITE_RAISES as error:
+            sound = False
+            raise named(error, self.what) from error
+        finally:
+            if sound and connection is not None and len(self._idle) < _IDLE and not self._closed:
+                self._idle.append(connection)
+            elif connection is not None:
+                connection.close()
+            self._free.release()
+
+    def _connected(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.what, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        for pragma in (f"synchronous = {self._synchronous}", "journal_size_limit = 1048576"):
+            connection.execute(f"PRAGMA {pragma}").close()
+        return connection
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLITE_RAISES as error:
-            raise named(error, self.what) from error
-        except sa.exc.TimeoutError as error:
-            raise Unavailable(f"{self.what}: all connections are in use ({error}). Try again.") from error
-        except sa.exc.DBAPIError as error:
-            if isinstance(error.orig, sqlite3.Error):
-                raise named(error.orig, self.what) from error
-            if isinstance(error, sa.exc.IntegrityError):
-                raise Conflict(
-                    f"{self.what}: another process wrote the same row ({error.orig}). Read again."
-                ) from error
-            raise Unavailable(f"{self.what}: {error.orig}. Check the database, and try again.") from error
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        self._refuse_forked()
+        with self._lock.hold() if begin == _BEGIN_WRITING else contextlib.nullcontext(), self._connection() as one:
+            one.execute(begin)
+            try:
+                yield one
+            except BaseException:
+                one.rollback()
+                raise
+            one.commit()
 
-    def _put(self, connection: sa.Connection, change: Put) -> None:
+    def _put(self, connection: sqlite3.Connection, change: Put) -> None:
         found = change.expected
         if found is None:
             found = self._revision(connection, change)
-        values = {
-            "of_kind": change.kind,
-            "of_key": change.key,
-            "revision": found + 1,
-            "body": change.body,
-            "crc": row_crc(change.kind, change.key, found + 1, change.body),
-        }
+        kind, key, body = change.kind, change.key, change.body
+        crc = row_crc(kind, key, found + 1, body)
         if found:
-            done = _run(connection, _UPDATE, {**values, "of_revision": found})
+            done = connection.execute(_UPDATE, (found + 1, body, crc, kind, key, found))
         else:
-            done = _run(connection, _INSERT[connection.dialect.name], values)
+            done = connection.execute(_INSERT, (kind, key, 1, body, crc))
         if done.rowcount != 1:
             self._expect(f"record {change.kind}/{change.key}", "revision", self._revision(connection, change), found)
 
-    def _remove(self, connection: sa.Connection, change: Remove) -> None:
+    def _remove(self, connection: sqlite3.Connection, change: Remove) -> None:
         if change.expected is not None:
             found = self._revision(connection, change)
             self._expect(f"record {change.kind}/{change.key}", "revision", found, change.expected)
-        _run(connection, _DELETE, {"of_kind": change.kind, "of_key": change.key})
+        connection.execute("DELETE FROM record WHERE kind = ? AND key = ?", (change.kind, change.key))
 
-    def _revision(self, connection: sa.Connection, change: Put | Remove) -> int:
-        at = {"of_kind": change.kind, "of_key": change.key}
-        found = _run(connection, _REVISION, at).fetchall()
-        return int(found[0][0]) if found else 0
+    def _revision(self, connection: sqlite3.Connection, change: Put | Remove) -> int:
+        found = connection.execute(_REVISION, (change.kind, change.key)).fetchone()
+        return int(found[0]) if found else 0
 
-    def _append(self, connection: sa.Connection, change: Append) -> None:
-        ((last,),) = _run(connection, _LAST, {"of_journal": change.journal}).fetchall()
+    def _append(self, connection: sqlite3.Connection, change: Append) -> None:
+        (last,) = connection.execute(
+            "SELECT max(sequence) FROM journal WHERE journal = ?", (change.journal,)
+        ).fetchone()
         following = (last or 0) + 1
         self._expect(f"journal {change.journal}", "next line", following, change.expected)
-        values = {"journal": change.journal, "sequence": following, "at_us": change.at_us, "body": change.body}
-        _run(connection, _LINE, {**values, "crc": row_crc(*values.values())})
+        values = change.journal, following, change.at_us, change.body
+        connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", (*values, row_crc(*values)))
 
     def _expect(self, where: str, what: str, found: int, expected: int | None) -> None:
         if expected is not None and expected != found:
@@ -354,19 +342,17 @@ class SqlCatalog(Closing):
                 f"{self.what}: {where}: expected {what} {expected}, found {found}. Read it again before you decide."
             )
 
-    def _lease(self, connection: sa.Connection, name: str) -> Any:
-        table = schema.lease
-        row = connection.execute(sa.select(table).where(table.c.lease == name).with_for_update()).one_or_none()
-        if row is not None and row.crc != row_crc(row.lease, row.holder, row.expires_at_us):
+    def _lease(self, connection: sqlite3.Connection, name: str) -> Any:
+        row = connection.execute("SELECT * FROM lease WHERE lease = ?", (name,)).fetchone()
+        if row is not None and row[-1] != row_crc(*row[:-1]):
             raise Corrupt(f"{self.what}: lease {name!r} is damaged. Restore the catalogue from a copy.")
         return row
 
-    def _check_structure(self, connection: sa.Connection) -> None:
-        """Run SQLite's own check of pages and indexes. (A database server does this itself.)"""
-        if connection.dialect.name == "sqlite":
-            (found, *_) = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().all()
-            if found != "ok":
-                raise Corrupt(f"{self.what}: damaged ({found}). Restore the catalogue from a copy.")
+    def _check_structure(self, connection: sqlite3.Connection) -> None:
+        """Run SQLite's own check of pages and indexes."""
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise Corrupt(f"{self.what}: damaged ({found}). Restore the catalogue from a copy.")
 
     def _record(self, row: Any) -> Record:
         kind, key, revision, body, crc = row
@@ -381,29 +367,6 @@ class SqlCatalog(Closing):
     def _refuse_forked(self) -> None:
         if self._forked:
             raise forked(Path(self.what))
-
-
-def _run(connection: sa.Connection, statement: sa.Executable, values: dict[str, Any]) -> Any:
-    """Run a statement and return its cursor.
-
-    For SQLite, this bypasses SQLAlchemy, which takes seven times as long. # D83
-    """
-    raw: Any = connection.connection.dbapi_connection
-    if not isinstance(raw, sqlite3.Connection):
-        return connection.execute(statement, values)
-    text, names = _compiled(statement)
-    return raw.execute(text, [values[name] for name in names])
-
-
-@functools.cache
-def _compiled(statement: Any) -> tuple[str, tuple[str, ...]]:
-    """Return the SQLite text of a statement, and the names of its parameters in their order."""
-    made = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
-    return str(made), tuple(made.positiontup)
-
-
-def _pages(connection: sa.Connection) -> int:
-    return int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
 
 
 def _above(prefix: str) -> str | None:
@@ -432,7 +395,7 @@ def _create_sqlite(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
             made.execute("PRAGMA synchronous = FULL")
             made.execute("PRAGMA journal_mode = WAL").fetchone()
-            for statement in ("BEGIN IMMEDIATE", *schema.new_sqlite(), "COMMIT"):
+            for statement in ("BEGIN IMMEDIATE", *schema.TABLES, "COMMIT"):
                 made.execute(statement)
         narrow(new)
         publish(new, path)
@@ -441,53 +404,3 @@ def _create_sqlite(path: Path) -> None:
     finally:
         for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
             leftover.unlink(missing_ok=True)
-
-
-def _lock(path: Path) -> WriteLock:
-    return WriteLock(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
-
-
-def _sqlite_engine(path: Path, synchronous: str = "FULL") -> sa.Engine:
-    url = sa.URL.create("sqlite", database=str(path))
-    given = {"timeout": _BUSY_S, "check_same_thread": False}
-    engine = sa.create_engine(url, connect_args=given, max_overflow=_THREADS)
-    sa.event.listen(engine, "connect", partial(_prepare_sqlite, synchronous))
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(synchronous: str, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
-    for pragma in (f"synchronous = {synchronous}", "journal_size_limit = 1048576"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    begin = connection.get_execution_options().get("trimtab_begin", "BEGIN")
-    if begin is not None:
-        raw: Any = connection.connection.dbapi_connection
-        raw.execute(begin)
-
-
-def _new_record(dialect: ModuleType) -> sa.Insert:
-    row: dict[str, Any] = {name: sa.bindparam(f"of_{name}") for name in ("kind", "key")}
-    row |= {name: sa.bindparam(name) for name in ("revision", "body", "crc")}
-    return dialect.insert(schema.record).values(row).on_conflict_do_nothing()  # type: ignore[no-any-return]
-
-
-_HERE = (schema.record.c.kind == sa.bindparam("of_kind"), schema.record.c.key == sa.bindparam("of_key"))
-_GET = sa.select(schema.record).where(*_HERE)
-_FIND = sa.select(schema.record).where(_HERE[0]).order_by(schema.record.c.key)
-_FROM = _FIND.where(schema.record.c.key >= sa.bindparam("of_prefix"))
-_FIND_PREFIX = _FROM.where(  # compares the prefix itself, because databases sort texts differently
-    sa.func.substr(schema.record.c.key, sa.literal_column("1"), sa.bindparam("of_length")) == sa.bindparam("of_prefix")
-)
-# this bound keeps SQLite from scanning later keys
-_FIND_BETWEEN = _FROM.where(schema.record.c.key < sa.bindparam("of_above"))
-_REVISION = sa.select(schema.record.c.revision).where(*_HERE).with_for_update()
-_INSERT = {"sqlite": _new_record(sqlite), "postgresql": _new_record(postgresql)}
-_UPDATE = sa.update(schema.record).where(*_HERE, schema.record.c.revision == sa.bindparam("of_revision"))
-_UPDATE = _UPDATE.values({name: sa.bindparam(name) for name in ("revision", "body", "crc")})
-_DELETE = sa.delete(schema.record).where(*_HERE)
-_LAST = sa.select(sa.func.max(schema.journal.c.sequence)).where(schema.journal.c.journal == sa.bindparam("of_journal"))
-_LINE = sa.insert(schema.journal)

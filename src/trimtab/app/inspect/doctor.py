@@ -28,7 +28,6 @@ State = Literal["ok", "warning", "missing", "optional"]  # optional: an extra th
 PYTHON = (3, 11)  # the oldest supported version of Python
 # for each distribution, its module and its oldest supported version; a test compares these with pyproject.toml
 NEEDED: dict[str, tuple[str, str]] = {
-    "alembic": ("alembic", "1.16"),
     "arro3-core": ("arro3.core", "0.9"),
     "click": ("click", "8.2"),
     "deltalake": ("deltalake", "1.6"),
@@ -41,7 +40,6 @@ NEEDED: dict[str, tuple[str, str]] = {
     "scikit-learn": ("sklearn", "1.6"),
     "scipy": ("scipy", "1.15"),
     "skops": ("skops", "0.13"),
-    "sqlalchemy": ("sqlalchemy", "2.0.40"),
     "urllib3": ("urllib3", "2.5"),
     "uvicorn": ("uvicorn", "0.34"),
     "uvloop": ("uvloop", "0.21"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from trimtab.core.errors import TrimtabError
 from trimtab.events.definitions import Source
 from trimtab.events.files.files import read_rows
 from trimtab.registry.transfer.importing import FoundModel, ModelProcess
+from trimtab.run import ProcessExecutor
 from trimtab.training.runtimes.formats import ModelFile
 from trimtab.training.runtimes.table import runtime_named
 
@@ -22,7 +24,8 @@ def read(kind: str, *given: str) -> str:
     if kind == "file":
         return f"{read_rows(path, SOURCE, on_error='quarantine').columns.rows} rows"
     data = path.read_bytes()
-    with ModelProcess(FoundModel(path=path, format=given[0], data=data, kind=given[0])) as process:
+    with closing(ProcessExecutor(nice=0)) as executor:
+        process = ModelProcess(FoundModel(path=path, format=given[0], data=data, kind=given[0]), executor)
         looked = process.inspect(ModelFile(format=given[0], data=data, probability=True, names=NAMES))
     runtime_named(looked.runtime).load(looked.data)
     return looked.kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from trimtab.core.records import Decision, Signal
 from trimtab.core.shown import shown
 from trimtab.core.time import duration_us, parse_time_us
 from trimtab.monitoring.signals import every_signal
+from trimtab.run import ProcessExecutor
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.steering.loop_state import FREEZE
 from trimtab.store import Put, Remove
@@ -597,22 +599,30 @@ class Project(ProjectRows):
             Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
                 waits for approval.
         """
-        from trimtab.app.versions.importing import ImportRequest, import_version
-        from trimtab.registry.transfer.golden import read_golden
+        path = checked_path("path", path)
+        with closing(ProcessExecutor(nice=0)) as executor:
+            executor.start(
+                "trimtab.registry.transfer.inspecting"
+            )  # first, because its start takes as long as what this process imports
+            from trimtab.app.versions.importing import ImportRequest, import_version
+            from trimtab.registry.transfer.golden import read_golden
 
-        declared = self.definitions.models.get(model)
-        classes = () if declared is None else declared.label.class_names
-        request = ImportRequest(
-            golden=None if golden is None else read_golden(checked_path("golden", golden), classes=classes),
-            window_us=None if window is None else duration_us(window),
-            categories=categories,
-            trust=trust,
-            first=first,
-            why=why,
-            actor=actor,
-            seen_until_us=self._time_us("seen_until", seen_until),
-        )
-        return import_version(self, checked_path("path", path), model, request)
+            declared = self.definitions.models.get(model)
+            request = ImportRequest(
+                golden=None
+                if golden is None
+                else read_golden(
+                    checked_path("golden", golden), classes=() if declared is None else declared.label.class_names
+                ),
+                window_us=None if window is None else duration_us(window),
+                categories=categories,
+                trust=trust,
+                first=first,
+                why=why,
+                actor=actor,
+                seen_until_us=self._time_us("seen_until", seen_until),
+            )
+            return import_version(self, path, model, request, executor=executor)
 
     def export(
         self, version: str, folder: str | Path, *, mlflow: bool = False, trust: Literal["pickle"] | None = None

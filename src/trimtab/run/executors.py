@@ -186,6 +186,14 @@ class ProcessExecutor:
         self._child: subprocess.Popen[bytes] | None = None
         self._events: IO[bytes] | None = None
 
+    def start(self, module: str) -> None:
+        """Start the child process without waiting for it, and let it import a module that its first task will need.
+
+        Raises:
+            Unavailable: The process cannot be started.
+        """
+        self._started(module)
+
     def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
         child, events = self._started()
         step: str | None = None
@@ -216,14 +224,14 @@ class ProcessExecutor:
                 self._child.wait(_GRACE_S)
         self._end()
 
-    def _started(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    def _started(self, module: str = "") -> tuple[subprocess.Popen[bytes], IO[bytes]]:
         if self._child is None or self._events is None or self._child.poll() is not None:
             self._end()
             reading, writing = os.pipe()
             limits = dict.fromkeys(_THREAD_LIMITS, str(self._threads))
             try:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "trimtab.run.worker", str(writing), str(self._nice)],
+                    [sys.executable, "-m", "trimtab.run.worker", str(writing), str(self._nice), module],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

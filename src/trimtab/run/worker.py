@@ -5,6 +5,7 @@ It reads tasks from standard input, and sends back events and results.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import queue
@@ -39,6 +40,8 @@ def main() -> None:
             replies.write(framed(msgspec.msgpack.encode(message)))
 
     place = Workplace(send)
+    if sys.argv[3]:
+        importlib.import_module(sys.argv[3])
     try:
         while (task := tasks.get()) is not None:
             idle.clear()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from trimtab.app.system import System
-from trimtab.app.training.loops import Loops
 from trimtab.app.versions.alias_moves import Ledgered
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import format_duration, format_time
@@ -25,10 +25,13 @@ from trimtab.registry.transfer.importing import (
     provenance,
     save_no_set,
 )
+from trimtab.run import ProcessExecutor
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
-from trimtab.training.judge.evaluation import Evaluation, evaluate, save_evaluation
 from trimtab.training.runtimes.ports import Trust
+
+if TYPE_CHECKING:
+    from trimtab.training.judge.evaluation import Evaluation
 
 ACT = "import"  # in the ledger of decisions, the import of a model as the first champion
 
@@ -46,8 +49,10 @@ class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     seen_until_us: int | None
 
 
-def import_version(system: System, path: Path, name: str, request: ImportRequest) -> Version:
-    """Import a model file as a version; see `Project.import_model`."""
+def import_version(
+    system: System, path: Path, name: str, request: ImportRequest, *, executor: ProcessExecutor
+) -> Version:
+    """Import a model file as a version, read by a child process first; see `Project.import_model`."""
     model = system.definitions.models.get(name)
     if model is None:
         declared = ", ".join(system.definitions.models) or "none"
@@ -63,19 +68,21 @@ def import_version(system: System, path: Path, name: str, request: ImportRequest
         )
     cut_us = system.clock.now_us() if request.seen_until_us is None else request.seen_until_us
     checked, found = [], None
-    with ModelProcess(given) as process:
-        fitted, named = imported_model(
-            given, model, process=process, trust=request.trust, categories=request.categories, cut_us=cut_us
-        )
-        if golden is not None:
-            fitted = with_golden(fitted, golden_matrix(fitted, golden, process.score))
-            checked.append(f"{len(golden.rows):,} golden rows")
-        if request.window_us is not None:
-            fitted, found = _scored(system, path.name, model, fitted, request.window_us, process.score)
+    process = ModelProcess(given, executor)
+    fitted, named = imported_model(
+        given, model, process=process, trust=request.trust, categories=request.categories, cut_us=cut_us
+    )
+    if golden is not None:
+        fitted = with_golden(fitted, golden_matrix(fitted, golden, process.score))
+        checked.append(f"{len(golden.rows):,} golden rows")
+    if request.window_us is not None:
+        fitted, found = _scored(system, path.name, model, fitted, request.window_us, process.score)
     evaluation = None
     if found is not None:
         start, end = format_time(found.start_us)[:10], format_time(found.end_us)[:10]
         checked.append(f"{found.rows:,} labelled rows from {start} to {end}")
+        from trimtab.training.judge.evaluation import save_evaluation
+
         evaluation = save_evaluation(found, system.state.blob)
     version = system.registry.register(
         fitted,
@@ -98,6 +105,9 @@ def _scored(
 
     If the file has no golden predictions, they are made from the rows of the window.
     """
+    from trimtab.app.training.loops import Loops
+    from trimtab.training.judge.evaluation import evaluate
+
     plain = msgspec.structs.replace(model, rows="history")
     built = system.part(Loops).living_data().training_set(plain, cut_us=system.clock.now_us())
     if not built.usable.any():

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.time import format_duration, format_time
@@ -81,20 +80,16 @@ def find_model(path: Path) -> FoundModel:
     return _read(path, path, row.format, row.file_kind)
 
 
-class ModelProcess(Closing):
-    """A child process that reads a model file and scores rows before this process does.
+class ModelProcess:
+    """Reads a model file and scores rows in a child process, before this process does.
 
     A damaged file could end or block the process that reads it.
     """
 
-    def __init__(self, given: FoundModel) -> None:
+    def __init__(self, given: FoundModel, executor: ProcessExecutor) -> None:
         self._given = given
         self._what = f"import {given.path.name}"
-        self._executor = ProcessExecutor(nice=0)
-
-    def close(self) -> None:
-        """End the child process."""
-        self._executor.close()
+        self._executor = executor
 
     def inspect(self, file: ModelFile) -> Inspected:
         """Read the file with the model's library.

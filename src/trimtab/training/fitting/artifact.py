@@ -130,7 +130,7 @@ def make_golden(scorer: Scorer, matrix: NDArray[Any]) -> Golden:
     """Return golden predictions: the scores of 8 rows, evenly spread over a matrix, and of a row of nulls."""
     import numpy as np
 
-    chosen = np.unique(np.linspace(0, len(matrix) - 1, 8).astype(np.int64))
+    chosen = sorted(set(np.linspace(0, len(matrix) - 1, 8).astype(np.int64).tolist()))
     inputs = np.vstack([matrix[chosen], np.full((1, matrix.shape[1]), np.nan)])
     return Golden(inputs.astype("<f8").tobytes(), np.asarray(scorer.predict(inputs)).astype("<f8").tobytes())
 

@@ -185,7 +185,7 @@ class PastLabels:
         least_us, usual_us = np.quantile(delays_us, (0.0, 0.5)) if delays_us.size else (0.0, 0.0)
         first, last = (max(1, math.ceil(delay_us / _WEEK_US)) for delay_us in (least_us, usual_us))
         hours = self._hours[rows]
-        return self._seasonal(series, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
+        return self._seasonal(grouping, rows, (hours - week * 7 * 24 for week in range(first, last + _WEEKS)))
 
     def last_year(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return the mean label of each row's series in the hour 52 weeks earlier, or else on the same date last year.
@@ -216,8 +216,8 @@ class PastLabels:
         open_rows = np.ones(rows.size, np.bool_)
         if not self._labelled.size:
             return None
-        labels = self._in_hours(series)
-        codes = series.codes[rows] * self._span - self._low
+        labels = self._in_hours(grouping)
+        codes = grouping.codes[rows] * self._span - self._low
         made_us = self._set.at_us[rows]
         prior = 0.0 if self._task == "regression" else 1.0
         for season in seasons:

@@ -167,7 +167,7 @@ def test_admitted_requests_stay_quick_at_five_times_the_capacity(
         "refused_2_s_later": len(after.refusals_s),
         "p99_ms_2_s_later": after.p99_ms(),
     }
-    slow = loaded.p99_ms() > 2 * quiet.p99_ms()
+    slow = loaded.p99_ms() > 2 * max(quiet.p99_ms(), 50)  # the limit accepts a mean latency of 50 ms
     failures = len(full.other) + len(loaded.other) + len(after.refusals_s) + slow
     soak_report(f"overload_{1e3 * work_s:g}_ms", runs=1, failures=failures, **found)
     assert loaded.other == []
@@ -262,7 +262,23 @@ def test_a_limit_falls_to_where_answers_need_not_wait_long() -> None:
         for _ in range(20):
             now_s += 0.005
             limit.observe(0.002 * limit.limit, service_s=0.002, under_way=limit.limit, now_s=now_s)
-    assert 6 <= limit.limit <= 14
+    assert 25 <= limit.limit <= 36  # 25 answers take the accepted 50 ms
+
+
+def test_connections_that_get_their_answers_within_50_ms_are_never_refused() -> None:
+    limit, now_s = GradientLimit(least=8, most=512), 0.0
+    for step in range(2_000):  # 256 connections ask again at once, and each answer takes a fiftieth of its latency
+        now_s += 0.001
+        limit.observe(0.045 + 0.004 * (step % 2), service_s=0.0002, under_way=256, now_s=now_s)
+    assert limit.limit == 512
+    for _ in range(200):  # a pause of a second lowers it, and it is back as soon as answers are quick again
+        now_s += 0.005
+        limit.observe(1.0, service_s=0.0002, under_way=256, now_s=now_s)
+    assert limit.limit < 256
+    for _ in range(1_000):
+        now_s += 0.005
+        limit.observe(0.0002 * limit.limit, service_s=0.0002, under_way=min(256, limit.limit), now_s=now_s)
+    assert limit.limit >= 256
 
 
 def test_a_slow_machine_is_no_queue() -> None:

@@ -7,7 +7,7 @@ import math
 from trimtab.core.errors import Misuse
 
 _EVERY_S = 0.1  # time between two changes of the limit
-_EASY_S = 0.01  # a mean latency up to this never lowers the limit
+_EASY_S = 0.05  # a mean latency up to this never lowers the limit: clients need not notice such a queue  # D0217
 _TOLERANCE = 5.0  # the accepted ratio of mean latency to mean service time (at 80 % load, it is about three)
 _SHARPEST = 0.5  # the smallest factor of one change
 
@@ -16,7 +16,7 @@ class GradientLimit:
     """A limit on the number of predict requests in flight, which adapts to their latencies.
 
     Every tenth of a second, the mean latency is compared with the mean service time, which is the latency without the
-    time in queues. A latency of up to five times the service time, or up to 10 ms, is accepted. Then a limit L rises to
+    time in queues. A latency of up to five times the service time, or up to 50 ms, is accepted. Then a limit L rises to
     L + sqrt(L), if at least L / 2 requests were in flight at once. After a longer latency, the new limit is
     g L + sqrt(L). The gradient g is the accepted latency divided by the measured one, but at least 0.5.
 

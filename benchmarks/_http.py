@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 FLOATS = 30
 SECONDS = 2.0
@@ -23,11 +24,16 @@ def make_model(folder: Path) -> None:
     """Fit the model and keep its text."""
     import lightgbm
 
-    rng = np.random.default_rng(7)
-    x = rng.normal(size=(20_000, FLOATS))
-    y = x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=len(x)) > 0
+    x, y = data(20_000)
     model = lightgbm.LGBMClassifier(n_estimators=100, n_jobs=1, verbose=-1).fit(x, y)
     (folder / "model.txt").write_text(model.booster_.model_to_string())
+
+
+def data(rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The matrix and the labels from which the model learns."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(rows, FLOATS))
+    return x, x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=rows) > 0
 
 
 def scorer(folder: Path) -> Any:
@@ -66,14 +72,23 @@ def server(folder: Path, kind: str) -> Iterator[int]:
 
 
 def load(
-    port: int, *, connections: int, path: str = f"/v1/models/{MODEL}/predict", seconds: float = SECONDS
+    port: int,
+    *,
+    connections: int,
+    path: str = f"/v1/models/{MODEL}/predict",
+    seconds: float = SECONDS,
+    data: bytes | None = None,
 ) -> list[float]:
-    """Ask again as soon as an answer is there, on each connection; the latencies in seconds."""
+    """Ask again as soon as an answer is there, on each connection; the latencies in seconds, and the time taken."""
     import uvloop
 
-    data = body()
+    return uvloop.run(_load(port, message(path, body() if data is None else data), connections, seconds))
+
+
+def message(path: str, data: bytes) -> bytes:
+    """The bytes of one request."""
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-    return uvloop.run(_load(port, head.encode() + data, connections, seconds))
+    return head.encode() + data
 
 
 async def _load(port: int, request: bytes, connections: int, seconds: float) -> list[float]:

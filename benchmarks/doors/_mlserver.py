@@ -1,11 +1,10 @@
-"""MLServer with the same model, started by the interpreter of its own environment.
-
-"""
+"""MLServer with the same model, started by the interpreter of its own environment."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import time
@@ -40,7 +39,7 @@ def server(folder: Path, python: Path) -> Iterator[tuple[int, int]]:
     served = write(folder, *ports)
     command = [str(python), "-c", "from mlserver.cli import main; main()", "start", str(served)]
     with (folder / "mlserver.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
         began = time.monotonic()
         while not _ready(ports[0]):

@@ -1,4 +1,4 @@
-"""A project with a LightGBM model of 100 trees over 30 floats, and its service as a user starts it (`trimtab serve`)."""
+"""A project with a LightGBM model of 100 trees over 30 floats, and its service (`trimtab serve`)."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_answers_that_equal_the_one_before_are_repeats(shop: Any) -> None:
 
 def test_what_is_refused_for_saturation_is_counted_for_the_version_in_service(shop: Any) -> None:
     service = HttpService([shop.endpoint], shop.log)
-    assert service.overloaded(service.predictors["late"]).status == 429
+    assert service.overloaded(service.predictors["late"], service.predictors["late"].form).status == 429
     found = counted(shop)["champion"]
     assert (found.requests, found.refused) == (0, 1)
     assert found.lines()[-1] == "  refused for saturation: 1"

@@ -143,13 +143,16 @@ def compare(ours, theirs):
             theirs_by_name = {value.name: value.number for value in other.enum_type.values}
             assert {v.name: v.number for v in field.enum_type.values}.items() <= theirs_by_name.items()
 
-for name, made in build_messages().items():
+built = build_messages()
+raw, whole = built.pop("RawInferRequest").DESCRIPTOR, built["ModelInferRequest"].DESCRIPTOR  # one message, read twice
+assert [(f.number, f.is_repeated) for f in raw.fields] == [(f.number, f.is_repeated) for f in whole.fields]
+for name, made in built.items():
     compare(made.DESCRIPTOR, (getattr(service_pb2, name, None) or getattr(model_config_pb2, name)).DESCRIPTOR)
     sys.stdout.write(name + " ")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == set(build_messages())
+    assert set(done.stdout.split()) == {*build_messages()} - {"RawInferRequest"}
 
 
 def test_a_port_that_is_taken_is_named_before_anything_starts(start_server: Any, tmp_path: Path) -> None:

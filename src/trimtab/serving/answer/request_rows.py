@@ -52,11 +52,12 @@ _NEEDED: dict[Dtype, str] = {
 
 
 class RequestBody(msgspec.Struct, frozen=True, gc=False):
-    """A decoded body: its rows, whether it has a list of rows, and its as-of time, if it has one."""
+    """A decoded body: its rows, whether it has a list of rows, and its as-of time and time limit, if it has them."""
 
     rows: list[Row]
     many: bool
     at_us: int | None
+    timeout_s: float | None = None
 
 
 class RequestRows:

@@ -18,10 +18,10 @@ import msgspec
 from trimtab.core.errors import NotFound, TrimtabError, Unavailable
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.lifecycle import Lifecycle
-from trimtab.serving.http.predict.arrow_rows import answer_arrow
+from trimtab.serving.http.predict.arrow_rows import ArrowForm
 from trimtab.serving.http.predict.parts import Parts
 from trimtab.serving.http.predict.predict_metrics import PredictMetrics
-from trimtab.serving.http.predict.predicting import Predictor, Waiting
+from trimtab.serving.http.predict.predicting import Form, MakeForm, Predictor
 from trimtab.serving.http.predict.scheduler import RequestScheduler
 from trimtab.serving.http.predict.service_metrics import show_service
 from trimtab.serving.http.predict.shadowing import Shadowing
@@ -41,7 +41,6 @@ from trimtab.serving.http.requests.wire import (
     Send,
     Sent,
     check_media_type,
-    problem_reply,
     respond,
     retry_after,
     share_back,
@@ -57,7 +56,7 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.serving.observe.process_metrics import show_process
-from trimtab.serving.problems import PROBLEM_TYPE, Refused
+from trimtab.serving.problems import Refused
 from trimtab.serving.protect.admission import GradientLimit
 
 _logger = logging.getLogger(__name__)
@@ -125,10 +124,14 @@ class HttpService:
         self.intake = EventIntake(push, wait_applied, parts)
         shared, shadowing = PredictMetrics(parts.metrics, self._latency), Shadowing(parts.scheduler, parts.commit)
         self.predictors = {one.name: Predictor(one, parts, shared, shadowing) for one in endpoints}
-        self._by_path = {one.path: one for one in self.predictors.values()}
+        self._by_path = {one.form.path: one for one in self.predictors.values()}
+        # by path: the predictor of requests on the fast path, and a function that makes their form from their headers
+        self.quick: dict[str, tuple[Predictor, MakeForm]] = {
+            path: (one, one.form.of) for path, one in self._by_path.items()
+        }
         self._ready = hooks.ready
         self._throttled = ThrottledLogger(_logger)
-        self._too_many: dict[str, bytes] = {}  # by path: the body of the response for too many requests
+        self._too_many: dict[str, Reply] = {}  # by path: the response for too many requests
         self.lifecycle = Lifecycle(self._close)
         self._router = Router()
         self.mount(Application(self, SERVICE, _HINT))
@@ -199,7 +202,7 @@ class HttpService:
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and not self.lifecycle.ending:
                 raise
-            reply = self.failed(predictor, error, record)
+            reply = self.failed(predictor, predictor.form, error, record)
         share_back(scope)
         await self._respond(send, reply)  # the request no longer counts as in flight, because clients may read slowly
 
@@ -207,52 +210,46 @@ class HttpService:
         self, predictor: Predictor, scope: Scope, receive: Receive, received_s: float, record: RequestRecord | None
     ) -> Reply:
         """Return the response to a predict request that came through ASGI."""
-        parts, scheduler = self.parts, self.parts.scheduler
+        parts = self.parts
         who = parts.access.let_in(scope["headers"], "predict")
         if record is not None:
             record.key = who
         kind = check_media_type(scope, _PREDICT_TYPES)
         timeout_s = timeout_of_request(scope)
         body = await whole_body(scope, receive, parts.limits.body_bytes, parts.limits.body_timeout_s)
-        if scheduler.full():
-            return self.overloaded(predictor)
-        read_s = await scheduler.turn()  # the body has arrived, so the wait in the queue begins
-        begun_s, answer = perf_counter(), None
-        try:
-            if kind == ARROW_TYPE:
-                most_rows = parts.limits.rows
-                return await answer_arrow(
-                    predictor, body, scope, most_rows=most_rows, started=received_s, timeout_s=timeout_s
-                )
-            answer = predictor.take(body, received_s, timeout_s, record)
-            if isinstance(answer, Waiting):
-                await answer.done
-                begun_s, answer = answer.begun_s(begun_s), answer.answer()
-            return Reply(200, answer)
-        finally:
-            answer = None  # break a reference cycle (error and this frame) that would keep the body in memory
-            scheduler.under_way -= 1
-            scheduler.answered(read_s, begun_s, waited=True)
+        if parts.scheduler.full():
+            return self.overloaded(predictor, predictor.form)
+        if kind == ARROW_TYPE:
+            form = ArrowForm(predictor.endpoint, scope, parts.limits.rows)
+            reply: Reply = await predictor.take_in_turn(body, received_s, timeout_s, record, form, large=True)
+            return reply
+        return Reply(200, await predictor.take_in_turn(body, received_s, timeout_s, record))
 
-    def failed(self, predictor: Predictor, error: BaseException, record: RequestRecord | None) -> Reply:
+    def failed(self, predictor: Predictor, form: Form, error: BaseException, record: RequestRecord | None) -> Reply:
         """Return the response to a predict request that failed.
 
         The failure is counted. If it is the service's fault, it is also logged.
         """
         about = "POST" if record is None else f"POST (request {record.request_id})"
-        return self._failed(error, about, predictor.path, "predict", predictor.endpoint.name)
+        return self._failed(error, about, form.path, form.route, predictor.endpoint.name)
 
-    def overloaded(self, predictor: Predictor) -> Reply:
+    def answered(self, predictor: Predictor, form: Form, seconds: float) -> None:
+        """Count a request on the fast path that is not of `/v1`; those of `/v1` are counted by their predictor."""
+        self._requests.add(form.route, predictor.endpoint.name, "200")
+        self._latency.of(("", form.route))(seconds)
+
+    def overloaded(self, predictor: Predictor, form: Form) -> Reply:
         """Return the refusal of a predict request because too many are in flight, and count it.
 
         The body of the refusal is made only once for each path.
         """
-        self._requests.add("predict", predictor.endpoint.name, "429")
+        self._requests.add(form.route, predictor.endpoint.name, "429")
         predictor.endpoint.count_refused()
-        body = self._too_many.get(predictor.path)
-        if body is None:
-            body = self._too_many[predictor.path] = problem_reply(Refused(429, _TOO_MANY), predictor.path).body
-        return Reply(429, body, PROBLEM_TYPE, (retry_after(),))
+        reply = self._too_many.get(form.path)
+        if reply is None:
+            made = self._router.application(form.path).error_reply(Refused(429, _TOO_MANY), form.path)
+            reply = self._too_many[form.path] = made
+        return Reply(429, reply.body, reply.media_type, (retry_after(),))
 
     # -- all other addresses ------------------------------------------------------------------------------------
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from trimtab.core.errors import Misuse
+from trimtab.serving.answer.request_rows import Row
 from trimtab.serving.http.requests.wire import too_large
 from trimtab.serving.inference.inferring import Infer, Inferred, check_parameters
 from trimtab.serving.inference.tensors import InputTensor
@@ -54,20 +57,52 @@ class JsonInfer(msgspec.Struct, frozen=True):
     outputs: list[JsonOutput] = []
 
 
-class Read(msgspec.Struct, frozen=True, gc=False):
-    """A request, with the choice of which outputs to send in binary form."""
+class Binary(msgspec.Struct, frozen=True, gc=False):
+    """The choice of which outputs to send in binary form."""
 
-    request: Infer
-    binary: bool  # the choice for outputs without a choice of their own
-    binary_of: Mapping[str, bool]
+    default: bool = False  # the choice for outputs without a choice of their own
+    of: Mapping[str, bool] = {}
 
 
+# a request of one row whose tensors are declared as the columns usually are; its decoder checks these declarations
+_ONE: dict[str, Any] = {
+    "BOOL": tuple[bool | None], "INT64": tuple[int | None], "FP64": tuple[float | None], "BYTES": tuple[str | None],
+}  # fmt: skip
+_SHAPE = Annotated[tuple[Literal[1], ...], msgspec.Meta(min_length=1, max_length=2)]
+_TENSORS: list[Any] = [
+    msgspec.defstruct(
+        datatype, [("name", str), ("shape", _SHAPE), ("data", data)],
+        tag_field="datatype", tag=datatype, forbid_unknown_fields=True, gc=False,
+    )
+    for datatype, data in _ONE.items()
+]  # fmt: skip
+_TENSOR: Any = reduce(or_, _TENSORS)
+_NAMED: Any = msgspec.defstruct("Named", [("name", str)], forbid_unknown_fields=True, gc=False)
+_ONE_ROW: Any = msgspec.defstruct(
+    "OneRow", [("inputs", list[_TENSOR]), ("id", str, ""), ("outputs", list[_NAMED], [])], forbid_unknown_fields=True
+)
+_one_row = msgspec.json.Decoder(_ONE_ROW).decode
 _decoder = msgspec.json.Decoder(JsonInfer)
 _encode = msgspec.json.Encoder().encode
 
 
-def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) -> Read:
-    """Return the request in a body.
+def one_row(body: bytes) -> tuple[Row, str, tuple[str, ...]] | None:
+    """Return the values of a plain request for one row by name, its id and its outputs. None: use `read_infer`.
+
+    >>> one_row(b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [2]}]}')
+    ({'x': 2.0}, '', ())
+    """
+    try:
+        given = _one_row(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    row = {one.name: one.data[0] for one in given.inputs}
+    outputs = tuple([one.name for one in given.outputs]) if given.outputs else ()
+    return (row, given.id, outputs) if len(row) == len(given.inputs) else None
+
+
+def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) -> tuple[Infer, Binary]:
+    """Return the request in a body, and the form of its outputs.
 
     Args:
         model: The name of the model in the URL.
@@ -93,12 +128,11 @@ def read_infer(model: str, version: str, body: bytes, header_bytes: int | None) 
         parameters=given.parameters,
         inputs=_inputs(given.inputs, body, len(head)),
         outputs=[one.name for one in given.outputs],
-        size_bytes=len(body),
     )
     for one in given.outputs:
         check_parameters(one.parameters)
     binary_of = {one.name: bool(one.parameters[BINARY]) for one in given.outputs if BINARY in one.parameters}
-    return Read(request, bool(given.parameters.get(BINARY_OUTPUT)), binary_of)
+    return request, Binary(bool(given.parameters.get(BINARY_OUTPUT)), binary_of)
 
 
 def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTensor]:
@@ -126,7 +160,7 @@ def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTenso
     return out
 
 
-def write_inferred(inferred: Inferred, read: Read) -> tuple[bytes, int | None]:
+def write_inferred(inferred: Inferred, binary: Binary) -> tuple[bytes, int | None]:
     """Return the body of a response and the length of its JSON, or None if the whole body is JSON."""
     head: dict[str, Any] = {"model_name": inferred.model, "model_version": inferred.version}
     if inferred.id:
@@ -138,7 +172,7 @@ def write_inferred(inferred: Inferred, read: Read) -> tuple[bytes, int | None]:
     for tensor in inferred.outputs:
         described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         outputs.append(described)
-        if read.binary_of.get(tensor.name, read.binary):
+        if binary.of.get(tensor.name, binary.default):
             raw = tensor.raw()
             described["parameters"] = {BINARY_SIZE: len(raw)}
             behind.append(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import msgspec
 
@@ -92,9 +93,9 @@ def version_number(served: ServedVersion) -> str:
     return served.label.rpartition("@")[2]
 
 
-def described_outputs(served: ServedVersion) -> tuple[TensorMetadata, ...]:
-    """Return the output tensors of a version, in order."""
-    several = len(served.classes)
+@cache
+def described_outputs(several: int) -> tuple[TensorMetadata, ...]:
+    """Return the output tensors of a version with this number of classes (0: it gives a single number), in order."""
     out = [TensorMetadata(SCORE, "FP64", (ANY, several) if several else (ANY,))]
     if several:
         out.append(TensorMetadata(PREDICTION, BYTES, (ANY,)))
@@ -108,7 +109,7 @@ def metadata(served: ServedVersion, request: Request) -> ModelMetadata:
         versions=(version_number(served),),
         platform=PLATFORM,
         inputs=tuple(TensorMetadata(name, DATATYPE_OF[dtype], (ANY,)) for name, dtype in request.columns.items()),
-        outputs=described_outputs(served),
+        outputs=described_outputs(len(served.classes)),
     )
 
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
 
 from trimtab.core.errors import Misuse
-from trimtab.serving.inference.inferring import Infer, Inferred, check_parameters
-from trimtab.serving.inference.tensors import InputTensor
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.arms.endpoint import Prepared
+from trimtab.serving.http.predict.predicting import Predictor
+from trimtab.serving.inference.described import TensorMetadata
+from trimtab.serving.inference.inferring import (
+    Infer,
+    InferBody,
+    InferenceService,
+    InferForm,
+    check_parameters,
+    check_version,
+)
+from trimtab.serving.inference.tensors import BYTES, RAW_CODES, InputTensor
 from trimtab.serving.problems import Refused
 
 _CONTENTS = {
@@ -15,6 +29,9 @@ _CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
+_MOST_LAYOUTS = 256  # if there are more descriptions, all are dropped and read again
+_LONGEST_LAYOUT_BYTES = 16_384
+_RAW_OUTPUT = b"\x32"  # the tag of `raw_output_contents`
 _MOST_FIELDS = 10_000  # the maximum number of fields in a message, not counting those of nested messages
 
 
@@ -26,7 +43,8 @@ def parsed_message(read: Callable[[bytes], Any], sent: bytes) -> Any:
     """
     from google.protobuf.message import DecodeError
 
-    _check_fields(sent)
+    if len(sent) > 2 * _MOST_FIELDS:  # each field takes at least two bytes
+        _check_fields(sent)
     try:
         return read(sent)
     except DecodeError as error:
@@ -63,7 +81,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return found, at
 
 
-def read_infer(request: Any, size_bytes: int) -> Infer:
+def read_infer(request: Any) -> Infer:
     """Return the request that a `ModelInferRequest` contains.
 
     Raises:
@@ -81,7 +99,6 @@ def read_infer(request: Any, size_bytes: int) -> Infer:
         parameters=_parameters(request.parameters),
         inputs=[_tensor(tensor, raw[n] if raw else None) for n, tensor in enumerate(request.inputs)],
         outputs=[_output(one) for one in request.outputs],
-        size_bytes=size_bytes,
     )
 
 
@@ -130,12 +147,126 @@ def _choice(value: bool | int | float | str) -> str:
     return "string_param" if isinstance(value, str) else "double_param"
 
 
-def write_inferred(response_type: Callable[..., Any], inferred: Inferred) -> Any:
-    """Return an inference as a `ModelInferResponse`."""
-    response = response_type(model_name=inferred.model, model_version=inferred.version, id=inferred.id)
-    for name, value in inferred.parameters.items():
-        setattr(response.parameters[name], _choice(value), value)
-    for tensor in inferred.outputs:
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        response.raw_output_contents.append(tensor.raw())
-    return response
+class GrpcForm(InferForm):
+    """Requests over gRPC, and their responses, as bytes.
+
+    Clients describe their tensors in the same way in each request. So these descriptions are read once and kept, and a
+    request for one row with raw tensors is read without a Python object for each description.
+
+    Args:
+        messages: The message classes by name.
+    """
+
+    def __init__(self, service: InferenceService, predictor: Predictor, messages: Mapping[str, Any]) -> None:
+        super().__init__(service, predictor)
+        self._read = messages["ModelInferRequest"].FromString
+        self._response = messages["ModelInferResponse"]
+        self._layouts: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], _OneRow | None] = {}
+        self._heads: dict[tuple[str, int, tuple[TensorMetadata, ...]], bytes] = {}
+
+    def read(self, answerer: Answerer, body: tuple[Any, bytes]) -> InferBody:
+        """Return the rows of a request, given as `RawInferRequest` and as the bytes of the message."""
+        message, sent = body
+        if not message.parameters and message.raw_input_contents:
+            key = tuple(message.inputs), tuple(message.outputs)
+            layout = self._layouts[key] if key in self._layouts else self._layout(key, sent)
+            if layout is not None and (row := layout.row([*message.raw_input_contents])) is not None:
+                if message.model_version:
+                    check_version(answerer, message.model_version)
+                if (quick := self.quick(answerer, row, message.id, layout.outputs)) is not None:
+                    return quick
+        return self.checked(answerer, read_infer(parsed_message(self._read, sent)))
+
+    def _layout(self, key: tuple[tuple[bytes, ...], tuple[bytes, ...]], sent: bytes) -> _OneRow | None:
+        """Read the descriptions in a message, and keep them."""
+        request = parsed_message(self._read, sent)
+        layout = _OneRow.of(request)
+        if len(self._layouts) >= _MOST_LAYOUTS:
+            self._layouts.clear()
+        if len(sent) <= _LONGEST_LAYOUT_BYTES:
+            self._layouts[key] = layout
+        return layout
+
+    def write(self, answerer: Answerer, request: InferBody, prepared: Sequence[Prepared]) -> bytes:
+        inferred = self.inferred(answerer, request, prepared)
+        key = inferred.version, len(prepared), request.wanted
+        head = self._heads.get(key)
+        if head is None:  # the part that is equal for all responses of this version with as many rows
+            response = self._response(model_name=inferred.model, model_version=inferred.version)
+            for tensor in inferred.outputs:
+                response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+            head = response.SerializeToString()
+            if len(self._heads) >= _MOST_LAYOUTS:
+                self._heads.clear()
+            self._heads[key] = head
+        parts = [head]
+        if inferred.id or inferred.parameters:
+            response = self._response(id=inferred.id)
+            for name, value in inferred.parameters.items():
+                setattr(response.parameters[name], _choice(value), value)
+            parts.append(response.SerializeToString())  # bytes of two messages in a row are one message
+        for tensor in inferred.outputs:
+            raw = tensor.raw()
+            parts += (_RAW_OUTPUT, varint(len(raw)), raw)
+        return b"".join(parts)
+
+
+class _OneRow(NamedTuple):
+    """The tensors of a request for one row, in the order of the message."""
+
+    names: tuple[str, ...]  # those of numbers and booleans, then those of texts
+    sizes: list[int]  # the bytes of each tensor; those of texts do not count
+    texts: tuple[int, ...]  # the places of texts
+    unpack: Callable[[bytes], tuple[Any, ...]]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, request: Any) -> _OneRow | None:
+        """Return the layout of a request, or None if it is not for one row of raw tensors."""
+        inputs = request.inputs
+        known = all(one.datatype in RAW_CODES or one.datatype == BYTES for one in inputs)
+        if not known or any(one.parameters or one.HasField("contents") or {*one.shape} != {1} for one in inputs):
+            return None
+        if any(len(one.shape) > 2 for one in inputs) or any(one.parameters for one in request.outputs):
+            return None
+        numbers = [one for one in inputs if one.datatype != BYTES]
+        texts = tuple(n for n, one in enumerate(inputs) if one.datatype == BYTES)
+        names = (*(one.name for one in numbers), *(inputs[n].name for n in texts))
+        codes = "".join(RAW_CODES[one.datatype] for one in numbers)
+        sizes = [0 if one.datatype == BYTES else struct.calcsize(RAW_CODES[one.datatype]) for one in inputs]
+        outputs = tuple(one.name for one in request.outputs)
+        return (
+            cls(names, sizes, texts, struct.Struct(f"<{codes}").unpack, outputs)
+            if len({*names}) == len(names)
+            else None
+        )
+
+    def row(self, raw: list[bytes]) -> Row | None:
+        """Return the values of the tensors by name, with None for NaN. None: they are not as described."""
+        texts = list[str]()
+        for n in self.texts:
+            text = raw[n] if n < len(raw) else b""
+            if len(text) < 4 or int.from_bytes(text[:4], "little") != len(text) - 4 or not text.isascii():
+                return None
+            texts.append(text[4:].decode())
+            raw[n] = b""
+        if [*map(len, raw)] != self.sizes:
+            return None
+        numbers = self.unpack(b"".join(raw))
+        if not isfinite(sum(numbers)):
+            numbers = tuple([None if value != value else value for value in numbers])  # NaN is not equal to itself
+        return dict(zip(self.names, (*numbers, *texts), strict=True))
+
+
+def varint(number: int) -> bytes:
+    """Return a number in the encoding of protobuf.
+
+    >>> varint(300)
+    b'\xac\x02'
+    """
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

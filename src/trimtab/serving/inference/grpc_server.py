@@ -7,7 +7,6 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -16,11 +15,12 @@ import msgspec
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
 from trimtab.serving.access_keys import Role
+from trimtab.serving.http.predict.predicting import INLINE_BYTES
 from trimtab.serving.http.requests.request_record import CURRENT, RequestRecord, begun
 from trimtab.serving.http.requests.room import Share, no_room
 from trimtab.serving.http.server.server import listen_advice
-from trimtab.serving.inference.grpc_conversion import parsed_message, read_infer, write_inferred
-from trimtab.serving.inference.inferring import INLINE_BYTES, NO_LOADING, InferenceService
+from trimtab.serving.inference.grpc_conversion import GrpcForm, parsed_message, varint
+from trimtab.serving.inference.inferring import NO_LOADING, InferenceService
 from trimtab.serving.inference.messages import build_messages
 from trimtab.serving.observe.log_throttle import ThrottledLogger
 from trimtab.serving.problems import problem_of
@@ -39,6 +39,7 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 _NOT_SUPPORTED = ("RepositoryModelLoad", "RepositoryModelUnload")
+_INFER_RESPONSE = b"\x12"  # the tag of `infer_response` in a `ModelStreamInferResponse`
 _DECODED = 10  # the maximum bytes of memory per byte of a message
 _SHOWN = 1_000  # the maximum number of characters in an error text, because it is sent in a header
 _logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class GrpcServer:
         self._count = count
         self._throttled = ThrottledLogger(_logger)
         self._messages = _built()
-        self._write = partial(write_inferred, self._messages["ModelInferResponse"])
+        self._forms: dict[str, GrpcForm] = {}  # by model
         self._ending = asyncio.Event()
 
     async def start(self) -> None:
@@ -147,14 +148,12 @@ class GrpcServer:
                 try:
                     self._admit(context, right, request_state)
                     if name == "ModelInfer":
-                        self._service.check_room()  # checked before any work on the message
-                    request = await self._read(read, sent, request_state)
-                    if name == "ModelInfer":
-                        model = request.model_name
-                        response = await self._model_infer(request, request_state, len(sent))
+                        message = await self._read_infer(sent, request_state)
+                        model = message.model_name
+                        answered = await self._model_infer(message, sent, request_state)
                     else:
-                        response = await answer(request)
-                    answered: bytes = response.SerializeToString()
+                        response = await answer(await self._read(read, sent, request_state))
+                        answered = response.SerializeToString()
                 except Exception as error:
                     return self._failed(name, error, request_state, model)
                 request_state.ended(200, "OK", len(answered))
@@ -189,10 +188,10 @@ class GrpcServer:
         """Return the response to one request of a stream."""
         response, model, request_id = self._messages["ModelStreamInferResponse"], "", ""
         try:
-            request = await self._read(self._messages["ModelInferRequest"].FromString, sent, request_state)
-            model, request_id = request.model_name, request.id
-            inferred = await self._model_infer(request, request_state, len(sent))
-            answered: bytes = response(infer_response=inferred).SerializeToString()
+            message = await self._read_infer(sent, request_state)
+            model, request_id = message.model_name, message.id
+            inferred = await self._model_infer(message, sent, request_state)
+            answered = _INFER_RESPONSE + varint(len(inferred)) + inferred
             self._count("grpc", "OK", model)
             request_state.ended(200, "OK", len(answered))
         except Exception as error:
@@ -201,6 +200,12 @@ class GrpcServer:
             of = self._messages["ModelInferResponse"](id=request_id)  # tells the client which request failed
             answered = response(error_message=text, infer_response=of if request_id else None).SerializeToString()
         return answered
+
+    async def _read_infer(self, sent: bytes, request_state: _Request) -> Any:
+        """Parse the bytes of a request for predictions."""
+        if len(sent) > INLINE_BYTES:
+            self._service.check_room()  # checked before any work on the message
+        return await self._read(self._messages["RawInferRequest"].FromString, sent, request_state)
 
     async def _read(self, read: Callable[[bytes], Any], sent: bytes, request_state: _Request) -> Any:
         """Parse the bytes of a message when there is memory for it."""
@@ -221,15 +226,17 @@ class GrpcServer:
                 the trailing metadata.
         """
         received_s, timeout_s = perf_counter(), context.time_remaining()  # read both at the same time
-        headers = _headers(context.invocation_metadata())
-        record = begun(
-            self._parts.telemetry, received_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer())
-        )
+        telemetry, record, sent = self._parts.telemetry, None, context.invocation_metadata()
+        named = any(one == "x-request-id" for one, _ in sent)
+        headers = _headers(sent) if named or telemetry is not None or self._parts.access.asks else []
+        if named or telemetry is not None:
+            record = begun(telemetry, received_s, "gRPC", f"/{SERVICE}/{name}", headers, _client(context.peer()))
         if record is not None:
             record.route = "grpc"
             if not again:
                 context.set_trailing_metadata((("x-request-id", record.request_id),))
-        CURRENT.set(record)
+        if record is not None or again:
+            CURRENT.set(record)
         request_state = _Request(received_s, timeout_s, headers, record, self._parts.room.share())
         try:
             yield request_state
@@ -289,12 +296,17 @@ class GrpcServer:
     async def _not_loaded(self, request: Any) -> Any:
         raise Misuse(NO_LOADING)
 
-    async def _model_infer(self, request: Any, request_state: _Request, size_bytes: int) -> Any:
-        threads, large = self._parts.threads, size_bytes > INLINE_BYTES
-        infer = await threads.go_on(read_infer, request, size_bytes) if large else read_infer(request, size_bytes)
-        inferred = await self._service.infer(infer, request_state.received_s, request_state.timeout_s)
-        finish = threads.wait if inferred.late else threads.go_on
-        return await finish(self._write, inferred) if large else self._write(inferred)
+    async def _model_infer(self, message: Any, sent: bytes, request_state: _Request) -> bytes:
+        model = message.model_name
+        predictor = self._service.predictor(model)
+        self._service.check_room(model)
+        form = self._forms.get(model)
+        if form is None:
+            form = self._forms[model] = GrpcForm(self._service, predictor, self._messages)
+        received_s, timeout_s, large = request_state.received_s, request_state.timeout_s, len(sent) > INLINE_BYTES
+        body, record = (message, sent), request_state.record
+        answered: bytes = await predictor.take_in_turn(body, received_s, timeout_s, record, form, large=large)
+        return answered
 
     # -- messages -----------------------------------------------------------------------------------------------
 
@@ -327,7 +339,7 @@ class GrpcServer:
 class _Request:
     """A request that is being handled, with its record if the telemetry needs one."""
 
-    __slots__ = ("_record", "headers", "received_s", "share", "timeout_s")
+    __slots__ = ("headers", "received_s", "record", "share", "timeout_s")
 
     def __init__(
         self,
@@ -341,17 +353,17 @@ class _Request:
         self.timeout_s = timeout_s  # the time limit in seconds after the arrival
         self.headers = headers
         self.share = share  # counts the memory of the request's message
-        self._record = record
+        self.record = record
 
     def is_by(self, who: str) -> None:
         """Set the name of the client's key."""
-        if self._record is not None:
-            self._record.key = who
+        if self.record is not None:
+            self.record.key = who
 
     def ended(self, status: int, code: str, size_bytes: int) -> None:
         """Set how the request ended, as HTTP status and as gRPC status."""
-        if self._record is not None:
-            self._record.status, self._record.grpc, self._record.size_bytes = status, code, size_bytes
+        if self.record is not None:
+            self.record.status, self.record.grpc, self.record.size_bytes = status, code, size_bytes
 
 
 def _built() -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version as installed
-from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -13,11 +12,11 @@ import msgspec
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving.answer.answering import Answerer
-from trimtab.serving.answer.request_rows import Row
+from trimtab.serving.answer.request_rows import RequestBody, Row
 from trimtab.serving.answer.served import Answer, ServedVersion
-from trimtab.serving.arms.endpoint import Prepared
+from trimtab.serving.arms.endpoint import Endpoint, Prepared
 from trimtab.serving.http.predict.parts import Parts
-from trimtab.serving.http.predict.predicting import Predictor, is_late
+from trimtab.serving.http.predict.predicting import Predictor
 from trimtab.serving.inference.described import (
     FLAGS,
     ID,
@@ -46,7 +45,6 @@ NO_LOADING = (
     "models: all deployed models are loaded already; to change the version of one, use trimtab promote or trimtab "
     "rollback."
 )
-INLINE_BYTES = 64 << 10  # larger messages are read, written and compressed in a thread
 _TIMEOUT = "timeout"  # the parameter with the time limit in microseconds
 _LONGEST_US = 600_000_000  # the longest allowed time limit
 _AT = "at"  # the parameter with a time in the past as of which to answer
@@ -68,7 +66,15 @@ class Infer(msgspec.Struct, frozen=True, gc=False):
     parameters: Mapping[str, Parameter]
     inputs: Sequence[InputTensor]
     outputs: Sequence[str]  # the names of the requested outputs; if empty, all outputs are sent
-    size_bytes: int = 0  # the size of the message in bytes
+
+
+class InferBody(RequestBody, frozen=True, gc=False):
+    """A decoded request: its rows, and what its response needs."""
+
+    id: str = ""
+    parameters: Mapping[str, Parameter] = {}  # those to send back
+    wanted: tuple[TensorMetadata, ...] = ()  # the requested outputs
+    form: Any = None  # the form of the outputs, if it is not the usual one
 
 
 class Inferred(msgspec.Struct, frozen=True, gc=False):
@@ -79,7 +85,64 @@ class Inferred(msgspec.Struct, frozen=True, gc=False):
     id: str
     parameters: Mapping[str, Parameter]
     outputs: Sequence[OutputTensor]
-    late: bool = False  # whether these are fallback answers, because the predictions were late
+
+
+class InferForm:
+    """Requests to one model, and their responses, in the form that HTTP and gRPC share.
+
+    Args:
+        version: The version in the URL, or "".
+    """
+
+    route = "inference"
+
+    def __init__(self, service: InferenceService, predictor: Predictor, version: str = "") -> None:
+        name = predictor.endpoint.name
+        self.path = f"/v2/models/{name}/infer" if not version else f"/v2/models/{name}/versions/{version}/infer"
+        self.model, self.version = name, version
+        self._service = service
+        self._predictor = predictor
+
+    def checked(self, answerer: Answerer, request: Infer) -> InferBody:
+        """Return the rows of a request.
+
+        Raises:
+            Misuse: A tensor, an output or a parameter is invalid. The message names it.
+            NotFound: Another version is deployed.
+            Refused: There are too many rows (413).
+        """
+        check_version(answerer, request.version)
+        parameters, inputs, rows = request.parameters, request.inputs, answerer.rows
+        check_parameters(parameters)
+        wanted = wanted_outputs(answerer, tuple(request.outputs))
+        # first, because this limits the work of the following checks
+        check_names(inputs, rows, answerer.served.inputs)
+        count = checked_count(inputs, self._service.parts.limits.rows)
+        return InferBody(
+            rows_of(inputs, count, rows, parameters), True, _as_of_us(parameters), _limit_s(parameters),
+            id=request.id, parameters=_echoed(parameters), wanted=wanted,
+        )  # fmt: skip
+
+    def quick(self, answerer: Answerer, row: Row, request_id: str, outputs: tuple[str, ...]) -> InferBody | None:
+        """Return a request with a single row of plain values, or None if the row needs the full checks."""
+        checked = answerer.rows.plain(row)
+        if checked is None:
+            return None
+        check_version(answerer, self.version)
+        return InferBody([checked], True, None, id=request_id, wanted=wanted_outputs(answerer, outputs))
+
+    def inferred(self, answerer: Answerer, request: InferBody, prepared: Sequence[Prepared]) -> Inferred:
+        """Return the outputs for answers."""
+        outputs = _outputs(self._predictor.endpoint, answerer, prepared, request.wanted)
+        return Inferred(self.model, version_number(answerer.served), request.id, request.parameters, outputs)
+
+    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None:
+        _, received, decoded, _, logged, ended = times
+        self._service.statistics_of(answerer.served).answered(rows, received, decoded, logged, ended)
+
+    def failed(self, seconds: float) -> None:
+        if (served := self._predictor.endpoint.serving) is not None:
+            self._service.statistics_of(served).failed(seconds)
 
 
 class InferenceService:
@@ -148,7 +211,7 @@ class InferenceService:
         others = await self.parts.threads.look(lambda: statistics_told(self.parts.metrics.others()))
         out = []
         for served in served_versions:
-            own = self._statistics_of(served)
+            own = self.statistics_of(served)
             theirs = others.get((own.name, own.version))
             out.append(own if theirs is None else own.plus(theirs))
         return out
@@ -166,14 +229,10 @@ class InferenceService:
                 out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version is in service yet"))
         return out
 
-    def check_room(self, model: str = "", *, counted: bool = False) -> None:
-        """Raise `Refused` (429) if more predict requests are in flight than can be answered soon.
-
-        With `counted`, this is the last check of a request, and the scheduler counts its refusal.
-        """
-        scheduler = self.parts.scheduler
-        if scheduler.full() if counted else scheduler.under_way >= scheduler.limit.limit:
-            # before it has read the message, gRPC does not know the name of the model
+    def check_room(self, model: str = "") -> None:
+        """Raise `Refused` (429) if more predict requests are in flight than can be answered soon."""
+        if self.parts.scheduler.full():
+            # before it has read a large message, gRPC does not know the name of the model
             if (predictor := self._predictors.get(model)) is not None:
                 predictor.endpoint.count_refused()
             raise Refused(429, "Too many predictions are in flight. Send the request again soon.")
@@ -181,37 +240,6 @@ class InferenceService:
     async def refusal_turn(self) -> None:
         """Wait until it is the turn of a refusal to be sent."""
         await self.parts.scheduler.refusals.turn()
-
-    # -- answers --------------------------------------------------------------------------------------------------
-
-    async def infer(self, request: Infer, started: float, timeout_s: float | None = None) -> Inferred:
-        """Return predictions for a request, once they are safely logged.
-
-        Args:
-            started: The time (`perf_counter`) when the request began to arrive.
-            timeout_s: The time limit in seconds, counted from `started`. The parameter `timeout` of the request may
-                shorten it.
-
-        Raises:
-            Misuse: A tensor, an output or a parameter is invalid. The message names it.
-            NotFound: The model does not exist, or another version is deployed.
-            Refused: Too many requests are in flight (429), or there are too many rows (413).
-            Unavailable: No version is deployed, or the online features or the log cannot be used now. After the time
-                limit, the error is `Late`.
-        """
-        predictor, scheduler = self.predictor(request.model), self.parts.scheduler
-        self.check_room(request.model, counted=True)
-        read_s = await scheduler.turn()
-        begun_s = perf_counter()
-        try:
-            answerer = predictor.endpoint.loaded or await predictor.loaded(
-                started, _sooner(timeout_s, request.parameters)
-            )
-            _check_version(answerer, request.version)
-            return await self._inferred(predictor, answerer, request, started, timeout_s)
-        finally:
-            scheduler.under_way -= 1
-            scheduler.answered(read_s, begun_s, waited=True)
 
     def predictor(self, model: str) -> Predictor:
         """Return the predictor of a model.
@@ -225,55 +253,14 @@ class InferenceService:
             raise NotFound(f"model {model[:60]!r}: no such model is served here. Models served here: {names}.")
         return predictor
 
-    async def _inferred(
-        self, predictor: Predictor, answerer: Answerer, request: Infer, started: float, timeout_s: float | None
-    ) -> Inferred:
-        begun, statistics = perf_counter(), self._statistics_of(answerer.served)
-        try:
-            return await self._outputs_of(predictor, answerer, request, statistics, (started, begun), timeout_s)
-        except Exception:
-            statistics.failed(perf_counter() - begun)
-            raise
-
-    async def _outputs_of(
-        self,
-        predictor: Predictor,
-        answerer: Answerer,
-        request: Infer,
-        statistics: ModelStatistics,
-        times: tuple[float, float],
-        timeout_s: float | None,
-    ) -> Inferred:
-        started, begun = times
-        check_parameters(request.parameters)
-        wanted = _wanted(answerer, request.outputs)
-        at_us, soon_s = _as_of_us(request.parameters), _sooner(timeout_s, request.parameters)
-        # first, because this limits the work of the following checks
-        check_names(request.inputs, answerer.rows, answerer.served.inputs)
-        count = checked_count(request.inputs, self.parts.limits.rows)
-        rows: list[Row]
-        arguments = request.inputs, count, answerer.rows, request.parameters
-        if count > self.parts.limits.rows_inline or request.size_bytes > INLINE_BYTES:
-            rows = await predictor.read(started, soon_s, rows_of, *arguments)
-        else:
-            rows = rows_of(*arguments)
-        decoded = perf_counter()
-        prepared = await predictor.answer_rows(answerer, rows, at_us, started, soon_s)
-        inferred, late = perf_counter(), is_late(prepared)
-        if count > self.parts.limits.rows_inline:
-            outputs = await predictor.finish(late, _outputs, predictor, answerer, prepared, wanted)
-        else:
-            outputs = _outputs(predictor, answerer, prepared, wanted)
-        statistics.answered(count, begun, decoded, inferred, perf_counter())
-        return Inferred(request.model, statistics.version, request.id, _echoed(request.parameters), outputs, late)
-
     async def _serving(self, model: str, version: str) -> tuple[Predictor, Answerer]:
         predictor = self.predictor(model)
         answerer = predictor.endpoint.loaded or await predictor.loading.answerer()
-        _check_version(answerer, version)
+        check_version(answerer, version)
         return predictor, answerer
 
-    def _statistics_of(self, served: ServedVersion) -> ModelStatistics:
+    def statistics_of(self, served: ServedVersion) -> ModelStatistics:
+        """Return the statistics of a version in this process."""
         key = served.model, version_number(served)
         statistics = self._statistics.get(key)
         if statistics is None:
@@ -281,7 +268,8 @@ class InferenceService:
         return statistics
 
 
-def _check_version(answerer: Answerer, version: str) -> None:
+def check_version(answerer: Answerer, version: str) -> None:
+    """Raise `NotFound` if a version is asked for that is not in service."""
     number = version_number(answerer.served)
     if version not in ("", number):
         raise NotFound(
@@ -306,15 +294,14 @@ def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}
 
 
-def _sooner(timeout_s: float | None, parameters: Mapping[str, Any]) -> float | None:
-    """Return the shorter of `timeout_s` and the parameter `timeout`, in seconds. None: there is no limit."""
+def _limit_s(parameters: Mapping[str, Any]) -> float | None:
+    """Return the parameter `timeout` in seconds. None: there is no limit."""
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
-        return timeout_s
+        return None
     if type(timeout_us) is not int or timeout_us < 0:
         raise Misuse(f"parameter {_TIMEOUT!r}: {str(timeout_us)[:60]}. Give microseconds, a whole number above 0.")
-    own_s = min(timeout_us, _LONGEST_US) / 1e6
-    return own_s if timeout_s is None else min(timeout_s, own_s)
+    return min(timeout_us, _LONGEST_US) / 1e6
 
 
 def _as_of_us(parameters: Mapping[str, Any]) -> int | None:
@@ -325,9 +312,9 @@ def _as_of_us(parameters: Mapping[str, Any]) -> int | None:
     return given_time_us(at, f"parameter {_AT!r}")
 
 
-def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, ...]:
-    """Return the descriptions of the requested outputs."""
-    described = described_outputs(answerer.served)
+def wanted_outputs(answerer: Answerer, names: tuple[str, ...]) -> tuple[TensorMetadata, ...]:
+    """Return the descriptions of the requested outputs; without names, of all."""
+    described = described_outputs(len(answerer.served.classes))
     if not names:
         return described
     by_name = {one.name: one for one in described}
@@ -338,9 +325,8 @@ def _wanted(answerer: Answerer, names: Sequence[str]) -> tuple[TensorMetadata, .
 
 
 def _outputs(
-    predictor: Predictor, answerer: Answerer, prepared: Sequence[Prepared], wanted: Sequence[TensorMetadata]
+    endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared], wanted: Sequence[TensorMetadata]
 ) -> list[OutputTensor]:
-    endpoint = predictor.endpoint
     answers = [
         endpoint.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)
         for one in prepared

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from trimtab.core.errors import Misuse, Unavailable
+from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.arms.endpoint import Prepared
+from trimtab.serving.http.predict.predicting import INLINE_BYTES
 from trimtab.serving.http.requests.http_request import HttpRequest, as_json
+from trimtab.serving.http.requests.request_record import CURRENT, RawHeaders
 from trimtab.serving.http.requests.room import check_decoded, decoded_bytes
-from trimtab.serving.http.requests.wire import Headers, Reply, problem_reply, share_back, timeout_of_request
+from trimtab.serving.http.requests.wire import JSON_TYPE, Headers, Reply, problem_reply, share_back, timeout_of_request
 from trimtab.serving.http.routes.address import Address, Application
 from trimtab.serving.http.service import HttpService
-from trimtab.serving.inference.binary import compressed, decompressed, encoding_of, read_infer, write_inferred
-from trimtab.serving.inference.inferring import INLINE_BYTES, NO_LOADING, InferenceService
+from trimtab.serving.inference.binary import (
+    Binary,
+    compressed,
+    decompressed,
+    encoding_of,
+    one_row,
+    read_infer,
+    write_inferred,
+)
+from trimtab.serving.inference.inferring import NO_LOADING, InferBody, InferenceService, InferForm
 from trimtab.serving.problems import Problem, decode_problem
 
 _PREFIX = "/v2"
@@ -29,6 +44,7 @@ _HINT = (
     "See /v2, /v2/models/NAME, /v2/models/NAME/infer, /v2/repository/index; traces, logging and shared memory have no "
     "addresses."
 )
+_JSON = Binary()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -41,6 +57,9 @@ class IndexRequest(msgspec.Struct, frozen=True):
 def mount_inference(service: HttpService) -> InferenceService:
     """Add the addresses of the protocol to a service."""
     inference = InferenceService(service.predictors, service.parts, service.not_ready)
+    for model, predictor in service.predictors.items():
+        form = InferForm(inference, predictor)
+        service.quick[form.path] = predictor, partial(_quick_form, inference, model)
     service.mount(Application(inference, ADDRESSES, _HINT, prefix=_PREFIX, error_reply=_error_reply, slashes=True))
     return inference
 
@@ -98,43 +117,61 @@ async def _not_loaded(service: InferenceService, request: HttpRequest) -> Reply:
     raise Misuse(NO_LOADING)
 
 
+class HttpForm(InferForm):
+    """Requests over HTTP with certain headers, and their responses.
+
+    Raises:
+        Misuse: The header with the length of the JSON is not a number.
+    """
+
+    def __init__(self, service: InferenceService, model: str, version: str, headers: RawHeaders) -> None:
+        super().__init__(service, service.predictor(model), version)
+        self._json_bytes: int | None = None
+        self._encoding: str | None = None
+        for name, value in headers:
+            if name == _LENGTH:
+                if not _NUMBER.fullmatch(value):
+                    raise Misuse(
+                        f"inference-header-content-length: {value[:60].decode('latin-1')!r} is not a number of bytes."
+                    )
+                self._json_bytes = int(value)
+            elif name == b"accept-encoding":
+                self._encoding = encoding_of(value.decode("latin-1"))
+
+    def read(self, answerer: Answerer, body: bytes) -> InferBody:
+        if self._json_bytes is None and (given := one_row(body)) is not None:
+            quick = self.quick(answerer, *given)
+            if quick is not None:
+                return quick
+        infer, binary = read_infer(self.model, self.version, body, self._json_bytes)
+        return msgspec.structs.replace(self.checked(answerer, infer), form=binary)
+
+    def write(self, answerer: Answerer, request: InferBody, prepared: Sequence[Prepared]) -> bytes | Reply:
+        body, json_bytes = write_inferred(self.inferred(answerer, request, prepared), request.form or _JSON)
+        if json_bytes is None and (self._encoding is None or len(body) < _WORTH_BYTES):
+            return body
+        headers: Headers = () if json_bytes is None else ((_LENGTH, b"%d" % json_bytes),)
+        if self._encoding is not None and len(body) >= _WORTH_BYTES:
+            body = compressed(body, self._encoding)
+            headers = (*headers, (b"content-encoding", self._encoding.encode()), (b"vary", b"accept-encoding"))
+        return Reply(200, body, JSON_TYPE if json_bytes is None else _OCTETS, headers)
+
+
+def _quick_form(service: InferenceService, model: str, headers: RawHeaders) -> HttpForm | None:
+    """Return the form of requests with these headers, or None if the headers are wrong."""
+    with suppress(Misuse):
+        return HttpForm(service, model, "", headers)
+    return None
+
+
 async def _infer(service: InferenceService, request: HttpRequest) -> Reply:
-    (model, version), scope, started = request.names.values(), request.scope, request.received_s
-    length, accepted = None, ""
-    for name, value in scope["headers"]:
-        if name == _LENGTH:
-            if not _NUMBER.fullmatch(value):
-                raise Misuse(
-                    f"inference-header-content-length: {value[:60].decode('latin-1')!r} is not a number of bytes."
-                )
-            length = int(value)
-        elif name == b"accept-encoding":
-            accepted = value.decode("latin-1")
-    timeout_s = timeout_of_request(scope)
-    body_sent = await _body(service, request)
+    (model, version), scope = request.names.values(), request.scope
+    form, timeout_s = HttpForm(service, model, version, scope["headers"]), timeout_of_request(scope)
+    body = await _body(service, request)
     service.check_room(model)  # checked before any work on the request
-    if len(body_sent) > INLINE_BYTES:
-        predictor = service.predictor(model)
-        read = await predictor.read(started, timeout_s, read_infer, model, version, body_sent, length)
-    else:
-        read = read_infer(model, version, body_sent, length)
-    inferred = await service.infer(read.request, started, timeout_s)
-    finish = service.parts.threads.wait if inferred.late else service.parts.threads.go_on
-    if len(body_sent) > INLINE_BYTES or inferred.outputs[0].shape[0] > service.parts.limits.rows_inline:
-        body, head_bytes = await finish(write_inferred, inferred, read)
-    else:
-        body, head_bytes = write_inferred(inferred, read)
-    headers: Headers = ()
-    if head_bytes is not None:
-        headers = ((_LENGTH, b"%d" % head_bytes),)
-    encoding = encoding_of(accepted) if len(body) >= _WORTH_BYTES else None
-    if encoding is not None:
-        if len(body) > INLINE_BYTES:
-            body = await finish(compressed, body, encoding)
-        else:
-            body = compressed(body, encoding)
-        headers = (*headers, (b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding"))
-    return Reply(200, body, _OCTETS if head_bytes is not None else b"application/json", headers)
+    predictor = service.predictor(model)
+    found = await predictor.take_in_turn(body, request.received_s, timeout_s, CURRENT.get(), form)
+    return found if isinstance(found, Reply) else Reply(200, found)
 
 
 async def _body(service: InferenceService, request: HttpRequest) -> bytes:

@@ -14,12 +14,12 @@ BYTES = "BYTES"
 _BF16 = "BF16"  # the upper 16 bits of an FP32
 FLOATS = ("FP64", "FP32", "FP16", _BF16)
 INTEGERS = ("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
-_CODES = {
+RAW_CODES = {  # by datatype: the format of an element in the module `struct`
     "BOOL": "?", "FP64": "d", "FP32": "f", "FP16": "e",
     "INT64": "q", "INT32": "i", "INT16": "h", "INT8": "b", "UINT64": "Q", "UINT32": "I", "UINT16": "H", "UINT8": "B",
 }  # fmt: skip
-DATATYPES = (*_CODES, _BF16, BYTES)
-_ONES = {name: struct.Struct(f"<{code}") for name, code in _CODES.items()}  # convert an element from and to bytes
+DATATYPES = (*RAW_CODES, _BF16, BYTES)
+_ONES = {name: struct.Struct(f"<{code}") for name, code in RAW_CODES.items()}  # convert an element from and to bytes
 _SIZES = {**{name: one.size for name, one in _ONES.items()}, _BF16: 2}
 _SIZE = struct.Struct("<I")  # the format of the size before each element of BYTES
 _SHOWN = 40  # the maximum number of characters of a refused value in an error message
@@ -50,7 +50,7 @@ class OutputTensor(msgspec.Struct, frozen=True, gc=False):
         b'\\x02\\x00\\x00\\x00ab'
         """
         if self.datatype != BYTES:
-            return struct.pack(f"<{len(self.values)}{_CODES[self.datatype]}", *self.values)
+            return struct.pack(f"<{len(self.values)}{RAW_CODES[self.datatype]}", *self.values)
         out = []
         for value in self.values:
             element = value.encode()
@@ -105,7 +105,7 @@ def _numbers(name: str, datatype: str, raw: bytes, count: int) -> Sequence[Any]:
     if datatype == _BF16:
         halves = struct.unpack(f"<{count}H", raw)
         return struct.unpack(f"<{count}f", struct.pack(f"<{count}I", *(half << 16 for half in halves)))
-    return struct.unpack(f"<{count}{_CODES[datatype]}", raw)
+    return struct.unpack(f"<{count}{RAW_CODES[datatype]}", raw)
 
 
 def _texts(name: str, raw: bytes, count: int) -> list[str]:

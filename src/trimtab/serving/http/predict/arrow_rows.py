@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from trimtab.serving.answer.answering import Answerer
-from trimtab.serving.answer.request_rows import Row, rows_of_table
+from trimtab.serving.answer.request_rows import RequestBody, rows_of_table
 from trimtab.serving.answer.served import Answer
 from trimtab.serving.arms.endpoint import Endpoint, Prepared
-from trimtab.serving.http.predict.predicting import Predictor, is_late
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body
 from trimtab.serving.http.requests.wire import Reply, Scope
 
@@ -19,46 +18,43 @@ _encode = msgspec.json.Encoder().encode
 _PLAIN = ("id", "request_id", "model", "version", "arm", "mode", "score", "at_us")
 
 
-async def answer_arrow(
-    predictor: Predictor,
-    body: bytes,
-    scope: Scope,
-    *,
-    most_rows: int,
-    started: float,
-    timeout_s: float | None,
-) -> Reply:
-    """Return the response to an Arrow stream of request rows, with the predictions in order.
+class ArrowForm:
+    """Requests whose bodies are Arrow IPC streams with one row for each request, and their responses.
 
-    The response is Arrow if the client accepts Arrow, and otherwise JSON.
+    The response is Arrow if the client accepts Arrow, and otherwise JSON. The predictions are in the order of the rows.
 
     Args:
-        body: An Arrow IPC stream with one row for each request.
         most_rows: A stream with more rows is refused.
-        started: The time (`perf_counter`) when the request began to arrive.
-        timeout_s: The time limit in seconds, counted from `started`.
-
-    Raises:
-        Refused: There are too many rows (413).
-        Misuse: The body is not an Arrow stream, or a row is not as declared.
-        Unavailable: No version is deployed, or the online features or the log cannot be used now. After the time limit,
-            the error is `Late`.
     """
-    endpoint = predictor.endpoint
-    answerer = endpoint.loaded or await predictor.loaded(started, timeout_s)
 
-    def read() -> list[Row]:
-        table = table_of_body(body, most_rows, "rows").columns
+    route = "predict"
+
+    def __init__(self, endpoint: Endpoint, scope: Scope, most_rows: int) -> None:
+        self.path: str = scope["path"]
+        self._endpoint = endpoint
+        self._write = _as_arrow if _accepts_arrow(scope) else _as_json
+        self._most_rows = most_rows
+
+    def read(self, answerer: Answerer, body: bytes) -> RequestBody:
+        """Return the rows of a stream.
+
+        Raises:
+            Refused: There are too many rows (413).
+            Misuse: The body is not an Arrow stream, or a row is not as declared.
+        """
+        table = table_of_body(body, self._most_rows, "rows").columns
         declared = answerer.rows.request.columns
         # one unknown column is enough to refuse the request
         unknown = [name for name in table.names if name not in declared][:1]
-        return answerer.rows.check(rows_of_table(table.select([n for n in table.names if n in declared] + unknown)))
+        rows = rows_of_table(table.select([n for n in table.names if n in declared] + unknown))
+        return RequestBody(answerer.rows.check(rows), True, None)
 
-    rows: list[Row] = await predictor.read(started, timeout_s, read)
-    prepared = await predictor.answer_rows(answerer, rows, None, started, timeout_s)
-    write = _as_arrow if _accepts_arrow(scope) else _as_json
-    reply: Reply = await predictor.finish(is_late(prepared), write, endpoint, answerer, prepared)
-    return reply
+    def write(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Prepared]) -> Reply:
+        return self._write(self._endpoint, answerer, prepared)
+
+    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None: ...
+
+    def failed(self, seconds: float) -> None: ...
 
 
 def _accepts_arrow(scope: Scope) -> bool:

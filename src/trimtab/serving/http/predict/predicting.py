@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -25,18 +25,70 @@ from trimtab.serving.http.predict.model_loading import ModelLoading
 from trimtab.serving.http.predict.parts import Parts
 from trimtab.serving.http.predict.predict_metrics import ModelMetrics, PredictMetrics
 from trimtab.serving.http.predict.shadowing import Shadowing
-from trimtab.serving.http.requests.request_record import CURRENT, RequestRecord
+from trimtab.serving.http.requests.request_record import RawHeaders, RequestRecord
+from trimtab.serving.http.requests.wire import JSON_TYPE
 from trimtab.serving.problems import Refused
 from trimtab.serving.protect.degradation import LATE
 
 _SAMPLED = 15  # a bit mask that selects one request in 16
-_INLINE_BYTES = 64 << 10  # a body larger than this is read in a thread
+INLINE_BYTES = 64 << 10  # a body larger than this is read in a thread
 _TOO_MUCH = "the prediction was not made in time. Send fewer rows at once, or allow more time (X-Timeout-Ms)."
 _LOADING = "the version is still being loaded. Send the request again soon, or allow more time (X-Timeout-Ms)."
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
 Shared: TypeAlias = "Joined[SharedRow, Prepared]"  # a row that shares a call of the model with rows of other requests
+
+
+class Form(Protocol):
+    """The form in which a protocol writes requests to one model, and their responses."""
+
+    route: str  # the route in metrics and records
+    path: str  # the address of the requests
+
+    def read(self, answerer: Answerer, body: Any) -> RequestBody:
+        """Return the request that a body contains, checked."""
+        ...
+
+    def write(self, answerer: Answerer, request: Any, prepared: Sequence[Prepared]) -> Any:
+        """Return the response."""
+        ...
+
+    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None:
+        """Count an answered request, given its start and the ends of its stages."""
+        ...
+
+    def failed(self, seconds: float) -> None:
+        """Count a request that failed after this time."""
+        ...
+
+
+class JsonForm:
+    """Requests and responses of `/v1`."""
+
+    route = "predict"
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.path = f"/v1/models/{endpoint.name}/predict"
+        self._shown = endpoint.shown
+
+    def read(self, answerer: Answerer, body: bytes) -> RequestBody:
+        return answerer.rows.decode(body)
+
+    def write(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Prepared]) -> bytes:
+        out = [one if isinstance(one, bytes) else _encode(self._shown(answerer, one)) for one in prepared]
+        return b'{"predictions":[' + b",".join(out) + b"]}" if request.many else out[0]
+
+    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None: ...  # all models count these
+
+    def failed(self, seconds: float) -> None: ...
+
+    def of(self, headers: RawHeaders) -> JsonForm | None:
+        """Return this form if the headers declare JSON, or nothing."""
+        return self if all(value == JSON_TYPE for name, value in headers if name == b"content-type") else None
+
+
+MakeForm: TypeAlias = Callable[[RawHeaders], Form | None]  # makes the form of requests with these headers
 
 
 class Waiting:
@@ -46,7 +98,7 @@ class Waiting:
     shared call, `shared` is the request's row in that call; otherwise it is None.
     """
 
-    def __init__(self, done: asyncio.Future[Any], answer: Callable[[], bytes], shared: Shared | None = None) -> None:
+    def __init__(self, done: asyncio.Future[Any], answer: Callable[[], Any], shared: Shared | None = None) -> None:
         self.done = done
         self.shared = shared
         self._answer = answer
@@ -58,8 +110,8 @@ class Waiting:
         """
         return taken_s if self.shared is None else max(taken_s, self.shared.began_s)
 
-    def answer(self) -> bytes:
-        """Return the body of the response, or raise the error of the request. Call this when `done` is done."""
+    def answer(self) -> Any:
+        """Return the response, or raise the error of the request. Call this when `done` is done."""
         failed: Any = self.done.exception()
         if failed is not None:
             raise failed
@@ -84,7 +136,7 @@ class Predictor:
 
     def __init__(self, endpoint: Endpoint, parts: Parts, metrics: PredictMetrics, shadowing: Shadowing) -> None:
         self.endpoint = endpoint
-        self.path = f"/v1/models/{endpoint.name}/predict"
+        self.form = JsonForm(endpoint)
         self.metrics = ModelMetrics(endpoint, metrics)
         self.loading = ModelLoading(endpoint, parts.threads)
         self._commit = parts.commit
@@ -96,14 +148,24 @@ class Predictor:
         self._shadowing = shadowing
 
     def take(
-        self, body: bytes, started: float, timeout_s: float | None = None, record: RequestRecord | None = None
-    ) -> bytes | Waiting:
+        self,
+        body: Any,
+        started: float,
+        timeout_s: float | None = None,
+        record: RequestRecord | None = None,
+        form: Form | None = None,
+        *,
+        large: bool | None = None,
+    ) -> Any | Waiting:
         """Return the response to a request, or a `Waiting` if the response is not ready at once.
 
         Args:
+            body: The body, as `form` reads it.
             started: The time (`perf_counter`) when the request began to arrive.
             timeout_s: The time limit in seconds, counted from `started`.
             record: The record of the request, if it is logged or traced. Times and predictions are added to it.
+            form: The form of the request and its response. By default, that of `/v1`: bytes.
+            large: Whether the body is read in a thread. By default, it is if it has more than 64 KiB.
 
         Raises:
             Refused: There are too many rows (413). Or the request needs a thread (for a large body, many rows or a past
@@ -114,44 +176,81 @@ class Predictor:
             ModelFailed: The model raised an error or returned no number.
         """
         received = perf_counter()
-        endpoint = self.endpoint
+        endpoint, form = self.endpoint, form or self.form
         version = endpoint.loaded  # read once, because another thread may unload the version
-        if version is None or len(body) > _INLINE_BYTES:
-            return _later(self._read_and_answer(version, body, started, timeout_s, record))
-        request = version.rows.decode(body)
+        if large is None:
+            large = len(body) > INLINE_BYTES
+        if version is None or large:
+            return _later(self._read_and_answer(form, version, body, started, timeout_s, record, large=large))
+        request = form.read(version, body)
         times = started, received, perf_counter()
-        rows, deadline_s = request.rows, self._deadline_s(started, timeout_s)
+        rows, deadline_s = request.rows, self._deadline_s(started, timeout_s, request.timeout_s)
         if len(rows) > self._rows_inline or request.at_us is not None:
-            return _later(self._answer(version, request, times, deadline_s, record))
+            return _later(self._answer(form, version, request, times, deadline_s, record))
         if (joined := self._join(version, rows, deadline_s)) is not None:
-            return _later(self._answer(version, request, times, deadline_s, record, joined=joined), joined)
+            return _later(self._answer(form, version, request, times, deadline_s, record, joined=joined), joined)
         answerer = self._timed(version, record)
         prepared = endpoint.prepare(answerer, rows, None, deadline_s)
         predicted = perf_counter()
         made = [one for one in prepared if isinstance(one, Prediction)]
         if made and not self._commit.buffer(made):
             done = self._commit.append(made)
-            return Waiting(done, partial(self._answered, answerer, request, prepared, made, (*times, predicted)))
-        return self._answered(answerer, request, prepared, made, (*times, predicted))
+            answered = partial(self._answered, form, answerer, request, prepared, made, (*times, predicted))
+            return Waiting(done, answered)
+        return self._answered(form, answerer, request, prepared, made, (*times, predicted))
+
+    async def take_in_turn(
+        self,
+        body: Any,
+        started: float,
+        timeout_s: float | None = None,
+        record: RequestRecord | None = None,
+        form: Form | None = None,
+        *,
+        large: bool | None = None,
+    ) -> Any:
+        """Return the response to a request for which a task waits. The arguments and errors are those of `take`."""
+        scheduler = self._scheduler
+        read_s = await scheduler.turn()  # the body has arrived, so the wait in the queue begins
+        begun_s, answer = perf_counter(), None
+        try:
+            answer = self.take(body, started, timeout_s, record, form, large=large)
+            if isinstance(answer, Waiting):
+                await answer.done
+                begun_s, answer = answer.begun_s(begun_s), answer.answer()
+            return answer
+        except Exception:
+            (form or self.form).failed(perf_counter() - begun_s)
+            raise
+        finally:
+            answer = None  # break a reference cycle (error and this frame) that would keep the body in memory
+            scheduler.under_way -= 1
+            scheduler.answered(read_s, begun_s, waited=True)
 
     async def _read_and_answer(
         self,
+        form: Form,
         version: Answerer | None,
-        body: bytes,
+        body: Any,
         started: float,
         timeout_s: float | None,
         record: RequestRecord | None,
-    ) -> bytes:
+        *,
+        large: bool,
+    ) -> Any:
         """Answer a request whose model must be loaded first, or whose large body is decoded in a thread."""
         answerer = version or await self.loaded(started, timeout_s)
-        received, large = perf_counter(), len(body) > _INLINE_BYTES
-        decode = answerer.rows.decode
-        request = await self.read(started, timeout_s, decode, body) if large else decode(body)
-        times, deadline_s = (started, received, perf_counter()), self._deadline_s(started, timeout_s)
-        return await self._answer(answerer, request, times, deadline_s, record, begun=large)
+        received = perf_counter()
+        if large:
+            request = await self.read(started, timeout_s, form.read, answerer, body)
+        else:
+            request = form.read(answerer, body)
+        times, deadline_s = (started, received, perf_counter()), self._deadline_s(started, timeout_s, request.timeout_s)
+        return await self._answer(form, answerer, request, times, deadline_s, record, begun=large)
 
     async def _answer(
         self,
+        form: Form,
         version: Answerer,
         request: RequestBody,
         times: tuple[float, ...],
@@ -160,7 +259,7 @@ class Predictor:
         *,
         joined: Shared | None = None,
         begun: bool = False,
-    ) -> bytes:
+    ) -> Any:
         """Return the response to a decoded request that cannot be answered at once.
 
         If the request shares a call of the model with other requests, `joined` is its row in that call.
@@ -176,12 +275,12 @@ class Predictor:
             prepared = await self._joined(joined, answerer)
         times = *times, perf_counter()
         made = await self._safe(prepared)
-        if len(rows) <= self._rows_inline:
-            return self._answered(answerer, request, prepared, made, times)
+        if len(rows) <= self._rows_inline and not begun:
+            return self._answered(form, answerer, request, prepared, made, times)
         logged = perf_counter()
-        body: bytes = await self.finish(is_late(prepared), self._body, answerer, request, prepared)
-        self._done(answerer, rows, at_us, made, (*times, logged, perf_counter()))
-        return body
+        answer = await self.finish(is_late(prepared), form.write, answerer, request, prepared)
+        self._done(form, answerer, request, made, (*times, logged, perf_counter()))
+        return answer
 
     async def loaded(self, started: float, timeout_s: float | None) -> Answerer:
         """Wait until the deployed version is loaded, and return its answerer.
@@ -233,34 +332,6 @@ class Predictor:
         finally:
             # break a reference cycle (variable, task, error, this frame) that would keep the decoded body in memory
             del limit
-
-    async def answer_rows(
-        self,
-        answerer: Answerer,
-        rows: Sequence[Row],
-        at_us: int | None,
-        started: float,
-        timeout_s: float | None = None,
-    ) -> Sequence[Prepared]:
-        """Answer checked rows: predict, log and count. Protocols that decode their own bodies use this.
-
-        Args:
-            rows: The checked rows. The caller has checked that there are not too many.
-            at_us: The time as of which to answer, or None for now.
-            started: The time (`perf_counter`) when the request began to arrive.
-            timeout_s: The time limit in seconds, counted from `started`.
-
-        Raises:
-            Misuse: `at_us` is in the future.
-            Unavailable: The online features or the log cannot be used now. After the time limit, the error is `Late`.
-        """
-        received = perf_counter()
-        timed = self._timed(answerer, CURRENT.get())
-        prepared = await self._prepare(answerer, timed, rows, at_us, self._deadline_s(started, timeout_s))
-        predicted = perf_counter()
-        made = await self._safe(prepared)
-        self._done(timed, rows, at_us, made, (started, received, received, predicted, perf_counter()))
-        return prepared
 
     def _timed(self, version: Answerer, record: RequestRecord | None) -> Answerer:
         """Return an answerer for one request. It measures times if the request is sampled, logged or traced."""
@@ -353,7 +424,10 @@ class Predictor:
             await self._commit.append(made)
         return made
 
-    def _deadline_s(self, started: float, timeout_s: float | None) -> float | None:
+    def _deadline_s(self, started: float, timeout_s: float | None, own_s: float | None = None) -> float | None:
+        """Return when the shorter of both time limits ends, or when the policy answers if that is earlier."""
+        if own_s is not None and (timeout_s is None or own_s < timeout_s):
+            timeout_s = own_s
         degrading = self.endpoint.degrading
         if degrading is not None:
             return degrading.deadline_s(started, timeout_s)
@@ -361,28 +435,24 @@ class Predictor:
 
     def _answered(
         self,
+        form: Form,
         answerer: Answerer,
         request: RequestBody,
         prepared: Sequence[Prepared],
         made: Sequence[Prediction],
         times: tuple[float, ...],
-    ) -> bytes:
-        """Return the body of a response whose predictions are logged, and count the request."""
+    ) -> Any:
+        """Return the response to a request whose predictions are logged, and count the request."""
         logged = perf_counter()
-        body = self._body(answerer, request, prepared)
-        self._done(answerer, request.rows, request.at_us, made, (*times, logged, perf_counter()))
-        return body
-
-    def _body(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Prepared]) -> bytes:
-        shown = self.endpoint.shown
-        out = [one if isinstance(one, bytes) else _encode(shown(answerer, one)) for one in prepared]
-        return b'{"predictions":[' + b",".join(out) + b"]}" if request.many else out[0]
+        answer = form.write(answerer, request, prepared)
+        self._done(form, answerer, request, made, (*times, logged, perf_counter()))
+        return answer
 
     def _done(
         self,
+        form: Form,
         answerer: Answerer,
-        rows: Sequence[Row],
-        at_us: int | None,
+        request: RequestBody,
         made: Sequence[Prediction],
         times: tuple[float, ...],
     ) -> None:
@@ -391,9 +461,10 @@ class Predictor:
         Requests about the present are also offered to the shadow.
         """
         shadow = self.endpoint.shadow
-        if shadow is not None and at_us is None:
-            self._shadowing.offer(shadow, rows)
-        self.metrics.answered(answerer, len(rows), made, times)
+        if shadow is not None and request.at_us is None:
+            self._shadowing.offer(shadow, request.rows)
+        self.metrics.answered(answerer, len(request.rows), made, times)
+        form.answered(answerer, len(request.rows), times)
 
 
 def _until(deadline_s: float | None) -> asyncio.Timeout:
@@ -401,6 +472,6 @@ def _until(deadline_s: float | None) -> asyncio.Timeout:
     return asyncio.timeout(None if deadline_s is None else max(0.0, deadline_s - perf_counter()))
 
 
-def _later(answer: Coroutine[Any, Any, bytes], shared: Shared | None = None) -> Waiting:
+def _later(answer: Coroutine[Any, Any, Any], shared: Shared | None = None) -> Waiting:
     task = asyncio.get_running_loop().create_task(answer)
     return Waiting(task, task.result, shared)

@@ -36,7 +36,7 @@ class FastPath:
 
     def __init__(self, service: HttpService) -> None:
         self.service = service
-        self.heads = KnownHeads(service.predictors.values(), service.parts.limits.body_bytes)
+        self.heads = KnownHeads(service.quick, service.parts.limits.body_bytes)
         self.outbox = Outbox()
 
     def __call__(self, **given: Any) -> FastPathProtocol:
@@ -168,34 +168,37 @@ class FastPathProtocol(HttpToolsProtocol):
         parts, predictor, received_s = self._parts, known.predictor, self._received_s
         scheduler, record = parts.scheduler, None
         if parts.telemetry is not None:
-            record = parts.telemetry.begin(received_s, "POST", predictor.path, known.headers, self.client)
+            record = parts.telemetry.begin(received_s, "POST", known.form.path, known.headers, self.client)
             if record is not None:
-                record.model = predictor.endpoint.name
+                record.model, record.route = predictor.endpoint.name, known.form.route
         if parts.access.asks:
             try:
                 who = parts.access.admit(known.headers, "predict")
             except Refused as error:
-                self._send_refusal(self._service.failed(predictor, error, record), known, record)
+                self._send_refusal(self._service.failed(predictor, known.form, error, record), known, record)
                 return
             if record is not None:
                 record.key = who
         if scheduler.full():
-            self._send_refusal(self._service.overloaded(predictor), known, record)
+            self._send_refusal(self._service.overloaded(predictor, known.form), known, record)
             return
         if not scheduler.free(received_s):
             scheduler.queue(self._wait(known, record, body).answer, received_s)
             return
         begun_s = perf_counter()
         try:
-            answer = predictor.take(body, received_s, known.timeout_s, record)
+            answer = predictor.take(body, received_s, known.timeout_s, record, known.form)
         except Exception as error:
-            self._write(self._service.failed(predictor, error, record), record)
+            known.form.failed(perf_counter() - begun_s)
+            self._write(self._service.failed(predictor, known.form, error, record), record)
         else:
             if isinstance(answer, Waiting):
                 scheduler.waits()
                 self._wait(known, record).wait_for(answer, begun_s)
                 return
             self._send(answer, record)
+            if known.form is not predictor.form:
+                self._service.answered(predictor, known.form, perf_counter() - received_s)
         scheduler.answered(received_s, begun_s, waited=False)  # also after failures, which take time as well
         self.server_state.total_requests += 1
         self._wait_for_head()
@@ -219,18 +222,17 @@ class FastPathProtocol(HttpToolsProtocol):
     def respond(self, answer: bytes | Reply, request: _InFlight) -> None:
         """Send a response that was not ready at once. Then handle the next request on the connection."""
         request.response_complete = True
-        if isinstance(answer, Reply):
-            self._write(answer, request.record, keep_alive=request.keep_alive)
-        else:
-            self._send(answer, request.record, keep_alive=request.keep_alive)
+        self._send(answer, request.record, keep_alive=request.keep_alive)
         if self.pipeline:
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1
             self._wait_for_head()
 
-    def _send(self, answer: bytes, record: RequestRecord | None, *, keep_alive: bool = True) -> None:
-        if record is None and keep_alive:
+    def _send(self, answer: bytes | Reply, record: RequestRecord | None, *, keep_alive: bool = True) -> None:
+        if isinstance(answer, Reply):
+            self._write(answer, record, keep_alive=keep_alive)
+        elif record is None and keep_alive:
             self._fast.outbox.put(self.transport, _OK % (len(answer), answer))
         else:
             self._write(Reply(200, answer), record, keep_alive=keep_alive)
@@ -333,9 +335,9 @@ class _InFlight:
             self._respond(b"", begun_s)
             return
         try:
-            answer = known.predictor.take(self.body, self.received_s, known.timeout_s, self.record)
+            answer = known.predictor.take(self.body, self.received_s, known.timeout_s, self.record, known.form)
         except Exception as error:
-            self._respond(self.connection._service.failed(known.predictor, error, self.record), begun_s)
+            self._respond(self.failed(error, begun_s), begun_s)
             return
         if isinstance(answer, Waiting):
             self.wait_for(answer, begun_s)
@@ -352,11 +354,19 @@ class _InFlight:
         try:
             answer = waiting.answer()
         except (Exception, asyncio.CancelledError) as error:
-            answer = self.connection._service.failed(self.known.predictor, error, self.record)
+            answer = self.failed(error, begun_s)
         del waiting  # break a reference cycle that would keep the decoded body in memory
         self._respond(answer, begun_s)
 
+    def failed(self, error: BaseException, begun_s: float) -> Reply:
+        """Count a failure, and return the response."""
+        self.known.form.failed(perf_counter() - begun_s)
+        return self.connection._service.failed(self.known.predictor, self.known.form, error, self.record)
+
     def _respond(self, answer: bytes | Reply, begun_s: float) -> None:
+        predictor, form = self.known.predictor, self.known.form
+        if form is not predictor.form and answer and (not isinstance(answer, Reply) or answer.status == 200):
+            self.connection._service.answered(predictor, form, perf_counter() - self.received_s)
         scheduler = self.connection._parts.scheduler
         scheduler.under_way -= 1
         scheduler.answered(self.received_s, begun_s, waited=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from trimtab.serving.http.predict.predicting import Predictor
-from trimtab.serving.http.requests.wire import JSON_TYPE, TIMEOUT, timeout_of
+from trimtab.serving.http.predict.predicting import Form, MakeForm, Predictor
+from trimtab.serving.http.requests.wire import TIMEOUT, timeout_of
 
 _HEAD_END = b"\r\n\r\n"
 _MOST = 4_096  # if there are more heads, all are dropped and learned again
@@ -21,16 +21,21 @@ class KnownHead(NamedTuple):
     """The contents of a request's head."""
 
     predictor: Predictor
+    form: Form
     headers: list[tuple[bytes, bytes]]
     timeout_s: float | None
     length: int  # the length of the body in bytes
 
 
 class KnownHeads:
-    """The heads of requests that may be sent again on any connection of a service."""
+    """The heads of requests that may be sent again on any connection of a service.
 
-    def __init__(self, predictors: Iterable[Predictor], body_bytes: int) -> None:
-        self._by_path: Mapping[bytes, Predictor] = {one.path.encode(): one for one in predictors}
+    Args:
+        by_path: The predictors, with a function that makes the form of a request from its headers.
+    """
+
+    def __init__(self, by_path: Mapping[str, tuple[Predictor, MakeForm]], body_bytes: int) -> None:
+        self._by_path = {path.encode(): one for path, one in by_path.items()}
         self._body_bytes = body_bytes
         self._known: dict[bytes, KnownHead] = {}
 
@@ -42,13 +47,13 @@ class KnownHeads:
 
     def learn(self, data: bytes, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """Keep the head of `data`, a complete HTTP/1.1 request, if it is an ordinary predict request."""
-        predictor = self._by_path.get(url)
+        found = self._by_path.get(url)
         at = data.find(_HEAD_END) + len(_HEAD_END)
-        if predictor is None or method != b"POST" or at > _LONGEST_BYTES:
+        if found is None or method != b"POST" or at > _LONGEST_BYTES:
             return
         timeout_s, length, hosts = None, 0, 0
         for name, value in headers:
-            if name in _SPECIAL or (name == b"content-type" and value != JSON_TYPE):
+            if name in _SPECIAL:
                 return
             if name == b"connection" and value.lower() != b"keep-alive":
                 return
@@ -58,8 +63,10 @@ class KnownHeads:
             elif name == b"content-length":
                 length = int(value)
             hosts += name == b"host"
-        if hosts != 1 or len(data) != at + length or length > self._body_bytes:
+        predictor, make_form = found
+        form = make_form(headers)
+        if form is None or hosts != 1 or len(data) != at + length or length > self._body_bytes:
             return
         if len(self._known) >= _MOST:
             self._known.clear()
-        self._known[data[:at]] = KnownHead(predictor, headers, timeout_s, length)
+        self._known[data[:at]] = KnownHead(predictor, form, headers, timeout_s, length)

@@ -158,7 +158,7 @@ def test_a_server_without_events_or_views_says_so(shop: Shop) -> None:
     run(HttpService([shop.endpoint], shop.log, push=shop.ingestor.push), wait)
 
 
-def test_large_bodies_are_read_and_many_answers_written_in_threads(shop: Shop) -> None:
+def test_large_bodies_are_read_and_answered_in_threads(shop: Shop) -> None:
     where: dict[str, set[bool]] = {"read": set(), "written": set()}
     go_on = threading.Event()
     go_on.set()
@@ -187,7 +187,7 @@ def test_large_bodies_are_read_and_many_answers_written_in_threads(shop: Shop) -
             where.update(read=set(), written=set())
             response = await client.post(PREDICT, json={"rows": [row] * count})
             assert len(response.json()["predictions"]) == count
-            assert where == {"read": {count == 2}, "written": {count < 2_000}}, count
+            assert where == {"read": {count == 2}, "written": {count == 2}}, count
         large = json.dumps({"rows": [shop.ask(user="x" * 9_000)] * 8}).encode()
         assert (await client.post(PREDICT, content=large[:-1])).status_code == 400
         go_on.clear()  # one is being read until the two others are refused

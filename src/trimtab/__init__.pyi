@@ -13,8 +13,8 @@ from trimtab.core.expressions.nodes import when as when
 from trimtab.events.definitions import Time as Time
 from trimtab.events.definitions import source as source
 from trimtab.experiments.declaring import experiment as experiment
-from trimtab.experiments.declaring import metric as metric
 from trimtab.experiments.declaring import switchback as switchback
+from trimtab.experiments.metrics import metric as metric
 from trimtab.features.aggregates import *
 from trimtab.features.definitions import entity as entity
 from trimtab.features.definitions import label as label

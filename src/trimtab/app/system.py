@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # imported where first needed, so that a service starts soone
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.online.history import SharedHistory
     from trimtab.events import Ingestor, Quarantine
+    from trimtab.experiments.definitions import Experiment
+    from trimtab.experiments.eligibility import EligibilityReader
 
 Part = TypeVar("Part")
 _logger = logging.getLogger(__name__)
@@ -295,10 +297,20 @@ class System(Closing, metaclass=PublicNames):
                 answerers,
                 registry=self.registry,
                 memory=self.version_memory,
-                arms=StoredArms(deployment.name, self.state, self.clock, self.config, self.definitions),
+                arms=StoredArms(
+                    deployment.name, self.state, self.clock, self.config, self.definitions, self.eligibility
+                ),
                 answers=self.state.answers,
             )
         return self._served[deployment.name]
+
+    def eligibility(self, experiment: Experiment) -> EligibilityReader | None:
+        """Return the reader of the features that an experiment reads as of the assignment; None if it reads none."""
+        if (features := self.live.eligibility(experiment)) is None:
+            return None
+        from trimtab.experiments.eligibility import EligibilityReader
+
+        return EligibilityReader(experiment, features, self.state.online, lambda: self.views.filled(features.views))
 
     def current(self, model: str) -> ServedModel:
         """Return the served model of a deployment, brought up to date with its alias and with the event log.

@@ -17,9 +17,11 @@ from trimtab.experiments.records import Allocation, ExperimentState, Exposure
 from trimtab.experiments.unit_hash import UnitHash
 
 BUCKETS = 10_000
+# flags of predictions, if an experiment over versions selects requests by features: whether their unit is eligible
+ELIGIBLE, FEATURE_MISSING = "eligible", "feature_missing"
 Reason = Literal[
-    "assigned", "override", "holdout", "other slots", "not eligible", "not in share", "carry-over gap", "no unit",
-    "not started", "paused", "stopped", "concluded",
+    "assigned", "override", "holdout", "other slots", "not eligible", "feature missing", "not in share",
+    "carry-over gap", "no unit", "not started", "paused", "stopped", "concluded",
 ]  # fmt: skip
 _pack: Any = msgspec.msgpack.Encoder().encode
 _as_json: Any = msgspec.json.Encoder().encode
@@ -61,7 +63,8 @@ class Assigner:
         self._where: Callable[[Mapping[str, Any]], Any] | None = None
         if definition.where is not None:
             what = f"experiment {definition.name!r}: where"
-            self._where = compile_row(definition.where, definition.attributes, what)  # type: ignore[arg-type]  # checked when declared
+            self._where = compile_row(definition.where, {**definition.attributes, **definition.feature_types}, what)
+            self._features = sorted(definition.where.columns() & definition.feature_types.keys())
         self._results: dict[tuple[str, Reason], Assignment] = {}
         self._holdout = UnitHash("holdout\0").of_packed
         self._held_out = round(holdout * BUCKETS)
@@ -85,7 +88,7 @@ class Assigner:
         """Return the assignment of the unit of a row.
 
         Args:
-            row: The unit's columns and attributes, with correct types.
+            row: The unit's columns, attributes and features, with correct types.
             at_us: The time of the request. Only switchbacks depend on it.
         """
         texts = [value if type(value := row[name]) is str else _text(value) for name in self._unit]
@@ -101,8 +104,9 @@ class Assigner:
             return self._result(self.definition.control, "holdout")
         if self._layer is not None and not self._slots[0] <= self._layer(packed) % BUCKETS < self._slots[1]:
             return self._result(self.definition.control, "other slots")
-        if self._where is not None and self._where(row) is not True:
-            return self._result(self.definition.control, "not eligible")
+        if self._where is not None and (eligible := self._where(row)) is not True:
+            missing = eligible is None and any(row[name] is None for name in self._features)
+            return self._result(self.definition.control, "feature missing" if missing else "not eligible")
         assigned = self._assigned
         if (switchback := self.definition.switchback) is not None:
             packed = _pack(self._block(switchback, row, at_us))
@@ -124,28 +128,36 @@ class Assigner:
     def _block(self, switchback: Switchback, row: Mapping[str, Any], at_us: int) -> list[str | None]:
         return [str(at_us // switchback.every_us), *(_text(row[name]) for name in switchback.by)]
 
-    def exposure(self, row: Mapping[str, Any], at_us: int, generation: int, *, reason: str = "") -> Exposure | None:
+    def exposure(
+        self, row: Mapping[str, Any], at_us: int, generation: int, *, reason: str = "", missing: str = ""
+    ) -> Exposure | None:
         """Return the exposure of the unit of a row; None if it takes no part.
+
+        If it takes no part because a feature is missing, the result has no variant, so that such units are counted.
 
         Args:
             row: As for `assign`.
             at_us: The time at which the unit met its variant.
             generation: The number of the experiment's start.
             reason: Why the variant was not shown; empty if it was.
+            missing: The features without a value, for the reason.
         """
         found = self.assign(row, at_us)
-        if not found.takes_part:
+        lacks = found.reason == "feature missing"
+        if not found.takes_part and not lacks:
             return None
         return Exposure(
             experiment=self.definition.name,
             generation=generation,
             unit=self.unit(row),
-            variant=found.variant,
+            variant="" if lacks else found.variant,
             at_us=at_us,
-            reason=reason,
+            reason=missing or found.reason if lacks else reason,
             block=self.block(row, at_us),
             override=found.reason == "override",
-            attributes=_pack({column: row[column] for column in self.definition.attributes}),
+            attributes=_pack(
+                {name: row[name] for name in (*self.definition.attributes, *self.definition.feature_types)}
+            ),
         )
 
     def _result(self, variant: str, reason: Reason) -> Assignment:
@@ -224,9 +236,8 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
             raise Misuse(f"{what}: {shown(row)[:100]} is no unit. Give {{{wanted}}}.")
         row = {unit[0]: row}
     region = definition.switchback.by if definition.switchback is not None else ()
-    read = definition.where.columns() if definition.where is not None else set()
     found: dict[str, Any] = {}
-    for name in dict.fromkeys((*unit, *region, *sorted(read), *definition.slices)):
+    for name in dict.fromkeys((*unit, *region, *sorted(kinds))):
         value = plain(row.get(name))
         if name not in row and name not in kinds:
             raise Misuse(f"{what}: {name!r} is missing. It identifies the unit, so give it as a text or an integer.")
@@ -254,6 +265,19 @@ def plain(value: Any) -> Any:
     """
     is_scalar = getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None
     return value.item() if is_scalar and value.dtype.kind in "iufbU" else value
+
+
+def whole(text: str) -> int | None:
+    """Return the whole number that a text stands for; None if it has more than its digits, or is too large.
+
+    >>> whole("71"), whole("071"), whole("x")
+    (71, None, None)
+    """
+    try:
+        found = int(text)
+    except ValueError:
+        return None
+    return found if -(2**63) <= found < 2**63 and str(found) == text else None
 
 
 def _checked(value: Any, kind: str, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""Declare experiments and their metrics in a project file."""
+"""Declare experiments in a project file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, duration_us, format_duration, parse_time_us
-from trimtab.events.definitions import Source, check_name, declared_columns
+from trimtab.events.definitions import check_name, declared_columns
 from trimtab.experiments.assignment import BUCKETS, joined, plain
-from trimtab.experiments.definitions import Experiment, Metric, MetricKind, Role, Rule, Switchback, Value
-from trimtab.features.aggregates import Aggregate, check_aggregate
+from trimtab.experiments.definitions import Experiment, Metric, Rule, Switchback
+from trimtab.experiments.eligibility import eligibility_features, eligibility_joins
+from trimtab.experiments.metrics import listed, refuse
+from trimtab.features.definitions import Join, View
 from trimtab.training.definitions import Model
 
 _collected: ContextVar[list[Experiment] | None] = ContextVar("collected_experiments", default=None)
-_COVARIATES = ("mean", "proportion")  # the kinds of metrics that can have a covariate
-_CAPPED = ("mean", "ratio")
 _PLANNED = ("fixed", "obrien_fleming")
 _MOST_LOOKS = 50
 _MOST_VARIANTS = 100
@@ -33,135 +33,6 @@ _MOST_VARIANTS = 100
 def collect_experiments(into: list[Experiment] | None) -> None:
     """While a project file is read, let `experiment()` add each experiment to `into`. None ends this."""
     _collected.set(into)
-
-
-def metric(
-    name: str,
-    *,
-    source: Source | None = None,
-    by: str | Sequence[str] = (),
-    value: Aggregate | None = None,
-    denominator: Aggregate | None = None,
-    prediction: Value | None = None,
-    kind: MetricKind | None = None,
-    within: str | int = "7d",
-    before: str | int | None = None,
-    quantile: float | None = None,
-    cap: float | None = None,
-    role: Role = "secondary",
-    better: str | None = None,
-    margin: float = 0.0,
-) -> Metric:
-    """Declare a metric of an experiment: a number for each unit, from its events or predictions after its exposure.
-
-    Args:
-        name: Lower-case name, unique in the experiment.
-        source: The source of the events.
-        by: The source's columns that identify the unit, in the order of the experiment's `unit`.
-        value: The aggregate of a unit's events, without a window: `tt.sum("amount")`.
-        denominator: Makes the metric a ratio: the sum of `value` over all units divided by the sum of this.
-        prediction: Instead of events, the mean over a unit's labelled predictions: "loss", "label" or "score". It needs
-            an experiment over the versions of a model.
-        kind: "mean" (the default); "proportion": the share of units whose value is present and not 0; "ratio";
-            "quantile"; "time_to_event": the time to the first event that `value=tt.count(where=...)` counts.
-        within: How long after the first exposure events count. A unit's value is known after this time.
-        before: For a smaller error (CUPED): the same aggregate over this long before the exposure. Only for means and
-            proportions.
-        quantile: Makes the metric a quantile over the units, such as 0.9.
-        cap: A unit's value counts at most this much (winsorising). For means and ratios.
-        role: "primary": the decision depends on it; "guardrail": it may not become worse than by `margin`; or
-            "secondary".
-        better: "higher" or "lower". By default "lower" for losses and times, and otherwise "higher".
-        margin: For a guardrail: by how much it may be worse, as a share of the control's value.
-
-    Raises:
-        Misuse: The parts do not fit together. The message says what to change.
-
-    >>> from trimtab.events.definitions import source
-    >>> from trimtab.features.aggregates import sum
-    >>> orders = source("orders", time="at", columns={"customer_id": str, "amount": float})
-    >>> metric("revenue", source=orders, by="customer_id", value=sum("amount"), cap=500.0, role="primary").kind
-    'mean'
-    """
-    check_name(name, "metric")
-    what = f"metric {name!r}"
-    implied: MetricKind | None = "ratio" if denominator is not None else "quantile" if quantile is not None else None
-    found: MetricKind = kind or implied or "mean"
-    low = prediction == "loss" or found == "time_to_event"
-    within_us, before_us = duration_us(within), 0 if before is None else duration_us(before)
-    columns = (by,) if isinstance(by, str) else tuple(by)
-    _refuse(
-        what,
-        (kind is not None and kind not in get_args(MetricKind), f"kind={kind!r}. Give one of {_list(MetricKind)}."),
-        (implied is not None and found != implied, f"kind={kind!r}, but this is a {implied}. Leave kind out."),
-        (found == "ratio" and denominator is None, "a ratio needs denominator=, the aggregate to divide by."),
-        (found == "quantile" and quantile is None, "a quantile needs quantile=, such as 0.9."),
-        (role not in get_args(Role), f"role={role!r}. Give one of {_list(Role)}."),
-        (better not in (None, "higher", "lower"), f'better={better!r}. Give "higher" or "lower".'),
-        (prediction not in (None, *get_args(Value)), f"prediction={prediction!r}. Give one of {_list(Value)}."),
-        ((source is None) == (prediction is None), "give either source=, by= and value=, or prediction=."),
-        (source is None and (value or denominator or columns), "value=, denominator= and by= need source=."),
-        (source is None and found not in ("mean", "quantile"), f"prediction= gives no {found}. Leave kind out."),
-        (source is not None and value is None, 'value= is missing. Give an aggregate, such as tt.sum("amount").'),
-        (source is not None and not columns, "by= is missing. Name the source's columns that identify the unit."),
-        (within_us == 0, 'within=0 leaves no time for an event. Give a duration such as "7d".'),
-        (before is not None and before_us == 0, 'before=0 is an empty window. Give a duration such as "28d".'),
-        (
-            before_us > 0 and (found not in _COVARIATES or source is None),
-            "before= is for means and proportions of events. Leave before out.",
-        ),
-        (quantile is not None and not 0 < quantile < 1, f"quantile={quantile}. Give a number between 0 and 1."),
-        (cap is not None and not _is_cap(cap), f"cap={shown(cap)[:100]}. Give a finite number above 0."),
-        (cap is not None and found not in _CAPPED, f"cap= is for means and ratios; this is a {found}. Leave cap out."),
-        (not 0 <= margin < 1, f"margin={margin}. Give a share from 0 to 1, such as 0.02 for 2 %."),
-        (role == "guardrail" and margin == 0, "a guardrail needs margin=, such as 0.02 for 2 % worse."),
-        (role != "guardrail" and margin > 0, f"margin= is for guardrails; this metric is {role}. Leave margin out."),
-    )  # fmt: skip
-    if source is not None:
-        _check_aggregates(what, source, columns, value, denominator, found)
-    return Metric(
-        name=name,
-        kind=found,
-        source=source,
-        by=columns,
-        value=value,
-        denominator=denominator,
-        prediction=prediction,
-        within_us=within_us,
-        before_us=before_us,
-        quantile=0.5 if quantile is None else float(quantile),
-        cap=None if cap is None else float(cap),
-        role=role,
-        better="lower" if better == "lower" or (better is None and low) else "higher",
-        margin=float(margin),
-    )
-
-
-def _is_cap(cap: Any) -> bool:
-    return isinstance(cap, int | float) and 0 < cap < math.inf
-
-
-def _check_aggregates(
-    what: str, source: Source, by: Sequence[str], value: Any, denominator: Any, kind: MetricKind
-) -> None:
-    if not isinstance(source, Source):
-        raise Misuse(f"{what}: source={shown(source)[:100]} is no source. Make one with tt.source().")
-    for column in by:
-        if source.columns.get(column) not in ("str", "int"):
-            found = source.columns.get(column, f"missing among {', '.join(source.columns)}")
-            raise Misuse(
-                f"{what}: by={column!r} must be a column of {source.name!r} of type str or int; it is {found}."
-            )
-    for part, one in (("value", value), ("denominator", denominator)):
-        if one is None and part == "denominator":
-            continue
-        if isinstance(one, Aggregate) and (one.window_us is not None or one.until_us):
-            raise Misuse(f"{what}: {part}= has a window of its own. Leave over, until and max_age out; give within=.")
-        check_aggregate(f"{what}, {part}", one, source)
-        if one.dtype(source.columns) not in ("int", "float", "bool"):
-            raise Misuse(f"{what}: {part}= is a {one.dtype(source.columns)}. Give an aggregate that is a number.")
-    if kind == "time_to_event" and value.kind != "count":
-        raise Misuse(f"{what}: a time to an event needs value=tt.count(where=...), which says which events are meant.")
 
 
 def switchback(*, every: str | int, gap: str | int = 0, by: str | Sequence[str] = ()) -> Switchback:
@@ -196,6 +67,7 @@ def experiment(
     layer: str = "",
     where: Expression | None = None,
     attributes: Mapping[str, type] | None = None,
+    features: Sequence[View | Join] = (),
     overrides: Mapping[str | int | tuple[str | int, ...], str] | None = None,
     switchback: Switchback | None = None,
     metrics: Sequence[Metric] = (),
@@ -222,9 +94,11 @@ def experiment(
         ramp: Larger shares by the time since the start, such as {"1d": 0.2, "3d": 1.0}, or by date, such as
             {"2027-01-04": 1.0}.
         layer: Experiments of one layer have no unit in common. By default, an experiment has a layer of its own.
-        where: Only units whose attributes fulfil this condition take part.
+        where: Only units whose attributes and features fulfil this condition take part.
         attributes: The attributes that `where` and `slices` read, with their types. With `model`, these are columns of
             its request, and need not be declared.
+        features: Views whose features `where` and `slices` read as of the assignment: `tt.col("customer.orders_7d")`.
+            They are looked up by columns of the unit or by attributes. With `model`, its own views need not be given.
         overrides: By unit, the variant of a tester. Testers are left out of the analysis. For a unit of several columns
             the unit is a tuple of their values, or the same as a JSON array of texts.
         switchback: Assign blocks of time and not units; made with `switchback()`.
@@ -258,7 +132,7 @@ def experiment(
     steps = _checked_ramp(what, share, (ramp or {}) if not dated else {})
     dates = _checked_ramp(what, share, dated, parse_time_us)[1:]
     planned = None if duration is None else duration_us(duration)
-    _refuse(
+    refuse(
         what,
         (model is not None and bool(attributes), "with model=, attributes are the request's columns. Leave them out."),
         (not columns, 'unit= is missing. Name the columns that identify the unit, such as unit="customer_id".'),
@@ -266,7 +140,7 @@ def experiment(
             not all(isinstance(one, str) and one.strip() for one in columns) or len({*columns}) < len(columns),
             f"unit={shown(unit)[:100]}. Name each of the columns that identify the unit once.",
         ),
-        (rule not in get_args(Rule), f"rule={rule!r}. Give one of {_list(Rule)}."),
+        (rule not in get_args(Rule), f"rule={rule!r}. Give one of {listed(Rule)}."),
         (not 0.5 < level < 1, f"level={level}. Give a confidence between 0.5 and 1, such as 0.95."),
         (
             rule in _PLANNED and planned is None,
@@ -298,14 +172,16 @@ def experiment(
     )  # fmt: skip
     if layer:
         check_name(layer, "layer")
-    read = set(slices)
-    if where is not None:
-        if not isinstance(where, Expression) or where.dtype(kinds, f"{what}: where") != "bool":
-            raise Misuse(f'{what}: where={shown(where)[:100]} is no condition. Write one: tt.col("country") == "DE".')
-        read |= where.columns()
+    read = {*slices} | (where.columns() if isinstance(where, Expression) else set())
+    of_model, by = (None if model is None else model.features), {**dict.fromkeys(columns, ""), **kinds}
+    joins = eligibility_joins(what, features, of_model, read, by)  # type: ignore[arg-type]  # "": no type yet
+    known = {**kinds, **Experiment(name=name, unit=(), variants={}, features=joins).feature_types}
+    if where is not None and (not isinstance(where, Expression) or where.dtype(known, f"{what}: where") != "bool"):
+        raise Misuse(f'{what}: where={shown(where)[:100]} is no condition. Write one: tt.col("country") == "DE".')
+    read |= {column for join in joins for column in join.by}
     regions = switchback.by if switchback is not None else ()
     for column in (*((*columns, *regions) if model is not None else ()), *slices):
-        if column not in kinds:
+        if column not in (kinds if model is not None else known):
             where_to = "a column of the request" if model is not None else 'one of attributes={"country": str}'
             raise Misuse(f"{what}: {column!r} is not {where_to}. Known: {', '.join(kinds) or 'none'}.")
     for column in (*columns, *regions) if model is not None else ():
@@ -323,6 +199,7 @@ def experiment(
         layer=layer,
         where=where,
         attributes={column: kind for column, kind in kinds.items() if column in read},
+        features=joins,
         overrides=_checked_overrides(what, named, columns, overrides or {}),
         switchback=switchback,
         metrics=_checked_metrics(what, metrics, columns, model, switchback),
@@ -335,6 +212,7 @@ def experiment(
         looks=looks,
         owner=owner,
     )
+    eligibility_features(made)  # raises Misuse if the views do not fit together
     if (collected := _collected.get()) is not None:
         collected.append(made)
     return made
@@ -475,13 +353,3 @@ def _checked_metrics(
     if metrics and not any(one.role == "primary" for one in metrics):
         raise Misuse(f'{what}: no metric is primary. Mark the one that decides: tt.metric(..., role="primary").')
     return tuple(metrics)
-
-
-def _refuse(what: str, *rules: tuple[Any, str]) -> None:
-    for is_wrong, why in rules:
-        if is_wrong:
-            raise Misuse(f"{what}: {why}")
-
-
-def _list(choices: Any) -> str:
-    return ", ".join(map(repr, get_args(choices)))

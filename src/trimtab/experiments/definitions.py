@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from trimtab.core.columns.data import Dtype
 from trimtab.core.expressions.nodes import Expression
 from trimtab.core.hashing import content_hash
 from trimtab.core.time import DAY_US
 from trimtab.events.definitions import Source
 from trimtab.features.aggregates import Aggregate
+from trimtab.features.definitions import Join
 
 MetricKind = Literal["mean", "proportion", "ratio", "quantile", "time_to_event"]
 Role = Literal["primary", "secondary", "guardrail"]
@@ -91,8 +93,9 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ramp: tuple[tuple[int, float], ...] = ()  # growing shares: microseconds after the start, and the share from then on
     ramp_at: tuple[tuple[int, float], ...] = ()  # the same by date: microseconds since 1970; one of both is empty
     layer: str = ""  # experiments of one layer have no unit in common; empty: a layer of its own
-    where: Expression | None = None  # only units whose attributes fulfil this take part
-    attributes: dict[str, str] = {}  # the columns that `where` and `slices` read, with their types
+    where: Expression | None = None  # only units whose attributes and features fulfil this take part
+    attributes: dict[str, Dtype] = {}  # the columns that `where` and `slices` read, with their types
+    features: tuple[Join, ...] = ()  # the views whose features `where` and `slices` read as of the assignment
     overrides: dict[str, str] = {}  # by unit, as text: the variant of a tester, who is left out of the analysis
     switchback: Switchback | None = None
     metrics: tuple[Metric, ...] = ()
@@ -111,6 +114,16 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return max(self.share, *(share for _, share in (*self.ramp, *self.ramp_at)), 0.0)
 
     @property
+    def feature_types(self) -> dict[str, Dtype]:
+        """The features that `where` and `slices` can read, such as "customer.orders_7d", with their types."""
+        return {
+            f"{join.name}.{name}": aggregate.dtype(join.view.source.columns)
+            for join in self.features
+            for name, aggregate in join.view.features.items()
+            if join.select is None or name in join.select
+        }
+
+    @property
     def control(self) -> str:
         """The name of the first variant."""
         return next(iter(self.variants))
@@ -121,5 +134,6 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
         Testers may be added later, because they are left out of the analysis.
         """
-        own = msgspec.structs.replace(self, owner=None, overrides={}, metrics=())
-        return content_hash([own, [metric.content for metric in self.metrics]])
+        own = msgspec.structs.replace(self, owner=None, overrides={}, metrics=(), features=())
+        features = [[join.hash for join in self.features]] if self.features else []
+        return content_hash([own, [metric.content for metric in self.metrics], *features])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Dtype, column
 from trimtab.core.errors import Corrupt
+from trimtab.experiments.assignment import whole
 from trimtab.experiments.days import EARLY_US, LATE_US
 from trimtab.experiments.records import Exposure
 from trimtab.store.log_places import position_before, records_between
@@ -183,7 +184,7 @@ def unit_columns(units: Sequence[str], dtypes: Sequence[Dtype]) -> list[Column]:
     rows = [unit_values(unit, len(dtypes)) for unit in units]
     lists = zip(*rows, strict=True) if rows else [()] * len(dtypes)
     return [
-        column(dtype, values if dtype == "str" else [_whole(value) for value in values])
+        column(dtype, values if dtype == "str" else [whole(value) for value in values])
         for dtype, values in zip(dtypes, lists, strict=True)
     ]
 
@@ -195,14 +196,6 @@ def unit_keys(units: Sequence[str]) -> Array:
     True
     """
     return np.frombuffer(b"".join([blake2b(one.encode(), digest_size=8).digest() for one in units]), "<u8")
-
-
-def _whole(value: str) -> int | None:
-    try:
-        found = int(value)
-    except ValueError:
-        return None
-    return found if -(2**63) <= found < 2**63 and str(found) == value else None
 
 
 def _objects(values: Sequence[Any]) -> Array:

@@ -85,7 +85,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     experiment: str
     generation: int
     unit: str
-    variant: str  # the assigned variant, also if another one was shown instead
+    # the assigned variant, also if another one was shown instead; empty: a feature was missing, so it took no part
+    variant: str
     at_us: int
     reason: str = ""  # why the assigned variant was not shown, such as "timeout"; empty: it was shown
     block: str = ""  # for a switchback: the block of time and the region, as text
@@ -129,6 +130,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     day_us: int
     variants: dict[str, VariantDay]
+    not_eligible: dict[str, int] = {}  # units that took no part because a feature was missing, by feature and reason
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
     known_by_us: int = 0  # what became known later does not count, and does not change `variants`
@@ -147,6 +149,12 @@ def stored_definition(state: ExperimentState) -> Experiment:
     The sources of its metrics are as they were declared then, without the positions of columns in stored events.
     """
     return msgspec.json.decode(state.definition, type=Experiment)
+
+
+def running_experiments(catalog: Catalog) -> list[ExperimentState]:
+    """Return the states of all experiments that run or are paused."""
+    found = [msgspec.json.decode(record.body, type=ExperimentState) for record in catalog.find(KIND)]
+    return [one for one in found if one.phase in ("running", "paused")]
 
 
 def past_state(catalog: Catalog, name: str, generation: int) -> ExperimentState | None:

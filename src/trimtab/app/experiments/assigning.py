@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
@@ -27,9 +29,18 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from trimtab.app.system import System
+    from trimtab.experiments.eligibility import EligibilityReader
     from trimtab.store.ports import Log
 
 _LOOK_S = 0.5  # if the catalogue has no mark that shows a change, rules are used for this long
+
+
+class Rule(msgspec.Struct, frozen=True, eq=False):
+    """The compiled rule of an experiment as it is now."""
+
+    assigner: Assigner
+    generation: int  # 0 before the first start
+    reader: EligibilityReader | None = None  # None: no features are read
 
 
 class Rules:
@@ -42,7 +53,8 @@ class Rules:
         self._system = system
         self._mutex = threading.Lock()
         self._mark: Hashable = None
-        self._of: dict[str, tuple[Assigner, int]] = {}  # by name: the rule and the generation
+        self._of: dict[str, Rule] = {}
+        self._caught: Hashable = None  # the mark of the state at which online features were last brought up to date
 
     @cached_property
     def log(self) -> Log:
@@ -50,8 +62,8 @@ class Rules:
         with self._mutex:  # several threads may need it for the first time
             return self._system.state.exposures
 
-    def of(self, name: str) -> tuple[Assigner, int]:
-        """Return the rule of an experiment as it is now, and its generation (0 before the first start).
+    def of(self, name: str) -> Rule:
+        """Return the rule of an experiment as it is now.
 
         Raises:
             NotFound: There is no such experiment.
@@ -66,20 +78,37 @@ class Rules:
         if name not in rules:
             state = experiment_state(catalog, name)
             rule = assigner_of(catalog, system.config, system.definitions, name)
-            rules[name] = rule, 0 if state is None else state.generation
+            reader = None if state is None or state.phase != "running" else system.eligibility(rule.definition)
+            rules[name] = Rule(rule, 0 if state is None else state.generation, reader)
         return rules[name]
+
+    def known(self, rule: Rule, rows: Sequence[dict[str, Any]], now_us: int) -> Sequence[tuple[dict[str, Any], str]]:
+        """Return each row with the features that the rule reads as of now, and a text about those that are missing."""
+        definition = rule.assigner.definition
+        if rule.reader is None:  # no variant is assigned by features now
+            return [({**dict.fromkeys(definition.feature_types), **row}, "") for row in rows]
+        mark = self._system.state.mark()
+        if mark is None or mark != self._caught:
+            self._system.views.catch_up()  # does nothing if another process or thread applies events
+            self._caught = mark
+        return rule.reader.known(rows, now_us)
 
 
 def assign(system: System, name: str, unit: object) -> Assignment:
     """Return the variant of a unit; see `Project.assign`."""
-    rule, _ = system.part(Rules).of(name)
-    return rule.assign(check_row(rule.definition, unit), system.clock.now_us())
+    rules, now_us = system.part(Rules), system.clock.now_us()
+    rule = rules.of(name)
+    row = check_row(rule.assigner.definition, unit)
+    if rule.reader is not None:
+        ((row, _),) = rules.known(rule, [row], now_us)
+    return rule.assigner.assign(row, now_us)
 
 
 def expose(system: System, name: str, units: Sequence[object], *, not_shown: str = "") -> list[Assignment]:
     """Return the variants of units, and log the exposures of all or of none; see `Project.expose_units`."""
-    rule, generation = system.part(Rules).of(name)
-    definition, now_us = rule.definition, system.clock.now_us()
+    rules, now_us = system.part(Rules), system.clock.now_us()
+    rule = rules.of(name)
+    assigner, definition = rule.assigner, rule.assigner.definition
     if definition.model is not None:
         raise Misuse(
             f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
@@ -93,10 +122,13 @@ def expose(system: System, name: str, units: Sequence[object], *, not_shown: str
             if len(units) == 1:
                 raise
             raise Misuse(f"units[{number}]: {error}") from error
-    made = [rule.exposure(row, now_us, generation, reason=not_shown) for row in rows]
+    known = rules.known(rule, rows, now_us)
+    made = [
+        assigner.exposure(row, now_us, rule.generation, reason=not_shown, missing=missing) for row, missing in known
+    ]
     if met := [one for one in made if one is not None]:
         log_exposures(system.part(Rules).log, met)
-    return [rule.assign(row, now_us) for row in rows]
+    return [assigner.assign(row, now_us) for row, _ in known]
 
 
 def experiments(system: System) -> list[ExperimentStatus]:

@@ -10,7 +10,8 @@ sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -24,7 +25,7 @@ from trimtab.app.experiments.assigning import lacking
 from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
 from trimtab.app.state.lease import Lease
-from trimtab.core.columns.data import Columns
+from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.time import DAY_US
 from trimtab.experiments.day_sums import DaySums, late_outcomes
 from trimtab.experiments.days import (
@@ -40,12 +41,13 @@ from trimtab.experiments.days import (
     stored_reached,
 )
 from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.eligibility import entity_values
 from trimtab.experiments.exposures import ExposureBlock, Intake, read_exposures
 from trimtab.experiments.first_exposures import FirstExposures, first_exposures, unpacked_keys
 from trimtab.experiments.records import KIND, ExperimentDay, ExperimentState, stored_definition
 from trimtab.experiments.unit_values import Evaluate, MetricFeatures, UnitValues, event_counts
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.frames import FeatureFrame
+from trimtab.features.frames import REASONS, FeatureFrame
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.steering.ledger import Ledger
 from trimtab.store.ports import Put
@@ -155,6 +157,7 @@ class ExperimentDays:
             day_us=due.day_us,
             known_by_us=due.known_by_us,
             variants=self._sums(self._features, first, intake, evaluate).variants(),
+            not_eligible=self._not_eligible(intake),
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),
         )
@@ -235,6 +238,18 @@ class ExperimentDays:
         logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, codes)
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
+    def _not_eligible(self, intake: Intake) -> dict[str, int]:
+        """Return how many units took no part because a feature was missing, by the first such feature and reason."""
+        if not self.definition.features:
+            return {}
+        state = self._state
+        logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, {"": 0})
+        seen: dict[int, str] = {}
+        for block in logged if self._units is None else chain(self._units.missing(intake), logged):
+            for key, reason in zip(block.keys.tolist(), block.reasons.tolist(), strict=True):
+                seen.setdefault(key, reason)
+        return dict(sorted(Counter(seen.values()).items()))
+
     def _marks(self, day_us: int) -> tuple[str, ...]:
         """Return what else happened on a day: changed shares, and what the loop did with the model."""
         state, model = self._state, self.definition.model
@@ -280,6 +295,33 @@ def evaluating(system: System, features: FeatureSet | None, what: Sequence[Any])
 
     with opened_run(system, features, what, {}, None) as run:
         yield partial(_evaluate, run)
+
+
+def with_past_features(
+    system: System, definition: Experiment, rows: Sequence[Mapping[str, Any]], at_us: NDArray[Any]
+) -> list[tuple[dict[str, Any], str]]:
+    """Return rows of units with the features that an experiment reads, each as of its time, computed from history.
+
+    The texts name the features without a value, with reasons.
+    """
+    features = system.live.eligibility(definition)
+    if features is None:
+        return [({**row}, "") for row in rows]
+    kinds, typed = features.request.columns, [entity_values(features, row) for row in rows]
+    requests = Columns(
+        {name: column(kinds[name], [one[name] for one in typed]) for name in features.request_columns}
+        | {features.request.time: Column("time", at_us)}
+    )
+    with evaluating(system, features, ["eligibility", definition.name, int(at_us.max())]) as evaluate:
+        found = evaluate(features, requests, at_us, None)
+    values, codes = [found.values[name].to_list() for name in features.names], found.codes(features.names).tolist()
+    needed = set() if definition.where is None else definition.where.columns()
+    known = []
+    for row, of, why in zip(rows, zip(*values, strict=True), codes, strict=True):
+        one = dict(zip(features.names, of, strict=True))
+        lacking = [f"{name} ({REASONS[code]})" for name, code in zip(one, why, strict=True) if one[name] is None]
+        known.append(({**row, **one}, ", ".join(text for text in lacking if text.partition(" ")[0] in needed)))
+    return known
 
 
 def _evaluate(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
-from trimtab.experiments.assignment import Assigner, PastAssignments
+from trimtab.experiments.assignment import ELIGIBLE, FEATURE_MISSING, Assigner, PastAssignments
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake
 from trimtab.experiments.records import ExperimentState, Exposure
@@ -48,7 +48,9 @@ class LoggedUnits:
         self._state = state
         declared = system.definitions.experiments.get(definition.name, definition)
         holdout = system.config.experiments.holdout if state.holdout is None else state.holdout
-        self._assignments = PastAssignments(definition, state, holdout=holdout, overrides=declared.overrides)
+        # features are not read again: the flags of the predictions say which units were eligible then
+        judged = definition if not definition.features else msgspec.structs.replace(definition, where=None)
+        self._assignments = PastAssignments(judged, state, holdout=holdout, overrides=declared.overrides)
         self._naming = Assigner(definition, None)
         self._columns: dict[str, list[str]] = {}  # by version: the columns of its requests
 
@@ -63,6 +65,17 @@ class LoggedUnits:
                     rows.append((position, exposure))
             if rows:
                 yield intake.block(number, rows, codes)
+
+    def missing(self, intake: Intake) -> Iterator[ExposureBlock]:
+        """Yield the units that took no part because a feature was missing, in blocks."""
+        for number, found in self.predictions(intake):
+            rows = [
+                (position, self._exposed(one, row, "", "feature missing"))
+                for position, one, row in found
+                if FEATURE_MISSING in one.flags
+            ]
+            if rows:
+                yield intake.block(number, rows, {"": 0})
 
     def predictions(self, intake: Intake) -> Iterator[tuple[int, list[tuple[int, Prediction, dict[str, Any]]]]]:
         """Yield the predictions that clients got in the time of an intake, in blocks.
@@ -92,17 +105,26 @@ class LoggedUnits:
         assignment = self._assignments.at(row, prediction.made_at_us)
         if not assignment.takes_part:
             return None
+        tester = assignment.reason == "override"
+        if self._definition.features and not tester and ELIGIBLE not in prediction.flags:
+            return None
+        reason = self._reason(prediction, assignment.variant)
+        return self._exposed(prediction, row, assignment.variant, reason, tester=tester)
+
+    def _exposed(
+        self, prediction: Prediction, row: dict[str, Any], variant: str, reason: str, *, tester: bool = False
+    ) -> Exposure:
         unit, block = self.unit(prediction, row)
-        attributes = {name: row[name] for name in self._definition.slices if name in row}
+        attributes = {name: row[name] for name in self._definition.attributes if name in row}
         return Exposure(
             experiment=self._definition.name,
             generation=self._state.generation,
             unit=unit,
             block=block,
-            variant=assignment.variant,
+            variant=variant,
             at_us=prediction.made_at_us,
-            reason=self._reason(prediction, assignment.variant),
-            override=assignment.reason == "override",
+            reason=reason,
+            override=tester,
             attributes=_encode(attributes) if attributes else b"",
         )
 

@@ -11,38 +11,61 @@ from trimtab.app.state.state import State
 from trimtab.core.clock import Clock
 from trimtab.core.config import Config
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.experiments.assignment import Assigner
+from trimtab.experiments.assignment import ELIGIBLE, FEATURE_MISSING, Assigner, Reason
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.eligibility import EligibilityReader
 from trimtab.experiments.records import Exposure, experiment_state, stored_definition
 from trimtab.serving.arms.arms import ArmShares, arm_shares
 from trimtab.serving.failures import Late
 from trimtab.store.ports import Catalog, Log
 
+_FLAGS: dict[Reason, str] = {
+    "assigned": ELIGIBLE, "not in share": ELIGIBLE, "carry-over gap": ELIGIBLE, "feature missing": FEATURE_MISSING,
+}  # fmt: skip
 _MOST_WAITING = 10_000  # if more exposures wait, the oldest are dropped
 
 
 class ExperimentSplit:
-    """Selects the requests whose unit an experiment assigns to a variant other than the control.
+    """Says which variant of an experiment answers each request.
 
     A unit whose request gets no answer counts as exposed, too. Its exposure waits until `flush` logs it, because
     failures should not make a service slower.
     """
 
-    def __init__(self, assigner: Assigner, generation: int, clock: Clock, log: Callable[[], Log]) -> None:
+    def __init__(
+        self,
+        assigner: Assigner,
+        generation: int,
+        clock: Clock,
+        log: Callable[[], Log],
+        reader: EligibilityReader | None = None,
+    ) -> None:
         self._assigner = assigner
+        self._reader = reader
         self._generation = generation
         self._clock = clock
         self._log = log
         self._waiting: deque[Exposure] = deque(maxlen=_MOST_WAITING)
 
-    def holds(self, row: Mapping[str, Any]) -> bool:
-        """Return whether the other version answers a request."""
-        return self._assigner.assign(row, self._clock.now_us()).variant != self._assigner.definition.control
+    def arms(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """Return for each request the variant whose version answers, "" for the control, and a flag; "" for none."""
+        now_us, control = self._clock.now_us(), self._assigner.definition.control
+        found = [self._assigner.assign(row, now_us) for row, _ in self._known(rows, now_us)]
+        of = _FLAGS if self._reader is not None else {}
+        return [("" if one.variant == control else one.variant, of.get(one.reason, "")) for one in found]
+
+    def _known(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Sequence[tuple[Mapping[str, Any], str]]:
+        """Return each request with the features that the experiment reads, and a text about those that are missing."""
+        return [(row, "") for row in rows] if self._reader is None else self._reader.known(rows, now_us)
 
     def unanswered(self, rows: Sequence[Mapping[str, Any]], error: Exception) -> None:
         """Count the units of requests that got no answer as exposed to their variants, except for invalid requests."""
         now_us, reason = self._clock.now_us(), "timeout" if isinstance(error, Late) else "error"
         if not isinstance(error, Misuse):
-            found = [self._assigner.exposure(row, now_us, self._generation, reason=reason) for row in rows]
+            found = [
+                self._assigner.exposure(row, now_us, self._generation, reason=reason, missing=missing)
+                for row, missing in self._known(rows, now_us)
+            ]
             self._waiting += [one for one in found if one is not None]
 
     def flush(self) -> None:
@@ -57,8 +80,16 @@ class ExperimentSplit:
 class StoredArms:
     """The stored shares of a model's canary and shadow, and the experiments that split its requests."""
 
-    def __init__(self, model: str, state: State, clock: Clock, config: Config, definitions: Definitions) -> None:
-        self._model, self._state, self._clock = model, state, clock
+    def __init__(
+        self,
+        model: str,
+        state: State,
+        clock: Clock,
+        config: Config,
+        definitions: Definitions,
+        reader: Callable[[Experiment], EligibilityReader | None],
+    ) -> None:
+        self._model, self._state, self._clock, self._reader = model, state, clock, reader
         self._config, self._definitions = config, definitions
         # the two newest splits, because a request that began with the earlier one may still end
         self._splits: deque[ExperimentSplit] = deque(maxlen=2)
@@ -78,9 +109,19 @@ class StoredArms:
             assigner_of(state.catalog, self._config, self._definitions, experiment),
             experiment_state(state.catalog, experiment),
         )
-        split = ExperimentSplit(rule, 0 if found is None else found.generation, self._clock, lambda: state.exposures)
+        generation = 0 if found is None else found.generation
+        reader = self._reader(rule.definition)
+        split = ExperimentSplit(rule, generation, self._clock, lambda: state.exposures, reader)
         self._splits.append(split)
         return split
+
+    def versions(self, experiment: str) -> dict[str, str]:
+        """Return by variant other than the control: the id of the version that answers."""
+        state = experiment_state(self._state.catalog, experiment)
+        if state is None or state.phase not in ("running", "paused"):
+            return {}
+        control = stored_definition(state).control
+        return {variant: version for variant, version in state.versions.items() if variant != control}
 
     def flush(self) -> None:
         """Log the exposures that wait."""

@@ -268,36 +268,42 @@ class ServedModel:
 
     def _put_arms(self, find: Find) -> None:
         policy, shares = self.deployment.degrade, self._arms.shares()
-        wanted = {CANARY: shares.canary, SHADOW: shares.shadow}
+        experiment = shares.experiment
+        versions = {} if experiment is msgspec.UNSET else self._arms.versions(experiment)
+        wanted = {CANARY: 0.0 if versions else shares.canary, SHADOW: shares.shadow}
         if policy is not None and policy.version is not None:
             wanted[policy.version] = 1.0
+        wanted |= dict.fromkeys(versions.values(), 1.0)
         found: dict[str, Answerer] = {}
         self._arm_failure = None
-        for alias, share in wanted.items():
+        for name, share in wanted.items():
             try:
-                if share and (one := self._arm_answerer(alias, find)) is not None:
-                    found[alias] = one
+                if (
+                    share
+                    and (one := self._arm_answerer(name, find, is_alias=name not in versions.values())) is not None
+                ):
+                    found[name] = one
             except TrimtabError as error:  # the champion and the other arms continue without this arm
                 self._arm_failure = error
             except Exception as error:  # keep only the text: the traceback refers to all data that was read
                 self._arm_failure = Misuse(
-                    f"{self.deployment.name} ({alias}): it cannot be loaded here: {type(error).__name__}: {error}"
+                    f"{self.deployment.name} ({name}): it cannot be loaded here: {type(error).__name__}: {error}"
                 )
         self._other_arms = found
-        self._show_arms(found, shares)
+        self._show_arms(found, shares, {one: found[version] for one, version in versions.items() if version in found})
 
-    def _show_arms(self, found: Mapping[str, Answerer], shares: ArmShares) -> None:
+    def _show_arms(self, found: Mapping[str, Answerer], shares: ArmShares, variants: Mapping[str, Answerer]) -> None:
         endpoint, name, about = self.endpoint, self.deployment.name, self.deployment.model.about
-        canary, shadow = found.get(CANARY), found.get(SHADOW)
+        canary, shadow = next(iter(variants.values()), found.get(CANARY)), found.get(SHADOW)
+        before, named = endpoint.canary, shares.experiment
         if canary is None:
             endpoint.canary = None
-        elif endpoint.canary is None or (endpoint.canary.answerer, endpoint.canary.shares) != (canary, shares):
-            named = shares.experiment
+        elif before is None or (before.answerer, before.variants, before.shares) != (canary, variants, shares):
             if named is msgspec.UNSET:
                 endpoint.canary = Canary(canary, Share(name, shares.canary, about), shares)
             else:
                 split = self._arms.split(named)
-                endpoint.canary = Canary(canary, split, shares, split.unanswered)
+                endpoint.canary = Canary(canary, split, shares, split.unanswered, variants)
         if shadow is None:
             endpoint.shadow = None
         elif endpoint.shadow is None or endpoint.shadow.answerer is not shadow:
@@ -307,13 +313,13 @@ class ServedModel:
         for one in found.values():
             endpoint.know(one.served)  # repeated, because the endpoint keeps only the newest versions completely
 
-    def _arm_answerer(self, alias: str, find: Find) -> Answerer | None:
-        """Return the answerer of the version to which an alias points.
+    def _arm_answerer(self, alias: str, find: Find, *, is_alias: bool = True) -> Answerer | None:
+        """Return the answerer of the version to which an alias points; or of a version that is given by its id.
 
         The result is None if the alias points to no version, and while the features of its version are being filled.
         While a new version is being loaded, the result is the previous answerer.
         """
-        version = self._registry.alias(self.deployment.name, alias)
+        version = self._registry.alias(self.deployment.name, alias) if is_alias else self._registry.get(alias)
         before = self._other_arms.get(alias)
         if version is None or (before is not None and before.served.version == version.id):
             return None if version is None else before
@@ -329,7 +335,7 @@ class ServedModel:
         if not self.answerers.holds(features):
             self._waits.add(version.id)
             return None
-        return self.answerers.answerer(loaded, features, arm=alias)
+        return self.answerers.answerer(loaded, features, arm=alias if is_alias else CANARY)
 
     def _degrading(self, policy: Degradation) -> Degrading:
         return Degrading(

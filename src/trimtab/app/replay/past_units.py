@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.experiments.closing import evaluating
+from trimtab.app.experiments.closing import evaluating, with_past_features
 from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
 from trimtab.app.system import System
@@ -90,7 +90,8 @@ def _with_values(
         if of_predictions.metrics:
             rows, _ = first.rows_of(units.keys)
             values |= {one: UnitValues(found[rows]) for one, found in of_predictions.of(first, intake)[0].items()}
-    return PastUnits(origin=name, rows=_rows(definition, units), at_us=units.at_us, values=values)
+    known = with_past_features(system, definition, _rows(definition, units), units.at_us)
+    return PastUnits(origin=name, rows=[row for row, _ in known], at_us=units.at_us, values=values)
 
 
 def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUnits:
@@ -99,6 +100,8 @@ def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUni
         raise Misuse(f"experiment {definition.name!r}: switchbacks over versions cannot be planned or simulated yet.")
     request = system.definitions.deployment(str(definition.model)).model.request
     everyone = msgspec.structs.replace(definition, overrides={}, share=1.0, ramp=())
+    if definition.features:  # whether a unit is eligible is found out later, for each run
+        everyone = msgspec.structs.replace(everyone, features=(), where=None)
     weights = dict.fromkeys(definition.variants, 0.0) | {definition.control: 1.0}
     return LoggedUnits(system, everyone, made_state(everyone, intake.from_us, 0, weights), request)
 
@@ -131,8 +134,9 @@ def _origin(system: System, definition: Experiment, given: str | None) -> tuple[
 def _read(definition: Experiment) -> list[str]:
     """Return the columns that assignment reads."""
     region = () if definition.switchback is None else definition.switchback.by
-    where = () if definition.where is None else sorted(definition.where.columns())
-    return list(dict.fromkeys((*definition.unit, *region, *where)))
+    where = set() if definition.where is None else definition.where.columns()
+    by = {name for join in definition.features for name in join.by}
+    return list(dict.fromkeys((*definition.unit, *region, *sorted((where | by) - definition.feature_types.keys()))))
 
 
 def _columns(definition: Experiment, source: Source, renamed: Mapping[str, str]) -> dict[str, str] | None:

@@ -64,7 +64,13 @@ class Definitions(msgspec.Struct, frozen=True):
             {name: replace(one, model=models[name]) for name, one in self.deployments.items()},
             self.entities,
             {
-                name: replace(one, metrics=tuple(metric(each) for each in one.metrics))
+                name: replace(
+                    one,
+                    metrics=tuple(metric(each) for each in one.metrics),
+                    features=tuple(
+                        replace(each, view=replace(each.view, source=of(each.view.source))) for each in one.features
+                    ),
+                )
                 for name, one in self.experiments.items()
             },
         )
@@ -221,6 +227,8 @@ def _collect(
         for metric in experiment.metrics:
             if metric.source is not None:
                 add_source(metric.source)
+        for join in experiment.features:
+            add_view(join.view)
         if experiment.model is not None:
             _check_compared(experiment, found.deployments.get(experiment.model), file)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -12,6 +13,9 @@ from trimtab.app.state.definitions import Definitions
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.events.definitions import Source
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.eligibility import eligibility_features
+from trimtab.experiments.records import ExperimentState, running_experiments, stored_definition
 from trimtab.features.definitions import Request, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.stored import decode_features, with_sources
@@ -150,7 +154,12 @@ class LiveDefinitions:
         repair = None if record is None else msgspec.json.decode(record.body, type=LoopState).repair
         if repair is not None and repair.successor is not None:
             needed.append(repair.successor)
-        return [self._registry.get(address) for address in dict.fromkeys(needed)]
+        found = [self._registry.get(address) for address in dict.fromkeys(needed)]
+        for state in self._running():
+            for address in {*state.versions.values()} - {one.id for one in found}:
+                with suppress(NotFound):  # its other variants go on without a version that was erased
+                    found += [one for one in [self._registry.get(address)] if one.model == model]
+        return found
 
     def features(self) -> dict[str, list[FeatureSet]]:
         """Return for each model the definitions whose online features must be kept up to date."""
@@ -179,7 +188,26 @@ class LiveDefinitions:
     def views(self) -> list[View]:
         """Return the views of all these definitions. Equal views are returned once."""
         sets = [features for of_model in self.features().values() for features in of_model]
-        return list({view.hash: view for features in sets for view in features.views}.values())
+        found = {view.hash: view for features in sets for view in features.views}
+        for experiment in self._experiments():
+            features = self.eligibility(experiment)
+            found |= {} if features is None else {view.hash: view for view in features.views if view.hash not in found}
+        return list(found.values())
+
+    def eligibility(self, experiment: Experiment) -> FeatureSet | None:
+        """Return the features that an experiment reads as of the assignment; None if it reads none."""
+        features = eligibility_features(experiment)
+        if features is None:
+            return None
+        own = features.request.source  # made up, so no events of it are stored
+        return with_sources(features, lambda source: source if source is own else self._as_declared(source))
+
+    def _experiments(self) -> list[Experiment]:
+        """Return the experiments whose features must be kept up to date: those declared, and those that run."""
+        return [*self._definitions.experiments.values(), *map(stored_definition, self._running())]
+
+    def _running(self) -> list[ExperimentState]:
+        return running_experiments(self._catalog)
 
     def _models(self) -> list[str]:
         applied = [record.key for record in self._catalog.find(APPLIED)]

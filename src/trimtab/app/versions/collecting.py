@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trimtab.app.training.searches import forget_searches, old_searches, with_chosen
 from trimtab.core.errors import Misuse
 from trimtab.experiments.days import unit_blobs
+from trimtab.experiments.records import running_experiments
 from trimtab.run import forget_step, orphaned_steps
 from trimtab.steering.ledger import Ledger
 
@@ -36,14 +37,14 @@ def collect_garbage(system: System, *, dry_run: bool, keep: Keep, searches: int,
     steps = orphaned_steps(catalog, system.recorded.all(), kind="train", before_us=before_us)
     forgotten = [Forgotten("search", f"{one.model}/{one.id}", one.ended_us or one.began_us) for one in old]
     forgotten += [Forgotten("step", f"{one.name}/{one.inputs_hash}", one.finished_at_us) for one in steps]
-    needs = _of_ledger(system, keep), _of_predictions(system)
+    needs = _of_ledger(system, keep), _of_predictions(system), _of_experiments(system)
     collector = Collector(
         system.state.catalog,
         system.state.blob,
         clock=system.clock,
         actor=actor,
         keep=keep,
-        also={version: [one[version] for one in needs if version in one] for version in {*needs[0], *needs[1]}},
+        also={version: [one[version] for one in needs if version in one] for version in set().union(*needs)},
         forgotten=forgotten,
         needed=unit_blobs(catalog),
     )
@@ -77,6 +78,17 @@ def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
                 said = f"ledger row {row.sequence} ({row.act}) names it"
                 found[named] = Reason(said, "", evidence_us=now_us - row.at_us)
     return found
+
+
+def _of_experiments(system: System) -> dict[str, Reason]:
+    """Return for each version that a running experiment compares the experiment, as the reason to keep it."""
+    from trimtab.registry.collecting.collector import Reason
+
+    return {
+        version: Reason(f"the experiment {one.name} compares it", f"trimtab experiment stop {one.name}")
+        for one in running_experiments(system.state.catalog)
+        for version in one.versions.values()
+    }
 
 
 def _of_predictions(system: System) -> dict[str, Reason]:

@@ -59,6 +59,9 @@ def _units(page: Document, reading: Reading) -> None:
     headers = ("variant", "units", "declared", "found", "testers", "variant not shown")
     page.table(Table(headers=headers, rows=rows, align=("left", "right", "right", "right", "right", "left")))
     page.note(f"Sample ratio: {reading.ratio.text}", "plain" if reading.ratio.holds else "bad")
+    if reading.not_eligible:
+        lacking = "; ".join(f"{why}: {count:,}" for why, count in reading.not_eligible.items())
+        page.note(f"Units that took no part because a feature was missing (by day and reason): {lacking}", "warning")
     series = [
         Series(name=one.name, x=[parse_time_us(day) for day in one.by_day], y=[float(n) for n in one.by_day.values()])
         for one in reading.variants

@@ -85,6 +85,10 @@ def read_experiment(
         completeness=completeness,
         metrics=metrics,
         slices=_slices(definition, state, closed) if shown and slices else [],
+        not_eligible={
+            why: sum(one.not_eligible.get(why, 0) for one in counted)
+            for why in sorted({why for one in counted for why in one.not_eligible})
+        },
         late=_late(counted),
         withheld=withheld,
         notes=_notes(definition, closed, metrics),
@@ -116,6 +120,7 @@ def decided_before(definition: Experiment) -> dict[str, str]:
         "level": f"{definition.level:.4g}",
         "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
         "looks": str(definition.looks) if definition.rule == "obrien_fleming" else "",
+        "where reads": ", ".join(sorted(definition.where.columns())) if definition.where is not None else "",
         "slices": ", ".join(definition.slices),
         "strata": definition.strata,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
@@ -80,23 +80,36 @@ class Share:
         """Return whether the entities of a request are in the share."""
         return self._number(row) < self._below
 
+    def arms(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """Return the arm of each request, as a `Split`."""
+        return [(CANARY if self.holds(row) else "", "") for row in rows]
+
 
 Unanswered: TypeAlias = Callable[[Sequence[Row], Exception], None]
 
 
 class Split(Protocol):
-    """A rule that says which requests a canary gets."""
+    """A rule that says which version answers each request.
 
-    def holds(self, row: Row, /) -> bool: ...
+    It returns for each row the name of an answerer, "" for the champion, and a flag for the prediction, "" for none.
+    """
+
+    def arms(self, rows: Sequence[Row], /) -> Sequence[tuple[str, str]]: ...
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):
-    """A version that answers a share of the requests instead of the champion."""
+    """A version that answers a share of the requests instead of the champion; in an experiment, perhaps several."""
 
     answerer: Answerer
     share: Split
     shares: ArmShares | None = None  # the stored shares that `share` was made from
     unanswered: Unanswered | None = None  # called with requests that got no answer, and the error
+    variants: Mapping[str, Answerer] = {}  # by variant of an experiment: the answerers of versions that are loaded
+
+    @property
+    def answerers(self) -> Mapping[str, Answerer]:
+        """The answerers by the names that `share` gives. If one is not here, the champion answers."""
+        return self.variants or {CANARY: self.answerer}
 
 
 class ShadowMetrics:

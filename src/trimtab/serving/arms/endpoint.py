@@ -309,35 +309,70 @@ class Endpoint:
         deadline_s: float | None,
         shared: bool,
     ) -> list[Prediction]:
-        """Let the canary answer the rows in its share, and the champion all other rows. Return the predictions.
+        """Let each version answer its rows, and the champion all other rows. Return the predictions.
 
-        If the canary fails, the champion answers the rows of the share as well. But if the error may be due to a single
-        row of a shared call, it is raised.
+        If the split fails, the champion answers all rows instead.
         """
-        # if `holds` fails, these values stay: all rows count as the canary's, and the champion answers them
-        taken, canary_rows = [True] * len(rows), rows
-        counts = self.counts.of(canary.answerer.served)
         try:
-            taken = [canary.share.holds(row) for row in rows]
-            canary_rows = [row for row, mine in zip(rows, taken, strict=True) if mine]
-            begun_s = perf_counter()
-            of_canary = self._by_canary(canary.answerer, answerer, canary_rows, flags, deadline_s)
-            counts.answered(of_canary, perf_counter() - begun_s, shared)
+            placed = canary.share.arms(rows)
+        except Exception as error:  # requests may lack columns
+            return self._instead(canary.answerer, answerer, rows, flags, deadline_s, shared, error)
+        made: dict[int, Prediction] = {}
+        for arm in (*canary.answerers, ""):
+            places = [n for n, (of, _) in enumerate(placed) if (of if of in canary.answerers else "") == arm]
+            theirs, of_arm = [rows[n] for n in places], canary.answerers.get(arm)
+            if of_arm is None:
+                found = self._predict_counted(answerer, theirs, flags, deadline_s, shared)
+            else:
+                found = self._counted_canary(of_arm, answerer, theirs, flags, deadline_s, shared)
+            made |= zip(places, found, strict=True)
+        flagged = ((made[n], flag) for n, (_, flag) in enumerate(placed))
+        return [msgspec.structs.replace(one, flags=(*one.flags, flag)) if flag else one for one, flag in flagged]
+
+    def _counted_canary(
+        self,
+        canary: Answerer,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+        shared: bool,
+    ) -> list[Prediction]:
+        """Return the canary's predictions. If it fails, the champion answers its rows.
+
+        But if the error may be due to a single row of a shared call, it is raised.
+        """
+        counts, begun_s = self.counts.of(canary.served), perf_counter()
+        try:
+            made = self._by_canary(canary, answerer, rows, flags, deadline_s)
         except Late:  # no fallback could answer; each row of a shared call is tried again alone, and counted then
             if not shared:
                 counts.failed(1)
             raise
         except Exception as error:  # a user's model may raise any error
-            if shared and not is_of_all(error):
-                raise
-            _throttled.warning(f"{canary.answerer.served.label} (canary)", error)
-            failed = len(canary_rows) if shared else 1
-            counts.failed(failed)
-            of_canary = self._predict_here(answerer, canary_rows, (*flags, CANARY_FAILED), deadline_s, shared)
-            counts.answered_instead(failed, of_canary)
-        rest = [row for row, mine in zip(rows, taken, strict=True) if not mine]
-        made = {True: iter(of_canary), False: iter(self._predict_counted(answerer, rest, flags, deadline_s, shared))}
-        return [next(made[mine]) for mine in taken]
+            return self._instead(canary, answerer, rows, flags, deadline_s, shared, error)
+        counts.answered(made, perf_counter() - begun_s, shared)
+        return made
+
+    def _instead(
+        self,
+        canary: Answerer,
+        answerer: Answerer,
+        rows: Sequence[Row],
+        flags: tuple[str, ...],
+        deadline_s: float | None,
+        shared: bool,
+        error: Exception,
+    ) -> list[Prediction]:
+        """Let the champion answer the rows of a canary that failed. If one row may be the cause, raise the error."""
+        if shared and not is_of_all(error):
+            raise error
+        _throttled.warning(f"{canary.served.label} (canary)", error)
+        counts, failed = self.counts.of(canary.served), len(rows) if shared else 1
+        counts.failed(failed)
+        made = self._predict_here(answerer, rows, (*flags, CANARY_FAILED), deadline_s, shared)
+        counts.answered_instead(failed, made)
+        return made
 
     def _by_canary(
         self,

@@ -89,7 +89,8 @@ def _breakers(parts: Parts, models: Sequence[Predictor]) -> _Samples:
 
 def _versions(parts: Parts, models: Sequence[Predictor]) -> _Samples:
     for endpoint in (one.endpoint for one in models):
-        arms = [arm.answerer.served for arm in (endpoint.canary, endpoint.shadow) if arm is not None]
+        canaries = [] if endpoint.canary is None else endpoint.canary.answerers.values()
+        arms = [arm.served for arm in (*canaries, *([] if endpoint.shadow is None else [endpoint.shadow.answerer]))]
         for served in (endpoint.serving, *arms):
             if served is not None:
                 yield (served.model, served.label, served.version, served.arm), 1

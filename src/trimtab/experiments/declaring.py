@@ -28,6 +28,7 @@ _collected: ContextVar[list[Experiment] | None] = ContextVar("collected_experime
 _PLANNED = ("fixed", "obrien_fleming")
 _MOST_LOOKS = 50
 _MOST_VARIANTS = 100
+_MOST_VERSIONS = 5
 
 
 def collect_experiments(into: list[Experiment] | None) -> None:
@@ -84,8 +85,8 @@ def experiment(
 
     Args:
         name: Lower-case name, unique in the project.
-        variants: By name, the value of each variant: any JSON value. The first is the control. With `model`, two
-            references to versions, such as {"control": "champion", "new": "late_flight@7"}.
+        variants: By name, the value of each variant: any JSON value. The first is the control. With `model`, references
+            to two to five versions, such as {"control": "champion", "new": "late_flight@7"}.
         unit: The columns that identify the unit that is assigned, such as "customer_id". With `model`, the default is
             the columns that identify the entities of its requests.
         model: The model whose versions are compared. Its endpoint then splits the requests.
@@ -276,11 +277,8 @@ def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str
         return found
     if not isinstance(model, Model):
         raise Misuse(f"{what}: model={shown(model)[:100]} is no model. Give what tt.model() returned.")
-    if len(variants) > 2:
-        raise Misuse(
-            f"{what}: {len(variants)} versions, but an endpoint can compare only two, the champion and one other. "
-            "Compare the others one after the other."
-        )
+    if len(variants) > _MOST_VERSIONS:
+        raise Misuse(f"{what}: {len(variants)} versions, and all are in memory at once. Give at most {_MOST_VERSIONS}.")
     found = {}
     for name, reference in variants.items():
         if not isinstance(reference, str) or "@" in reference.removeprefix(f"{model.name}@"):
@@ -289,6 +287,8 @@ def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str
     first, *others = found.values()
     if first != f"{model.name}@champion" or first in others:
         raise Misuse(f'{what}: the control is the version in service. Make "champion" the first variant, and only it.')
+    if len({*others}) < len(others):
+        raise Misuse(f"{what}: variants={dict(variants)} names a version twice. Give each variant its own.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from processes import eventually
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.time import DAY_US
+from trimtab.experiments.days import stored_days
 from trimtab.experiments.exposures import decode
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
@@ -62,6 +65,77 @@ def test_the_endpoint_splits_requests_by_the_assignment(project: Project) -> Non
     assert "  canary: buyer@1, on 40 % of the requests" in "\n".join(project.status().lines())
     with pytest.raises(Misuse, match="its exposures are the predictions of 'buyer'"):
         project.assign("smaller", "visit-1", expose=True)
+
+
+@pytest.fixture
+def three(trained: Path) -> Iterator[Project]:
+    """The project with a third version, which another estimator has made, and an experiment over all of them."""
+    declared(trained)
+    text = (trained / "project.py").read_text()
+    text = text.replace("return LogisticRegression()", "return LogisticRegression(C=0.01)") + THREE
+    (trained / "project.py").write_text(text)
+    with shop.opened(trained) as project:
+        project.apply()
+        project.train("buyer")
+        assert "buyer@3" in {one.name for one in project.registry.versions("buyer")}
+        project.roll_back("buyer", why="The new one is compared first.")
+        yield project
+
+
+THREE = """
+tt.experiment("several", model=compared.model, unit="visit_id", weights={"control": 0.4, "first": 0.4, "third": 0.2},
+    variants={"control": "champion", "first": "buyer@1", "third": "buyer@3"}, metrics=[
+        tt.metric("score", prediction="score", within="1d", role="primary")])
+"""
+
+
+def test_several_versions_are_compared_with_the_champion_at_one_time(three: Project) -> None:
+    champion = three.registry.get("buyer@champion").name
+    assert champion == "buyer@2"
+    three.start_experiment("several", why="One of them is as good.")
+    three.served("buyer").refresh()
+    names = [f"visit-{n}" for n in range(100)]
+    answers = dict(zip(names, three.predict("buyer", [shop.visit(one, shop.NOW_US) for one in names]), strict=True))
+    assigned = {name: three.assign("several", name) for name in names}
+    version = {"control": "buyer@2", "first": "buyer@1", "third": "buyer@3"}
+    assert {n: one.version for n, one in answers.items()} == {n: version[one.variant] for n, one in assigned.items()}
+    assert {one.arm for one in answers.values()} == {"champion", "canary"}
+    singly = {name: three.predict("buyer", [shop.visit(name, shop.NOW_US)])[0] for name in names[:20]}
+    assert {n: one.version for n, one in singly.items()} == {n: answers[n].version for n in names[:20]}
+    lines = "\n".join(three.status().lines())
+    assert "canary first: buyer@1, on 40 % of the requests" in lines
+    assert "canary third: buyer@3, on 20 % of the requests" in lines
+    assert "buyer@3" in {one.name for one in three.live.versions("buyer")}
+    shop.move(three, 4 * DAY_US)
+    three.tick()
+    (day, *_) = stored_days(three.state.catalog, "several", 1)
+    counts = Counter(one.variant for one in assigned.values())
+    assert {name: one.units for name, one in day.variants.items()} == counts
+    assert {reason for one in day.variants.values() for reason in one.not_shown} == set()
+    with pytest.raises(Conflict, match="'several' compares versions of 'buyer'"):
+        three.start_experiment("smaller", why="Another experiment.")
+
+
+def test_if_one_of_several_versions_harms_the_service_the_experiment_stops(three: Project) -> None:
+    three.start_experiment("several", why="One of them is as good.")
+    ids = {name: three.registry.get(name).id for name in ("buyer@2", "buyer@3")}
+    counts = [
+        ServiceMetrics(model="buyer", version=ids["buyer@3"], arm="canary", requests=1_000, failures=900),
+        ServiceMetrics(model="buyer", version=ids["buyer@2"], arm="champion", requests=1_000),
+    ]
+    write_metrics(three.state.catalog, {metrics_key(one, shop.NOW_US // 60_000_000, "test"): one for one in counts})
+    row = next(row for row in three.tick() if row.act == "stop_experiment")
+    assert row.cause.startswith("third: ")
+    three.served("buyer").refresh()
+    answers = three.predict("buyer", [shop.visit(f"visit-{n}", shop.NOW_US) for n in range(30)])
+    assert {one.version for one in answers} == {"buyer@2"}
+
+
+def test_a_winner_among_several_versions_goes_through_the_gate(three: Project) -> None:
+    three.start_experiment("several", why="One of them is as good.")
+    row = three.conclude_experiment("several", "third", why="It is better by 3 %.")
+    assert row.evidence["promotion"] == "promoted"
+    assert three.registry.get("buyer@champion").name == "buyer@3"
 
 
 def test_a_ramp_a_pause_and_a_stop_reach_the_endpoint(project: Project) -> None:
@@ -123,7 +197,10 @@ def test_a_canary_that_is_there_and_versions_that_cannot_be_compared_are_refused
         project.start_experiment("later", why="The newest is better.")
     text = (project.config.folder / "project.py").read_text().replace("buyer@9", "buyer@2")
     (project.config.folder / "project.py").write_text(text)
-    with shop.opened(project.config.folder) as again, pytest.raises(Misuse, match="both variants are buyer@2"):
+    with (
+        shop.opened(project.config.folder) as again,
+        pytest.raises(Misuse, match="variants 'control' and 'other' are both buyer@2"),
+    ):
         again.start_experiment("later", why="The newest is better.")
 
 
@@ -161,9 +238,9 @@ def test_an_experiment_whose_variants_are_one_version_is_stopped(project: Projec
     assert project.experiment("smaller").note == ""
     project.promote("buyer@1", why="Its answers are as good, and it is smaller.")
     assert project.registry.get("buyer@champion").name == "buyer@1"
-    assert "both variants are one version: stop it" in project.experiment("smaller").note
+    assert "it and the control are one version: stop it" in project.experiment("smaller").note
     (row,) = [one for one in project.tick() if one.act == "stop_experiment"]
-    assert "both variants are the same version" in row.cause
+    assert "it and the control are the same version" in row.cause
     assert project.experiment("smaller").phase == "stopped"
 
 

@@ -225,6 +225,6 @@ def _note(system: System, state: ExperimentState, definition: Experiment) -> str
     champion = None if model is None else system.registry.alias(model, CHAMPION)
     if champion is not None and champion.id != state.versions.get(definition.control):
         if champion.id in state.versions.values():
-            return "the other version is in service now, so both variants are one version: stop it"
+            return "another variant's version is in service now, so it and the control are one version: stop it"
         return "the champion changed since the start, so newer days compare with another version than older ones"
     return ""

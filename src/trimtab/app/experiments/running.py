@@ -15,6 +15,7 @@ from trimtab.experiments.assignment import BUCKETS, first_buckets, free_slots, r
 from trimtab.experiments.declaring import checked_weights
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.records import KIND, PAST, Allocation, ExperimentState, past_key, stored_definition
+from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import CANARY, arm_shares
 from trimtab.steering.ledger import Entry, Evidence, Ledger
@@ -132,17 +133,21 @@ class Running:
         if state is None or state.phase != "running" or not state.versions:
             return None
         definition, catalog, registry = stored_definition(state), self._catalog, self._system.registry
-        model, treatment = str(definition.model), next(n for n in state.versions if n != definition.control)
+        model, treatments = str(definition.model), [n for n in state.versions if n != definition.control]
         if arm_shares(catalog, model).experiment != self._name:
             return "A person has ended the canary."
-        if (served := registry.alias(model, CHAMPION)) is not None and served.id == state.versions[treatment]:
-            return f"The version of {treatment!r} is in service now, so both variants are the same version."
+        champion = registry.alias(model, CHAMPION)
         deployment = self._system.definitions.deployments.get(model)
         rollout = Rollout() if deployment is None or deployment.rollout is None else deployment.rollout
-        guard, champion = ServiceGuard(model, registry, catalog, rollout.guardrails), registry.alias(model, CHAMPION)
+        guard = ServiceGuard(model, registry, catalog, rollout.guardrails)
         if champion is None:
             return None
-        return guard(state.versions[treatment], champion.id, since_us=state.started_at_us)
+        for name in treatments:
+            if champion.id == state.versions[name]:
+                return f"The version of {name!r} is in service now, so it and the control are the same version."
+            if (why := guard(state.versions[name], champion.id, since_us=state.started_at_us)) is not None:
+                return f"{name}: {why}" if len(treatments) > 1 else why
+        return None
 
     def pause(self) -> Decision:
         """Give all units the control until the experiment is resumed."""
@@ -255,10 +260,13 @@ class Running:
             )
         registry = self._system.registry
         found = {name: registry.get(reference).id for name, reference in definition.variants.items()}
-        if len({*found.values()}) < len(found):
-            raise Misuse(
-                f"experiment {self._name!r}: both variants are {registry.get(found[definition.control]).name}."
-            )
+        for name, address in found.items():
+            version = registry.get(address)
+            if same := [other for other in found if found[other] == address and other != name]:
+                what = f"variants {name!r} and {same[0]!r} are both {version.name}"
+                raise Misuse(f"experiment {self._name!r}: {what}. Compare different versions.")
+            if name != definition.control:
+                check_ungated(f"experiment {self._name!r}: {version.name}", registry.passed_gate(version), self._why)
         return found
 
     def _write(
@@ -298,14 +306,20 @@ class Running:
     ) -> Decision:
         """Write the state, and let the canary answer the treatment's share of the requests.
 
-        After the end, the share is 0. But if a rollout of the same version is in its canary phase, the share stays.
+        The alias `canary` names the first of several treatments. After the end, its share is 0. But if a rollout of the
+        same version is in its canary phase, the share stays.
         """
         model, treatment = (
             str(definition.model),
             next(name for name in definition.variants if name != definition.control),
         )
         version, runs, now = state.versions[treatment], state.phase in ("running", "paused"), state.allocations[-1]
-        entry = msgspec.structs.replace(entry, version=version)
+        others = {
+            f"version {name}": one
+            for name, one in state.versions.items()
+            if name not in (treatment, definition.control)
+        }
+        entry = msgspec.structs.replace(entry, version=version, evidence={**entry.evidence, **others})
         stored, starts = arm_shares(self._catalog, model), len(state.allocations) == 1 and runs
         if not starts and stored.experiment != self._name:  # a person has ended the canary
             return Ledger(self._catalog).write([entry], changes)[0]

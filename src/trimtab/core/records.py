@@ -14,7 +14,7 @@ Mode = Literal["live", "batch", "precomputed", "online", "replay"]
 # Flags of answers that are not ordinary answers of the version: features were null, or the answer was repeated, or came
 # from another version or from a rule.
 NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE = "null_features", "last_answer", "fallback_version", "rule"
-BEHIND = "features_behind"  # the flag of an answer while new events are not applied to online features
+BEHIND = "features_behind"  # the flag of an answer that was given while new events were not in the online features
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, RULE))
 
 

@@ -48,7 +48,7 @@ class Evaluated(NamedTuple):
     """The values of an expression for all rows, and the rows for which it failed."""
 
     column: Column
-    failed: Array | None  # True for rows in which a needed part of the expression failed; None: no row
+    failed: Array | None  # True for rows in which a needed part of the expression failed; None: it failed in no row
     error: str  # the message of the first failure
 
 

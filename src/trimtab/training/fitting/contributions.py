@@ -13,8 +13,8 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# how far the sum may differ from the raw score (for raw scores above 1: relative to them), because XGBoost computes in
-# single precision
+# how far the sum of the contributions may differ from the raw score (for raw scores above 1: relative to them), because
+# XGBoost computes in single precision
 _OFF = 1e-4
 
 

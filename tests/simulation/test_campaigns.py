@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_a_change_an_outage_and_sabotage(soak_report: Any, tmp_path: Path) -> No
     alone, both = ([one[name] for one in stories] for name in ("alarm", "alarm or 30d"))
     days = [math.inf if one.recovered is None else one.recovered for one in alone]
     late = sum(day > 15 for day in days)
-    worse = sum(b.above > a.above + 0.005 for a, b in zip(alone, both, strict=True))
+    worse, further = behind(alone, both)
     rows = sum(one.outage_rows for one in [*alone, *both])
     many = sum(one.refused > 2 for one in alone)
     exposed = sum(one.answered > 0.05 or one.stopped > 7 for one in both)
@@ -151,6 +152,7 @@ def test_a_change_an_outage_and_sabotage(soak_report: Any, tmp_path: Path) -> No
         "outage_rows": float(rows),
         "refused_most": float(max(one.refused for one in alone)),
         "schedule_hurts": float(worse),
+        "schedule_further_above": further,
     }
     soak_report("recovery", runs=len(drawn), failures=late + rows + many + worse, **values)
     soak_report(
@@ -164,6 +166,22 @@ def test_a_change_an_outage_and_sabotage(soak_report: Any, tmp_path: Path) -> No
     print(values, f"exposed {exposed}", flush=True)
     allowed = len(drawn) // 20
     assert (late <= allowed, exposed <= allowed, rows, worse, many <= allowed) == (True, True, 0, 0, True)
+    assert further <= 0.005
+
+
+def behind(alone: Sequence[Story], both: Sequence[Story]) -> tuple[int, float]:
+    """Return in how many worlds the schedule costs more than a day, and the upper bound of what it costs in the mean.
+
+    Alarms of versions that differ ring up to a day apart, and a day of the loss before the repair is more than .5 % of
+    the mean loss after the change. So the mean over the worlds is held against .5 %, with 95 % confidence. # D0221
+    """
+    later = [
+        (math.inf if b.recovered is None else b.recovered) > (math.inf if a.recovered is None else a.recovered) + 1
+        for a, b in zip(alone, both, strict=True)
+    ]
+    costs = np.array([b.above - a.above for a, b in zip(alone, both, strict=True)])
+    error = float(costs.std(ddof=1)) / math.sqrt(costs.size) if costs.size > 1 else math.inf
+    return sum(later), float(costs.mean()) + 1.645 * error
 
 
 @pytest.mark.soak

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pytest
 import worlds
 from numpy.typing import NDArray
 
@@ -171,33 +170,3 @@ def test_new_labels_of_closed_days_start_a_repair_once_there_are_enough(tmp_path
     trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))
     assert trigger.cause.endswith("2,000 on). Schedule: the last training was 7d ago or more.")
     assert 10 <= (trigger.at_us - day_us(0)) / DAY_US <= 15  # 200 a day, known and closed two to three days later
-
-
-@pytest.mark.soak
-def test_streams_with_a_sudden_change_recover(soak_report: Any, tmp_path: Path) -> None:
-    """`pytest -m soak -s tests/simulation/test_recovery.py`: 20 seeds that are drawn when it runs."""
-    lines = [line("alarm", tt.on_quality_drop()), line("alarm or 30d", tt.on_quality_drop() | tt.every("30d"))]
-    seeds = np.random.SeedSequence().generate_state(20).tolist()
-    runs = [
-        recovered(tmp_path / str(seed), lines, seed, days=85, drift_day=40, within=0.10, per_day=2_000, after=AFTER)
-        for seed in seeds
-    ]
-    alone, both = ([run[name] for run in runs] for name in ("alarm", "alarm or 30d"))
-    days = [one.days if one.days is not None else math.inf for one in alone]
-    for seed, one, other in zip(seeds, alone, both, strict=True):
-        print(seed, one, other)
-    late = sum(day > 15 for day in days)
-    worse = sum(b.above > a.above + 0.005 for a, b in zip(alone, both, strict=True))
-    soak_report(
-        "recovery",
-        runs=len(runs),
-        failures=late,
-        median_days=float(np.median(days)),
-        worst_days=float(max(day for day in days if day < math.inf)),
-        above_best=float(np.mean([one.above for one in alone])),
-        at_end=float(np.mean([one.at_end for one in alone])),
-        refused=float(np.mean([one.refused for one in alone])),
-        schedule_hurts=float(worse),
-    )
-    assert late <= 1
-    assert worse == 0

@@ -491,9 +491,9 @@ class Project(ProjectRows):
     ) -> Collection:
         """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
 
-        Old searches are removed, too, and finished steps of killed trainings that were never resumed. These versions
-        are kept: new ones; those to which an alias points or can be rolled back; and those that a gate record, a ledger
-        row or a logged prediction names.
+        Old searches are removed, too, and steps of trainings that failed or ended early and were never resumed. These
+        versions are kept: new ones; those to which an alias points or can be rolled back; and those that a gate record,
+        a ledger row or a logged prediction names.
 
         Args:
             dry_run: Change nothing; report what would be removed, and why the rest stays.

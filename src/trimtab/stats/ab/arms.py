@@ -39,7 +39,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             raise Misuse(f"arm: needs one sum for each block, found the shapes {sorted(shapes)}.")
 
     def sums(self, name: str) -> FloatArray:
-        """Return one of the sums.
+        """Return the sum with a given name, such as "y".
 
         Raises:
             Misuse: This sum was not collected for the metric.

@@ -30,7 +30,7 @@ class Posterior(msgspec.Struct, frozen=True, kw_only=True):
     probability_better: float
     expected_loss: float  # if the treatment is chosen: the mean of max(0, control's advantage), in units of the metric
     expected_loss_of_control: float  # if the control is kept: the mean of max(0, treatment's advantage)
-    prior_sd: float  # in units of the metric
+    prior_sd: float  # the standard deviation of the prior, in units of the metric
 
 
 def posterior(

@@ -43,7 +43,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     rule: Rule = "sequence"
     days: bool = True
     correlated: bool = True
-    looks: int = 5  # for "obrien_fleming"
+    looks: int = 5  # the number of looks, only for "obrien_fleming"
     level: float = 0.95
     two_sided: bool = True
 

@@ -17,9 +17,9 @@ CONCENTRATION = 1_000.0
 class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
     """The check after some blocks. If it fails, the variants cannot be compared."""
 
-    units: tuple[int, ...]  # of each variant
+    units: tuple[int, ...]  # the number of units of each variant
     expected: tuple[float, ...]  # the number of units that each variant should have
-    p: float  # valid at every look
+    p: float  # the p value; it is valid at every look
     holds: bool
     failed: int | None  # the block after which the check failed first (0 = the first block)
 

@@ -67,14 +67,14 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     rows: int
     bins: Counts  # number of rows by bin, the columns one after the other; nulls are in no bin
-    nulls: Counts  # (columns, NULL_CODES)
-    strange: Counts  # (columns,): number of values that training did not see
-    outside: Counts  # (columns,): number of extreme numbers
-    low: Floats  # (columns,): the least value, infinity if there are no values
+    nulls: Counts  # shape (columns, NULL_CODES): number of nulls by reason (see `null_code`)
+    strange: Counts  # shape (columns,): number of values that training did not see
+    outside: Counts  # shape (columns,): number of extreme numbers
+    low: Floats  # shape (columns,): the least value, infinity if there are no values
     high: Floats
-    pairs: Counts  # (pairs, 2): rows where either column is null, and rows where both are
+    pairs: Counts  # shape (pairs, 2): number of rows in which either column is null, and in which both are
     marks: NDArray[np.uint64]  # hashes of the sampled rows' prediction ids, ascending; all other ids have larger hashes
-    sample: Floats  # (sampled, columns)
+    sample: Floats  # shape (sampled rows, columns): the values of these rows
 
     @cached_property
     def null_rows(self) -> list[int]:

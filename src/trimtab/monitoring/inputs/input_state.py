@@ -69,16 +69,16 @@ class WatchStore:
         return found
 
     def put(self, watch: InputWatch, revision: int) -> Put:
-        """Return the write of the state. It fails if another process has written the state meanwhile."""
+        """Return the change that stores the state. It fails if another process has stored the state meanwhile."""
         return Put(KIND, self._model, msgspec.json.encode(watch), expected=revision)
 
     def put_hour(self, hour: int, version: str, counts: HourCounts) -> Put:
-        """The write of a summary."""
+        """Return the change that stores the summary of an hour."""
         stored = StoredHour(version=version, rows=counts.rows, counts=counts.encode())
         return Put(HOUR, self._key(hour), msgspec.json.encode(stored))
 
     def remove_hour(self, hour: int) -> Remove:
-        """The write that removes a summary."""
+        """Return the change that removes the summary of an hour."""
         return Remove(HOUR, self._key(hour))
 
     def _key(self, hour: int) -> str:

@@ -128,7 +128,7 @@ class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of rows and labels on each training day. Only days whose labels are final are included."""
 
     first_day: int  # the first day, counted since 1970
-    rows: bytes  # uint32
+    rows: bytes  # uint32: for each day, the number of rows
     labelled: bytes  # uint32: the number of rows with a label
     sums: bytes  # float64: the sum of the labels
 

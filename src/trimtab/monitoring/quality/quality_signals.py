@@ -156,7 +156,7 @@ def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
     # `alike` is the number of lists in a ranking whose labels are all equal
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
-    message = f"No label has come for any prediction since {since}. Is the feed down?"
+    message = f"No label has come for any prediction since {since}. Check what sends the labels."
     if alike:
         message = (
             f"No list since {since} shows what should come first: {alike} lists have all their labels, but in each of "

@@ -57,9 +57,9 @@ Known: TypeAlias = dict[object, list[Finding]]  # the key identifies the data in
 class Window(msgspec.Struct, frozen=True, eq=False, dict=True):
     """Some hours of logged rows, taken together."""
 
-    first: int  # hours since 1970
+    first: int  # the first hour, counted since 1970
     last: int
-    counts: HourCounts  # without sampled rows
+    counts: HourCounts  # the summary of all these hours, without sampled rows
     parts: tuple[HourCounts, ...]
 
     @cached_property

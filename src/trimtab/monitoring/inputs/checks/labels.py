@@ -72,7 +72,7 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
     evidence = {"share": share, "usual_high": high, "predictions": float(day.predictions)}
     message = (
         f"Labels: {came} came for the requests of {_day(day)}, so {percent(share)} are missing; normal is at most "
-        f"{percent(high)}. Check what sends them; perhaps only those came that are known early."
+        f"{percent(high)}. Check what sends them; perhaps only the labels that are known early have come."
     )
     return [Finding("labels_missing", subject, off[0][1].day_us, evidence, message)]
 

@@ -30,7 +30,7 @@ _BEYOND = 0.3  # a value is far outside if it leaves the training range by this 
 _DISTINCT = 12  # a column with fewer distinct values has no shape to compare
 _DRIFTED = 0.1  # drift begins if the distance exceeds the high end of reference days by this, and is at least 0.2
 _ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no shape to compare
-_SAMPLED = 30  # a check of sampled values needs this many
+_SAMPLED = 30  # a check of a column's sampled values needs at least this many of them
 # the largest misfit of values that were converted back, compared with the day before: the largest difference of a
 # quartile divided by the interquartile range, plus the absolute logarithm of the ratio of the interquartile ranges
 _MISS = 3.0
@@ -359,7 +359,7 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
     message = (
         f"Column {column.name} looks converted by x -> {best.said} since {one.window.said[:16]}: the median is "
         f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; converted back, {percent(inside)} of its values are "
-        "where they were in training. Check the unit in which it is sent."
+        "within the range of training. Check the unit in which it is sent."
     )
     return [Finding("units", column.subject, one.window.onset_us, evidence, message)]
 

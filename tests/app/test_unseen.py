@@ -90,7 +90,7 @@ def test_each_further_recipe_of_the_same_days_is_asked_for_more_and_the_same_one
         assert act == "refuse"
         assert f" with {level} confidence; margin 0" in gate.reason
         assert said(gate, "tries") == (
-            "" if number == 1 else f"Judgement number {number} on these days, so the proof must hold at {level}."
+            "" if number == 1 else f"Judgement number {number} on these days, so the proof needs {level} confidence."
         )
         assert (f"Judgement number {number}" in gate.reason) is (number > 1)
 

@@ -57,7 +57,7 @@ class Side(msgspec.Struct, frozen=True, eq=False):
 
     judged: Version  # the version that gave the scores
     scores: Floats
-    sample: Columns  # the features that it scored
+    sample: Columns  # the features from which the scores were computed
     tried: Version  # the version that would go into service: the scoring version or its refit
     note: str = ""  # if another version than `tried` gave the scores: a sentence that says which
 

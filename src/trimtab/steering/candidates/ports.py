@@ -71,7 +71,7 @@ class DeploymentParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     labels: LabelReader  # finds the labels that were known when a day was closed
     registry: Registry
     catalog: Catalog  # stores state, signals and the ledger (the record of decisions)
-    blob: Blob  # stores training sets
+    blob: Blob  # stores training sets, fitted models and evaluations
     clock: Clock
     ids: Ids  # makes the ids of gate records (stored judgements)
 

@@ -117,7 +117,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
     if labelled_days < LEAST_DAYS:
-        what = "labels" if training_set.lists is None else "a list with all its labels in which not all are equal"
+        what = "labels" if training_set.lists is None else "a list that has all of its labels, and different ones"
         return (
             f"Only {labelled_days} of the days from {first} to {last} have {what}; "
             f"{LEAST_DAYS} such days are needed. Load more, wait, or judge on more days: {_WIDER}."

@@ -138,8 +138,8 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     """
     allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
     low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
-    reason = f"The difference in mean loss is at least {low:+.4f} with {percent(level)} confidence; above {allowed:g} "
-    reason += "the candidate would be worse."
+    reason = f"The difference in mean loss is at least {low:+.4f} with {percent(level)} confidence; "
+    reason += f"it must not be above {allowed:g}."
     yield finding("not_provably_worse", low <= allowed, reason, value=low, bound=allowed)
 
 
@@ -147,7 +147,7 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
     """Remark how often candidates were judged on these days: the best of several looks better than it is. # D0195"""
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
-        said = f"Judgement number {facts.comparisons:.3g} on these days, so the proof must hold at {level}."
+        said = f"Judgement number {facts.comparisons:.3g} on these days, so the proof needs {level} confidence."
         yield from _note("tries", said, value=facts.comparisons)
 
 

@@ -103,7 +103,7 @@ def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> Gate
         allowed = written(best.tolerance)
         reason = f"{reason} The candidate is not provably worse by more than is allowed ({allowed})."
     elif others := " ".join(f"{one.name}: {one.check.reason}" for one in worse if one is not best):
-        reason = f"{reason} The candidate does not beat these baselines either. {others}"
+        reason = f"{reason} The candidate does not beat these other baselines. {others}"
     if worse:
         reason = f"{reason} {_INSTEAD}"
     return finding(FLOOR, not worse, reason, value=float(best.differences.mean()), bound=best.tolerance)

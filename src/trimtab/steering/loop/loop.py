@@ -224,7 +224,7 @@ class Loop:
             due = one.complete and since_us <= one.made_at_us < closed_until_us
             if one.model != self._model.name or one.id in known or not due:
                 continue
-            with suppress(NotFound):  # this day's predictions are no longer kept
+            with suppress(NotFound):  # the predictions of the batch are no longer kept
                 block = self._days.of_batch(partial(batch_predictions, one, self._predictions), one.made_at_us)
                 if block is not None:
                     changes.append(store_batch(BatchBlocks(batch=one.id, made_at_us=one.made_at_us, blocks=block)))

@@ -207,7 +207,7 @@ def policy_of(text: str, folder: Path) -> Policy:
         case [period, "or", "alarm"] | ["every", period, "or", "alarm"] if period[:1].isdigit():
             return alarm(period)
     raise Misuse(
-        f'policy {text!r} is none. Give project, never, 30d (every 30 days), alarm, "alarm|30d", "ungated 30d", naive '
+        f'policy {text!r}: unknown. Give project, never, 30d (every 30 days), alarm, "alarm|30d", "ungated 30d", naive '
         'or FILE.py:FUNCTION; several with commas between them: --policy never,30d,alarm,"alarm|30d".'
     )
 

@@ -80,8 +80,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a replay has come, and what was decided at this point of virtual time."""
 
     now_us: int
-    predictions: int  # number of predictions of all scenarios
-    entered: int  # number of events
+    predictions: int  # number of predictions of all scenarios up to now
+    entered: int  # number of events that were written to the log up to now
     decisions: list[tuple[str, Decision]]  # decisions, each with its scenario
 
 
@@ -90,7 +90,7 @@ class _Beginning(msgspec.Struct, frozen=True):
 
     start_us: int
     first_row: int  # the index of the first request that is replayed
-    accepted: int  # number of events
+    accepted: int  # number of events that were written to the log as history
     quarantined: int
     refused: list[RefusedStart]  # earlier starts that were tried
 

@@ -223,8 +223,8 @@ class _Plan:
         lost = [name for name in self.weights if name not in (*numbers, *measured)]
         if lost or not self.weights:
             raise Misuse(
-                f"stream of {model.name!r}: weights of {', '.join(lost) or 'nothing'}. There is: "
-                f"{', '.join((*numbers, *measured)) or 'no column of numbers, and one is needed'}."
+                f"stream of {model.name!r}: weights of {', '.join(lost) or 'no column'}. Give weights of columns of "
+                f"numbers: {', '.join((*numbers, *measured)) or 'there is none, so declare one'}."
             )
         self._first = next((name for name in self.weights if name in numbers), next(iter(self.weights)))
 

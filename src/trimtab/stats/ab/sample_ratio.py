@@ -21,7 +21,7 @@ class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
     expected: tuple[float, ...]  # the number of units that each variant should have
     p: float  # the p value; it is valid at every look
     holds: bool
-    failed: int | None  # the block after which the check failed first (0 = the first block)
+    failed: int | None  # the block after which the check failed first (0 = the first block); None: it never failed
 
 
 def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) -> SampleRatio:

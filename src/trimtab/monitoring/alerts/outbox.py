@@ -43,14 +43,14 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
     """How deliveries to one receiver went."""
 
     delivered: int = 0
-    delivered_us: int | None = None  # the time of the last successful delivery
+    delivered_us: int | None = None  # the time of the last successful delivery; None: there was none
     said: str = ""  # the outcome of the last attempt, in words
-    failing_since_us: int | None = None
+    failing_since_us: int | None = None  # the time of the first failure since the last success; None: there was none
     error: str = ""
     tries: int = 0  # how many attempts in a row failed
     next_us: int = 0  # the earliest time of the next attempt
     dropped: int = 0  # how many alerts were dropped because they could not be delivered in time
-    dropped_us: int | None = None  # the time at which alerts were last dropped
+    dropped_us: int | None = None  # the time at which alerts were last dropped; None: none were
 
     def failed(self, sent: Sent, now_us: int) -> ReceiverState:
         """Return the state after one more failed attempt. Each failure in a row doubles the pause."""

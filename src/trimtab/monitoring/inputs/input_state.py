@@ -23,7 +23,7 @@ class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     closed_until_us: int = NEVER_US  # hours before this are closed for good
-    last_us: int | None = None  # the time of the newest request
+    last_us: int | None = None  # the time of the newest request; None: there never was one
     traffic: dict[int, TrafficHour] = {}  # closed hours with requests, of the newest 60 days
     days: list[DayQuality] = []  # closed days among the newest 60
     columns: dict[str, ColumnDistance] = {}  # distances from the profile in the newest 24 closed hours

@@ -38,7 +38,8 @@ class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     start_us: int  # times are those of the requests that the fault concerns
     end_us: int | None  # None: the fault goes on
-    released_why: str | None = None  # why a person released the window, so that its rows count again
+    # why a person released the window, so that its rows count again; None: it was not released
+    released_why: str | None = None
     released_by: str | None = None
     released_at_us: int | None = None
 

@@ -78,12 +78,12 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     place: Place
     kind: Kind
     of: str | None  # if the input only returns a request column, perhaps as a category: that column
-    source: str | None  # the event source from which an input is computed
+    source: str | None  # the event source from which an input is computed; None: there is none, or there are several
     rows: int
     nulls: tuple[int, ...]  # the number of nulls for each of the `NULL_CODES` reasons
     distinct: int  # the number of distinct values
     top_share: float  # the share of the most frequent value
-    lowest: float | None
+    lowest: float | None  # the smallest value; None: a column of texts, or without values
     highest: float | None
     least: float | None  # values below this are extreme; None: no limit
     most: float | None

@@ -24,7 +24,7 @@ class ProfileRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The record that names the blob of a version's profile, or says why there is none."""
 
     format: Literal[1] = 1
-    blob: str | None
+    blob: str | None  # the hash of the profile's blob; None: there is no profile
     why: str | None  # the reason why there is no profile; None: there is one
     rows: int
     made_at_us: int

@@ -300,7 +300,7 @@ class QualityMonitor:
         ]
 
     def _stored(self, version: str) -> Watch | None:
-        """Return the watch that a version had when it was last put in service."""
+        """Return the watch that a version had when it was last put in service; None if it never was."""
         return read_record(self._catalog, KIND, f"{self._model}/{version}", Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
@@ -342,7 +342,7 @@ def _healthy(before: Watch | None) -> dict[str, MetricValue]:
 
 
 def _healthy_cap(before: Watch | None) -> float | None:
-    """Return the cap of the losses in the second reference of the next watch."""
+    """Return the cap of the losses in the second reference of the next watch; None without a present watch."""
     if before is None:
         return None
     return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap

@@ -78,7 +78,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, MetricValue]  # the watched value for each kind of signal
     unwatched: dict[str, str] = {}  # kinds of signals that cannot be watched, each with the reason
     loss_cap: float = LOSS_CAP  # the largest loss that a row can have, in units of the metric
-    first_day_us: int | None = None  # the first day that was compared
+    first_day_us: int | None = None  # the first day that was compared; None: no day was compared yet
     last_day_us: int | None = None
     silent_days: int = 0  # the number of the newest days in a row that had predictions and no label
     unlisted: int = 0  # the number of labels of undeclared classes on all days

@@ -27,7 +27,7 @@ class _Line(msgspec.Struct, frozen=True):
     kind: str
     project: str
     at: str
-    alert: Alert | None
+    alert: Alert | None  # None: a test message
 
 
 def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryContext) -> Sent:

@@ -68,8 +68,9 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True):
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """Known changes of the data, which the plan of a repair takes into account."""
 
-    onset: ChangeOnset | None = None  # the change to repair now
-    repaired: ChangeOnset | None = None  # the last repaired one: the version in service has learnt from days after it
+    onset: ChangeOnset | None = None  # the change to repair now; None: no change is known
+    # the change that was repaired last: the version in service has learnt from days after it; None: there was none
+    repaired: ChangeOnset | None = None
     refreshes: bool = False  # whether the schedule or new labels began the repair
 
 

@@ -304,7 +304,7 @@ class CandidateBuilder:
     def _evaluation(
         self, best: Made, training_set: TrainingSet, fold: Rows, window: JudgingWindow, champion: Floats | None
     ) -> str | None:
-        """Evaluate a candidate on those rows of the window that it did not learn from. Return the evaluation's hash."""
+        """Evaluate a candidate on those rows of the window that it did not learn from; see `Fits.evaluation`."""
         of_fold = msgspec.structs.replace(window, rows=window.rows & fold)
         scores = None if champion is None else champion[fold[window.rows]]
         return self._fits.evaluation(best.candidate, training_set, of_fold, scores)

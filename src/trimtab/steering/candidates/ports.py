@@ -88,7 +88,7 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     recording: Recording = Recording()  # records the results of steps, so that no step is done twice
     # loads a candidate in a new process, and measures its speed; None (in replays): neither is tested
     proving: Proving | None = None
-    # makes the input profile of a version that goes into service
+    # makes the input profile of a version that goes into service; None: no profile is made
     profile: Callable[[Version, TrainingSet], object] | None = None
 
 
@@ -128,7 +128,9 @@ class Candidates(Protocol):
         ...
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        """Put the successor in service, and return the id of the version that it replaced. A second call does nothing.
+        """Put the successor in service, and return the id of the version that it replaced; None if there was none.
+
+        A second call does nothing.
 
         Raises:
             Conflict: The champion is not the version that the gate compared with.

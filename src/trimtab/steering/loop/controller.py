@@ -298,7 +298,7 @@ class Controller:
         return None if watch is None else watch.onset
 
     def _trigger(self, now_us: int) -> Trigger | None:
-        """Return the trigger that holds now. While another repair goes on, only a more urgent trigger counts."""
+        """Return the trigger that holds now, or None. While a repair goes on, only a more urgent trigger counts."""
         requested = read_record(self._catalog, REQUEST, self._deployment.name, Requested)
         serves, watch = self._candidates.champion() is not None, self._monitor.watch
         days, state = self._closed_days, self.state

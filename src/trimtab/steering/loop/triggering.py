@@ -33,8 +33,8 @@ class Trigger(msgspec.Struct, frozen=True):
     kind: Cause
     cause: str  # the reason, in one sentence
     ready_at_us: int  # the repair waits until this time
-    onset: ChangeOnset | None = None  # the change of the data that is to be repaired
-    actor: str | None = None  # the person who asked for the repair
+    onset: ChangeOnset | None = None  # the change of the data that is to be repaired; None: no change is known
+    actor: str | None = None  # the person who asked for the repair; None: no person did
 
 
 class Seen(msgspec.Struct, frozen=True):

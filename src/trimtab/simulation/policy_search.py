@@ -18,7 +18,7 @@ _REPEATS = 500
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one policy on one part of the history."""
 
-    loss: float | None  # the mean of the model's own metric
+    loss: float | None  # the mean of the model's own metric; None: no row of the part has a label
     trainings: int  # the number of candidates that were trained, even if the gate refused them
 
 

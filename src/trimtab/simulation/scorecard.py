@@ -40,7 +40,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     onset_us: int
     explained_by: str | None  # the shift or fault that explains the alarm; None: no change at that time does
-    delay_us: int | None = None  # the time from the beginning of the change until the alarm
+    delay_us: int | None = None  # the time from the beginning of that change until the alarm; None: there is no change
     onset_off_us: int | None = None  # the alarm's estimate of the beginning minus the true beginning
 
 
@@ -56,7 +56,7 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
 
     line: str
     metric: str
-    value: float | None  # the mean loss over all labelled rows
+    value: float | None  # the mean loss over all labelled rows; None: no row is labelled
     reference: str  # "optimum", or the name of the best scenario
     best: float | None  # the mean loss of the reference on the same rows
     predictions: int

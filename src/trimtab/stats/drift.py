@@ -68,8 +68,8 @@ def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
     Raises:
         Misuse: The bins differ, or a histogram is empty.
 
-    This is the largest difference between the two cumulative shares, measured at the edges of bins. Differences within
-    a bin are not noticed, so the distance of the samples themselves may be larger. Source: Smirnov (1939).
+    Source: Smirnov (1939). This is the largest difference between the two cumulative shares, measured at the edges of
+    bins. Differences within a bin are not noticed, so the distance of the samples themselves may be larger.
 
     >>> ks_distance([50, 50], [90, 10])
     0.4

@@ -112,9 +112,6 @@ def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> l
         labels: 0 or 1, shape (rows,).
         scores: Probabilities, shape (rows,).
         bins: The number of bins. Each contains its lower edge; the last one also contains its upper edge.
-
-    Raises:
-        Misuse: Labels or scores are not valid, or `bins` is below 1.
     """
     if bins < 1:
         raise Misuse(f"calibration curve: needs at least 1 bin, found {bins}.")
@@ -138,12 +135,8 @@ def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> l
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
     """Return the mean distance between predicted and observed shares, weighted by rows, in [0, 1] (0 = calibrated).
 
-    Coincidence makes this larger for smaller samples, so only compare samples of equal size.
-
-    Raises:
-        Misuse: There are no rows, or labels, scores or `bins` are not valid.
-
-    Source: Naeini, Cooper & Hauskrecht (2015).
+    Source: Naeini, Cooper & Hauskrecht (2015). Coincidence makes this larger for smaller samples, so only compare
+    samples of equal size.
     """
     curve = calibration_curve(labels, scores, bins)
     if not curve:

@@ -143,9 +143,6 @@ def block_draws(blocks: ArrayLike, repeats: int, seed: int) -> tuple[IntArray, I
     """Return the index of each row's block, and how often each draw contains each block, shape (repeats + 1, blocks).
 
     The first draw is the data: it contains each block once.
-
-    Raises:
-        Misuse: There are fewer than 2 blocks, or `repeats` is below 1.
     """
     ids, place = np.unique(np.asarray(blocks), return_inverse=True)
     if ids.size < 2 or repeats < 1:

@@ -77,9 +77,6 @@ def blocks_needed(
         power: The wanted probability that the test detects the difference.
         most: The number of blocks at which the search ends.
 
-    Raises:
-        Misuse: `sd` is below 0, `margin` is not above 0, or `level` or `power` is not between 0 and 1.
-
     Source: noncentral t distribution, Johnson & Welch (1940).
 
     >>> blocks_needed(sd=0.004, margin=0.002)

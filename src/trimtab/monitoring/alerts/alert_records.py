@@ -83,7 +83,7 @@ def wants(receiver: Addressee, what: AlertKind, signal: Signal) -> bool:
 
 
 def title_of(alerts: list[Alert], project: str, *, digest: bool = False) -> str:
-    """Return a line about the most severe alert, for example for the subject of an email."""
+    """Return a title, such as the subject of an email. If possible, it names an alert that is red and has not ended."""
     if digest:
         return f"{project}: {len(alerts)} alert{'s' * (len(alerts) != 1)} held back"
     first = min(alerts, key=lambda one: (one.what == "ended", one.severity != "red"))

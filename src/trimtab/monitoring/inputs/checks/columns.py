@@ -87,13 +87,13 @@ def _off(
     *,
     stands: bool,
 ) -> tuple[Window, int, float] | None:
-    """Return in which window a share is off, its newest count, and its normal high end; None if there is no finding.
+    """Return the window in which a share is off, the newest count of such rows, and the share's normal high end.
 
-    The share is that of nulls ("null") or of new values ("strange"). In a window, it is off if it exceeds the high end
-    of the reference windows by a margin, with `ENOUGH` evidence (see `evidence_above`). A finding begins if the share
-    is off in the newest window and in one of the two before it, or if nearly all values in `gross` are null or new. It
-    goes on as long as the share is off in the newest window. The returned window has the counts of the newest window,
-    but begins with the oldest of the three in which the share is off.
+    None: there is no finding. The share is that of nulls ("null") or of new values ("strange"). In a window, it is off
+    if it exceeds the high end of the reference windows by a margin, with `ENOUGH` evidence (see `evidence_above`). A
+    finding begins if the share is off in the newest window and in one of the two before it, or if nearly all values in
+    `gross` are null or new. It goes on as long as the share is off in the newest window. The returned window has the
+    counts of the newest window, but begins with the oldest of the three in which the share is off.
     """
     spread = column.spreads[statistic]
 

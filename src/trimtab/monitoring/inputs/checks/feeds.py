@@ -68,7 +68,7 @@ class Feed:
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """Return for earlier days the time from about the time of day of `since_us` to the next arrival, (starts,)."""
+        """Return how long the next arrival took on earlier days, after about the same time of day; shape (starts,)."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]
@@ -78,7 +78,7 @@ class Feed:
         return found
 
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return for each time the age of the newest event, by its own time, that had arrived by then; (times,)."""
+        """Return for each time how old the newest event (by its own time) was that had arrived; shape (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
         found: NDArray[np.int64] = at_us - self.newest_us[place]
         return found

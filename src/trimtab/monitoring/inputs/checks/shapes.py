@@ -238,10 +238,10 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 
 
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
-    """Return sampled values of the same hours of the newest earlier day; empty if that day's sample was dropped.
+    """Return sampled values of the same hours, and one more at each end, of the newest earlier day that has values.
 
-    None: no earlier day has values. Or some values of that day were already outside the training range, by more than a
-    tenth of its width, so the column did not change suddenly.
+    The result is empty if that day's sample was dropped. None: no earlier day has values. Or some values of that day
+    were already outside the training range, by more than a tenth of its width, so the column did not change suddenly.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None

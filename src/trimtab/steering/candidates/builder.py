@@ -253,9 +253,7 @@ class CandidateBuilder:
     def _reference(
         self, version: Version, case: Case, scores: Floats, answered: list[Answers], *, slices: bool = True
     ) -> Reference:
-        """Return the reference days for a version's quality alarm. `answered`: scores by fits that did not see the
-        rows.
-        """
+        """Return the reference days of a version. `answered`: scores by models that were not fitted on the rows."""
         model, parts = self._deployment.model, request_slices(self._deployment) if slices else ()
         cap, labels = self._judge.cap(scores, case), self._parts.labels
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)

@@ -215,11 +215,7 @@ class Comparisons:
     def stored_side(
         self, version: Version, own: ComparisonTarget, training_set: TrainingSet, window: JudgingWindow
     ) -> Side:
-        """Return a stored version with its scores of the window's rows, and the features that it reads.
-
-        Raises:
-            Misuse: The version cannot be loaded, or cannot score these rows.
-        """
+        """Return a stored version with its scores of the window's rows, and the features that it reads."""
         model = self._deployment.model
         try:
             loaded = self._parts.registry.load(own.version)

@@ -128,9 +128,7 @@ class Candidates(Protocol):
         ...
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
-        """Put the successor in service, and return the id of the version that it replaced; None if there was none.
-
-        A second call does nothing.
+        """Put the successor in service, and return the id of the replaced version, if any. A second call does nothing.
 
         Raises:
             Conflict: The champion is not the version that the gate compared with.

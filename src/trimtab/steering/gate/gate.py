@@ -132,7 +132,7 @@ _WORDS = {
 
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
-    """Return a text: whether the candidate passed, the deciding numbers, and the reason of each failed check."""
+    """Return a text: whether the candidate passed, the deciding numbers, and reasons of failed checks beyond these."""
     if facts.compares:
         difference, bound = facts.difference
         values = f"mean loss minus the champion's is {difference:+.4f}, at most {bound:+.4f} with "

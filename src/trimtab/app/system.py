@@ -298,7 +298,13 @@ class System(Closing, metaclass=PublicNames):
                 registry=self.registry,
                 memory=self.version_memory,
                 arms=StoredArms(
-                    deployment.name, self.state, self.clock, self.config, self.definitions, self.eligibility
+                    deployment.name,
+                    self.state,
+                    self.clock,
+                    self.config,
+                    self.definitions,
+                    reader=self.eligibility,
+                    endpoint_of=lambda model: self.served(model).endpoint,
                 ),
                 answers=self.state.answers,
             )
@@ -322,6 +328,8 @@ class System(Closing, metaclass=PublicNames):
         seen, until_s = self._seen.get(model, (None, 0.0))
         if mark is None or mark != seen or now_s >= until_s or served.answerers.learner is not None:
             caught = self.views.catch_up() or not self.views.views
+            for other in served.deployed():
+                self.served(other).refresh()
             served.refresh()
             served.endpoint.see_applied(not caught and standing(self.state.catalog) is not None)
             self._seen[model] = mark, math.inf if caught and served.is_whole else now_s + _LOOK_S

@@ -17,6 +17,7 @@ from trimtab.experiments.records import Allocation, ExperimentState, Exposure
 from trimtab.experiments.unit_hash import UnitHash
 
 BUCKETS = 10_000
+ROUTED = "routed"  # the flag of predictions that an experiment over deployments takes from another endpoint
 # flags of predictions, if an experiment over versions selects requests by features: whether their unit is eligible
 ELIGIBLE, FEATURE_MISSING = "eligible", "feature_missing"
 Reason = Literal[

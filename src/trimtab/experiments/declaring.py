@@ -86,7 +86,8 @@ def experiment(
     Args:
         name: Lower-case name, unique in the project.
         variants: By name, the value of each variant: any JSON value. The first is the control. With `model`, references
-            to two to five versions, such as {"control": "champion", "new": "late_flight@7"}.
+            to two to five versions, such as {"control": "champion", "new": "late_flight@7"}. Or two to five deployments
+            of models with the same request, made with `deployment()`: the endpoint of the first splits its requests.
         unit: The columns that identify the unit that is assigned, such as "customer_id". With `model`, the default is
             the columns that identify the entities of its requests.
         model: The model whose versions are compared. Its endpoint then splits the requests.
@@ -123,7 +124,10 @@ def experiment(
     """
     check_name(name, "experiment")
     what = f"experiment {name!r}"
-    named = _checked_variants(what, variants, model)
+    deployed = _deployed_models(what, variants, model, metrics)
+    model = deployed[0] if deployed else model
+    named = dict(zip(variants, (one.name for one in deployed), strict=True)) if deployed else {}
+    named = named or _checked_variants(what, variants, model)
     kinds: dict[str, Dtype] = declared_columns(attributes or {}, what)
     columns = (unit,) if isinstance(unit, str) else tuple(unit)
     if model is not None:
@@ -193,6 +197,7 @@ def experiment(
         unit=columns,
         variants=named,
         model=None if model is None else model.name,
+        deployments=bool(deployed),
         weights=_checked_weights(what, named, weights, share=steps[0][1]),
         share=steps[0][1],
         ramp=tuple(steps[1:]),
@@ -289,6 +294,43 @@ def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str
         raise Misuse(f'{what}: the control is the version in service. Make "champion" the first variant, and only it.')
     if len({*others}) < len(others):
         raise Misuse(f"{what}: variants={dict(variants)} names a version twice. Give each variant its own.")
+    return found
+
+
+def _deployed_models(what: str, variants: Any, model: Model | None, metrics: Sequence[Metric]) -> list[Model]:
+    """Return the models of the deployments that are the variants; none if the variants are something else.
+
+    Raises:
+        Misuse: They cannot be compared, because they take other requests or predict something else.
+    """
+    given = [*variants.values()] if isinstance(variants, Mapping) else []
+    found = [one.model for one in given if isinstance(getattr(one, "model", None), Model)]
+    if not found:
+        return []
+    first, names = found[0], [one.name for one in found]
+    if len(found) < len(given) or model is not None:
+        raise Misuse(f"{what}: variants= has deployments. Give only deployments, and leave model out.")
+    if not 2 <= len({*names}) == len(names) <= _MOST_VERSIONS:
+        raise Misuse(
+            f"{what}: variants= has the deployments {', '.join(names)}. Give 2 to {_MOST_VERSIONS} different ones."
+        )
+    for name in variants:
+        check_name(name, "variant")
+    judged = any(one.prediction in ("loss", "label") for one in metrics)
+    for one in found[1:]:
+        if one.request.hash != first.request.hash:
+            raise Misuse(
+                f"{what}: {one.name!r} takes other requests than {first.name!r}, whose endpoint splits them. Declare "
+                "both models with the same request."
+            )
+        if one.label.classes != first.label.classes or (judged and one.label.hash != first.label.hash):
+            raise Misuse(
+                f"{what}: {one.name!r} has another label than {first.name!r}, so their predictions differ anyway."
+            )
+        if judged and one.metric != first.metric:
+            raise Misuse(
+                f"{what}: {one.name!r} has metric={one.metric!r}, and {first.name!r} {first.metric!r}. Use one."
+            )
     return found
 
 

@@ -86,8 +86,11 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     unit: tuple[str, ...]  # the columns of a request that identify the unit, such as a customer
-    variants: dict[str, Any]  # by name: a JSON value, or for an experiment over versions a reference such as "late@7"
-    model: str | None = None  # the model whose versions are compared; None: the variants are plain values
+    # by name: a JSON value; over versions a reference such as "late@7", and over deployments the name of the model
+    variants: dict[str, Any]
+    # the model whose endpoint splits its requests: of the versions, or of the control's deployment; None: plain values
+    model: str | None = None
+    deployments: bool = False  # whether the variants are deployments of several models
     weights: tuple[float, ...] = ()  # the share of each variant among the participants; they add up to 1
     share: float = 1.0  # the share of the eligible units that take part
     ramp: tuple[tuple[int, float], ...] = ()  # growing shares: microseconds after the start, and the share from then on
@@ -112,6 +115,11 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def largest_share(self) -> float:
         """The largest share of the units that take part, at the end of the ramp."""
         return max(self.share, *(share for _, share in (*self.ramp, *self.ramp_at)), 0.0)
+
+    @property
+    def models(self) -> list[str]:
+        """The models whose predictions are exposures, that of the control first; none for plain variants."""
+        return [*self.variants.values()] if self.deployments else [self.model] if self.model is not None else []
 
     @property
     def feature_types(self) -> dict[str, Dtype]:

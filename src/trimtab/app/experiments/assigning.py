@@ -192,16 +192,20 @@ def lacking(system: System, definition: Experiment) -> str | None:
             return f"source {one.source.name!r}, which metric {one.name!r} reads"
         if columns := [name for name in one.read if name not in sources[one.source.name].columns]:
             return f"column {columns[0]!r} of {one.source.name!r}, which metric {one.name!r} reads"
-    if definition.model is not None and definition.model not in system.declared.deployments:
-        return f"the deployment of {definition.model!r}, whose versions are compared"
+    for model in definition.models:
+        if model not in system.declared.deployments:
+            return f"the deployment of {model!r}, which is compared"
     return None
 
 
 def notes(system: System, state: ExperimentState) -> list[str]:
     """Return what else a person should know about an experiment, each as a text."""
+    definition = stored_definition(state)
+    if definition.deployments and state.phase == "concluded" and state.winner not in (None, definition.control):
+        won = definition.variants[str(state.winner)]
+        return [f"{state.winner} won, but {definition.model} answers its own requests again: let clients call {won}"]
     if state.phase not in ("running", "paused"):
         return []
-    definition = stored_definition(state)
     over = system.clock.now_us() >= end_us(state, definition.duration_us)
     past = "its planned time is over, so no more units count: conclude or stop it" if over else ""
     until_us, ahead = stored_reached(system.state.catalog, state)[0].closed_until_us, ""
@@ -222,7 +226,7 @@ def _note(system: System, state: ExperimentState, definition: Experiment) -> str
         return "the definition changed since the start: stop and start it again (units are assigned again)"
     if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:
         return "its canary was ended, so the champion answers all requests: stop it"
-    champion = None if model is None else system.registry.alias(model, CHAMPION)
+    champion = None if model is None or definition.deployments else system.registry.alias(model, CHAMPION)
     if champion is not None and champion.id != state.versions.get(definition.control):
         if champion.id in state.versions.values():
             return "another variant's version is in service now, so it and the control are one version: stop it"

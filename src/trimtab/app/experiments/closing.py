@@ -252,18 +252,17 @@ class ExperimentDays:
 
     def _marks(self, day_us: int) -> tuple[str, ...]:
         """Return what else happened on a day: changed shares, and what the loop did with the model."""
-        state, model = self._state, self.definition.model
+        state, models = self._state, self.definition.models
         found = ["changed shares"] if any(_on(day_us, one.from_us) for one in state.allocations[1:]) else []
-        rows = [] if model is None else Ledger(self._system.state.catalog).rows()
-        acts = [row.act for row in rows if row.model == model and _on(day_us, row.at_us)]
+        rows = Ledger(self._system.state.catalog).rows() if models else []
+        acts = [row.act for row in rows if row.model in models and _on(day_us, row.at_us)]
         found += [_MARKED[act] for act in acts if act in _MARKED]
         return tuple(dict.fromkeys(found))
 
     def _excluded(self, day_us: int) -> str | None:
-        """Return why a day does not count: the inputs or the labels of the model were faulty at some time of it."""
-        if self.definition.model is None:
-            return None
-        for window in red_windows(self._system.state.catalog, self.definition.model):
+        """Return why a day does not count: the inputs or the labels of a model were faulty at some time of it."""
+        catalog = self._system.state.catalog
+        for window in chain.from_iterable(red_windows(catalog, model) for model in self.definition.models):
             if window.start_us < day_us + DAY_US and (window.end_us is None or window.end_us > day_us):
                 return f"red window: {window.kind}{f' of {window.subject}' if window.subject else ''}"
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
-from trimtab.experiments.assignment import ELIGIBLE, FEATURE_MISSING, Assigner, PastAssignments
+from trimtab.experiments.assignment import ELIGIBLE, FEATURE_MISSING, ROUTED, Assigner, PastAssignments
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake
 from trimtab.experiments.records import ExperimentState, Exposure
@@ -21,6 +21,7 @@ from trimtab.serving.log.prediction_record import ERASED, decode
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
+OTHER_DEPLOYMENT = "other deployment"  # the control's deployment answered, because the variant's was not loaded
 OTHER_VERSION = "other version"  # another version than the variant's answered, such as a new champion
 _OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at the time of their requests
 _SERVED_OTHERWISE = (CANARY_FAILED, FALLBACK_VERSION, LAST_ANSWER, RULE, NULL_FEATURES)
@@ -83,14 +84,16 @@ class LoggedUnits:
         A block is the number of the partition, and for each prediction its position in the log, the prediction, and the
         columns of its request.
         """
-        name = _encode(self._definition.model)
+        models = self._definition.models
+        names = [_encode(model) for model in models]
         for number, records in intake.records(self._log):
             found = []
             for record in records:
-                if name not in record.payload or record.payload.startswith(ERASED):
+                if not any(name in record.payload for name in names) or record.payload.startswith(ERASED):
                     continue
                 one = decode(record.payload, record.partition, record.position)
-                given = one.model == self._definition.model and one.mode in _OWN_TIME and one.arm != SHADOW
+                mine = one.model == models[0] or (one.model in models and ROUTED in one.flags)
+                given = mine and one.mode in _OWN_TIME and one.arm != SHADOW
                 if given and PAST not in one.flags and intake.holds(one.made_at_us, record.appended_at_us):
                     row = self._row(one)
                     if row is not None:
@@ -134,6 +137,8 @@ class LoggedUnits:
         for flag in _SERVED_OTHERWISE:
             if flag in flags:
                 return flag
+        if self._definition.deployments:
+            return "" if prediction.model == self._definition.variants[variant] else OTHER_DEPLOYMENT
         return "" if prediction.version == self._state.versions.get(variant) else OTHER_VERSION
 
     def _row(self, prediction: Prediction) -> dict[str, Any] | None:

@@ -110,7 +110,7 @@ class PredictionValues:
 def _means(parts: Sequence[tuple[Array, Array]], units: int) -> Array:
     """Return the mean of each unit's values, from its exact sum; NaN: it has no value."""
     out = np.full(units, np.nan)
-    if parts:
+    if any(len(unit) for unit, _ in parts):
         unit, values = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(unit, kind="stable")
         some, starts = np.unique(unit[order], return_index=True)

@@ -15,9 +15,13 @@ from trimtab.experiments.assignment import BUCKETS, first_buckets, free_slots, r
 from trimtab.experiments.declaring import checked_weights
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.records import KIND, PAST, Allocation, ExperimentState, past_key, stored_definition
+from trimtab.monitoring.breaches import breach
+from trimtab.monitoring.guardrails import Guardrails
 from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
-from trimtab.serving.arms.arms import CANARY, arm_shares
+from trimtab.serving.arms.arm_metrics import service_metrics
+from trimtab.serving.arms.arms import CANARY, ArmShares, arm_shares, shares_of
+from trimtab.serving.arms.arms import KIND as ARMS
 from trimtab.steering.ledger import Entry, Evidence, Ledger
 from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop_state import loop_state
@@ -143,11 +147,29 @@ class Running:
         if champion is None:
             return None
         for name in treatments:
+            if definition.deployments:
+                harm = self._harm_of(str(definition.variants[name]), model, rollout.guardrails)
+                if harm is not None:
+                    return f"{name}: {harm}"
+                continue
             if champion.id == state.versions[name]:
                 return f"The version of {name!r} is in service now, so it and the control are the same version."
             if (why := guard(state.versions[name], champion.id, since_us=state.started_at_us)) is not None:
                 return f"{name}: {why}" if len(treatments) > 1 else why
         return None
+
+    def _harm_of(self, model: str, control: str, limits: Guardrails) -> str | None:
+        """Return the limit of the service that a deployment exceeds, compared with that of the control."""
+        assert self.state is not None  # `must_stop` has checked this
+        found = []
+        for name in (model, control):
+            champion = self._system.registry.alias(name, CHAMPION)
+            if champion is None:
+                return f"No version of {name} is in service."
+            since_us = self.state.started_at_us
+            found.append(service_metrics(self._catalog, name, champion.id, CHAMPION, since_us=since_us))
+        over = breach(found[0], found[1], limits)
+        return None if over is None else over.message
 
     def pause(self) -> Decision:
         """Give all units the control until the experiment is resumed."""
@@ -183,7 +205,9 @@ class Running:
 
         reading = experiment_report(self._system, self._name, slices=False)
         more = {"reading": reading.decision.text}
-        if definition.model is not None and winner != definition.control:
+        if definition.deployments and winner != definition.control:
+            more |= {"call instead": str(definition.variants[winner])}  # its versions have their own gate
+        elif definition.model is not None and winner != definition.control:
             wanted = PromotionRequest(why=self._why, actor=self._actor, seen_until_us=None, dry_run=False)
             more |= {"promotion": promote_version(self._system, state.versions[winner], wanted, None).state}
         ended_us = self._system.clock.now_us()
@@ -259,7 +283,8 @@ class Running:
                 f"first: trimtab canary {model} --share 0"
             )
         registry = self._system.registry
-        found = {name: registry.get(reference).id for name, reference in definition.variants.items()}
+        of = "@champion" if definition.deployments else ""
+        found = {name: registry.get(f"{reference}{of}").id for name, reference in definition.variants.items()}
         for name, address in found.items():
             version = registry.get(address)
             if same := [other for other in found if found[other] == address and other != name]:
@@ -301,6 +326,23 @@ class Running:
                 "state, and try again."
             ) from error
 
+    def _write_with_shares(self, model: str, state: ExperimentState, entry: Entry, changes: list[Change]) -> Decision:
+        """Write the state of an experiment over deployments, and whether it splits the requests of the control's."""
+        record = self._catalog.get(ARMS, model)
+        shares = shares_of(record)
+        starts = len(state.allocations) == 1 and state.phase == "running"
+        if starts or shares.experiment == self._name:
+            runs = state.phase in ("running", "paused")
+            # a later time than before, so that all processes see a change, also if the clock stood still
+            before_us = -1 if shares.changed_at_us is msgspec.UNSET else shares.changed_at_us
+            shares = ArmShares(canary=shares.canary, shadow=shares.shadow)
+            if runs:
+                changed_us = max(entry.at_us, before_us + 1)
+                shares = msgspec.structs.replace(shares, experiment=self._name, changed_at_us=changed_us)
+            revision = 0 if record is None else record.revision
+            changes = [*changes, Put(ARMS, model, msgspec.json.encode(shares), expected=revision)]
+        return Ledger(self._catalog).write([entry], changes)[0]
+
     def _write_with_canary(
         self, definition: Experiment, state: ExperimentState, entry: Entry, changes: list[Change]
     ) -> Decision:
@@ -309,6 +351,8 @@ class Running:
         The alias `canary` names the first of several treatments. After the end, its share is 0. But if a rollout of the
         same version is in its canary phase, the share stays.
         """
+        if definition.deployments:
+            return self._write_with_shares(str(definition.model), state, entry, changes)
         model, treatment = (
             str(definition.model),
             next(name for name in definition.variants if name != definition.control),

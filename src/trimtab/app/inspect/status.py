@@ -30,7 +30,7 @@ from trimtab.core.records import Decision, Signal
 from trimtab.core.shown import count_of, format_bytes
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.experiments.records import KIND as EXPERIMENT
-from trimtab.experiments.records import experiment_state
+from trimtab.experiments.records import experiment_state, stored_definition
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
@@ -325,9 +325,12 @@ def _arms(system: System, name: str) -> dict[str, str]:
     shares = {CANARY: stored.canary, SHADOW: stored.shadow}
     armed = {arm: system.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
     state = None if stored.experiment is msgspec.UNSET else experiment_state(system.state.catalog, stored.experiment)
-    if state is not None and len(state.versions) > 2:  # the alias names only the first of its other versions
+    definition = None if state is None else stored_definition(state)
+    # the alias names only the first of the other versions of an experiment, and none of its deployments
+    if state is not None and definition is not None and (len(state.versions) > 2 or definition.deployments):
         now, (_, *others) = state.allocations[-1], state.versions.items()
-        names = {variant: system.registry.get(version).name for variant, version in others}
+        of = definition.variants if definition.deployments else {}
+        names = {variant: of.get(variant) or system.registry.get(version).name for variant, version in others}
         shown = {variant: f"{100 * now.share * now.weights[variant]:.3g} % of the requests" for variant in names}
         return {f"canary {variant}": f"{name}, on {shown[variant]}" for variant, name in names.items()}
     return {

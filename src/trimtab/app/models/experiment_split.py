@@ -6,22 +6,27 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from trimtab.app.state.definitions import Definitions
 from trimtab.app.state.state import State
 from trimtab.core.clock import Clock
 from trimtab.core.config import Config
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.experiments.assignment import ELIGIBLE, FEATURE_MISSING, Assigner, Reason
+from trimtab.experiments.assignment import ELIGIBLE, FEATURE_MISSING, ROUTED, Assigner, Reason
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.eligibility import EligibilityReader
 from trimtab.experiments.records import Exposure, experiment_state, stored_definition
+from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.arms.arms import ArmShares, arm_shares
+from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.failures import Late
 from trimtab.store.ports import Catalog, Log
 
-_FLAGS: dict[Reason, str] = {
-    "assigned": ELIGIBLE, "not in share": ELIGIBLE, "carry-over gap": ELIGIBLE, "feature missing": FEATURE_MISSING,
-}  # fmt: skip
+_FLAGS: dict[Reason, tuple[str, ...]] = {
+    **dict.fromkeys(("assigned", "not in share", "carry-over gap"), (ELIGIBLE,)),
+    "feature missing": (FEATURE_MISSING,),
+}
 _MOST_WAITING = 10_000  # if more exposures wait, the oldest are dropped
 
 
@@ -47,12 +52,18 @@ class ExperimentSplit:
         self._log = log
         self._waiting: deque[Exposure] = deque(maxlen=_MOST_WAITING)
 
-    def arms(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-        """Return for each request the variant whose version answers, "" for the control, and a flag; "" for none."""
+    def arms(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
+        """Return for each request the variant whose version answers, "" for the control, and flags."""
         now_us, control = self._clock.now_us(), self._assigner.definition.control
         found = [self._assigner.assign(row, now_us) for row, _ in self._known(rows, now_us)]
         of = _FLAGS if self._reader is not None else {}
-        return [("" if one.variant == control else one.variant, of.get(one.reason, "")) for one in found]
+        routed = (ROUTED,) if self._assigner.definition.deployments else ()
+        return [
+            ("", of.get(one.reason, ()))
+            if one.variant == control
+            else (one.variant, (*of.get(one.reason, ()), *routed))
+            for one in found
+        ]
 
     def _known(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Sequence[tuple[Mapping[str, Any], str]]:
         """Return each request with the features that the experiment reads, and a text about those that are missing."""
@@ -88,8 +99,10 @@ class StoredArms:
         config: Config,
         definitions: Definitions,
         reader: Callable[[Experiment], EligibilityReader | None],
+        endpoint_of: Callable[[str], Endpoint],
     ) -> None:
         self._model, self._state, self._clock, self._reader = model, state, clock, reader
+        self._endpoint_of = endpoint_of
         self._config, self._definitions = config, definitions
         # the two newest splits, because a request that began with the earlier one may still end
         self._splits: deque[ExperimentSplit] = deque(maxlen=2)
@@ -118,10 +131,28 @@ class StoredArms:
     def versions(self, experiment: str) -> dict[str, str]:
         """Return by variant other than the control: the id of the version that answers."""
         state = experiment_state(self._state.catalog, experiment)
-        if state is None or state.phase not in ("running", "paused"):
+        definition = None if state is None else stored_definition(state)
+        if state is None or definition is None or definition.deployments or state.phase not in ("running", "paused"):
             return {}
-        control = stored_definition(state).control
-        return {variant: version for variant, version in state.versions.items() if variant != control}
+        return {variant: version for variant, version in state.versions.items() if variant != definition.control}
+
+    def deployed(self) -> dict[str, str]:
+        """Return by variant other than the control: the model whose deployment answers requests of this one now."""
+        experiment = self.shares().experiment
+        state = None if experiment is msgspec.UNSET else experiment_state(self._state.catalog, experiment)
+        if state is None or not (definition := stored_definition(state)).deployments:
+            return {}
+        return {variant: model for variant, model in definition.variants.items() if variant != definition.control}
+
+    def answerers(self) -> dict[str, Answerer]:
+        """Return the answerers of these deployments that are loaded, by variant. They are not unloaded meanwhile."""
+        found = {}
+        for variant, model in self.deployed().items():
+            endpoint = self._endpoint_of(model)
+            endpoint.uses += 1  # requests of this endpoint use it
+            if endpoint.loaded is not None:
+                found[variant] = endpoint.loaded
+        return found
 
     def flush(self) -> None:
         """Log the exposures that wait."""

@@ -153,6 +153,10 @@ class ServedModel:
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
         self.flush()
 
+    def deployed(self) -> list[str]:
+        """Return the models whose deployments answer requests of this one now, because an experiment compares them."""
+        return [*self._arms.deployed().values()]
+
     def flush(self) -> None:
         """Log the exposures of experiments that wait."""
         self._arms.flush()
@@ -290,7 +294,8 @@ class ServedModel:
                     f"{self.deployment.name} ({name}): it cannot be loaded here: {type(error).__name__}: {error}"
                 )
         self._other_arms = found
-        self._show_arms(found, shares, {one: found[version] for one, version in versions.items() if version in found})
+        variants = {one: found[version] for one, version in versions.items() if version in found}
+        self._show_arms(found, shares, {**variants, **self._arms.answerers()})
 
     def _show_arms(self, found: Mapping[str, Answerer], shares: ArmShares, variants: Mapping[str, Answerer]) -> None:
         endpoint, name, about = self.endpoint, self.deployment.name, self.deployment.model.about
@@ -310,7 +315,7 @@ class ServedModel:
             endpoint.shadow = Shadow(shadow, Share(name, shares.shadow, about, line=SHADOW), endpoint.shadowed)
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
-        for one in found.values():
+        for one in (*found.values(), *variants.values()):
             endpoint.know(one.served)  # repeated, because the endpoint keeps only the newest versions completely
 
     def _arm_answerer(self, alias: str, find: Find, *, is_alias: bool = True) -> Answerer | None:

@@ -229,14 +229,14 @@ def _collect(
                 add_source(metric.source)
         for join in experiment.features:
             add_view(join.view)
-        if experiment.model is not None:
-            _check_compared(experiment, found.deployments.get(experiment.model), file)
+        for name in experiment.models:
+            _check_compared(experiment, name, found.deployments.get(name), file)
     return found
 
 
-def _check_compared(experiment: Experiment, deployment: Deployment | None, file: Path) -> None:
+def _check_compared(experiment: Experiment, model: str, deployment: Deployment | None, file: Path) -> None:
     """Refuse an experiment over versions that are not served, or that learn from each other's requests."""
-    what, model = f"{file}: experiment {experiment.name!r}", experiment.model
+    what = f"{file}: experiment {experiment.name!r}"
     if deployment is None:
         raise Misuse(f"{what}: model {model!r} has no deployment. Add tt.deployment({model}, ...).")
     if deployment.learn == "online":

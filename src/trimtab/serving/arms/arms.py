@@ -80,9 +80,9 @@ class Share:
         """Return whether the entities of a request are in the share."""
         return self._number(row) < self._below
 
-    def arms(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    def arms(self, rows: Sequence[Row]) -> list[tuple[str, tuple[str, ...]]]:
         """Return the arm of each request, as a `Split`."""
-        return [(CANARY if self.holds(row) else "", "") for row in rows]
+        return [(CANARY if self.holds(row) else "", ()) for row in rows]
 
 
 Unanswered: TypeAlias = Callable[[Sequence[Row], Exception], None]
@@ -91,10 +91,10 @@ Unanswered: TypeAlias = Callable[[Sequence[Row], Exception], None]
 class Split(Protocol):
     """A rule that says which version answers each request.
 
-    It returns for each row the name of an answerer, "" for the champion, and a flag for the prediction, "" for none.
+    It returns for each row the name of an answerer, "" for the champion, and flags for the prediction.
     """
 
-    def arms(self, rows: Sequence[Row], /) -> Sequence[tuple[str, str]]: ...
+    def arms(self, rows: Sequence[Row], /) -> Sequence[tuple[str, tuple[str, ...]]]: ...
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):

@@ -326,8 +326,8 @@ class Endpoint:
             else:
                 found = self._counted_canary(of_arm, answerer, theirs, flags, deadline_s, shared)
             made |= zip(places, found, strict=True)
-        flagged = ((made[n], flag) for n, (_, flag) in enumerate(placed))
-        return [msgspec.structs.replace(one, flags=(*one.flags, flag)) if flag else one for one, flag in flagged]
+        flagged = ((made[n], more) for n, (_, more) in enumerate(placed))
+        return [msgspec.structs.replace(one, flags=(*one.flags, *more)) if more else one for one, more in flagged]
 
     def _counted_canary(
         self,

@@ -41,6 +41,10 @@ class Exposure:
         shares, other = shares_of(record), found is None or found.version != repair.successor
         if not share and (other or not shares.canary):
             return []
+        if other and shares.experiment is not msgspec.UNSET:
+            raise Conflict(
+                f"rollout of {name!r}: the experiment {shares.experiment!r} splits its requests. Stop it first."
+            )
         if other and shares.canary:
             raise Conflict(
                 f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as the canary. "

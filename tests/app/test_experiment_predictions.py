@@ -47,7 +47,7 @@ one = tt.model("one", request=visits, features=[{"x": tt.col("x")}], metric="log
 tt.deployment(one)
 """
 METRICS = (
-    Metric(name="loss", kind="mean", prediction="loss", within_us=2 * DAY_US, better="lower"),
+    Metric(name="loss", kind="mean", prediction="loss", within_us=2 * DAY_US, better="lower", role="primary"),
     Metric(name="sold", kind="mean", prediction="label", within_us=DAY_US),
     Metric(name="score", kind="mean", prediction="score", within_us=5 * HOUR_US),
 )
@@ -158,12 +158,32 @@ def test_metrics_of_predictions_are_means_over_the_window_of_each_unit(seed: int
                         values.append(math.fsum(numbers) / len(numbers))
                 assert found.metrics[metric.name].units == len(values)
                 assert found.metrics[metric.name].y == parts(sum(map(Fraction, values), Fraction(0)))
+            of_ages = [losses_of_day(shop, labels, mine, day_of) for day_of in (0, 1)]
+            assert [one.units for one in found.ages["loss"]] == [len(values) for values in of_ages]
+            assert [one.y for one in found.ages["loss"]] == [
+                parts(sum(map(Fraction, values), Fraction(0))) for values in of_ages
+            ]
             assert [found.labelled, found.missing] == counts
     assert sum(one.units for day in days for one in day.variants.values()) > 40
     assert {name for day in days for one in day.variants.values() for name in one.slices} == {
         "site=north",
         "site=south",
     }
+
+
+def losses_of_day(
+    shop: Shop, labels: dict[str, list[tuple[int, float]]], exposed: dict[str, int], day_of: int
+) -> list[float]:
+    """The mean loss of each unit that got labelled predictions on a day since its exposure, from 0."""
+    found = []
+    for user, at_us in exposed.items():
+        begin_us = at_us + day_of * DAY_US
+        mine = [p for p, u in shop.logged if u == user and 0 <= p.made_at_us - begin_us < DAY_US and counts_here(p)]
+        known = [(p, label_of(p, labels[p.request_id])) for p in mine]
+        losses = [number(METRICS[0], p, label) for p, label in known if label is not None]
+        if losses:
+            found.append(math.fsum(losses) / len(losses))
+    return found
 
 
 def counts_here(p: Prediction) -> bool:

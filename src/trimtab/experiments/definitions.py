@@ -58,14 +58,14 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def age_ends_us(self) -> list[int]:
-        """The ends of the parts into which the window of a metric of events is divided, as times since the exposure.
+        """The ends of the parts into which the window of a metric is divided, as times since the exposure.
 
         A part is a day, or longer if the window has more than seven days. There are no parts in a window of one day.
 
-        >>> [end // DAY_US for end in Metric(name="m", kind="mean", within_us=10 * DAY_US, by=("user",)).age_ends_us]
+        >>> [end // DAY_US for end in Metric(name="m", kind="mean", within_us=10 * DAY_US).age_ends_us]
         [2, 4, 6, 8, 10]
         """
-        days = -(-self.within_us // DAY_US) if self.by and self.kind != "time_to_event" else 0
+        days = -(-self.within_us // DAY_US) if self.kind != "time_to_event" else 0
         step = -(-days // _MOST_AGES)
         return [min(end * DAY_US, self.within_us) for end in range(step, days + step, step)] if days > 1 else []
 

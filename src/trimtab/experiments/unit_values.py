@@ -39,6 +39,12 @@ class UnitValues(msgspec.Struct, frozen=True, eq=False):
     d: Array | None = None  # for a ratio: the denominator
     ages: tuple[UnitValues, ...] = ()  # the same numbers for each part of the window since the exposure
 
+    def take(self, rows: Array) -> UnitValues:
+        """Return the numbers of the units at `rows`: positions or a boolean mask."""
+        y, x, d = (None if one is None else one[rows] for one in (self.y, self.x, self.d))
+        assert y is not None  # every metric has it
+        return UnitValues(y, x, d, tuple(one.take(rows) for one in self.ages))
+
 
 class MetricFeatures:
     """The metrics of an experiment that are about events, as features of the exposed units.

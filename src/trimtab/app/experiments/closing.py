@@ -215,7 +215,7 @@ class ExperimentDays:
     ) -> DaySums:
         """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too."""
         sums = DaySums(self.definition)
-        of_predictions, labels = dict[str, NDArray[Any]](), None
+        of_predictions, labels = dict[str, UnitValues](), None
         if self._predictions is not None:
             of_predictions, labels = self._predictions.of(first, intake, known_by_us)
         for units in first.chunks(self._exposures(intake)):
@@ -224,7 +224,7 @@ class ExperimentDays:
             if self._testers:  # some became testers after their first exposure
                 now = np.array([unit in self._testers for unit in units.units.tolist()], bool)
                 units = msgspec.structs.replace(units, overrides=units.overrides | now)
-            values |= {name: UnitValues(found[rows]) for name, found in of_predictions.items()}
+            values |= {name: found.take(rows) for name, found in of_predictions.items()}
             sums.add(units, values, None if labels is None else labels[rows])
         return sums
 

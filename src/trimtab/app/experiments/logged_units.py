@@ -53,6 +53,7 @@ class LoggedUnits:
         judged = definition if not definition.features else msgspec.structs.replace(definition, where=None)
         self._assignments = PastAssignments(judged, state, holdout=holdout, overrides=declared.overrides)
         self._naming = Assigner(definition, None)
+        self._attributes = list(dict.fromkeys((*definition.attributes, *definition.slices)))
         self._columns: dict[str, list[str]] = {}  # by version: the columns of its requests
 
     def exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
@@ -118,7 +119,7 @@ class LoggedUnits:
         self, prediction: Prediction, row: dict[str, Any], variant: str, reason: str, *, tester: bool = False
     ) -> Exposure:
         unit, block = self.unit(prediction, row)
-        attributes = {name: row[name] for name in self._definition.attributes if name in row}
+        attributes = {name: row[name] for name in self._attributes if name in row}
         return Exposure(
             experiment=self._definition.name,
             generation=self._state.generation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +18,7 @@ from trimtab.core.records import Prediction
 from trimtab.experiments.definitions import Metric
 from trimtab.experiments.exposures import Intake, unit_keys
 from trimtab.experiments.first_exposures import FirstExposures
-from trimtab.experiments.unit_values import capped
+from trimtab.experiments.unit_values import UnitValues, capped
 from trimtab.feedback.outcomes import OutcomeFrame, OutcomeJoin
 from trimtab.stats.metrics.losses import row_losses
 from trimtab.training.definitions import Model
@@ -54,18 +55,18 @@ class PredictionValues:
 
     def of(
         self, first: FirstExposures, intake: Intake, known_by_us: int | None = None
-    ) -> tuple[dict[str, Array], Array]:
+    ) -> tuple[dict[str, UnitValues], Array]:
         """Return the numbers of the units that were first exposed in the time of an intake.
 
         With `known_by_us`, labels that came after their wait and became known until then count, too.
 
         Returns:
-            By metric: the number of each unit, NaN if it has none, shape (units,). And how many predictions of each
-            unit have a label and how many have none, shape (units, 2).
+            By metric: the number of each unit, and for primary metrics the same for each part of the window. And how
+            many predictions of each unit have a label and how many have none, shape (units, 2).
         """
         self._labels.refresh()
         labels = np.zeros((len(first), 2), np.int64)
-        parts: dict[str, list[tuple[Array, Array]]] = {metric.name: [] for metric in self.metrics}
+        parts: dict[str, list[tuple[Array, Array, Array]]] = {metric.name: [] for metric in self.metrics}
         longest_us = max(metric.within_us for metric in self.metrics)
         window = msgspec.structs.replace(intake, until_us=intake.until_us + longest_us)
         for found in self._outcomes.each(lambda: self._tables(first, window, longest_us), known_by_us):
@@ -74,8 +75,8 @@ class PredictionValues:
             np.add.at(labels, (unit, np.where(known, 0, 1)), 1)
             for metric in self.metrics:
                 rows = (after_us < metric.within_us) & (known | (metric.prediction == "score"))
-                parts[metric.name].append((unit[rows], self._values(metric, found, rows)))
-        return {metric.name: capped(metric, _means(parts[metric.name], len(first))) for metric in self.metrics}, labels
+                parts[metric.name].append((unit[rows], self._values(metric, found, rows), after_us[rows]))
+        return {metric.name: _of_units(metric, parts[metric.name], len(first)) for metric in self.metrics}, labels
 
     def _tables(self, first: FirstExposures, window: Intake, longest_us: int) -> Iterator[Columns]:
         """Yield the predictions in the windows of exposed units, as tables.
@@ -107,11 +108,21 @@ class PredictionValues:
         return row_losses(self._model.metric, found.labels[rows], scores) if len(scores) else np.zeros(0)
 
 
-def _means(parts: Sequence[tuple[Array, Array]], units: int) -> Array:
+def _of_units(metric: Metric, parts: Sequence[tuple[Array, Array, Array]], units: int) -> UnitValues:
+    """Return the numbers of units from their predictions: the unit, the value, and the time since the exposure."""
+    unit, values, after_us = (np.concatenate(one) for one in zip(*parts, strict=True)) if parts else (np.zeros(0),) * 3
+    ends_us = metric.age_ends_us if metric.role == "primary" else []
+    ages = [(after_us >= begin) & (after_us < end) for begin, end in pairwise([0, *ends_us])]
+    return UnitValues(
+        capped(metric, _means(unit, values, units)),
+        ages=tuple(UnitValues(capped(metric, _means(unit[part], values[part], units))) for part in ages),
+    )
+
+
+def _means(unit: Array, values: Array, units: int) -> Array:
     """Return the mean of each unit's values, from its exact sum; NaN: it has no value."""
     out = np.full(units, np.nan)
-    if any(len(unit) for unit, _ in parts):
-        unit, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if len(unit):
         order = np.argsort(unit, kind="stable")
         some, starts = np.unique(unit[order], return_index=True)
         ends = [*starts[1:].tolist(), len(unit)]

@@ -89,7 +89,7 @@ def _with_values(
         of_predictions = PredictionValues(system, definition.metrics, model, logged)
         if of_predictions.metrics:
             rows, _ = first.rows_of(units.keys)
-            values |= {one: UnitValues(found[rows]) for one, found in of_predictions.of(first, intake)[0].items()}
+            values |= {one: found.take(rows) for one, found in of_predictions.of(first, intake)[0].items()}
     known = with_past_features(system, definition, _rows(definition, units), units.at_us)
     return PastUnits(origin=name, rows=[row for row, _ in known], at_us=units.at_us, values=values)
 

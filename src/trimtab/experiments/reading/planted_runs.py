@@ -52,11 +52,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         if duration_us is None:
             return self
         kept = self.day < -(-duration_us // DAY_US)
-
-        def part(column: Array | None) -> Array | None:
-            return None if column is None else column[kept]
-
-        values = {name: UnitValues(one.y[kept], x=part(one.x), d=part(one.d)) for name, one in self.values.items()}
+        values = {name: one.take(kept) for name, one in self.values.items()}
         rows = list(compress(self.rows, kept.tolist()))
         return msgspec.structs.replace(self, rows=rows, at_us=self.at_us[kept], values=values)
 

@@ -17,6 +17,7 @@ from trimtab.features.definitions import Join
 MetricKind = Literal["mean", "proportion", "ratio", "quantile", "time_to_event"]
 Role = Literal["primary", "secondary", "guardrail"]
 Rule = Literal["sequence", "msprt", "obrien_fleming", "fixed"]
+NEGLIGIBLE = 0.001
 _MOST_AGES = 7
 Value = Literal["loss", "label", "score"]  # the values of a prediction that a metric of a model can use
 
@@ -42,6 +43,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: Role = "secondary"
     better: Literal["higher", "lower"] = "higher"
     margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's mean
+    negligible: float = NEGLIGIBLE  # for a guardrail without any event: a share of units with one that does no harm
 
     @property
     def content(self) -> object:

@@ -10,7 +10,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import duration_us
 from trimtab.events.definitions import Source, check_name
-from trimtab.experiments.definitions import Metric, MetricKind, Role, Value
+from trimtab.experiments.definitions import NEGLIGIBLE, Metric, MetricKind, Role, Value
 from trimtab.features.aggregates import Aggregate, check_aggregate
 
 _COVARIATES = ("mean", "proportion")  # the kinds of metrics that can have a covariate
@@ -33,6 +33,7 @@ def metric(
     role: Role = "secondary",
     better: str | None = None,
     margin: float = 0.0,
+    negligible: float = NEGLIGIBLE,
 ) -> Metric:
     """Declare a metric of an experiment: a number for each unit, from its events or predictions after its exposure.
 
@@ -55,6 +56,8 @@ def metric(
             "secondary".
         better: "higher" or "lower". By default "lower" for losses and times, and otherwise "higher".
         margin: For a guardrail: by how much it may be worse, as a share of the control's value.
+        negligible: For a guardrail of events that never happen, of which a margin cannot be a share: if no unit of any
+            variant has one, it is within its margin once it is certain that fewer units than this share have one.
 
     Raises:
         Misuse: The parts do not fit together. The message says what to change.
@@ -97,6 +100,8 @@ def metric(
         (cap is not None and found not in _CAPPED, f"cap= is for means and ratios; this is a {found}. Leave cap out."),
         (not 0 <= margin < 1, f"margin={margin}. Give a share from 0 to 1, such as 0.02 for 2 %."),
         (role == "guardrail" and margin == 0, "a guardrail needs margin=, such as 0.02 for 2 % worse."),
+        (not 0 < negligible < 1, f"negligible={negligible}. Give a share above 0 and below 1, such as 0.001."),
+        (role != "guardrail" and negligible != NEGLIGIBLE, "negligible= is for guardrails. Leave it out."),
         (role != "guardrail" and margin > 0, f"margin= is for guardrails; this metric is {role}. Leave margin out."),
     )  # fmt: skip
     if source is not None:
@@ -116,6 +121,7 @@ def metric(
         role=role,
         better="lower" if better == "lower" or (better is None and low) else "higher",
         margin=float(margin),
+        negligible=float(negligible),
     )
 
 

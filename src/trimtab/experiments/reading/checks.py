@@ -109,6 +109,7 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
     if metric.source is None or metric.kind not in ("mean", "proportion", "ratio"):
         return None
     sums = [[one.metrics[metric.name] for one in day.variants.values() if metric.name in one.metrics] for day in days]
+    exposed = [sum(one.units for one in day.variants.values()) for day in days]
     units, y, yy = (
         np.array(
             [
@@ -119,12 +120,13 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         .reshape(-1, 3)
         .T
     )
-    if not yy.any() and units.sum() >= _MANY_UNITS:
+    if not yy.any() and sum(exposed) >= _MANY_UNITS:
         by = ", ".join(metric.by)
         found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
         if metric.role != "guardrail":
             return found
-        return f"{found} Without events its margin cannot be proven, and nothing is shipped: declare it as secondary"
+        rare = f"{100 * metric.negligible:.3g} %"
+        return f"{found} If so, it is within its margin once fewer than {rare} of the units can have one (negligible=)"
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about the share of units with events
     empty = [

@@ -152,6 +152,7 @@ def _ship(name: str, some: Sequence[MetricReading]) -> Recommendation:
     guardrails = [one.metric for one in some if one.role == "guardrail"]
     if guardrails:
         parts.append(f"{', '.join(guardrails)} within {'its margin' if len(guardrails) == 1 else 'their margins'}")
+    parts += [shown_effect(one) for one in some if one.role == "guardrail" and one.looks[-1].at_most is not None]
     return Recommendation(act="ship", variant=name, text=f"ship {name}: {'; '.join(parts)}")
 
 
@@ -209,7 +210,7 @@ def _go_on(
     days = sum(one.excluded is None and any(arm.units for arm in one.variants.values()) for one in closed)
     duration_us = definition.duration_us
     horizon = HORIZON_DAYS if duration_us is None else days + max(0, -(-duration_us // DAY_US) - len(closed))
-    needed, one = min((_open_needs(some, days) for some in going.values()), key=lambda one: one[0])
+    needed, one = min((_open_needs(definition, some, days) for some in going.values()), key=lambda one: one[0])
     look = one.looks[-1]
     planned = definition.rule == "obrien_fleming"
     smallest = None if planned else smallest_effect(definition, look, days, horizon)
@@ -220,7 +221,7 @@ def _go_on(
         text = f"keep running: {shown_effect(one)} at {seen}; each later look can see smaller effects"
     elif days < _EARLY_DAYS:
         text = f"keep running: too early to say after {_days(days)}"
-    elif not math.isfinite(_reach(look)):
+    elif look.at_most is None and not math.isfinite(_reach(look)):
         text = f"keep running: too few days or events to say anything about {one.metric} after {_days(days)}"
         if one.kind in ("mean", "ratio") and look.control and min(look.units) >= _MANY_UNITS:
             text += "; perhaps a few units have nearly all of it, which cap= would cut"
@@ -233,6 +234,9 @@ def _go_on(
         if not days_needed(look, days, plausible) <= horizon:
             act = "cannot be seen"
         text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {_days(days)}"
+        if look.at_most is not None:
+            least = -math.expm1(math.log1p(-min(look.at_most, 0.999)) * days / horizon)
+            text += f"; {horizon} days without an event would show at most {100 * least:.2g} %"
     if more is None and smallest is not None:
         text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
     text += "".join(f". {name}: {proven}" for name, some in going.items() if (proven := _proven(some)))
@@ -244,7 +248,7 @@ def _days(days: int) -> str:
     return f"{days} closed day{'s' * (days != 1)}"
 
 
-def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, MetricReading]:
+def _open_needs(definition: Experiment, some: Sequence[MetricReading], days: int) -> tuple[float, MetricReading]:
     """Return the number of days after which a variant could be decided, and the metric that takes longest.
 
     One primary metric has to be better, and every guardrail within its margin.
@@ -256,7 +260,11 @@ def _open_needs(some: Sequence[MetricReading], days: int) -> tuple[float, Metric
             room = max(0.0, sign * look.difference + (one.margin or 0.0) * abs(look.control))
             # if the interval has only one bound, a harmful effect is never proven
             effect = look.difference if None not in (look.low, look.high) else max(0.0, sign * look.difference)
-            waits[one.role].append((days_needed(look, days, effect if one.margin is None else room), one))
+            needed = days_needed(look, days, effect if one.margin is None else room)
+            if look.at_most is not None:  # (1 - p)^units shrinks with the days
+                negligible = next(metric.negligible for metric in definition.metrics if metric.name == one.metric)
+                needed = days * math.log1p(-min(look.at_most, 0.999)) / math.log1p(-negligible)
+            waits[one.role].append((needed, one))
     decided = any(one.role == "primary" and one.verdict == "better" for one in some)
     primary = sorted(waits["primary"], key=lambda one: one[0])[: 0 if decided else 1]
     return max(primary + waits["guardrail"], key=lambda one: one[0], default=(0.0, some[0]))

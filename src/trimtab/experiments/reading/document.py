@@ -99,7 +99,7 @@ def _effects(page: Document, reading: Reading) -> None:
                 one.role + margin,
                 look.control,
                 look.variant,
-                shown_effect(one).removeprefix(f"{one.metric} "),
+                shown_effect(one).removeprefix(one.metric).lstrip(": "),
                 *([_from_margin(one)] if guarded else []),
                 None if p is None else f"{p:.2g}",
                 one.verdict,
@@ -124,6 +124,8 @@ def _effects(page: Document, reading: Reading) -> None:
 def _from_margin(one: MetricReading) -> str | None:
     if one.margin is None:
         return None
+    if one.looks[-1].at_most is not None:
+        return "no event"
     low, high = one.looks[-1].beyond_low, one.looks[-1].beyond_high
     if low is not None and high is not None:
         return f"{low:+.3g} to {high:+.3g}"

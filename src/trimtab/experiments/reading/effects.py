@@ -14,7 +14,7 @@ import numpy as np
 from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.looks import Look
-from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState
+from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState, VariantDay
 from trimtab.stats.ab.arms import Arm, Effect, post_stratified
 from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare
@@ -25,6 +25,7 @@ from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming
 from trimtab.stats.exact_sums import rounded
 
 _WEEK_US = 7 * DAY_US
+_FEWEST_DAYS = 3  # of a guardrail without events, before which nothing is known
 _LEAST = 2  # units of each variant without which nothing is compared
 _SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
 
@@ -94,7 +95,7 @@ def looks_of(
     days = days_shown(definition, state, closed)
     counted = [one for one in days if one.excluded is None]
     if not _enough(definition, metric, counted, variant, slice_):
-        return []
+        return _without_events(definition, metric, counted, variant)[-1:] if not slice_ else []
     how = _how(definition, metric)
     shown, ends = counted, [len(counted)]
     if definition.rule == "obrien_fleming":
@@ -126,11 +127,41 @@ def looks_of(
     looks = [_look(effect, shown[end - 1]) for effect, end in zip(at_looks(margin=False), ends, strict=False)]
     if metric.role != "guardrail":
         return looks
-    beyond = at_looks(margin=True)
+    beyond, never = at_looks(margin=True), {}
+    if not slice_:
+        never = {look.until_us: look.at_most for look in _without_events(definition, metric, counted, variant)}
     return [
-        msgspec.structs.replace(look, beyond_low=_finite(one.low), beyond_high=_finite(one.high))
+        msgspec.structs.replace(
+            look, beyond_low=_finite(one.low), beyond_high=_finite(one.high), at_most=never.get(look.until_us)
+        )
         for look, one in zip(looks, beyond, strict=True)
     ]
+
+
+def _without_events(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str) -> list[Look]:
+    """Return a look for each day until which no unit of both variants has an event of a guardrail.
+
+    If a share p of the units has one, n units have none with the probability (1 - p)^n. So with the error a, p is at
+    most 1 - a^(1/n), about 3/n for an error of 5 %. This holds at all looks together: units that have no event so far
+    had none at any earlier look. Days are blocks, so nothing is known before the third one.
+    """
+    if metric.role != "guardrail" or metric.source is None or metric.kind not in ("mean", "proportion", "ratio"):
+        return []
+    error = (1.0 - definition.level) / (2.0 if definition.two_sided else 1.0)
+    found, units, passed = list[Look](), [0, 0], 0
+    for day in days:
+        here = [day.variants.get(name, VariantDay()) for name in (definition.control, variant)]
+        if any(one.metrics[metric.name].yy for one in here if metric.name in one.metrics):
+            break
+        units = [before + one.units for before, one in zip(units, here, strict=True)]
+        passed += all(one.units for one in here)
+        at_most = -math.expm1(math.log(error) / min(units)) if passed >= _FEWEST_DAYS else 1.0
+        none: dict[str, Any] = dict.fromkeys(("low", "high", "relative", "relative_low", "relative_high", "p"))
+        until_us, zero = day.day_us + DAY_US, {"control": 0.0, "variant": 0.0, "difference": 0.0}
+        found.append(
+            Look(until_us=until_us, units=(units[0], units[1]), **zero, **none, method="no event", at_most=at_most)
+        )
+    return found
 
 
 def _at_margin(control: Arm, metric: Metric) -> Arm:

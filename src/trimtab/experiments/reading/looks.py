@@ -30,6 +30,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     # for a guardrail: the bounds of the variant's value minus the worst value that the margin allows
     beyond_low: float | None = None
     beyond_high: float | None = None
+    # for a guardrail, if no unit of both variants has an event: the share of units with one is surely at most this
+    at_most: float | None = None
 
 
 class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,10 +69,13 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     """Return what the interval of a look says about a metric.
 
     A guardrail is "within margin" once it is sure that it is not worse by more than its margin, and "worse" once it is
-    sure that it is. The margin is a share of the control's value, and its bounds allow for the error of this value.
+    sure that it is. The margin is a share of the control's value, and its bounds allow for the error of this value. If
+    no unit has an event, it is "within margin" once fewer units than the metric's `negligible` share can have one.
     """
     ends = look.low, look.high
     low, high = bounded or ends
+    if look.at_most is not None:
+        return "within margin" if look.at_most <= metric.negligible else "open"
     if metric.role == "guardrail":
         wider = [0.0 if old is None or new is None else new - old for old, new in zip(ends, (low, high), strict=True)]
         ends = look.beyond_low, look.beyond_high
@@ -85,6 +90,8 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
 
 def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     """Return the newest effect on a metric, or that of a look, as text: "revenue +3.1 % (1.2 % to 5.0 %)"."""
+    if (at_most := (look or one.looks[-1]).at_most) is not None:
+        return f"{one.metric}: no event in either variant (at most {100 * at_most:.2g} % of the units have one)"
     effect, low, high = shown_values(one.looks[-1], one.bounded) if look is None else shown_values(look)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]
     if low is None or high is None:

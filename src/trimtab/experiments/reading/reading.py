@@ -132,7 +132,11 @@ def decided_before(definition: Experiment) -> dict[str, str]:
 def _described(metric: Metric) -> str:
     parts = [metric.kind, f"{metric.better} is better"]
     parts += [f"within {format_duration(metric.within_us)}"] if metric.within_us else []
-    parts += [f"may be {metric.margin:.4g} of the control worse"] if metric.role == "guardrail" else []
+    if metric.role == "guardrail":
+        parts.append(f"may be {metric.margin:.4g} of the control worse")
+        parts += (
+            [f"without events {metric.negligible:.4g} of the units may have one"] if metric.source is not None else []
+        )
     parts += [] if metric.cap is None else [f"larger values are cut to {metric.cap:.6g}"]
     parts += [f"covariate: the {format_duration(metric.before_us)} before"] if metric.before_us else []
     return f"{metric.name} ({', '.join(parts)})"

@@ -1,0 +1,106 @@
+"""Guardrails whose event never happens: they neither block for ever nor pass unseen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from generated_days import START_US, days_of, experiment, metric, normal_days, state_of
+
+from trimtab.core.time import DAY_US
+from trimtab.events.definitions import source
+from trimtab.experiments.definitions import Experiment, MetricKind
+from trimtab.experiments.reading.effects import looks_of
+from trimtab.experiments.reading.looks import verdict
+from trimtab.experiments.reading.reading import read_experiment
+from trimtab.experiments.reading.results import Reading
+from trimtab.experiments.records import ArmSums, ExperimentDay, VariantDay
+
+CRASHES = source("crashes", time="at", columns={"customer": str, "seconds": float})
+
+
+def guarded(**given: object) -> Experiment:
+    of = {"kind": "proportion", "role": "guardrail", "margin": 0.1, "source": CRASHES, "by": ("customer",)}
+    return experiment(metric(), metric("crashes", better="lower", **{**of, **given}))
+
+
+def read(definition: Experiment, units: int, days: int, crashed: Sequence[int] = (), effect: float = 0.05) -> Reading:
+    """An experiment in which a unit of green crashes on the days in `crashed`, and no other."""
+    values = normal_days(np.random.default_rng(5), days=days, units=units, effect=effect)
+    none = {name: [np.zeros(units) for _ in range(days)] for name in values}
+    for day in crashed:
+        none["green"][day][0] = 1.0
+    return read_experiment(
+        definition, state_of(definition), days_of({name: {**of, "crashes": none[name]} for name, of in values.items()})
+    )
+
+
+def of_crashes(reading: Reading) -> str:
+    return next(one.verdict for one in reading.metrics if one.metric == "crashes")
+
+
+@pytest.mark.parametrize("kind", ["proportion", "mean"])
+def test_a_guardrail_without_events_is_within_its_margin_once_they_are_surely_rare(kind: MetricKind) -> None:
+    definition = guarded(kind=kind)
+    early, late = (read(definition, 500, days) for days in (7, 8))  # 3,688 units prove one of 1,000
+    assert (of_crashes(early), early.decision.act) == ("open", "keep running")
+    assert (
+        "about 1 more day for crashes: no event in either variant (at most 0.11 % of the units have one)"
+        in early.decision.text
+    )
+    assert (of_crashes(late), late.decision.act) == ("within margin", "ship")
+    assert late.decision.text.endswith(
+        "crashes within its margin; crashes: no event in either variant (at most 0.092 % of the units have one)"
+    )
+    assert any("no unit has any event of crashes: is customer of 'crashes' the id" in note for note in late.notes)
+    assert "without events 0.001 of the units may have one" in late.decided_before["guardrail"]
+
+
+def test_the_first_event_opens_it_again_and_too_little_traffic_is_said() -> None:
+    assert of_crashes(read(guarded(), 500, 12)) == "within margin"
+    assert of_crashes(read(guarded(), 500, 12, crashed=[11])) == "open"
+    assert of_crashes(read(guarded(negligible=0.01), 130, 3)) == "within margin"  # 390 units
+    assert of_crashes(read(guarded(negligible=0.01), 400, 2)) == "open"  # two days are too few
+    text = read(guarded(), 40, 20, effect=0.2).decision.text
+    assert text.startswith("cannot be seen with this traffic: crashes: no event in either variant (at most 0.46 %")
+    assert "60 days without an event would show at most 0.15 %" in text
+
+
+def test_a_guardrail_whose_units_have_no_value_at_all_does_not_vanish() -> None:
+    """A mean of nothing is null, so no unit is in its sums."""
+    definition = guarded(kind="mean")
+    days = days_of(normal_days(np.random.default_rng(6), days=8, units=500, effect=0.05))
+    for name in ("blue", "green"):
+        for day in days:
+            day.variants[name].metrics["crashes"] = ArmSums()
+    reading = read_experiment(definition, state_of(definition), days)
+    assert (of_crashes(reading), reading.decision.act) == ("within margin", "ship")
+    assert any("no unit has any event of crashes" in note for note in reading.notes)
+
+
+def test_it_is_wrongly_passed_at_any_look_as_rarely_as_stated() -> None:
+    """Where one unit of 1,000 of green has the event, and none of blue, 2.5 % of experiments may ever pass."""
+    rng, passed, runs = np.random.default_rng(8), 0, 2_000
+    definition = msgspec.structs.replace(guarded(), metrics=guarded().metrics[1:])
+    for _ in range(runs):
+        counts = rng.binomial(250, (0.0, 0.001), (20, 2))
+        days = [
+            ExperimentDay(experiment="checkout", generation=1, day_us=START_US + n * DAY_US, variants={
+                name: VariantDay(units=250, metrics={"crashes": ArmSums(yy=(float(count),) if count else ())})
+                for name, count in zip(("blue", "green"), of.tolist(), strict=True)
+            }) for n, of in enumerate(counts)
+        ]  # fmt: skip
+        until = next((n for n, of in enumerate(counts) if of.any()), 20)
+        for end in {until, *((15, 16) if until > 15 else ())}:  # the bound only falls while there is no event
+            looks = looks_of(definition, definition.metrics[0], state_of(definition), days[:end], "green")
+            if looks and verdict(definition.metrics[0], looks[-1]) == "within margin":
+                passed += 1
+                break
+    assert 0.012 <= passed / runs <= 0.036  # .999^3750 is .0235

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,70 @@ async def _load(port: int, request: bytes, connections: int, seconds: float) -> 
     return [*done, taken]
 
 
+def paced(
+    port: int,
+    *,
+    per_s: float,
+    connections: int,
+    path: str,
+    seconds: float,
+    halfway: Callable[[], object] | None = None,
+) -> list[float]:
+    """Ask at random times, `per_s` times a second; the seconds from when each request was due to its answer.
+
+    Args:
+        connections: A request waits while all of them are busy.
+        halfway: Called once, after half of the time.
+    """
+    import uvloop
+
+    return uvloop.run(_paced(port, message(path, body()), per_s, connections, seconds, halfway))
+
+
+async def _paced(
+    port: int,
+    request: bytes,
+    per_s: float,
+    connections: int,
+    seconds: float,
+    halfway: Callable[[], object] | None,
+) -> list[float]:
+    loop, latencies = asyncio.get_running_loop(), list[float]()
+    due_s = np.cumsum(np.random.default_rng(5).exponential(1 / per_s, int(per_s * (seconds + 0.5)))).tolist()
+    pace = _Pace(request, due_s, latencies)
+    clients = [(await loop.create_connection(lambda: _Paced(pace), "127.0.0.1", port))[1] for _ in range(connections)]
+    pace.begin_s = time.perf_counter()
+    ended_s = pace.begin_s + seconds + 0.5
+    while (now_s := time.perf_counter()) < ended_s:
+        if halfway is not None and now_s > ended_s - seconds / 2:
+            halfway()
+            halfway = None
+        pace.send()
+        await asyncio.sleep(0.0005)
+    for client in clients:
+        client.transport.abort()
+    return latencies[int(0.5 * per_s) :]  # without the first half second
+
+
+class _Pace:
+    """Requests that wait for their time, and connections that are free."""
+
+    def __init__(self, request: bytes, due_s: list[float], latencies: list[float]) -> None:
+        self.request, self.due_s, self.latencies = request, due_s, latencies
+        self.begin_s = math.inf
+        self.next = 0
+        self.free: list[_Paced] = []
+
+    def send(self) -> None:
+        """Send what is due on free connections."""
+        now_s = time.perf_counter() - self.begin_s
+        while self.free and self.next < len(self.due_s) and self.due_s[self.next] <= now_s:
+            client = self.free.pop()
+            client.started = self.begin_s + self.due_s[self.next]
+            client.transport.write(self.request)
+            self.next += 1
+
+
 class _Asker(asyncio.Protocol):
     def __init__(self, request: bytes, latencies: list[float]) -> None:
         self.request = request
@@ -137,6 +202,25 @@ class _Asker(asyncio.Protocol):
             self.latencies.append(now - self.started)
             self.need, self.got, self.started = 0, b"", now
             self.transport.write(self.request)
+
+
+class _Paced(_Asker):
+    """A connection that asks when a request is due."""
+
+    def __init__(self, pace: _Pace) -> None:
+        super().__init__(b"", pace.latencies)
+        self.pace = pace
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.pace.free.append(self)
+
+    def data_received(self, data: bytes) -> None:
+        before = len(self.latencies)
+        super().data_received(data)
+        if len(self.latencies) > before:
+            self.pace.free.append(self)
+            self.pace.send()
 
 
 def rate(folder: Path, kind: str, *, connections: int = 32) -> float:

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 import shop
 
-from trimtab.app.serve.worker import definitions_hash
 from trimtab.app.state.definitions import load_definitions
+from trimtab.app.state.documents import definitions_hash
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import parse_time_us
 

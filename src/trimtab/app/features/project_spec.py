@@ -48,11 +48,11 @@ def child(settings: TrainingSettings) -> ProcessExecutor:
     return ProcessExecutor(nice=settings.nice, threads=settings.threads)
 
 
-def executor(settings: TrainingSettings, clock: Clock, here: dict[str, Any]) -> Executor:
-    """Return the executor of a project's tasks: a child process, or a thread that uses the objects in `here`.
+def runs_in_child(settings: TrainingSettings, clock: Clock) -> bool:
+    """Return whether tasks may run in a child process. If the clock is not the system's, it would see another time."""
+    return settings.executor != "thread" and isinstance(clock, SystemClock)
 
-    If the clock is not the system's, it is a thread, because a child process would see another time.
-    """
-    if settings.executor == "thread" or not isinstance(clock, SystemClock):
-        return ThreadExecutor(here)
-    return child(settings)
+
+def executor(settings: TrainingSettings, clock: Clock, here: dict[str, Any]) -> Executor:
+    """Return the executor of a project's tasks: a child process, or a thread that uses the objects in `here`."""
+    return child(settings) if runs_in_child(settings, clock) else ThreadExecutor(here)

@@ -14,12 +14,14 @@ from typing import TypeAlias
 
 import msgspec
 
+from trimtab.app.features.project_spec import ProjectSpec, child, runs_in_child
 from trimtab.app.serve.skew_watch import SkewWatch
 from trimtab.app.state.service_failures import KIND, OF_WORKERS, FailureRecord, read_failures
 from trimtab.app.system import System
 from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US
+from trimtab.run import ProcessExecutor, Task, Workplace
 from trimtab.serving.arms.arm_counts import EndpointCounts
 from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
 from trimtab.serving.observe.metrics import Metrics
@@ -33,6 +35,37 @@ _SKEW_S = 5.0  # the time between two looks whether a skew check is due
 _ALERTS_S = 5.0  # the time between two looks for new alerts
 _GRACE_S = 5.0  # after `close`, running tasks may continue for this long; an interruption loses no state
 Work: TypeAlias = "Callable[[], object]"
+
+
+_CHANGED = b"changed"  # the result of a child that found another project file
+
+
+class ChildTask(msgspec.Struct, frozen=True):
+    """The arguments of a task in the child process."""
+
+    name: str  # of the task: "tick", "retention", or "read ahead MODEL"
+    project: ProjectSpec
+    definitions: str  # the hash of the definitions with which the service started
+
+
+def work_in_child(argument: bytes, place: Workplace) -> bytes:
+    """Do a task of a `ChildTask` in the child process, which keeps the project open."""
+    from trimtab.app.experiments.ticking import tick_project
+    from trimtab.app.keep.retention import retain_when_due
+    from trimtab.app.state.documents import definitions_hash
+    from trimtab.app.training.loops import Loops
+
+    task = msgspec.msgpack.decode(argument, type=ChildTask)
+    system = place.keep("system", lambda stack: stack.enter_context(task.project.open()))
+    if definitions_hash(system.definitions) != task.definitions:
+        return _CHANGED
+    if task.name == "tick":
+        tick_project(system)
+    elif task.name == "retention":
+        retain_when_due(system)
+    else:
+        system.part(Loops).read_ahead(task.name.removeprefix("read ahead "))
+    return b""
 
 
 class BackgroundTasks(Closing):
@@ -80,6 +113,8 @@ class BackgroundTasks(Closing):
             write = {"write service metrics": self._metrics.write}
             self._threads.append(self._thread("arm-figures", partial(self._run, WRITE_S, write)))
         self.skew: SkewWatch | None = None
+        self._child: ProcessExecutor | None = None  # ticks in a process that also answers are done in a child
+        self._task: ChildTask | None = None  # the arguments of the child's tasks, from the first tick on
         if keeps:
             self._keep()
 
@@ -108,6 +143,10 @@ class BackgroundTasks(Closing):
         between: dict[str, Work] = {
             f"read ahead {name}": partial(system.part(Loops).read_ahead, name) for name in deployments
         }
+        if self._names and runs_in_child(system.config.training, system.clock):
+            self._child = child(system.config.training)
+            ticking = {name: partial(self._in_child, name, work) for name, work in ticking.items()}
+            between = {name: partial(self._in_child, name, work) for name, work in between.items()}
         self.skew = SkewWatch(system)
         self._threads += [
             self._thread("background", partial(self._run, _ROUND_S, often)),
@@ -117,6 +156,36 @@ class BackgroundTasks(Closing):
         if system.config.alerts.receivers:
             look = {"alerts": system.part(Alerting).look}
             self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, look)))
+
+    def _in_child(self, name: str, work: Work) -> None:
+        """Do the task in a child process, because Python code of another thread would delay answers.  # D0217
+
+        It is done in this thread if the project file has changed, because the child reads the file.
+        """
+        if self._child is None:
+            work()
+            return
+        if self._task is None:
+            if name != "tick":
+                return  # there is nothing to read ahead before the first tick
+            from trimtab.app.state.documents import definitions_hash
+
+            spec = ProjectSpec.of(self._system.config, self._system.state_folder)
+            self._task = ChildTask("", spec, definitions_hash(self._system.definitions))
+        task = Task(
+            "trimtab.app.serve.background:work_in_child",
+            msgspec.msgpack.encode(msgspec.structs.replace(self._task, name=name)),
+            about=name,
+        )
+
+        def stopped() -> str | None:
+            return "The service is stopping." if self._stop.is_set() else None
+
+        if self._child.run(task, on_event=lambda event: None, cancelled=stopped) == _CHANGED:
+            _logger.warning("the project file has changed since the service started: it ticks by the old one")
+            self._child.close()
+            self._child = None
+            work()
 
     def _counts(self) -> list[EndpointCounts]:
         return [self._system.served(name).endpoint.counts for name in self._names]
@@ -171,6 +240,8 @@ class BackgroundTasks(Closing):
             thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
                 _logger.warning("%s: still running at the end; it is repeated at the next start", thread.name)
+        if self._child is not None:
+            self._child.close()
         try:
             self._metrics.write()
             self._forget()

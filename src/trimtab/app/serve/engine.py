@@ -30,7 +30,8 @@ from trimtab.app.serve.parts import (
     what_hinders,
     when_port_is_free,
 )
-from trimtab.app.serve.worker import WorkerTask, definitions_hash
+from trimtab.app.serve.worker import WorkerTask
+from trimtab.app.state.documents import definitions_hash
 from trimtab.app.state.service_failures import forget_failures
 from trimtab.app.system import System
 from trimtab.core.clock import ShiftedClock, SystemClock

@@ -16,10 +16,10 @@ from trimtab.app.features.project_spec import ProjectSpec
 from trimtab.app.serve.background import BackgroundTasks
 from trimtab.app.serve.grpc import GrpcAddress, grpc_server
 from trimtab.app.state.definitions import Definitions
+from trimtab.app.state.documents import definitions_hash
 from trimtab.app.system import System
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.errors import TrimtabError, Unavailable
-from trimtab.core.hashing import content_hash
 from trimtab.core.shown import count_of
 from trimtab.serving.workers.channel import BEAT, CHANGED, READY, WAKE, WorkerChannel
 
@@ -58,13 +58,6 @@ def main(line_fd: int, listener_fd: int) -> None:
     with listener, task.project.open(definitions, clock=clock) as system:
         answer(system, task, line, listener)
     exit_now(0)
-
-
-def definitions_hash(definitions: Definitions) -> str:
-    """Return a hash of everything that a project file declares, except descriptions."""
-    from trimtab.app.state.documents import documents, formats_of
-
-    return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
 
 
 def _definitions(file: Path) -> Definitions:

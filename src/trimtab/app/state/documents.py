@@ -63,6 +63,11 @@ def documents(definitions: Definitions) -> dict[str, Document]:
     return {document.key: document for document in found}
 
 
+def definitions_hash(definitions: Definitions) -> str:
+    """Return a hash of everything that a project file declares, except descriptions."""
+    return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
+
+
 def formats_of(document: Document) -> Part:
     """Return the notes about how a source's rows are read, which must be the same for all workers."""
     return {name: said for name, said in document.notes.items() if name.startswith((_FORMAT_OF, _READS))}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+
 import trimtab as tt
 from trimtab.app.project import Project
 from trimtab.core.columns.data import Columns
@@ -118,7 +119,9 @@ def _trained(folder: Path) -> Project:
     hours = [(n, now_us - n * hour_us) for n in range(24 * 40, 48, -1)]
     readings = [{"site": "site-1", "level": float(n % LEVELS), "ok": True, "read_at": at} for n, at in hours]
     visits = [{"visit_id": f"h{n}", "site": "site-1", "at": at + 1} for n, at in hours]
-    results = [{"visit_id": f"h{n}", "level": n % LEVELS + draw.gauss(0, 1), "closed_at": at + hour_us} for n, at in hours]
+    results = [
+        {"visit_id": f"h{n}", "level": n % LEVELS + draw.gauss(0, 1), "closed_at": at + hour_us} for n, at in hours
+    ]
     for source, rows in (("readings", readings), ("visit", visits), ("results", results)):
         names = list(rows[0])
         project.ingest(source, Columns.of({name: (TYPES[name], [row[name] for row in rows]) for name in names}))

@@ -19,10 +19,11 @@ def test_long_work_is_told_in_a_moment_and_again_and_quick_work_not(caplog: pyte
         pass
     assert caplog.messages == []
     with ProgressLog("reading", quick_s=0.01, every_s=0.02) as tell:
+        tell("reading", 0, 1_000)
         eventually(lambda: len(caplog.messages) >= 2)
         tell("filling", 250, 1_000)
         eventually(lambda: "filling: 25% of 1,000 records" in caplog.messages)
-    assert caplog.messages[0] == "reading: ..."
+    assert caplog.messages[0] == "reading: 0% of 1,000 records"
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 

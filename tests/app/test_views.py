@@ -48,6 +48,22 @@ def run(command: str) -> int | None:
     return process.exitcode
 
 
+def test_a_push_is_applied_before_the_next_answer_of_its_thread_without_a_write_to_the_catalogue(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        for first in "ab":
+            project.predict("buyer", [shop.visit(first, shop.NOW_US)])
+        before = project.state.catalog.mark()
+
+        def push_and_look(n: int) -> bool:
+            pushed = project.push("readings", [reading(n)])
+            project.predict("buyer", [shop.visit(f"v{n}", shop.NOW_US)])
+            return project.views.store.positions()[pushed.partition] >= pushed.position
+
+        with ThreadPoolExecutor(4) as threads:
+            assert all(threads.map(push_and_look, range(60)))
+        assert project.state.catalog.mark() == before
+
+
 @pytest.mark.fast
 def test_questions_about_the_past_share_the_history_of_the_process(trained: Path) -> None:
     with shop.opened(trained) as project:

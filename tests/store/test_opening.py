@@ -71,7 +71,7 @@ def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
         ("/plain/path", "log", "no backend"),
         ("sqlite:///x?mode=fast", "log", "mode is 'fast'. Write durable or relaxed"),
         ("sqlite:///x?moed=durable", "log", "no option 'moed'; known options: mode"),
-        ("lmdb:///x?mode=durable", "kv", "no option 'mode'; known options: none"),
+        ("file:///x?mode=durable", "blob", "no option 'mode'; known options: none"),
         ("sqlite:///x", "logs", "no port 'logs'. There are: log, table, kv, blob, catalog"),
         ("http://[::1", "log", "is not a URL"),
     ],

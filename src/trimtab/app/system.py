@@ -21,7 +21,7 @@ from trimtab.app.state.layouts import Layouts
 from trimtab.app.state.live_definitions import LiveDefinitions
 from trimtab.app.state.lost_records import refuse_lost
 from trimtab.app.state.retention_needs import features_from_us
-from trimtab.app.state.state import State, kept_from
+from trimtab.app.state.state import State, StateMark, kept_from
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.closing import Closing
 from trimtab.core.config import Config
@@ -108,7 +108,7 @@ class System(Closing, metaclass=PublicNames):
             self.__dict__.pop(part, None)
         self._served: dict[str, ServedModel] = {}
         # for each model: `state.mark()` at its last check, and the monotonic time until which it need not be repeated
-        self._seen: dict[str, tuple[object, float]] = {}
+        self._seen: dict[str, tuple[StateMark | None, float]] = {}
         self._parts: dict[object, Any] = {}
 
     def part(self, kind: Callable[[System], Part]) -> Part:
@@ -327,11 +327,15 @@ class System(Closing, metaclass=PublicNames):
         mark, now_s = self.state.mark(), monotonic()
         seen, until_s = self._seen.get(model, (None, 0.0))
         if mark is None or mark != seen or now_s >= until_s or served.answerers.learner is not None:
-            caught = self.views.catch_up() or not self.views.views
-            for other in served.deployed():
-                self.served(other).refresh()
-            served.refresh()
-            served.endpoint.see_applied(not caught and standing(self.state.catalog) is not None)
+            # whether something else than the event log may have changed since the last call
+            more = mark is None or seen is None or mark.other != seen.other or now_s >= until_s
+            more = more or served.answerers.learner is not None
+            caught = self.views.catch_up(look=more) or not self.views.views
+            if more or not caught:
+                for other in served.deployed():
+                    self.served(other).refresh()
+                served.refresh()
+                served.endpoint.see_applied(not caught and standing(self.state.catalog) is not None)
             self._seen[model] = mark, math.inf if caught and served.is_whole else now_s + _LOOK_S
         else:
             served.see_stored()

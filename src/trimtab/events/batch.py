@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import repeat
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
@@ -170,21 +170,24 @@ class Batch:
                     times[row] = 0
         if not times or (self._call.future_ok and not self._given):
             return
-        dated: NDArray[np.int64] = np.array(times, np.int64)
+        dated = cast("list[int]", times)
         # if the clock is in early 1970, this is a test, in which small numbers are microseconds
         if self._given and self._call.now_us > LAST_OF_OTHER_UNITS_US:
-            self._refuse_other_units(dated)
+            self._refuse_other_units(min(dated) < LAST_OF_OTHER_UNITS_US)
         if self._call.future_ok:
             return
-        for row in np.flatnonzero(dated > self._now_us + source.future_tolerance_us).tolist():
+        latest = self._now_us + source.future_tolerance_us
+        if isinstance(latest, int) and max(dated) <= latest:
+            return
+        for row in np.flatnonzero(np.array(dated, np.int64) > latest).tolist():
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
 
-    def _refuse_other_units(self, dated: NDArray[np.int64]) -> None:
-        """Report integer times that are probably seconds or milliseconds. # D178"""
+    def _refuse_other_units(self, early: bool) -> None:
+        """Report integer times that are probably seconds or milliseconds; event times only if one is `early`. # D178"""
         names = [name for name, dtype in {**self._call.source.columns, **EXTRA}.items() if dtype == "time"]
         for name in names:
             given = self._lists.get(name)
-            if given is None or (name == self._call.source.time and not (dated < LAST_OF_OTHER_UNITS_US).any()):
+            if given is None or (name == self._call.source.time and not early):
                 continue
             if name in self._call.source.declared_formats:  # the unit is declared
                 continue

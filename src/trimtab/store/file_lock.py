@@ -35,10 +35,12 @@ class FileLock:
         except BaseException:
             os.close(fd)
             raise
-        # The pid is only used in messages, so a full disk must not prevent the lock.
+        # The pid is only used in messages, so a full disk must not prevent the lock. It is often there already.
         with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, str(os.getpid()).encode(), 0)
+            pid = str(os.getpid()).encode()
+            if os.pread(fd, 32, 0) != pid:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, pid, 0)
         return FileLock(path, fd)
 
     @staticmethod

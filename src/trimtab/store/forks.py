@@ -29,7 +29,7 @@ _inherited: set[str] = set()  # in a forked child: the paths that its parent had
 
 def guard(thing: Guarded, path: Path) -> None:
     """Record that `thing` has `path` open. A forked child may use neither of them."""
-    _open[thing] = os.path.realpath(path)
+    _open[thing] = os.path.abspath(path)  # links are followed after a fork: that takes long, and locks are taken often
 
 
 def unguard(thing: Guarded) -> None:
@@ -53,7 +53,7 @@ def forked(path: Path) -> Misuse:
 
 def _after_fork_in_child() -> None:
     for thing, path in list(_open.items()):
-        _inherited.add(path)
+        _inherited.add(os.path.realpath(path))
         # keep the object for ever: its end would close the parent's files
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         thing.after_fork()

@@ -39,7 +39,7 @@ _BACKENDS: dict[tuple[str, Port], _Backend] = {  # by scheme and port
     ("lmdb", "kv"): _Backend(
         opens="lmdb.kv:LmdbKeyValue",
         example="lmdb:///var/lib/project/online",
-        takes=("repair",),
+        takes=("mode", "repair"),
         place="lmdb.place:LmdbPlace",
     ),
     ("file", "blob"): _Backend(opens="file_blob:FileBlob", example="file:///var/lib/project/blobs"),
@@ -68,7 +68,7 @@ def open(
     """Open the store at `url`. A store that does not exist is created.
 
     URLs have three slashes and an absolute path: `sqlite:///dir` (log), `sqlite:///file.db` (catalog), `delta:///dir`
-    (table), `lmdb:///dir` (kv), `file:///dir` (blob). The first two take `?mode=durable` or `?mode=relaxed`.
+    (table), `lmdb:///dir` (kv), `file:///dir` (blob). The first two and `lmdb` take `?mode=durable` or `?mode=relaxed`.
 
     Args:
         url: The address of the store.

@@ -39,8 +39,8 @@ def standing(catalog: Catalog) -> Standing | None:
 
 
 @contextmanager
-def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
-    """If the block fails, store its error. If it succeeds, remove the stored error."""
+def standing_recorded(catalog: Catalog, clock: Clock, *, forget: bool) -> Iterator[None]:
+    """If the block fails, store its error. If it succeeds, remove the stored error (with `forget`)."""
     try:
         yield
     except (Conflict, Unavailable):  # these errors are temporary, so they are not stored
@@ -48,7 +48,8 @@ def standing_recorded(catalog: Catalog, clock: Clock) -> Iterator[None]:
     except Exception as error:
         note_standing(catalog, clock, error)
         raise
-    forget_standing(catalog)
+    if forget:
+        forget_standing(catalog)
 
 
 def forget_standing(catalog: Catalog) -> None:

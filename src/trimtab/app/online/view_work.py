@@ -53,7 +53,8 @@ class ViewWork:
 
         Records that are no longer in the log are read from the tables of record, their long-term store.
         """
-        moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
+        names = unfilled(self._store) if names is None else names
+        moved = self._state.moved(self._sources) if names and any(self._truncated().values()) else None
         return fill(self._store, self._state.events, views=names, moved=moved)
 
     def read_tables(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
@@ -26,7 +27,7 @@ from trimtab.features.online.generations import id_of
 from trimtab.features.online.packed.keys import cursor_name
 from trimtab.features.online.store import Cursor, OnlineStore, read_cursors
 from trimtab.serving.applier import Applier
-from trimtab.store.log_order import in_order, intervals
+from trimtab.store.log_order import Gap, in_order, intervals
 from trimtab.store.ports import LogRecord
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
+_FEW = 1_000  # so many records are applied without a word about it
+_TURN_S = 1.0  # a thread of this process has usually caught up within this time
 _PATIENCE_S = 3.0  # another process usually catches up within this time
 
 
@@ -67,6 +70,7 @@ class Views:
         self._new: tuple[View, ...] = ()  # views that the applier must add
         self._file: Hashable | None = None  # identifies the file of online features that this process reads
         self._dropping = False
+        self._turn = threading.Lock()  # held by the thread that catches up
         self._have(needed())
 
     def _have(self, views: Sequence[View]) -> None:
@@ -151,7 +155,7 @@ class Views:
             self.store.take_up(views)
             self.__dict__.pop("_work", None)
 
-    def catch_up(self) -> bool:
+    def catch_up(self, *, look: bool = True) -> bool:
         """Apply the records of the log that the views lack. Return True if the views are now up to date.
 
         Return False, and do nothing, if there are no views, or if another process or a thread of this process applies
@@ -159,34 +163,53 @@ class Views:
         are filled from history. If the call takes more than half a second, it logs its progress.
 
         While another process replaces the file of online features, the old file is read.
+
+        Args:
+            look: Whether to find out first which views are needed now. This reads the catalogue, so a caller that knows
+                that it has not changed since the last call saves most of the time.
         """
-        if self._following is not None:
+        if self._following is not None or not self._turn.acquire(timeout=_TURN_S):
             return False
-        new = self.look()
+        try:
+            return self._catch_up(look)
+        finally:
+            self._turn.release()
+
+    def _catch_up(self, look: bool) -> bool:
+        new = self.look() if look else bool(self._new)
         if not self.views and not new:
             return False
-        lease = self._lease()
+        lease = self._turn_lease
         if not self._reopen_if_replaced(lease):
             return False
-        if not new and not self._state.online_place.is_aside() and not self._lags():
-            return True
-        if not self._taken(lease):
-            return False
         ends = self._state.events.positions()
-        recorded = standing_recorded(self._state.catalog, self._clock)
+        if not new and not self._state.online_place.is_aside() and not self._lags(ends):
+            return True
+        if not self._taken(lease, turn=True):
+            return False
+        recorded = standing_recorded(self._state.catalog, self._clock, forget=look)
         with self._released(lease), recorded, ProgressLog("online features: reading the log") as log_progress:
-            self._take_up([*self.views, *self._new])
+            if self._new:
+                self._take_up([*self.views, *self._new])
             for filled in self._work.fill():
                 view = self.store.plans[filled.view].name
                 log_progress(f"online features: filling view {view!r} from history", filled.rows, filled.of)
-            self._work.read_tables()
-            positions = self.store.positions()
-            last, done = sum(ends.values()), sum(positions.values())
-            for parts in intervals(self._state.events, positions, ends, batch=_BATCH, gaps=True):
-                log_progress("online features: reading the log", done, last)
-                self.store.apply(in_order(parts))
-                done += sum(map(len, parts))
+            try:
+                self._apply_log(ends, log_progress, gaps=False)
+            except Gap:  # records were removed from the log, and are in tables of record
+                self._work.read_tables()
+                self._apply_log(ends, log_progress, gaps=True)
         return True
+
+    def _apply_log(self, ends: Mapping[str, int], log_progress: ProgressLog, *, gaps: bool) -> None:
+        """Apply the records up to `ends` that the views lack."""
+        positions = self.store.positions()
+        last, done = sum(ends.values()), sum(positions.values())
+        for parts in intervals(self._state.events, positions, ends, batch=_BATCH, gaps=gaps):
+            if last - done > _FEW:
+                log_progress("online features: reading the log", done, last)
+            self.store.apply(in_order(parts))
+            done += sum(map(len, parts))
 
     def follow(self) -> Applier:
         """Return a thread, not yet started, that applies the log.
@@ -325,13 +348,13 @@ class Views:
 
     def lag_records(self) -> int:
         """Return the number of log records that have not been applied to the views."""
-        return sum(last - applied for applied, last in self._lags().values())
+        return sum(last - applied for applied, last in self._lags(self._state.events.positions()).values())
 
     def behind_us(self) -> int:
         """Return the age of the oldest log record that has not been applied; 0 if all have been applied."""
         waiting = [
             record.appended_at_us
-            for name, (applied, _) in self._lags().items()
+            for name, (applied, _) in self._lags(self._state.events.positions()).items()
             for record in self._state.events.read(name, applied, limit=1)
         ]
         return max(0, self._clock.now_us() - min(waiting)) if waiting else 0
@@ -354,15 +377,17 @@ class Views:
             self._file = file
         return True
 
-    def _taken(self, lease: Lease, *, patience_s: float = 0.0) -> bool:
+    def _taken(self, lease: Lease, *, patience_s: float = 0.0, turn: bool = False) -> bool:
         """Become the process that applies the log, by taking the lease, and open the current file for writing.
 
-        Return False if another process has the lease. Leftovers of a killed process are removed.
+        Return False if another process has the lease. Leftovers of a killed process are removed. With `turn`, the lease
+        is only taken for a short time.
         """
-        if not lease.take(patience_s=patience_s):
+        if not (lease.take_turn() if turn else lease.take(patience_s=patience_s)):
             return False
         try:
-            self._state.online_place.drop_aside()
+            if self._state.online_place.is_aside():
+                self._state.online_place.drop_aside()
             self._reload(self._state.online.reopen_if_replaced(make=True))
             self._file = self._state.online_place.mark()
         except BaseException:
@@ -389,6 +414,11 @@ class Views:
 
     def _lease(self) -> Lease:
         return Lease(self._state.catalog, LEASE, self._state.folder)
+
+    @cached_property
+    def _turn_lease(self) -> Lease:
+        """The lease of the thread that holds `_turn`."""
+        return self._lease()
 
     def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
         """Return a function that applies records.
@@ -431,12 +461,12 @@ class Views:
     def _reached(self) -> dict[str, int]:
         return self.store.positions() if self.views else self._state.events.positions()
 
-    def _lags(self) -> dict[str, tuple[int, int]]:
+    def _lags(self, ends: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         """Return for each partition that is behind the last applied position, and the last position in the log."""
         if not self.views:
             return {}
         applied = self.store.positions()
-        lags = {name: (applied.get(name, 0), last) for name, last in self._state.events.positions().items()}
+        lags = {name: (applied.get(name, 0), last) for name, last in ends.items()}
         return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -67,6 +68,19 @@ class Lease:
         finally:
             self.release()
 
+    def take_turn(self) -> bool:
+        """Lock the lease's file alone, for a short piece of work. Return False if another process holds the lease.
+
+        The catalogue is not written, which takes longer than most such work. Every holder of the lease has locked the
+        file too, so no other one works meanwhile. # D216
+
+        Raises:
+            Unavailable: The lock file cannot be written now.
+        """
+        self._lock = self._locked()
+        self._until_s = math.inf
+        return self._lock is not None
+
     def take(self, *, patience_s: float = 0.0) -> bool:
         """Acquire the lease, and let a thread renew it until `release` is called.
 
@@ -87,11 +101,12 @@ class Lease:
         lock, self._lock = self._lock, None
         if lock is None:
             return
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
         try:
-            self._catalog.release(self._name, self.holder)
+            if self._thread is not None:  # otherwise this was a turn, which is in no record
+                self._stop.set()
+                self._thread.join()
+                self._thread = None
+                self._catalog.release(self._name, self.holder)
         finally:
             lock.release()
 

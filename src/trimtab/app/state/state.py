@@ -36,6 +36,13 @@ class StateFormat(msgspec.Struct, frozen=True):
     format: int
 
 
+class StateMark(msgspec.Struct, frozen=True):
+    """Values that change when something is written."""
+
+    events: Hashable  # changes with the event log
+    other: Hashable  # changes with the catalogue, and when the online store is replaced
+
+
 class Closeable(Protocol):
     """Any object with a method `close`."""
 
@@ -136,7 +143,8 @@ class State:
     @cached_property
     def online(self) -> KeyValue:
         """The store of online features."""
-        return self._key_values("online", REBUILD)
+        # relaxed, because the log has the records again whose application a power cut may undo  # D216
+        return self._key_values("online", REBUILD, mode="relaxed")
 
     @cached_property
     def online_place(self) -> Place:
@@ -216,13 +224,13 @@ class State:
             return Moved(tables, {})
         return Moved(tables, truncated.through, truncated.newest_us)
 
-    def mark(self) -> Hashable | None:
-        """Return a value that changes with every write of the catalogue, the event log or the online features.
+    def mark(self) -> StateMark | None:
+        """Return a value that changes with every write of the catalogue and the event log, and with the online store.
 
         None: no such value can be read quickly.
         """
         catalog, events = self.catalog.mark(), self.events.mark()
-        return None if catalog is None or events is None else (catalog, events, self.online_place.mark())
+        return None if catalog is None or events is None else StateMark(events, (catalog, self.online_place.mark()))
 
     def close(self) -> None:
         """Close every store."""
@@ -246,8 +254,8 @@ class State:
         url = f"{self._urls[name]}?mode={mode}"
         return self._kept(store.open(url, "log", clock=clock or self._checked or self._clock))
 
-    def _key_values(self, name: str, repair: str) -> KeyValue:
-        return self._kept(store.open(self._urls[name], "kv", repair=repair))
+    def _key_values(self, name: str, repair: str, *, mode: str = "durable") -> KeyValue:
+        return self._kept(store.open(f"{self._urls[name]}?mode={mode}", "kv", repair=repair))
 
     def _kept(self, opened: Part) -> Part:
         self._opened.append(opened)

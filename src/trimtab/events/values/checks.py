@@ -129,16 +129,12 @@ def _quick_floats(values: Sequence[Any], kinds: set[type]) -> list[Value] | None
     if not kinds <= {float, int}:
         return None
     try:
-        # adding 0.0 turns -0.0 into 0.0
-        array = np.array([np.nan if v is None else v for v in values], np.float64) + 0.0
+        # adding 0.0 turns -0.0 into 0.0; NaN differs from itself
+        out: list[Any] = [None if v is None or v != v else v + 0.0 for v in values]
     except OverflowError:
         return None
-    if (np.abs(array) > LARGEST).any():
-        return None
-    out: list[Value] = array.tolist()
-    for row in np.flatnonzero(np.isnan(array)).tolist():
-        out[row] = None
-    return out
+    there = [v for v in out if v is not None] if None in out else out
+    return out if not there or (min(there) >= -LARGEST and max(there) <= LARGEST) else None
 
 
 def _quick_ints(values: Sequence[Any], kinds: set[type]) -> list[Value] | None:

@@ -55,12 +55,13 @@ class LmdbEnvironment:
     thread is busy. The interpreter lock keeps these assignments in order.
     """
 
-    def __init__(self, path: Path, map_bytes: int, repair: str) -> None:
+    def __init__(self, path: Path, map_bytes: int, repair: str, *, relaxed: bool) -> None:
         self.path = path
         self.repair = repair  # advice on repairing damage, for messages
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
+        self._relaxed = relaxed  # LMDB syncs the pages of a commit before it writes which commit is the last
         self._mutex = threading.RLock()  # held while writing and while replacing the memory map
         self._local = threading.local()
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
@@ -265,6 +266,7 @@ class LmdbEnvironment:
                 map_size=max(self._map_bytes, _file_bytes(self.path)),
                 max_readers=_MAX_READERS,
                 readahead=False,
+                metasync=not self._relaxed,
                 mode=file_mode(self.path),
             )
         except lmdb.Error as error:
@@ -379,14 +381,14 @@ def named(error: lmdb.Error, path: Path, repair: str = RESTORE) -> TrimtabError:
     return Corrupt(f"{path}: {type(error).__name__}: {error}. {repair}")
 
 
-def share(path: Path, map_bytes: int, repair: str) -> LmdbEnvironment:
+def share(path: Path, map_bytes: int, repair: str, *, relaxed: bool) -> LmdbEnvironment:
     """Return the environment at `path`, which all callers in this process share."""
     key = os.path.realpath(path)
     check_inherited(path)
     with _registry:
         environment = _environments.get(key)
         if environment is None:
-            environment = _environments[key] = LmdbEnvironment(path, map_bytes, repair)
+            environment = _environments[key] = LmdbEnvironment(path, map_bytes, repair, relaxed=relaxed)
         else:
             environment.users += 1
         return environment

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lmdb
 
@@ -35,6 +35,8 @@ class LmdbKeyValue(Closing):
     Args:
         directory: The directory of the store. It is created if it does not exist.
         map_bytes: The initial size of the memory map.
+        mode: With "relaxed", a write waits for one sync instead of two. Then a power cut may undo the last write, as a
+            whole. The mode of the first object for a directory holds for all of this process.
         repair: A sentence for messages that says what to do if the store is damaged. (Only the caller knows what the
             store holds and how to restore it.)
 
@@ -45,11 +47,18 @@ class LmdbKeyValue(Closing):
     [b'2', None]
     """
 
-    def __init__(self, directory: Path, *, map_bytes: int = _FIRST_MAP_BYTES, repair: str = RESTORE) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        map_bytes: int = _FIRST_MAP_BYTES,
+        mode: Literal["durable", "relaxed"] = "durable",
+        repair: str = RESTORE,
+    ) -> None:
         self.directory = Path(directory)
         self._repair = repair
         self._refusal: Misuse | None = None  # after the store is closed: the error that every call raises
-        self._environment = share(self.directory, map_bytes, repair)
+        self._environment = share(self.directory, map_bytes, repair, relaxed=mode == "relaxed")
         self._read = self._environment.read
         guard(self, self.directory)
 

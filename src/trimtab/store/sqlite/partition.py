@@ -329,10 +329,13 @@ class PartitionReader:
         """Return a value that changes whenever a process writes to the file."""
         with self._mutex:
             self._reopen_if_replaced()
-            try:
-                (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-            except SQLITE_RAISES as error:
-                raise named(error, str(self.path)) from error
+            return self._mark()
+
+    def _mark(self) -> tuple[int, int]:
+        try:
+            (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        except SQLITE_RAISES as error:
+            raise named(error, str(self.path)) from error
         return self._number, version
 
     def read(self, after: int, limit: int) -> list[LogRecord]:

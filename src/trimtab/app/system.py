@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
@@ -21,7 +21,7 @@ from trimtab.app.state.layouts import Layouts
 from trimtab.app.state.live_definitions import LiveDefinitions
 from trimtab.app.state.lost_records import refuse_lost
 from trimtab.app.state.retention_needs import features_from_us
-from trimtab.app.state.state import State, StateMark, kept_from
+from trimtab.app.state.state import INDEX, State, StateMark, kept_from
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.closing import Closing
 from trimtab.core.config import Config
@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # imported where first needed, so that a service starts soone
     from trimtab.app.models.served_model import ServedModel
     from trimtab.app.online.history import SharedHistory
     from trimtab.events import Ingestor, Quarantine
+    from trimtab.events.columns.frames import EventFrame
+    from trimtab.events.columns.key_index import KeyIndex
     from trimtab.experiments.definitions import Experiment
     from trimtab.experiments.eligibility import EligibilityReader
 
@@ -110,6 +112,7 @@ class System(Closing, metaclass=PublicNames):
         # for each model: `state.mark()` at its last check, and the monotonic time until which it need not be repeated
         self._seen: dict[str, tuple[StateMark | None, float]] = {}
         self._parts: dict[object, Any] = {}
+        self._indexes: dict[tuple[str, str] | None, KeyIndex] = {}
 
     def part(self, kind: Callable[[System], Part]) -> Part:
         """Return this project's object of a class, such as `system.part(Loops)`. It is created when first needed."""
@@ -207,6 +210,31 @@ class System(Closing, metaclass=PublicNames):
 
         return SharedHistory(self.state.events, self.sources, tables=partial(self.state.moved, self.sources))
 
+    @property
+    def event_ids(self) -> KeyIndex:
+        """The index that finds all versions of an event without reading the log."""
+        return self.event_index()
+
+    def event_index(self, column: tuple[Source, str] | None = None) -> KeyIndex:
+        """Return an index of the event log by the ids of events, or by the values of a source's column."""
+        from trimtab.events.columns.key_index import KeyIndex
+
+        with self._mutex:
+            what = None if column is None else (column[0].name, column[1])
+            if what not in self._indexes:
+                folder, moved = self.state_folder / INDEX, partial(self.state.moved, self.sources)
+                self._indexes[what] = KeyIndex(self.state.events, folder, moved, column=column)
+            return self._indexes[what]
+
+    def events_with(self, source: Source, column: str, keys: Sequence[Any]) -> EventFrame:
+        """Return all versions of the events of a source that have, or had, one of these keys in a column."""
+        from trimtab.events.columns.key_index import versions_of
+
+        ids = {str(key) for key in keys}
+        if column != source.key:
+            ids = self.event_index((source, column)).ids(source, keys)
+        return versions_of(self.event_ids, source, ids)
+
     def in_memory(self) -> bool:
         """Return whether all events fit into memory, as `features.memory_bytes` says. Logs grow, so this may change."""
         from trimtab.app.online.history import fits_memory
@@ -214,9 +242,10 @@ class System(Closing, metaclass=PublicNames):
         return fits_memory(self.state.events, self.config.features.memory_bytes)
 
     def drop_history(self) -> None:
-        """Free the memory of `history`, which is read again when it is next needed."""
+        """Free the memory of `history` and of the indexes, which are read again when they are next needed."""
         with self._mutex:
             self.__dict__.pop("_history", None)
+            self._indexes.clear()
 
     @property
     def asked_history(self) -> SharedHistory:

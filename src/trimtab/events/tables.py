@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import Shown
 from trimtab.events.definitions import Source
 from trimtab.events.records import ERASED, Event, decode, encode, known_at_us, padded
-from trimtab.store.ports import Log, LogRecord, Table
+from trimtab.store.ports import Log, LogRecord, Prunable, Table
 
 _COMMIT = 200_000  # how many records of one partition go into one commit of each table
 _COMMIT_BYTES = 4 << 20  # a commit ends after this many bytes of payloads; values take 20 times as much memory
@@ -150,6 +151,50 @@ def recorded(
             found = _records(name, rows.take(row[chosen[places]]), columns.get(name, []))
             records += zip(places.tolist(), found, strict=True)
         yield [record for _, record in sorted(records, key=lambda one: one[0])]
+
+
+def recorded_between(
+    log: Log,
+    moved: Moved,
+    sources: Sequence[Source],
+    span: tuple[str, int, int],
+    *,
+    batch: int = _BATCH,
+) -> Iterator[tuple[list[LogRecord], int]]:
+    """Yield the records between two positions, each time with the position that was reached.
+
+    They are read from the log; those of some sources that were removed from it, from the tables of record.
+
+    Args:
+        span: A partition, the position after which to begin, and the last position.
+    """
+    partition, after, last = span
+    there = partition in log.positions()
+    while after < last:
+        records = log.read(partition, after, limit=min(batch, last - after)) if there else []
+        first = records[0].position if records else last + 1
+        if first > after + 1:
+            reached = min(first - 1, after + batch, last)
+            found: list[LogRecord] = []
+            for source in sources:
+                table = moved.tables.get(source.name)
+                if table is not None and isinstance(table, Prunable):
+                    found += table_records(source, table.rows(within(partition, after, reached)))
+            yield sorted(found, key=attrgetter("position")), reached
+            after = reached
+        else:
+            after = records[-1].position
+            yield (records if after <= last else [one for one in records if one.position <= last]), min(after, last)
+
+
+def within(partition: str, after: int, last: int) -> str:
+    """Return the SQL condition for the rows of a partition between two positions."""
+    return f""""_partition" = '{partition.replace("'", "''")}' AND "_position" > {after} AND "_position" <= {last}"""
+
+
+def table_records(source: Source, rows: Columns) -> list[LogRecord]:
+    """Return rows of a table of record as the log had them."""
+    return list(_records(source.name, with_columns(rows, source.columns), list(source.columns))) if rows.rows else []
 
 
 def _records(source: str, rows: Columns, columns: Sequence[str]) -> Iterator[LogRecord]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns.data import Column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
 
 Array = NDArray[Any]
-LabelRequests: TypeAlias = "tuple[Column, Array, Array]"  # keys, times and cuts of requests (see `LabelIndex.join`)
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
 # in the order of their codes
 LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")

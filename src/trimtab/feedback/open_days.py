@@ -144,25 +144,25 @@ class OpenDays:
         """
         return self._blocks(day_us, cut_us)
 
-    def of_batch(self, predictions: Callable[[], Iterable[Sequence[Prediction]]], made_at_us: int) -> DayBlocks | None:
+    def of_batch(self, predictions: Iterable[Sequence[Prediction]], made_at_us: int) -> DayBlocks | None:
         """Return a batch as a block of the day on which it was made; None for a ranking, or without rows.
 
         Args:
-            predictions: Gives the predictions of one version and arm, in parts; may be called twice.
+            predictions: The predictions of one version and arm, in parts.
             made_at_us: When the batch was begun. The waits for all its labels must be over.
         """
         if self._outcomes.lists is not None:
             return None
         crowded: set[str] = set()
         judged = partial(judged_table, self._outcomes, self.model, made_late=True)
-        found_in = self._outcomes.each(lambda: (table for table in map(judged, predictions()) if table.rows))
+        found_in = self._outcomes.each(table for table in map(judged, predictions) if table.rows)
         parts = [part for one in found_in for part in self._parts(one, crowded)]
         day_us = made_at_us // DAY_US * DAY_US
         found = merged_days(msgspec.structs.replace(part, day_us=day_us, hours={}) for part in parts)
         return _few_slices(found[0], crowded) if found else None
 
     def _blocks(self, day_us: int, cut_us: int | None = None) -> list[DayBlocks]:
-        found = self._outcomes.each(partial(self._tables, day_us), cut_us)
+        found = self._outcomes.each(self._tables(day_us), cut_us)
         crowded: set[str] = set()
         days = merged_days(block for one in found for block in self._parts(one, crowded))
         return [_few_slices(day, crowded) for day in days]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -15,7 +14,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import LabelWait
-from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex, LabelRequests
+from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.stats.metrics.multiclass import normalized
@@ -35,15 +34,6 @@ class LabelReader(Protocol):
     """
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels: ...
-
-
-@runtime_checkable
-class BulkLabelReader(Protocol):
-    """A `LabelReader` that may find the labels of many requests in advance, before it is called with parts of these."""
-
-    def reading(self, requests: Callable[[], Iterable[LabelRequests]]) -> AbstractContextManager[LabelReader]:
-        """Return a reader. Callers must call it with exactly the requests that `requests` gives, in the same order."""
-        ...
 
 
 @runtime_checkable
@@ -141,22 +131,21 @@ class OutcomeJoin(LabelWait):
 
         Of a corrected label, the newest value counts, and the label is late if this value became known after the wait.
         """
-        return self._outcomes(self.table(predictions), cut_us, self._labels)
+        return self._outcomes(self.table(predictions), cut_us)
 
     def due(self, predictions: Columns) -> OutcomeFrame:
         """Return the outcome of each prediction at the end of its wait. It is final, neither pending nor late."""
-        return self._outcomes(predictions, None, self._labels)
+        return self._outcomes(predictions, None)
 
-    def each(self, tables: Callable[[], Iterable[Columns]], cut_us: int | None = None) -> Iterator[OutcomeFrame]:
+    def each(self, tables: Iterable[Columns], cut_us: int | None = None) -> Iterator[OutcomeFrame]:
         """Yield the outcomes of some tables of predictions, as known at `cut_us` or at the end of each wait.
 
         Args:
-            tables: Gives the tables. If labels are found in bulk, it is called twice, and must give the same tables.
+            tables: The tables.
             cut_us: As in `join`. None: as in `due`.
         """
-        with self._reading(tables, cut_us) as labels:
-            for table in tables():
-                yield self._outcomes(table, cut_us, labels)
+        for table in tables:
+            yield self._outcomes(table, cut_us)
 
     def table(self, predictions: Sequence[Prediction] | Columns) -> Columns:
         """Return the columns of predictions that are needed to join them and to sum up quality.
@@ -173,23 +162,11 @@ class OutcomeJoin(LabelWait):
             return Columns({**table.by_name, **found})
         return table
 
-    def _reading(
-        self, tables: Callable[[], Iterable[Columns]], cut_us: int | None
-    ) -> AbstractContextManager[LabelReader]:
-        labels = self._labels
-        if not isinstance(labels, BulkLabelReader):
-            return nullcontext(labels)
-        return labels.reading(lambda: (self._requests(table, cut_us) for table in tables()))
-
-    def _requests(self, table: Columns, cut_us: int | None) -> LabelRequests:
+    def _outcomes(self, table: Columns, cut_us: int | None) -> OutcomeFrame:
         at_us = table["at"].values
-        cuts_us = self.final_at(at_us) if cut_us is None else np.full(table.rows, cut_us, np.int64)
-        return self._keys(table), at_us, cuts_us
-
-    def _outcomes(self, table: Columns, cut_us: int | None, labels: LabelReader) -> OutcomeFrame:
-        keys, at_us, cuts_us = self._requests(table, cut_us)
         due_us = self.final_at(at_us)
-        found = labels(keys, at_us, cuts_us)
+        cuts_us = due_us if cut_us is None else np.full(table.rows, cut_us, np.int64)
+        found = self._labels(self._keys(table), at_us, cuts_us)
         states = np.where(
             found.known_at_us != NEVER_US,
             np.where(found.known_at_us <= due_us, LABELLED, LATE),

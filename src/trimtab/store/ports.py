@@ -135,7 +135,7 @@ class Table(Protocol):
 
 @runtime_checkable
 class Prunable(Protocol):
-    """A table whose rows can be removed by an SQL condition. In the condition, `rows` is the table."""
+    """A table whose rows can be read or removed by an SQL condition. In the condition, `rows` is the table."""
 
     def prune(self, condition: str) -> int:
         """Remove the rows that fulfil `condition`, in one commit, and return their number."""
@@ -143,6 +143,10 @@ class Prunable(Protocol):
 
     def count(self, condition: str = "true") -> int:
         """Return the number of rows that fulfil `condition`."""
+        ...
+
+    def rows(self, condition: str, names: Sequence[str] | None = None) -> Columns:
+        """Return the rows that fulfil `condition`, with the columns `names` (None: all that the table has)."""
         ...
 
     def vacuum(self, older_h: int) -> int:

@@ -45,9 +45,8 @@ class PredictionValues:
         self.metrics = [metric for metric in metrics if metric.source is None]
         self._units = units
         self._model = model
-        self._labels = LoopLabels(system, model)
         self._outcomes = OutcomeJoin(
-            self._labels,
+            LoopLabels(system, model),
             wait_us=model.label.wait_us,
             key_dtype=model.request.key_dtype,
             classes=model.label.class_names,
@@ -64,12 +63,11 @@ class PredictionValues:
             By metric: the number of each unit, and for primary metrics the same for each part of the window. And how
             many predictions of each unit have a label and how many have none, shape (units, 2).
         """
-        self._labels.refresh()
         labels = np.zeros((len(first), 2), np.int64)
         parts: dict[str, list[tuple[Array, Array, Array]]] = {metric.name: [] for metric in self.metrics}
         longest_us = max(metric.within_us for metric in self.metrics)
         window = msgspec.structs.replace(intake, until_us=intake.until_us + longest_us)
-        for found in self._outcomes.each(lambda: self._tables(first, window, longest_us), known_by_us):
+        for found in self._outcomes.each(self._tables(first, window, longest_us), known_by_us):
             unit, after_us = found.predictions["unit"].values, found.predictions["after"].values
             known = ~np.isnan(found.labels) & (found.known_at_us <= (known_by_us or intake.known_by_us))
             np.add.at(labels, (unit, np.where(known, 0, 1)), 1)

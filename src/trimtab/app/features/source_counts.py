@@ -1,28 +1,33 @@
 """Count the events of each source for the status, without reading the whole log.
 
 The counts are stored in the catalogue with the log positions up to which records are counted, so only newer records are
-read. If the history (the event log in memory) is used to count, the counts are exact. Otherwise, records are not
-compared with earlier events, so a repetition of an event counts as another event.
+read. They are compared with the earlier versions of their events, which an index finds, so the counts are those of the
+whole history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
+from trimtab.app.state.state import INDEX
 from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.events.columns.versions import EventCount
-from trimtab.events.records import ERASED, decode_heads
-from trimtab.store.duckdb_opening import open_duckdb
-from trimtab.store.ports import Put, Remove
+from trimtab.events.columns.versions import EventCount, Versions
+from trimtab.events.definitions import Source
+from trimtab.events.records import ERASED, Head, decode_all, decode_heads
+from trimtab.events.tables import recorded_between
+from trimtab.store.ports import LogRecord, Put, Remove
 
 KIND = "source_counts"  # the kind of the catalogue record
 _KEY = "all"
 _FEW = 20_000  # at most this many records are read for a status: 100 ms with a history, 30 ms without
-_BATCH = 10_000
+_NONE = EventCount()
+_BATCH = 100_000  # records are read in batches of this many
 
 
 class SourceCounts(msgspec.Struct, frozen=True):
@@ -41,41 +46,26 @@ class SourceCounts(msgspec.Struct, frozen=True):
 def read_counts(system: System) -> SourceCounts:
     """Return the counts for a status, for which at most 20,000 records are read.
 
-    They are exact if the log has at most so many records, or if the history is in memory. If more records are new,
-    `behind` says how many are not counted; `store_counts` counts all.
+    If more records are new, `behind` says how many are not counted; `store_counts` counts all.
     """
-    if system.in_memory() and (_is_small(system) or _has_history(system)):
-        return _exact(system)
-    return _with_new(system, most=_FEW)
+    return _exact(system) if _is_small(system) else _with_new(system, most=_FEW)
 
 
 def store_counts(system: System) -> None:
-    """Count all new records, and store the result for `read_counts`.
-
-    The counts are exact if the history is in memory. Otherwise the records are read once, in batches.
-    """
-    if _is_small(system):
-        return
-    if system.in_memory() and _has_history(system):
-        _store(system, *_stored(system), _exact(system))
-    else:
+    """Count all new records, and store the result for `read_counts`."""
+    if not _is_small(system):
         _with_new(system)
 
 
 def discard_counts(system: System) -> None:
-    """Remove the stored counts. Call this before events are removed, and `store_counts` afterwards."""
-    if "_history" in system.__dict__:
-        system.history.outdated = True
+    """Remove what is made of the events. Call this before events are removed, and `store_counts` afterwards."""
+    system.drop_history()
+    shutil.rmtree(system.state_folder / INDEX, ignore_errors=True)
     system.state.catalog.write([Remove(KIND, _KEY)])
 
 
 def _is_small(system: System) -> bool:
     return sum(system.state.events.positions().values()) <= _FEW
-
-
-def _has_history(system: System) -> bool:
-    """Return whether the history is in memory, and holds no event that was removed since it was read."""
-    return "_history" in system.__dict__ and not system.history.outdated
 
 
 def _exact(system: System) -> SourceCounts:
@@ -110,56 +100,63 @@ def _store(system: System, before: SourceCounts, revision: int, now: SourceCount
 def _with_new(system: System, *, most: int | None = None) -> SourceCounts:
     """Add the new records to the stored counts, at most `most` of them, and store the result."""
     log, (stored, revision) = system.state.events, _stored(system)
-    ends = log.positions()
+    ends, moved = log.positions(), system.state.moved(system.sources)
     positions, sources = dict(stored.positions), dict(stored.sources)
     left = sum(ends.values()) if most is None else most
     for partition, end in ends.items():
         after = positions.get(partition, 0)
-        while after < end and left:
-            records = log.read(partition, after, limit=min(_BATCH, end - after, left))
-            first = records[0].position if records else end + 1
-            if first > after + 1:  # earlier records were removed from the log
-                if most is not None:
-                    break
-                _add(sources, _in_tables(system, partition, after, first - 1))
-                after = first - 1
-                continue
-            _add(sources, ((head.source, 1, head.event_at_us) for head in decode_heads([r.payload for r in records])))
-            after, left = records[-1].position, left - len(records)
-        positions[partition] = after
+        if most is not None and moved.through.get(partition, 0) > after:
+            continue  # to read removed records from tables is too slow for a status
+        span = partition, after, min(end, after + left)
+        for records, reached in recorded_between(log, moved, system.sources, span, batch=_BATCH):
+            _add(system, sources, records, positions)
+            left -= reached - after
+            positions[partition] = after = reached
     counted = SourceCounts(positions, sources, stored.unknown)
     _store(system, stored, revision, counted)
     behind = sum(max(0, end - positions.get(name, 0)) for name, end in ends.items())
     return msgspec.structs.replace(counted, behind=behind)
 
 
-def _add(sources: dict[str, EventCount], new: Iterable[tuple[str, int, int]]) -> None:
-    """Add records to the counts. `new` yields source, number of records, and their newest event time."""
-    found: dict[str, tuple[int, int]] = {}
-    for source, records, newest_us in new:
-        count, before_us = found.get(source, (0, newest_us))
-        found[source] = count + records, max(before_us, newest_us)
-    found.pop(ERASED, None)
-    for source, (records, newest_us) in found.items():
-        before = sources.get(source) or EventCount()
-        sources[source] = msgspec.structs.replace(
-            before,
-            events=before.events + records,
-            newest_us=newest_us if before.newest_us is None else max(before.newest_us, newest_us),
-            exact=False,
-        )
+def _add(
+    system: System, sources: dict[str, EventCount], records: Sequence[LogRecord], positions: Mapping[str, int]
+) -> None:
+    """Add records to the counts. All records up to `positions` are counted already."""
+    by_source: dict[str, list[tuple[Head, LogRecord]]] = {}
+    for head, record in zip(decode_heads([one.payload for one in records]), records, strict=True):
+        by_source.setdefault(head.source, []).append((head, record))
+    by_source.pop(ERASED, None)
+    for name, new in by_source.items():
+        before, source = sources.get(name) or EventCount(), system.definitions.sources.get(name)
+        ids = [head.id for head, _ in new]
+        again = system.event_ids.seen(name, ids, positions)
+        again |= {one for one, times in Counter(ids).items() if times > 1} if len(set(ids)) < len(ids) else set()
+        alone = [head.event_at_us for head, _ in new if head.id not in again]
+        found = EventCount(events=len(alone), newest_us=max(alone, default=None))
+        if again and source is not None:
+            earlier = [
+                one for one in system.event_ids.find(source, again) if one.position <= positions.get(one.partition, 0)
+            ]
+            later = [*earlier, *(record for head, record in new if head.id in again)]
+            found = _sum(found, _count(source, later), _count(source, earlier))
+        elif again:  # events of a source that is not declared cannot be compared
+            found = EventCount(events=len(new), newest_us=max(head.event_at_us for head, _ in new), exact=False)
+        sources[name] = _sum(before, found)
 
 
-def _in_tables(system: System, partition: str, after: int, last: int) -> list[tuple[str, int, int]]:
-    """Count the records between two positions of a partition in the tables of record, for `_add`."""
-    from trimtab.app.features.recorded_events import table_files  # imported here: they load DuckDB
-    from trimtab.features.parts.event_files import literal, parquet
+def _count(source: Source, records: Sequence[LogRecord]) -> EventCount:
+    versions = Versions(source, list(dict.fromkeys(one.partition for one in records)))
+    if records:
+        versions.add(records, decode_all([one.payload for one in records]))
+    return versions.count()
 
-    found: list[tuple[str, int, int]] = []
-    between = f'"_partition" = {literal(partition)} AND "_position" > {after} AND "_position" <= {last}'
-    with open_duckdb() as connection:
-        for source, table in system.state.tables(system.sources, make=False).items():
-            if files := table_files(table):
-                query = f'SELECT count(*), epoch_us(max("_event_at")) FROM {parquet(files)} WHERE {between}'
-                found += [(source, n, newest_us) for n, newest_us in connection.execute(query).fetchall() if n]
-    return found
+
+def _sum(one: EventCount, more: EventCount, less: EventCount = _NONE) -> EventCount:
+    times = [time for time in (one.newest_us, more.newest_us) if time is not None]
+    return EventCount(
+        events=one.events + more.events - less.events,
+        newest_us=max(times, default=None),
+        duplicates=one.duplicates + more.duplicates - less.duplicates,
+        id_conflicts=one.id_conflicts + more.id_conflicts - less.id_conflicts,
+        exact=one.exact and more.exact,
+    )

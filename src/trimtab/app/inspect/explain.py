@@ -285,10 +285,9 @@ def _truth(system: System, prediction: Prediction) -> tuple[float | str | None, 
         return None, "unknown, requests had keys of another type"
     if prediction.at_us < labels_from_us(model, kept_from(system.state.catalog)):
         return None, "unknown, the label events of its time are no longer kept"
-    system.history.refresh()
-    index = LabelIndex(model.label)
-    index.update(system.history.frame(model.label.source.name))
     key = int(prediction.request_id) if model.request.key_dtype == "int" else prediction.request_id
+    index = LabelIndex(model.label)
+    index.update(system.events_with(system.definitions.sources[model.label.source.name], model.label.key, [key]))
     found = index.join([key], np.array([prediction.at_us]), system.clock.now_us())
     state = LABEL_STATES[int(found.state[0])]
     if state in ("pending", "missing", "unlisted"):

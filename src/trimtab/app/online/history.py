@@ -32,7 +32,6 @@ class SharedHistory(History):
     ) -> None:
         super().__init__(log, sources, upto=upto, tables=tables)
         self._mutex = threading.RLock()
-        self.outdated = False  # whether events were removed or erased after they were read
 
     def refresh(self) -> int:
         """Read the new records of the log, and return their number."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
 FORMAT = 1
+INDEX = "index"  # the folder of files that are made of the event log alone, and can be made again
 KEPT = "retention"  # the kind of the catalogue records about removed data
 REBUILD = "Repair it: trimtab storage rebuild --all"  # the remedy for damaged online features
 RESTORE = "Repair it: trimtab storage restore BACKUP --force"  # the remedy for any other damage

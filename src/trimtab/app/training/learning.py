@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +95,10 @@ class Teacher:
         ends_us = _block_ends(learner, begun_us, until_us)
         if not ends_us:
             return 0
-        frames, positions = system.asked_history.frames_at([model.label.source.name])
-        self._labels.update(frames[model.label.source.name])
+        positions = system.state.events.positions()
+        self._labels = LabelIndex(model.label)
+        source, keys = system.definitions.sources[model.label.source.name], self._keys(self._waiting(until_us))
+        self._labels.update(system.events_with(source, model.label.key, keys))
         self._taught.update(key for key, _, _ in self._known(begun_us))
         found: list[tuple[str, int, float]] = []
         seen: set[str] = set()
@@ -121,18 +123,25 @@ class Teacher:
 
         Requests that were taught before, and those in `seen`, are left out.
         """
-        assert self._requests is not None
-        logged = {key: p for key, p in self._requests.first.items() if p.at_us <= cut_us}
-        waiting = {key: p for key, p in logged.items() if key not in self._taught and key not in seen}
+        waiting = {key: p for key, p in self._waiting(cut_us).items() if key not in seen}
         if not waiting:
             return []
         waiting_keys = list(waiting)
-        keys = [int(key) for key in waiting_keys] if self._deployment.model.request.key_dtype == "int" else waiting_keys
         at_us: NDArray[Any] = np.array([p.at_us for p in waiting.values()], np.int64)
-        found = self._labels.join(keys, at_us, cut_us)
+        found = self._labels.join(self._keys(waiting_keys), at_us, cut_us)
         there = np.flatnonzero(~np.isnan(found.values)).tolist()
         there.sort(key=lambda n: (found.known_at_us[n], at_us[n], waiting_keys[n]))
         return [(waiting_keys[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
+
+    def _waiting(self, cut_us: int) -> dict[str, LoggedRequest]:
+        """Return the requests until a time whose labels were not taught yet."""
+        assert self._requests is not None
+        logged = self._requests.first.items()
+        return {key: p for key, p in logged if p.at_us <= cut_us and key not in self._taught}
+
+    def _keys(self, keys: Iterable[str]) -> list[Any]:
+        """Return the keys of requests as events have them."""
+        return [int(key) for key in keys] if self._deployment.model.request.key_dtype == "int" else list(keys)
 
     def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
         """Return the model inputs of requests, and the reasons why other requests have no inputs.

@@ -32,7 +32,6 @@ from trimtab.core.clock import SystemClock
 from trimtab.core.errors import Conflict
 from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, GateRecord
-from trimtab.events.columns.frames import EventFrame
 from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Version
@@ -66,7 +65,6 @@ class DeploymentLoop:
         self._clock = system.clock
         self._profiles = Profiles(catalog, system.state.blob, system.clock)
         self._labels = LoopLabels(system, deployment.model)
-        self._recent = RecentEvents(system, deployment.name)
         self._steps = Recorded("train", catalog, system.state.blob, clock=system.clock)
         config = system.config
         pin = Pin(data, lambda: system.asked_history, catalog, kept_from=partial(kept_from, catalog))
@@ -102,7 +100,7 @@ class DeploymentLoop:
             self.deployment.model,
             profiles=self._profiles,
             registry=self._system.registry,
-            frame_of=self._events,
+            frame_of=self._system.part(RecentEvents).frame,
             now_us=self._clock.now_us(),
             owner=self.deployment.owner,
         )
@@ -276,12 +274,10 @@ class DeploymentLoop:
 
     def complete_until(self, now_us: int) -> int:
         """Return the time up to which the known labels are complete; see `LoopLabels.complete_until`."""
-        self._labels.refresh()
         return self._labels.complete_until(now_us)
 
     def catch_up(self) -> None:
         """Read new records, and the state that other processes have stored."""
-        self._labels.refresh()
         store_counts(self._system)
         with self._reading:
             if self._loop.reload():
@@ -366,10 +362,6 @@ class DeploymentLoop:
             for block in self._system.predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
                 self.inputs.add(block)
         self._inputs_read = True
-
-    def _events(self, source: str) -> EventFrame:
-        """Return the events of a source, or a sample of the newest if they do not fit into memory."""
-        return self._system.history.frame(source) if self._labels.in_memory else self._recent.frame(source)
 
     @contextmanager
     def _turn(self, doing: Doing) -> Iterator[bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 
 import msgspec
 
@@ -225,7 +224,7 @@ class Loop:
             if one.model != self._model.name or one.id in known or not due:
                 continue
             with suppress(NotFound):  # the predictions of the batch are no longer kept
-                block = self._days.of_batch(partial(batch_predictions, one, self._predictions), one.made_at_us)
+                block = self._days.of_batch(batch_predictions(one, self._predictions), one.made_at_us)
                 if block is not None:
                     changes.append(store_batch(BatchBlocks(batch=one.id, made_at_us=one.made_at_us, blocks=block)))
         return changes

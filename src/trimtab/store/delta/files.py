@@ -78,8 +78,8 @@ class ParquetFiles:
             cursor.execute("DROP TABLE chosen")
             return name
 
-    def read(self, names: Sequence[str], dtypes: Mapping[str, Dtype]) -> Columns:
-        """Return the rows of the named files in their order, with the columns of `dtypes`."""
+    def read(self, names: Sequence[str], dtypes: Mapping[str, Dtype], condition: str = "true") -> Columns:
+        """Return the rows of the named files that fulfil a condition, in their order, with the columns of `dtypes`."""
         if not names:
             return Columns({name: Column(d, np.empty(0, _NUMPY[d])) for name, d in dtypes.items()})
         # files from before a column was added do not have it
@@ -90,7 +90,7 @@ class ParquetFiles:
             for given in (quoted(name) if name in there else f"NULL::{SQL_TYPES[dtype]}",)
         ]
         with self._cursor() as cursor:
-            found = cursor.execute(self._select(", ".join(picks), names)).fetchnumpy()
+            found = cursor.execute(self._select(", ".join(picks), names, condition)).fetchnumpy()
         return Columns({name: _column(found[f"c{i}"], dtype) for i, (name, dtype) in enumerate(dtypes.items())})
 
     def count(self, name: str, where: str = "true", values: Sequence[Any] = ()) -> int:
@@ -200,7 +200,7 @@ class ParquetFiles:
         for name in names:
             self.check(name)
         paths = ", ".join(_literal(self.directory / name, pattern=True) for name in sorted(names))
-        return f"SELECT {what} FROM read_parquet([{paths}], {_OPTIONS}) WHERE {where}"
+        return f"SELECT {what} FROM read_parquet([{paths}], {_OPTIONS}) AS rows WHERE {where}"
 
     @contextlib.contextmanager
     def _as_rows(self, cursor: duckdb.DuckDBPyConnection, names: Sequence[str]) -> Iterator[None]:

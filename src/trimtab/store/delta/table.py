@@ -245,6 +245,19 @@ class DeltaTable(Closing):
             delta = self._log.refresh()
             return 0 if delta is None else self._files.matching(self._log.active(delta), condition)
 
+    def rows(self, condition: str, names: Sequence[str] | None = None) -> Columns:
+        """Return the rows that fulfil an SQL condition. `names` are their columns; those the table lacks are left out.
+
+        In the condition, the table is called `rows`.
+        """
+        with self._mutex, self._log.locked(fcntl.LOCK_SH):
+            delta = self._log.refresh()
+            if delta is None:
+                return Columns({})
+            dtypes = self._log.dtypes(delta)
+            chosen = {name: dtype for name, dtype in dtypes.items() if names is None or name in names}
+            return self._files.read(self._log.active(delta), chosen, condition)
+
     def vacuum(self, older_h: int) -> int:
         """Remove files that no version has needed in the last `older_h` hours, and return the number of bytes freed.
 

@@ -68,6 +68,22 @@ def test_a_worse_loss_rings_once_and_the_signal_is_kept_with_the_watch(catalog: 
     assert monitor.watch.alarming
 
 
+@pytest.mark.parametrize(("gap", "rings"), [(0.01, False), (-0.01, False), (0.03, True), (-0.03, True)])
+def test_a_gap_of_the_calibration_rings_if_it_costs_more_than_a_thousandth_of_the_loss(
+    catalog: Catalog, gap: float, rings: bool
+) -> None:
+    rng = np.random.default_rng(1)
+
+    def calibrated(number: int, off: float) -> DayQuality:
+        known, label = day(number, 0.55), 0.3 + rng.normal(0.0, 0.002)
+        sums = {"label_sum": 1_000 * label, "score_sum": 1_000 * (0.3 + off)}
+        return msgspec.structs.replace(known, expected_loss_sum=known.capped_loss_sum, **sums)
+
+    monitor = anchored(catalog, [calibrated(n, 0.0) for n in range(28)])
+    rung = monitor.observe([calibrated(n, gap) for n in range(30, 130)], now_us=1)
+    assert [signal.kind for signal in rung] == ["quality_calibration"] * rings
+
+
 def test_all_of_a_look_is_stored_or_nothing(catalog: Catalog) -> None:
     monitor = anchored(catalog, healthy())
     days = [day(n, 0.6) for n in range(20, 40)]

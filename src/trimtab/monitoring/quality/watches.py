@@ -36,6 +36,7 @@ _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: every promotion is tested, without an
 # sooner, and smaller ones later
 _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
+_HARMLESS_SHARE = 0.001  # a gap of the calibration that costs this share of the loss is no evidence
 _SLICE_STEPS = 60  # this many days are kept to date the onset of a slice's change
 
 
@@ -168,7 +169,8 @@ def learnt_values(
     Args:
         days: The reference days, oldest first. Their rows were not used for training.
         run_length: At least this many days pass on average until a false alarm of one kind.
-        allowance: For each kind, a distance from the reference that is no evidence, in units of the value.
+        allowance: For each kind, a distance from the reference that is no evidence, in units of the value. A gap of the
+            calibration is no evidence if it costs less than a thousandth of the loss.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
@@ -179,13 +181,14 @@ def learnt_values(
     for kind in kinds:
         values = [value_of(kind, day, excess) for day in usable]
         direction: Direction = "both" if kind == CALIBRATION else "up"
+        harmless = _harmless_gap(usable) if excess and kind == CALIBRATION else 0.0
         try:
             spec = learn_alarm(
                 values,
                 rows,
                 run_length=run_length,
                 direction=direction,
-                allowance=allowance.get(kind, 0.0),
+                allowance=allowance.get(kind, 0.0) + harmless,
                 low=low,
             )
         except Misuse as error:  # too few reference days, or all values are equal
@@ -193,6 +196,16 @@ def learnt_values(
         else:
             figures[kind] = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
     return figures, unwatched
+
+
+def _harmless_gap(days: Sequence[DayQuality]) -> float:
+    """Return which distance of mean score and mean label costs `_HARMLESS_SHARE` of the loss, for probabilities.
+
+    A gap g costs about g^2 / (2 p (1 - p)) of log loss, if p is the share of positive labels.
+    """
+    rows = sum(day.labelled for day in days)
+    share, loss = sum(day.label_sum for day in days) / rows, sum(day.loss_sum for day in days) / rows
+    return math.sqrt(_HARMLESS_SHARE * max(loss, 0.0) * 2.0 * share * (1.0 - share))
 
 
 def learnt_slices(

@@ -255,7 +255,7 @@ def test_days_are_the_same_from_memory_and_from_disk_and_in_any_chunks(
             monkeypatch.setattr("trimtab.app.features.feature_runs._fits", lambda system: False)
         elif kind == "chunks":
             monkeypatch.setattr("trimtab.app.features.feature_runs._fits", lambda system: True)
-            monkeypatch.setattr(FirstExposures.chunks, "__defaults__", (3,))
+            monkeypatch.setattr(FirstExposures.chunks, "__defaults__", (3, None))
         clock = VirtualClock(BEGIN_US - 3 * DAY_US)
         with opened(tmp_path / kind, clock) as project:
             started(project, definition_of(project), BEGIN_US)

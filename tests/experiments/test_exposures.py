@@ -27,7 +27,7 @@ from trimtab.experiments.exposures import (
     unit_columns,
     unit_keys,
 )
-from trimtab.experiments.first_exposures import first_exposures, unpacked_keys
+from trimtab.experiments.first_exposures import first_exposures, unpacked_units
 from trimtab.experiments.records import Exposure
 from trimtab.testing.memory import MemoryLog
 
@@ -139,7 +139,7 @@ def test_first_exposures_are_those_of_a_dictionary(
                 order = (one.at_us, number, position)
                 if one.unit not in seen and order < known.get(one.unit, ((2**62, 0, 0), ""))[0]:
                     known[one.unit] = (order, one.variant)
-        first = first_exposures(reversed(blocks), [unpacked_keys(one) for one in packed])
+        first = first_exposures(reversed(blocks), [unpacked_units(one) for one in packed])
         chunks = list(first.chunks(blocks, rows))
         got = {
             unit: (at, code)
@@ -164,9 +164,9 @@ def test_many_units_of_one_group_are_settled_in_between(monkeypatch: pytest.Monk
 
 def test_units_of_wrong_length_are_refused() -> None:
     with pytest.raises(Corrupt, match="found 10 bytes"):
-        unpacked_keys(bytes(10))
-    assert unpacked_keys(b"").tolist() == []
-    assert np.array_equal(unpacked_keys(bytes(9)), [0])
+        unpacked_units(bytes(10))
+    assert [one.tolist() for one in unpacked_units(b"")] == [[], []]
+    assert [one.tolist() for one in unpacked_units(bytes(9))] == [[0], [0]]
 
 
 def test_the_real_log_keeps_exposures(tmp_path: Path) -> None:

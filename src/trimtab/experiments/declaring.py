@@ -18,7 +18,7 @@ from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, duration_us, format_duration, parse_time_us
 from trimtab.events.definitions import check_name, declared_columns
 from trimtab.experiments.assignment import BUCKETS, joined, plain
-from trimtab.experiments.definitions import Experiment, Metric, Rule, Switchback
+from trimtab.experiments.definitions import Crossovers, Experiment, Metric, Rule, Switchback
 from trimtab.experiments.eligibility import eligibility_features, eligibility_joins
 from trimtab.experiments.metrics import listed, refuse
 from trimtab.features.definitions import Join, View
@@ -71,6 +71,7 @@ def experiment(
     features: Sequence[View | Join] = (),
     overrides: Mapping[str | int | tuple[str | int, ...], str] | None = None,
     switchback: Switchback | None = None,
+    crossovers: Crossovers = "first",
     metrics: Sequence[Metric] = (),
     slices: Sequence[str] = (),
     strata: str = "",
@@ -104,6 +105,8 @@ def experiment(
         overrides: By unit, the variant of a tester. Testers are left out of the analysis. For a unit of several columns
             the unit is a tuple of their values, or the same as a JSON array of texts.
         switchback: Assign blocks of time and not units; made with `switchback()`.
+        crossovers: Units that meet a second variant, because a tester's override or the weights changed: "first" counts
+            them for their first variant; "exclude" leaves out those that do so until their day is closed.
         metrics: What is compared, made with `metric()`. One of them is primary.
         slices: Attributes. The units of each value of an attribute are also analysed on their own.
         strata: One of `slices`, such as "country". Means and proportions are adjusted for differences between its
@@ -145,6 +148,7 @@ def experiment(
             not all(isinstance(one, str) and one.strip() for one in columns) or len({*columns}) < len(columns),
             f"unit={shown(unit)[:100]}. Name each of the columns that identify the unit once.",
         ),
+        (crossovers not in get_args(Crossovers), f"crossovers={crossovers!r}. Give one of {listed(Crossovers)}."),
         (rule not in get_args(Rule), f"rule={rule!r}. Give one of {listed(Rule)}."),
         (not 0.5 < level < 1, f"level={level}. Give a confidence between 0.5 and 1, such as 0.95."),
         (
@@ -208,6 +212,7 @@ def experiment(
         features=joins,
         overrides=_checked_overrides(what, named, columns, overrides or {}),
         switchback=switchback,
+        crossovers=crossovers,
         metrics=_checked_metrics(what, metrics, columns, model, switchback),
         slices=tuple(slices),
         strata=strata,

@@ -16,6 +16,7 @@ from trimtab.features.definitions import Join
 
 MetricKind = Literal["mean", "proportion", "ratio", "quantile", "time_to_event"]
 Role = Literal["primary", "secondary", "guardrail"]
+Crossovers = Literal["first", "exclude"]
 Rule = Literal["sequence", "msprt", "obrien_fleming", "fixed"]
 NEGLIGIBLE = 0.001
 _MOST_AGES = 7
@@ -103,6 +104,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     features: tuple[Join, ...] = ()  # the views whose features `where` and `slices` read as of the assignment
     overrides: dict[str, str] = {}  # by unit, as text: the variant of a tester, who is left out of the analysis
     switchback: Switchback | None = None
+    # units that met another variant, too: "first": they count for their first one; "exclude": they do not count
+    crossovers: Crossovers = "first"
     metrics: tuple[Metric, ...] = ()
     slices: tuple[str, ...] = ()  # attributes; the units of each value are also analysed on their own
     strata: str = ""  # the slice for which means and proportions are adjusted (post-stratification); empty: none

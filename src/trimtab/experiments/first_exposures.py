@@ -26,6 +26,7 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: Array
     places: Array
     variants: Array
+    again: int = 0  # units of earlier days, left out here, that met another variant on this day
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -40,14 +41,26 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         rows[rows == len(self.keys)] = 0
         return rows, (self.keys[rows] == keys) if len(self.keys) else np.zeros(len(keys), bool)
 
-    def chunks(self, blocks: Iterable[ExposureBlock], rows: int = _CHUNK_ROWS) -> Iterator[ExposureBlock]:
+    def crossed(self, blocks: Iterable[ExposureBlock]) -> Array:
+        """Return which of the units met another variant in any of the given exposures, as booleans."""
+        found = np.zeros(len(self), bool)
+        for block in blocks if len(self) else ():
+            rows, there = self.rows_of(block.keys)
+            found[rows[there & (self.variants[rows] != block.variants)]] = True
+        return found
+
+    def chunks(
+        self, blocks: Iterable[ExposureBlock], rows: int = _CHUNK_ROWS, crossed: Array | None = None
+    ) -> Iterator[ExposureBlock]:
         """Yield the first exposures with all their columns, in the order of the log, in chunks of at least `rows`.
 
-        `blocks` are the exposures that `first_exposures` was given.
+        `blocks` are the exposures that `first_exposures` was given. `crossed` is filled as by the method of this name.
         """
         waiting: list[ExposureBlock] = []
         for block in blocks if len(self) else ():
             at, there = self.rows_of(block.keys)
+            if crossed is not None:
+                crossed[at[there & (self.variants[at] != block.variants)]] = True
             there &= self.places[at] == block.places
             if there.any():
                 waiting.append(block.take(there))
@@ -58,12 +71,12 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             yield ExposureBlock.concat(waiting)
 
 
-def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[Array] = ()) -> FirstExposures:
+def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[tuple[Array, Array]] = ()) -> FirstExposures:
     """Return the first exposure of each unit, by time and then by place in the log.
 
     Args:
         blocks: The exposures, in any order. They may be repeated.
-        earlier: Sorted hashes of units that were exposed on an earlier day. These units are left out.
+        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They are left out.
     """
     groups = [_Group() for _ in range(_BUCKETS)]
     shift = np.uint64(64 - (_BUCKETS - 1).bit_length())
@@ -76,25 +89,28 @@ def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[Array] = 
     for group in groups:
         group.settle()
     found = [np.concatenate([group.columns[n] for group in groups]) for n in range(4)]
-    known = np.zeros(len(found[0]), bool)
-    for keys in earlier:
+    known, again = np.zeros(len(found[0]), bool), 0
+    for keys, variants in earlier:
         if len(keys):
             rows = np.minimum(np.searchsorted(keys, found[0]), len(keys) - 1)
-            known |= keys[rows] == found[0]
+            there = keys[rows] == found[0]
+            known |= there
+            again += int((there & (variants[rows] != found[3])).sum())
     if known.any():
         found = [values[~known] for values in found]
-    return FirstExposures(keys=found[0], at_us=found[1], places=found[2], variants=found[3])
+    return FirstExposures(keys=found[0], at_us=found[1], places=found[2], variants=found[3], again=again)
 
 
-def unpacked_keys(packed: bytes) -> Array:
-    """Return the sorted hashes of the units in bytes that `FirstExposures.packed` made.
+def unpacked_units(packed: bytes) -> tuple[Array, Array]:
+    """Return the sorted hashes and the variants of the units in bytes that `FirstExposures.packed` made.
 
     Raises:
         Corrupt: The number of bytes is impossible.
     """
     if len(packed) % 9:
         raise Corrupt(f"exposed units: found {len(packed)} bytes, needed a multiple of 9. Restore the blob store.")
-    return np.frombuffer(packed, "<u8", count=len(packed) // 9)
+    count = len(packed) // 9
+    return np.frombuffer(packed, "<u8", count=count), np.frombuffer(packed, np.uint8, offset=8 * count)
 
 
 class _Group:

@@ -43,7 +43,7 @@ from trimtab.experiments.days import (
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.eligibility import entity_values
 from trimtab.experiments.exposures import ExposureBlock, Intake, read_exposures
-from trimtab.experiments.first_exposures import FirstExposures, first_exposures, unpacked_keys
+from trimtab.experiments.first_exposures import FirstExposures, first_exposures, unpacked_units
 from trimtab.experiments.records import KIND, ExperimentDay, ExperimentState, stored_definition
 from trimtab.experiments.unit_values import Evaluate, MetricFeatures, UnitValues, event_counts
 from trimtab.features.feature_set import FeatureSet
@@ -131,7 +131,7 @@ class ExperimentDays:
         what = ["experiment", self._state.name, self._state.generation, [one.day_us for one in due]]
         with evaluating(self._system, self._features.every, what) as evaluate:
             for one in due:
-                earlier = (unpacked_keys(blob.get(digest)) for digest in reached.units)
+                earlier = (unpacked_units(blob.get(digest)) for digest in reached.units)
                 day, first = self.day(one, earlier, evaluate)
                 puts, reached = store_day(day, blob.put(first.packed()) if len(first) else "", reached, revision)
                 catalog.write(puts)
@@ -140,23 +140,26 @@ class ExperimentDays:
         return days
 
     def day(
-        self, due: DueDay, earlier: Iterator[NDArray[Any]], evaluate: Evaluate
+        self, due: DueDay, earlier: Iterator[tuple[NDArray[Any], NDArray[Any]]], evaluate: Evaluate
     ) -> tuple[ExperimentDay, FirstExposures]:
         """Compute a day from the logs. Return it with the units that were first exposed on it.
 
         Args:
             due: The day.
-            earlier: Sorted hashes of the units that were exposed on earlier days.
+            earlier: Sorted hashes, and variants, of the units that were first exposed on earlier days.
             evaluate: Computes features.
         """
         state, intake = self._state, self._intake(due)
         first = first_exposures(self._exposures(intake), earlier)
+        crossed = self._crossed(first, intake)
+        sums = self._sums(self._features, first, crossed, intake, evaluate)
         day = ExperimentDay(
             experiment=state.name,
             generation=state.generation,
             day_us=due.day_us,
             known_by_us=due.known_by_us,
-            variants=self._sums(self._features, first, intake, evaluate).variants(),
+            variants=sums.variants(),
+            crossed=int(crossed.sum()) + first.again,
             not_eligible=self._not_eligible(intake),
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),
@@ -188,12 +191,15 @@ class ExperimentDays:
                     continue
                 if day.day_us in due:
                     intake = self._intake(DueDay(day.day_us, day.known_by_us))
-                    known = (unpacked_keys(blob.get(digest)) for digest in earlier)
+                    known = (unpacked_units(blob.get(digest)) for digest in earlier)
                     first = first_exposures(self._exposures(intake), known)
                     until_us = day.known_by_us + due[day.day_us] * DAY_US
-                    after = self._sums(features, first, intake, evaluate, until_us)
+                    crossed = self._crossed(first, intake)
+                    after = self._sums(features, first, crossed, intake, evaluate, until_us)
                     with_late = None if after.variants() == day.variants else after.variants()
-                    before = None if with_late == day.with_late else self._sums(features, first, intake, evaluate)
+                    before = (
+                        None if with_late == day.with_late else self._sums(features, first, crossed, intake, evaluate)
+                    )
                     if before is not None and before.variants() == day.variants:
                         late = late_outcomes(self.definition.metrics, before, after)
                         found = msgspec.structs.replace(day, with_late=with_late, late=late)
@@ -209,16 +215,23 @@ class ExperimentDays:
         self,
         features: MetricFeatures,
         first: FirstExposures,
+        crossed: NDArray[Any],
         intake: Intake,
         evaluate: Evaluate,
         known_by_us: int | None = None,
     ) -> DaySums:
-        """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too."""
+        """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too.
+
+        If units that met another variant count, this marks those of the day in `crossed`; otherwise they are left out.
+        """
         sums = DaySums(self.definition)
         of_predictions, labels = dict[str, UnitValues](), None
         if self._predictions is not None:
             of_predictions, labels = self._predictions.of(first, intake, known_by_us)
-        for units in first.chunks(self._exposures(intake)):
+        counted = crossed if self.definition.crossovers == "first" else None
+        for units in first.chunks(self._exposures(intake), crossed=counted):
+            if counted is None:
+                units = units.take(~crossed[first.rows_of(units.keys)[0]])
             values = features.values(list(units.units), units.at_us, known_by_us or intake.known_by_us, evaluate)
             rows, _ = first.rows_of(units.keys)
             if self._testers:  # some became testers after their first exposure
@@ -227,6 +240,16 @@ class ExperimentDays:
             values |= {name: found.take(rows) for name, found in of_predictions.items()}
             sums.add(units, values, None if labels is None else labels[rows])
         return sums
+
+    def _crossed(self, first: FirstExposures, intake: Intake) -> NDArray[Any]:
+        """Return which units met another variant until their day is closed, if such units do not count.
+
+        In a switchback, each unit counts once in each block, and so it has one variant.
+        """
+        if self.definition.crossovers == "first":
+            return np.zeros(len(first), bool)
+        until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))
+        return first.crossed(self._exposures(msgspec.structs.replace(intake, until_us=until_us)))
 
     def _exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
         """Yield the exposures that may be the first ones of a day.

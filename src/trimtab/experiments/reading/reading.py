@@ -85,6 +85,7 @@ def read_experiment(
         completeness=completeness,
         metrics=metrics,
         slices=_slices(definition, state, closed) if shown and slices else [],
+        crossed=sum(one.crossed for one in counted),
         not_eligible={
             why: sum(one.not_eligible.get(why, 0) for one in counted)
             for why in sorted({why for one in counted for why in one.not_eligible})
@@ -120,6 +121,7 @@ def decided_before(definition: Experiment) -> dict[str, str]:
         "level": f"{definition.level:.4g}",
         "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
         "looks": str(definition.looks) if definition.rule == "obrien_fleming" else "",
+        "crossovers": definition.crossovers if definition.crossovers != "first" else "",
         "where reads": ", ".join(sorted(definition.where.columns())) if definition.where is not None else "",
         "slices": ", ".join(definition.slices),
         "strata": definition.strata,
@@ -246,6 +248,13 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
         found.append(
             f"the weights changed on {', '.join(changed)}: units that got another variant then, and came back, count "
             "for their first one, which makes differences smaller. If many come back, start the experiment again"
+        )
+    if crossed := sum(one.crossed for one in days if one.excluded is None):
+        rule = (
+            "count for their first one" if definition.crossovers == "first" else "do not count, if their day was open"
+        )
+        found.append(
+            f"{crossed:,} units met another variant than their first (an override or the weights changed): {rule}"
         )
     found += [text for metric in definition.metrics if (text := without_events(metric, days)) is not None]
     for name, counts in _late([one for one in days if one.excluded is None]).items():

@@ -1,0 +1,74 @@
+"""Units that met two variants are counted, and count for their first one, or not at all, as it was declared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from experiment_world import BEGIN_US
+
+from trimtab.app.experiments.closing import close_due
+from trimtab.app.project import Project, open_project
+from trimtab.core.clock import VirtualClock
+from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.experiments.days import stored_days
+from trimtab.experiments.records import ExperimentDay
+
+PROJECT = """
+import trimtab as tt
+
+orders = tt.source("orders", time="at", columns={"user": str, "amount": float})
+tt.experiment("prices", unit="user", variants={"old": 1, "new": 2}, overrides={OVERRIDES}, crossovers="RULE",
+    metrics=[tt.metric("spent", source=orders, by="user", value=tt.sum("amount"), within="2d", role="primary")])
+"""
+
+
+def opened(folder: Path, rule: str, at_us: int, overrides: str = "") -> Project:
+    (folder / "trimtab.toml").write_text("")
+    (folder / "project.py").write_text(PROJECT.replace("RULE", rule).replace("OVERRIDES", overrides))
+    return open_project(folder, clock=VirtualClock(at_us), environment={})
+
+
+def meet(project: Project, at_us: int, users: list[str]) -> dict[str, str]:
+    assert isinstance(project.clock, VirtualClock)
+    project.clock.advance_to(at_us)
+    return {user: one.variant for user, one in zip(users, project.expose_units("prices", users), strict=True)}
+
+
+def days_of(folder: Path, rule: str) -> tuple[list[ExperimentDay], dict[str, str], set[str], set[str], list[str]]:
+    """An experiment whose weights change within its first day, and whose last user becomes a tester on the second."""
+    users = [f"u{n}" for n in range(60)]
+    with opened(folder, rule, BEGIN_US) as project:
+        project.start_experiment("prices", why="A test.")
+        first = meet(project, BEGIN_US + HOUR_US, users)
+        changed = {"old": 0.1, "new": 0.9}
+        project.ramp_experiment("prices", weights=changed, why="More of the new one.")
+        same_day = meet(project, BEGIN_US + 2 * HOUR_US, users[:30])
+        moved = {user for user, variant in same_day.items() if first[user] != variant}
+    tester = next(user for user in reversed(users) if first[user] == "old")
+    with opened(folder, rule, BEGIN_US + DAY_US, f'"{tester}": "new"') as project:
+        later = meet(project, BEGIN_US + DAY_US, users[30:])
+        late = {user for user, variant in later.items() if first[user] != variant}
+        assert tester in late
+        meet(project, BEGIN_US + 9 * DAY_US, users)
+        close_due(project)
+        found = stored_days(project.state.catalog, "prices", 1)
+        notes = project.experiment_report("prices").notes
+    return found, first, moved, late, notes
+
+
+@pytest.mark.parametrize("rule", ["first", "exclude"])
+def test_units_of_two_variants_are_counted_and_count_by_rule(rule: str, tmp_path: Path) -> None:
+    days, first, moved, late, notes = days_of(tmp_path, rule)
+    tester = next(user for user in reversed(list(first)) if first[user] == "old")
+    assert len(moved) > 5
+    assert len(late) > 5
+    left_out = moved | late if rule == "exclude" else {tester}  # who is a tester now does not count in any case
+    for name in ("old", "new"):
+        wanted = [user for user, variant in first.items() if variant == name and user not in left_out]
+        assert days[0].variants[name].units == len(wanted)
+        assert sum(one.variants[name].units for one in days[1:]) == 0
+    assert days[0].crossed == len(moved) + (len(late) if rule == "exclude" else 0)
+    assert days[1].crossed == len(late)
+    said = "count for their first one" if rule == "first" else "do not count, if their day was open"
+    assert any("units met another variant than their first" in note and said in note for note in notes)

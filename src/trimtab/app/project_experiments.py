@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,22 +58,36 @@ class ProjectExperiments(System):
 
         return assigning.expose(self, experiment, [unit])[0] if expose else assigning.assign(self, experiment, unit)
 
-    def expose(self, experiment: str, unit: str | int | Mapping[str, Any], *, not_shown: str = "") -> Assignment:
+    def expose(
+        self,
+        experiment: str,
+        unit: str | int | Mapping[str, Any],
+        *,
+        not_shown: str = "",
+        at: str | int | dt.datetime | None = None,
+    ) -> Assignment:
         """Log that a unit met its variant. Only its first exposure counts. A unit that takes no part is not logged.
 
         Args:
             experiment: An experiment's name.
             unit: As in `assign`.
             not_shown: Why the unit did not get its variant, such as "timeout". It counts for its variant all the same.
+            at: When the unit met its variant, if not now. The variant, and features, are those of this time. If the day
+                is closed, the exposure does not count any more (`day is closed`).
 
         Raises:
             NotFound: There is no such experiment.
-            Misuse: As in `assign`.
+            Misuse: As in `assign`; or `at` lies in the future.
         """
-        return self.expose_units(experiment, [unit], not_shown=not_shown)[0]
+        return self.expose_units(experiment, [unit], not_shown=not_shown, at=at)[0]
 
     def expose_units(
-        self, experiment: str, units: Sequence[str | int | Mapping[str, Any]], *, not_shown: str = ""
+        self,
+        experiment: str,
+        units: Sequence[str | int | Mapping[str, Any]],
+        *,
+        not_shown: str = "",
+        at: str | int | dt.datetime | Sequence[str | int | dt.datetime] | None = None,
     ) -> list[Assignment]:
         """Log that many units met their variants: all of them, or after an error none. It may be repeated.
 
@@ -80,6 +95,7 @@ class ProjectExperiments(System):
             experiment: An experiment's name.
             units: Each as in `assign`.
             not_shown: As in `expose`, for all of them.
+            at: As in `expose`: one time for all, or a list with one for each unit.
 
         Raises:
             NotFound: There is no such experiment.
@@ -87,7 +103,7 @@ class ProjectExperiments(System):
         """
         from trimtab.app.experiments.assigning import expose
 
-        return expose(self, experiment, units, not_shown=not_shown)
+        return expose(self, experiment, units, not_shown=not_shown, at=at)
 
     def start_experiment(self, experiment: str, *, why: str, actor: str = "a person", again: bool = False) -> Decision:
         """Start an experiment as it is declared now. Started again later, it assigns the units again.

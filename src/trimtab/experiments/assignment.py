@@ -22,7 +22,7 @@ ROUTED = "routed"  # the flag of predictions that an experiment over deployments
 ELIGIBLE, FEATURE_MISSING = "eligible", "feature_missing"
 Reason = Literal[
     "assigned", "override", "holdout", "other slots", "not eligible", "feature missing", "not in share",
-    "carry-over gap", "no unit", "not started", "paused", "stopped", "concluded",
+    "carry-over gap", "day is closed", "no unit", "not started", "paused", "stopped", "concluded",
 ]  # fmt: skip
 _pack: Any = msgspec.msgpack.Encoder().encode
 _as_json: Any = msgspec.json.Encoder().encode
@@ -200,10 +200,14 @@ class PastAssignments:
             self._from_us.append(state.ended_at_us)
             self._assigners.append(Assigner(definition, state, **given))
 
+    def assigner(self, at_us: int) -> Assigner:
+        """Return the rule at a time."""
+        place = bisect_right(self._from_us, at_us) - 1
+        return self._before if place < 0 else self._assigners[place]
+
     def at(self, row: Mapping[str, Any], at_us: int) -> Assignment:
         """Return the assignment of the unit of a row at a time."""
-        place = bisect_right(self._from_us, at_us) - 1
-        return (self._before if place < 0 else self._assigners[place]).assign(row, at_us)
+        return self.assigner(at_us).assign(row, at_us)
 
 
 def joined(texts: Sequence[str | None]) -> str:

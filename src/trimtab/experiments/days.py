@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import msgspec
 
+from trimtab.core.errors import Conflict, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.experiments.definitions import Metric
 from trimtab.experiments.records import DAYS, KIND, ExperimentDay, ExperimentState, stored_definition
@@ -13,10 +15,12 @@ from trimtab.features.definitions import LabelWait
 from trimtab.store.ports import Catalog, Put
 
 EARLY_US = HOUR_US  # an exposure may be logged this long before its own time, because clocks differ
-LATE_US = DAY_US  # an exposure that is logged later than this after its own time does not count
+LATE_US = DAY_US  # an exposure that is logged later than this after its own time does not count, unless `allow_late`
+LATENESS = "experiment_lateness"  # the kind of the catalogue records with a `Lateness`, one for each experiment
 REACHED = "experiment_reached"  # the kind of the catalogue records with a `Reached`, one for each experiment
 LATE_AFTER = (1, 7, 28)  # so many days after a day was closed, its outcomes are read again
 _FAR_US = 2**62
+_TRIES = 10
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +30,37 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     closed_until_us: int  # all days before this time are closed
     units: list[str] = []  # by day: the address of the blob with the units that were first exposed then
     read_again: dict[int, int] = {}  # by number in `LATE_AFTER`: outcomes of days before this time were read again
+
+
+class Lateness(msgspec.Struct, frozen=True, kw_only=True):
+    """How late exposures of a generation may be logged. It grows with the first import of later ones."""
+
+    generation: int
+    late_us: int
+
+
+def stored_lateness(catalog: Catalog, state: ExperimentState) -> tuple[int, int]:
+    """Return how long after its own time an exposure may be logged, and the revision of the record."""
+    record = catalog.get(LATENESS, state.name)
+    found = None if record is None else msgspec.json.decode(record.body, type=Lateness)
+    late_us = found.late_us if found is not None and found.generation == state.generation else LATE_US
+    return late_us, 0 if record is None else record.revision
+
+
+def allow_late(catalog: Catalog, state: ExperimentState, late_us: int) -> None:
+    """Let exposures count that are logged up to this long after their own time.
+
+    Days are then read from a longer part of the log. Call this before the exposures are logged.
+    """
+    for _ in range(_TRIES):
+        allowed_us, revision = stored_lateness(catalog, state)
+        if late_us <= allowed_us:
+            return
+        body = msgspec.json.encode(Lateness(generation=state.generation, late_us=late_us + HOUR_US))
+        with suppress(Conflict):  # another process imports exposures at the same time
+            catalog.write([Put(LATENESS, state.name, body, expected=revision)])
+            return
+    raise Unavailable(f"experiment {state.name!r}: other processes import exposures at the same time. Try again.")
 
 
 class DueDay(msgspec.Struct, frozen=True):

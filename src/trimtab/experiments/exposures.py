@@ -62,10 +62,11 @@ class Intake(msgspec.Struct, frozen=True):
     from_us: int
     until_us: int
     known_by_us: int  # exposures that were logged later do not count
+    late_us: int = LATE_US  # and neither do those that were logged this long after their own time
 
     def records(self, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:
         """Yield the records of a log that may be about this time, in blocks, each with the number of its partition."""
-        end_us = min(self.until_us + LATE_US, self.known_by_us + 1)
+        end_us = min(self.until_us + self.late_us, self.known_by_us + 1)
         for number, (partition, last) in enumerate(sorted(log.positions().items())):
             after = position_before(log, partition, last, self.from_us - EARLY_US)
             through = position_before(log, partition, last, end_us)
@@ -75,7 +76,7 @@ class Intake(msgspec.Struct, frozen=True):
     def holds(self, at_us: int, appended_at_us: int) -> bool:
         """Return whether an exposure at `at_us` that was logged at `appended_at_us` counts."""
         early = self.from_us <= at_us < self.until_us and appended_at_us <= self.known_by_us
-        return early and -EARLY_US <= appended_at_us - at_us <= LATE_US
+        return early and -EARLY_US <= appended_at_us - at_us <= self.late_us
 
     def block(self, number: int, rows: Sequence[tuple[int, Exposure]], variants: Mapping[str, int]) -> ExposureBlock:
         """Return exposures as columns.
@@ -106,6 +107,12 @@ def log_exposures(log: Log, exposures: Sequence[Exposure]) -> None:
     An exposure may be logged again, for example after an error: only the first one of each unit counts.
     """
     log.append([encode(one) for one in exposures])
+
+
+def newest_at_us(log: Log) -> int:
+    """Return the newest time at which an exposure was logged; 0 if there is none."""
+    newest = (log.read(partition, last - 1, limit=1) for partition, last in log.positions().items() if last)
+    return max((record.appended_at_us for record in chain.from_iterable(newest)), default=0)
 
 
 def read_exposures(

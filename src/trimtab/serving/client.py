@@ -262,15 +262,23 @@ class Client(Closing):
         return self._ask("POST", _path("v1", "experiments", experiment, "assign"), body, timeout_s, Assignment)
 
     def expose(
-        self, experiment: str, units: Sequence[Row | str | int], *, not_shown: str = "", timeout_s: float | None = None
+        self,
+        experiment: str,
+        units: Sequence[Row | str | int],
+        *,
+        not_shown: str = "",
+        at: str | int | Sequence[str | int] | None = None,
+        timeout_s: float | None = None,
     ) -> list[Assignment]:
         """Log that units met their variants, all or none, and return the variants. It may be repeated after an error.
 
-        The arguments are those of `assign`, with one entry of `units` for each unit, and the errors, too.
+        The arguments are those of `assign`, with one entry of `units` for each unit, and the errors, too. `at` is when
+        the units met their variants, if not now: one time for all, or a list with one for each.
         """
         from trimtab.serving.http.routes.operations import ExposedUnits
 
-        path, body = _path("v1", "experiments", experiment, "expose"), {"units": [*units], "not_shown": not_shown}
+        path = _path("v1", "experiments", experiment, "expose")
+        body = {"units": [*units], "not_shown": not_shown} | ({} if at is None else {"at": at})
         return self._ask("POST", path, body, timeout_s, ExposedUnits).assignments
 
     def experiments(self) -> list[ExperimentStatus]:

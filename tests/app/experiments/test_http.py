@@ -95,6 +95,10 @@ def many(project: Project, client: Client, url: str) -> None:
     with pytest.raises(Misuse, match=r"units\[0\]"):
         project.expose_units("checkout", ["customer-1", unit(1)])
     assert client.expose("checkout", []) == []
+    (early,) = client.expose("checkout", [unit(1)], at="2020-01-01T00:00:00Z")
+    assert (early.reason, early.takes_part) == ("not started", False)
+    with pytest.raises(Misuse, match="2 times for 1 units"):
+        client.expose("checkout", [unit(1)], at=[0, 1])
     status, problem = shop.call(f"{url}/v1/experiments/checkout/expose", {"units": unit(1)})
     assert (status, "units" in problem["detail"]) == (422, True)
     assert len(exposures(project)) == before + 41

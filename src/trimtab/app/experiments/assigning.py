@@ -12,13 +12,14 @@ from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
 from trimtab.core.time import format_time
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
-from trimtab.experiments.days import end_us, stored_reached
+from trimtab.experiments.days import EARLY_US, LATE_US, allow_late, end_us, stored_reached
 from trimtab.experiments.definitions import Experiment
-from trimtab.experiments.exposures import log_exposures
+from trimtab.experiments.exposures import log_exposures, newest_at_us
 from trimtab.experiments.records import (
     KIND,
     ExperimentState,
     ExperimentStatus,
+    Exposure,
     experiment_state,
     stored_definition,
 )
@@ -28,6 +29,7 @@ from trimtab.serving.arms.arms import arm_shares
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from trimtab.app.experiments.past_exposures import At
     from trimtab.app.system import System
     from trimtab.experiments.eligibility import EligibilityReader
     from trimtab.store.ports import Log
@@ -54,6 +56,7 @@ class Rules:
         self._mutex = threading.Lock()
         self._mark: Hashable = None
         self._of: dict[str, Rule] = {}
+        self._logged_us: int | None = None  # the newest time of a record that this process has logged; None: unknown
         self._caught: Hashable = None  # the mark of the state at which online features were last brought up to date
 
     @cached_property
@@ -82,6 +85,19 @@ class Rules:
             rules[name] = Rule(rule, 0 if state is None else state.generation, reader)
         return rules[name]
 
+    def log_all(self, name: str, exposures: Sequence[Exposure], now_us: int) -> None:
+        """Log exposures. If they will be logged long after their times, they are first allowed to count."""
+        if not exposures:
+            return
+        if self._logged_us is None:
+            self._logged_us = newest_at_us(self.log)
+        self._logged_us = max(self._logged_us, now_us)  # no record gets an earlier time, even if the clock is set back
+        late_us = self._logged_us - min(one.at_us for one in exposures)
+        catalog = self._system.state.catalog
+        if late_us > LATE_US and (state := experiment_state(catalog, name)) is not None:
+            allow_late(catalog, state, late_us)
+        log_exposures(self.log, exposures)
+
     def known(self, rule: Rule, rows: Sequence[dict[str, Any]], now_us: int) -> Sequence[tuple[dict[str, Any], str]]:
         """Return each row with the features that the rule reads as of now, and a text about those that are missing."""
         definition = rule.assigner.definition
@@ -104,7 +120,14 @@ def assign(system: System, name: str, unit: object) -> Assignment:
     return rule.assigner.assign(row, now_us)
 
 
-def expose(system: System, name: str, units: Sequence[object], *, not_shown: str = "") -> list[Assignment]:
+def expose(
+    system: System,
+    name: str,
+    units: Sequence[object],
+    *,
+    not_shown: str = "",
+    at: At | Sequence[At] | None = None,
+) -> list[Assignment]:
     """Return the variants of units, and log the exposures of all or of none; see `Project.expose_units`."""
     rules, now_us = system.part(Rules), system.clock.now_us()
     rule = rules.of(name)
@@ -114,6 +137,12 @@ def expose(system: System, name: str, units: Sequence[object], *, not_shown: str
             f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
             "expose out."
         )
+    if at is not None:
+        from trimtab.app.experiments.past_exposures import past_exposures  # loads NumPy
+
+        found, met = past_exposures(system, name, units, at, not_shown)
+        rules.log_all(name, met, now_us)
+        return found
     rows = []
     for number, unit in enumerate(units):
         try:
@@ -126,8 +155,7 @@ def expose(system: System, name: str, units: Sequence[object], *, not_shown: str
     made = [
         assigner.exposure(row, now_us, rule.generation, reason=not_shown, missing=missing) for row, missing in known
     ]
-    if met := [one for one in made if one is not None]:
-        log_exposures(system.part(Rules).log, met)
+    rules.log_all(name, [one for one in made if one is not None], now_us)
     return [assigner.assign(row, now_us) for row, _ in known]
 
 
@@ -214,6 +242,14 @@ def notes(system: System, state: ExperimentState) -> list[str]:
             f"days until {format_time(until_us)[:10]} were closed by a process whose clock was ahead, and units do not "
             "count before: stop it and start it again"
         )
+    newest_us = newest_at_us(system.state.exposures)
+    if newest_us > system.clock.now_us() + EARLY_US:
+        ahead = (
+            f"exposures were logged at {format_time(newest_us)}, which the clock has not reached: it was set back. "
+            "Until then, exposures have this time, and count only on days that are closed later"
+        )
+    if state.started_at_us > system.clock.now_us():
+        ahead = "it was started by a process whose clock was ahead, and no unit counts yet: stop it and start it again"
     return [one for one in (_note(system, state, definition), past, ahead) if one]
 
 

@@ -38,6 +38,7 @@ from trimtab.experiments.days import (
     put_reached,
     store_day,
     stored_days,
+    stored_lateness,
     stored_reached,
 )
 from trimtab.experiments.definitions import Experiment
@@ -209,7 +210,7 @@ class ExperimentDays:
 
     def _intake(self, due: DueDay) -> Intake:
         from_us, until_us = max(due.day_us, self._state.started_at_us), min(due.day_us + DAY_US, self._end_us)
-        return Intake(from_us, until_us, due.known_by_us)
+        return Intake(from_us, until_us, due.known_by_us, stored_lateness(self._system.state.catalog, self._state)[0])
 
     def _sums(
         self,

@@ -181,7 +181,7 @@ class ProjectModels:
 
     def expose(self, experiment: str, wanted: ExposeUnits, *, actor: str) -> ExposedUnits:
         """Return the variants of units, after all their exposures were logged."""
-        found = expose(self._system, experiment, wanted.units, not_shown=wanted.not_shown)
+        found = expose(self._system, experiment, wanted.units, not_shown=wanted.not_shown, at=wanted.at)
         return ExposedUnits(assignments=found)
 
     def _ledgered(self, model: str, alias: str, act: str) -> Ledgered | LedgeredArm | None:

@@ -174,6 +174,8 @@ class ExposeUnits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     units: list[dict[str, Any] | str | int]  # each as `attributes` in `AssignUnit`
     not_shown: str = ""  # why these units did not get their variants
+    # when they met them, if not now: one time for all, or one for each; ISO 8601, or microseconds since 1970
+    at: str | int | list[str | int] | None = None
 
 
 class ExposedUnits(msgspec.Struct, frozen=True, kw_only=True):

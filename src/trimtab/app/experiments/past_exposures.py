@@ -1,0 +1,81 @@
+"""Exposures that are logged later than they happened: imported ones, and those after the clock was set back."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+import numpy as np
+
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, format_time, parse_time_us
+from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, check_row
+from trimtab.experiments.days import EARLY_US, longest_wait_us, stored_reached
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.records import ExperimentState, Exposure, experiment_state, stored_definition
+
+if TYPE_CHECKING:
+    from trimtab.app.system import System
+
+At: TypeAlias = "str | int | dt.datetime"
+
+
+def past_exposures(
+    system: System, name: str, units: Sequence[object], at: At | Sequence[At], not_shown: str
+) -> tuple[list[Assignment], list[Exposure]]:
+    """Return the assignments of units as of past times, and the exposures to log.
+
+    A unit whose day is closed takes no part any more, because sums of closed days do not change.
+
+    Raises:
+        Misuse: There is not one time for each unit, or a time lies in the future.
+    """
+    now_us = system.clock.now_us()
+    times_us = _times(name, units, at, now_us)
+    state = experiment_state(system.state.catalog, name)
+    definition = system.definitions.experiment(name) if state is None else stored_definition(state)
+    rows: list[tuple[dict[str, Any], str]] = [(check_row(definition, unit), "") for unit in units]
+    if definition.features and rows:
+        from trimtab.app.experiments.closing import with_past_features  # loads DuckDB
+
+        rows = with_past_features(system, definition, [row for row, _ in rows], np.array(times_us, np.int64))
+    if state is None:
+        rule = Assigner(definition, None)
+        return [rule.assign(row, at_us) for (row, _), at_us in zip(rows, times_us, strict=True)], []
+    declared = system.declared.experiments.get(name, definition)
+    known = {unit: variant for unit, variant in declared.overrides.items() if variant in definition.variants}
+    holdout = system.config.experiments.holdout if state.holdout is None else state.holdout
+    past = PastAssignments(definition, state, holdout=holdout, overrides=known)
+    found, made = list[Assignment](), list[Exposure]()
+    for (row, missing), at_us in zip(rows, times_us, strict=True):
+        assigner = past.assigner(at_us)
+        one = assigner.assign(row, at_us)
+        if one.takes_part and _is_closed(system, definition, state, at_us, now_us):
+            one = msgspec.structs.replace(one, takes_part=False, reason="day is closed")
+        found.append(one)
+        exposure = assigner.exposure(row, at_us, state.generation, reason=not_shown, missing=missing)
+        if exposure is not None and one.reason != "day is closed":
+            made.append(exposure)
+    return found, made
+
+
+def _times(name: str, units: Sequence[object], at: At | Sequence[At], now_us: int) -> list[int]:
+    given = [at] * len(units) if isinstance(at, str | int | dt.datetime) else [*at]
+    if len(given) != len(units):
+        raise Misuse(
+            f"experiment {name!r}: {len(given)} times for {len(units)} units. Give one for each, or one for all."
+        )
+    times_us = [parse_time_us(one) for one in given]
+    for at_us in times_us:
+        if at_us > now_us + EARLY_US:
+            raise Misuse(
+                f"experiment {name!r}: at={format_time(at_us)} lies in the future. Give the time of the exposure."
+            )
+    return times_us
+
+
+def _is_closed(system: System, definition: Experiment, state: ExperimentState, at_us: int, now_us: int) -> bool:
+    known_by_us = (at_us // DAY_US + 1) * DAY_US + longest_wait_us(definition.metrics)
+    return now_us > known_by_us or at_us < stored_reached(system.state.catalog, state)[0].closed_until_us

@@ -1,0 +1,113 @@
+"""Exposures with a time of their own: the variant of that time, until their day is closed; and a clock set back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from experiment_world import BEGIN_US
+
+from trimtab.app.experiments.closing import close_due
+from trimtab.app.project import Project, open_project
+from trimtab.core.clock import VirtualClock
+from trimtab.core.errors import Misuse
+from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.experiments.days import stored_days
+
+PROJECT = """
+import trimtab as tt
+
+orders = tt.source("orders", time="at", columns={"user": str, "amount": float})
+user = tt.view("user", source=orders, by="user", features={"last": tt.latest("amount")})
+spent = tt.metric("spent", source=orders, by="user", value=tt.sum("amount"), within="7d", role="primary")
+tt.experiment("prices", unit="user", variants={"old": 1, "new": 2}, metrics=[spent])
+tt.experiment("rich", unit="user", variants={"old": 1, "new": 2}, metrics=[spent], features=[user],
+    where=tt.col("user.last") > 10.0)
+"""
+USERS = [f"u{n}" for n in range(40)]
+
+
+def opened(folder: Path, at_us: int = BEGIN_US) -> Project:
+    (folder / "trimtab.toml").write_text("")
+    (folder / "project.py").write_text(PROJECT)
+    return open_project(folder, clock=VirtualClock(at_us), environment={})
+
+
+def to(project: Project, at_us: int) -> None:
+    assert isinstance(project.clock, VirtualClock)
+    project.clock.advance_to(at_us)
+
+
+def units(project: Project, name: str = "prices") -> dict[str, dict[str, int]]:
+    """By day and variant: the units of closed days with some."""
+    close_due(project)
+    found = {}
+    for day in stored_days(project.state.catalog, name, 1):
+        counts = {variant: one.units for variant, one in day.variants.items() if one.units}
+        found |= {format_time(day.day_us)[8:10]: counts} if counts else {}
+    return found
+
+
+def test_an_import_counts_for_the_variant_of_its_time_as_long_as_its_day_is_open(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        project.start_experiment("prices", why="A test.")
+        first = {user: project.assign("prices", user).variant for user in USERS}
+        to(project, BEGIN_US + DAY_US)
+        project.ramp_experiment("prices", weights={"old": 0.1, "new": 0.9}, why="More of the new one.")
+        to(project, BEGIN_US + 6 * DAY_US)
+        times = [BEGIN_US + HOUR_US + n for n in range(len(USERS))]
+        found = project.expose_units("prices", USERS, at=times)
+        assert {user: one.variant for user, one in zip(USERS, found, strict=True)} == first
+        assert project.expose("prices", "u1", at=BEGIN_US - 1).reason == "not started"
+        to(project, BEGIN_US + 8 * DAY_US + 1)  # the first day was closed just now
+        late = project.expose("prices", "later", at=format_time(BEGIN_US + 2 * HOUR_US))
+        assert (late.reason, late.takes_part) == ("day is closed", False)
+        assert project.expose("prices", "later", at=BEGIN_US + DAY_US + HOUR_US).reason == "assigned"
+        to(project, BEGIN_US + 10 * DAY_US)
+        counts = {name: [*first.values()].count(name) for name in ("old", "new")}
+        found_days = units(project)
+        assert found_days["01"] == counts
+        assert sum(found_days["02"].values()) == 1
+
+
+def test_features_of_an_import_are_those_of_its_time(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        project.start_experiment("rich", why="A test.")
+        for n, amount in enumerate((20.0, 5.0)):
+            to(project, BEGIN_US + (2 * n + 1) * HOUR_US)
+            project.push("orders", [{"at": project.clock.now_us(), "user": "u1", "amount": amount}])
+        to(project, BEGIN_US + 2 * DAY_US)
+        reasons = [project.expose("rich", "u1", at=BEGIN_US + hours * HOUR_US).reason for hours in (0, 2, 4)]
+        assert reasons == ["feature missing", "assigned", "not eligible"]
+        assert project.assign("rich", "u1").reason == "not eligible"
+
+
+def test_impossible_times_are_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        project.start_experiment("prices", why="A test.")
+        with pytest.raises(Misuse, match="lies in the future"):
+            project.expose("prices", "u1", at=BEGIN_US + 2 * HOUR_US)
+        with pytest.raises(Misuse, match="2 times for 1 units"):
+            project.expose_units("prices", ["u1"], at=[BEGIN_US, BEGIN_US])
+        assert project.state.exposures.positions() == {}
+
+
+def test_exposures_after_the_clock_was_set_back_count_and_are_noted(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        project.start_experiment("prices", why="A test.")
+    with opened(tmp_path, BEGIN_US + 3 * DAY_US) as project:  # ahead by three days
+        project.expose("prices", "ahead")
+    with opened(tmp_path, BEGIN_US + HOUR_US) as project:
+        project.expose_units("prices", USERS)
+        assert "which the clock has not reached: it was set back" in project.experiment("prices").note
+        to(project, BEGIN_US + 12 * DAY_US)
+        found = units(project)
+        assert sum(found["01"].values()) == len(USERS)
+        assert sum(found["04"].values()) == 1
+
+
+def test_an_experiment_that_was_started_under_a_clock_ahead_says_so(tmp_path: Path) -> None:
+    with opened(tmp_path, BEGIN_US + 3 * DAY_US) as project:
+        project.start_experiment("prices", why="A test.")
+    with opened(tmp_path) as project:
+        assert "started by a process whose clock was ahead" in project.experiment("prices").note

@@ -13,12 +13,13 @@ import shop
 
 from processes import PATIENCE_S, eventually
 from trimtab.app.models.version_memory import VersionMemory
-from trimtab.app.project import Project
-from trimtab.app.serve.background import BackgroundTasks
+from trimtab.app.project import Project, open_project
+from trimtab.app.serve.background import BackgroundTasks, Ticker
 from trimtab.app.state.service_failures import forget_failures, service_failures
 from trimtab.app.training.loops import Loops
 from trimtab.core.errors import Unavailable
 from trimtab.registry import LoadedModel, Version
+from trimtab.run import Cancelled
 from trimtab.store.ports import Put
 
 
@@ -244,3 +245,28 @@ def test_nothing_is_read_ahead_of_ticks_that_fail(project: Project, monkeypatch:
     with BackgroundTasks(project, answers=False).start():
         becomes(lambda: done.count("tick") > 2, True)
     assert set(done[done.index("tick") :]) == {"tick"}
+
+
+def test_ticks_of_a_process_that_answers_are_done_in_a_child_by_the_definitions_it_started_with(trained: Path) -> None:
+    here: list[str] = []
+    with open_project(trained) as project, Ticker(project, lambda: False) as ticker:
+        ticker.work("read ahead buyer", lambda: here.append("ahead"))  # nothing to read before the first tick
+        before = project.state.catalog.mark()
+        ticker.work("tick", lambda: here.append("tick"))
+        assert project.state.catalog.mark() != before
+        ticker.work("read ahead buyer", lambda: here.append("ahead"))
+        ticker.work("retention", lambda: here.append("retention"))
+        assert here == []
+        file = trained / "project.py"
+        file.write_text(
+            file.read_text().replace(
+                "def batch():", "unused = tt.source('unused', time='at', columns={})\n\n\ndef batch():"
+            )
+        )
+        with Ticker(project, lambda: False) as other:
+            other.work("tick", lambda: here.append("tick"))
+            other.work("retention", lambda: here.append("retention"))
+        assert here == ["tick", "retention"]
+        with Ticker(project, lambda: True) as ended, pytest.raises(Cancelled, match="stopping"):
+            ended.work("tick", lambda: here.append("tick"))
+        assert here == ["tick", "retention"]

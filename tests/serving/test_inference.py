@@ -670,3 +670,53 @@ def build_request(shop: Shop, kind: str = "web") -> Any:
     request.inputs.add(name="basket", datatype="FP64", shape=[1]).contents.fp64_contents.append(12.5)
     request.inputs.add(name="at", datatype="INT64", shape=[1]).contents.int64_contents.append(shop.clock.now_us())
     return request
+
+
+ODD = [
+    ("basket", "FP64", 12), ("basket", "FP64", None), ("basket", "FP64", 1e160), ("basket", "FP64", 10**400),
+    ("basket", "FP64", "12"), ("basket", "FP64", True), ("basket", "FP32", 0.1), ("basket", "INT64", 3),
+    ("basket", "INT64", 3.5), ("basket", "INT64", 2**63), ("basket", "BYTES", "12"), ("basket", "BOOL", True),
+    ("user", "BYTES", None), ("user", "BYTES", "Zoë"), ("user", "BYTES", ""), ("user", "INT64", 1),
+    ("id", "BYTES", None), ("id", "BYTES", ""), ("at", "BYTES", "2024-05-01T10:00:00Z"),
+    ("at", "INT64", 1_700_000_000), ("at", "INT64", 1.5), ("at", "FP64", 1.7e15), ("at", "BYTES", "soon"),
+    ("nobody", "FP64", 1.0), ("basket", "FP65", 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "datatype", "value"), ODD)
+def test_a_plain_row_is_read_as_the_general_form_reads_it(shop: Shop, name: str, datatype: str, value: Any) -> None:
+    """A field that the protocol does not know, `note`, keeps a request from being read as a plain row."""
+    shop.pay("ann", 30.0)
+
+    async def say(client: httpx.AsyncClient) -> None:
+        given = {one["name"]: one for one in asked(shop)} | {name: tensor(name, datatype, value)}
+        found = []
+        for more in ({}, {"note": ""}):
+            body = json.dumps({"inputs": [*given.values()], "id": "q", **more})
+            answer = await client.post(INFER, content=body)
+            told = answer.json()
+            for one in told.get("outputs", ()):
+                if one["name"] == "id":
+                    one["data"] = ["p"] * len(one["data"])
+            found.append((answer.status_code, told))
+        assert found[0] == found[1]
+
+    talk(shop, say)
+
+
+def test_a_plain_row_is_refused_for_its_tensors_as_a_whole(shop: Shop) -> None:
+    async def say(client: httpx.AsyncClient) -> None:
+        inputs = asked(shop)
+        assert "sent twice" in refused(await client.post(INFER, json={"inputs": [*inputs, inputs[2]]}), 400)
+        assert "'at': is missing" in refused(await client.post(INFER, json={"inputs": inputs[:-1]}), 400)
+        without = outputs(await client.post(INFER, json={"inputs": [one for one in inputs if one["name"] != "kind"]}))
+        null = [*inputs[:3], tensor("kind", "BYTES", None), inputs[4]]
+        assert outputs(await client.post(INFER, json={"inputs": null}))["score"] == without["score"]
+        wide = [{**inputs[0], "shape": [1, 2]}, *inputs[1:]]
+        assert "shape [1, 2]" in refused(await client.post(INFER, json={"inputs": wide}), 400)
+        other = await client.post(f"{INFER[:-6]}/versions/2/infer", json={"inputs": inputs})
+        assert "version '2' is not in service" in refused(other, 404)
+        unknown = await client.post(INFER, json={"inputs": inputs, "outputs": [{"name": "nothing"}]})
+        assert "output 'nothing': unknown" in refused(unknown, 400)
+
+    talk(shop, say)

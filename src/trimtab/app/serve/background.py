@@ -21,7 +21,7 @@ from trimtab.app.system import System
 from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US
-from trimtab.run import ProcessExecutor, Task, Workplace
+from trimtab.run import Event, Line, Task, Workplace
 from trimtab.serving.arms.arm_counts import EndpointCounts
 from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
 from trimtab.serving.observe.metrics import Metrics
@@ -46,6 +46,56 @@ class ChildTask(msgspec.Struct, frozen=True):
     name: str  # of the task: "tick", "retention", or "read ahead MODEL"
     project: ProjectSpec
     definitions: str  # the hash of the definitions with which the service started
+
+
+class Ticker(Closing):
+    """Does the work of ticks in a child process, because Python code in a thread would delay answers.  # D0217
+
+    The child starts with the first tick, and keeps the project open. If the project file has changed since the service
+    started, the work is done in the calling thread, because the child reads the file.
+
+    Args:
+        stopping: Returns whether the service ends. Then the work is given up, which loses no state.
+    """
+
+    def __init__(self, system: System, stopping: Callable[[], bool]) -> None:
+        self._system = system
+        self._stopping = stopping
+        self._executor = child(system.config.training)
+        self._task: ChildTask | None = None  # None until the first tick
+        self._changed = False
+
+    def work(self, name: str, here: Work) -> None:
+        """Do a task. `here` does it in the calling thread."""
+        from trimtab.app.state.documents import definitions_hash
+
+        if self._task is None:
+            if name != "tick":
+                return  # there is nothing to read ahead before the first tick
+            spec = ProjectSpec.of(self._system.config, self._system.state_folder)
+            self._task = ChildTask("", spec, definitions_hash(self._system.definitions))
+        if not self._changed:
+            argument = msgspec.msgpack.encode(msgspec.structs.replace(self._task, name=name))
+            task = Task("trimtab.app.serve.background:work_in_child", argument, about=name)
+            found = self._executor.run(task, on_event=_log_line, cancelled=self._reason)
+            self._changed = found == _CHANGED
+            if self._changed:
+                _logger.warning("the project file has changed since the service started, which ticks by the old one")
+                self._executor.close()
+        if self._changed:
+            here()
+
+    def _reason(self) -> str | None:
+        return "The service is stopping." if self._stopping() else None
+
+    def close(self) -> None:
+        """End the child."""
+        self._executor.close()
+
+
+def _log_line(event: Event) -> None:
+    if isinstance(event, Line):
+        _logger.info("%s", event.text)
 
 
 def work_in_child(argument: bytes, place: Workplace) -> bytes:
@@ -113,8 +163,6 @@ class BackgroundTasks(Closing):
             write = {"write service metrics": self._metrics.write}
             self._threads.append(self._thread("arm-figures", partial(self._run, WRITE_S, write)))
         self.skew: SkewWatch | None = None
-        self._child: ProcessExecutor | None = None  # ticks in a process that also answers are done in a child
-        self._task: ChildTask | None = None  # the arguments of the child's tasks, from the first tick on
         if keeps:
             self._keep()
 
@@ -143,49 +191,19 @@ class BackgroundTasks(Closing):
         between: dict[str, Work] = {
             f"read ahead {name}": partial(system.part(Loops).read_ahead, name) for name in deployments
         }
+        other = Ticker(system, self._stop.is_set)
         if self._names and runs_in_child(system.config.training, system.clock):
-            self._child = child(system.config.training)
-            ticking = {name: partial(self._in_child, name, work) for name, work in ticking.items()}
-            between = {name: partial(self._in_child, name, work) for name, work in between.items()}
+            ticking = {name: partial(other.work, name, work) for name, work in ticking.items()}
+            between = {name: partial(other.work, name, work) for name, work in between.items()}
         self.skew = SkewWatch(system)
         self._threads += [
             self._thread("background", partial(self._run, _ROUND_S, often)),
-            self._thread("loop", partial(self._run_ticking, ticking, between)),
+            self._thread("loop", partial(self._run_ticking, ticking, between, other)),
             self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
         ]
         if system.config.alerts.receivers:
             look = {"alerts": system.part(Alerting).look}
             self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, look)))
-
-    def _in_child(self, name: str, work: Work) -> None:
-        """Do the task in a child process, because Python code of another thread would delay answers.  # D0217
-
-        It is done in this thread if the project file has changed, because the child reads the file.
-        """
-        if self._child is None:
-            work()
-            return
-        if self._task is None:
-            if name != "tick":
-                return  # there is nothing to read ahead before the first tick
-            from trimtab.app.state.documents import definitions_hash
-
-            spec = ProjectSpec.of(self._system.config, self._system.state_folder)
-            self._task = ChildTask("", spec, definitions_hash(self._system.definitions))
-        task = Task(
-            "trimtab.app.serve.background:work_in_child",
-            msgspec.msgpack.encode(msgspec.structs.replace(self._task, name=name)),
-            about=name,
-        )
-
-        def stopped() -> str | None:
-            return "The service is stopping." if self._stop.is_set() else None
-
-        if self._child.run(task, on_event=lambda event: None, cancelled=stopped) == _CHANGED:
-            _logger.warning("the project file has changed since the service started: it ticks by the old one")
-            self._child.close()
-            self._child = None
-            work()
 
     def _counts(self) -> list[EndpointCounts]:
         return [self._system.served(name).endpoint.counts for name in self._names]
@@ -240,8 +258,6 @@ class BackgroundTasks(Closing):
             thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
                 _logger.warning("%s: still running at the end; it is repeated at the next start", thread.name)
-        if self._child is not None:
-            self._child.close()
         try:
             self._metrics.write()
             self._forget()
@@ -252,15 +268,16 @@ class BackgroundTasks(Closing):
         while not self._stop.wait(every_s):
             self._round(works)
 
-    def _run_ticking(self, ticking: Mapping[str, Work], between: Mapping[str, Work]) -> None:
+    def _run_ticking(self, ticking: Mapping[str, Work], between: Mapping[str, Work], other: Ticker) -> None:
         ticked_s = time.monotonic()
-        while not self._stop.wait(min(_ROUND_S, _TICK_S)):
-            if time.monotonic() < ticked_s + _TICK_S:
-                if "tick" not in self.failures:  # if days are not closed, more predictions would fill the memory
-                    self._round(between, count=False)
-                continue
-            self._round(ticking)
-            ticked_s = time.monotonic()
+        with other:
+            while not self._stop.wait(min(_ROUND_S, _TICK_S)):
+                if time.monotonic() < ticked_s + _TICK_S:
+                    if "tick" not in self.failures:  # if days are not closed, more predictions would fill the memory
+                        self._round(between, count=False)
+                    continue
+                self._round(ticking)
+                ticked_s = time.monotonic()
 
     def _run_following(self) -> None:
         """Follow each alias in every round, even after an error, because the alias may have moved meanwhile."""

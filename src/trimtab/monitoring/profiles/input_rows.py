@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import msgspec
 import numpy as np
@@ -167,7 +168,7 @@ class TextNumbers:
     """Turns texts into numbers: 52 bits of a hash. These are equal on every machine, and do not reveal the text."""
 
     def __init__(self) -> None:
-        self._known: dict[str, float] = {}
+        self._known: dict[object, float] = {}
 
     def of(self, values: Sequence[object]) -> Floats:
         """Return a number for each text; NaN for null."""
@@ -178,9 +179,7 @@ class TextNumbers:
             if isinstance(value, str) and value not in known:
                 digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()
                 known[value] = float(int.from_bytes(digest, "little") >> 12)
-        return np.array(
-            [known.get(value, np.nan) if isinstance(value, str) else np.nan for value in values], np.float64
-        )
+        return np.fromiter(map(known.get, values, repeat(np.nan)), np.float64, len(values))
 
 
 def _column_of(expression: Expression | None, columns: Mapping[str, object]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -52,6 +53,11 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
         """Return the high end for a window of `hours` that ends in the hour `hour` (counted since 1970)."""
         return float(self._highs[_place(hours), hour % 24])
 
+    def highs_of_hour(self, hours: NDArray[np.int64]) -> Floats:
+        """Return the high ends for windows of one hour, for several hours (counted since 1970)."""
+        found: Floats = self._highs[_place(1), hours % 24].astype(np.float64)
+        return found
+
     def most(self, hours: int) -> float:
         """Return the largest high end for windows of `hours`, over all hours of the day."""
         return self._mosts[_place(hours)]
@@ -68,7 +74,7 @@ class Spread(msgspec.Struct, frozen=True, dict=True):
 
 def _place(hours: int) -> int:
     """Return the index of the longest length in `WINDOWS_H` that is not longer than `hours`."""
-    return sum(1 for length in WINDOWS_H if length <= hours) - 1
+    return bisect_right(WINDOWS_H, hours) - 1
 
 
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -240,7 +240,7 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
     after = AlarmState(
         days=day,
         last=max(-FAR * spec.sd, min(FAR * spec.sd, away)),
-        log_values=tuple(_log_sum((0.0, old)) + gain for old, gain in zip(before, gains, strict=True)),
+        log_values=tuple(_log_one_plus(old) + gain for old, gain in zip(before, gains, strict=True)),
         recent=(*state.recent[-KEPT + 1 :], Step(start, surprise, value)),
         newest=newest,
         alarm_day=state.alarm_day,
@@ -376,3 +376,8 @@ def _log_gains(side: AlarmSide, surprise: float, low: float) -> list[float]:
 def _log_sum(logs: tuple[float, ...]) -> float:
     top = max(logs)
     return top + math.log(sum(math.exp(one - top) for one in logs)) if top > -math.inf else top
+
+
+def _log_one_plus(one: float) -> float:
+    """Return the logarithm of 1 + exp(one)."""
+    return math.log(1.0 + math.exp(one)) if one <= 0.0 else one + math.log(math.exp(-one) + 1.0)

@@ -131,13 +131,18 @@ def _nulls(
 ) -> list[Finding]:
     """Return findings of too many nulls for too long. If a source sends nothing, its columns are one finding."""
     found: list[Finding] = []
+    order = np.array(sorted(hours, reverse=True), np.int64)
+    newest_first = [hours[hour] for hour in order.tolist()]
+    rows = np.array([one.rows for one in newest_first], np.int64)
+    nulls = np.array([one.null_rows for one in newest_first], np.int64)
     stale: dict[tuple[str, str], list[tuple[str, Finding]]] = {}
     for place, column in enumerate(profile.columns):
         stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
         off = _off(column, "null", place, graded, gross, stands=stands)
         if column.null_h:  # runs of nulls are common in training, so only a longer run is a finding
             count = int(gross.counts.nulls[place].sum())
-            if _null_run(column, place, hours) <= column.null_h:
+            highs = column.spreads["null"].highs_of_hour(order)
+            if next(iter(null_runs(rows, nulls[:, place], highs)), 0.0) <= column.null_h:
                 off = None
             elif off is None and count >= GROSS * gross.rows:
                 off = gross, count, column.spreads["null"].high_at(gross.hours, gross.last)
@@ -159,14 +164,6 @@ def _nulls(
             found.append(one)
     by_source = {source: _of_source(source, reason, ones) for (source, reason), ones in stale.items()}
     return found + list(by_source.values())
-
-
-def _null_run(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> float:
-    """Return the length (see `null_runs`) of the newest run of hours with too many nulls; 0 if there is none."""
-    order = sorted(hours, reverse=True)
-    rows, nulls = np.array([(hours[hour].rows, hours[hour].nulls[place].sum()) for hour in order]).T
-    usual = np.array([column.spreads["null"].high_at(1, hour) for hour in order])
-    return next(iter(null_runs(rows, nulls, usual)), 0.0)
 
 
 def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +71,11 @@ def answer_table(
     answerers = served.answerers
     answering = answerers.served(loaded)
     request = answerers.features(loaded).request
-    rows = read_rows(requests, request.source, on_error="quarantine")
+    inputs = answerers.offline(loaded)
+    with ThreadPoolExecutor(1, "batch") as ahead:
+        events = ahead.submit(inputs.snapshot, None)  # kept in memory until the batch asks for them
+        rows = read_rows(requests, request.source, on_error="quarantine")
+    events.result()
     table, where = rows.columns, str(requests) if isinstance(requests, str | Path) else "the table"
     unanswered = tuple(problem_of(bad, request.source.declared) for bad in rows.bad)
     if on_error == "skip":
@@ -99,7 +104,7 @@ def answer_table(
                 answering,
                 table,
                 times,
-                inputs=answerers.offline(loaded),
+                inputs=inputs,
                 scorer=answerers.scorer(loaded),
                 log=system.predictions,
                 catalog=system.state.catalog,

@@ -220,6 +220,27 @@ def test_sigterm_during_a_long_training_ends_cleanly(tmp_path: Path) -> None:
     assert "Traceback" not in error
 
 
+def test_a_service_is_ready_before_it_loads_what_its_loop_needs(tmp_path: Path) -> None:
+    """The first answer waits for each of these modules.  # D0219"""
+    folder = shop.write_project(tmp_path / "new")
+    code = (
+        "import os, signal, sys\n"
+        "from trimtab.app.project import open_project\n"
+        "def ready(url):\n"
+        "    ours = {name for name in sys.modules if name.startswith('trimtab.')}\n"
+        "    loop = ('trimtab.steering.loop.', 'trimtab.steering.gate', 'trimtab.training.data', 'trimtab.stats.inf')\n"
+        "    print(len(ours) <= 340 or len(ours), sorted(name for name in ours if name.startswith(loop)))\n"
+        "    print(sorted({'numpy', 'sqlalchemy', 'duckdb', 'scipy', 'sklearn'} & sys.modules.keys()))\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "with open_project('.') as project:\n"
+        "    project.serve(port=0, ready=ready)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=shop.environment(), capture_output=True, text=True
+    )
+    assert (done.stdout, done.returncode) == ("True []\n[]\n", 0), done.stderr
+
+
 def test_one_deployment_that_fails_keeps_no_other_from_being_followed(trained: Path) -> None:
     with shop.opened(trained) as project:
         version = project.registry.alias("buyer", "champion")

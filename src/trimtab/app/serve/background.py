@@ -70,8 +70,6 @@ class Ticker(Closing):
         from trimtab.app.state.documents import definitions_hash
 
         if self._task is None:
-            if name != "tick":
-                return  # there is nothing to read ahead before the first tick
             spec = ProjectSpec.of(self._system.config, self._system.state_folder)
             self._task = ChildTask("", spec, definitions_hash(self._system.definitions))
         if not self._changed:
@@ -167,30 +165,16 @@ class BackgroundTasks(Closing):
             self._keep()
 
     def _keep(self) -> None:
-        # imported here, because processes that only answer do not need them
-        from trimtab.app.alerts.alerting import Alerting
-        from trimtab.app.experiments.ticking import tick_project
-        from trimtab.app.keep.retention import retain_when_due
-        from trimtab.app.training.loops import Loops
-
         system = self._system
         deployments = system.definitions.deployments
-        teachers = {
-            name: system.part(Loops).teacher(name) for name, one in deployments.items() if one.learn == "online"
-        }
         often: dict[str, Work] = {
             "look for views": system.views.look,
             "see the clock": system.state.check_clock,
             "merge service metrics": self._fold,
-            **{f"teach {n}": t.teach for n, t in teachers.items()},
+            **{f"teach {n}": partial(self._teach, n) for n, one in deployments.items() if one.learn == "online"},
         }
-        ticking: dict[str, Work] = {
-            "tick": partial(tick_project, system),
-            "retention": partial(retain_when_due, system),
-        }
-        between: dict[str, Work] = {
-            f"read ahead {name}": partial(system.part(Loops).read_ahead, name) for name in deployments
-        }
+        ticking: dict[str, Work] = {"tick": self._tick, "retention": self._retain}
+        between: dict[str, Work] = {f"read ahead {name}": partial(self._read_ahead, name) for name in deployments}
         other = Ticker(system, self._stop.is_set)
         if self._names and runs_in_child(system.config.training, system.clock):
             ticking = {name: partial(other.work, name, work) for name, work in ticking.items()}
@@ -202,8 +186,34 @@ class BackgroundTasks(Closing):
             self._thread("skew", partial(self._run, _SKEW_S, {"skew": self.skew.check})),
         ]
         if system.config.alerts.receivers:
-            look = {"alerts": system.part(Alerting).look}
-            self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, look)))
+            self._threads.append(self._thread("alerts", partial(self._run, _ALERTS_S, {"alerts": self._alert})))
+
+    # What these tasks need is imported at their first round, because the first answer of a service does not need it.
+
+    def _teach(self, name: str) -> None:
+        from trimtab.app.training.loops import Loops
+
+        self._system.part(Loops).teacher(name).teach()
+
+    def _tick(self) -> None:
+        from trimtab.app.experiments.ticking import tick_project
+
+        tick_project(self._system)
+
+    def _retain(self) -> None:
+        from trimtab.app.keep.retention import retain_when_due
+
+        retain_when_due(self._system)
+
+    def _read_ahead(self, name: str) -> None:
+        from trimtab.app.training.loops import Loops
+
+        self._system.part(Loops).read_ahead(name)
+
+    def _alert(self) -> None:
+        from trimtab.app.alerts.alerting import Alerting
+
+        self._system.part(Alerting).look()
 
     def _counts(self) -> list[EndpointCounts]:
         return [self._system.served(name).endpoint.counts for name in self._names]
@@ -269,15 +279,16 @@ class BackgroundTasks(Closing):
             self._round(works)
 
     def _run_ticking(self, ticking: Mapping[str, Work], between: Mapping[str, Work], other: Ticker) -> None:
-        ticked_s = time.monotonic()
+        ticked_s, ticked = time.monotonic(), False
         with other:
             while not self._stop.wait(min(_ROUND_S, _TICK_S)):
                 if time.monotonic() < ticked_s + _TICK_S:
-                    if "tick" not in self.failures:  # if days are not closed, more predictions would fill the memory
+                    # if days are not closed, more predictions would fill the memory
+                    if ticked and "tick" not in self.failures:
                         self._round(between, count=False)
                     continue
                 self._round(ticking)
-                ticked_s = time.monotonic()
+                ticked_s, ticked = time.monotonic(), True
 
     def _run_following(self) -> None:
         """Follow each alias in every round, even after an error, because the alias may have moved meanwhile."""

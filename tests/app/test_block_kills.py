@@ -15,6 +15,8 @@ import pytest
 
 import forked
 import trimtab as tt
+from trimtab.app.data.recent_events import RecentEvents
+from trimtab.app.features.source_counts import read_counts
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.time import DAY_US
@@ -117,6 +119,11 @@ def compared(folder: Path) -> int:
         bare = [msgspec.structs.replace(day, amended=None, amended_at_us=None) for day in stored]
         by_key = sorted(bare, key=lambda day: (day.day_us, day.version, day.arm))
         assert by_key == expected
+        recent = RecentEvents(project).frame("sales")
+        counts = read_counts(project).of("sales")
+        history = project.history.frame("sales")
+        assert sorted(recent.position.tolist()) == sorted(history.position.tolist())
+        assert counts.events == history.rows
         return len(stored)
 
 

@@ -177,14 +177,23 @@ def recorded_between(
             reached = min(first - 1, after + batch, last)
             found: list[LogRecord] = []
             for source in sources:
-                table = moved.tables.get(source.name)
-                if table is not None and isinstance(table, Prunable):
-                    found += table_records(source, table.rows(within(partition, after, reached)))
+                if source.name in moved.tables:
+                    where = within(partition, after, reached)
+                    found += table_records(source, rows_where(moved.tables[source.name], where))
             yield sorted(found, key=attrgetter("position")), reached
             after = reached
         else:
             after = records[-1].position
             yield (records if after <= last else [one for one in records if one.position <= last]), min(after, last)
+
+
+def rows_where(table: Table, condition: str, names: Sequence[str] | None = None) -> Columns:
+    """Return the rows of a table of record that fulfil an SQL condition; see `Prunable.rows`."""
+    if not isinstance(table, Prunable):
+        raise Misuse(
+            f"{type(table).__name__}: chosen rows of it cannot be read. Keep tables of record in Delta tables."
+        )
+    return table.rows(condition, names)
 
 
 def within(partition: str, after: int, last: int) -> str:

@@ -24,7 +24,7 @@ from trimtab.app.keep.disk_usage import taken
 from trimtab.app.keep.retention import LEASE
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import refuse_read_past
-from trimtab.app.state.state import check_format
+from trimtab.app.state.state import INDEX, check_format
 from trimtab.app.state.state_use import PRIVATE, behind_links, have_alone, set_aside
 from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
@@ -49,7 +49,7 @@ _STATE = "state"
 _LOGS = ("exposures", "quarantine", "predictions", "events")
 _STORES = ("online", "answers", "learners")
 _OWN = {"log", "tables", "blob", *_STORES}  # parts that are copied by their own stores, not file by file
-_PASSING = ("trimtab-replay-", "backfill")  # temporary folders of runs, which are not copied
+_PASSING = ("trimtab-replay-", "backfill", INDEX)  # folders that can be made again, which are not copied
 _PATIENCE_S = 60.0  # how long to wait for another process that runs retention or a backup
 _BLOCK = 1 << 20
 _HASH_DIGITS = 64

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from trimtab.app.state.state import INDEX
 from trimtab.core.shown import format_bytes
 from trimtab.core.time import DAY_US
 from trimtab.events.records import decode_all
@@ -29,6 +30,7 @@ _PARTS = {
     "blob": "blobs: versions, training sets, evaluations",
     "spool": "answers on their way to the log",
     "reports": "reports",
+    INDEX: "index of the event log",
 }
 
 _WINDOW_US = 7 * DAY_US  # the time over which growth is measured

@@ -17,10 +17,10 @@ from trimtab.events.columns.frames import EventFrame
 from trimtab.events.columns.versions import Versions
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, Value, decode_all, decode_heads
-from trimtab.events.tables import Moved, table_records, within
+from trimtab.events.tables import Moved, rows_where, table_records, within
 from trimtab.store.durable_files import make_folder
 from trimtab.store.log_order import append_order
-from trimtab.store.ports import Log, LogRecord, Prunable
+from trimtab.store.ports import Log, LogRecord
 
 _Hashes = NDArray[np.uint32]
 _BLOCK = 4_096
@@ -121,8 +121,8 @@ class KeyIndex:
         found = np.zeros(last - after, np.uint32)
         key = "_id" if self._column is None else self._column[1]
         for name, table in moved.tables.items():
-            if isinstance(table, Prunable) and (self._column is None or name == self._column[0].name):
-                rows = table.rows(within(partition, after, last), ["_position", key])
+            if self._column is None or name == self._column[0].name:
+                rows = rows_where(table, within(partition, after, last), ["_position", key])
                 if key in rows:
                     found[rows["_position"].values - after - 1] = _hashed((name, one) for one in rows[key].to_list())
         return found
@@ -137,10 +137,10 @@ class KeyIndex:
                 found |= {one.position: one for one in records}
         removed = [one for one in positions if one not in found]
         table = self._moved().tables.get(source.name) if removed else None
-        if table is not None and isinstance(table, Prunable):
+        if table is not None:
             for first in range(0, len(removed), _BLOCK):
                 some = ", ".join(map(str, removed[first : first + _BLOCK]))
-                rows = table.rows(f'{within(partition, 0, removed[-1])} AND "_position" IN ({some})')
+                rows = rows_where(table, f'{within(partition, 0, removed[-1])} AND "_position" IN ({some})')
                 found |= {one.position: one for one in table_records(source, rows)}
         return [found[one] for one in positions if one in found]
 
@@ -162,8 +162,8 @@ class KeyIndex:
         """Return whether the record at a position has this checksum; True if it was removed from the log."""
         if position > self._log.positions().get(partition, 0):
             return True
-        (record,) = self._log.read(partition, position - 1, limit=1)
-        return record.position > position or crc32(record.payload) == checksum
+        records = self._log.read(partition, position - 1, limit=1)
+        return not records or records[0].position > position or crc32(records[0].payload) == checksum
 
     def _store(self, partition: str) -> None:
         """Write the blocks that the file of a partition lacks. If that cannot be done, they stay in memory."""

@@ -1,4 +1,4 @@
-"""How many times as long `Project.join` takes for ten times as many labels and events, at worst: 50,000 to 5,000,000."""
+"""How many times as long ten times as many labels and events take in `Project.join`, at worst: 50,000 to 5,000,000."""
 
 from __future__ import annotations
 

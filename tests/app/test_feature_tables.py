@@ -28,7 +28,7 @@ from trimtab.core.clock import SystemClock
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, format_time
-from trimtab.features.parts import parted_views
+from trimtab.features.parts import loaded_frames, parted_views
 from trimtab.features.parts.parted_views import claimed
 from trimtab.training.data.parquet import write_parquet
 
@@ -47,6 +47,7 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Histories go to disk, in several parts."""
     monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
     monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+    monkeypatch.setattr(loaded_frames, "_EVENT_BYTES", 10**9)
 
 
 def visits(count: int = 200, seed: int = 2) -> Columns:
@@ -107,6 +108,7 @@ def test_the_disk_gives_the_bytes_that_memory_gives(
     project.join(asked, out=tmp_path / "memory.parquet", **how)
     monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
     monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+    monkeypatch.setattr(loaded_frames, "_EVENT_BYTES", 10**9)
     monkeypatch.setattr(feature_runs, "GROUP_ROWS", 1_000)
     steps: list[tuple[int, int]] = []
     monkeypatch.setattr(feature_runs, "_VALUE_BYTES", 10**5)  # so that they are several blocks
@@ -119,7 +121,10 @@ def test_the_disk_gives_the_bytes_that_memory_gives(
     assert same(found, expected)
     project.materialise()
     project.join(asked, out=tmp_path / "tables.parquet", **how)
-    assert (tmp_path / "tables.parquet").read_bytes() == (tmp_path / "disk.parquet").read_bytes()
+    monkeypatch.setattr(loaded_frames, "_EVENT_BYTES", 300)  # so that the tables are read into memory
+    assert project.join(asked, out=tmp_path / "loaded.parquet", **how).parts == 1
+    for name in ("tables", "loaded"):
+        assert (tmp_path / f"{name}.parquet").read_bytes() == (tmp_path / "disk.parquet").read_bytes()
     assert list((project.state_folder / "backfill").iterdir()) == []
 
 
@@ -170,6 +175,7 @@ def test_a_snapshot_has_every_entity_that_was_known(
     if disk:
         monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
         monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+        monkeypatch.setattr(loaded_frames, "_EVENT_BYTES", 10**9)
     at = shop.BEGIN_US + 3 * DAY_US + 1
     found = project.snapshot("site", at=at)
     assert found.names == ("site", "at", *SITE)
@@ -220,6 +226,7 @@ def test_entities_of_several_columns_have_snapshots_too(project: Project, monkey
     assert found["pair.n"].to_list() == [1] * len(keys)
     monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
     monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+    monkeypatch.setattr(loaded_frames, "_EVENT_BYTES", 10**9)
     assert same(project.snapshot(pair, at=at, reasons=True), found)
 
 
@@ -318,9 +325,9 @@ from trimtab.app.features import feature_files
 from trimtab.app.features import feature_runs
 from trimtab.app.features import feature_tables
 from trimtab.app.online import history as app_history
-from trimtab.features.parts import parted_views
+from trimtab.features.parts import loaded_frames, parted_views
 
-app_history._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 2 * 10**7
+app_history._EVENT_BYTES, loaded_frames._EVENT_BYTES, parted_views._PER_EVENT_BYTES = 10**9, 10**9, 2 * 10**7
 feature_runs.GROUP_ROWS, feature_runs._VALUE_BYTES = 1_000, 10**5
 
 def stop(done, total):
@@ -343,6 +350,7 @@ def test_a_killed_run_goes_on_where_it_was(
     settings |= {"GROUP_ROWS": (feature_runs, 1_000), "_VALUE_BYTES": (feature_runs, 10**5)}
     for name, (module, value) in settings.items():
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(loaded_frames, "_EVENT_BYTES", 10**9)
     real = parted_views.evaluate_view
     monkeypatch.setattr(parted_views, "evaluate_view", lambda *a: calls.append("one") or real(*a))
     with shop.opened(project.config.folder) as again:

@@ -27,7 +27,7 @@ from trimtab.app.training.loops import Loops
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.features.parts import parted_views
+from trimtab.features.parts import loaded_frames, parted_views
 from trimtab.training.data.sets import TrainingSet
 
 
@@ -199,6 +199,7 @@ def test_training_gives_the_same_version_from_memory_and_from_disk(
         if said == "on disk":
             monkeypatch.setattr(app_history, "_EVENT_BYTES", 10**9)
             monkeypatch.setattr(parted_views, "_PER_EVENT_BYTES", 2 * 10**7)
+            monkeypatch.setattr(loaded_frames, "_EVENT_BYTES", 10**9)
             monkeypatch.setattr(feature_runs, "GROUP_ROWS", 100)
             monkeypatch.setattr(feature_runs, "_VALUE_BYTES", 3 * 10**5)  # so that requests are taken in several blocks
         caplog.clear()

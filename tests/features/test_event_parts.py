@@ -12,7 +12,7 @@ import duckdb
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import Answer, Record, frame_of, oracle
 from recorded import recorded
@@ -20,15 +20,18 @@ from strategies import KEYED, KEYLESS, histories, request_keys, request_times, v
 from test_offline import bits
 
 from trimtab.core.columns.data import Column, column
+from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source, source
 from trimtab.features.aggregates import count, latest, mean
 from trimtab.features.definitions import View, view
 from trimtab.features.frames import REASONS
 from trimtab.features.offline.as_known_now import as_known_now
 from trimtab.features.offline.view_columns import evaluate_view
+from trimtab.features.parts import loaded_frames
 from trimtab.features.parts.event_files import connected, table_events
 from trimtab.features.parts.event_parts import Split, entities_of, frame_of_part, parts_of, settle, split
 from trimtab.features.parts.given_files import folder_events
+from trimtab.features.parts.loaded_frames import load
 from trimtab.features.parts.part_answers import packed, scattered, unpacked
 from trimtab.features.parts.parted_views import in_slices
 
@@ -39,7 +42,7 @@ asks = st.lists(st.tuples(request_keys, request_times()), min_size=1, max_size=1
 @pytest.fixture(scope="module", autouse=True)
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One connection for all examples: opening one takes as long as an example."""
-    with connected(tmp_path_factory.mktemp("duckdb") / "overflow", 256 << 20) as opened:
+    with connected(tmp_path_factory.mktemp("duckdb") / "overflow", 256 << 20, ordered=True) as opened:
         CONNECTIONS.append(opened)
         yield
     CONNECTIONS.clear()
@@ -75,6 +78,13 @@ def by_parts(
                 answers = in_slices(of, [key.take(rows) for key in keys], at_us[rows], frame, 1 + part % 3)
                 found.append((rows, unpacked(packed(answers))))
         return listed(of, scattered(found, len(at_us)))
+
+
+def loaded(records: list[Record], of: View, keys: list[Column], at_us: Any, *, final: bool) -> list[dict[str, Answer]]:
+    (connection,) = CONNECTIONS
+    with tempfile.TemporaryDirectory() as name:
+        frame = load(recorded(records, of.source, Path(name)), of.columns_read, connection)
+    return listed(of, evaluate_view(of, keys, at_us, as_known_now(frame) if final else frame))
 
 
 def listed(of: View, answers: Any) -> list[dict[str, Answer]]:
@@ -132,10 +142,49 @@ def agree(of: Source, data: st.DataObject, wanted: Wanted, parts: int, final: bo
     keys, at_us = [column("str", [key for key, _ in wanted])], np.array([t for _, t in wanted], np.int64)
     expected = in_memory(records, declared, keys, at_us, final=final)
     found = by_parts(records, declared, keys, at_us, parts, final=final)
+    read = loaded(records, declared, keys, at_us, final=final)
     judged = known_always(records) if final else records
-    for answers, in_one, (key, t) in zip(found, expected, wanted, strict=True):
-        assert bits(answers) == bits(in_one), (key, t)
+    for answers, in_one, whole, (key, t) in zip(found, expected, read, wanted, strict=True):
+        assert bits(answers) == bits(in_one) == bits(whole), (key, t)
         assert bits(answers) == bits(oracle(judged, declared, key, t)), (key, t)
+
+
+LOOSE = source("loose", time="at", columns={"key": str, "x": float, "n": int, "other": str})
+LOOSE_KEYED = source("loose", time="at", key="n", columns={"key": str, "x": float, "n": int, "other": str})
+
+
+@pytest.mark.parametrize("few", [0, 1_000], ids=["many repeated", "few repeated"])
+@pytest.mark.parametrize("of", [LOOSE, LOOSE_KEYED], ids=["keyless", "keyed"])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6), names=st.sets(st.sampled_from(["key", "x", "n"]), min_size=1))
+def test_files_that_repeat_rows_are_read_as_they_are_split(
+    of: Source, few: int, seed: int, names: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded_frames, "_FEW", few)
+    (connection,) = CONNECTIONS
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        connection.execute(f"SELECT setseed({seed / 10**6})")
+        for file in ("a", "b"):
+            connection.execute(
+                "COPY (SELECT if(random() < .2, NULL, 'k' || (random() * 2)::INT) AS key, (random() * 2)::INT AS n, "
+                "if(random() < .2, 'nan'::DOUBLE, (random() * 2)::INT::DOUBLE) AS x, "
+                "'o' || (random() * 1)::INT AS other, to_timestamp((random() * 2)::INT) AS at, "
+                "to_timestamp(if(random() < .5, 3, 4)) AS _known_at "
+                f"FROM range(30)) TO '{folder / file}.parquet'"
+            )
+        events = folder_events(of, folder, folder / "given")
+        settled = settle(events, folder / "versions", connection)
+        split_up = frame_of_part(split(settled, events, (), sorted(names), 1, folder / "p", connection), 0, connection)
+        assert rows_of(load(events, names, connection)) == rows_of(split_up)
+
+
+def rows_of(frame: EventFrame) -> list[str]:
+    own = (frame.event_at_us, frame.known_at_us, frame.superseded_at_us, frame.deleted, frame.partition, frame.position)
+    columns = [array.tolist() for array in own] + [
+        frame.columns[name].to_list() for name in sorted(frame.columns.names)
+    ]
+    return sorted(map(repr, zip(*columns, strict=True)))
 
 
 @settings(deadline=None, max_examples=6)

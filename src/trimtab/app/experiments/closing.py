@@ -350,7 +350,7 @@ def with_past_features(
 def _evaluate(
     run: Run, features: FeatureSet, requests: Columns, at_us: NDArray[Any], known_by_us: int | None
 ) -> FeatureFrame:
-    run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names))
+    run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names), kept=True)
     return FeatureFrame.concat(
         [
             run.evaluate(features, requests.take(cut), at_us[cut], known_by_us=known_by_us)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -30,13 +31,16 @@ from trimtab.events.columns.frame_index import key_values
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source
 from trimtab.events.tables import materialise
-from trimtab.features.definitions import View
+from trimtab.features.definitions import Join, View
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
 from trimtab.features.offline.as_known_now import as_known_now
-from trimtab.features.offline.evaluation import evaluate, evaluate_by
+from trimtab.features.offline.evaluation import evaluate_by
+from trimtab.features.offline.view_columns import evaluate_view
 from trimtab.features.parts.event_files import EventFiles, table_events
 from trimtab.features.parts.given_files import folder_events
+from trimtab.features.parts.loaded_frames import LoadedFrames
+from trimtab.features.parts.part_answers import Answers
 from trimtab.features.parts.parted_views import PartedViews, claimed
 from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Table
@@ -61,10 +65,11 @@ class Run(Protocol):
         """Say whether the features are computed in memory or on disk, as text for people."""
         ...
 
-    def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
+    def begin(self, rows: int, *, evaluations: int, columns: int, kept: bool) -> None:
         """Prepare to compute features for a number of requests.
 
         `evaluations`: how many times each request is evaluated. `columns`: the number of values of each request.
+        `kept`: whether the results of all requests will be in memory, and not only those of one block.
         """
         ...
 
@@ -94,7 +99,7 @@ class OpenedRun(msgspec.Struct, frozen=True, eq=False):
 
     def evaluate(self, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
         """Compute the features of all requests, each as of the time of the request."""
-        self.run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names))
+        self.run.begin(requests.rows, evaluations=1, columns=len(requests.names) + len(features.names), kept=True)
         return FeatureFrame.concat(
             [self.run.evaluate(features, requests.take(cut), at_us[cut]) for cut in self.run.blocks(requests.rows)]
         )
@@ -107,7 +112,7 @@ OpenRun: TypeAlias = "Callable[[Model], AbstractContextManager[OpenedRun]]"
 def run_in_memory(history: SharedHistory, model: Model) -> Iterator[OpenedRun]:
     """Open a run that computes a model's features from the history in memory."""
     frames, positions = history.frames_at(_request_sources(model) | {view.source.name for view in model.features.views})
-    yield OpenedRun(_InMemory(frames, positions, None), frames)
+    yield OpenedRun(_InMemory(frames.__getitem__, positions, None), frames)
 
 
 @contextmanager
@@ -148,7 +153,7 @@ def opened_run(
             raise NotFound(f"events of {name!r}: no feature here uses this source. The features use: {used}.")
     if not events and _fits(system):
         frames, positions = system.history.frames_at(sources)
-        yield _InMemory(frames, positions, progress)
+        yield _InMemory(frames.__getitem__, positions, progress)
         return
     with _kept(system, features, sources, what, events, progress) as run:
         yield run
@@ -164,7 +169,9 @@ def _kept(
     progress: Meter | None,
     positions: Mapping[str, int] | None = None,
 ) -> Iterator[Run]:
-    """Open a run that works on disk. If it is stopped, its folder is kept, so that it can resume.
+    """Open a run that reads events from files: into memory, one source after another, if each fits, else in parts.
+
+    If it is stopped, its folder is kept, so that it can resume.
 
     `positions` says up to where the event log is read; by default, up to its current end.
     """
@@ -194,12 +201,18 @@ def _on_disk(
     given: Mapping[str, int] | None,
 ) -> Iterator[Run]:
     positions = _pinned(system, folder) if given is None else dict(given)
+    memory_bytes = system.config.features.memory_bytes
+    files = _event_files(system, sources, positions, folder, events)
+    with LoadedFrames(folder, files, features.views, memory_bytes // 2) as loaded:
+        if loaded.fits:
+            yield _InMemory(loaded.frame, positions, progress, loaded.threads, memory_bytes)
+            return
     run = _OnDisk(features, positions, folder, progress)
     views = PartedViews(
         folder,
-        _event_files(system, sources, positions, folder, events),
+        files,
         address=content_hash([positions, _files(events)]),
-        memory_bytes=system.config.features.memory_bytes,
+        memory_bytes=memory_bytes,
         clock=system.clock,
         done=run.step,
     )
@@ -209,40 +222,59 @@ def _on_disk(
 
 
 class _InMemory:
-    def __init__(self, frames: dict[str, EventFrame], positions: dict[str, int], progress: Meter | None) -> None:
+    def __init__(
+        self,
+        frame_of: Callable[[str], EventFrame],
+        positions: dict[str, int],
+        progress: Meter | None,
+        threads: int = 1,
+        memory_bytes: int | None = None,
+    ) -> None:
         self.positions, self.parts, self.where = positions, 1, "in memory"
         self.scratch: Path | None = None
-        self._frames = frames
-        self._known: tuple[int, dict[str, EventFrame]] | None = None  # the last `known_by_us`, and its events
+        self._frame_of = frame_of
+        self._known: tuple[str, int, EventFrame] | None = None  # the last events with another `known_by_us`
         self._progress = progress
+        self._threads = threads
+        self._memory_bytes = memory_bytes  # for one block of requests and all else; None: one block has all requests
 
-    def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
-        self._rows = rows
+    def begin(self, rows: int, *, evaluations: int, columns: int, kept: bool) -> None:
+        whole = kept or self._memory_bytes is None
+        self._rows, self._block_rows = rows, rows if whole else _block_rows(self._memory_bytes or 0, columns)
 
     def blocks(self, rows: int) -> list[slice]:
-        return [slice(0, rows)]
+        return _blocks(rows, self._block_rows)
 
     def evaluate(
         self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, known_by_us: int | None = None
     ) -> FeatureFrame:
-        frames = self._frames
-        if known_by_us is not None:
-            if self._known is None or self._known[0] != known_by_us:
-                known = {name: as_known_now(frame, known_by_us) for name, frame in frames.items()}
-                self._known = known_by_us, known
-            frames = self._known[1]
-        found = evaluate(features, requests, at_us, frames)
+        def answer(join: Join, keys: Sequence[Column], at_us: NDArray[Any]) -> Answers:
+            return evaluate_view(join.view, keys, at_us, self._frame(join.view.source.name, known_by_us))
+
+        if self._threads == 1:
+            found = evaluate_by(answer, features, requests, at_us)
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                found = evaluate_by(answer, features, requests, at_us, pool.map)
         if self._progress is not None:
             self._progress(self._rows, self._rows)
         return found
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        frame = self._frames[view.source.name]
+        frame = self._frame(view.source.name, None)
         known = slice(None) if known_by_us is None else np.flatnonzero(frame.known_at_us <= known_by_us)
         keys = set(key_values([frame.columns[name].take(known) for name in view.by])) - {None}
         ordered = sorted(keys)
         lists = [ordered] if len(view.by) == 1 else [list(v) for v in zip(*ordered, strict=True)] or [[]] * len(view.by)
         return [column(view.source.columns[name], values) for name, values in zip(view.by, lists, strict=True)]
+
+    def _frame(self, name: str, known_by_us: int | None) -> EventFrame:
+        if known_by_us is None:
+            return self._frame_of(name)
+        last = self._known
+        if last is None or last[:2] != (name, known_by_us):
+            last = self._known = (name, known_by_us, as_known_now(self._frame_of(name), known_by_us))
+        return last[2]
 
 
 class _OnDisk:
@@ -260,17 +292,15 @@ class _OnDisk:
     def where(self) -> str:
         return f"on disk, in {self.parts} {'part' if self.parts == 1 else 'parts'}"
 
-    def begin(self, rows: int, *, evaluations: int, columns: int) -> None:
-        fitting = self.views.memory_bytes // 4 // (_VALUE_BYTES * columns)
-        self._block_rows = max(1, fitting // GROUP_ROWS) * GROUP_ROWS
+    def begin(self, rows: int, *, evaluations: int, columns: int, kept: bool) -> None:
+        self._block_rows = _block_rows(self.views.memory_bytes, columns)
         parts = [self.views.parts(join.view) for join in self._features.joins]
         self.parts = max(parts, default=1)
         self._steps = sum(parts) * evaluations * len(self.blocks(rows)) + len(self._features.views)
         self.views.prepare(self._features.views)
 
     def blocks(self, rows: int) -> list[slice]:
-        starts = range(0, max(rows, 1), self._block_rows)
-        return [slice(start, min(start + self._block_rows, rows)) for start in starts]
+        return _blocks(rows, self._block_rows)
 
     def evaluate(
         self, features: FeatureSet, requests: Columns, at_us: NDArray[Any], *, known_by_us: int | None = None
@@ -285,6 +315,16 @@ class _OnDisk:
         self._done += 1
         if self._progress is not None and self._steps:
             self._progress(min(self._done, self._steps), self._steps)
+
+
+def _block_rows(memory_bytes: int, columns: int) -> int:
+    """Return how many requests fit into a quarter of the memory, with `columns` values each."""
+    return max(1, memory_bytes // 4 // (_VALUE_BYTES * columns) // GROUP_ROWS) * GROUP_ROWS
+
+
+def _blocks(rows: int, block_rows: int) -> list[slice]:
+    starts = range(0, max(rows, 1), max(block_rows, 1))
+    return [slice(start, min(start + block_rows, rows)) for start in starts]
 
 
 def _fits(system: System) -> bool:

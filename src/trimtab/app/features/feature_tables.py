@@ -301,7 +301,8 @@ def _made(system: System, wanted: _Wanted, how: How) -> FeatureTable | FeatureFi
 
 def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile:
     rows, final = wanted.requests.rows, how.as_known == "final"
-    run.begin(rows, evaluations=1 + final, columns=len(wanted.requests.names) + len(wanted.features.names))
+    columns = len(wanted.requests.names) + len(wanted.features.names)
+    run.begin(rows, evaluations=1 + final, columns=columns, kept=how.out is None)
     counts = dict.fromkeys(wanted.features.names, 0) if final else {}
 
     def block(cut: slice) -> tuple[Columns, dict[str, int]]:

@@ -68,7 +68,7 @@ def read_piece(piece: Piece) -> Column:
     if kind in ("u", "U"):
         return _texts(piece, _slices(piece, "<i4" if kind == "u" else "<i8"), valid)
     if kind == "vu":
-        return _texts(piece, _views(piece, valid), valid)
+        return _views(piece, valid)
     if kind.startswith("d:"):
         return _decimals(piece, valid)
     named = next((text for start, text in _NAMES.items() if kind.startswith(start)), f"format {kind!r}")
@@ -184,27 +184,33 @@ def _placeholder(dtype: Dtype) -> NDArray[Any]:
     return np.array([np.nan if dtype == "float" else 0], {"float": np.float64, "bool": np.bool_}.get(dtype, np.int64))
 
 
-def _texts(piece: Piece, parts: list[bytes | None], valid: NDArray[Any] | None) -> Column:
-    present = None if valid is None else valid.tolist()
-    known: dict[bytes | None, str | None] = {}  # equal texts share one Python object
-    out: list[str | None] = []
+def _texts(
+    piece: Piece, parts: Sequence[bytes], valid: NDArray[Any] | None, text_of: Callable[[bytes], bytes] = bytes
+) -> Column:
+    """Return a column of texts. Equal texts share one Python object.
+
+    Args:
+        parts: For each row, bytes that identify its text.
+        text_of: Returns the text, in UTF-8, that some of these bytes identify.
+    """
+    there: Sequence[bytes | None] = parts
+    if valid is not None:
+        there = [part if ok else None for part, ok in zip(parts, valid.tolist(), strict=True)]
+    known: dict[bytes | None, str | None] = dict.fromkeys(there)
+    shared: dict[str, str] = {}
     try:
-        for row, part in enumerate(parts):
-            if part is None or (present is not None and not present[row]):
-                out.append(None)
-                continue
-            text = known.get(part)
-            if text is None:
-                text = known[part] = part.decode()
-            out.append(text)
+        for part in known:
+            if part is not None:
+                text = text_of(part).decode()
+                known[part] = shared.setdefault(text, text)
     except UnicodeDecodeError as error:
         raise _broken(piece, f"a text is not UTF-8 ({error.reason})") from error
     values = np.empty(piece.rows, object)
-    values[:] = out
+    values[:] = list(map(known.__getitem__, there))
     return _column("str", values, valid)
 
 
-def _slices(piece: Piece, kind: str) -> list[bytes | None]:
+def _slices(piece: Piece, kind: str) -> list[bytes]:
     """Return the texts of a column that has an offset for each text, and all texts in one buffer."""
     if not piece.rows:
         return []
@@ -219,31 +225,24 @@ def _slices(piece: Piece, kind: str) -> list[bytes | None]:
     return [text[a:b] for a, b in pairwise(bounds)]
 
 
-def _views(piece: Piece, valid: NDArray[Any] | None) -> list[bytes | None]:
-    """Return the texts of a column of views. A view has a short text, or the place of a long text in a buffer."""
-    raw = _typed(piece, 1, "V16", piece.offset, piece.rows).tobytes()
-    held = [b"" if data is None else data.tobytes() for data in piece.buffers[2:]]
+def _views(piece: Piece, valid: NDArray[Any] | None) -> Column:
+    """Return a column of views. A view has a short text, or the place of a long text in a buffer."""
+    held: list[bytes] = [b"" if data is None else data.tobytes() for data in piece.buffers[2:]]
     # limit the total size, because many views of one long text could take far more memory than the buffers
     left = 4 * sum(map(len, held)) + 16 * piece.rows
-    known: dict[bytes, bytes] = {}
-    out: list[bytes | None] = []
-    present = [True] * piece.rows if valid is None else valid.tolist()
-    for row, there in enumerate(present):
-        view = raw[16 * row : 16 * row + 16]
+
+    def text_of(view: bytes) -> bytes:
+        nonlocal left
         size, _, buffer, at = _VIEW.unpack(view)
-        if not there:
-            out.append(None)
-        elif 0 <= size <= 12:
-            out.append(view[4 : 4 + size])
-        elif view in known:
-            out.append(known[view])
-        else:
-            left -= size
-            if size < 0 or left < 0 or not 0 <= buffer < len(held) or not 0 <= at <= len(held[buffer]) - size:
-                raise _broken(piece, "its texts lie outside their buffers")
-            known[view] = held[buffer][at : at + size]
-            out.append(known[view])
-    return out
+        if 0 <= size <= 12:
+            return view[4 : 4 + size]
+        left -= size
+        if size < 0 or left < 0 or not 0 <= buffer < len(held) or not 0 <= at <= len(held[buffer]) - size:
+            raise _broken(piece, "its texts lie outside their buffers")
+        text: bytes = held[buffer][at : at + size]
+        return text
+
+    return _texts(piece, _typed(piece, 1, "V16", piece.offset, piece.rows).tolist(), valid, text_of)
 
 
 def _decimals(piece: Piece, valid: NDArray[Any] | None) -> Column:

@@ -131,6 +131,8 @@ def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
     offline: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
+        "arrow_output_version": "1.4",  # texts as views, which are read faster
+        "produce_arrow_string_view": True,
     }
     with open_duckdb(offline) as connection:
         connection.execute("SET TimeZone = 'UTC'")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,8 +56,13 @@ def evaluate(
     return evaluate_by(answer, features, requests, at_us)
 
 
-def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any]) -> FeatureFrame:
-    """Compute features. `answer` computes those of views, from events that may be in memory or on disk."""
+def evaluate_by(
+    answer: ViewAnswer, features: FeatureSet, requests: Columns, at_us: NDArray[Any], each: Callable[..., Any] = map
+) -> FeatureFrame:  # fmt: skip
+    """Compute features. `answer` computes those of views, from events that may be in memory or on disk.
+
+    `each` applies a function to several views, like `map`, perhaps in threads.
+    """
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
     columns = features.request.columns  # features must not depend on other columns of the table
@@ -65,8 +71,10 @@ def evaluate_by(answer: ViewAnswer, features: FeatureSet, requests: Columns, at_
     reasons: dict[str, NDArray[Any]] = {}
     failed: dict[str, NDArray[Any]] = {}
     for stage in features.stages:
-        for join in stage.joins:
-            for name, (column, codes) in answer(join, [known[name] for name in join.by], at_us).items():
+        joins = sorted(stage.joins, key=lambda join: join.view.source.name)  # each source may have to be read
+        keys = [[known[name] for name in join.by] for join in joins]
+        for join, found in zip(joins, each(answer, joins, keys, repeat(at_us)), strict=True):
+            for name, (column, codes) in found.items():
                 values[f"{join.name}.{name}"] = column
                 reasons[f"{join.name}.{name}"] = codes
         known = known.replace({name: column for name, column in values.items() if name not in columns})

@@ -29,6 +29,8 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
     REASONS.index(reason) for reason in ("found", "no_entity", "not_yet", "outside_window", "expired", "null")
 )
 
+_MISSING: dict[Dtype, Any] = {"float": np.nan, "str": None}  # in the values of other types: 0
+
 
 def evaluate_view(
     view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame
@@ -163,7 +165,7 @@ class _Scatter:
         With `zero`, a value that is neither found nor failed becomes 0 instead of null.
         """
         kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
-        missing: Any = {"float": 0.0 if zero else np.nan, "str": None}.get(dtype, 0)
+        missing: Any = 0 if zero else _MISSING.get(dtype, 0)
         values: Array = np.full(len(self.unknown), missing, kind)
         if answer is None:
             valid = np.zeros(len(values), bool)
@@ -223,35 +225,34 @@ class _Answers:
         assert aggregate.of is not None  # `latest()` makes sure of this
         there, rows, reasons = self._newest(aggregate.max_age_us)
         names = sorted(aggregate.of.columns()) or [self.view.by[0]]
-        found, failed, _ = evaluate_marked(aggregate.of, self.frame.columns.select(names).take(rows), what)
+        columns = self.frame.columns.select(names).take(rows)
+        found, failed = columns[names[0]], None
+        if aggregate.of.op != "col":  # the values of events need no checks
+            found, failed, _ = evaluate_marked(aggregate.of, columns, what, there)
         if found.valid is not None:
+            nulls = np.flatnonzero(there & ~found.valid)
             reasons = reasons.copy()
-            nulls = np.full(len(rows), NULL) if failed is None else np.where(failed, FAILED, NULL)
-            reasons[np.flatnonzero(there)[~found.valid]] = nulls[~found.valid]
-        if len(rows) == len(there):
+            reasons[nulls] = NULL if failed is None else np.where(failed[nulls], FAILED, NULL)
+        if there.all():
             return found, reasons
-        values = np.full(len(there), {"float": np.nan, "str": None}.get(found.dtype, 0), found.values.dtype)
-        values[there] = found.values
-        return Column(found.dtype, values, reasons == FOUND), reasons
+        values = np.where(there, found.values, _MISSING.get(found.dtype, 0))
+        return Column(found.dtype, values.astype(found.values.dtype, copy=False), reasons == FOUND), reasons
 
     def _newest(self, max_age_us: int | None) -> tuple[Array, Array, Array]:
         """Find the newest event of each request's entity that is at most `max_age_us` old.
 
-        Return which requests have such an event, the rows of these events in the history, and the reasons of all
-        requests.
+        Return which requests have such an event, the row of this event in the history (any row, if there is none), and
+        the reasons of all requests.
         """
         if max_age_us not in self._newest_by_age:
             newest = np.full(len(self.unknown), -1, np.int64)
             newest[self.events.requests.rows] = np.append(self.events.rows, -1)[self._newest_place]
             there = newest >= 0
-            rows = newest[there]
             if max_age_us is not None:
-                fresh = self.at_us[there] - self.frame.event_at_us[rows] <= max_age_us
-                there[there] = fresh
-                rows = rows[fresh]
+                there &= self.at_us - self.frame.event_at_us[newest] <= max_age_us
             reasons = self.unknown.copy()
             reasons[(reasons == FOUND) & ~there] = EXPIRED
-            self._newest_by_age[max_age_us] = there, rows, reasons
+            self._newest_by_age[max_age_us] = there, newest, reasons
         return self._newest_by_age[max_age_us]
 
     @cached_property

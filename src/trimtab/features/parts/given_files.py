@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -61,7 +61,12 @@ def folder_events(source: Source, path: Path, converted: Path) -> EventFiles:
         files = _converted(source, files, list(types), converted)
         types = {name: SQL_TYPES[dtypes_of(source)[name]] for name in types}
     _refuse_misfits(source, files, types, path)
-    return EventFiles(source=source, select=_select(source, files, types), partitions=tuple(map(str, files)))
+    return EventFiles(
+        source=source,
+        select=_select(source, files, types),
+        partitions=tuple(map(str, files)),
+        content_ids=not source.key,
+    )
 
 
 def _types(source: Source, files: Sequence[Path], path: Path) -> tuple[dict[str, str], bool]:
@@ -150,29 +155,42 @@ def _cleaned(dtype: Dtype, name: str, kind: str) -> str:
 
 
 def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, str], path: Path) -> None:
-    tests = {}
-    for name, kind in types.items():
-        dtype = dtypes_of(source)[name]
-        if name in (source.time, source.key):
-            tests[f"{name!r} is null"] = f"{quoted(name)} IS NULL"
-        if dtype == "float":
-            number = value(dtype, quoted(name))
-            tests[f"{name!r} is infinite or beyond {LARGEST:g}"] = f"NOT isnan({number}) AND abs({number}) > {LARGEST}"
-        if dtype == "time":
-            tests[f"{name!r} is outside the years 1 to 9999"] = _beyond(name, kind)
-    counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests.values())
+    listed = ", ".join(map(pattern, files))
+    # files usually state the least and the greatest value of each row group, so that the values need not be read
+    stated = [f"TRY_CAST(stats_{which}_value AS DOUBLE)" for which in ("min", "max")]
+    within = (
+        f"SELECT path_in_schema FROM parquet_metadata([{listed}]) GROUP BY 1 "
+        f"HAVING bool_and(coalesce({stated[0]} >= -{LARGEST} AND {stated[1]} <= {LARGEST}, false))"
+    )
     try:
         with open_duckdb() as connection:
-            found = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchone()
+            usual = {name for (name,) in connection.execute(within).fetchall()}
+            tests = _tests(source, types, usual)
+            counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests.values())
+            (found,) = connection.execute(f"SELECT {counts} FROM {parquet(files)}").fetchall()
     except duckdb.Error as error:
         raise Corrupt(f"{path}: {str(error).splitlines()[0]} Restore that file from a copy.") from error
-    assert found is not None  # a query of counts always returns one row
     for what, count in zip(tests, found, strict=True):
         if count:
             raise Misuse(
                 f"{path}: {what} in {count:,} rows, which cannot be events of {source.name!r}. "
                 f"{_INSTEAD.format(source.name)}"
             )
+
+
+def _tests(source: Source, types: Mapping[str, str], usual: Collection[str]) -> dict[str, str]:
+    """Return the SQL of each test that is true for values which no event has. `usual` numbers are not tested."""
+    tests = {}
+    for name, kind in types.items():
+        dtype = dtypes_of(source)[name]
+        if name in (source.time, source.key):
+            tests[f"{name!r} is null"] = f"{quoted(name)} IS NULL"
+        if dtype == "float" and name not in usual:
+            number = value(dtype, quoted(name))
+            tests[f"{name!r} is infinite or beyond {LARGEST:g}"] = f"NOT isnan({number}) AND abs({number}) > {LARGEST}"
+        if dtype == "time":
+            tests[f"{name!r} is outside the years 1 to 9999"] = _beyond(name, kind)
+    return tests
 
 
 def _beyond(name: str, kind: str) -> str:

@@ -90,7 +90,7 @@ class PartedViews(Closing):
         """Return the number of parts that the entities of a view are split into."""
         name = view.source.name
         if name not in self._counts:
-            with named_errors(self.folder):
+            with named_errors(self.folder, name):
                 self._counts[name] = self._of(view).count(self._connection)
         return max(1, math.ceil(self._counts[name] * _PER_EVENT_BYTES / self.memory_bytes))
 
@@ -161,8 +161,8 @@ class PartedViews(Closing):
             events, parts = self._of(view), self.parts(view)
             self._connection.close()  # closing frees DuckDB's memory for the next step
             try:
-                with named_errors(self.folder), self._connected(2) as connection:
-                    name = view.source.name
+                name = view.source.name
+                with named_errors(self.folder, name), self._connected(2) as connection:
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
                         together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # as many as in a part
@@ -231,8 +231,8 @@ def claimed(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def named_errors(folder: Path) -> Iterator[None]:
-    """Turn DuckDB's errors into trimtab's errors."""
+def named_errors(folder: Path, source: str | None = None) -> Iterator[None]:
+    """Turn DuckDB's errors into trimtab's errors. `source` is the source whose files are read, if it is known."""
     try:
         yield
     except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
@@ -241,5 +241,6 @@ def named_errors(folder: Path) -> Iterator[None]:
             f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it continues "
             "from here."
         ) from error
-    except duckdb.Error as error:  # the file was readable when its columns were read, so it was damaged afterwards
-        raise Corrupt(f"{str(error).splitlines()[0]} Restore that file from a copy.") from error
+    except duckdb.Error as error:  # the columns of the file could be read, but its values are damaged
+        what = "" if source is None else f"events of {source!r}: "
+        raise Corrupt(f"{what}{str(error).splitlines()[0]} Restore that file from a copy.") from error

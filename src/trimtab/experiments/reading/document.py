@@ -13,6 +13,7 @@ from trimtab.report.document import Tone
 _TONES: dict[str, Tone] = {"ship": "good", "stop": "bad", "blocked": "bad", "cannot be seen": "warning"}
 _WIDE = 4.0  # looks whose interval is this much wider than the newest one are left out of the plot
 _MOST_SLICES = 20
+_MOST_PARTS = 14  # rows about novelty in a terminal
 
 
 def experiment_document(reading: Reading) -> Document:
@@ -97,8 +98,8 @@ def _effects(page: Document, reading: Reading) -> None:
                 one.variant,
                 one.metric,
                 one.role + margin,
-                look.control,
-                look.variant,
+                f"{look.control:,.4g} s" if one.unit else look.control,
+                f"{look.variant:,.4g} s" if one.unit else look.variant,
                 shown_effect(one).removeprefix(one.metric).lstrip(": "),
                 *([_from_margin(one)] if guarded else []),
                 None if p is None else f"{p:.2g}",
@@ -128,8 +129,9 @@ def _from_margin(one: MetricReading) -> str | None:
         return "no event"
     low, high = one.looks[-1].beyond_low, one.looks[-1].beyond_high
     if low is not None and high is not None:
-        return f"{low:+.3g} to {high:+.3g}"
-    return f"at least {low:+.3g}" if low is not None else f"at most {high:+.3g}" if high is not None else "not known"
+        return f"{low:+.3g} to {high:+.3g}{one.unit}"
+    least, most = (None if end is None else f"{end:+.3g}{one.unit}" for end in (low, high))
+    return f"at least {least}" if least is not None else f"at most {most}" if most is not None else "not known"
 
 
 def _over_time(page: Document, reading: Reading) -> None:
@@ -144,7 +146,7 @@ def _over_time(page: Document, reading: Reading) -> None:
         relative = all(look.relative is not None and look.control for one in some for look in one.looks)
         series = [_series(one, relative=relative) for one in some]
         zero = Series(name="no effect", x=series[0].x, y=[0.0] * len(series[0].x))
-        title = f"{metric}: difference to the control" + (" in %" if relative else "")
+        title = f"{metric}: difference to the control" + (" in %" if relative else " in s" if some[0].unit else "")
         page.plot(line_chart([*series, zero], title=title, marks=marks, height=240), detail=True)
 
 
@@ -172,9 +174,13 @@ def _slices(page: Document, reading: Reading) -> None:
         return
     page.heading("Slices")
     page.paragraph("p-values are corrected after Holm for the number of slices.")
+    units = {one.metric: one.unit for one in reading.metrics}
     ordered = sorted(reading.slices, key=lambda one: 1.0 if one.adjusted_p is None else one.adjusted_p)
     rows = tuple(
-        (one.slice, one.variant, one.metric, sum(one.look.units), *shown_values(one.look), _p(one.adjusted_p))
+        (
+            *(one.slice, one.variant, one.metric, sum(one.look.units)),
+            *(*shown_values(one.look, unit=units[one.metric]), _p(one.adjusted_p)),
+        )
         for one in ordered[:_MOST_SLICES]
     )
     page.table(Table(headers=("slice", "variant", "metric", "units", "effect", "low", "high", "p"), rows=rows), most=10)
@@ -182,34 +188,38 @@ def _slices(page: Document, reading: Reading) -> None:
 
 def _weeks(page: Document, reading: Reading) -> None:
     rows = tuple(
-        (one.metric, one.variant, f"until {_minute(look.until_us)[:10]}", sum(look.units), *shown_values(look))
+        (
+            one.metric,
+            one.variant,
+            f"until {_minute(look.until_us)[:10]}",
+            sum(look.units),
+            *shown_values(look, unit=one.unit),
+        )
         for one in reading.metrics
         if one.role == "primary"
         for look in one.by_week
     )
     ages = tuple(
-        (one.metric, one.variant, age, sum(look.units), *shown_values(look))
+        (one.metric, one.variant, age, sum(look.units), *shown_values(look, unit=one.unit))
         for one in reading.metrics
         for age, look in one.by_age.items()
     )
     if ages:
-        page.heading("Novelty: by days since the first exposure", detail=True)
+        page.heading("Novelty: by days since the first exposure")
         page.paragraph(
             "The effect on what units do on their first day, their second day, and so on. If it shrinks from day to "
             "day, the novelty wears off. Each interval is that of a single look at its days.",
-            detail=True,
         )
         headers = ("metric", "variant", "since the exposure", "units", "effect", "low", "high")
-        page.table(Table(headers=headers, rows=ages), detail=True)
+        page.table(Table(headers=headers, rows=ages), most=_MOST_PARTS)
     if rows:
-        page.heading("Novelty: by week", detail=True)
+        page.heading("Novelty: by week")
         page.paragraph(
             "The effect on units that were first exposed in each week. If it shrinks from week to week, the novelty "
             "may wear off. Each interval is that of a single look at its week.",
-            detail=True,
         )
         headers = ("metric", "variant", "week", "units", "effect", "low", "high")
-        page.table(Table(headers=headers, rows=rows), detail=True)
+        page.table(Table(headers=headers, rows=rows), most=_MOST_PARTS)
 
 
 def _days(page: Document, reading: Reading) -> None:

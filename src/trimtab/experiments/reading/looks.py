@@ -55,6 +55,11 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     by_age: dict[str, Look] = {}  # for a primary metric: the effect by days since the first exposure, such as "day 1"
 
     @property
+    def unit(self) -> str:
+        """The unit of the metric's values, as they are shown."""
+        return unit_of(self.kind)
+
+    @property
     def taken_back(self) -> bool:
         """Whether the newest look alone would decide, but not together with the outcomes that came late."""
         return self.with_late is not None and self.verdict == "open" and self.at_close != "open"
@@ -92,7 +97,8 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     """Return the newest effect on a metric, or that of a look, as text: "revenue +3.1 % (1.2 % to 5.0 %)"."""
     if (at_most := (look or one.looks[-1]).at_most) is not None:
         return f"{one.metric}: no event in either variant (at most {100 * at_most:.2g} % of the units have one)"
-    effect, low, high = shown_values(one.looks[-1], one.bounded) if look is None else shown_values(look)
+    bounds = one.bounded if look is None else None
+    effect, low, high = shown_values(look or one.looks[-1], bounds, unit=one.unit)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]
     if low is None or high is None:
         between = f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval"
@@ -101,7 +107,12 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     return f"{one.metric} {effect} ({between})"
 
 
-def shown_values(look: Look, bounds: tuple[float, float] | None = None) -> list[str | None]:
+def unit_of(kind: str) -> str:
+    """Return the unit of the values of a kind of metric: " s" for times, and otherwise ""."""
+    return " s" if kind == "time_to_event" else ""
+
+
+def shown_values(look: Look, bounds: tuple[float, float] | None = None, *, unit: str = "") -> list[str | None]:
     """Return the effect and its bounds as texts: in % of the control's value, if that is not too close to 0.
 
     Bounds in % allow for the error of the control's value as well.
@@ -109,10 +120,11 @@ def shown_values(look: Look, bounds: tuple[float, float] | None = None) -> list[
     Args:
         look: The look.
         bounds: Bounds of the difference that are further apart than the look's own, for missing labels.
+        unit: The unit of the metric's values.
     """
     low, high = bounds or (look.low, look.high)
     if look.relative is None or not look.control:
-        return [None if one is None else f"{one:+.3g}" for one in (look.difference, low, high)]
+        return [None if one is None else f"{one:+.3g}{unit}" for one in (look.difference, low, high)]
     found: list[str | None] = [percent(look.relative)]
     for relative, own, end in ((look.relative_low, look.low, low), (look.relative_high, look.high, high)):
         if relative is None or own is None or end is None:

@@ -14,6 +14,7 @@ from trimtab.core.shown import Shown
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import arms_of, level_of
+from trimtab.experiments.reading.looks import unit_of
 from trimtab.experiments.reading.planted_runs import PastUnits, split_days
 from trimtab.experiments.records import ExperimentDay
 from trimtab.report import Align, Table
@@ -47,6 +48,7 @@ class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
     explained: float | None  # the share of the variance that the covariate explains; null: there is none
     day_sd: float  # the standard deviation of the difference from day to day, without the part that units explain
     rules: list[RulePlan]
+    unit: str = ""  # the unit of the metric's values, " s" for times
 
 
 class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +70,11 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if self.assumption:
             yield f"Assumption: {self.assumption}"
         for one in self.metrics:
-            noise = f", days add {one.day_sd:.3g}" if one.day_sd else ""
+            noise = f", days add {one.day_sd:.3g}{one.unit}" if one.day_sd else ""
             less = "" if one.explained is None else f", the covariate explains {one.explained:.0%}"
             yield ""
-            yield f"{one.metric} ({one.role}): mean {one.mean:.4g}, standard deviation {one.sd:.4g}{noise}{less}"
+            values = f"mean {one.mean:.4g}{one.unit}, standard deviation {one.sd:.4g}{one.unit}"
+            yield f"{one.metric} ({one.role}): {values}{noise}{less}"
             yield terminal_table(rules_table(one.rules, self.rule))
         yield ""
         if self.constant:
@@ -205,6 +208,7 @@ def _metric_plan(
     return MetricPlan(
         metric=metric.name,
         role=metric.role,
+        unit=unit_of(metric.kind),
         mean=mean,
         sd=design.sd,
         explained=1.0 - variance / float(np.mean(plain)) if plain else None,

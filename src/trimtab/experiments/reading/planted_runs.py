@@ -24,6 +24,8 @@ from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.association import share_interval
 
 Array = NDArray[Any]
+# what the totals of units are, for metrics that are no sum over units
+_TOTALS = {"ratio": "of its numerator", "quantile": "of all values", "time_to_event": "seconds"}
 _FIRST = 100_000  # the generation of the first run of seed 0; no real start of an experiment has such a number
 
 
@@ -76,6 +78,7 @@ class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
     days_to_right: list[float] | None  # days until a right act: 10 % quantile, median, 90 % quantile
     worse_units: float  # units that got the worse variant before the act, on average
     cost: dict[str, float]  # by primary metric: how much these units lost in total, on average
+    cost_in: dict[str, str] = {}  # by primary metric: what `cost` is a total of, if not of the metric itself
     assumption: str = ""  # what is taken for granted about the units, and how to change it
 
     def lines(self) -> Iterator[str]:
@@ -95,7 +98,8 @@ class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
             low, middle, high = self.days_to_right
             yield f"days until a right act: median {middle:.0f} (from {low:.0f} to {high:.0f} in 80 % of these runs)"
         if self.effect:
-            lost = "; ".join(f"{name} {total:,.4g}" for name, total in self.cost.items())
+            what_of = {name: f" ({what})" for name, what in self.cost_in.items()}
+            lost = "; ".join(f"{name} {total:,.4g}{what_of.get(name, '')}" for name, total in self.cost.items())
             yield f"cost until the act: {self.worse_units:,.0f} units with the worse variant, which lost {lost}"
 
 
@@ -170,6 +174,7 @@ def planted_runs(
         cost={
             one.name: abs(effect) * float(np.nanmean(past.values[one.name].y)) * worse_units / runs for one in primary
         },
+        cost_in={one.name: _TOTALS[one.kind] for one in primary if one.kind in _TOTALS},
     )
 
 

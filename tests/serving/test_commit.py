@@ -141,6 +141,46 @@ def test_the_loop_runs_while_the_thread_appends() -> None:
     asyncio.run(watch())
 
 
+@pytest.mark.parametrize("buffered", [False, True])
+def test_a_large_batch_is_appended_in_the_thread_and_what_follows_it_as_well(tmp_path: Path, buffered: bool) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Standing(Disk):
+        def append(self, payloads: Sequence[bytes], *, at_us: Any = None) -> range:
+            if len(payloads) > 1:
+                begun.set()
+                assert may_end.wait(30)
+            return super().append(payloads, at_us=at_us)
+
+    disk = Standing()
+    log = PredictionLog(BufferedLog(disk, tmp_path / "spool") if buffered else disk)
+
+    async def watch() -> None:
+        commit, batch = GroupCommit(log), [prediction()] * 1_001
+        assert not commit.buffer(batch)
+        first = commit.append(batch)
+        await until(begun.is_set)
+        one = prediction()
+        after = None if commit.buffer([one]) else commit.append([one])
+        assert (after is None) == buffered  # what fits into the buffer need not wait
+        await asyncio.sleep(0.05)  # the loop goes on
+        assert not first.done()
+        may_end.set()
+        await asyncio.gather(first, *([] if after is None else [after]))
+        commit.append_buffered()
+        commit.close()
+        quick = GroupCommit(log)
+        if not buffered:
+            await quick.append([prediction()])
+        quick.close()
+
+    asyncio.run(watch())
+    names = [(size, name) for size, name in disk.appends]
+    assert names[0] == (1_001, "trimtab-commit_0")
+    assert names[1] == (1, "MainThread" if buffered else "trimtab-commit_0")
+    assert buffered or names[2] == (1, "MainThread")  # again in the loop
+
+
 @pytest.mark.usefixtures("stopwatch")
 def test_the_loop_is_tried_again_when_the_disk_is_quick_again() -> None:
     disk = Disk()

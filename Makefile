@@ -55,9 +55,12 @@ check: .venv/.stamp
 bench: .venv/.stamp
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-bench-peers: .venv/.stamp benchmarks/doors/peers.txt
+bench-peers: .venv/.stamp benchmarks/doors/peers.txt benchmarks/doors/peers-mlserver.txt
 	test -d .venv-peers || $(BIN)/python -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/doors/peers.txt
+	# with Feast in one environment, pip takes an MLServer of 2022 that does not start
+	test -d .venv-peers/mlserver || $(BIN)/python -m venv .venv-peers/mlserver
+	.venv-peers/mlserver/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/doors/peers-mlserver.txt
 	$(BIN)/python benchmarks/run.py --peers .venv-peers/bin/python $(or $(ARGS),$(basename $(notdir $(wildcard benchmarks/doors/door_*.py))))
 
 soak: .venv/.stamp .venv/.data

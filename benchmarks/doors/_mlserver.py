@@ -37,7 +37,14 @@ def server(folder: Path, python: Path) -> Iterator[tuple[int, int]]:
     for one in free:
         one.close()
     served = write(folder, *ports)
-    command = [str(python), "-c", "from mlserver.cli import main; main()", "start", str(served)]
+    own = python.parent.parent / "mlserver" / "bin" / "python"  # an environment of its own; see `make bench-peers`
+    command = [
+        str(own if own.exists() else python),
+        "-c",
+        "from mlserver.cli import main; main()",
+        "start",
+        str(served),
+    ]
     with (folder / "mlserver.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:

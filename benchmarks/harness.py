@@ -12,6 +12,7 @@ and has
                                  closed after them if it has a `close`
     def ours(state): ...         measures once, and returns the figure in UNIT
     def floor(state): ...        the same for the floor; left out when there is none
+    def more(state): ...         left out, or further figures of the same state, by name, measured after the pairs
     def peers(state, python): ...  left out, or the figures of other products for the same job, by name. `python` is the
                                  interpreter of an environment of their own (`make bench-peers`)
 
@@ -54,6 +55,7 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     setup: Callable[[Path], Any]
     ours: Callable[[Any], float]
     floor: Callable[[Any], float] | None
+    more: Callable[[Any], Mapping[str, float]] | None = None
     peers: Callable[[Any, Path], Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     better: Better
     repeats: int
+    more: dict[str, float] = {}
     peers: dict[str, float] = {}
 
     @property
@@ -120,6 +123,7 @@ def load(name: str) -> Benchmark:
         setup=module.setup,
         ours=module.ours,
         floor=getattr(module, "floor", None),
+        more=getattr(module, "more", None),
         peers=getattr(module, "peers", None),
     )
 
@@ -140,7 +144,7 @@ def measure(
     if folder is None:
         with tempfile.TemporaryDirectory(prefix=f"{benchmark.name}-") as temporary:
             return measure(benchmark, repeats=repeats, folder=Path(temporary), peers_python=peers_python)
-    ours, floor, peers = [], [], {}
+    ours, floor, more, peers = [], [], {}, {}
     with prepared(benchmark, folder) as state:
         for turn in range(repeats):
             if turn % 2:
@@ -149,6 +153,8 @@ def measure(
                 floor.append(benchmark.floor(state))
             if not turn % 2:
                 ours.append(benchmark.ours(state))
+        if benchmark.more is not None:
+            more = dict(benchmark.more(state))
         if peers_python is not None and benchmark.peers is not None:
             peers = dict(benchmark.peers(state, peers_python))
     middle, base = statistics.median(ours), statistics.median(floor) if floor else None
@@ -161,6 +167,7 @@ def measure(
         unit=benchmark.unit,
         better=benchmark.better,
         repeats=repeats,
+        more=more,
         peers=peers,
     )
 

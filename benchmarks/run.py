@@ -57,8 +57,8 @@ def run(names: list[str], repeats: int, peers: Path | None) -> int:
             continue
         results.append(result)
         print(line(result), flush=True)
-        for peer, figure in result.peers.items():
-            print(f"{'':<18} {figure:>12,.4g} {peer}", flush=True)
+        for what, figure in (result.more | result.peers).items():
+            print(f"{'':<18} {figure:>12,.4g} {what}", flush=True)
     text = msgspec.json.format(msgspec.json.encode(results), indent=2)
     (BUILD / "bench.json").write_bytes(text + b"\n")
     missed = [result.name for result in results if not result.met]

@@ -2,7 +2,7 @@
 
 All answers are logged. Each turn opens the project again, so the events are read from their log as well. The floor
 joins the same files by row numbers in DuckDB, gathers the columns, and calls the model on two threads; it knows neither
-late events nor reasons, and logs nothing. The time to the first answers is in the line of `first rows`, with the peers.
+late events nor reasons, and logs nothing. The time to the first answers is printed after the line.
 """
 
 from __future__ import annotations
@@ -138,5 +138,5 @@ def floor(batch: Batch) -> float:
     return REQUESTS / (time.perf_counter() - start)
 
 
-def peers(batch: Batch, python: Path) -> Mapping[str, float]:
+def more(batch: Batch) -> Mapping[str, float]:
     return {f"first rows, s (needed {FIRST_S:g})": float(np.median(batch.first_s))}

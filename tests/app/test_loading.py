@@ -73,11 +73,12 @@ def test_new_changed_and_repeated_rows_are_told_apart(tmp_path: Path) -> None:
         assert counted("sales", f"a,north,never,{day}") == (0, 0, 0)
 
 
-def test_a_long_log_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_file_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trimtab.app.features.loading._COMPARED", 2)
     file = tmp_path / "readings.csv"
     with shop.opened(shop.write_project(tmp_path / "project")) as project:
-        for rows, new in (("north,1.5,2024-03-01\n", 1), ("north,1.5,2024-03-02\nnorth,1.5,2024-03-03\n", None)):
+        days = [f"north,1.5,2024-03-0{day}\n" for day in range(1, 7)]
+        for rows, new in (("".join(days[:2]), 2), ("".join(days[1:3]), 1), ("".join(days[3:]), None)):
             file.write_text("site,level,read_at\n" + rows)
             assert project.ingest("readings", file).new == new
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from trimtab.events.columns.key_index import KeyIndex
 from trimtab.events.definitions import Source
 from trimtab.events.records import Event, decode_all
 from trimtab.events.tables import Moved, recorded
@@ -62,12 +63,12 @@ def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved)
 
 
 def new_and_changed(
-    source: Source, log: Log, moved: Moved, before: Mapping[str, int], partition: str, last: int
+    source: Source, log: Log, index: KeyIndex, before: Mapping[str, int], partition: str, last: int
 ) -> tuple[int, int]:
     """Return how many events that were appended have a new id, and how many change an event; all others repeat one.
 
     Args:
-        moved: The part of the log that was moved to tables of record.
+        index: The index of the log by the ids of events.
         before: The positions of the log before the events were appended.
         partition: The partition to which they were appended.
         last: The position of the last of them.
@@ -77,11 +78,10 @@ def new_and_changed(
         events = decode_all([one.payload for one in records])
         appended |= {_hash(event): event.id for event in events if event.source == source.name}
     ids, known = set(appended.values()), set[str]()
-    for block in _recorded(source, log, moved, before):
-        for event in block:
-            if event.source == source.name and event.id in ids:
-                known.add(event.id)
-                appended.pop(_hash(event), None)
+    found = index.find(source, index.seen(source.name, list(ids), before))
+    for event in decode_all([one.payload for one in found if one.position <= before.get(one.partition, 0)]):
+        known.add(event.id)
+        appended.pop(_hash(event), None)
     new = len(set(appended.values()) - known)
     return new, len(appended) - new
 

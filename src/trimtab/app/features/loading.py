@@ -18,7 +18,7 @@ from trimtab.events.ingest import Pushed
 from trimtab.events.redelivered_rows import changed_columns, new_and_changed, redelivered
 from trimtab.events.values.fitting import FileRows
 
-_COMPARED = 1_000_000  # with more recorded rows than this, new rows are not told from repeated ones
+_COMPARED = 1_000_000  # of more rows than this, new ones are not told from repeated ones
 
 
 class Ingested(Pushed, frozen=True):
@@ -26,7 +26,7 @@ class Ingested(Pushed, frozen=True):
 
     ignored: tuple[str, ...] = ()  # the undeclared columns of the rows, which are not kept
     not_final: int = 0  # rows that were left out because their values may not be final yet
-    new: int | None = None  # how many accepted rows are new; None: not compared, because too many are recorded
+    new: int | None = None  # how many accepted rows are new; None: not compared, because there are too many
     changed: int | None = None  # how many accepted rows change a recorded row; all others repeat one
 
 
@@ -71,14 +71,13 @@ def load_rows(
 def _new_and_changed(
     system: System, source: str, before: dict[str, int], pushed: Pushed
 ) -> tuple[int, int] | tuple[None, None]:
-    """Compare the accepted rows with the recorded ones, unless these are so many that it would take long."""
+    """Compare the accepted rows with the recorded ones, unless they are so many that it would take long."""
     if not pushed.accepted:
         return 0, 0
-    if sum(before.values()) + pushed.accepted > _COMPARED:
+    if pushed.accepted > _COMPARED:
         return None, None
-    declared = system.definitions.source(source)
-    moved = system.state.moved([declared])
-    return new_and_changed(declared, system.state.events, moved, before, pushed.partition, pushed.position)
+    declared, index = system.definitions.source(source), system.event_ids
+    return new_and_changed(declared, system.state.events, index, before, pushed.partition, pushed.position)
 
 
 def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:

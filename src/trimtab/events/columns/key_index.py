@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import compress, pairwise
+from itertools import chain, compress, pairwise
 from pathlib import Path
 from zlib import crc32
 
@@ -25,7 +25,42 @@ from trimtab.store.ports import Log, LogRecord
 _Hashes = NDArray[np.uint32]
 _BLOCK = 4_096
 _MANY = 64 * _BLOCK  # this many removed records are read from the tables of record at once
+_TOGETHER = 64  # this many blocks are searched at once: 1 MB
 _NEAR = 100  # records that are at most this far apart are read together
+
+
+class _Known(msgspec.Struct, frozen=True, eq=False):
+    """The hashes of a partition's records: whole blocks, shape (blocks, 4096), and the rest. 0: there is no key."""
+
+    blocks: tuple[_Hashes, ...] = ()
+    rest: _Hashes = np.zeros(0, np.uint32)
+
+    @property
+    def rows(self) -> int:
+        return sum(one.size for one in self.blocks) + len(self.rest)
+
+    def added(self, new: Sequence[_Hashes]) -> _Known:
+        """Return these hashes, and after them others."""
+        rest = np.concatenate([self.rest, *new])
+        whole = len(rest) // _BLOCK * _BLOCK
+        blocks = (*self.blocks, rest[:whole].reshape(-1, _BLOCK)) if whole else self.blocks
+        return _Known(blocks, rest[whole:].copy())
+
+    def search(self, wanted: _Hashes) -> tuple[NDArray[np.int64], _Hashes]:
+        """Return the positions of some hashes, and the hash at each. Blocks are searched in parts that fit into a cache."""
+        heads = np.zeros(1 << 20, np.bool_)  # the first 20 bits of a hash leave few to compare
+        heads[wanted >> 12] = True
+        positions, found, begin = [np.zeros(0, np.int64)], [self.rest[:0]], 1
+        for part in (*self.blocks, self.rest[None]):
+            for first in range(0, len(part), _TOGETHER):
+                some = part[first : first + _TOGETHER]
+                maybe = np.flatnonzero(some == wanted[0] if len(wanted) == 1 else heads[some >> 12])
+                hashes = some[maybe // some.shape[1], maybe % some.shape[1]]
+                there = np.isin(hashes, wanted)
+                positions.append(maybe[there] + begin)
+                found.append(hashes[there])
+                begin += some.size
+        return np.concatenate(positions), np.concatenate(found)
 
 
 class KeyIndex:
@@ -51,7 +86,7 @@ class KeyIndex:
         self._folder = folder
         self._moved = moved
         self._column = column
-        self._known: dict[str, _Hashes] = {}  # by partition; a hash that cannot be right stands for no key: 0
+        self._known: dict[str, _Known] = {}  # by partition
         self._stored: dict[str, int] = {}  # by partition: how many blocks its file has
         self._mutex = threading.Lock()
 
@@ -66,8 +101,7 @@ class KeyIndex:
         hashes = np.unique(np.array([_hash(source.name, one) for one in wanted], np.uint32))
         found: list[LogRecord] = []
         for partition, known in self._known.items():
-            positions = (np.flatnonzero(_among(known, hashes)) + 1).tolist()
-            found += self._read(source, partition, positions)
+            found += self._read(source, partition, known.search(hashes)[0].tolist())
         events = decode_all([one.payload for one in found])
         mine = [r for r, e in zip(found, events, strict=True) if e.source == source.name and self._key(e) in wanted]
         return sorted(mine, key=append_order)
@@ -78,8 +112,8 @@ class KeyIndex:
         hashes = hashes_of(source, ids)
         wanted, there = np.unique(hashes), [np.zeros(0, np.uint32)]
         for partition, known in self._known.items():
-            earlier = known[: before.get(partition, 0)]
-            there.append(earlier[_among(earlier, wanted)])
+            positions, found = known.search(wanted)
+            there.append(found[positions <= before.get(partition, 0)])
         return set(compress(ids, np.isin(hashes, np.concatenate(there)).tolist()))
 
     def refresh(self) -> None:
@@ -91,14 +125,17 @@ class KeyIndex:
         moved, ends = self._moved(), self._log.positions()
         for partition in {**moved.through, **ends}:
             end, truncated = ends.get(partition, 0), moved.through.get(partition, 0)
-            known = self._known.get(partition)
-            if known is None or len(known) > max(end, truncated):  # an older copy of the log is in its place
-                known = self._load(partition, max(end, truncated))
-            parts = [known]
-            while (after := sum(map(len, parts))) < max(end, truncated):
-                parts.append(self._hashes(partition, after, end, moved))
-            self._known[partition] = np.concatenate(parts)
-            self._store(partition)
+            known, last = self._known.get(partition), max(end, truncated)
+            if known is None or known.rows > last:  # an older copy of the log is in its place
+                known = self._load(partition, last)
+            new: list[_Hashes] = []
+            after = known.rows
+            while after < last:
+                new.append(self._hashes(partition, after, end, moved))
+                after += len(new[-1])
+            self._known[partition] = known.added(new) if new else known
+            if known.rows // _BLOCK < after // _BLOCK:
+                self._store(partition)
 
     def _key(self, event: Event) -> Value:
         if self._column is None:
@@ -144,19 +181,19 @@ class KeyIndex:
                 found |= {one.position: one for one in table_records(source, rows)}
         return [found[one] for one in positions if one in found]
 
-    def _load(self, partition: str, end: int) -> _Hashes:
+    def _load(self, partition: str, end: int) -> _Known:
         """Return the hashes of the sound blocks of a file, if it is about the records that the log has now."""
         self._stored[partition] = 0
         try:
             words = np.fromfile(self._file(partition), np.uint32)
         except OSError:
-            return np.zeros(0, np.uint32)
+            return _Known()
         blocks = words[: len(words) // (_BLOCK + 2) * (_BLOCK + 2)].reshape(-1, _BLOCK + 2)
         sound = next((n for n, one in enumerate(blocks) if crc32(one[:-1].data) != one[-1]), len(blocks))
         if sound * _BLOCK > end or (sound and not self._is_last(partition, sound * _BLOCK, blocks[sound - 1, -2])):
-            return np.zeros(0, np.uint32)
+            return _Known()
         self._stored[partition] = sound
-        return blocks[:sound, :-2].reshape(-1)
+        return _Known((blocks[:sound, :-2],))
 
     def _is_last(self, partition: str, position: int, checksum: np.uint32) -> bool:
         """Return whether the record at a position has this checksum; True if it was removed from the log."""
@@ -167,24 +204,22 @@ class KeyIndex:
 
     def _store(self, partition: str) -> None:
         """Write the blocks that the file of a partition lacks. If that cannot be done, they stay in memory."""
-        known, stored = self._known[partition], self._stored[partition]
-        last = {}
-        for number in range(stored, len(known) // _BLOCK):
-            position = (number + 1) * _BLOCK
-            there = position <= self._log.positions().get(partition, 0)
-            records = self._log.read(partition, position - 1, limit=1) if there else []
-            last[number] = crc32(records[0].payload) if records and records[0].position == position else 0
-        if not last:
-            return
-        lines = [np.append(known[n * _BLOCK : (n + 1) * _BLOCK], np.uint32(check)) for n, check in last.items()]
-        data = b"".join(line.tobytes() + crc32(line.data).to_bytes(4, "little") for line in lines)
+        stored, lines = self._stored[partition], list[bytes]()
+        there = self._log.positions().get(partition, 0)
+        for number, block in enumerate(chain.from_iterable(self._known[partition].blocks)):
+            if number >= stored:
+                last = (number + 1) * _BLOCK
+                records = self._log.read(partition, last - 1, limit=1) if last <= there else []
+                check = crc32(records[0].payload) if records and records[0].position == last else 0
+                line = np.append(block, np.uint32(check))
+                lines.append(line.tobytes() + crc32(line.data).to_bytes(4, "little"))
         with suppress(OSError):  # the disk is full, or may not be written
             make_folder(self._folder)
             with self._file(partition).open("r+b" if stored else "wb") as file:
                 file.seek(stored * 4 * (_BLOCK + 2))
-                file.write(data)
+                file.write(b"".join(lines))
                 file.truncate()
-            self._stored[partition] = len(known) // _BLOCK
+            self._stored[partition] = stored + len(lines)
 
     def _file(self, partition: str) -> Path:
         what = "ids" if self._column is None else f"{self._column[0].name}.{self._column[1]}"
@@ -212,16 +247,6 @@ def _hash(source: str, key: Value) -> int:
 
 def _hashed(keys: Iterable[tuple[str, Value]]) -> _Hashes:
     return np.array([0 if key is None else _hash(source, key) for source, key in keys], np.uint32)
-
-
-def _among(known: _Hashes, wanted: _Hashes) -> NDArray[np.bool_]:
-    """Return a mask of the hashes that are in `wanted`. A table of their first 20 bits leaves few to compare."""
-    heads = np.zeros(1 << 20, np.bool_)
-    heads[wanted >> 12] = True
-    found: NDArray[np.bool_] = heads[known >> 12]
-    maybe = np.flatnonzero(found)
-    found[maybe] = np.isin(known[maybe], wanted)
-    return found
 
 
 def _runs(positions: Sequence[int]) -> list[tuple[int, int]]:

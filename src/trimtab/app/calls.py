@@ -13,7 +13,7 @@ from trimtab.run import Run
 from trimtab.run.progress_line import ProgressLine, can_update
 
 _SHORT = "<trimtab>"  # the file that tracebacks name instead of trimtab's own frames
-_REMOTE = "Traceback (most recent call last)"  # notes with the traceback of a child process begin with this
+_REMOTE = "Traceback (most recent call last)"  # an exception note that begins so has a child process's traceback
 _DOING = {
     "apply": "filling views",
     "ingest": "ingesting",
@@ -38,7 +38,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class PublicNames(type):
     """The type of classes for which `dir` only lists public names, for completion in notebooks.
 
-    These are the names in the class's `_public`, or without such a list its own names without an underscore.
+    Each class in the hierarchy adds the names in its `_public` or, without that, its names without an underscore.
     """
 
     def __dir__(cls) -> list[str]:
@@ -66,8 +66,8 @@ def public_call(function: Function) -> Function:
     """Return a function that shows its progress if it is slow, and whose tracebacks end in the caller's line.
 
     The traceback of a `TrimtabError` has the caller's frames and one line for trimtab. Its cause (an error of another
-    library or of the caller's own function) is shown once, with its whole traceback. Other errors are faults of
-    trimtab, so their tracebacks stay whole.
+    library or of the caller's own function) is shown once, with its whole traceback. Other errors are bugs of trimtab,
+    so their tracebacks stay whole.
     """
     code = cast(FunctionType, function).__code__
     takes = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -102,7 +102,7 @@ def _shortened(error: TrimtabError) -> tuple[TrimtabError, BaseException | None]
     while isinstance(cause, TrimtabError):  # the error's message contains that of this cause
         cause = cause.__cause__
     if cause is not None and cause.__cause__ is None:
-        cause.__suppress_context__ = True  # hide the errors before the cause, which say nothing new
+        cause.__suppress_context__ = True  # hide the error that was being handled when the cause was raised
     notes = getattr(error, "__notes__", [])
     notes[:] = [note for note in notes if not note.startswith(_REMOTE)]
     return error.with_traceback(None), cause

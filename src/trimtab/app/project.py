@@ -80,7 +80,7 @@ def open_project(
 
     Args:
         folder: Where `trimtab.toml` is.
-        clock: The time of everything that happens; default: the system's.
+        clock: The clock that gives all times; default: the system's.
         state: The state folder; default: the one in the settings.
         environment: Variables to read `TRIMTAB_*` settings from; default: those of the process.
 
@@ -105,8 +105,8 @@ open = open_project  # noqa: A001  # `tt.open`
 class Project(ProjectRows):
     """An open project. Close it, or use it in `with`.
 
-    Any number of processes may open one project and push to it. One of them at a time applies events to online
-    features: a running `trimtab serve`, or else the process that reads them.
+    Any number of processes may open one project and push to it. One process at a time applies events to online
+    features: a running `trimtab serve` or, if there is none, a process that is about to predict.
     """
 
     # -- models -------------------------------------------------------------------------------------------------
@@ -114,19 +114,22 @@ class Project(ProjectRows):
     def train(
         self, model: str | None = None, *, actor: str = "a person", watch: Callable[[Run], object] | None = None
     ) -> list[Decision]:
-        """Train a candidate now, judge it, and promote or refuse it. Nothing happens if the same data, code and seed
-        gave the version in service. A killed training is resumed: its finished steps are not repeated.
+        """Train a candidate and judge it. If it passes, it is promoted, after the declared rollout and approval.
+
+        If training would give the version in service again (same data, code and seed), nothing is trained. A killed
+        training is resumed: its finished steps are not repeated.
 
         Args:
             model: A deployment's name; optional where there is only one.
-            actor: Who trains, for the ledger.
-            watch: Called with the run at each progress.
+            actor: Who trains; recorded in the ledger.
+            watch: Called with the run each time it makes progress.
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: Several deployments and none named, or nothing can be learnt from the data. The message says why.
+            Misuse: There are several deployments and none is named, or nothing can be learnt from the data.
             Unavailable: There are no labelled days to judge on yet.
-            Conflict: Another process trains the model, the run was cancelled, or automation is frozen.
+            Conflict: Another process trains the model, a candidate waits for approval or is being rolled out, the run
+                was cancelled, or automation is frozen.
         """
         check_named("train", model, list(self.definitions.deployments))
         self.state.check_clock()
@@ -146,14 +149,14 @@ class Project(ProjectRows):
         """Search for the parameters of a model's estimator; its next training uses the best ones.
 
         A stopped search is resumed, and makes the same trials as without the stop. A finished search continues if it
-        gets more trials or time. Rows on which a gate may judge are never used.
+        gets more trials or time. The newest rows are not used, because the gate judges candidates on them.
 
         Args:
             model: A deployment's name; optional where there is only one.
             trials: The total number of trials; default: as the model declares.
             time: Total time of all trials, earlier ones included.
             actor: Who searches; recorded in the run.
-            watch: Called with the run at each progress.
+            watch: Called with the run each time it makes progress.
 
         Raises:
             NotFound: No such deployment, or no data.
@@ -254,7 +257,8 @@ class Project(ProjectRows):
         """Apply the project file's definitions: record them with version numbers, fill new views, and drop online
         features that nothing needs.
 
-        Versions in service keep the definitions of their training. The next call finishes an interrupted one.
+        Versions in service keep the definitions that they were trained with. If a call is interrupted, the next one
+        completes it.
 
         Args:
             actor: Who applies them, for the ledger.
@@ -284,10 +288,10 @@ class Project(ProjectRows):
         """Run the loop of every deployment once: close days, check quality, train, promote. Then run experiments.
 
         Deployments that another process works on are skipped. If one fails, its error is raised after the others ran.
-        Skew is checked when it is due. Once a day, what [retention] does not keep is removed, as a service does it.
+        Skew is checked when it is due, and data that [retention] does not keep is removed once a day.
 
         Args:
-            watch: Called for each deployment, with its result or with the process that works on it.
+            watch: Called for each deployment that did not fail, with its decisions or the reason why it was skipped.
         """
         from trimtab.app.experiments.ticking import tick_project
         from trimtab.app.inspect.skew import check_skew_when_due
@@ -298,10 +302,10 @@ class Project(ProjectRows):
     # -- features -----------------------------------------------------------------------------------------------
 
     def catalogue(self, *, search: str | None = None) -> Catalogue:
-        """Every source, entity, view and feature: meaning, freshness, values and users.
+        """Every source, entity, view and feature: meaning, freshness, values, and who uses it.
 
-        Values are from the newest predictions of the version in service or, if they are few, from its training set;
-        each says which.
+        Values are from the newest predictions of the version in service or, if these are few, from its training set.
+        `Values.sample` says which.
 
         Args:
             search: A text to find in names, descriptions, tags, owners or columns.
@@ -336,16 +340,16 @@ class Project(ProjectRows):
         seed: int | None = None,
         scores: bool = False,
     ) -> SkewReport:
-        """Recompute the features of logged predictions as of their time and log positions, and compare them bit by bit.
+        """Recompute the features of logged predictions from the events that each used, and compare them bit by bit.
 
-        The check is stored. A new kind of difference becomes a signal.
+        The check is stored. If values of a version differ for a cause that needs action, a signal begins.
 
         Args:
             model: A deployed model's name; default: all of them.
             sample: Number of predictions to draw; None: all.
-            since: Only those made at this time or later.
+            since: Only predictions made at this time or later.
             seed: Seed of the sample; default: a new one.
-            scores: Recompute the scores with the stored versions, too.
+            scores: Recompute the scores of the logged inputs, too.
 
         Raises:
             NotFound: There is no such model.
@@ -362,11 +366,11 @@ class Project(ProjectRows):
         return skew_checks(self, last)
 
     def report(self, version: str, file: str | Path | None = None) -> Path:
-        """Write a version's evaluation as a self-contained page, next to its card and data. Returns the page's path.
+        """Write a version's evaluation as an HTML page, and its card and numbers next to it. Returns the page's path.
 
         Args:
             version: "late_flight@7", "late_flight@champion" or a prefix of its id.
-            file: The page; default: in `reports/` of the state folder.
+            file: The page (.html) or its folder; default: `reports/` in the state folder.
 
         Raises:
             NotFound: There is no such version, or neither the version nor the candidate that it refits was evaluated.
@@ -389,12 +393,11 @@ class Project(ProjectRows):
     def materialise(self) -> Materialised:
         """Copy new records of the event log into one Delta table per source: all versions of events, and deletions.
 
-        The log stays as it is; only `retain` truncates it. Afterwards, history is read from the tables as far as they
-        go, and any tool that reads Delta can read them. One process at a time does this, and none while `forget`
-        erases; others wait.
+        The log stays as it is; only `retain` truncates it. Any tool that reads Delta can read the tables. If another
+        process does this, or erases data (`forget`), the call waits for it.
 
         Raises:
-            Conflict: Another process is still doing this after a minute.
+            Conflict: Another process was not done within a minute.
         """
         from trimtab.app.features.materialising import move_into_tables
 
@@ -403,10 +406,10 @@ class Project(ProjectRows):
     def rebuild(self, view: str, *, progress: Meter | None = None) -> int:
         """Rebuild the online features of a view from history. Until then, the old ones are used.
 
-        If there is a serving process, it does the work. A repeated call does no harm.
+        If there is a serving process, it does the work.
 
         Returns:
-            The number of records of the view's source.
+            The number of records of the view's source that were applied.
 
         Raises:
             NotFound: No deployed model uses such a view.
@@ -419,7 +422,7 @@ class Project(ProjectRows):
         """Rebuild all online features from history, even if the stored ones are damaged.
 
         Returns:
-            The number of records that the views took, in total.
+            The number of records that were applied, added up over all views.
 
         Raises:
             Conflict: The stored features are damaged, and a service uses them: stop it first.
@@ -428,7 +431,7 @@ class Project(ProjectRows):
         return self.views.rebuild_all(progress=progress)
 
     def compact(self) -> Compacted:
-        """Free the space of online features that no answer needs any more. No value changes.
+        """Free the disk space of stored values that online features no longer need. No feature changes.
 
         Raises:
             Conflict: A process serves the project. It compacts by itself every hour.
@@ -436,13 +439,13 @@ class Project(ProjectRows):
         return self.views.compact()
 
     def retain(self, *, dry_run: bool = False) -> Retained:
-        """Move the event log into tables, truncate it, and remove what [retention] does not keep. Nothing else is lost.
+        """Move events from the log into tables of record, and remove data that is older than [retention] allows.
 
         Args:
             dry_run: Change nothing; report what would be done.
 
         Raises:
-            Conflict: Another process does this, or backs up the project.
+            Conflict: Another process runs `retain` or `backup`.
         """
         from trimtab.app.keep.retention import retain
 
@@ -464,9 +467,9 @@ class Project(ProjectRows):
             model: Only versions of this model; default: of all models.
             search: A text in a version's name, id, tags, notes, aliases, inputs, runtime or actor.
             tag: A tag.
-            metric: A metric of its evaluation, perhaps with a bound: "log_loss<0.4", "auc>0.8".
-            feature: A feature that it reads, or a view of such a feature.
-            source: A source of its features.
+            metric: A metric of the version's evaluation, perhaps with a bound: "log_loss<0.4", "auc>0.8".
+            feature: A feature that the version reads, or a view of such a feature.
+            source: A source of the version's features.
 
         Raises:
             Misuse: The metric cannot be parsed.
@@ -491,9 +494,9 @@ class Project(ProjectRows):
     ) -> Collection:
         """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
 
-        Old searches are removed, too, and steps of trainings that failed or ended early and were never resumed. These
-        versions are kept: new ones; those to which an alias points or can be rolled back; and those that a gate record,
-        a ledger row or a logged prediction names.
+        Old searches are removed, too, and the stored steps of trainings that did not succeed and were never resumed.
+        A version is kept if it is new, if an alias points to it or can be rolled back to it, or if a gate record, a
+        ledger row or a logged prediction names it.
 
         Args:
             dry_run: Change nothing; report what would be removed, and why the rest stays.
@@ -540,7 +543,7 @@ class Project(ProjectRows):
     ) -> Comparison:
         """Differences of two versions: data, definitions, recipe, environment, metrics and answers.
 
-        Both answer the newest labelled rows, each version with its own features as of the time of the row.
+        Both versions answer the newest labelled rows, each with its own features as of the time of the row.
 
         Args:
             one: A version, usually the older one.
@@ -575,17 +578,18 @@ class Project(ProjectRows):
     ) -> Version:
         """Register a model trained outside trimtab as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
 
-        Its inputs must be the declared model's features, in their order. It must reproduce the scores of golden rows,
-        or be scored on a labelled window. It answers requests when an alias points to it, which needs a passed gate or
-        `first`. If the same content was imported before, the existing version is returned, unchanged: `seen_until` and
-        `window` must be the same, or left out. Other golden rows, categories or labelled rows make another version.
+        Its inputs must be the declared model's features, in their order. Give `golden`, whose scores it must reproduce,
+        or `window`. To put it in service, use `promote`, which judges it, or `first`. If the same content was imported
+        before, the existing version is returned, unchanged: `seen_until` and `window` must be the same, or left out.
+        Other golden rows, categories or labelled rows make another version.
 
         Args:
             path: A model file, an MLflow model folder, or a folder that `export` wrote.
             model: The declared model that it is a version of.
             golden: A file of golden rows (inputs with expected scores); default: those of an exported folder.
             window: Evaluate the model on the newest labelled rows, over this time span.
-            categories: For each category feature, its values in the order of the numbers that the model has for them.
+            categories: For each categorical feature, its values, in the order of the integers that the model has for
+                them.
             trust: "pickle" allows a pickle, which runs code.
             seen_until: The end of its training data; default: now, so that gates only judge on later rows.
             first: Make it the champion; allowed while there is none.
@@ -601,9 +605,8 @@ class Project(ProjectRows):
         """
         path = checked_path("path", path)
         with closing(ProcessExecutor(nice=0)) as executor:
-            executor.start(
-                "trimtab.registry.transfer.inspecting"
-            )  # first, because its start takes as long as what this process imports
+            # the child process starts while this process imports its modules
+            executor.start("trimtab.registry.transfer.inspecting")
             from trimtab.app.versions.importing import ImportRequest, import_version
             from trimtab.registry.transfer.golden import read_golden
 
@@ -637,7 +640,8 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version.
-            Misuse: The version is a pickle, or the exported code does not reproduce the golden predictions.
+            Misuse: The version is a pickle and `trust` is not given, or the exported code does not reproduce the golden
+                predictions.
             Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version
@@ -655,9 +659,9 @@ class Project(ProjectRows):
     def recover(self, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
         """Repair the state after records were lost from a log, or were stamped by a clock that was ahead.
 
-        After a loss, a partition's next record gets a position after the last one that any reader has read. Otherwise
-        readers would skip it. Append times in the future become the present, and online features are rebuilt. Each
-        repair has a row in the ledger.
+        After a loss, a partition's next record gets a position after the last one that any reader has read, so that no
+        reader skips it. Append times in the future become the present; then online features are rebuilt. Each repair
+        has a row in the ledger.
 
         Args:
             dry_run: Change nothing; report what is lost and what would be done.
@@ -755,7 +759,8 @@ class Project(ProjectRows):
         """Mute some alerts for a time. Returns the ledger's row.
 
         Args:
-            what: A model, a kind of signal or a subject; or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
+            what: A model, a kind of signal, or the subject of a signal (such as "column distance"); or MODEL/KIND or
+                MODEL/KIND/SUBJECT, with * for any.
             time: How long; at most 90d.
             why: The reason, for the ledger.
             actor: Who mutes it.
@@ -791,9 +796,9 @@ class Project(ProjectRows):
     ) -> Columns:
         """The quality of a model's answers, from closed days: one row per block (see `by`), version, arm and slice.
 
-        A day is closed when the wait for its labels is over. `loss` is the mean of the model's metric over labelled
-        rows, with an interval that treats rows as independent. `excess_loss` is the loss minus the loss to expect if
-        the scores are right, null if they are not probabilities. `gap` is mean score minus mean label.
+        A day is closed when the wait for its labels is over. `loss` is the mean loss of labelled rows, with an interval
+        that treats rows as independent. `excess_loss` is the loss minus the loss to expect if the scores are right,
+        null if they are not probabilities. `gap` is mean score minus mean label.
 
         Args:
             model: A deployment's name; default: the first one.
@@ -802,12 +807,12 @@ class Project(ProjectRows):
             since: Leave out blocks that begin earlier.
             until: Leave out blocks that begin at this time or later.
             version: Only this version: its name or id.
-            amended: Include labels that came late or were corrected. They are read again 1, 7 and 28 days after a day
-                was closed; the newest of these readings counts.
+            amended: Include labels that came late or were corrected, as last read (1, 7 and 28 days after a day was
+                closed). Hours and slices never include them.
 
         Raises:
             NotFound: There is no such deployment or version.
-            Misuse: Slices of that name, or blocks of that length, are not kept.
+            Misuse: `by` is unknown, or there are no slices of that name (for hours, no slices at all).
         """
         from trimtab.app.inspect.quality import Wanted, quality_table
 
@@ -822,9 +827,9 @@ class Project(ProjectRows):
         return quality_table(self, model, wanted)
 
     def accept_level(self, model: str | None = None, *, why: str, actor: str = "a person") -> Decision:
-        """Accept the quality of the version in service, although it is worse than that of the last healthy version.
+        """Accept the quality of the version in service as normal, although it is worse than that of an earlier version.
 
-        Otherwise the status stays red, however often a version is promoted.
+        Without this, the status stays red, even if another version is promoted, until the quality is as good again.
 
         Raises:
             NotFound: There is no such deployment.
@@ -904,9 +909,10 @@ class Project(ProjectRows):
         actor: str = "a person",
         watch: Callable[[Run], object] | None = None,
     ) -> Promotion:
-        """Judge a registered version against the version in service. If it passes, put it in service. The gate is the
-        same as for candidates, on the newest labelled days that neither version has seen. If the deployment requires
-        approval, a version that passed waits for it. A refused version changes nothing.
+        """Judge a registered version against the version in service. If it passes, put it in service.
+
+        The gate is the same as for candidates, on the newest labelled days that neither version has seen. A version
+        that passed first goes through the rollout or waits for approval, as declared. A refusal changes nothing.
 
         Args:
             version: "late_flight@7", or a prefix of its id.
@@ -914,7 +920,7 @@ class Project(ProjectRows):
             seen_until: The end of an imported version's training data; default: as stated at its import.
             dry_run: Only judge the version.
             actor: Who promotes it.
-            watch: Called with the run at each progress.
+            watch: Called with the run each time it makes progress.
 
         Raises:
             NotFound: There is no such version, or no deployment of its model.
@@ -939,9 +945,9 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such deployment.
-            Misuse: Several wait and none is named.
-            Conflict: None waits, its time is over, another version has become champion, automation is frozen, or
-                another process works on the deployment.
+            Misuse: Several candidates wait and no deployment is named.
+            Conflict: No candidate waits, the time for approval is over, another version has become champion, automation
+                is frozen, or another process works on the deployment.
         """
         from trimtab.app.training.resolve_deployment import waiting
 
@@ -958,7 +964,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such deployment.
-            Misuse: No reason is given; or several wait and none is named.
+            Misuse: No reason is given; or several candidates wait and no deployment is named.
             Conflict: As for `approve`.
         """
         from trimtab.app.training.resolve_deployment import waiting
@@ -986,11 +992,11 @@ class Project(ProjectRows):
     ) -> Forgotten:
         """Erase an entity from events, tables, predictions, quarantine, stored answers and online features.
 
-        The project is reopened meanwhile, so parts that were taken from it before (`history`, `registry`) are closed.
+        The project is reopened, so parts that were taken from it before (`history`, `registry`) are closed.
 
         Args:
             entity: An entity, or a column of any source that holds its key.
-            key: One value for each of its columns.
+            key: One value for each column of the entity's key.
             keys: Several keys for one run, each a value, or one value per column.
             why: For the ledger; no personal data.
             dry_run: Change nothing; report what was found.
@@ -1000,8 +1006,8 @@ class Project(ProjectRows):
         Raises:
             NotFound: There is no such entity, or nothing is stored for any key.
             Misuse: A key does not fit the entity's columns.
-            Conflict: Another process serves, trains, writes or reads. What is erased by then stays erased. Call again
-                to continue.
+            Conflict: Another process serves, trains, writes or reads. Some data may be erased already: call again to
+                erase the rest.
         """
         from trimtab.app.keep.erasure import forget
 
@@ -1035,11 +1041,11 @@ class Project(ProjectRows):
         Args:
             host: The address to listen on; default: the setting `serve.host`.
             port: The port, or 0 for any free port; default: the setting `serve.port`.
-            ready: Called with the URL when requests can be answered.
+            ready: Called with the service's URL when requests can be answered.
             workers: Processes that answer; default: the setting `serve.workers`. With more than one, this process
                 supervises them and does everything else.
             grpc_port: The port of the Open Inference Protocol over gRPC; default: the setting `serve.grpc_port`.
-            grpc_ready: Called with its address, before `ready`.
+            grpc_ready: Called with the address for gRPC, before `ready`.
 
         Raises:
             Unavailable: The port is taken, or no worker can be started.

@@ -41,17 +41,17 @@ class ProjectExperiments(System):
         return experiment_status(self, name)
 
     def assign(self, experiment: str, unit: str | int | Mapping[str, Any], *, expose: bool = False) -> Assignment:
-        """The variant of a unit. Every process and every restart gives the same one.
+        """The variant of a unit. Every process gives the same one, also after a restart.
 
         Args:
             experiment: An experiment's name.
             unit: The columns that identify the unit, and the attributes that the experiment reads; or the only column's
                 value.
-            expose: Whether the unit meets its variant now. This is logged, and the unit counts from now on.
+            expose: Whether the unit meets its variant now. If so, this is logged, and the unit counts from now on.
 
         Raises:
             NotFound: There is no such experiment.
-            Misuse: A column or attribute lacks or has a wrong type; or `expose` is given for an experiment over
+            Misuse: A column or attribute is missing or has a wrong type; or `expose` is given for an experiment over
                 versions, whose exposures are the logged predictions.
         """
         from trimtab.app.experiments import assigning
@@ -89,7 +89,7 @@ class ProjectExperiments(System):
         not_shown: str = "",
         at: str | int | dt.datetime | Sequence[str | int | dt.datetime] | None = None,
     ) -> list[Assignment]:
-        """Log that many units met their variants: all of them, or after an error none. It may be repeated.
+        """Log that many units met their variants. After an error, none is logged, and the call may be repeated.
 
         Args:
             experiment: An experiment's name.
@@ -106,22 +106,22 @@ class ProjectExperiments(System):
         return expose(self, experiment, units, not_shown=not_shown, at=at)
 
     def start_experiment(self, experiment: str, *, why: str, actor: str = "a person", again: bool = False) -> Decision:
-        """Start an experiment as it is declared now. Started again later, it assigns the units again.
+        """Start an experiment as it is declared now. Each start assigns the units again.
 
-        What was decided before the start cannot be changed while it runs. An experiment over versions makes its other
-        version the canary of the model.
+        While it runs, changes of its declaration have no effect (except on overrides). In an experiment over versions,
+        the first version that is not the control becomes the canary of the model.
 
         Args:
             experiment: Its name.
             why: The hypothesis or the reason, for the ledger.
             actor: Who starts it.
-            again: Whether to start it even if it was concluded. Then the units no longer all get the winner.
+            again: Whether to start it even if it was concluded. The units then no longer all get the winner.
 
         Raises:
             NotFound: There is no such experiment or version.
             Misuse: No reason is given, or the version passed no gate and the reason is shorter than ten letters.
-            Conflict: It runs, it was concluded and `again` is not given, its layer has no room, or the model has a
-                canary.
+            Conflict: It runs already, it was concluded and `again` is not given, its layer has no room, or the model
+                has a canary.
         """
         return self._running(experiment, why, actor).start(again=again)
 
@@ -136,7 +136,8 @@ class ProjectExperiments(System):
     ) -> Decision:
         """Change the share of the units that take part, or the weights. A declared ramp ends.
 
-        With a larger share, all units that take part already stay in. New weights move only as many units as necessary.
+        With a larger share, all units that take part already stay in. With new weights, only as many units as necessary
+        get another variant.
 
         Args:
             experiment: Its name.
@@ -147,7 +148,7 @@ class ProjectExperiments(System):
 
         Raises:
             NotFound: There is no such experiment.
-            Misuse: No reason, share or weights are given, or they are not possible.
+            Misuse: No reason is given, neither share nor weights are given, or they are not possible.
             Conflict: It is not running, or another process changed it meanwhile.
         """
         return self._running(experiment, why, actor).ramp(share, weights)
@@ -205,7 +206,7 @@ class ProjectExperiments(System):
     def experiment_report(self, experiment: str, *, generation: int | None = None) -> Reading:
         """What an experiment says: units, checks, the effect on each metric over time, and what to do.
 
-        Days that are over are closed first; a report sees closed days only.
+        A day can be closed when all outcomes of its units can be known. Such days are closed first; only these count.
 
         Args:
             experiment: Its name.
@@ -271,7 +272,7 @@ class ProjectExperiments(System):
         seed: int | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> PlantedRuns:
-        """Run an experiment on past units with a planted effect: how often it decides rightly, when, and at what cost.
+        """Simulate an experiment on past units with a planted effect: how often it decides rightly, when, at what cost.
 
         Args:
             experiment: A declared experiment.
@@ -281,7 +282,7 @@ class ProjectExperiments(System):
             days: The number of past days.
             units: The source or request whose rows stand for exposures. By default, one with the unit's columns.
             seed: By default, the setting `seed`.
-            progress: Called with the number of finished runs and of all runs.
+            progress: Called with the number of finished runs and the number of all runs.
 
         Raises:
             NotFound: There is no such experiment, or no history of its units.

@@ -63,13 +63,12 @@ class ProjectRows(ProjectExperiments):
         absent_ok: bool = False,
         progress: Meter | None = None,
     ) -> Ingested:
-        """Load a source's events from a file or a table. Invalid rows, and rows dated in the future, go to quarantine.
+        """Load a source's events from a file or a table. Invalid rows, such as events in the future, go to quarantine.
 
         Args:
             source: The source's name.
             file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
-            history: Take event time + the source's delay as the time at which an event became known; False: take the
-                present time.
+            history: An event counts as known since its event time plus the source's delay; False: since now.
             absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
             progress: Called with rows done and rows in total, every 20,000 rows.
 
@@ -92,8 +91,8 @@ class ProjectRows(ProjectExperiments):
         """Give the true value of a prediction. It becomes an event of the label's source, safe when this returns.
 
         The event's key and its other columns are taken from the request of the prediction. A second value for the same
-        prediction corrects the first. If outcomes in this source have the time of their request, the same value again
-        changes nothing.
+        prediction corrects the first. To send an equal value again changes nothing if the source's time is that of the
+        request (see `at`).
 
         Args:
             prediction: The id of an answer.
@@ -117,9 +116,9 @@ class ProjectRows(ProjectExperiments):
         """Give the true values of predictions as a table with the columns `prediction`, `value` and, optionally, `at`.
 
         The ids may also be in a column `prediction_id`, as in the result of `predict_frame`, or `id`, as in the file
-        of `predict_table`, if the label's source has no such column.
-        The table may also have columns of the label's source, with or without `value`. Labels that cannot be taken are
-        counted, and described with the reason. Those with a value of a wrong type are also put in quarantine.
+        of `predict_table`, if no label's source has a column `id`. The table may also have columns of the label's
+        source, with or without `value`. Labels that cannot be taken are counted, and the first hundred are described
+        with the reason. Those with a value of a wrong type are also put in quarantine.
 
         Args:
             labels: A file, a table of any library, or a list of dicts.
@@ -134,7 +133,7 @@ class ProjectRows(ProjectExperiments):
         return label_table(self, labels, progress)
 
     def quarantined(self, source: str | None = None) -> list[SetAside]:
-        """Quarantined rows by source and reason: how many, since when, and the newest.
+        """For each source and reason: how many rows are in quarantine, since when, and the newest of them.
 
         Raises:
             NotFound: There is no such source.
@@ -161,7 +160,7 @@ class ProjectRows(ProjectExperiments):
     def predict(
         self, model: str, rows: Sequence[Mapping[str, Any]] | Table, *, at: str | int | dt.datetime | None = None
     ) -> list[Answer]:
-        """Predict for requests, in their order. All answers are in the prediction log when this returns.
+        """Return an answer to each request, in their order. All answers are in the prediction log when this returns.
 
         Args:
             model: A deployed model's name.
@@ -222,10 +221,10 @@ class ProjectRows(ProjectExperiments):
         again: bool = False,
         progress: Meter | None = None,
     ) -> AnsweredTable:
-        """Predict for a table of requests, each as of its own time or all as of one; resumable, logged once.
+        """Predict for a table of requests, each as of its own time or all as of one.
 
-        A stopped call can be resumed. The same table, version and `at` are the same batch: if it is run again, its
-        answers stay as they are, without the events that came since, and `answered_before` of the result is True.
+        Calls with the same table, version and `at` are one batch, so a call that was stopped is resumed by the next.
+        If the batch is finished already, its stored answers are returned, and `answered_before` of the result is True.
 
         Args:
             model: A deployed model's name.
@@ -265,8 +264,8 @@ class ProjectRows(ProjectExperiments):
     ) -> FeatureTable | FeatureFile:
         """Add features to requests, each as of its own time. Rows stay in their order.
 
-        If the history is larger than the setting `features.memory_bytes`, it is split on disk and processed in parts,
-        which gives the same bits. If such a run is stopped, the same call resumes it.
+        If the history does not fit into half of the setting `features.memory_bytes`, it is split on disk and processed
+        in parts, which gives the same bits. If such a run is stopped, the same call resumes it.
 
         Args:
             requests: A file, a table of any library, or a list of dicts; all its columns stay.
@@ -274,14 +273,15 @@ class ProjectRows(ProjectExperiments):
                 the project's only model.
             at: The requests' column of times, or one time for all. Default: the time in the model's request, minus its
                 lead.
-            as_known: "then": from what was known at that time; "final": from what is known now.
+            as_known: "then": use what was known at the time of the request; "final": use what is known now.
             reasons: Add a column `<feature>.reason` for each feature of a view, and for each expression that may fail.
             out: A .parquet or .csv file to write instead of returning the table.
             events: For a source, a Parquet file or a folder of them, to read in place of the project's history.
             progress: Called with the pieces of work done and in total.
 
         Returns:
-            A table, whose `let_in` counts the values that `as_known="final"` changed; with `out`, the file written.
+            A table or, with `out`, a description of the file. Its `let_in` counts the values that `as_known="final"`
+            changed.
 
         Raises:
             NotFound: There is no such file, model or view.
@@ -304,7 +304,7 @@ class ProjectRows(ProjectExperiments):
         events: Mapping[str, str | Path] | None = None,
         progress: Meter | None = None,
     ) -> FeatureTable | FeatureFile:
-        """The features of every entity that was known at a time: one row for each, ordered by key.
+        """The features of all entities that had an event by a time: one row for each entity, ordered by key.
 
         Args:
             of: A view or its name, or a list: views of one entity, joins, and dicts of expressions.

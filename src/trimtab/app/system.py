@@ -236,7 +236,7 @@ class System(Closing, metaclass=PublicNames):
         return versions_of(self.event_ids, source, ids)
 
     def in_memory(self) -> bool:
-        """Return whether all events fit into memory, as `features.memory_bytes` says. Logs grow, so this may change."""
+        """Return whether all events fit into half of `features.memory_bytes`. Logs grow, so this may change."""
         from trimtab.app.online.history import fits_memory
 
         return fits_memory(self.state.events, self.config.features.memory_bytes)
@@ -350,7 +350,7 @@ class System(Closing, metaclass=PublicNames):
     def current(self, model: str) -> ServedModel:
         """Return the served model of a deployment, brought up to date with its alias and with the event log.
 
-        This is done only if the catalogue or the event log was written since the last call.
+        If it was complete at the last call and no store was written since, this is skipped, except for online learners.
         """
         served = self.served(model)
         mark, now_s = self.state.mark(), monotonic()
@@ -376,7 +376,7 @@ class System(Closing, metaclass=PublicNames):
         return VersionMemory(self._load, self.config.serve.model_memory_bytes)
 
     def _load(self, version: Version) -> LoadedModel:
-        """Load a version, and choose the fastest way to score one row. In virtual time, the default way is kept."""
+        """Load a version and, except in virtual time, choose the fastest way to score one row."""
         loaded = self.registry.load(version)
         if isinstance(self.clock, SystemClock):
             self.registry.choose_row_call(loaded)
@@ -397,7 +397,7 @@ class System(Closing, metaclass=PublicNames):
         return features_from_us(model.features, kept_from(self.state.catalog))
 
     def followed(self) -> bool:
-        """Return whether this process applies the event log to online features, as a service does."""
+        """Return whether any process applies the event log, as a service does; False if views were not opened here."""
         return "views" in self.__dict__ and self.views.followed()
 
     def close(self) -> None:

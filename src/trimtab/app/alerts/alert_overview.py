@@ -1,4 +1,4 @@
-"""An overview of alerts: receivers, alerts not delivered yet, mutes, and the number of alerts against its limit."""
+"""An overview of alerts: receivers, waiting alerts, mutes, and how many alerts were sent, of how many allowed."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
     failing_since: str | None
     error: str
     next_try: str | None
-    dropped: int  # the number of alerts that could not be delivered in time
+    dropped: int  # the number of alerts that were not delivered in time, or whose receiver was removed
     dropped_at: str | None
 
 
 class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal about which an alert was or will be sent, and which is open or may soon begin again."""
+    """A signal that is open or ended recently (setting `flapping`), or whose alert still waits, and what was sent."""
 
     what: str  # "late_flight/no_labels"
     severity: str
     found: str
-    ended: str | None  # when the signal ended; if it soon begins again, the incident continues
+    ended: str | None  # when the signal ended
     told: bool  # whether an alert was put into the outbox
-    held: bool  # whether the alert waits for the digest, because the limit of pages was reached
+    held: bool  # whether the alert waits for the digest, because the weekly limit of alerts was reached
     muted: bool
-    returned: int  # how often the signal ended and soon began again
+    returned: int  # how often the signal began again soon after it had ended, which causes no new alert
 
 
 class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of alerts ("pages") about one model at one severity, and the limit for a week."""
+    """The number of pages about a model at one severity, and its limit. Alerts that are sent together are one page."""
 
     model: str
     severity: str
     pages: int  # the number of pages in the last seven days
-    of: int
+    of: int  # the largest number of pages in seven days
     a_week: float  # the mean number of pages a week, over the last four weeks
-    held: int  # the number of alerts over the limit, which wait for the digest (one message about all of them)
+    held: int  # the number of alerts that wait for the digest (one message about all of them), beyond the limit
 
 
 class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +123,7 @@ def alert_overview(system: System) -> AlertOverview:
 
 
 def red_receivers(system: System) -> list[str]:
-    """Return for `trimtab status` a line for each receiver that fails, or for which alerts were dropped recently."""
+    """Return a status line for each receiver that fails, and for each that lost alerts in the last seven days."""
     now_us, states = system.clock.now_us(), system.part(Alerting).outbox.states()
     if not any(one.failing_since_us or one.dropped_us for one in states.values()):
         return []

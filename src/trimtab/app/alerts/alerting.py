@@ -42,8 +42,8 @@ from trimtab.store.ports import Put, Remove
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"
-_ROUND_S = 45.0  # the time limit for all deliveries together, which is above the longest timeout
-_TICKED_US = DAY_US  # a training loop that has not run for this long counts as unhealthy
+_ROUND_S = 45.0  # how long `look` waits for deliveries, and then for heartbeats; above the longest timeout
+_TICKED_US = DAY_US  # if a training loop has not run for this long, no heartbeat is sent
 
 
 class TriedReceiver(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -83,14 +83,14 @@ class Alerting:
     def look(self) -> None:
         """Put new alerts into the outbox, and deliver as many as the receivers accept.
 
-        The call returns at once if there is nothing to do, and within 45 seconds in any case. It does nothing while
-        another thread or process delivers alerts.
+        The call returns at once if there is nothing to do. It waits at most 45 seconds for deliveries, and as long for
+        heartbeats. While another thread or process delivers alerts, it delivers none.
 
         Raises:
             Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead, which would end mutes
                 too early.
-            Conflict: This process lost its lease (the right to deliver), and another process wrote meanwhile. Nothing
-                was done.
+            Conflict: This process lost its lease (the right to deliver), and another process wrote meanwhile. No alert
+                was sent.
         """
         if not self._looking.acquire(blocking=False):
             return
@@ -126,12 +126,12 @@ class Alerting:
         return [self._tested(name, receivers[name]) for name in names]
 
     def state(self) -> AlertState:
-        """Return the open incidents, including signals that no call of `look` has seen yet."""
+        """Return the alert state as `look` would find it now, with the incidents that are not over."""
         state, entries = read_signals(self._catalog, self._stored()[0])
         return take_in(state, entries, duration_us(self.settings.flapping))
 
     def plan(self) -> tuple[Plan, AlertState | None, int]:
-        """Return what `look` would send now, the stored state that it begins with, and the revision of this state."""
+        """Return what `look` would send now, the stored state before that (None: there is none), and its revision."""
         before, revision = self._stored()
         now_us = self._clock.now_us()
         found = mutes(self._catalog)
@@ -160,8 +160,8 @@ class Alerting:
     def _messages(self, plan: Plan, now_us: int) -> list[tuple[str, Message]]:
         """Return the messages that a plan sends.
 
-        Each receiver gets at most one message with new alerts, and one digest, which is a summary of alerts that were
-        held back.
+        Each receiver gets at most one message with new alerts, and one digest: a message with the alerts that waited
+        because the weekly limit had been reached.
         """
         found = []
         limit = self.settings.pages_per_week
@@ -255,7 +255,7 @@ class Alerting:
         self.outbox.note(name, self._send(receiver, nothing))
 
     def _is_unwell(self) -> bool:
-        """Return whether a training loop fails or has not run for long, or a receiver does not get its alerts."""
+        """Return whether the last tick of a training loop failed or is a day old, or alerts to a receiver fail."""
         now_us, addressees = self._clock.now_us(), self.settings.addressees
         ticks = [last_activity(self._catalog, name) for name in self._system.definitions.deployments]
         failing = any(tick is not None and tick.last_error is not None for tick in ticks)

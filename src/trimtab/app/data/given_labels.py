@@ -123,10 +123,10 @@ class LabelEvents:
     ) -> int:
         """Return the time of the event: the given time, the time of the request if the source uses it, or now. # D206
 
-        Some sources give each outcome the time of its request: their time column is that of the request. Then the new
-        event gets that time, too. So a label that is sent twice is one event, and features that measure time agree with
-        the history. A time before the prediction's as-of time is refused, because an earlier event would not count as
-        the label.
+        If the source and the request have the same time column (such as the time of departure), the event has the time
+        of its request. So a label that is sent twice is one event, and features that measure time agree with history.
+        An event before the prediction's as-of time would not count as the label. Such a time is refused if it was
+        given, and otherwise replaced by the as-of time.
         """
         now_us, time = self._system.clock.now_us(), kind.source.time
         if row.at is not None:
@@ -172,7 +172,7 @@ class LabelEvents:
 
 
 class _Labelled:
-    """A model, and the columns that each event with its label must have, because a view or a label reads them."""
+    """The label of a model, and the columns that its events must have, because a view or a label reads them."""
 
     def __init__(self, definitions: Definitions, model: Model) -> None:
         self.model = model

@@ -24,8 +24,8 @@ from trimtab.serving.log.prediction_ids import id_time_us
 
 _NAMED = 100  # at most this many refused labels are described
 _CHUNK = 20_000  # this many labels are appended at once
-_FEW = 100  # up to this many predictions are searched for one by one
-_READ = 300  # a pass through the log reads this many predictions in the time of one search
+_FEW = 100  # fewer predictions than this are searched for one by one
+_READ = 300  # in the time of one such search, about this many predictions can be read one after another
 _TEXTS = 10  # for at most this many texts, the report says whether they count as true or false
 _OWN = ("prediction", "value", "at")
 # Names of the column with the ids of predictions. The first is preferred: in a frame with answers, `prediction` may be
@@ -49,7 +49,7 @@ class LabelsTaken(Shown, msgspec.Struct, frozen=True, kw_only=True):
     late: int  # accepted, but after the wait: they count for training, but not for closed days
     models: dict[str, int]  # the number of accepted labels by model
     problems: tuple[RefusedLabel, ...] = ()  # the first hundred refused labels
-    ignored: tuple[str, ...] = ()  # columns of the table that no label's source has
+    ignored: tuple[str, ...] = ()  # columns that were not used for some rows, as the label's source lacks them
     counted_as: dict[str, str] = {}  # for the first ten texts that say whether an event happened: "true" or "false"
 
 
@@ -142,14 +142,14 @@ class _Taking:
             self._append(model, labels)
 
     def _read(self, ids: set[str]) -> dict[str, Prediction]:
-        """Return the predictions found by one pass through the log, by id; none if single searches are quicker."""
+        """Read the log once and return the predictions found, by id; none if it is quicker to search for each."""
         log, times = self._system.predictions, []
         for one in ids:
             with suppress(Misuse):  # not an id; `find` will report it
                 times.append(id_time_us(one))
         if len(times) < _FEW:
             return {}
-        # 1 % of the predictions may be much older, so they are left out here, and searched for one by one
+        # the oldest 1 % may be much older than the rest, so they are searched for one by one
         after = log.positions_before(sorted(times)[len(times) // 100])
         if sum(last - after.get(name, 0) for name, last in log.log.positions().items()) > _READ * len(times):
             return {}

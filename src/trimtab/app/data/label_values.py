@@ -35,7 +35,7 @@ class LabelValues:
         self._is_truth = label.value.dtype(label.source.columns, "label") == "bool"
         self._row = compile_row(label.value, label.source.columns)
         self._constants = [value for dtype, value in _constants(label.value)]
-        # a value that equals no constant may be made up, unless another definition reads the column itself
+        # a value that equals no constant may be made up, unless another definition reads the column's values
         self._may_invent = not any(_reads_directly(other, label.value, self.columns) for other in others)
 
     def column_value(self, given: Any, *, text: bool = False) -> Any:
@@ -79,7 +79,7 @@ class LabelValues:
         return self._row({name: value})
 
     def counts_as(self, given: Any, value: Any) -> str | None:
-        """Return "true" or "false" if the given text, from which `value` was made, means one of these, else None."""
+        """Return what the label is for `value`, as text; None if it is no truth value or `given` was not a text."""
         if not self._is_truth or not isinstance(given, str):
             return None
         return str(self._holds(value)).lower()

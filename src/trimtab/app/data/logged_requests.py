@@ -26,15 +26,15 @@ RequestOf: TypeAlias = "Callable[[str], Request | None]"
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
-    """A request with the first answer that it got."""
+    """A request with its first answer: the one with the earliest as-of time."""
 
     request_id: str
     at_us: int
     version: str  # the id of the version that answered
     request: bytes  # the columns of the request, as encoded in the prediction log
-    values: bytes  # the model's inputs, if requested
+    values: bytes  # the model's inputs; empty without `inputs` of `LoggedRequests`
     reasons: bytes = b""  # for each input, the code that says why it is missing
-    answer: float | dict[str, float] | None = None  # the score that the version computed from `values`, if requested
+    answer: float | dict[str, float] | None = None  # the score that the version computed from `values`, if known
 
 
 class LoggedRequests:
@@ -60,8 +60,8 @@ class LoggedRequests:
         inputs: bool = False,
         request_of: RequestOf | None = None,
     ) -> None:
-        self.first: dict[str, LoggedRequest] = {}  # the first prediction of each request, by request key, in log order
-        self.other_shapes = 0
+        self.first: dict[str, LoggedRequest] = {}  # by request key
+        self.other_shapes = 0  # how many predictions were skipped, because their columns cannot be converted
         self._model = model
         self._predictions = predictions
         self._since_us = since_us
@@ -110,7 +110,7 @@ def _own_answer(p: Prediction) -> float | dict[str, float] | None:
 
 
 def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
-    """Return a function that converts a logged request to the columns declared now. It returns None if it cannot."""
+    """Return a function that converts a logged request to the columns declared now, or returns None if impossible."""
     unchanged = list(known.columns.items()) == list(now.columns.items())
     names, same = list(known.columns), known.columns.items() & now.columns.items()
     places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
@@ -130,7 +130,7 @@ def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
 
 
 def request_shape(request: Request) -> Callable[[bytes], bool]:
-    """Return a function that tells whether a logged request has the columns declared now, with the same types."""
+    """Return a function that tells whether a logged request has the columns of `request`, with the same types."""
     decode = _row_decoder(request)
 
     def fits(packed: bytes) -> bool:
@@ -144,7 +144,7 @@ def request_shape(request: Request) -> Callable[[bytes], bool]:
 
 
 def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
-    """Return the columns of logged requests that have the declared shape (see `request_shape`)."""
+    """Return the columns of logged requests. All must have the columns of `request` (see `request_shape`)."""
     decode = _row_decoder(request)
     parts = []
     for start in range(0, len(packed), _BLOCK):  # this many requests fit into the processor's cache
@@ -178,8 +178,8 @@ def ingested_requests(
 ) -> tuple[Columns, NDArray[Any]]:
     """Return the ingested requests that were known at `cut_us`, each once, and their times.
 
-    If a request was corrected, the values that were valid at its own time are used. Requests that were deleted by
-    `cut_us` are left out. With `deleted`, only requests that were deleted before their own time are left out.
+    If a request was corrected, its values are those at its own time (or the first ones, if it became known later).
+    Requests that were deleted by `cut_us` are left out; with `deleted`, only those deleted before their own time.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

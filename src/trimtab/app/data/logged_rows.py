@@ -43,7 +43,7 @@ def encodings(registry: Registry, blob: Blob) -> EncodingOf:
 def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encoding_of: EncodingOf) -> FeatureFrame:
     """Return the feature values that were used to answer requests, decoded from the logged inputs.
 
-    Encoding the result again gives the logged inputs to the last bit.
+    If they are encoded again, the inputs are equal to the logged ones in every bit.
 
     Args:
         rows: Requests with their logged inputs. All of them must have been answered by versions with these features.

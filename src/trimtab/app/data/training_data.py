@@ -74,7 +74,8 @@ class LivingData:
         placed: Callable[[FeatureSet], FeatureSet] = lambda features: features,
         left_out: Callable[[Model, int], Sequence[LeftOut]] = lambda model, cut_us: (),
     ) -> None:
-        self._kept: tuple[str, int, LoggedRequests] | None = None  # read by `requests`, used again by `training_set`
+        # what `requests` has read (the model's hash, the cut, the logged requests), for the next `training_set`
+        self._kept: tuple[str, int, LoggedRequests] | None = None
         self.other_shapes = 0  # this many predictions were skipped, because their request had other columns
         self._open_run = open_run
         self._predictions = predictions
@@ -93,7 +94,7 @@ class LivingData:
         With `answers`, the logged scores of the requests are included.
 
         Raises:
-            NotFound: The model has no request.
+            NotFound: There are no requests of the model.
             Conflict: Other definitions of the model were applied after the project was opened.
         """
         self._check(model.name)
@@ -141,7 +142,7 @@ class LivingData:
         """Return the training requests in order of time, and the time of each.
 
         Raises:
-            NotFound: The model has no request.
+            NotFound: There are no requests of the model.
             Conflict: Other definitions of the model were applied after the project was opened.
         """
         self._check(model.name)
@@ -155,10 +156,10 @@ class LivingData:
         return LoggedRequests(model, self._predictions, since_us=since_us, inputs=inputs, request_of=request_of)
 
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
-        """Return the logged requests. If `requests` has just read them for the same cut, they are not read again.
+        """Return a reader of the logged requests: the one that `requests` has used, if it was for the same cut.
 
-        This is so after the pin was computed (a hash of everything that a training set depends on). Requests that were
-        read for another cut are dropped, because they may hold data that was erased since.
+        This saves time after the pin of a training set was computed. A reader for another cut is dropped, because it
+        may hold data that was erased since.
         """
         if since_us is not None or answers:
             return self._logged_requests_of(model, since_us, answers)
@@ -255,7 +256,7 @@ class _Chosen(msgspec.Struct, frozen=True, eq=False):
 def _answered_in_time(
     model: Model, logged: list[LoggedRequest], known: Columns, known_at_us: NDArray[Any]
 ) -> list[LoggedRequest]:
-    """Return the logged requests without those that were answered too late for the time of the ingested request."""
+    """Return the logged requests without those for which the ingested request is used (see `LivingData`)."""
     if not logged:
         return logged
     until_us = np.minimum(known_at_us + DAY_US, model.label.final_at(known_at_us)).tolist()

@@ -1,4 +1,4 @@
-"""Compute the pin of a training set: a hash of everything that the set depends on.  # D54"""
+"""Compute the pin of a training set: hashes and positions that change if the set could change.  # D54"""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Pin:
         self._kept_from = kept_from
 
     def __call__(self, model: Model, cut_us: int) -> object:
-        """Return as a JSON value the pin of a model's training set with the data known at `cut_us`.
+        """Return, as a JSON value, the pin of a model's training set with the data known at `cut_us`.
 
         Raises:
-            NotFound: The model has no request.
+            NotFound: There are no requests of the model.
         """
         frames, positions = self._history().frames_at({model.request.name, model.label.source.name})
         requests, at_us = self._data.requests(model, frames[model.request.name], cut_us)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trimtab.experiments.eligibility import EligibilityReader
     from trimtab.store.ports import Log
 
-_LOOK_S = 0.5  # if the catalogue has no mark that shows a change, rules are used for this long
+_LOOK_S = 0.5  # if the catalogue cannot tell whether it has changed, rules are compiled again after this time
 
 
 class Rule(msgspec.Struct, frozen=True, eq=False):
@@ -42,7 +42,7 @@ class Rule(msgspec.Struct, frozen=True, eq=False):
 
     assigner: Assigner
     generation: int  # 0 before the first start
-    reader: EligibilityReader | None = None  # None: no features are read
+    reader: EligibilityReader | None = None  # None: no features are read (the rule has none, or is not running)
 
 
 class Rules:
@@ -99,7 +99,7 @@ class Rules:
         log_exposures(self.log, exposures)
 
     def known(self, rule: Rule, rows: Sequence[dict[str, Any]], now_us: int) -> Sequence[tuple[dict[str, Any], str]]:
-        """Return each row with the features that the rule reads as of now, and a text about those that are missing."""
+        """Return each row with the features that the rule needs, as of now, and a text that names the missing ones."""
         definition = rule.assigner.definition
         if rule.reader is None:  # no variant is assigned by features now
             return [({**dict.fromkeys(definition.feature_types), **row}, "") for row in rows]
@@ -239,8 +239,8 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     until_us, ahead = stored_reached(system.state.catalog, state)[0].closed_until_us, ""
     if until_us > system.clock.now_us():
         ahead = (
-            f"days until {format_time(until_us)[:10]} were closed by a process whose clock was ahead, and units do not "
-            "count before: stop it and start it again"
+            f"days until {format_time(until_us)[:10]} were closed by a process whose clock was ahead, so units that are "
+            "exposed before that do not count: stop it and start it again"
         )
     newest_us = newest_at_us(system.state.exposures)
     if newest_us > system.clock.now_us() + EARLY_US:

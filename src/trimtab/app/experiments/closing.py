@@ -63,8 +63,8 @@ _MARKED = {"train": "retraining", "promote": "promotion", "roll_back": "roll bac
 def close_due(system: System, experiment: str | None = None) -> list[ExperimentDay]:
     """Close the days that can be closed now, of one experiment or of all. Return the days that were closed.
 
-    An experiment whose days another process is closing is left out, and so is one that reads what the project file does
-    not declare any more: its status and its report say so (`cannot_close`).
+    Left out are experiments whose days another process is closing, and those that read something which the project file
+    no longer declares. The status and the report of the latter say so (`cannot_close`).
 
     Raises:
         TrimtabError: The days of an experiment cannot be closed. Those of the other experiments are.
@@ -170,11 +170,11 @@ class ExperimentDays:
     def read_again(self) -> None:
         """Read the outcomes of days again that were closed some days ago (`LATE_AFTER`), and store what came late.
 
-        For a check, the sums of each day are first computed as they were when it was closed. If they differ, because
-        exposures or events were removed or some units became testers, the day is left as it is.
+        If the sums have changed, the sums as of the close are computed again as a check. If these are not the stored
+        ones, because exposures or events were removed or units became testers, the day is left as it is.
 
         Raises:
-            Conflict: Another process has done it meanwhile.
+            Conflict: Another process has stored the outcomes meanwhile.
         """
         state, now_us = self._state, self._system.clock.now_us()
         catalog, blob = self._system.state.catalog, self._system.state.blob
@@ -263,7 +263,7 @@ class ExperimentDays:
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
     def _not_eligible(self, intake: Intake) -> dict[str, int]:
-        """Return how many units took no part because a feature was missing, by the first such feature and reason."""
+        """Return how many units took no part because features were missing, by the text that names these features."""
         if not self.definition.features:
             return {}
         state = self._state
@@ -304,12 +304,12 @@ def _placed(system: System, definition: Experiment) -> Experiment:
 
 @contextmanager
 def evaluating(system: System, features: FeatureSet | None, what: Sequence[Any]) -> Iterator[Evaluate]:
-    """Give a function that computes features from the events that are recorded now.
+    """Yield a function that computes features from the events that are recorded now.
 
     Args:
         system: The project whose events are read.
         features: All features that are computed; None: no metric reads events.
-        what: Everything else that determines the result, for work that is resumed after a stop.
+        what: Everything else that determines the result. Stopped work is only resumed if this is unchanged.
     """
     if features is None:
         yield _without_features
@@ -325,7 +325,7 @@ def with_past_features(
 ) -> list[tuple[dict[str, Any], str]]:
     """Return rows of units with the features that an experiment reads, each as of its time, computed from history.
 
-    The texts name the features without a value, with reasons.
+    The text of each row names the features in `where` that have no value, with reasons.
     """
     features = system.live.eligibility(definition)
     if features is None:

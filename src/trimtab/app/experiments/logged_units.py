@@ -82,8 +82,7 @@ class LoggedUnits:
     def predictions(self, intake: Intake) -> Iterator[tuple[int, list[tuple[int, Prediction, dict[str, Any]]]]]:
         """Yield the predictions that clients got in the time of an intake, in blocks.
 
-        A block is the number of the partition, and for each prediction its position in the log, the prediction, and the
-        columns of its request.
+        A block has the number of a partition and a list: position in the log, prediction, columns of its request.
         """
         models = self._definition.models
         names = [_encode(model) for model in models]

@@ -1,4 +1,4 @@
-"""The numbers of exposed units for metrics about predictions: the mean of a value over the predictions of a unit."""
+"""Metrics about predictions: for each exposed unit, the mean of a value over the unit's predictions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Array = NDArray[Any]
 class PredictionValues:
     """Computes metrics about predictions. All answers that a unit got in its window count, whichever version gave them.
 
-    The label of a prediction counts if it was known when the wait for it was over, as for the quality of versions.
+    A label counts if it became known before the wait for it was over, as for the quality of versions.
 
     Args:
         system: The project.
@@ -57,7 +57,7 @@ class PredictionValues:
     ) -> tuple[dict[str, UnitValues], Array]:
         """Return the numbers of the units that were first exposed in the time of an intake.
 
-        With `known_by_us`, labels that came after their wait and became known until then count, too.
+        With `known_by_us`, labels that became known after their wait, but until then, count, too.
 
         Returns:
             By metric: the number of each unit, and for primary metrics the same for each part of the window. And how

@@ -33,7 +33,8 @@ def experiment_report(
         name: The experiment.
         close: Whether to close the days that can be closed now, before they are read.
         slices: Whether to read slices as well.
-        generation: An earlier start, from 1, as its closed days were at the next start; None: the newest one.
+        generation: The number of an earlier start, from 1: report the days that were closed before the next start.
+            None: the newest start.
     """
     state = experiment_state(system.state.catalog, name)
     if state is None:
@@ -75,7 +76,7 @@ def write_experiment_page(system: System, name: str, to: Path, generation: int |
 def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
     """Yield each experiment that runs or is paused: its name, what its closed days say, and whether that is a problem.
 
-    A failed sample-ratio check, variants that have to be stopped, and days that cannot be closed are problems.
+    The problems are a failed sample-ratio check, days that cannot be closed, and that all variants should be stopped.
     """
     for one in experiments(system):
         if one.phase in ("running", "paused"):

@@ -31,15 +31,16 @@ from trimtab.store.ports import Append, Put, Remove
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
-LAYER = "experiment_layer"  # the kind of the catalogue records with the slots of a layer's experiments
+LAYER = "experiment_layer"  # the kind of the catalogue records with the `Slots` of a layer
 Change = Put | Append | Remove
-Slots = dict[str, tuple[int, int]]
+Slots = dict[str, tuple[int, int]]  # for each experiment of a layer: the first of its buckets, and the end
 
 
 class Running:
     """One experiment of a project, as it is read from the catalogue, with the changes that a person can make.
 
-    Every change fails with Conflict, and does nothing, if another process has changed the experiment since it was read.
+    If another process has changed the experiment since it was read, every change fails with Conflict, and nothing is
+    changed. (Only the promotion of a winning version may have happened already.)
 
     Args:
         system: The project.
@@ -119,7 +120,7 @@ class Running:
         return self._write("ramp_experiment", self._allocated(state, share, new, by_hand=True))
 
     def ramp_when_due(self) -> Decision | None:
-        """Take the newest step of the declared ramp that is due, unless a person has set the share since the start."""
+        """Take the newest due step of the declared ramp, unless a person has ramped, paused or resumed meanwhile."""
         state = self.state
         if state is None or state.phase != "running" or any(one.by_hand for one in state.allocations):
             return None
@@ -132,7 +133,10 @@ class Running:
         return self._write("ramp_experiment", self._allocated(state, due[-1], last.weights, by_hand=False))
 
     def must_stop(self) -> str | None:
-        """Return why an experiment over versions has to stop now: a limit of the service, or its canary was ended."""
+        """Return why an experiment over versions must stop now; None if it need not.
+
+        A version exceeds a guardrail of the service or became the champion, or a person has ended the canary.
+        """
         state = self.state
         if state is None or state.phase != "running" or not state.versions:
             return None
@@ -238,7 +242,7 @@ class Running:
         return msgspec.structs.replace(state, allocations=[*state.allocations, new])
 
     def _take_slots(self, definition: Experiment) -> tuple[tuple[int, int], list[Change]]:
-        """Return the buckets of its layer that an experiment gets, and the change that takes them."""
+        """Return the run of its layer's buckets that an experiment gets, and the changes that reserve them."""
         if not definition.layer:
             return (0, BUCKETS), []
         taken, revision = self._taken(definition.layer)
@@ -260,7 +264,7 @@ class Running:
         return [_slots(layer, taken, revision)]
 
     def _taken(self, layer: str) -> tuple[Slots, int]:
-        """Return the slots of a layer that other experiments have, and the revision of the record."""
+        """Return the slots of a layer without those of this experiment, and the revision of the record."""
         record = self._catalog.get(LAYER, layer)
         if record is None:
             return {}, 0
@@ -297,7 +301,7 @@ class Running:
     def _write(
         self, act: str, state: ExperimentState, more: Sequence[Change] = (), evidence: Evidence | None = None
     ) -> Decision:
-        """Write the state with its row of the ledger, and for an experiment over versions with the canary."""
+        """Write the state with a row of the ledger and, for an experiment over versions, the share of the canary."""
         definition, now = stored_definition(state), state.allocations[-1]
         about: Evidence = {
             "experiment": self._name,
@@ -322,7 +326,7 @@ class Running:
             return self._write_with_canary(definition, state, entry, changes)
         except Conflict as error:
             raise Conflict(
-                f"experiment {self._name!r}: another process changed it meanwhile, so nothing was done. Look at its "
+                f"experiment {self._name!r}: another process changed it meanwhile, so it was not changed. Look at its "
                 "state, and try again."
             ) from error
 
@@ -346,10 +350,10 @@ class Running:
     def _write_with_canary(
         self, definition: Experiment, state: ExperimentState, entry: Entry, changes: list[Change]
     ) -> Decision:
-        """Write the state, and let the canary answer the treatment's share of the requests.
+        """Write the state, and give the canary the treatment's share of the requests, unless a person has ended it.
 
-        The alias `canary` names the first of several treatments. After the end, its share is 0. But if a rollout of the
-        same version is in its canary phase, the share stays.
+        With several treatments, the alias `canary` and its share are those of the first. When the experiment ends, the
+        share becomes 0, or stays if a rollout of the same version is in its canary stage.
         """
         if definition.deployments:
             return self._write_with_shares(str(definition.model), state, entry, changes)

@@ -23,8 +23,8 @@ def tick_project(
 ) -> list[Decision]:
     """Run one tick of all deployments, then the steps in `also`, and all experiments; see `Project.tick`.
 
-    The days of experiments are closed last, because the deployments find the red windows of their inputs. They are
-    closed, and experiments that harm the service are stopped, even if a deployment failed.
+    The days of experiments are closed last, because the deployments find red windows (times of faulty inputs or labels)
+    in which days do not count. All of this is done even if a deployment failed.
     """
     decisions: list[Decision] = []
     try:
@@ -41,7 +41,7 @@ def tick_project(
 
 
 def tick_experiments(system: System) -> list[Decision]:
-    """Ramp experiments as declared, and stop those over versions that harm the service, unless automation is frozen.
+    """Stop experiments that must stop (see `Running.must_stop`), and ramp others as declared, unless all is frozen.
 
     An experiment that another process changes at the same time is left for the next tick.
     """

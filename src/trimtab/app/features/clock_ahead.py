@@ -25,13 +25,13 @@ REPAIR = "Check the clock first; once it is right, run: trimtab storage recover"
 
 
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
-    """The records of a partition with a timestamp in the future, or another stored time in the future."""
+    """The records of a partition whose append times are in the future, or another stored time in the future."""
 
     where: str  # a partition of the event log, such as "p0001", or the stored time, such as "online features"
-    first: int | None  # the position of the first record stamped in the future; None if unknown
-    records: int
-    newest: str  # the latest of these timestamps
-    ahead_us: int
+    first: int | None  # the position of the first of these records; None for another stored time
+    records: int  # the number of these records; 0 for another stored time
+    newest: str  # the latest of these times
+    ahead_us: int  # how far `newest` is ahead of the clock
 
     def __str__(self) -> str:
         unit_us = next(unit for unit in (DAY_US, HOUR_US, MINUTE_US) if self.ahead_us >= 2 * unit)
@@ -41,7 +41,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
-    """Find timestamps of log records, and of the progress of log readers, that are later than now plus a tolerance."""
+    """Find log records, and positions of log readers, whose times are later than now plus a tolerance."""
     log, found = state.events, list[Ahead]()
     for partition, last in log.positions().items():
         newest = log.read(partition, max(0, last - 1), limit=1)
@@ -50,7 +50,7 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
             found.append(_ahead(partition, newest[-1].appended_at_us, now_us, before + 1, last - before))
     others = {"what was truncated": truncation(state.catalog).newest_us}
     if state.online_place.mark() is not None:
-        with suppress(Corrupt):  # reported where the features are read
+        with suppress(Corrupt):  # other code reports this, where it reads the features
             others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)
     found += [
         _ahead(where, newest_us, now_us) for where, newest_us in others.items() if newest_us > now_us + TOLERANCE_US
@@ -61,8 +61,8 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
 def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> None:
     """Set append times in the future to now, first in the tables of record (the long-term store), then in the log.
 
-    Rebuild the online features afterwards. Until then, they still hold times in the future, so that an interrupted
-    repair is noticed.
+    Rebuild the online features afterwards. They hold times in the future until then, so `stamped_ahead` still finds
+    these if the repair is interrupted.
 
     Raises:
         Misuse: The log is on a server, so its times cannot be changed here.

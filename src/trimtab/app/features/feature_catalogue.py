@@ -36,13 +36,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     owner: str = ""
     tags: tuple[str, ...] = ()
-    version: int | None = None  # this definition was applied under this number; None: it is not applied
+    version: int | None = None  # the number under which this definition was applied; None: it is not applied
     hash: str | None = None  # the hash of the definition
     lineage: tuple[str, ...] = ()  # the columns from which the entry is computed, as `source.column`
     used_by: tuple[str, ...] = ()
-    events: int | None = None  # the number of events of the source
-    newest: str | None = None  # the time of the newest event
-    known_ago: str | None = None  # how long ago the last event became known (perhaps not the newest event)
+    events: int | None = None  # the number of events of the source that are not deleted
+    newest: str | None = None  # the latest event time
+    known_ago: str | None = None  # the age of the latest known-at time, which may belong to another event
     values: dict[str, Values] = {}  # recent values, by model and the feature's name in that model
     others: tuple[Entry, ...] = ()  # other entries of the same name, set by `Catalogue.find`
 
@@ -80,8 +80,8 @@ class Catalogue(Shown, msgspec.Struct, frozen=True):
     def find(self, name: str) -> Entry:
         """Return the entry with a name.
 
-        Entries of other kinds with the same name, such as an entity and its view, are in the field `others` of the
-        result. In the name "model:feature", the model may be left out if only one model has such a feature.
+        If entries of several kinds have this name, such as an entity and a view, the others are in the field `others`
+        of the result. In the name "model:feature", the model may be left out if only one model has such a feature.
 
         Raises:
             NotFound: No entry has this name.
@@ -239,7 +239,7 @@ class _Entries:
 
     @cached_property
     def _versions(self) -> list[tuple[str, FeatureSet]]:
-        """Return the feature definitions of all versions, each with the version's name and aliases."""
+        """Return for each version its name with its aliases, such as "late@7 [champion]", and its features."""
         registry, known, found = self._system.registry, dict[str, FeatureSet | None](), []
         for model in [record.key for record in self._system.state.catalog.find("version_count")]:
             aliases: dict[str, list[str]] = {}
@@ -262,7 +262,7 @@ class _Entries:
 
 
 def aggregate_words(view: View, name: str) -> dict[str, str]:
-    """Describe how a feature of a view is computed, such as `last_n(x, 3), place 2`, with its arguments by name.
+    """Describe how a feature of a view is computed: its kind, such as `last_n(x, 3), place 2`, and its arguments.
 
     >>> from trimtab import features as f
     >>> from trimtab.events import source
@@ -295,7 +295,7 @@ def _at_place_1(aggregate: Aggregate) -> Aggregate:
 
 
 def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
-    """Return the columns of the request and of sources from which the given features are computed."""
+    """Return the columns from which features are computed: of the request, and all that views of them read."""
     found: set[str] = set()
     joins = {join.name: join for join in features.joins}
     for name in names:

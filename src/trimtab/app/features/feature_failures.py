@@ -20,11 +20,11 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
     view: str
     feature: str
     source: str
-    events: int  # the number of events that failed since the view was filled from the log
-    event: str  # the id of the last failed event
-    at: str  # the time of the last failed event
+    events: int  # the number of such events since the view was last filled
+    event: str  # the id of the last such event
+    at: str  # its event time
     error: str
-    recent: bool  # whether the last failure lies within the last day of the log
+    recent: bool  # whether it was appended within the last day of the log
 
     @property
     def line(self) -> str:

@@ -24,7 +24,7 @@ from trimtab.store.durable_files import publish
 GROUP_ROWS = 122_880  # rows in a Parquet row group; blocks are whole groups, so that equal tables give equal bytes
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR"}
-Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes a block's table, and a count for each feature
+Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes a block's table, and counts by feature
 
 
 def write_table(
@@ -35,14 +35,14 @@ def write_table(
     Equal tables give byte-identical files.
 
     Args:
-        scratch: A folder for finished blocks, so that a stopped run can resume. With None, a stopped run begins again.
+        scratch: A folder for finished blocks, so that a stopped run can resume; None: a stopped run begins again.
         cuts: The range of rows of each block.
         block: Computes the table and the counts of one block.
         counts: The names of the counts, each with the value zero.
 
     Raises:
         Conflict: The file exists.
-        Unavailable: The disk is full.
+        Unavailable: A file cannot be written, for lack of space or access.
     """
     try:
         with tempfile.TemporaryDirectory(dir=scratch) as temporary:

@@ -82,7 +82,8 @@ class Run(Protocol):
     ) -> FeatureFrame:
         """Compute features of requests, each as of its time in `at_us`.
 
-        Only events count that were known at that time or, if `known_by_us` is given, by then (`NEVER_US`: all events).
+        Only events count that were known at that time. With `known_by_us`, all events count that were known by then
+        (`NEVER_US`: all events).
         """
         ...
 
@@ -139,11 +140,12 @@ def opened_run(
 ) -> Iterator[Run]:
     """Open a run that computes features.
 
-    It works in memory if all events fit into half of the setting `features.memory_bytes`, and on disk otherwise.
+    It works on disk if `events` are given, or if not all events fit into half of the setting `features.memory_bytes`.
+    Otherwise it works in memory.
 
     Args:
         what: Everything else that determines the result. A stopped run is only resumed if this is unchanged.
-        events: Parquet files by name of the source, to read instead of the history.
+        events: By name of the source: Parquet files to read instead of the history.
         progress: Called after each piece of work with the number of pieces done and the total number.
     """
     sources = {view.source.name: view.source for view in features.views}
@@ -173,7 +175,7 @@ def _kept(
 
     If it is stopped, its folder is kept, so that it can resume.
 
-    `positions` says up to where the event log is read; by default, up to its current end.
+    `positions` says up to where each partition of the event log is read; by default, up to its current end.
     """
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
@@ -388,7 +390,7 @@ def _event_files(
 
 
 def _files(events: Mapping[str, Path]) -> list[Any]:
-    """Return the names, sizes and modification times of Parquet files, which show whether the files changed."""
+    """Return the names, sizes and modification times of Parquet files. If a file changes, these change."""
     out: list[Any] = []
     for name, path in sorted(events.items()):
         files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]

@@ -47,7 +47,7 @@ class FeatureTable(Columns, frozen=True, eq=False, kw_only=True):
     """Requests and their features, in the order of the requests."""
 
     positions: dict[str, int]  # for each partition of the event log, the last position that was read
-    let_in: dict[str, int]  # with as_known="final": by feature, how many values later events changed
+    let_in: dict[str, int]  # with as_known="final": by feature, how many values differ from those with "then"
 
     def __len__(self) -> int:
         return self.rows
@@ -281,7 +281,7 @@ def _refuse_removed(system: System, features: FeatureSet, first_us: int, events:
 
 
 def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Columns:
-    """Return the keys of all entities that have an event, known by a given time, in the source of one of the views."""
+    """Return the keys of all entities with an event in a source of the views, known by `at_us` (`final`: by now)."""
     first = views[0]
     found = [run.entities(view, None if final else at_us) for view in views]
     if len(found) == 1:
@@ -334,9 +334,9 @@ def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile
 def _joined(features: FeatureSet, requests: Columns, found: FeatureFrame, *, reasons: bool) -> Columns:
     """Return the columns of the requests, followed by the features.
 
-    With `reasons`, a feature that can be null for several reasons is followed by a column with the reason. A feature
-    that only repeats the request column of the same name is not added. Any other feature with the name of a request
-    column is called `feature.<name>`.
+    A feature that only repeats the request column of the same name is not added. Any other feature with the name of a
+    request column is called `feature.<name>`. With `reasons`, a column with the reason follows each feature of a view,
+    and each expression that may fail.
     """
     out = dict(requests.by_name)
     names = np.array(REASONS, object)

@@ -19,8 +19,8 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.training.data.sets import load_training_set
 from trimtab.training.fitting.artifact import decode_artifact
 
-_ROWS = 5_000
-_ENOUGH = 100  # with fewer logged predictions, the training set is used
+_ROWS = 5_000  # a sample has at most this many rows; this many newest predictions of each log partition are searched
+_ENOUGH = 100  # if fewer predictions of the version are found among these, the training set is used
 _TOP = 5
 
 
@@ -30,7 +30,7 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
     sample: str  # "the newest 5,000 predictions of late_flight@7"
     rows: int
     nulls: dict[str, float]  # the share of rows without a value, by reason
-    mean: float | None = None  # this field and those up to `greatest` are only for numbers
+    mean: float | None = None  # this field and the next four are only for numbers
     std: float | None = None
     least: float | None = None
     quantiles: dict[str, float] = {}  # "5%", "25%", "50%", "75%", "95%"
@@ -61,13 +61,13 @@ class Sample(msgspec.Struct, frozen=True, eq=False):
     model: str  # "late_flight@7"
     what: str
     values: dict[str, Column]
-    reasons: dict[str, NDArray[Any]]  # for each feature of a view, codes that say why a value is missing
+    reasons: dict[str, NDArray[Any]]  # by feature, for each row the code that says why the value is missing
 
 
 def sample_of(system: System, model: str) -> Sample | None:
-    """Return the newest predictions of a model's version in service or, if they are few, rows of its training set.
+    """Return recent predictions of a model's version in service or, if these are few, rows of its training set.
 
-    If no version of the model is in service, the newest version is taken.
+    If no version is in service, the newest registered version is taken.
     """
     version = system.registry.alias(model, CHAMPION) or next(reversed(system.registry.versions(model)), None)
     if version is None:

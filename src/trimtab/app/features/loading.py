@@ -81,12 +81,12 @@ def _new_and_changed(
 
 
 def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
-    """Leave out rows whose delay had not passed at the time of the newest row. Also return how many were left out.
+    """Leave out rows that are older than the newest row by less than the source's delay, and count them.
 
     This is only done for a source with `only_final`. Rows that are dated in the future do not count as newest.
 
-    The reason: if a file is written before the delay of its newest rows has passed, their values are not final. If two
-    outcomes are possible, the file often has only the one that is known early.
+    The reason: the values of these rows may not have been final when the file was written. If one outcome is known
+    earlier than the other, often only the early one is in the file.
     """
     if not source.reading.only_final:
         return rows, 0

@@ -16,7 +16,7 @@ from trimtab.events.tables import Materialised, materialise
 
 LEASE = "tables"
 SPARED_H = 1  # replaced files of a table stay for this long, for other tools that read the table
-_PATIENCE_S = 60.0  # another process has usually finished within this time
+_PATIENCE_S = 60.0  # how long to wait for another process, which usually ends within this time
 
 
 def move_into_tables(system: System) -> Materialised:

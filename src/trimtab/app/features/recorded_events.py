@@ -1,4 +1,4 @@
-"""Events in tables of record, as files for computations that do not fit into memory."""
+"""Events in the files of tables of record, for computations that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _InFiles(Protocol):
 
 
 def recorded_events(system: System, source: Source) -> EventFiles:
-    """Move what is new in the log into the tables of record, and return all records of a source.
+    """Move new records of the log into the tables of record, and return the files with all records of a source.
 
     Raises:
         Conflict: Another process holds the tables.
@@ -32,14 +32,14 @@ def recorded_events(system: System, source: Source) -> EventFiles:
     move_into_tables(system)
     merge_files(system)
     table = system.state.tables(system.sources, make=False)[source.name]
-    positions = system.state.events.positions()  # no less than what the table has, because it was moved before
-    for partition, last in reached_in(table).items():  # partitions that are gone from the log
+    positions = system.state.events.positions()  # not below those of the table, which was filled from the log
+    for partition, last in reached_in(table).items():  # adds partitions that are gone from the log
         positions.setdefault(partition, last)
     return table_events(source, table_files(table), list(positions), positions)
 
 
 def merge_files(system: System) -> None:
-    """Merge the files of tables that have many small files: each move adds one."""
+    """Merge the files of tables that have many small files. Each move of events into a table adds one."""
     for table in system.state.tables(system.sources, make=False).values():
         small = sum(file.stat().st_size < _SMALL_BYTES for file in table_files(table))
         if small > _MOST_SMALL and isinstance(table, Prunable):

@@ -55,10 +55,12 @@ def read_loosely(
 ) -> tuple[FileRows, dict[str, Dtype]]:
     """Return the rows of the input, and the types of all columns. Rows that cannot be converted are in `bad`.
 
-    For the arguments see `request_table`. `needed` returns the columns that are needed, given those of the input.
-    `what` names the rows in errors. `delimiters` are tried in order if a CSV file, read with the default delimiter,
-    lacks a needed column.
-    `hint` says what to do where a column is missing.
+    Args:
+        given: As for `request_table`, like `times`.
+        needed: Returns the columns that are needed, given those of the input.
+        what: A name of the rows for errors.
+        delimiters: If a CSV file lacks a needed column, it is read again with each of these, until it has all.
+        hint: A sentence for the error about a missing column.
     """
     table, found = _with_columns(given)
     declared = needed(found)

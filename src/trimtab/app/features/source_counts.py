@@ -36,7 +36,7 @@ class SourceCounts(msgspec.Struct, frozen=True):
     positions: dict[str, int] = {}  # for each partition, the position of the last record that is counted
     sources: dict[str, EventCount] = {}
     unknown: int = 0  # the number of records of undeclared sources, which are not in `sources`
-    behind: int = 0  # the number of records in the log that are not counted
+    behind: int = 0  # the number of records in the log that are not counted yet
 
     def of(self, source: str) -> EventCount:
         """Return the counts of a source."""
@@ -44,7 +44,7 @@ class SourceCounts(msgspec.Struct, frozen=True):
 
 
 def read_counts(system: System) -> SourceCounts:
-    """Return the counts for a status, for which at most 20,000 records are read.
+    """Return the counts for a status. At most 20,000 records are read for it.
 
     If more records are new, `behind` says how many are not counted; `store_counts` counts all.
     """
@@ -92,7 +92,7 @@ def _stored(system: System) -> tuple[SourceCounts, int]:
 
 def _store(system: System, before: SourceCounts, revision: int, now: SourceCounts) -> None:
     if now != before:
-        # the disk cannot be written, or another process wrote or removed counts: the next status counts again
+        # if the disk cannot be written, or another process wrote or removed counts, the next status counts again
         with suppress(Conflict, Unavailable):
             system.state.catalog.write([Put(KIND, _KEY, msgspec.json.encode(now), expected=revision)])
 

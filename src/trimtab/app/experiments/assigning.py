@@ -239,7 +239,7 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     until_us, ahead = stored_reached(system.state.catalog, state)[0].closed_until_us, ""
     if until_us > system.clock.now_us():
         ahead = (
-            f"days until {format_time(until_us)[:10]} were closed by a process whose clock was ahead, so units that are "
+            f"days until {format_time(until_us)[:10]} were closed by a process whose clock was ahead, so units "
             "exposed before that do not count: stop it and start it again"
         )
     newest_us = newest_at_us(system.state.exposures)

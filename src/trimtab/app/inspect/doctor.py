@@ -83,7 +83,7 @@ def examine(folder: Path | None, environment: Mapping[str, str]) -> list[Finding
 
 
 def missing(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings that must be repaired before anything works."""
+    """Return the findings that must be repaired before trimtab can work here."""
     return [finding for finding in findings if finding.state == "missing"]
 
 
@@ -138,10 +138,7 @@ def _dependencies() -> list[Finding]:
 
 
 def _extras(wanted: Sequence[str]) -> list[Finding]:
-    """Check the optional dependencies.
-
-    A module that the project requires must be installed. Others may be missing.
-    """
+    """Check the optional dependencies. Only those in `wanted`, which the project requires, must be installed."""
     out = [_module(module) for module in wanted]
     for module in _EXTRA_OF:
         found = _module(module)
@@ -179,7 +176,7 @@ def _sqlite() -> Finding:
     version = sqlite3.sqlite_version
     note = ""
     if sqlite3.sqlite_version_info < _WAL_RESET_FIXED:
-        note = " (its fault in WAL mode, repaired in 3.51.3, needs two writers; a file of trimtab has only one)"
+        note = " (has a fault in WAL mode, repaired in 3.51.3, that needs two writers; a file of trimtab has one)"
     good = sqlite3.sqlite_version_info >= (3, 35)
     fix = "" if good else "Use a Python with SQLite 3.35 or newer."
     return Finding(name="SQLite", state="ok" if good else "missing", found=version + note, fix=fix)
@@ -236,10 +233,7 @@ def _file_system(path: Path) -> str:
 
 
 def _state_formats(folder: Path) -> list[Finding]:
-    """Check that each store of the state folder opens, and that the artifacts of deployed versions exist.
-
-    A store does not open if it has a format of a newer trimtab or if its beginning is damaged.
-    """
+    """Check the formats of the stores in the state folder, the logs, and the artifacts of deployed versions."""
     from trimtab.app.inspect.doctor_state import check_contents, check_state
 
     if not folder.is_dir():

@@ -16,7 +16,7 @@ from trimtab.store.lmdb.place import pairs_file
 
 
 def check_state(folder: Path) -> str:
-    """Describe in words what the state folder holds.
+    """Return, as text, how many stores of each kind the state folder has.
 
     Raises:
         Misuse: A store has a format that this version of trimtab does not read. The message names the file.
@@ -39,7 +39,7 @@ def check_state(folder: Path) -> str:
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """Problems in the contents of stores that can be opened, each with its repair."""
+    """Problems in the contents of stores, each with its repair."""
 
     logs: list[tuple[str, str]] = []  # partitions with lost records, or with times in the future from a wrong clock
     artifacts: list[tuple[str, str]] = []  # missing or damaged artifacts of deployed versions

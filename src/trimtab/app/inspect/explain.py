@@ -33,13 +33,13 @@ _NEAR = 1e-6  # a recomputed score counts as equal to the logged score up to thi
 
 
 class Input(msgspec.Struct, frozen=True):
-    """One used model input."""
+    """One input that the model used."""
 
     feature: str
     value: float | None
     reason: str | None  # "found", or why the value is null; None if the input does not come from a view
-    text: str | None = None  # only for categories: the text, of which `value` is the index in the version's vocabulary
-    unseen: bool = False  # whether the text did not occur in training, so that `value` is None
+    text: str | None = None  # for a category: its text; `value` is the text's index in the version's vocabulary
+    unseen: bool = False  # whether `value` is None because the text did not occur in training
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """SHAP values of a raw score (log odds of a class, the number, the log of a count)."""
+    """SHAP values of a raw score: the log odds of a class, a predicted number, or the log of a predicted count."""
 
     base: float  # the mean raw score, to which the shares are added
     raw: float  # the sum of the base and all shares, before any calibration
@@ -218,10 +218,7 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
 def _with_texts(
     inputs: list[Input], vocabularies: Mapping[str, Sequence[str]], computed: Callable[[], Mapping[str, str | None]]
 ) -> list[Input]:
-    """Add the texts of categories to the inputs.
-
-    The texts come from the version's vocabulary. `computed` returns the texts that are not in the vocabulary.
-    """
+    """Add the texts of categories to the inputs: from the version's vocabulary, or if unseen there, from `computed`."""
     out = []
     texts: Mapping[str, str | None] | None = None
     for one in inputs:
@@ -232,17 +229,14 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            seen = text in vocabularies[one.feature]  # if so, the history has changed since
+            seen = text in vocabularies[one.feature]  # if so, the history was changed after the prediction
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out
 
 
 def _texts(system: System, prediction: Prediction, version: Version) -> dict[str, str | None]:
-    """Compute the text features of a prediction again, as of its time, from the records that were applied then.
-
-    The result is empty if that is impossible.
-    """
+    """Compute the text features of a prediction again, from the records that it used; nothing if this is impossible."""
     try:
         features = system.live.of(version)
         if not request_shape(features.request)(prediction.request):
@@ -258,10 +252,7 @@ def _texts(system: System, prediction: Prediction, version: Version) -> dict[str
 
 
 def _request(system: System, prediction: Prediction, version: Version) -> tuple[dict[str, Any], str | None]:
-    """Return the request by column name, with the columns that were declared when the version was trained.
-
-    If the names are unknown, the columns are numbered, and the reason is returned, too.
-    """
+    """Return the request by column name. If the names are unknown, number its columns, and return the reason, too."""
     row = msgspec.msgpack.decode(prediction.request)
     try:
         declared = system.live.of(version).request

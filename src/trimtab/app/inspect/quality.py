@@ -125,8 +125,10 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 
 def quality_lines(table: Columns, level: float | None) -> list[str]:
-    """Return lines of text for a terminal: the rows of the table and, if they are at least three blocks, a chart."""
+    """Return the table as lines for a terminal, with a chart of the main arm if it has three blocks or more.
 
+    There is no chart of slices or batches.
+    """
     rows = table.to_rows()
     if not rows:
         return [
@@ -171,14 +173,13 @@ def quality_lines(table: Columns, level: float | None) -> list[str]:
     excess = [row["excess_loss"] for row in rows]
     has_excess = any(value is not None for value in excess)
     chart = text_chart(excess if has_excess else [row["loss"] for row in rows], level=level if has_excess else None)
-    what = "excess loss (above 0: worse than the scores themselves expect)" if has_excess else "loss"
+    what = "excess loss (above 0: worse than expected if the scores are right)" if has_excess else "loss"
     what += f" of {arm}" if len(arms) > 1 else ""
     return [*out, "", f"{what}, {_shown_block(rows[0]['block'])} to {_shown_block(rows[-1]['block'])}", *chart]
 
 
 def version_name(system: System, address: str) -> str:
     """Return the name of a version, given its id. If it is not registered, return the first characters of its id."""
-
     try:
         return system.registry.get(address).name
     except NotFound:
@@ -186,10 +187,9 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """Return the mean loss minus the loss that the model's own scores predict; None without labels or predicted losses.
+    """Return the mean loss minus the loss to expect if the scores are right; None without labels or expected losses.
 
-    `blocks` has the sums of each block of predictions, with the cap of its losses. Losses are summed as multiples of
-    the cap.
+    `blocks` has for each block the sums, which are in multiples of the cap of losses, and this cap.
     """
     rows = sum(one.labelled for one, _ in blocks)
     if not rows or any(one.expected_loss is None for one, _ in blocks if one.predictions):
@@ -199,7 +199,7 @@ def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
 
 
 def _grouped(days: Iterable[DayBlocks], wanted: Wanted) -> dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]]:
-    """Return for each row of the table the sums to add up, sorted by time, version, arm and slice."""
+    """Return for each row of the table (time, version, arm and slice) the sums to add up."""
     groups: dict[tuple[Any, ...], list[tuple[BlockSums, DayBlocks]]] = {}
     for day in days:
         for start_us, name, sums in _parts(day, wanted):

@@ -89,9 +89,9 @@ def check_skew(
 
 
 def check_skew_when_due(system: System) -> None:
-    """If a model with new predictions was last checked 20 hours ago or more, check a sample from all models since then.
+    """Check a sample of the predictions since the last check, if some model was not checked for 20 hours.
 
-    If the events do not fit into memory, nothing is checked, because a check reads all of them.
+    Nothing is checked if no prediction is new, or if the events do not fit into memory (a check reads all of them).
     """
     if not system.in_memory():
         return
@@ -165,9 +165,9 @@ class _Tally:
             )
 
     def add_scores(self, system: System, rows: Rows) -> None:
-        """Compute the stored version's scores of the logged inputs, and compare them with the logged scores.
+        """Let the stored version score the logged inputs, and compare these scores with the logged ones.
 
-        Predictions of online learners are skipped, because a learner has changed since.
+        Predictions of online learners are skipped, because a learner has changed since then.
         """
         places = [n for n, p in enumerate(rows.predictions) if p.arm != "online"]
         if not places:
@@ -239,7 +239,7 @@ class _Tally:
 
 
 def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
-    """Return for `trimtab status` one line for each deployment, and lines about problems."""
+    """Return for `trimtab status` a line by deployment, and lines about problems."""
     lines: dict[str, str] = {}
     red: list[str] = []
     newest = newest_checks(system.state.catalog)
@@ -271,7 +271,7 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
 
 
 def _unchecked_us(system: System, check: CheckedModel | None, now_us: int) -> int | None:
-    """Return how long ago the first prediction since the newest check was logged, or None if there is none."""
+    """Return how long ago the first prediction (of any model) after a check was logged; None if there is none."""
     predictions = system.predictions
     after = {} if check is None else predictions.positions_before(check.looked_at_us)
     first = [
@@ -300,6 +300,6 @@ def _furthest(prediction: Prediction, again: float | list[float]) -> tuple[float
     if not isinstance(again, list):
         return prediction.score, again
     used = [] if prediction.scores is None else list(prediction.scores.values())
-    if len(used) != len(again):  # not as many classes: another version gave the answer
+    if len(used) != len(again):  # another number of classes: another version gave the answer
         return prediction.score, math.nan
     return max(zip(used, again, strict=True), key=lambda pair: abs(pair[0] - pair[1]))

@@ -37,10 +37,7 @@ class Diagnosis:
         self._appended: dict[tuple[str, int], int] = {}
 
     def causes(self, rows: Rows, differ: Array) -> dict[tuple[int, int], Cause]:
-        """Return the cause of each difference, by row and input.
-
-        `differ` marks the values that differ, as bool (rows, inputs).
-        """
+        """Return the cause of each difference by row and input. `differ` is True where they differ, (rows, inputs)."""
         chosen = np.flatnonzero(differ.any(1))
         if not len(chosen):
             return {}
@@ -86,9 +83,9 @@ class Diagnosis:
         return found
 
     def _again(self, features: FeatureSet, part: Rows) -> Array:
-        """Return a mask of the values that are the same when they are computed a second time.
+        """Compute the values a second time, and return a mask of those that come out the same.
 
-        Only a user function that depends on more than its arguments can give another value.
+        Another value is only possible if a user's function depends on more than its arguments.
         """
         try:
             found = self._past.as_of(features, part.requests, part.at_us, part.positions)
@@ -98,7 +95,7 @@ class Diagnosis:
         return ~differences(part.again, part.again_reasons, values, reasons)
 
     def _other_definitions(self, part: Rows) -> Array:
-        """Return a mask of the used values that other feature definitions give; see `Versions.others`."""
+        """Return a mask of the used values that some other feature definitions give; see `Versions.others`."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
             try:
@@ -114,9 +111,9 @@ class Diagnosis:
         return here.cpu != there.cpu or here.packages.get("numpy") != there.packages.get("numpy")
 
     def _clock_behind(self, prediction: Prediction) -> bool:
-        """Return whether the answer used a record whose append time is later than the time of the answer.
+        """Return whether the answer used a record whose append time is later than the answer's as-of time.
 
-        This is only checked for answers from online features, for which it happens only if the clock was set back.
+        For answers about the present, this happens only if the clock was set back. Others are not checked.
         """
         if prediction.mode not in _ONLINE or PAST in prediction.flags:
             return False
@@ -132,8 +129,8 @@ class Diagnosis:
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
         """Return whether records that the prediction may have used are gone.
 
-        This is so if the log is shorter now, if records of these sources that the prediction may have used were erased,
-        or if there was any erasure (`trimtab forget`) after the prediction and the feature reads a source at all.
+        This is so if the log is shorter now, or if records of these sources before its log positions were erased, or if
+        anything was erased (`trimtab forget`) after the prediction and the feature reads any source.
         """
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True
@@ -178,7 +175,7 @@ def _may_have_lost(views: Mapping[str, View], name: str, used: float, again: flo
     """Return whether the removal of events can have changed a view's feature from `used` to `again`."""
     view, _, feature = name.partition(".")
     aggregate = views[view].features[feature]
-    if aggregate.of is not None and aggregate.of.is_category:  # indices into a vocabulary, whose order says nothing
+    if aggregate.of is not None and aggregate.of.is_category:  # the values are indices, which cannot be compared
         return True
     return aggregate.explains_loss(used, again)
 

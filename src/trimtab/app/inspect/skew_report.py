@@ -28,7 +28,7 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     made_at: str
     at: str  # the time of the request, as of which its features were computed
-    positions: dict[str, int]  # for each partition, the last event that was applied when the prediction was made
+    positions: dict[str, int]  # for each partition, the position of the last event that the prediction could use
     feature: str
     cause: Cause
     used: float | None  # the value that the model got
@@ -52,7 +52,7 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
     values: int = 0
     rows_differing: int = 0
     causes: dict[str, dict[str, int]] = {}  # the number of values that differ, by feature and cause
-    stale_rows: int = 0  # predictions that would differ if all records logged by then had been applied
+    stale_rows: int = 0  # predictions whose inputs lack records that were logged, but not yet applied, at that time
     arms: dict[str, int] = {}
     versions: dict[str, int] = {}
     modes: dict[str, int] = {}
@@ -122,26 +122,26 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
         ]
         for one in self.models:
             out += _model_lines(one)
-        told = [one for one in self.examples if one.cause != "pruned"]  # pruned events need no examples
+        told = [one for one in self.examples if one.cause != "pruned"]
         out += [f"  {one.line()}; trimtab why {one.prediction}" for one in told]
         if not self.rows:
-            out.append("RED  no prediction was checked: there is no evidence either way")
+            out.append("RED  no prediction was checked, so nothing is known about skew")
         out += [f"RED  {one.model}: {red_words(one)}" for one in self.models if one.red]
         return out if self.is_red else [*out, "no value differs for a cause that needs action"]
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """The number of values that were compared for a signal since its last difference, and the time."""
+    """How many values of a signal's version agreed since its last difference, and when values were last compared."""
 
     values: int
-    compared_us: int  # when predictions of the signal's version were last compared
+    compared_us: int
 
 
 class CheckedModel(msgspec.Struct, frozen=True):
-    """The newest check of one model that had predictions to compare, as stored in the catalogue."""
+    """The newest check that drew predictions of one model (else its first check), as stored in the catalogue."""
 
-    looked_at_us: int  # when predictions were last looked for, even if there were none
-    at_us: int  # when predictions were last checked
+    looked_at_us: int  # the time of the newest check, even if it drew no prediction
+    at_us: int  # the time of the check in `found`
     by: str
     found: ModelSkew
     agreed: dict[str, Agreement] = {}  # for each open signal, how many values agreed since its last difference
@@ -202,7 +202,7 @@ def _model_lines(one: ModelSkew) -> list[str]:
         out.append(f"    {one.scores:,} scores were recomputed by their versions")
     if one.stale_rows:
         out.append(
-            f"    {one.stale_rows:,} predictions are right for the records that were applied when they were made; a "
+            f"    {one.stale_rows:,} predictions agree with the records that were applied when they were made; a "
             "record that was in the log, but not yet applied, would have changed them (late_view: stale, no mismatch)"
         )
     out += [f"    not checked: {n:,}, {reason}" for reason, n in sorted(one.unchecked.items())]

@@ -1,7 +1,4 @@
-"""Recompute the features of logged predictions with the definitions of the version that answered.
-
-Each prediction is recomputed as of its own time, from the events that were applied at that time.
-"""
+"""Recompute the features of logged predictions, with the definitions and from the events with which each was made."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    stale: Array  # bool (rows,): whether events that were logged but not applied would have changed the inputs
+    stale: Array  # bool (rows,): whether events that were logged by then, but not applied, would change the inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:
@@ -77,7 +74,7 @@ class Past:
         self.frames: dict[str, EventFrame] = {}
         self.positions: dict[str, int] = {}
         self.conflicts: frozenset[str] = frozenset()
-        self.failure: str | None = None  # why the history cannot be read, if so
+        self.failure: str | None = None  # why the history cannot be read; None: it can
         self._blocks: list[Sequence[LogRecord]] | None = None  # all records, if they fit into memory
         try:
             self.frames, self.positions = system.history.frames_at(system.definitions.sources)
@@ -102,10 +99,9 @@ class Past:
         )
 
     def reread(self) -> Iterator[Sequence[LogRecord]]:
-        """Yield all records.
+        """Yield all records of the log, with those that were moved to the tables of record (the long-term store).
 
-        Old records that were removed from the log come from the tables of record, their long-term store. If all records
-        fit into memory, they are kept there, because they are read several times.
+        They are read several times, so they are kept in memory if all fit.
         """
         if self._blocks is not None:
             yield from self._blocks
@@ -147,7 +143,7 @@ class Versions:
     def others(self, known: Known) -> list[FeatureSet]:
         """Return other feature definitions with inputs of the same names and types.
 
-        They are those of the versions that made predictions, and those of the project file.
+        These are from versions that `of` has loaded, and from the project file.
         """
         seen = [one.features for one in self._known.values() if isinstance(one, Known)]
         same = {
@@ -197,7 +193,7 @@ def compute(
 ) -> Iterator[Rows]:
     """Recompute the features of predictions, and yield the result for each version.
 
-    `failed` is called with predictions that cannot be recomputed, and the reason.
+    `failed` is called with the predictions that cannot be recomputed, and with the reason.
     """
     by_features: dict[str, list[tuple[Known, list[Prediction]]]] = {}
     for known, predictions in groups.values():

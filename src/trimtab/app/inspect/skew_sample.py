@@ -1,4 +1,4 @@
-"""Draw a random sample from the prediction log, with rare versions and arms (champion, canary, shadow) in it, too."""
+"""Draw a random sample from the prediction log that includes rare versions and arms (champion, canary, shadow)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import ERASED, decode
 from trimtab.store.log_places import begin_of
 
-_SEVERAL = 4  # this many times the size of the sample is read, to find rare versions and arms
+_SEVERAL = 4  # of a long log, this many predictions are read for each one in the sample, to find rare versions and arms
 _FEW = 20_000  # a log with at most this many predictions is read completely
 
 
@@ -24,9 +24,9 @@ def draw(
 ) -> list[Prediction]:
     """Return a sample of the predictions after the positions `after`, in order of time.
 
-    The sample has at most `count` (None: all) of the predictions for which `wanted` is true. Of a long log, one
-    prediction in each of many equal parts is read. A quarter of the sample is spread evenly over models, versions, arms
-    and modes; the rest is drawn at random.
+    The sample has at most `count` (None: all) of the predictions for which `wanted` is true. A long log is divided into
+    `_SEVERAL * count` equal parts, and one prediction of each is read. A quarter of the sample is spread evenly over
+    the combinations of model, version, arm and mode; the rest is drawn at random.
     """
     ends = {name: last for name, last in predictions.log.positions().items() if last > after.get(name, 0)}
     total = sum(last - after.get(name, 0) for name, last in ends.items())

@@ -1,4 +1,4 @@
-"""Begin and end signals of skew. There is at most one open signal for each version and cause."""
+"""Begin and end signals about skew. There is at most one open signal for each version and cause."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _OVER = "newer predictions agree again, or the version no longer makes predictio
 class Difference(msgspec.Struct):
     """The values of one version that differ for the same cause."""
 
-    mismatches: int
+    mismatches: int  # the number of these values
     first_us: int  # the time of the oldest prediction with such a value
-    newest_us: int
+    newest_us: int  # the time of the newest one
     line: str  # the first difference, as text
 
 
@@ -47,9 +47,9 @@ def settle_skew(
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
     """Return the writes that begin and end signals, and for each open signal how many values have agreed since.
 
-    A signal records the share of values that differed. It ends when newer values agree, and are so many that three
-    differences would be expected among them at that share. It also ends when no prediction of its version was compared
-    for a day. If older predictions are checked again, their differences do not begin a signal a second time.
+    A signal records the share of values that differed. It ends when so many values in a row agree in later checks that
+    three differences would be expected among them at that share. It also ends when no prediction of its version was
+    compared for a day. After that, only a difference in a prediction made later than the end begins a new signal.
 
     Args:
         versions: The result of the check, by version id.

@@ -57,7 +57,7 @@ from trimtab.training.runtimes.table import missing_library
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long
 _STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for this long
-_UNFOLLOWED_US = HOUR_US  # while none does, it may wait for this long, because the next prediction applies it
+_UNFOLLOWED_US = HOUR_US  # while no process does, a record may wait for this long: the next prediction applies it
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:
@@ -83,7 +83,7 @@ def project_status(system: System) -> Status:
     skew, differing = skew_lines(system)
     red += differing
     signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
-    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # these signals are shown already
+    told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # signals that `differing` shows already
     red += [
         f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
         for one in signals
@@ -147,7 +147,7 @@ def _shown(system: System, signal: Signal, now_us: int) -> bool:
 def _applying(system: System, lag_records: int) -> list[str]:
     """Return the errors of the online features and of a serving process that applies events."""
     followed = system.views.followed()
-    failures = service_failures(system.state.catalog) if followed else {}  # not followed: the service has ended
+    failures = service_failures(system.state.catalog) if followed else {}  # those of an ended service do not matter
     red = [f"the serving process: {work} failed: {text}" for work, text in failures.items()]
     stands = standing(system.state.catalog)
     if stands is not None and (followed or lag_records):
@@ -169,7 +169,7 @@ def _applying(system: System, lag_records: int) -> list[str]:
 
 
 def _not_answering(service: ServiceState) -> list[str]:
-    """Return a line for each worker that died and does not restart."""
+    """Return a line for each worker that died and is not ready again."""
     return [
         f"worker {one.slot} of the service does not answer; {one.ended}: {one.last_words.rpartition(chr(10))[2][:300]}"
         for one in service.workers
@@ -259,7 +259,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
 
 
 def _steady(watch: Watch) -> str:
-    """Return what is known without an alarm. Days without any label are no evidence that quality is steady."""
+    """Describe the quality while there is no alarm. Days without labels do not show that it is steady."""
     if not any(one.state.newest or one.state.pooled_rows for one in watch.figures.values()):
         return "quality not known: no labels have arrived yet for the closed days"
     silent = watch.silent_days
@@ -269,7 +269,7 @@ def _steady(watch: Watch) -> str:
 
 
 def _first_closes(system: System, deployment: Deployment, now_us: int) -> str:
-    """Return when the first day of the version in service can be closed, as the end of a sentence."""
+    """Return, as the end of a sentence, when the first day of the version in service can be closed, if later."""
     since_us = system.registry.history(deployment.name, CHAMPION)[-1].at_us
     first_us = deployment.model.label.final_at((since_us // DAY_US + 1) * DAY_US)
     return f"; the first closes on {format_time(first_us)[:10]} at the earliest" if first_us > now_us else ""
@@ -302,7 +302,7 @@ def _cache(system: System, deployment: Deployment) -> str | None:
 
 
 def _learner(system: System, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
-    """Describe how many labels an online learner has learnt. Recent failures to learn are added to `red`."""
+    """Describe how many labels an online learner has learnt. If it failed to learn some recently, add this to `red`."""
     if deployment.learn != "online":
         return None
     try:
@@ -376,7 +376,7 @@ def _phase(system: System, state: LoopState, name: str) -> str:
 
 
 def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:
-    """Return an error if the last run of a training loop failed, or was too long ago."""
+    """Return an error if the last tick of a training loop failed, or was too long ago."""
     turn = last_activity(system.state.catalog, name)
     if turn is not None and turn.last_error is not None:
         return [f"the newest tick failed: {turn.last_error}"]
@@ -388,7 +388,7 @@ def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> li
 
 
 def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
-    """Return which part of the deployed version's quality is not monitored, and why; None if all is monitored."""
+    """Return why the quality of the deployed version, or a part of it, is not monitored; None if all of it is."""
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"

@@ -49,8 +49,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
     id_conflicts: int
     exact: bool = True  # False: new records of a large log were not compared with earlier events
-    # the number of newest log records, of all sources together, that `events` does not include before the next tick
-    uncounted: int = 0
+    uncounted: int = 0  # the number of newest log records (of all sources together) that are not counted yet
 
 
 class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -63,11 +62,10 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
     sources: list[SourceStatus]
     unapplied: list[str]  # definitions of the project file, such as "view carrier", that differ from the applied ones
     lag_records: int | None  # the number of log records not applied yet; None if online features are damaged
-    # for each view, the counts of `ViewApplied`, such as applied, duplicates and failed; empty if views are damaged
-    views: dict[str, dict[str, int]]
+    views: dict[str, dict[str, int]]  # for each view, the counts of `ViewApplied`; empty if views are damaged
     failures: list[FeatureFailure]  # features that could not be computed for some events
     disk_bytes: int  # the size of the state folder
-    service: ServiceState | None  # the service that serves the project now
+    service: ServiceState | None  # the running service; None if there is none
     experiments: dict[str, str]  # by name: what the closed days of each running experiment say
     signals: list[Signal]  # signals that are open or ended within the last seven days
     red: list[str]
@@ -80,7 +78,7 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Return a picture of each deployment's loss by closed day. The project must still be open.
 
         Raises:
-            Misuse: No day is closed yet, or the status was not given by `project.status()`.
+            Misuse: No day is closed yet, or this is a copy of a status.
         """
         if "draw" not in self.__dict__:  # `project.status()` puts it there
             raise Misuse("plot: this status is a copy. Ask the project again: project.status().plot()")

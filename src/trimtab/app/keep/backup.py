@@ -1,8 +1,8 @@
 """Back up and restore the state folder (`trimtab storage backup`, `trimtab storage restore`).  # D25
 
-A backup is complete and verified, or it is not made. Two rules make it consistent. Parts that store positions in a log
-are copied before the log, so that no copied position lies beyond the copied log. Parts that store addresses of blobs
-are copied before the blobs, so that each copied address leads to a blob.
+A backup is complete and verified, or it is not made. Other processes may write meanwhile, so the order matters. Parts
+that store positions in a log are copied before the log, so that no copied position lies beyond the copied log. Parts
+that store addresses of blobs are copied before the blobs, so that each copied address leads to a blob.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BackupFile(msgspec.Struct, frozen=True):
 
 
 class Positions(msgspec.Struct, frozen=True, kw_only=True):
-    """The last positions of the copied logs, and up to which position the copied tables and views have read."""
+    """The last positions of the copied logs, and the positions that the copied tables and views have reached."""
 
     logs: dict[str, dict[str, int]]  # by log and partition
     tables: dict[str, dict[str, int]]  # by source and partition
@@ -193,15 +193,15 @@ def restore(
                 if progress is not None:
                     progress(done, manifest.size_bytes)
             check_format(partial)
-            if (into / MARKER).exists() and not (partial / MARKER).exists():  # the backup is older than API keys
+            if (into / MARKER).exists() and not (partial / MARKER).exists():  # there are API keys since the backup
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 
 
 def _copy_parts(system: System, to: Path) -> Positions:
-    """Copy all parts in the right order, and return where the copies end."""
+    """Copy all parts in the right order, and return the positions that the copies have reached."""
     state, folder = system.state, system.state_folder
-    _copy_rest(folder, to)  # these include the buffers with answers that are not in the prediction log yet
+    _copy_rest(folder, to)  # this includes the buffers with answers that are not in the prediction log yet
     _copied(state.catalog, catalog_file(to))
     for name in _STORES:
         if (folder / name).exists():
@@ -240,7 +240,7 @@ def _copied(part: object, to: Path) -> object:
 
 
 def _copy_rest(folder: Path, to: Path) -> None:
-    """Copy all other files except locks and temporary files."""
+    """Copy all files that are not in folders of `_OWN`, except the catalogue, locks and temporary files."""
     make_folder(to)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
@@ -264,9 +264,9 @@ def _copy_file(path: Path, to: Path) -> None:
 
 
 def _hashed(path: Path, folder: Path) -> BackupFile:
-    """Write a copied file through to the disk, and return its entry in the manifest.
+    """Sync a copied file to the disk, and return its entry in the manifest.
 
-    If the file's name is the hash of its content, the hash is checked.
+    If the file's name ends in a hash, as those of blobs do, it must be the hash of the content.
     """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -315,7 +315,7 @@ def _refuse_there(folder: Path, force: bool) -> None:
 def _had_alone(folder: Path) -> Iterator[None]:
     """Lock the folder, so that no other process opens a project in it while the block runs.
 
-    If the folder was created for this, it is removed when the block fails.
+    If the folder did not exist before, it is removed when the block fails.
     """
     hold, made = have_alone(folder)
     try:
@@ -348,7 +348,7 @@ def _whole_or_nothing(partial: Path, to: Path, put: Callable[[Path, Path], None]
 
     If the block fails, `partial` is removed.
     """
-    _remove(partial)  # the folder was left by a process that was killed
+    _remove(partial)  # perhaps left by a process that was killed
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(mode=PRIVATE)
@@ -367,13 +367,10 @@ def _put(partial: Path, to: Path) -> None:
 
 
 def _replace(partial: Path, to: Path) -> None:
-    """Replace the folder `to` by `partial`.
-
-    If this fails, the old folder is put back. Otherwise the old folder is removed.
-    """
+    """Replace the folder `to` by `partial`, and remove the old folder. If this fails, the old folder is put back."""
     old = set_aside(to)
-    _remove(old)  # left by a process that was killed after its swap
-    with _uninterrupted():  # an interrupt would report that nothing was changed, which would be wrong from here on
+    _remove(old)  # perhaps left by a process that was killed after it had put its new folder in place
+    with _uninterrupted():  # the error for an interrupt would say that nothing was changed, which may be wrong here
         try:
             _refuse_there(to, force=True)
             if any(to.iterdir()):
@@ -384,7 +381,7 @@ def _replace(partial: Path, to: Path) -> None:
             _put_back(old, to, partial)
             raise
         if old.exists():
-            old.rename(partial)  # if this process is killed now, no later restoration puts this state back
+            old.rename(partial)  # so that if this process is killed now, the next one does not put the old state back
         _remove(partial)
 
 
@@ -411,7 +408,7 @@ def _remove(folder: Path) -> None:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ignore Ctrl-C, SIGTERM and the end of the terminal during the block."""
-    # a handler that was not set by Python (None) could not be put back
+    # a handler that was not set by Python (None) could not be restored afterwards
     own = [number for number in ENDING if signal.getsignal(number) is not None]
     with caught(lambda *_: None, own):
         yield

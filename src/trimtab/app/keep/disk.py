@@ -18,7 +18,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     size_bytes: int
-    of: dict[str, int]  # bytes by partition or source
+    of: dict[str, int]  # the bytes of each partition, source or folder in it
 
 
 class Disk(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -28,9 +28,9 @@ class Disk(Shown, msgspec.Struct, frozen=True, kw_only=True):
     parts: list[Part]
     size_bytes: int
     free_bytes: int  # the free space on the disk of the folder
-    budget_bytes: int | None
-    frees_bytes: int | None  # `trimtab storage prune` would free about this many bytes; None: unknown
-    growth_bytes: int | None  # about this many bytes are added a day; None: unknown
+    budget_bytes: int | None  # the setting `disk_budget`
+    frees_bytes: int | None  # about how many bytes `trimtab storage prune` would free; None: unknown
+    growth_bytes: int | None  # about how many bytes are added a day; None: unknown
     notes: list[str]
     red: list[str]
 
@@ -60,7 +60,7 @@ class Disk(Shown, msgspec.Struct, frozen=True, kw_only=True):
 def disk_report(system: System) -> Disk:
     """Return the disk usage of a project; see `Project.disk`.
 
-    On a full disk, the report is made from file sizes alone.
+    On a full disk, the report has file sizes only.
     """
     now = taken(system.state_folder)
     budget = system.config.retention.budget_bytes

@@ -35,13 +35,13 @@ _PARTS = {
 
 _WINDOW_US = 7 * DAY_US  # the time over which growth is measured
 
-_SAMPLED = 200  # this many events are read to estimate which share was not loaded as history
+_SAMPLED = 200  # about this many events of a partition are read to estimate the share that was not loaded as history
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The disk usage of each part, and of the partitions or sources in it."""
+    """The disk usage of a state folder."""
 
-    parts: dict[str, dict[str, int]]
+    parts: dict[str, dict[str, int]]  # for each part, the bytes of each partition, source or folder in it
 
     def of(self, part: str) -> int:
         return sum(self.parts.get(part, {}).values())
@@ -73,7 +73,10 @@ def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
 
 
 def log_growth(log: Log, sizes: Mapping[str, int], now_us: int, *, events: bool) -> float | None:
-    """Return how many bytes a log grew a day in the last week, without loads of history; None if the log is empty."""
+    """Return the mean growth of a log in the last week, in bytes a day; None if the log is empty.
+
+    With `events`, events that were loaded as history do not count.
+    """
     bytes_a_day, days = 0.0, 0.0
     since = positions_before(log, now_us - _WINDOW_US)
     for partition, after in since.items():
@@ -101,7 +104,7 @@ def _held(log: Log, partition: str) -> tuple[int, int, int] | None:
 
 
 def _live_share(log: Log, partition: str, after: int, last: int) -> float:
-    """Return the share of events that were appended when they happened, and not loaded later as history."""
+    """Return the share of the events in a part of a partition that were not loaded as history."""
     step = max(1, (last - after) // _SAMPLED)
     payloads = [r.payload for at in range(after, last, step) for r in log.read(partition, at, limit=1)]
     return sum(not event.history for event in decode_all(payloads)) / max(1, len(payloads))

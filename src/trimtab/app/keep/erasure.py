@@ -76,7 +76,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
     residue: list[str]  # files of the state folder that still contain a key
     dry_run: bool
     key_hash: str  # the hash of all keys together; the ledger has a hash of each key
-    ledger_row: int | None  # the sequence number of the last ledger row; each key has its own row
+    ledger_row: int | None  # the sequence number of the last ledger row (there is one for each key); None: a dry run
     sets_deleted: bool = False  # whether the rows of training sets were deleted, or would be
 
     def lines(self) -> list[str]:
@@ -87,7 +87,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out = [f"{who}: {verb}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items())]
         if self.nothing:
             more = f" and {len(self.nothing) - _NAMED:,} more" if len(self.nothing) > _NAMED else ""
-            out.append(f"  nothing was found of {', '.join(map(repr, self.nothing[:_NAMED]))}{more}")
+            out.append(f"  no data was found of {', '.join(map(repr, self.nothing[:_NAMED]))}{more}")
         out += [f"  {count_of(n, 'event')} of {source}" for source, n in sorted(self.sources.items())]
         out.append("  looked at " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
@@ -113,7 +113,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
     """The plan of an unfinished run, without personal data.
 
-    It stores what a search no longer finds after some data is erased.
+    If the run is stopped, the next search no longer finds the data that is erased already. The plan still names it.
     """
 
     begun_at_us: int
@@ -172,10 +172,7 @@ def unfinished(catalog: Catalog) -> list[str]:
 
 
 def _erase(system: System, found: PersonalData, run: _Run) -> None:
-    """Carry out the plan of a run. Every step may be repeated.
-
-    The log comes first, because everything else is made from it.
-    """
+    """Carry out the plan of a run. Every step may be repeated. Logs come first, as all else is made from them."""
     state = system.state
     if run.sources:
         discard_counts(system)
@@ -198,7 +195,7 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
 
 
 def _empty_spools(system: System) -> None:
-    """Move answers from the buffer files of killed services into the prediction log, which is searched."""
+    """Move answers from the buffer files of killed services into the prediction log, so that the search finds them."""
     folder, answers = system.state.spools, system.state.predictions
     if isinstance(answers, BufferedLog):
         answers.release()
@@ -214,7 +211,7 @@ def _reset_views(system: System, sources: Collection[str]) -> None:
     if system.state.online_place.mark() is None:
         return
     kv = system.state.online
-    kv.erase()  # if another process has the store open, an error is raised and nothing is lost
+    kv.erase()  # raises an error if another process has the store open, before anything is reset
     every = system.views.views
     OnlineStore(kv, every).drop_others()
     if reset := [view for view in every if view.source.name in sources]:
@@ -391,11 +388,11 @@ def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
 
 @contextmanager
 def _alone(system: System) -> Iterator[None]:
-    """While the block runs, keep other processes from serving, training, retention, backups and appending."""
+    """While the block runs, keep other processes from serving, training, retention, backups and writing tables."""
     state = system.state
     names = [LEASE, RETENTION, *(f"loop.{name}" for name in system.definitions.deployments)]
     with ExitStack() as held:
-        held.enter_context(writing_tables(state))  # so that no other process moves erased records into the tables
+        held.enter_context(writing_tables(state))  # else another process might move records into tables before erasure
         for name in names:
             otherwise = (
                 f"{state.folder}: another process serves or trains this project ({name}). Stop it, run forget, and "
@@ -414,7 +411,7 @@ def _pending(system: System, subject: Subject, digest: str) -> _Run | None:
 
 
 def _salt(system: System, *, make: bool) -> bytes:
-    """Return the project's secret salt for hashes of keys. Without a salt, keys could be guessed from their hashes."""
+    """Return the project's secret salt for hashes of keys. Without it, a hash would confirm a guessed key."""
     catalog = system.state.catalog
     record = catalog.get(_SALT, "1")
     if record is None and make:

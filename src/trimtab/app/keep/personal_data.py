@@ -52,14 +52,12 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
     sets: list[SeenSet]
 
     def in_log(self, name: str) -> Instead:
-        """Return the replacements in a log: "events", "predictions", "quarantine" (rows that could not become events)
-        or "exposures".
-        """
+        """Return the replacements in a log: "events", "predictions", "quarantine" or "exposures"."""
         found: Instead = getattr(self, name)
         return found
 
     def counts(self) -> dict[str, int]:
-        """Return how many pieces of each kind of data were found."""
+        """Return how many records, rows or sets of each kind of data were found."""
         return {
             "events": _size(self.events),
             "table_rows": sum(len(table.rows) for table in self.tables.values()),
@@ -109,7 +107,7 @@ def open_tables(system: System) -> Iterator[dict[str, Table]]:
 def _predictions(
     system: System, subject: Subject, erased_ids: Callable[[str], set[str]]
 ) -> tuple[Instead, RequestKeys]:
-    """Return the replacements of predictions, and by model the keys of erased requests (see `RequestKeys`)."""
+    """Return the replacements of predictions, and the keys of erased requests (see `RequestKeys`)."""
     models = system.definitions.models
     shapes = {name: request_shape(model.request) for name, model in models.items()}
     keys: RequestKeys = {name: (erased_ids(models[name].request.name), set()) for name in shapes}
@@ -135,7 +133,7 @@ def _predictions(
 
 
 def _is_of(system: System, subject: Subject, exposure: Exposure) -> bool:
-    """Return whether an exposure is about the subject. If its experiment is not declared, any value may be the key."""
+    """Return whether an exposure is about the subject. If its experiment is not declared, all its values are tried."""
     row = msgspec.msgpack.decode(exposure.attributes) if exposure.attributes else {}
     declared = system.definitions.experiments.get(exposure.experiment)
     if declared is None:
@@ -199,10 +197,9 @@ def _size(places: Instead) -> int:
 
 
 def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
-    """Return the partitions whose files must be rewritten.
+    """Return the partitions whose files must be rewritten: those with changes, and all that were ever truncated.
 
-    These are the partitions with changes, and those that were ever truncated: their files may still contain removed
-    records.
+    The files of the latter may still contain removed records.
     """
     wanted = set(changed)
     wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))

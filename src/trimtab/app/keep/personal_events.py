@@ -21,7 +21,7 @@ from trimtab.training.definitions import Model
 
 Instead = dict[str, dict[int, bytes]]  # the new payload of a record, by partition and position
 Place = tuple[str, int]  # partition and position
-# For each model, the keys of erased requests, and those of these keys that a remaining request has, too.
+# For each model, the keys of erased requests, and which of these keys remaining requests have, too.
 RequestKeys = dict[str, tuple[set[str], set[str]]]
 
 
@@ -33,13 +33,13 @@ class TableErasure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Seen(msgspec.Struct):
-    """A record of the event log or of a table, with the decision whether to erase it."""
+    """A record of the event log or of a table (of the same event if it is in both), and whether to erase it."""
 
     source: str
     id: str
     order: tuple[int, str, int]  # orders the versions of an event: when it became known, partition, position
     deletes: bool
-    wanted: bool  # whether this record has the key; otherwise, another version of its event has it
+    wanted: bool  # whether this record is personal data; otherwise, another version of its event is
     appended_at_us: int
     event: Event
     in_log: bool = False
@@ -51,9 +51,9 @@ class _Seen(msgspec.Struct):
 class PersonalEvents:
     """Finds a subject's events and the deletions of these events.
 
-    In a source whose events have ids, a correction of an event may belong to another entity. If an earlier version of
-    an event belonged to another entity, the erased version is replaced by a deletion. Otherwise the earlier version
-    would become valid again. # D26
+    In a source with a key, the versions of an event may belong to different entities. If an earlier version than the
+    erased one belongs to another entity, the erased one is replaced by a deletion. Otherwise the earlier version would
+    become valid again. # D26
     """
 
     def __init__(self, system: System, subject: Subject) -> None:
@@ -109,7 +109,7 @@ class PersonalEvents:
     def follow_labels(self, tables: dict[str, Table], keys: RequestKeys) -> None:
         """Collect the labels of erased requests, except those that also belong to requests of other entities."""
         models = self._system.definitions.models.values()
-        # if the key of the label's request is itself a key of the entity, its labels were found by the search
+        # if the column with the key of the request is itself a key of the entity, `search_log` has found the labels
         links = [
             _Link(m, keys) for m in models if (m.label.key,) not in self._subject.places.get(m.label.source.name, [])
         ]
@@ -168,7 +168,7 @@ class PersonalEvents:
         return found
 
     def by_source(self) -> Counter[str]:
-        """Return the number of events by source. An event that is in the log and in a table counts once."""
+        """Return the number of erased records by source. A record that is in the log and in a table counts once."""
         return Counter(seen.source for seen in self._seen.values() if seen.goes)
 
     def _add(self, record: LogRecord, event: Event, *, wanted: bool) -> None:
@@ -218,7 +218,7 @@ class PersonalEvents:
 
 
 class _Link:
-    """The keys that only erased requests of a model have, and the column by which labels name their request."""
+    """The keys that only erased requests of a model have, and the column in which labels have such a key."""
 
     def __init__(self, model: Model, keys: RequestKeys) -> None:
         self.requests, self.labels, self.column = model.request.name, model.label.source.name, model.label.key
@@ -226,12 +226,12 @@ class _Link:
         self.keys = erased - shared
 
     def keep(self, event: Event) -> None:
-        """Keep the label of a remaining request, even if an erased request has the same key."""
+        """Note that a request remains, so that the label with its key stays, even if an erased request has this key."""
         if event.op == "upsert":
             self.keys.discard(event.id)
 
     def key_of(self, event: Event, sources: Mapping[str, Source]) -> str | None:
-        """If a label event's request is erased, return the key of the request."""
+        """Return the key of the request that a label event names, if only erased requests have it; else None."""
         place = list(sources[self.labels].columns).index(self.column)
         value = event.values[place] if place < len(event.values) else None
         return None if value is None or str(value) not in self.keys else str(value)

@@ -1,7 +1,7 @@
 """Recover after records were lost, or were stamped by a wrong clock (`trimtab storage recover`).  # D0169, # D0170
 
-First, the remaining records of the log are moved to the tables of record, the long-term store of events, so that none
-of them is lost. Each step may be repeated: if the command was killed, run it again.
+If events were lost, the remaining ones are first copied to the tables of record, the long-term store of events, so that
+none of them is lost. Each step may be repeated: if the command was killed, run it again.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _NOTHING_US = -(2**62)  # earlier than every append time
 
 
 class LostRange(msgspec.Struct, frozen=True, kw_only=True):
-    """The records that a log has lost in one partition."""
+    """The records that a log has lost in one partition: those at the positions from `first` to `last`."""
 
     log: str
     partition: str
     first: int
     last: int
-    in_tables: int  # this many of the lost records, from the first on, are still in the tables of record
+    in_tables: int  # how many of the lost records, counted from the first, are still in the tables of record
     readers: dict[str, int]  # readers that had read some of the lost records, with their positions
-    appended_again: int  # this many remaining records get new positions, because readers would skip them
+    appended_again: int  # how many remaining events are appended again, because readers would skip them
 
     def lines(self) -> list[str]:
         """The lost range as lines of text."""
@@ -57,7 +57,7 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
         out += [f"  read up to {position:,}: {name}" for name, position in self.readers.items()]
         if self.appended_again:
             out.append(
-                f"  {self.appended_again:,} later records have positions that readers have passed: appended again"
+                f"  {self.appended_again:,} remaining records would be skipped by readers, so they are appended again"
             )
         return out
 
@@ -137,10 +137,7 @@ def _named(system: System, readers: Mapping[str, int]) -> dict[str, int]:
 
 
 def _go_on(system: System, lost: LostRange, actor: str) -> None:
-    """Let a partition continue after the last position that any reader has read.
-
-    This repair is recorded in the ledger of decisions first.
-    """
+    """Record the repair in the ledger. Then let a partition continue after the last position that was read."""
     state = system.state
     log = {EVENTS: state.events, EXPOSURES: state.exposures}.get(lost.log, state.written_predictions)
     if not isinstance(log, Repairable):
@@ -174,10 +171,10 @@ def _go_on(system: System, lost: LostRange, actor: str) -> None:
 
 
 def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
-    """Yield the remaining events that no reader has read.
+    """Yield the remaining events that must be appended again.
 
-    Some were appended after the loss, at positions that readers had passed before. Others are of undeclared sources,
-    which have no table.
+    Some were appended after the loss, at positions that readers had passed before, so no reader has read them. Others
+    are of undeclared sources, so no table has them.
     """
     seen_us, known = _seen_us(system, partition, end), {ERASED, *system.definitions.sources}
     for record in chain.from_iterable(records_between(system.state.events, partition, 0, end)):
@@ -186,9 +183,9 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """Return the latest append time that has been seen by the readers which are beyond the end of the partition.
+    """Return the latest append time that views and tables have seen, of those whose position is beyond `end`.
 
-    If no such time is stored, the result is `NEVER_US`, so that no remaining record counts as appended later.
+    If there are none, the result is `NEVER_US`, so that no remaining record counts as appended later.
     """
     state, seen = system.state, [_NOTHING_US]
     if state.online_place.mark() is not None:

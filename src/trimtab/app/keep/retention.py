@@ -47,7 +47,7 @@ class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int  # the size of the state folder afterwards
     budget_bytes: int | None
     growth_bytes: dict[str, float]  # the growth of each log in bytes a day, measured before it was truncated
-    notes: list[str]  # what was kept longer, and why, and which features change from now on
+    notes: list[str]  # what was kept and why, and which features are affected
     red: list[str]
 
     def lines(self) -> list[str]:
@@ -95,7 +95,7 @@ def plan_retention(system: System) -> Retained:
     """Estimate what `storage prune` would do now, without any change."""
     size = taken(system.state_folder)
     log, notes = system.state.events, _differences(system)
-    # if no process applies the log to the views, `storage prune` does so first, so that views keep no records
+    # if no process applies the log to the views, `storage prune` does so first; then no view needs the log
     followed, held = _follower_positions(system) if system.views.followed() else ({}, [])
     truncated, freed = {}, 0.0
     through = truncation(system.state.catalog).through
@@ -274,7 +274,7 @@ def _follower_positions(system: System) -> tuple[dict[str, int], list[str]]:
 
 
 def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]:
-    """Return for each view that is being filled the positions after which it needs the log; and their names.  # D31
+    """Return the positions after which views that are being filled need the log, and the names of these views. # D31
 
     Views are filled by the process that applies the log to them. If there is none, the filling was interrupted and will
     begin again, so nothing is returned.
@@ -284,7 +284,7 @@ def _filling_positions(system: System) -> tuple[list[dict[str, int]], list[str]]
     store = system.views.store
     names = {plan.cursor_name: plan.name for plan in store.plans.values()}
     filling = {id_of(name): cursor for name, cursor in store.cursors().items() if name.startswith(FILLING)}
-    # A view without counts still reads the tables, so it needs the log from its beginning.
+    # a cursor without counts: the view still reads the tables, so it needs the log from its beginning
     reading = [cursor.positions if cursor.counts else {} for cursor in filling.values()]
     return reading, [names.get(one, one) for one in filling]
 
@@ -310,7 +310,7 @@ def _before_strangers(log: Log, partition: str, after: int, cut: int, system: Sy
 
 
 def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
-    """Remove events that are older than the settings allow, and return the number of removed rows by source."""
+    """Remove events that are older than the settings allow. Return by source the number of removed rows."""
     gone, entities = {}, _entities(system)
     already = kept_from(system.state.catalog)
     for source, table in tables.items():
@@ -320,7 +320,7 @@ def _expire(system: System, tables: Mapping[str, Table]) -> dict[str, int]:
         before_us = max((_newest_us(system) - kept_us) // DAY_US * DAY_US, already.get(source, -(2**62)))
         condition = expired(before_us, entities[source])
         if table.count(condition):
-            # stored first: if the process is killed in between, some events stay longer, which does no harm
+            # stored first: if the process is killed before the removal, some events stay longer, which does no harm
             note_kept_from(system.state.catalog, source, before_us)
             discard_counts(system)
             gone[source] = table.prune(condition)
@@ -336,9 +336,9 @@ def _entities(system: System) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _kept_us(system: System, source: str) -> int | None:
-    """Return how long the events of a source are kept.
+    """Return how long the events of a source are kept; None: for ever.
 
-    This is the set time or, if longer, the time that features of a deployed version look back.
+    This is the time in the settings or, if longer, the time for which the definitions and deployed versions need them.
     """
     kept_us = system.config.retention.events_us(source)
     need = source_needs(system.definitions, system.live.views()).get(source)
@@ -348,8 +348,8 @@ def _kept_us(system: System, source: str) -> int | None:
 def _closed_before(system: System) -> int | None:
     """Return the time before which predictions and exposures may be removed; None: they are kept.
 
-    Before this time, they are older than the settings keep; their days are closed (the wait for labels is over), also
-    those of experiments; and online learners have read them.
+    All that are older than this are too old for the settings, their days are closed (also those of experiments), and
+    online learners have read them.
     """
     from trimtab.steering.loop.loop import KIND, Reached
 
@@ -375,9 +375,9 @@ def _quarantined_before(system: System) -> dict[str, int]:
 
 
 def _newest_us(system: System) -> int:
-    """Return the greatest append time of events and predictions, but at most the present time.
+    """Return the latest append time of events and predictions, but at most the present time.
 
-    The age of data is measured from this time, so that a clock that is ahead removes no data.
+    The age of data is measured from this time and not from the clock, so that no data is removed if the clock is ahead.
     """
     newest = [
         record.appended_at_us
@@ -402,7 +402,7 @@ def _compact(system: System, tables: Mapping[str, Table]) -> None:
 
 
 def kept_longer(system: System) -> list[str]:
-    """Return the sources whose events are kept longer than set, because a deployed version looks back further."""
+    """Return a message about each source whose events are kept longer than set, for a deployed version."""
     settings, found = system.config.retention, []
     for source, need in source_needs(system.definitions, system.live.views()).items():
         set_us, kept_us = settings.events_us(source), _kept_us(system, source)
@@ -435,7 +435,7 @@ def _differences(system: System) -> list[str]:
 
 
 def growths(system: System, size: Taken) -> dict[str, float]:
-    """Return the growth of each log in bytes a day. If a log is empty now, it is what the previous run measured."""
+    """Return the growth of each log in bytes a day. For an empty log, return what the last retention measured."""
     last = last_retained(system.state.catalog)
     growths = {} if last is None else dict(last.growth_bytes)
     state, now_us = system.state, system.clock.now_us()

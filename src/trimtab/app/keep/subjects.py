@@ -17,7 +17,7 @@ from trimtab.features.online.packed.keys import name_bytes
 
 Names = tuple[str, ...]  # the columns that together hold one key
 Key = tuple[str, ...]  # the parts of a key as text, one for each column
-Fits = Callable[[Sequence[Any]], bool]  # tells whether a row (a list of values) has one of the keys
+Fits = Callable[[Sequence[Any]], bool]  # a test whether a row (a list of values) has one of the keys
 
 _KEYS: tuple[Dtype, ...] = ("str", "int")
 _FEW = 20  # with more keys, it is cheaper to decode each record than to search its bytes
@@ -79,10 +79,7 @@ class Subject:
         return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
 
     def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
-        """Return the names under which a view of a source stores the entities with these keys.
-
-        Keys that the given columns cannot hold are left out.
-        """
+        """Return the keys as a view of a source, by these columns, stores them. Keys that cannot occur are left out."""
         values = (self._value(source, tuple(columns), key) for key in self.keys)
         return [one if len(one) > 1 else one[0] for one in values if one is not None]
 
@@ -95,8 +92,8 @@ class Subject:
     def stored_as(self, least_bytes: int) -> list[bytes]:
         """Return the longest part of each key in all forms in which files may contain it.
 
-        The forms are text and, for whole numbers, MessagePack, eight bytes in either byte order (in tables and packed
-        values), and the names of online features. Parts with fewer than `least_bytes` bytes are left out.
+        The forms are text and, for whole numbers, also MessagePack, eight bytes in either byte order (in tables and
+        packed values), and the form in the keys of online features. Parts shorter than `least_bytes` are left out.
         """
         longest = [max(key, key=lambda part: len(part.encode())) for key in self.keys]
         parts = [part for part in longest if len(part.encode()) >= least_bytes]
@@ -144,7 +141,7 @@ class Subject:
                 if texts in self.keys:
                     self.met.add(texts)
                     return True
-            # otherwise a column is missing, perhaps because the line was not split into columns
+            # a column is missing, perhaps because the line was not split into columns: search all texts
             elif self._mentioned(row.values()):
                 return True
         return False
@@ -248,7 +245,7 @@ def _word(part: str) -> re.Pattern[str]:
 
 
 def _whole(key: str) -> list[int]:
-    """Return a list with the whole number that a text stands for. It is empty if no column can hold the number."""
+    """Return a list with the whole number that a text stands for; empty if it is none, or exceeds 64 bits."""
     found = [int(key)] if _WHOLE.fullmatch(key) else []
     return [n for n in found if -(2**63) <= n < 2**63]
 

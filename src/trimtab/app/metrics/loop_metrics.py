@@ -70,7 +70,7 @@ class LoopMetrics:
         self._values: LoopValues | None = None
         self._samples: Samples = {}
         self._mark: Hashable | None = None  # `mark()` of the catalogue at the last read; every write changes it
-        self._next_s = 0.0  # without a mark: the monotonic time of the next read
+        self._next_s = 0.0  # without a mark, or after an error: the monotonic time of the next read
         self._failed = False
         self._throttled = ThrottledLogger(_logger)
 

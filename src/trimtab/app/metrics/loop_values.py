@@ -36,12 +36,13 @@ Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metri
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
 # The labels of a closed day are read at its close, and again 1, 7 and 28 days later (`steering.loop.AMENDED_AFTER`).
-# For each of these ages: the days, counted back from the newest closed day (0), that were last read at this age.
+# For each of these ages, the days (counted back from the newest closed day, 0) whose label completeness is shown. At age
+# 0, labels count as they were read at the close. The other days are those that were last read at the given age.
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
 
 class DayValues(msgspec.Struct, frozen=True, kw_only=True):
-    """Values from a model's closed days, whose wait for labels is over. They only change when a day is closed."""
+    """Values of metrics from a model's closed days. They only change when a day is closed."""
 
     read_at: int  # the revision of the record of closed days that was read
     samples: dict[str, dict[Labels, float]]
@@ -151,7 +152,6 @@ class LoopValues:
 
 def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
     """Yield metrics of a closed day of one version, each with its name."""
-
     sums = day.whole
     yield "trimtab_quality_day_predictions", sums.predictions
     if sums.labelled:
@@ -164,7 +164,7 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
 
 
 def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
-    """Yield for each alarm how strong the evidence for a problem is.
+    """Yield for each alarm the evidence of a problem, as a share of that at which it is raised.
 
     Of all slices together, only the largest value is returned, because otherwise each slice would be a time series.
     """

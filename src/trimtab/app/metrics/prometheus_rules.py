@@ -9,7 +9,7 @@ _RUNBOOK, _HERE = "runbook_url: ", "docs/"
 
 
 def rules_text(name: str = RULES, *, docs: str | None = None) -> str:
-    """Return the text of the file of rules or of the file of their tests.
+    """Return the text of the file with the rules, or of the file with their tests.
 
     Args:
         name: The name of the file: `RULES` or `TESTS`.

@@ -591,8 +591,8 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
         for entity, key, error, said in [
             ("custmer", ["7"], NotFound, r"no entity or column 'custmer'. Entities: customer, "),
             ("customer", ["seven"], Misuse, r"seven cannot be a value of customer \(int\)"),
-            ("customer", ["7", "8"], Misuse, r"known by customer; the key has 2 parts"),
-            ("customer", [], Misuse, r"the key has 0 parts"),
+            ("customer", ["7", "8"], Misuse, r"is customer; found 2 values"),
+            ("customer", [], Misuse, r"found 0 values"),
             ("customer", [""], Misuse, r"none of them empty"),
             ("amount", ["7"], Misuse, r"column 'amount' is float"),
             ("customer", ["123456"], NotFound, r"no data of customer '123456' was found \(searched: clicks: customer;"),

@@ -160,8 +160,8 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: Several deployments and none named, the model declares no search, Optuna is not installed, or no
-                trial succeeds.
+            Misuse: There are several deployments and none is named, the model declares no search or learns online,
+                Optuna is not installed, or no trial succeeds.
             Unavailable: There are too few labels.
             Conflict: Another process runs this search, or the run was cancelled.
         """
@@ -208,7 +208,7 @@ class Project(ProjectRows):
         return self.recorded.get(run_id)
 
     def cancel_run(self, run_id: str, *, actor: str = "a person") -> Run:
-        """Cancel a run, in any process. It ends within about a second. Returns the run as it is now.
+        """Cancel a run, whichever process runs it. It ends within about a second. Returns the run as it is now.
 
         Raises:
             NotFound: There is none.
@@ -262,7 +262,7 @@ class Project(ProjectRows):
 
         Args:
             actor: Who applies them, for the ledger.
-            progress: Called with views filled and views in total.
+            progress: Called with the number of filled views and of all views.
             patience: How long to wait until a serving process has filled the views.
 
         Raises:
@@ -321,7 +321,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such prediction.
-            Misuse: It is not a text.
+            Misuse: The id is not a text.
         """
         from trimtab.app.inspect.explain import explain
 
@@ -893,7 +893,7 @@ class Project(ProjectRows):
         Raises:
             NotFound: There is no such version or deployment.
             Misuse: No such arm, an invalid share, or neither a passed gate nor a reason.
-            Conflict: Another process set an arm of the model meanwhile. Try again.
+            Conflict: An experiment splits the model's requests, or another process set an arm of the model meanwhile.
         """
         from trimtab.app.versions.arms import set_arm
 
@@ -927,7 +927,8 @@ class Project(ProjectRows):
             Unavailable: There are no days to judge on yet. The message says when there will be.
             Misuse: The version cannot be loaded here, or its features can no longer be computed.
             Corrupt: Its artifact is damaged.
-            Conflict: Another process works on the deployment, a candidate waits for approval, or automation is frozen.
+            Conflict: Another process works on the deployment, a candidate waits for approval or is being rolled out, or
+                automation is frozen.
         """
         from trimtab.app.training.promoting import PromotionRequest, promote_version
 

@@ -171,7 +171,7 @@ class System(Closing, metaclass=PublicNames):
     @property
     def ingestor(self) -> Ingestor:
         """The object that checks rows of events and appends them to the log."""
-        with self._mutex:  # several threads may be the first to need it
+        with self._mutex:  # threads that need it first at the same time must get the same object
             return self._ingestor
 
     @cached_property
@@ -201,7 +201,7 @@ class System(Closing, metaclass=PublicNames):
 
         It begins with the tables of record (the long-term store of events), if there are any.
         """
-        with self._mutex:  # several threads may be the first to need it
+        with self._mutex:  # threads that need it first at the same time must get the same object
             return self._history
 
     @cached_property

@@ -52,7 +52,7 @@ class TriedReceiver(Shown, msgspec.Struct, frozen=True, kw_only=True):
     receiver: str
     kind: str
     ok: bool
-    said: str
+    said: str  # what the receiver answered, or what went wrong
     took_s: float
 
 

@@ -27,7 +27,7 @@ class MadeLabel(msgspec.Struct, frozen=True):
     """The event of one label."""
 
     event: dict[str, object]
-    late: bool = False  # whether the label came later than the label's wait
+    late: bool = False  # whether the label came after the wait for it was over
     counts_as: str | None = None  # if the label was given as a text that means true or false: "true" or "false"
 
 

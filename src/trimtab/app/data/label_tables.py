@@ -209,7 +209,7 @@ class _Taking:
 
 
 def _time_of(text: str, source: Source) -> Any:
-    """Return a time in a text file, in ISO 8601 or in the format of the source's time; None for a word for null."""
+    """Return a time in a text file, in ISO 8601 or in the format of the source's time; None if it means null."""
     for written in (source.format(source.time), None):
         with suppress(Refused):
             return of_text("time", text, written)

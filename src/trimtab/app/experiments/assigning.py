@@ -62,7 +62,7 @@ class Rules:
     @cached_property
     def log(self) -> Log:
         """The log of exposures."""
-        with self._mutex:  # several threads may need it for the first time
+        with self._mutex:  # threads that need it first at the same time must get the same object
             return self._system.state.exposures
 
     def of(self, name: str) -> Rule:

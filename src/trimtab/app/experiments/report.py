@@ -1,4 +1,4 @@
-"""Reports about experiments: the reading of one, its page, and a line about each that runs."""
+"""Reports about experiments: the results of one, its page, and a line about each that runs."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ class Running:
     def conclude(self, winner: str) -> Decision:
         """End the experiment with a winner. A version that won is judged by the gate, and promoted only if it passes.
 
-        Plain variants: all units get the winner's value from now on, except those of the global holdout.
+        If the variants are no versions, all units get the winner's value from now on, except the global holdout.
         """
         state = self._active("running", "paused")
         definition = stored_definition(state)

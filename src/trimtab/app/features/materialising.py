@@ -1,6 +1,6 @@
-"""Move events from the log into the tables of record, their long-term store.  # D23, # D26
+"""Copy events from the log to the tables of record, their long-term store.  # D23, # D26
 
-Only one process at a time moves events, and no process moves events during an erasure.
+Only one process at a time copies events, and none does so during an erasure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PATIENCE_S = 60.0  # how long to wait for another process, which usually ends w
 
 
 def move_into_tables(system: System) -> Materialised:
-    """Move new events into the tables of record; see `Project.materialise`."""
+    """Copy new events to the tables of record; see `Project.materialise`."""
     with writing_tables(system.state, patience_s=_PATIENCE_S):
         moved = system.state.moved(system.sources)
         system.layouts.keep()  # store the layouts first, because the columns of a table cannot change later
@@ -32,7 +32,7 @@ def move_into_tables(system: System) -> Materialised:
 
 @contextmanager
 def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
-    """Lock the tables of record, so that no other process moves or erases events while the `with` block runs.
+    """Lock the tables of record, so that no other process adds or erases events there while the `with` block runs.
 
     Args:
         patience_s: How many seconds to wait if another process has locked the tables.

@@ -23,7 +23,7 @@ class _InFiles(Protocol):
 
 
 def recorded_events(system: System, source: Source) -> EventFiles:
-    """Move new records of the log into the tables of record, and return the files with all records of a source.
+    """Copy new records of the log to the tables of record, and return the files with all records of a source.
 
     Raises:
         Conflict: Another process holds the tables.
@@ -39,7 +39,7 @@ def recorded_events(system: System, source: Source) -> EventFiles:
 
 
 def merge_files(system: System) -> None:
-    """Merge the files of tables that have many small files. Each move of events into a table adds one."""
+    """Merge the files of tables that have many small files. Each time that events are copied to a table adds one."""
     for table in system.state.tables(system.sources, make=False).values():
         small = sum(file.stat().st_size < _SMALL_BYTES for file in table_files(table))
         if small > _MOST_SMALL and isinstance(table, Prunable):

@@ -30,7 +30,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
         given: A file, a table of any library, or a list of dicts: see `read_rows`.
         declared: The columns that must exist, with their types. All other columns keep their types; in a CSV file,
             these are texts.
-        times: The name of a column of times, if there is such a column.
+        times: The name of a column whose texts or integers are read as times, if there is such a column.
 
     Raises:
         NotFound: The file does not exist.

@@ -51,8 +51,8 @@ class Subject:
         for key in self.keys:
             if len(key) != len(self.columns) or not all(key):
                 raise Misuse(
-                    f"forget: {entity!r} is known by {', '.join(self.columns)}; the key has {len(key)} parts. Give "
-                    "one value for each, none of them empty."
+                    f"forget: the key of {entity!r} is {', '.join(self.columns)}; found {len(key)} values. Give one "
+                    "value for each of these columns, none of them empty."
                 )
         self._sources = {source.name: source for source in sources}
         self._requests = {name: model.request for name, model in definitions.models.items()}
@@ -79,7 +79,7 @@ class Subject:
         return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
 
     def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
-        """Return the keys as a view of a source, by these columns, stores them. Keys that cannot occur are left out."""
+        """Return the keys as a view by these columns stores them. Keys that the columns cannot hold are left out."""
         values = (self._value(source, tuple(columns), key) for key in self.keys)
         return [one if len(one) > 1 else one[0] for one in values if one is not None]
 

@@ -61,7 +61,7 @@ _REST_S = 1.0  # pause between two reads after an error, or if the catalogue can
 class LoopMetrics:
     """Metrics of the loop, read from the catalogue.
 
-    They are read again only after the catalogue has changed or, if it cannot tell whether it has, every second.
+    They are read again after each change of the catalogue or, if it cannot tell whether it has changed, every second.
     """
 
     def __init__(self, system: System) -> None:

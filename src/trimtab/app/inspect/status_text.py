@@ -62,7 +62,7 @@ class Status(Shown, msgspec.Struct, frozen=True, kw_only=True, dict=True):
     sources: list[SourceStatus]
     unapplied: list[str]  # definitions of the project file, such as "view carrier", that differ from the applied ones
     lag_records: int | None  # the number of log records not applied yet; None if online features are damaged
-    views: dict[str, dict[str, int]]  # for each view, the counts of `ViewApplied`; empty if views are damaged
+    views: dict[str, dict[str, int]]  # by view: applied, duplicates, failed, ... records; empty if damaged
     failures: list[FeatureFailure]  # features that could not be computed for some events
     disk_bytes: int  # the size of the state folder
     service: ServiceState | None  # the running service; None if there is none

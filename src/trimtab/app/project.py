@@ -236,7 +236,7 @@ class Project(ProjectRows):
         return self.part(Alerting)
 
     def line_settings(self, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
-        """The scenarios of [demo], or those named.
+        """The scenarios of [demo] with these names; default: all.
 
         Raises:
             Misuse: There is none of that name.
@@ -593,7 +593,7 @@ class Project(ProjectRows):
             trust: "pickle" allows a pickle, which runs code.
             seen_until: The end of its training data; default: now, so that gates only judge on later rows.
             first: Make it the champion; allowed while there is none.
-            why: Why it may answer without having passed a gate; needed with `first`.
+            why: Why it may answer without having passed a gate, in at least ten letters; needed with `first`.
             actor: Who imports it.
 
         Raises:
@@ -892,7 +892,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version or deployment.
-            Misuse: No such arm, an invalid share, or neither a passed gate nor a reason.
+            Misuse: No such arm, an invalid share, or neither a passed gate nor a reason of at least ten letters.
             Conflict: An experiment splits the model's requests, or another process set an arm of the model meanwhile.
         """
         from trimtab.app.versions.arms import set_arm

@@ -68,7 +68,7 @@ class ProjectRows(ProjectExperiments):
         Args:
             source: The source's name.
             file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
-            history: An event counts as known since its event time plus the source's delay; False: since now.
+            history: True: an event counts as known since its event time plus the source's delay; False: since now.
             absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
             progress: Called with rows done and rows in total, every 20,000 rows.
 
@@ -277,7 +277,7 @@ class ProjectRows(ProjectExperiments):
             reasons: Add a column `<feature>.reason` for each feature of a view, and for each expression that may fail.
             out: A .parquet or .csv file to write instead of returning the table.
             events: For a source, a Parquet file or a folder of them, to read in place of the project's history.
-            progress: Called with the pieces of work done and in total.
+            progress: Called with the number of finished pieces of work and of all pieces.
 
         Returns:
             A table or, with `out`, a description of the file. Its `let_in` counts the values that `as_known="final"`
@@ -313,7 +313,7 @@ class ProjectRows(ProjectExperiments):
             reasons: Add the reasons.
             out: The file to write.
             events: Parquet files in place of the history.
-            progress: Called with the pieces of work done and in total.
+            progress: Called with the number of finished pieces of work and of all pieces.
 
         Raises:
             NotFound: There is no such view.

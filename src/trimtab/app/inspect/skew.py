@@ -239,7 +239,7 @@ class _Tally:
 
 
 def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
-    """Return for `trimtab status` a line by deployment, and lines about problems."""
+    """Return for `trimtab status` a line for each deployment, by its name, and lines about problems."""
     lines: dict[str, str] = {}
     red: list[str] = []
     newest = newest_checks(system.state.catalog)

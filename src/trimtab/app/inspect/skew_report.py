@@ -33,7 +33,7 @@ class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause
     used: float | None  # the value that the model got
     again: float | None
-    used_reason: str | None  # why the used value was missing; None if it does not come from a view
+    used_reason: str | None  # "found", or why the used value was null; None if it does not come from a view
     again_reason: str | None
 
     def line(self) -> str:
@@ -148,7 +148,7 @@ class CheckedModel(msgspec.Struct, frozen=True):
 
 
 def red_words(found: ModelSkew) -> str:
-    """Describe in a few words which values differ."""
+    """Describe in a few words which values differ for causes that need action."""
     values = sum(n for of in found.red.values() for n in of.values())
     worst = sorted(found.red.items(), key=lambda item: (-sum(item[1].values()), item[0]))
     said = "; ".join(f"{feature}: {', '.join(f'{n:,} {c}' for c, n in of.items())}" for feature, of in worst[:_SHOWN])

@@ -1,4 +1,4 @@
-"""Recompute the features of logged predictions, with the definitions and from the events with which each was made."""
+"""Recompute the features of logged predictions, with the definitions and the events that each prediction used."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
     nothing: list[str]  # the keys for which no data was found
     columns: dict[str, list[str]]  # the searched columns, by source
     counts: dict[str, int]  # the number of records or rows that were found, by kind of data
-    sources: dict[str, int]  # the number of events by source
+    sources: dict[str, int]  # the number of erased event records (versions of events, and deletions) by source
     training_sets: list[SeenSet]  # the stored training sets with rows about the keys; see `sets_deleted`
     learners: list[str]  # models whose online learner may have learnt from the erased data
     workspaces: list[str]  # folders with copies of the data, left by simulations, demos and joins on disk
@@ -89,7 +89,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
             more = f" and {len(self.nothing) - _NAMED:,} more" if len(self.nothing) > _NAMED else ""
             out.append(f"  no data was found of {', '.join(map(repr, self.nothing[:_NAMED]))}{more}")
         out += [f"  {count_of(n, 'event')} of {source}" for source, n in sorted(self.sources.items())]
-        out.append("  looked at " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
+        out.append("  searched " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
         for one in self.training_sets:
             fitted = f"; fitted on it: {', '.join(one.versions)}" if one.versions else ""

@@ -43,7 +43,7 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was found about a subject, with the replacements of its records."""
 
     events: Instead
-    sources: dict[str, int]  # the number of events by source
+    sources: dict[str, int]  # the number of records to erase by source (versions of events, and deletions)
     tables: dict[str, TableErasure]  # by source
     predictions: Instead
     quarantine: Instead

@@ -35,7 +35,7 @@ _IN_TABLE = 0.3  # an event in a table takes about this share of its bytes in th
 
 
 class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a run or, with `dry_run`, an estimate of the result."""
+    """The result of `trimtab storage prune` or, with `dry_run`, an estimate of it."""
 
     at: str
     dry_run: bool
@@ -249,7 +249,7 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
         try:
             removed += log.truncate(partition, cut)
         except Conflict as error:
-            notes.append(f"not truncated now: {error} (`trimtab serve` truncates its own once a day)")
+            notes.append(f"not truncated now: {error} (`trimtab serve` truncates what it writes once a day)")
     return removed
 
 

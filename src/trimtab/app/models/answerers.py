@@ -119,7 +119,7 @@ class Answerers:
         return self._features.from_us(features)
 
     def features(self, loaded: LoadedModel) -> FeatureSet:
-        """Return the definitions with which a version was trained, each column at its position in stored events."""
+        """Return the definitions with which a version was trained. Their columns are in the order of stored events."""
         return self._features.of(loaded.version, loaded)
 
     def checked(self, version: Version, loaded: LoadedModel | None = None) -> FeatureSet:
@@ -153,7 +153,7 @@ class Answerers:
         return OfflineInputs(self.features(loaded), loaded.encoding, self._snapshot)
 
     def scorer(self, loaded: LoadedModel) -> RowScorer:
-        """Return the fitted model or, for an online deployment, the learner in its present state."""
+        """Return the fitted model (behind a score cache, if declared) or, for an online deployment, its learner."""
         if self.deployment.learn == "batch":
             return self._caching(loaded)
         name = learner_name(self.deployment.name, loaded.version.id)
@@ -167,9 +167,9 @@ class Answerers:
         cache = self.deployment.cache
         if cache is None:
             return loaded.scorer
-        figures = self.cached = self.cached or CacheMetrics()
+        metrics = self.cached = self.cached or CacheMetrics()
         classes = len(loaded.artifact.class_names)
-        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, metrics=figures)
+        return CachedScores(loaded.scorer, inputs=len(loaded.inputs), classes=classes, cache=cache, metrics=metrics)
 
     def answerer(self, loaded: LoadedModel, features: FeatureSet, arm: str | None = None) -> Answerer:
         """Return an answerer for a version, as the champion or as another arm."""

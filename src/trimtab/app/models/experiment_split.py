@@ -31,10 +31,10 @@ _MOST_WAITING = 10_000  # if more exposures wait, the oldest are dropped
 
 
 class ExperimentSplit:
-    """Says which variant of an experiment answers each request.
+    """Chooses for each request the variant of an experiment that answers it.
 
-    A unit whose request gets no answer counts as exposed, too. Its exposure waits until `flush` logs it, because
-    failures should not make a service slower.
+    A unit whose request gets no answer counts as exposed, too. `unanswered` only keeps its exposure in memory, because
+    a failing service should not also become slower. `flush` logs it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ExperimentSplit:
         return [(row, "") for row in rows] if self._reader is None else self._reader.known(rows, now_us)
 
     def unanswered(self, rows: Sequence[Mapping[str, Any]], error: Exception) -> None:
-        """Count the units of requests that got no answer as exposed to their variants, except for invalid requests."""
+        """Keep an exposure of each unit whose request got no answer, until `flush`. Invalid requests do not count."""
         now_us, reason = self._clock.now_us(), "timeout" if isinstance(error, Late) else "error"
         if not isinstance(error, Misuse):
             found = [
@@ -104,7 +104,7 @@ class StoredArms:
         self._model, self._state, self._clock, self._reader = model, state, clock, reader
         self._endpoint_of = endpoint_of
         self._config, self._definitions = config, definitions
-        # the two newest splits, because a request that began with the earlier one may still end
+        # the two newest splits, because a request that began with the earlier one may still fail and add an exposure
         self._splits: deque[ExperimentSplit] = deque(maxlen=2)
 
     def shares(self) -> ArmShares:
@@ -129,7 +129,7 @@ class StoredArms:
         return split
 
     def versions(self, experiment: str) -> dict[str, str]:
-        """Return by variant other than the control: the id of the version that answers."""
+        """Return the version ids of all variants but the control; none unless the experiment is running or paused."""
         state = experiment_state(self._state.catalog, experiment)
         definition = None if state is None else stored_definition(state)
         if state is None or definition is None or definition.deployments or state.phase not in ("running", "paused"):
@@ -163,7 +163,7 @@ class StoredArms:
 def assigner_of(catalog: Catalog, config: Config, definitions: Definitions, name: str) -> Assigner:
     """Return the compiled rule by which an experiment assigns units.
 
-    Once the experiment was started, this is the rule of its start, with the overrides that are declared now.
+    After the start of the experiment, the rule is that of its start, but the overrides are those declared now.
 
     Raises:
         NotFound: There is no such experiment.

@@ -34,7 +34,7 @@ class ServedModel:
     """Connects the endpoint of one deployment with the versions that answer its requests.
 
     Args:
-        answers: Precomputed answers.
+        answers: The store of precomputed answers.
         max_age_us: The age up to which a precomputed answer is given.
     """
 
@@ -61,8 +61,9 @@ class ServedModel:
         self._told_waiting: str | None = None  # the version that was last reported as not ready
         self._waits: set[str] = set()  # ids of versions that are not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        self._other_arms: dict[str, Answerer] = {}  # by alias: of the canary, the shadow, and for degraded answers
-        self._arm_failure: TrimtabError | None = None  # why one of these answerers is missing
+        # besides the champion's: by alias (canary, shadow, the declared fallback), or by the version id of a variant
+        self._other_arms: dict[str, Answerer] = {}
+        self._arm_failure: TrimtabError | None = None  # the error because of which one of these answerers is missing
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 
@@ -85,10 +86,10 @@ class ServedModel:
         return self._load_and_follow(arms=True)
 
     def _load_and_follow(self, *, arms: bool) -> LoadedModel:
-        """Load the champion and put it into service; with `arms`, also the canary and the shadow.
+        """Load the champion and put it into service; with `arms`, also the versions of the other arms.
 
-        `_follow` needs the lock, and finds which version is not in memory. This version is loaded without the lock, and
-        `_follow` is called again, until it finds all versions that are needed.
+        `_follow` is called with the lock, and lists the versions that are not in memory. The first of them is loaded
+        without the lock. Then `_follow` is called again, until it finds all versions in memory.
         """
         missing: list[Version] = []
         failed: dict[str, Exception] = {}
@@ -132,7 +133,7 @@ class ServedModel:
             raise self._arm_failure
 
     def last_used_us(self) -> int:
-        """Return when the model was last used or loaded. The time of a use is that of the first call after it."""
+        """Return when the model was last used or loaded. Uses are noticed, and dated, when this method is called."""
         used_at_us, uses = self._use
         if self.endpoint.uses != uses:
             used_at_us = self.answerers.clock.now_us()
@@ -145,7 +146,7 @@ class ServedModel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the champion and, if they are set, the canary and the shadow answer."""
+        """Whether a champion answers, and no other arm has failed. (An arm that still has to wait is no failure.)"""
         return self._loaded is not None and self._arm_failure is None
 
     def see_stored(self) -> None:
@@ -192,7 +193,7 @@ class ServedModel:
             raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
-        """Put loaded versions into service. No version is loaded while the lock is held.  # D80"""
+        """Put versions that are in memory into service. Return the one that answers; None: it must be loaded.  # D80"""
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
@@ -258,9 +259,9 @@ class ServedModel:
         return loaded
 
     def _follow_arms(self, find: Find) -> None:
-        """Put the canary, the shadow and the version for degraded answers into service.
+        """Put the other arms into service: canary, shadow, fallback version, and the variants of an experiment.
 
-        An error is kept until `follow` raises it.
+        If one cannot be loaded, the others are put into service, and `follow` raises the error.
         """
         try:
             self._put_arms(find)
@@ -319,10 +320,10 @@ class ServedModel:
             endpoint.know(one.served)  # repeated, because the endpoint keeps only the newest versions completely
 
     def _arm_answerer(self, alias: str, find: Find, *, is_alias: bool = True) -> Answerer | None:
-        """Return the answerer of the version to which an alias points; or of a version that is given by its id.
+        """Return the answerer of the version to which `alias` points (if not `is_alias`: of the version with this id).
 
-        The result is None if the alias points to no version, and while the features of its version are being filled.
-        While a new version is being loaded, the result is the previous answerer.
+        The result is None if there is no version, or while its features are being filled. While the version is being
+        loaded, the result is the previous answerer of the alias, if there was one.
         """
         version = self._registry.alias(self.deployment.name, alias) if is_alias else self._registry.get(alias)
         before = self._other_arms.get(alias)
@@ -335,7 +336,7 @@ class ServedModel:
         features = self.answerers.checked(version, loaded)
         if features.request.hash != self.deployment.model.request.hash:
             raise Misuse(
-                f"{version.name} ({alias}): it takes other request columns than the model has now. Train again."
+                f"{version.name} ({alias}): it was trained with another request than is declared now. Train again."
             )
         if not self.answerers.holds(features):
             self._waits.add(version.id)

@@ -28,7 +28,7 @@ class VersionMemory:
     several threads request it at the same time. A thread never waits for the load of a version that it did not request.
     # D80
 
-    As the size of a version, the size of its stored model is taken, although it may take more in memory.
+    A version counts with the size of its stored model, although it may take more memory.
 
     Args:
         load: Loads a version. Several threads may call it at the same time.
@@ -99,7 +99,7 @@ class VersionMemory:
                 load: Future[LoadedModel] = Future()
                 given = version, load
                 thread = threading.Thread(target=self._run_apart, args=given, name="trimtab-load", daemon=True)
-                # Stored after the start, which may fail. The thread cannot end before, because that needs this mutex.
+                # `start` may fail, so it comes first. The thread cannot end before the next line: it needs the mutex.
                 thread.start()
                 self._loads[version.id], self._threads[version.id] = load, thread
         if failed is not None:
@@ -120,7 +120,7 @@ class VersionMemory:
             self._drop()
 
     def costs(self, version: Version) -> BatchCosts | None:
-        """Return the time that a version takes for a row alone, and in a batch; None if it is not in memory."""
+        """Return how long a version takes to score a single row, and batches; None if it is not in memory."""
         with self._mutex:
             kept = self._kept.get(version.id)
         return None if kept is None else kept.costs
@@ -161,7 +161,7 @@ class VersionMemory:
             raise
 
     def _give_up(self, version: Version, load: Future[LoadedModel], error: BaseException) -> None:
-        """End a failed load: pass an error to the threads that wait for it, and let later requests try again.
+        """End a failed load: pass an error to the threads that wait for it, and let later calls begin a new load.
 
         If `error` is an interrupt of this thread, the waiting threads get a `Misuse` that names it.
         """

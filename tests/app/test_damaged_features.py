@@ -304,7 +304,7 @@ def test_features_that_are_damaged_under_a_service_make_it_not_ready_with_what_m
             assert (status, MEND in problem["detail"]) == (503, True)
         assert shop.call(f"{url}/metrics")[0] == 200
         status, said = trimtab(filled, "storage", "rebuild", "--all")
-        assert (status, "a service is at work. Stop it" in said) == (4, True)
+        assert (status, "a service applies events. Stop it" in said) == (4, True)
         assert trimtab(filled, "service", "top", "--once")[0] == 0
     assert trimtab(filled, "quality", "skew")[0] in (0, 1)
     assert trimtab(filled, "storage", "rebuild", "--all")[0] == 0

@@ -29,7 +29,7 @@ def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
     standing = Standing(f"{type(error).__name__}: {error}", clock.now_us())
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
-    except TrimtabError as also:  # for example, a full disk; the readiness check shows the error anyway
+    except TrimtabError as also:  # such as a full disk; the readiness check of the service shows `error` even then
         _logger.warning("the record that events are not applied cannot be written: %s", also)
 
 

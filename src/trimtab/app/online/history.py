@@ -13,7 +13,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.tables import Moved
 from trimtab.store.ports import Log, Table
 
-# event frames by source, and the log positions by partition up to which the frames contain events
+# the events of each source, and for each partition the log position up to which they were read
 FramesAt: TypeAlias = "tuple[dict[str, EventFrame], dict[str, int]]"
 
 _EVENT_BYTES = 1_000  # the approximate memory of one event, with the computation of its features
@@ -57,5 +57,5 @@ class SharedHistory(History):
 
 
 def fits_memory(log: Log, memory_bytes: int) -> bool:
-    """Return whether all events of a log, and what is computed from them, fit into half of `memory_bytes`."""
+    """Estimate whether all events of a log, and what is computed from them, fit into half of `memory_bytes`."""
     return sum(log.positions().values()) * _EVENT_BYTES <= memory_bytes // 2

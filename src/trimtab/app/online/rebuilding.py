@@ -14,16 +14,16 @@ from trimtab.store.ports import Catalog, Put, Remove
 KIND = "rebuild"
 _LOOK_S = 0.1
 _ENDED = (
-    "the process that applies events ended before the view was rebuilt. Its previous features are still read. Run: "
-    "trimtab storage rebuild {view}"
+    "the process that applies events ended before the view was rebuilt. Answers still use the view's old features. "
+    "Run: trimtab storage rebuild {view}"
 )
 
 
 class Rebuild(msgspec.Struct, frozen=True):
     """A requested rebuild and its progress."""
 
-    rows: int = 0
-    of: int = 0
+    rows: int = 0  # how many records were processed
+    of: int = 0  # of how many; 0 until the rebuild begins
     failure: str | None = None
 
 
@@ -71,7 +71,7 @@ class Rebuilds:
                 raise Unavailable(f"view {view!r}: {rebuild.failure}")
             if not followed():
                 ended = Rebuild(failure=_ENDED.format(view=view))
-                with suppress(Conflict):  # the process finished the rebuild just before it ended
+                with suppress(Conflict):  # the process changed the record (perhaps finished) just before it ended
                     self._catalog.write([_put(view, ended, expected=record.revision)])
                 continue
             if progress is not None and rebuild.of:

@@ -29,7 +29,7 @@ def damage(state: State) -> str | None:
 
 
 def missing(state: State, views: Collection[str], positions: Mapping[str, int]) -> int:
-    """Return how many log records up to `positions` have not been applied to some views.
+    """Return how many log records up to `positions` at least one of the views lacks.
 
     Args:
         state: The state folder.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class ViewHistories:
     """The event histories of the sources that views read.
 
-    If this process declares all these sources in the same way, they are read from the shared history of its sources.
-    Otherwise, they get a separate history.
+    They are read from the history that the whole process shares, if it has all these sources with equal declarations.
+    Otherwise, or for a given log position, a separate history is read.
     """
 
     def __init__(self, state: State, sources: Sequence[Source], shared: Callable[[], SharedHistory]) -> None:

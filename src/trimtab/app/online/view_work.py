@@ -83,18 +83,18 @@ class ViewWork:
         return min((max(position, through) for position in found), default=0)
 
     def mark(self) -> None:
-        """Leave new views out when the next records are applied.
+        """Mark new views as unfilled, so that the next records are not applied to them.
 
-        They are filled first, and from then on get the same records as the other views.
+        Once they are filled, they get the same records as the other views.
         """
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         mark_unfilled(self._store, self._state.events, moved)
 
     def reading(self) -> Mapping[str, int]:
-        """Return for each partition the position after which to read the log next, for the views that are filled.
+        """Return for each partition the position that the filled views have reached; if there are none, the log's end.
 
         Raises:
-            Corrupt: The log no longer has the records after these positions.
+            Corrupt: The log ends before one of these positions, so records were lost.
         """
         live = live_positions(self._store)
         ends = self._state.events.positions()

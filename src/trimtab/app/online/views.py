@@ -98,12 +98,15 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read now: the log is empty, or they are filled and none is more current."""
+        """Return whether these views can be read now.
+
+        They can if the log is empty, or if they are filled and no other view is more current.
+        """
         if not any(self._state.events.positions().values()):
             return True
         cursors = read_cursors(self._state.online)
         found = [cursors.get(cursor_name(view.hash)) for view in views]
-        # states that are being filled or deleted have names with other signs; see `generations.py`
+        # unlike these, the names of states that are being filled or deleted are not alphanumeric; see `generations.py`
         front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
         return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 
@@ -258,7 +261,7 @@ class Views:
         work and this call waits.
 
         Returns:
-            The number of records that the rebuilt view has taken from its source.
+            The number of records that the rebuilt view has taken from its source (of several definitions, the most).
 
         Raises:
             NotFound: No deployed model uses a view of this name.
@@ -310,7 +313,7 @@ class Views:
         lease = self._lease()
         if self._following is not None or not lease.take():
             if (damage := self.damage()) is not None:
-                raise Conflict(f"a service is at work. Stop it, then run this again: {damage}")
+                raise Conflict(f"a service applies events. Stop it, then run this again: {damage}")
             views = dict.fromkeys(plan.name for plan in self.store.plans.values())
             return sum(self.rebuild(view, progress=progress) for view in views)
         try:
@@ -410,7 +413,7 @@ class Views:
 
     def _reload(self, another: bool) -> None:
         if another:
-            self.__dict__.pop("_work", None)  # unfinished work may be on data that was removed
+            self.__dict__.pop("_work", None)  # an unfinished fill would go on with the old file
 
     def _lease(self) -> Lease:
         return Lease(self._state.catalog, LEASE, self._state.folder)
@@ -448,7 +451,7 @@ class Views:
             return False
         if self._state.online.reopen_if_replaced(make=True):
             _logger.warning("online features: the stored ones are gone; they are rebuilt from the log")
-            self.__dict__.pop("_work", None)  # unfinished work may be on data that was removed
+            self.__dict__.pop("_work", None)  # an unfinished fill would go on with the old file
             self._work.mark()
         if self._dropping:
             self._dropping = False

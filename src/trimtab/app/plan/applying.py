@@ -49,7 +49,7 @@ def apply_plan(
 
 
 def apply_first(system: System) -> Decision | None:
-    """Apply the definitions if none have been applied in this project. Otherwise return None."""
+    """Apply the definitions if none have been applied in this project, and none is refused. Otherwise return None."""
     if AppliedDefinitions(system.state.catalog).now() or refusals(system):
         return None
     try:
@@ -65,7 +65,7 @@ def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
     views = system.views
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
-        return []  # the serving process deletes them in its next tick
+        return []  # the process that applies the log deletes them in its next tick
     names = named_views(system, gone)
     if not views.drop():
         return []  # another process now applies the log, and will delete them
@@ -94,7 +94,7 @@ def _write(system: System, actor: str, prefix: str = "") -> Decision | None:
 def _fill(
     system: System, views: list[View], progress: Callable[[int, int], object] | None, patience_s: float
 ) -> list[str]:
-    """Fill new views and return their names. If another process applies the log, it fills them."""
+    """Fill new views, or wait until the process that applies the log has filled them. Return their names."""
     held = system.views
     lacking = {view.hash: view for view in views if not held.filled([view])}
     total = len(lacking)

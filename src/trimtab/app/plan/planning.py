@@ -143,7 +143,7 @@ def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
         changes, notes = differences(before.document, now), note_differences(before.document, now)
         what = "changed" if before.document.hash != now.hash else "noted"
         if what == "changed" and not changes:
-            changes = ["the declaration of what it reads from its source changed"]
+            changes = ["its source declares another key, time or type for the columns that it reads"]
     version = None if before is None else before.version
     return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
 
@@ -193,7 +193,7 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
 
 
 def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
-    """Return by source and column the names of the deployed versions that read it."""
+    """Return for each source and column the names of the champions that read this column."""
     found: dict[tuple[str, str], list[str]] = {}
     try:
         models = list(system.definitions.deployments)
@@ -291,7 +291,7 @@ def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
 
 
 def named_views(system: System, gone: Sequence[str]) -> list[str]:
-    """Return text with name and hash of each view, given prefixes of the views' hashes."""
+    """Return texts such as "carrier@5e8a01c2" for views, given prefixes of their hashes. Unknown names: "previous"."""
     known = {
         cursor_name(digest): name for digest, name in AppliedDefinitions(system.state.catalog).view_names().items()
     }

@@ -15,8 +15,8 @@ from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.training.fitting.fit import new_estimator
 
-_LONGEST_US = 365 * DAY_US  # how much is replayed if the caller chooses no start
-_LONG = 4  # see `last_request`
+_LONGEST_US = 365 * DAY_US  # at most this much is replayed if the caller chooses no start
+_LONG = 4  # a gap between requests is long if it is longer than this many usual ones; see `last_request`
 _TRIES = 8  # at most this many starts are tried
 _LEAST_REPLAYED_US = 14 * DAY_US  # the start should be followed by this many days with final labels
 
@@ -52,8 +52,8 @@ def last_request(asked_us: NDArray[Any]) -> int:
 
     Stragglers are the requests after a long gap, if they are at most 1 % of all requests. So a single request today
     does not prolong a history that ended years ago, or a file of daily rows that ended last month. A gap is long in two
-    cases: it is longer than half of the time before it; or it is longer than the time after it, and than `_LONG` times
-    each gap among the first 99 % of the requests.
+    cases: it is longer than half of the time from the first request to it; or it is longer than the time after it, and
+    also longer than `_LONG` times the longest gap among the first 99 % of the requests.
     """
     first = len(asked_us) - 1 - len(asked_us) // 100
     since_us, gaps = asked_us[first:-1], np.diff(asked_us[first:])
@@ -125,13 +125,13 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
     wait, window = format_duration(wait_us), format_duration(window_us)
     judged = f"the wait of {wait} for"
     if window_us:
-        judged = f"the gate's window of {window}, the wait of {wait} for its labels, and again for"
+        judged = f"the gate's window of {window}, the wait of {wait} for its labels, and another such wait for"
     if ended_us - first_us < needed_us:
         raise Misuse(
             f"simulate: found {(ended_us - first_us) / DAY_US:.1f} days of requests, {format_time(first_us)} to "
             f"{format_time(ended_us)}; needed are {needed_us / DAY_US:.1f} or more. Before the first replayed day lie "
             f"{judged} the labels to learn from, and after it the wait of {wait} for its own labels. Load a longer "
-            "history, or declare a shorter wait or window if that is true."
+            "history, or declare a shorter window, or a shorter wait if labels really come sooner."
         )
     last_us = final_us - max(window_us, _LEAST_REPLAYED_US)
     reasons = {

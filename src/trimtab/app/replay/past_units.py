@@ -28,16 +28,16 @@ DAYS = 56  # how many past days are used at most
 
 
 def past_units(system: System, definition: Experiment, *, days: int = DAYS, origin: str | None = None) -> PastUnits:
-    """Return the units of the last days whose numbers are known, with the numbers of all metrics.
+    """Return the units of the newest `days` days after which all metrics are known by now, with their metrics.
 
     Args:
-        definition: An experiment. Over versions, its units are those of logged predictions; otherwise, of the events or
-            requests of a source.
+        definition: An experiment. If it compares versions, the units are those of logged predictions; otherwise, those
+            of the events or requests of a source.
         origin: The source or request whose rows count as exposures. By default, a request that has all columns that the
             assignment reads, or if none has, such a source. If there are several, the one with most events is taken.
 
     Raises:
-        NotFound: There are no such rows, or no prediction was logged.
+        NotFound: There is no such source, or it has no rows, or no prediction was logged.
         Misuse: `origin` lacks a column that the experiment reads.
     """
     system.history.refresh()
@@ -107,7 +107,7 @@ def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUni
 
 
 def _origin(system: System, definition: Experiment, given: str | None) -> tuple[str, dict[str, str]]:
-    """Return the source whose rows count as exposures, and the name there of each column that the assignment reads."""
+    """Return the source whose rows count as exposures, and its names for the columns that the assignment reads."""
     sources = {one.name: one for one in system.sources}
     if given is not None and given not in sources:
         raise NotFound(f"experiment {definition.name!r}: no source {given!r}. Sources: {', '.join(sources) or 'none'}.")

@@ -60,9 +60,9 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     document.table(quality_table(cards))
     document.paragraph(
         "best: the loss of the best possible predictions where they are known, otherwise that of the best scenario. "
-        "days above: days whose loss is more than a tenth above best. bad requests: answered by a version whose loss, "
-        "over its time in service, is more than a tenth above best. staleness: the sum over all judged requests of "
-        "their loss minus best."
+        "days above: days whose mean loss, with the two days before, is more than a tenth above best. bad requests: "
+        "answered by a version whose loss, over its time in service, is more than a tenth above best. staleness: loss "
+        "minus best, summed over all judged requests."
     )
     own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))
     if own:
@@ -79,7 +79,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     if any(one.judged.any() for one in scenarios):
         document.plot(quality_picture(result), caption, plain=_text_charts(cards))
     else:
-        document.paragraph("No request of this time has a label by which it could be judged.")
+        document.paragraph("No replayed request has a label, so quality cannot be shown.")
     add_months(document, scenarios)
     document.heading("Alarms")
     if not any(card.alarms or card.input_alarms for card in cards):
@@ -109,7 +109,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
 
 
 def _text_charts(cards: Sequence[Scorecard]) -> list[str]:
-    """Return charts of the first scenarios. Equal charts are shown once."""
+    """Return at most `_CHARTS` charts. Scenarios with equal charts share one."""
     found: dict[tuple[str, ...], list[Scorecard]] = {}
     for card in cards:
         known = [day.best for day in card.days if day.best is not None]
@@ -180,7 +180,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
         text_table(headers, rows),
         f"{found.chosen}: {found.why}",
         "",
-        f"{found.chosen} against, in the second part",
+        f"{found.chosen} minus each other policy, in the second part",
     ]
     for name, i in found.gains.items():
         verdict = "better" if i.below(0.0) else "worse" if i.above(0.0) else "no difference shown"
@@ -191,11 +191,11 @@ def search_lines(found: PolicyChoice) -> list[str]:
 
 
 def comparisons(result: ReplayResult) -> list[Comparison]:
-    """Compare the first scenario with each other one that has the same requests, if there is more than one week."""
+    """Compare the first scenario with the others. Those that cannot be compared with it are left out."""
     main, *others = result.lines
     found = []
     for other in others:
-        with suppress(Misuse):  # other requests, or a single week
+        with suppress(Misuse):  # another kind of model, other labels, or labels in a single week
             found.append(result.compare(main, other))
     return found
 

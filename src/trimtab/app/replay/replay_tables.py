@@ -18,7 +18,7 @@ def about(result: ReplayResult) -> list[str]:
     """Return sentences about the start of the replay, what is not judged, and what was replayed."""
     why = result.start_why
     if result.refused_starts:
-        why = f"the first of {len(result.refused_starts) + 1} days tried on which every scenario has a version."
+        why = f"of the {len(result.refused_starts) + 1} days tried, the first on which every scenario has a version."
     out = [f"Starts on {format_time(result.start_us)[:10]}: {why}"] if why else []
     out += [f"Not on {format_time(one.at_us)[:10]}: {one.why}" for one in result.refused_starts]
     line = next(iter(result.lines.values()))
@@ -37,7 +37,7 @@ def about(result: ReplayResult) -> list[str]:
 
 
 def quality_table(cards: Sequence[Scorecard]) -> Table:
-    """Return how good the answers of each scenario were."""
+    """Return a table of the quality of each scenario's answers."""
     rows = [
         (
             card.line,
@@ -57,7 +57,7 @@ def quality_table(cards: Sequence[Scorecard]) -> Table:
 
 
 def loop_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Table:
-    """Return how many alarms, promotions, refusals and fits each scenario had, with CPU seconds if they are given.
+    """Return a table of the numbers of alarms, promotions, refusals and fits, with CPU seconds if they are given.
 
     The column of false alarms is left out if the true changes in the data are not known.
     """

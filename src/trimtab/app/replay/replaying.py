@@ -104,7 +104,7 @@ def simulate_project(
 
 
 def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Columns], int]:
-    """Return the recorded events by source, and the time from which requests have all the events for their features."""
+    """Return the recorded events by source, and the time from which on all events that features need are still kept."""
     request = chosen[0].deployment.model.request
     frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}

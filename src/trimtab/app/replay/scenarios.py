@@ -17,7 +17,7 @@ from trimtab.steering.causes import Every, Triggers
 from trimtab.steering.definitions import Deployment
 
 DEMO_LOOKS_US = DAY_US  # how often a demo checks model inputs; quality is checked as often
-USUAL = (
+USUAL = (  # the scenarios if the settings have no section [demo]
     ScenarioSettings(name="project", model="", policy="project"),
     ScenarioSettings(name="never", model="", policy="never"),
 )

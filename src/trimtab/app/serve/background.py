@@ -120,13 +120,14 @@ class BackgroundTasks(Closing):
     """Runs tasks in up to six threads: one follows aliases, and it never waits until a version is loaded (D80).
 
     The others write service metrics, teach learners, tick loops, check skew, and deliver alerts. A task that fails is
-    tried again in the next round, and does not delay other tasks. The errors of the last round are in `failures` and,
-    for other processes, in a catalogue record (`service_failures`). The record belongs to the newest process, so that
-    processes of a killed service cannot overwrite it.
+    tried again in the next round, and does not delay other tasks. The error of each task's last round is in `failures`
+    and, for other processes, in a catalogue record (`service_failures`). The record belongs to the process that started
+    last, so that processes of a killed service cannot overwrite it.
 
     Args:
         answers: Whether this process answers requests, and must therefore follow aliases.
-        keeps: Whether this process does all other tasks. Exactly one process of a service does them.
+        keeps: Whether this process does the tasks that exactly one process of a service does: all but following
+            aliases and writing the metrics of its own answers.
         worker: The worker's index, which names its record of failures.
         stands: Returns whether events are no longer applied to online features. If so, answers are flagged.
     """
@@ -242,7 +243,7 @@ class BackgroundTasks(Closing):
         )
 
     def follow(self) -> None:
-        """Let every deployment answer with the version to which its alias points, once that version is loaded."""
+        """Load the version to which each alias points, and let the deployment answer with it."""
         self._round({**self._follow, **self._following(wait=True)})
 
     def _flag(self) -> None:
@@ -261,7 +262,7 @@ class BackgroundTasks(Closing):
         return self
 
     def close(self) -> None:
-        """Stop after the current rounds. Rounds that take too long end with the process."""
+        """Stop each thread after its current task. Tasks that take too long end with the process."""
         self._stop.set()
         end_s = time.monotonic() + _GRACE_S
         for thread in [*self._threads, *self._system.version_memory.threads]:
@@ -311,8 +312,9 @@ class BackgroundTasks(Closing):
                 failure = str(error)
             except Exception as error:  # also from a user's estimator; no error may end the thread
                 failure = f"{type(error).__name__}: {error}"
+                # during a shutdown, a task may fail for any reason, which is not logged
                 if not self._stop.is_set() and (count or self.failures.get(name) != failure):
-                    _logger.exception("%s failed", name)  # an interrupted task may raise anything
+                    _logger.exception("%s failed", name)
             if not self._stop.is_set() and (count or self.failures.get(name) != failure):
                 self._judge(name, failure)
 

@@ -37,11 +37,11 @@ _UNUSED_KEY = b"\xff"  # a key that no stored answer has
 
 
 class AnsweredTable(Manifest, frozen=True, kw_only=True):
-    """A batch, and the rows of its table that do not fit and have no answer."""
+    """A batch, and the rows of its table that have no answer, because they do not fit the request."""
 
     answered_before: bool = False  # whether an earlier call answered the same table, and these are its answers
     not_at_lead: int = 0  # the number of answers that are flagged `not_at_lead`
-    unanswered: tuple[str, ...] = ()  # for each such row: where it is, what was found and what was needed
+    unanswered: tuple[str, ...] = ()  # for each row without an answer: where it is, what was found, what was needed
 
 
 def answer_table(
@@ -145,10 +145,10 @@ def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, t
 
 @contextmanager
 def _scoring(system: System, name: str) -> Iterator[str]:
-    """Lock a batch while this process computes its scores.
+    """Yield a new name with which to take the lease of a batch. During the block, lock a file that has this name.
 
-    The lock is on a file and ends with the process, so that after a crash, another process can continue the batch at
-    once. It need not wait until the lease of the dead process expires.
+    The lock ends with the process. A process that continues the batch after a crash takes the locks of dead holders,
+    and releases their leases. So it need not wait until these expire.
     """
     folder, catalog = system.state.folder / "batches", system.state.catalog
     try:
@@ -175,7 +175,7 @@ def _scoring(system: System, name: str) -> Iterator[str]:
 def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> str:
     """Return the id of a batch.
 
-    The same table, version and time give the same id, so that no prediction is logged twice.
+    The same table, version, time and mode give the same id, so that no prediction is logged twice.
     """
     columns = [
         [name, of_column.dtype, bytes_hash(msgspec.msgpack.encode(of_column.to_list()))]
@@ -185,7 +185,7 @@ def _batch_name(version: str, table: Columns, at_us: int | None, mode: str) -> s
 
 
 def _times(request: Request, table: Columns, made_at_us: int) -> NDArray[Any]:
-    """Return the time as of which each request is answered: its own time, but at most the start of the batch."""
+    """Return the time as of which to answer each request: its own time minus the lead, at most the batch's start."""
     times: NDArray[Any] = np.minimum(table[request.time].values - request.lead_us, made_at_us)
     return times
 

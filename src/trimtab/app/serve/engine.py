@@ -82,7 +82,7 @@ def serve_with_workers(
         listener = opened.enter_context(when_port_is_free(folder, lambda: listen(host, port)))
         when_port_is_free(folder, lambda: check_grpc(grpc, tls))
         opened.callback(accepting.end, folder)
-        _cleared(folder)  # after the ports are taken, because until then, this or another start needs the old mark
+        _cleared(folder)  # only now, because `when_port_is_free` needs the mark that a killed service left
         opened.enter_context(applier.start())
         background = BackgroundTasks(system, answers=False)
         metrics = SharedMetrics(folder, NAME, task.start)
@@ -111,7 +111,7 @@ def serve_with_workers(
 
 
 class _Engine:
-    """Writes the metrics and the state of the supervising process and of its workers to files."""
+    """Writes files with the metrics of the supervising process and with the state of the whole service."""
 
     def __init__(
         self,

@@ -11,12 +11,12 @@ from trimtab.serving.failures import NotApplied, not_applied
 from trimtab.serving.workers.states import ServiceState
 
 _LOOK_S, _LONGEST_LOOK_S = 0.001, 0.02
-_ASK_S = 0.1  # the time between two reads of that process's published state
+_ASK_S = 0.1  # the time between two reads of the state that the applying process publishes
 _KNOWN_S = 1.0  # how long the list of views is cached
 
 
 class FollowedViews:
-    """Tells a process that only reads online features how far events are applied. Threads may share this object.
+    """For a process that only reads online features: finds out how far events are applied. Threads may share it.
 
     Args:
         wake: Wakes the process that applies events, so that it looks for new events.

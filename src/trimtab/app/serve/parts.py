@@ -46,8 +46,8 @@ def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
     """Return the result of `take`, which listens at a port.
 
     If a service was killed, its workers may hold the port for a while, and `take` is called again until they end. A
-    file (the mark) says that there may be such workers. It is kept until the port is taken, so that the next start
-    finds it if this one is killed while it waits. Without a mark, `take` is called once.
+    file (the mark) says that there may be such workers. It is kept until the port is taken: if this start is killed
+    while it waits, the next one finds the mark. Without a mark, `take` is called once.
 
     Args:
         folder: The folder in which the service's processes keep their files.

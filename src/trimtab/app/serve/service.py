@@ -109,18 +109,18 @@ def serve_project(
 
 
 def _write_cache_metrics(system: System, opened: ExitStack, folder: Path) -> None:
-    """Write the metrics of score caches to a file for `trimtab status`.
+    """Write the metrics of score caches to a file, which `trimtab status` reads.
 
-    This is only needed in a single process: with several workers, each writes all of its metrics to a file anyway.
+    Only a service of a single process needs this: each of several workers writes all of its metrics to a file anyway.
     """
     cached = [name for name, one in system.definitions.deployments.items() if one.cache is not None]
     with suppress(OSError):  # if the disk is full, `status` shows no score caches
         make_folder(folder)
         clear(folder)  # remove the files of a service that was killed
     if cached:
-        figures = SharedMetrics(folder, "1")
-        show_cached(figures, [system.served(name).endpoint for name in cached])
-        opened.enter_context(MetricsWriter(figures))
+        metrics = SharedMetrics(folder, "1")
+        show_cached(metrics, [system.served(name).endpoint for name in cached])
+        opened.enter_context(MetricsWriter(metrics))
 
 
 def refuse_lost_keys(system: System) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = 200
 _EVERY_S = 300.0  # the least time between two checks
-_REST = 50.0  # pauses last at least this many times the last check, so checks take under 2 % of a core
+_REST = 50.0  # a pause is at least this many times as long as the check before it, so checks take under 2 % of a core
 
 
 class SkewWatch:
@@ -35,7 +35,7 @@ class SkewWatch:
         self._reached: dict[str, int] | None = None
 
     def check(self) -> SkewReport | None:
-        """If a check is due, and there are new predictions, check these."""
+        """If a check is due, and predictions were logged since the last one, check a sample of these."""
         began_s = time.monotonic()
         ends = self._system.predictions.log.positions()
         if began_s < self._due_s or ends == self._reached or not ends:

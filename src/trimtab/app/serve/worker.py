@@ -78,7 +78,7 @@ def _definitions(file: Path) -> Definitions:
 
 
 def _end_alone(grace_s: float) -> None:
-    """End this worker because its supervisor is gone: finish running requests, or else stop. # D92"""
+    """End this worker because its supervisor is gone. Running requests may finish within the grace period. # D92"""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s + _OVER_S)
     os._exit(1)
@@ -130,7 +130,7 @@ def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: sock
 
 
 def _load(background: BackgroundTasks) -> None:
-    """Load all deployed versions. A failed load is tried again for a short time, while other workers answer."""
+    """Load all deployed versions. If a load fails, try again for three seconds before this worker is ready."""
     end_s = time.monotonic() + _LOAD_S
     background.follow()
     while background.failures and time.monotonic() < end_s:

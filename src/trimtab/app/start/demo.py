@@ -41,15 +41,15 @@ _START_S = 60
 def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     """Run the `[demo]` of the project in `folder`.
 
-    The state is written to `demo/` in the state folder, which is emptied first. The report is written to `report.html`
-    next to `trimtab.toml`.
+    The state is written to the folder `demo/` in the state folder; an old `demo/` is deleted first. The report is
+    written to `report.html` next to `trimtab.toml`.
 
     Args:
         seed: The same seed gives the same ledger.
         show: Called with each line of output.
 
     Raises:
-        Misuse: The project has no `[demo]`, or a library that it needs is missing.
+        Misuse: The project has no `[demo]`, its loader is not found, or a library that it needs is not installed.
         Unavailable: A system library is missing, or the service did not start.
     """
     config = load_config(folder, os.environ)

@@ -27,14 +27,14 @@ _LEAST_PAST = 0.2  # at least this share of rows must have an older row with the
 _MOST_ENTITIES = 2
 _MOST_NUMBERS = 4  # the past of at most this many numeric columns becomes features
 _DAYS = (7, 30, 90)  # of these windows, the two longest that fit into a third of the file are taken
-_LONG_DAYS = (365, 3 * 365)  # the long window: a year, or three years if the file has more than a year
+_LONG_DAYS = (365, 3 * 365)  # the long window: a year, or three years if the file spans more than a year
 
 
 class Past(msgspec.Struct, frozen=True):
     """A column that identifies an entity, and the windows of the entity's past rows that become features.
 
-    Each window ends before the request, by the time of the label's wait. So it only has rows whose label is known by
-    then, and the same rows when a model learns and when it answers.
+    Each window ends before the request: by `wait`, the time that a label takes to be known. So all labels in a window
+    are known, and a window has the same rows in training and in service.
     """
 
     column: str
@@ -93,7 +93,7 @@ def pasts(
 
 
 def with_numbers(found: Sequence[Past], features: Sequence[Profile]) -> tuple[Past, ...]:
-    """Return the entities, each with the first numeric columns among the features, whose past becomes features, too."""
+    """Return the entities with `numbers`: the first numeric features, except those columns that identify entities."""
     entities = {past.column for past in found}
     names = [c.name for c in features if c.dtype in ("float", "int") and c.name not in entities]
     numbers = tuple(names[:_MOST_NUMBERS])
@@ -127,7 +127,7 @@ def _identifies(column: Profile) -> bool:
 
 
 def _past_share(table: DataTable, name: str, time: str, wait_us: int) -> float:
-    """Return the share of rows that have an older row with the same value whose wait is over."""
+    """Return the share of rows with a value for which another row with this value is older by at least the wait."""
     q, t = quoted(name), f"epoch_us({quoted(time)})"
     (share,) = table.one(
         f"SELECT avg(({t} - first >= {max(1, wait_us)})::INT) FROM data JOIN (SELECT {q}, min({t}) AS first FROM data "

@@ -30,7 +30,7 @@ from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.baselines import baseline_scores
 
 _MOST_ROWS = 50_000  # this many of the newest rows are used
-_JUDGED = 0.2  # this share of them is judged, or more if the gate's window has more
+_JUDGED = 0.2  # the newest of these, at least this share and the whole gate's window, are judged
 _LEAST_ROWS = 30  # with fewer rows to learn from or to judge, nothing is compared
 
 
@@ -63,8 +63,8 @@ def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: in
     notes = planned.notes
     if best is not None and found.baselines[best] <= losses[trees]:
         notes += (
-            f"On {rows}, {metric} of the baseline {best} is {written(found.baselines[best])}, which is not above "
-            f"{written(losses[trees])} of the model. The gate refuses a version that does not beat the best baseline.",
+            f"On {rows}, {metric} of the baseline {best} is {written(found.baselines[best])}, no more than that of the "
+            f"model ({written(losses[trees])}). The gate refuses a version that does not beat the best baseline.",
         )
     return _assuming(msgspec.structs.replace(planned, trees=trees, notes=notes), said)
 
@@ -72,7 +72,7 @@ def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: in
 def file_training_set(file: Path, model: Model, now_us: int) -> TrainingSet:
     """Return the training set of the newest rows of a file, as the project will build it from its log.
 
-    Rows are left out if they are dated after `now_us`, or if a value does not fit its column in either source.
+    Rows are left out if they are dated after `now_us`, or if a value does not fit its column in one of the two sources.
 
     Raises:
         Misuse: The file has no row that is usable.

@@ -68,10 +68,10 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
 
     1. the time, if the file is a single series;
     2. a column with another value in each row, preferably one with a name such as "id"; but if all such columns only
-       number the rows, an entity as in 3 is preferred if it has rows at most of the times;
+       number the rows, an entity as in 3 is preferred if over half of its pairs with a time have a row;
     3. an entity of up to three columns, together with the time;
     4. a column with a name such as "id", together with the time;
-    5. all columns.
+    5. all columns but the label.
 
     Raises:
         NotFound: A column that is named does not exist.
@@ -192,7 +192,7 @@ def _number_rows(table: DataTable, names: Sequence[str]) -> bool:
 
 
 def _is_filled(table: DataTable, entity: Sequence[str], time: str) -> bool:
-    """Return whether there is a row for most pairs of an entity and a time."""
+    """Return whether more than half of all pairs of an entity and a time have a row."""
     values = ", ".join(map(quoted, entity))
     (entities,) = table.one(f"SELECT count(DISTINCT ({values})) FROM data")
     return bool(entities * table.columns[time].distinct < 2 * table.rows)

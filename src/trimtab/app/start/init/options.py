@@ -33,7 +33,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     nulls: str | None = None  # words for null, with commas between them
     category: Sequence[str] = ()  # columns that are categories, although they look like numbers
     merge: Sequence[str] = ()  # columns whose spellings are made one
-    horizon: str | None = None  # how long before its time a row of a panel is predicted
+    horizon: str | None = None  # how long before its time a row of a panel (see `panels.py`) is predicted
     known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when a row is predicted
     omit: Sequence[str] = ()  # columns that are no features
     allow_leakage: Sequence[str] = ()  # features that nearly determine the label, and are known in time

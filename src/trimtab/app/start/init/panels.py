@@ -14,7 +14,7 @@ _YEARS_US = 3 * 365 * DAY_US  # with less history, most rows have no label of a 
 
 
 class Window(msgspec.Struct, frozen=True):
-    """A window of past labels: the feature's name and aggregate, and how long before a request it begins and ends."""
+    """A feature of past labels: its name and aggregate, and how long before a request its window begins and ends."""
 
     name: str
     aggregate: str
@@ -56,11 +56,11 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def _year_us(self) -> int:
-        """Return a year, in whole weeks if rows have weekdays."""
+        """The length of a year: 52 weeks if the step divides a week (so that weekdays agree), otherwise 365 days."""
         return 52 * _WEEK_US if _WEEK_US % self.step_us == 0 else 365 * DAY_US
 
     def _lag(self, season_us: int, number: int) -> Window:
-        """Return the label of the newest season that is known, or `number` seasons before it."""
+        """Return the window with the label of the newest season that is known, or of `number` seasons before that."""
         step, lead = self.step_us, self.horizon_us
         back = (-(-(lead + max(self.wait_us, step)) // season_us) + number) * season_us
         until = back - lead - step // 2

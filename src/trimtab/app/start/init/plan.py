@@ -25,7 +25,7 @@ from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
 _FEW_ROWS = 50
-_LONGEST_DAYS = 182  # a window that grows by a fifth of the history becomes at most this long, see `_window`
+_LONGEST_DAYS = 182  # in `_window`, a window of a fifth of the history has at most this many days
 _MOST_GAP = {True: 0.1, False: 0.3}  # the largest calibration gap that is allowed; True: the label is a class
 
 
@@ -61,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(table: DataTable, options: Options, now_us: int) -> Plan:
-    """Decide the role of each column. Rows that are dated after `now_us` do not count as newest.
+    """Decide the role of each column. The newest row is the last one that is not dated after `now_us`.
 
     Raises:
         NotFound: A column that is named does not exist.
@@ -87,7 +87,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     key = row_key(table, options, time, label, assumed)
     step_us = step_of(table, time, key.entity) if key.entity and time in key.of else None
     is_number = not values.binary and not values.classes
-    snapshots = 2 * table.columns[time].distinct <= table.rows  # many keys share each time
+    snapshots = 2 * table.columns[time].distinct <= table.rows  # on average, two rows or more share each time
     label_step_us = step_us if is_number or (snapshots and (step_us or 0) > DAY_US) else None
     wait = _wait(
         table,
@@ -282,7 +282,7 @@ def _window(table: DataTable, time: str, label: str, values: LabelValues, until_
 
     It is a fifth of the history, but at least the 10 days that the quality alarm needs, and at most 14 days. If it has
     too few labels to judge the calibration, it grows by weeks until it has enough, up to 28 days or, if longer, a fifth
-    of the history. If even this is not enough, it grows further, up to a third of the history.
+    of the history. If even this is not enough, it grows by four weeks at a time, up to a third of the history.
     """
     days = int(min(14, max(10, span_us // (5 * DAY_US))))
     most = _MOST_GAP[bool(values.binary or values.classes)]
@@ -319,8 +319,8 @@ def _movement(
 ) -> float:
     """Return three standard errors of a window's mean label, estimated from how the windows of the file differ.
 
-    Each window is compared with the newest window whose labels were all known when it began, because a version that is
-    judged on the former is fitted on no newer rows. For numbers, the result is in standard deviations of the label.
+    Each window is compared with the newest one whose labels were all known when it began, as a version is judged on
+    rows for which it is fitted on such older rows. For numbers, the unit is the standard deviation of the label.
     """
     q, t = quoted(label), quoted(time)
     number, binary = _number(label, values)
@@ -337,7 +337,7 @@ def _movement(
 
 
 def _number(label: str, values: LabelValues) -> tuple[str, bool]:
-    """Return the label as a number in SQL, and whether the number is 0 or 1."""
+    """Return the label as a number in SQL, and whether it can only be 0 or 1."""
     binary = values.binary or bool(values.classes)
     return f"{values.positive(label)}::INT" if binary else f"{quoted(label)}::DOUBLE", binary
 

@@ -24,7 +24,7 @@ _KNOWN = re.compile(
 # values of a label that say that there is no outcome yet
 _STATES = re.compile(r"(?i)^(open|opened|pending|in[ _-]progress|ongoing|running|unresolved|undecided|waiting)$")
 _MOST_EARLY = 0.001  # at most this share of labels may be dated before their row
-_SAME = 0.995  # two columns are null together if both are null, or neither, in this share of rows
+_SAME = 0.995  # a time is null where the label is null (or not 1) if this is so in at least this share of rows
 
 
 def listed(columns: Iterable[str]) -> str:
@@ -131,7 +131,8 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
 def _keys_rows(table: DataTable, name: str, time: str) -> bool:
     """Return whether a column distinguishes rows of the same time, as the shop does in a panel of shops.
 
-    Most of its values occur at most times, and none occurs twice at the same time.
+    That is: no value occurs twice at the same time, at least half of all pairs of a value and a time have a row, and on
+    average each time has at least two rows.
     """
     n, t = quoted(name), quoted(time)
     rows, times, values, pairs = table.one(

@@ -15,7 +15,7 @@ _BATCHES = 6  # a version is judged on this many days with rows; the gate needs 
 
 
 def step_of(table: DataTable, time: str, entity: Sequence[str]) -> int | None:
-    """Return the time between the rows of an entity, if it is nearly always the same (31 days for months).
+    """Return the time between the rows of an entity (31 days for months); None if it varies, or is less than an hour.
 
     Args:
         entity: The columns of the entity; empty if all rows are one series.
@@ -41,7 +41,7 @@ def step_of(table: DataTable, time: str, entity: Sequence[str]) -> int | None:
 
 
 def batch_window_days(table: DataTable, time: str, label: str, until_us: int) -> int:
-    """Return the length of a window up to `until_us` that has the six newest days with labels; 0 if there are fewer.
+    """Return the length, in days, of a window up to `until_us` with six days that have labels; 0 if there are fewer.
 
     Rows that come in batches (snapshots of each month, or at irregular dates) need a longer window than daily rows. The
     gate compares versions by day, so each batch counts once.

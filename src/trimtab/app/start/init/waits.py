@@ -20,7 +20,7 @@ _LEAST_ROWS = 30  # a block needs this many rows to be compared
 _LEAST_POSITIVE = 60  # a block needs this many positive labels for their share to be compared
 _LEAST_NONE = 3  # if nearly all rows have a label, this many rows without one at the end show a wait
 _BLOCKS = 3  # the search for incomplete blocks ends after this many complete blocks in a row
-_NEARLY_ALL = 0.99  # from this share of labels on, a day without labels is incomplete
+_NEARLY_ALL = 0.99  # if usually more than this share of rows has a label, a day that lacks some is incomplete
 _KNOWN_BY = 0.99  # this share of labels is known after the wait
 _FALLEN = 0.6  # labels look unfinished if the share of positive ones falls below this part of the usual share
 
@@ -98,8 +98,8 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
     """Return the age, in units from the newest row, below which labels are not complete yet; 0 if all are.
 
     `counts` has for each age the number of rows that count: those with a label, or those with a positive one. Their
-    usual share is that in the older half of all rows. Rows are looked at in blocks, newest first. A block is incomplete
-    if rows that count are too rare in it (`lacks`). It is as large as needed for `least` of them at the usual share.
+    usual share is that in the older half of all rows. Rows are looked at in blocks, newest first, each of at least 30
+    rows, or so many that `least` would count at the usual share. A block is incomplete if too few count (`lacks`).
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():
@@ -131,7 +131,7 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
 
 
 def _lacking(share: float, usual: float, rows: int, errors: int) -> bool:
-    """Return whether a share of labelled rows is lower than usual by a number of standard errors."""
+    """Return whether a share of labelled rows is lower than usual by 0.02 and by a number of standard errors."""
     spread = math.sqrt(max(usual * (1 - usual), 0.01) / rows)
     return bool(share < usual - max(0.02, errors * spread))
 
@@ -165,7 +165,7 @@ def _unlabelled_said(ages: Ages, until: int, label: str) -> str:
 
 
 def _delays(table: DataTable, time: str, known_at: str, unit_us: int) -> int:
-    """Return after how many units nearly all labels are known, among the labels that have a time."""
+    """Return after how many units 99 % of the labels in rows with a known-at time are known."""
     t, k = quoted(time), quoted(known_at)
     late = table.one(
         f"SELECT quantile_disc(epoch_us({k}) - epoch_us({t}), {_KNOWN_BY}) FROM data WHERE {k} IS NOT NULL AND "

@@ -58,7 +58,7 @@ def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) 
     """Guess the type of a column of the table `raw` from its different texts.
 
     Raises:
-        Misuse: A format that was given is no format.
+        Misuse: A format that was given is no format, or is a number format that too few values fit.
     """
     q = quoted(name)
     connection.execute(
@@ -84,7 +84,7 @@ def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) 
 
 
 def _sample(connection: DuckDBPyConnection) -> list[str]:
-    """Return at most `_SAMPLE` different texts of the column; only the frequent ones, if nearly all rows have these."""
+    """Return at most `_SAMPLE` different texts of the column; if 90 % of the rows have frequent texts, only these."""
     found = connection.execute(
         f"SELECT t, sum(n)::BIGINT FROM filled GROUP BY t ORDER BY hash(t) LIMIT {_SAMPLE}"
     ).fetchall()
@@ -159,10 +159,10 @@ def _numbers(connection: DuckDBPyConnection, example: str | None) -> Kind | None
 
 
 def _times(connection: DuckDBPyConnection, written: str, *, given: bool = False) -> Kind:
-    """Return the kind of a column of times, with texts of other formats.
+    """Return the kind of a column of times in the format `written`, with the texts that have other known formats.
 
-    If too many values are no times, and none of these has another known format, the column is text. But if the caller
-    gave the format, the column is always one of times.
+    If too many values do not fit `written`, and none of these has another known format, the kind is text. But if the
+    caller gave the format, the kind is always that of times.
     """
     listed = ", ".join(map(literal, NULL_WORDS))
     if written == ISO:

@@ -22,11 +22,11 @@ class Numbers(msgspec.Struct, frozen=True):
     """A way to write numbers that fits a sample of texts."""
 
     example: str | None  # the format, as 1234.56 is written; None for plain numbers with a decimal point
-    doubtful: tuple[str, str] | None = None  # two formats that fit all texts alike
+    doubtful: tuple[str, str] | None = None  # two formats that both fit the texts, of which neither is more likely
 
 
 def numbers_in(texts: Sequence[str]) -> Numbers | None:
-    """Return how texts write numbers; None if most are no numbers, or if their units differ.
+    """Return how texts write numbers; None if over 2 % are no numbers, one is a code ("007"), or their units differ.
 
     >>> numbers_in(["1.234,50 €", "12 €", "-7,25 €"])
     Numbers(example='1.234,56 €', doubtful=None)
@@ -77,7 +77,8 @@ def _decided(candidates: list[str], bodies: Sequence[str]) -> list[str]:
     if len(candidates) < 2:
         return candidates
     grouped = [way for way in candidates if way[1] in ".,"]
-    long = any(re.fullmatch(r"[0-9]{4,}", body) for body in bodies)  # has no sign, so thousands are not grouped
+    # a number such as 1234, whose thousands are not grouped
+    long = any(re.fullmatch(r"[0-9]{4,}", body) for body in bodies)
     zero = any(re.match(r"0[.,]", body) for body in bodies)
     if grouped and (long or zero):
         return [way for way in candidates if way not in grouped][:1]

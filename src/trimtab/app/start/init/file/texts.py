@@ -30,7 +30,7 @@ _INTS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "U
 
 
 class FileColumns(msgspec.Struct, frozen=True):
-    """The columns of a file, before their texts are looked at."""
+    """The columns of a file, with their types in the file. (Texts may later turn out to be numbers or times.)"""
 
     dtypes: dict[str, Dtype | None]  # by column; "str" for texts, None if events cannot hold the type
     left_out: dict[str, str]  # columns that a source cannot declare, each with the reason
@@ -48,7 +48,7 @@ def load_texts(file: Path, connection: DuckDBPyConnection) -> FileColumns:
     """Load the text columns of a file as the table `raw`.
 
     Raises:
-        Misuse: The file cannot be read, or its first line is no header.
+        Misuse: The file cannot be read, or its first line is no header or has a name twice.
     """
     if file.name.lower().endswith(TEXT_FILES):
         return _load_csv(file, connection)

@@ -24,11 +24,11 @@ UNITS = {"unix_s": 1_000_000, "unix_ms": 1_000, "unix_us": 1}
 
 
 class Times(msgspec.Struct, frozen=True):
-    """The formats that fit a sample of texts, the best first."""
+    """The format that fits the most texts of a sample, and what speaks against it."""
 
-    written: str  # the format that fits the most texts
+    written: str
     fits: int  # how many texts it fits
-    doubtful: str | None  # another format that fits the same texts with other times
+    doubtful: str | None  # the format with day and month swapped, if it fits as many texts, and gives other times
     others: dict[str, list[str]]  # some of the texts that do not fit, by the format that they fit
 
 

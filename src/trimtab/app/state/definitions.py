@@ -39,7 +39,7 @@ class Definitions(msgspec.Struct, frozen=True):
     experiments: dict[str, Experiment] = {}
 
     def placed(self, place: Callable[[Source], Source]) -> Definitions:
-        """Return the same definitions with each source column at its position in stored events."""
+        """Return the same definitions, in which sources have their columns in the order of stored events (`place`)."""
         sources = {name: place(source) for name, source in self.sources.items()}
 
         def of(source: Source) -> Source:

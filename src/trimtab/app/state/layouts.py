@@ -1,4 +1,4 @@
-"""Store in the catalogue at which position each column of a source is in stored events.  # D34"""
+"""Store in the catalogue the order in which stored events have the columns of each source.  # D34"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimtab.store.ports import Put
 
 
 class Layouts:
-    """The layouts of a project's sources: which column is at which position in stored events.
+    """The layouts of a project's sources: the position of each column in the list of values of a stored event.
 
     A new column gets its position when `place` first sees it. Before an event with this column is recorded, `note`
     stores the position. So the catalogue knows the type of every column that was ever recorded, even after its events
@@ -29,7 +29,7 @@ class Layouts:
         return self._kept[source][0] if source in self._kept else None
 
     def place(self, source: Source) -> Source:
-        """Return a source with each column at its position in stored events.
+        """Return a source with its columns in the order of stored events; see `laid_out`.
 
         As long as no event was recorded, a column may change its type.
 

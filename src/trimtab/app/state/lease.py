@@ -152,9 +152,9 @@ class Lease:
             raise Unavailable(f"{self._path}: cannot be made ({error}). Check space and access.") from error
 
     def _release_the_dead(self) -> None:
-        """Remove the lease record of a process that has died.
+        """Remove the lease record of an earlier holder, if it died without removing it.
 
-        The caller holds the file lock, so the process that wrote the record is dead.
+        The caller holds the file lock, so the holder that wrote the record no longer needs it.
         """
         if self._holder_path.exists():
             self._catalog.release(self._name, self._holder_path.read_text())

@@ -43,7 +43,7 @@ class LiveDefinitions:
     Args:
         catalog: Holds the applied definitions and the promotions that are about to happen.
         blob: Holds the artifacts of versions, which contain their definitions.
-        place: Returns a source with each column at its position in stored events.
+        place: Returns a source with its columns in the order of stored events.
         clock: Tells how long ago a champion was replaced.
     """
 
@@ -96,7 +96,7 @@ class LiveDefinitions:
         return found
 
     def _as_declared(self, source: Source) -> Source:
-        """Return a stored source with each column at its position, and with the declared rules for reading. # D0208"""
+        """Return a stored source, its columns as in stored events, with the declared rules of reading. # D0208"""
         placed, declared = self._place(source), self._definitions.sources.get(source.name)
         if declared is None:
             return placed
@@ -121,12 +121,10 @@ class LiveDefinitions:
         return self._applied[found.hash]
 
     def check_newest(self, model: str) -> None:
-        """Raise an error if newer definitions were applied after the project file was read.
-
-        Training must use the newest definitions.
+        """Raise an error if training would not use the newest definitions of a model.
 
         Raises:
-            Conflict: Newer definitions were applied.
+            Conflict: Other definitions were applied after this process had read the project file.
         """
         record, declared = self._catalog.get(APPLIED, model), self._definitions.models.get(model)
         if record is None or declared is None or record.body == self._begun.get(model):
@@ -140,8 +138,8 @@ class LiveDefinitions:
     def versions(self, model: str) -> list[Version]:
         """Return the versions of a model whose features must be kept up to date.
 
-        These are the versions to which an alias points, a version that is about to be promoted and, during the cooldown
-        after a promotion, the replaced champion.
+        These are the versions to which an alias points, a version that is about to be promoted, the variants of running
+        experiments and, during the cooldown after a promotion, the replaced champion.
         """
         moves = self._registry.aliases(model)
         needed = [move.version for move in moves.values()]
@@ -186,7 +184,7 @@ class LiveDefinitions:
         return found
 
     def views(self) -> list[View]:
-        """Return the views of all these definitions. Equal views are returned once."""
+        """Return the views of all definitions in `features`, and those that experiments read. Equal ones occur once."""
         sets = [features for of_model in self.features().values() for features in of_model]
         found = {view.hash: view for features in sets for view in features.views}
         for experiment in self._experiments():

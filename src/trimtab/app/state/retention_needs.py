@@ -31,7 +31,7 @@ class Need(msgspec.Struct, frozen=True):
 def view_reach(view: View) -> Need:
     """Return the longest window of a view's features.
 
-    Features without a limit do not count: those over all past events, and those of an entity's newest event.
+    Features without a limit do not count: those over all past events, and those of the newest event of any age.
     """
     reach = Need(0, f"view {view.name!r}")
     for name, aggregate in view.features.items():
@@ -142,7 +142,7 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
         lacks: Whether the feature, computed from the remaining events, is null. This matters only for a feature of an
-            entity's newest event: retention keeps this event, unless it is corrected or deleted later.
+            entity's newest event. Retention removes it only if it was corrected or deleted later; then null is left.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:

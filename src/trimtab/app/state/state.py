@@ -32,7 +32,7 @@ _SOURCE = "source/"
 
 
 class StateFormat(msgspec.Struct, frozen=True):
-    """The content of `format.json`, which tells which version of trimtab wrote the folder."""
+    """The content of `format.json`: the number of the format in which the folder was written."""
 
     format: int
 
@@ -111,7 +111,7 @@ class State:
         return self._log("predictions", self._prediction_mode, self.prediction_ids)  # D170
 
     def clock_jump(self) -> str | None:
-        """If the machine's clock jumped ahead, so that nothing can be recorded, a message about it; otherwise None."""
+        """Return a message if the machine's clock jumped ahead, so that nothing can be recorded; otherwise None."""
         return None if self._checked is None else self._checked.jump()
 
     def check_clock(self) -> None:
@@ -130,7 +130,7 @@ class State:
 
     @cached_property
     def exposures(self) -> Log:
-        """The log of the units that met their variant of an experiment."""
+        """The log of exposures: which unit met which variant of an experiment, and when."""
         return self._log("exposures", "durable")
 
     @cached_property
@@ -267,7 +267,7 @@ class Truncation(msgspec.Struct, frozen=True):
     """A record of how much of the event log was removed. It is written before the removal."""
 
     through: dict[str, int] = {}  # for each partition, the position up to which records were removed
-    sources: dict[str, dict[str, int]] = {}  # for each source and partition, the position that its table must have
+    sources: dict[str, dict[str, int]] = {}  # for each source and partition, up to where its table must have records
     newest_us: int = -(2**62)  # the latest append time in the log before the removal; the default precedes all times
 
 

@@ -29,7 +29,7 @@ class FolderHold:
 
     @staticmethod
     def take(folder: Path, *, alone: bool) -> FolderHold | None:
-        """Lock the folder, shared or `alone`. Return None if another process holds a lock that excludes this one.
+        """Lock the folder, either shared or, with `alone`, exclusively. Return None if another lock forbids that.
 
         Raises:
             OSError: The folder does not exist or cannot be opened.
@@ -42,7 +42,7 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # the file system cannot lock folders, so only the locks of the stores remain
+            except OSError:  # this file system cannot lock folders; go on without, as each store has a lock of its own
                 return hold
             if hold.is_of(folder):
                 return hold

@@ -36,9 +36,8 @@ class Teacher:
     in time windows that are excluded from training by then. All of this follows from the logs and from the learner's
     saved position, so another process can continue in the same way.
 
-    A new version starts from its fitted model, and learns the labels that became known after its training cut-off. If
-    the previous version made the prediction, the model inputs are computed again for the new version. Several threads
-    may share a teacher.
+    A new version starts from its fitted model, and learns the labels that became known after its training cut-off. For
+    predictions by another version, the model inputs are computed again. Several threads may share a teacher.
     """
 
     def __init__(self, system: System, deployment: Deployment) -> None:
@@ -51,7 +50,7 @@ class Teacher:
         self._mutex = threading.Lock()
 
     def teach(self) -> int:
-        """Teach the labels of the blocks that ended since the last call, at least a minute ago; return their number.
+        """Teach the labels of all blocks that ended at least a minute ago and are not taught yet. Return their number.
 
         While another process teaches this learner, nothing is done.
         """

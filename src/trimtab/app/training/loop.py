@@ -53,9 +53,9 @@ _OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at
 class DeploymentLoop:
     """Monitors the quality of one deployment, and trains and promotes its versions.
 
-    Any number of processes and threads may call `tick` and `train`. A lease lets one of them work at a time. It first
-    reads what others have stored. If a process loses the lease to another one while it works, its writes fail, because
-    they expect an older revision of the stored state.
+    Any number of processes and threads may call `tick` and `train`. A lease lets one of them work at a time, which
+    first reads what others have stored. If a process loses the lease to another one while it works, its writes fail,
+    because they expect an older revision of the stored state.
     """
 
     def __init__(self, system: System, deployment: Deployment, data: LivingData) -> None:
@@ -141,7 +141,7 @@ class DeploymentLoop:
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
         """Train a candidate now, and decide whether to promote it.
 
-        Nothing is done if the present data and code would give the deployed version again.
+        No candidate is trained if the present data and code would give the deployed version again.
 
         Args:
             watch: Called with the training run whenever it makes progress.
@@ -197,7 +197,7 @@ class DeploymentLoop:
     def judge_stored(
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
-        """Evaluate a stored version, and store the reason for the result in the run only. Errors: as in `promote`."""
+        """Evaluate a stored version without promoting it. Only the run records the result. Errors: as in `promote`."""
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")
@@ -286,7 +286,7 @@ class DeploymentLoop:
     def read_ahead(self) -> None:
         """Read new predictions, so that the next tick has less to do.
 
-        Nothing is read before the first tick, during a tick, and after a tick that could not close its days.
+        Nothing is read before the first tick, during a tick, or after a tick that failed to close its days.
         """
         if self._reading.acquire(blocking=False):
             try:

@@ -15,7 +15,7 @@ from trimtab.store.ports import Catalog
 def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
     """Return the deployment `model`. If it is None, return the one whose candidate waits for approval.
 
-    The result is None if the project has at most one deployment and none is named.
+    If the project has at most one deployment, `model` is returned unchanged, even if it is None.
 
     Raises:
         Misuse: No deployment is named, and candidates of several deployments wait for approval.
@@ -33,7 +33,7 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
 def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
     """Return the deployment `model`. If it is None, return the one that has a parameter search.
 
-    The result is None if the project has at most one deployment and none is named.
+    If the project has at most one deployment, `model` is returned unchanged, even if it is None.
 
     Raises:
         Misuse: No deployment is named, and several have searches.

@@ -76,10 +76,10 @@ class TrainingRuns:
             self._run.end(said.get(last.act) or f"{name} was {refusal(last.cause)}")
 
     def unchanged(self, cut_us: int) -> str | None:
-        """Return why training gives no new candidate; None if it would give one.
+        """Return why there is no need to train a candidate; None if there is.
 
-        There are two such cases: training would give the deployed version again, or the model of that version was lost,
-        so that it was fitted again instead.
+        There are two such cases: training would give the deployed version again, or this call fitted the deployed
+        version again, because its artifact was lost.
         """
         done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
         if champion is None or (done.same is None and not done.put_back):

@@ -24,7 +24,7 @@ class TrainingArguments(msgspec.Struct, frozen=True, kw_only=True):
     cut_us: int
     actor: str  # who started the training, to be recorded with the version
     model: str
-    deployment: str  # a hash of the deployment's definition in the calling process, which the worker compares
+    deployment: str  # the hash of the deployment in the calling process; a worker in which it differs does nothing
     project: ProjectSpec
     changes: Changes = Changes()
     stored: Stored | None = None  # the stored version to judge, if any

@@ -21,7 +21,7 @@ ARMS = (CANARY, SHADOW)
 
 
 class ArmOfExperiment(msgspec.Struct, frozen=True, kw_only=True):
-    """The changes that an experiment over versions makes together with its canary."""
+    """The changes that an experiment which compares versions writes together with its canary."""
 
     name: str | None  # the experiment that splits the requests from now on; None: it ends
     entry: Entry  # its row of the ledger
@@ -135,8 +135,8 @@ def _without_experiment(shares: ArmShares) -> ArmShares:
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
     """Return the record of a gate that a version passed, as evidence for moving an arm to it.
 
-    The last one against the version that the arm or the champion alias points to is preferred. None: the move needs no
-    gate, or the version has passed none.
+    The newest record is taken, if possible of those that compare it with the version of the arm or with the champion.
+    None: the move needs no gate, or the version has passed none.
     """
     if registry.needs(model).get(arm) != "gate":
         return None

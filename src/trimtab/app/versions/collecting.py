@@ -66,7 +66,7 @@ def _searches_in_use(system: System) -> set[str]:
 
 
 def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
-    """Return for each version the newest row of the ledger of decisions that names it, as the reason to keep it."""
+    """Return a reason to keep each version that the ledger of decisions names: the newest row that names it."""
     from trimtab.registry.collecting.collector import Reason
 
     now_us, found = system.clock.now_us(), {}
@@ -81,7 +81,7 @@ def _of_ledger(system: System, keep: Keep) -> dict[str, Reason]:
 
 
 def _of_experiments(system: System) -> dict[str, Reason]:
-    """Return for each version that a running experiment compares the experiment, as the reason to keep it."""
+    """Return a reason to keep each version that a running experiment compares: the experiment."""
     from trimtab.registry.collecting.collector import Reason
 
     return {
@@ -92,7 +92,7 @@ def _of_experiments(system: System) -> dict[str, Reason]:
 
 
 def _of_predictions(system: System) -> dict[str, Reason]:
-    """Return for each version the number of its logged predictions, as the reason to keep it."""
+    """Return a reason to keep each version that has logged predictions: their number."""
     from trimtab.registry.collecting.collector import Reason
 
     counts: Counter[str] = Counter()

@@ -40,7 +40,8 @@ from trimtab.training.data.sets import numbered_lists, whole_lists
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.classes import aligned
 
-_MOVED_UNITS = 0.05  # by default, scores moved if they differ by more than .05 (a probability) or .05 label spreads
+# by default, a score moved if it differs by more than .05 (a probability) or .05 standard deviations of the label
+_MOVED_UNITS = 0.05
 
 
 def compare_versions(
@@ -74,7 +75,7 @@ def window_of(window: str | int | None) -> int | None:
 
 
 def check_moved(moved: float | None) -> None:
-    """Raise an error unless a difference of scores is a valid number.
+    """Check the difference above which the scores of two versions count as moved.
 
     Raises:
         Misuse: The difference is negative or not a number.

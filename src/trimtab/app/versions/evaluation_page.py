@@ -54,7 +54,7 @@ def write_evaluation(registry: Registry, blob: Blob, catalog: Catalog, reference
 
 
 def evaluation_of(registry: Registry, blob: Blob, version: Version) -> Evaluation:
-    """Return the evaluation of a version or, for a refit, of its candidate.
+    """Return the evaluation of a version or, if the version is a refit of a candidate, that of the candidate.
 
     Raises:
         NotFound: There is no such evaluation.
@@ -100,6 +100,6 @@ def _add_search(page: Document, searched: Searched) -> None:
     found = searched.lines(most=0)[:3]
     page.paragraph(f"{found[0].partition(': ')[2].capitalize()}; {found[1]}. {found[2].capitalize()}.")
     page.paragraph(
-        "On the rows of the search, the best of many trials looks a little too good; no metric above is of these rows."
+        "On the rows of the search, the best of many trials looks a little too good. No metric above uses these rows."
     )
     page.table(trial_table(searched, most=_MOST_TRIALS))

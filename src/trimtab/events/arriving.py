@@ -57,10 +57,9 @@ def arrivals(
 ) -> list[Arrivals]:
     """Return the statistics of each source, in the order of the sources.
 
-    They cover the log up to the history's last `refresh`. They are computed from the log (and the refused rows from the
-    quarantine), not from counters, which could be wrong after a crash. The lateness of events that were loaded as
-    history is the `delay` of their source. Repetitions are no longer counted after they were copied to tables of record
-    (permanent copies) and removed from the log. A million records take 25 to 110 ms.
+    They cover the log up to the history's last `refresh`. The lateness of events that were loaded as history is the
+    `delay` of their source. Repetitions are no longer counted after they were copied to tables of record (permanent
+    copies) and removed from the log. A million records take 25 to 110 ms.
 
     Args:
         history: The event log as columns. Call its `refresh` first.
@@ -124,7 +123,7 @@ def _of_source(
 
 
 def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
-    """Count the deletions that replaced a version: a version with the same key was replaced when they became known."""
+    """Count the deletions that replaced a version: one with the same key ended when the deletion became known."""
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us

@@ -45,10 +45,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Batch:
-    """Rows as one list per column, and the result of checking them.
-
-    `bad` has the first problem of each row that does not fit.
-    """
+    """Rows as one list per column. They are checked when the object is made; `bad` has each bad row's first problem."""
 
     def __init__(
         self, call: Call, lists: dict[str, list[Any]], count: int, at_us: NDArray[Any] | None, *, given: bool = True
@@ -85,7 +82,7 @@ class Batch:
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """Return the declared columns that some row lacks, deletions aside; none if the source has no key."""
+        """Return the declared columns that are missing in a row that is no deletion; none if the source has no key."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -242,7 +239,7 @@ class Batch:
 
 
 def _without_added_nulls(rows: Iterable[tuple[Value, ...]], first: int) -> Iterator[tuple[Value, ...]]:
-    """Remove trailing nulls in columns that were added later, so that adding a column does not change ids. # D34"""
+    """Remove nulls at the end of rows, in columns that were added to the source, so that these change no ids. # D34"""
     for row in rows:
         end = len(row)
         while end > first and row[end - 1] is None:

@@ -130,10 +130,10 @@ def source(
             is another event.
         delay: How long after its time an event became known, for history that is loaded in bulk.
         future_tolerance: How far ahead of the clock an event may be dated.
-        time_format: How texts and numbers represent times, for all time columns or by column. Either directives of
-            `strptime` such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or "unix_s", "unix_ms",
-            "unix_us" or "unix_ns". The default is ISO 8601 text and microseconds. Stored events do not depend on the
-            format.
+        time_format: How texts and numbers represent times: one format for all time columns, or formats by column.
+            Either directives of `strptime` such as "%d.%m.%Y %H:%M" (in UTC, unless %z gives another offset), or
+            "unix_s", "unix_ms", "unix_us" or "unix_ns". The default is ISO 8601 text and integers of microseconds.
+            Stored events do not depend on the format.
         number_format: By column, how texts write the number 1234.56, for example "1.234,56 €". Texts may lack the unit.
         nulls: Texts that mean null in every column, such as "-" or "unknown". Case and surrounding spaces do not
             matter.

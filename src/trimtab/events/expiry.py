@@ -1,4 +1,4 @@
-"""Which rows of a table of record (a permanent copy of events) may be removed after their retention time. # D23
+"""Find the rows of a table of record (a permanent copy of events) that may be removed after the retention time. # D23
 
 An event expires as a whole, when all of its versions happened and became known before a given time. There are two
 exceptions. First, the newest such event of each entity stays, so that the entity and its newest values stay known.
@@ -29,7 +29,7 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
     """Return an SQL query for the ids of old events that must stay, for entities in the columns `by`.
 
-    Events that still count are preferred to deleted events, and then newer events to older ones.
+    Rows that are the newest version of an event, and no deletion, are preferred; and then rows that are newer.
     """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'

@@ -27,7 +27,7 @@ from trimtab.store.ports import Log
 
 _CHUNK = 10_000  # how many rows of a load are appended at once
 _SLICE = 20_000  # after how many rows progress is reported
-_NAMED = 100  # the most problems that `Pushed` lists; the quarantine has all
+_NAMED = 100  # `Pushed` lists at most this many problems; the quarantine has all
 
 
 class Pushed(Shown, msgspec.Struct, frozen=True):
@@ -165,9 +165,7 @@ class Ingestor:
         history: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> Pushed:
-        """Add rows that `read_rows` returned, in parts. Rows that do not fit go to quarantine.
-
-        The result counts both kinds of rows.
+        """Add rows that `read_rows` returned, in parts. Those that do not fit go to quarantine, and are counted, too.
 
         Args:
             source: The name of the source.
@@ -246,7 +244,7 @@ class Ingestor:
         at_us: NDArray[Any] | None,
         offset: int,
     ) -> Pushed:
-        """Check rows, which are given as lists of values. Put bad rows into quarantine, and append the others."""
+        """Check rows, given as one list for each column. Put bad rows into quarantine, and append the others."""
         count = len(next(iter(lists.values()), ())) if rows is None else len(rows)
         batch = Batch(call, lists, count, at_us, given=rows is not None)
         payloads = batch.payloads()

@@ -22,7 +22,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     columns: dict[str, Dtype]
     format: Literal[1] = 1
-    first: int | None = None  # how many columns there were before one was first added; None: none ever was # D34
+    first: int | None = None  # how many columns the source began with; None: no column was added since # D34
     recorded: bool = False  # whether an event was ever recorded # D34
 
 

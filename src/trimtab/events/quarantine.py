@@ -185,7 +185,7 @@ class Quarantine:
         if refused:
             raise type(refused[0])(
                 f"quarantine: {len(places):,} rows are dropped and no longer counted, but the content of some is "
-                f"still on the disk: {refused[0]} Then drop the same rows once more, which erases it."
+                f"still on the disk: {refused[0]} Then call `drop` once more, which erases it."
             )
         return len(places)
 
@@ -289,7 +289,7 @@ class Quarantine:
                 refused.append(error)
                 kept.add(partition)
         pending = rows.keys() - released
-        # notes about rows that are all erased by now
+        # notes whose rows are all erased by now
         over = {at for at, places in notes.items() if not any(p in pending or p[0] in kept for p in places)}
         self._remove_notes(over)
         return refused

@@ -1,6 +1,6 @@
-"""Find rows that were stored earlier and are sent again: repeated rows, and rows of a source with other columns. # D34
+"""Find rows that are sent again: as they were stored, or after columns were added to the source or removed. # D34
 
-Because their columns changed, the latter have new ids, so they would be stored as new events.
+In the second case, rows of a source without a key may get new ids, so that they would be stored as new events.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from trimtab.store.ports import Log
 def changed_columns(source: Source, rows: FileRows) -> list[str]:
     """Return the columns because of which rows that were stored before get new ids; none if the source has a key.
 
-    These are columns that were added to the source and in which a row has a value, and columns of the rows that the
-    source no longer declares.
+    These are the columns added to the source in which a row has a value, and the removed ones that the rows still have.
     """
     if source.key is not None:
         return []
@@ -33,7 +32,7 @@ def changed_columns(source: Source, rows: FileRows) -> list[str]:
 
 
 def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
-    """Count the events that would be stored as new, although a stored event differs only in changed columns.
+    """Count the events that would be stored as new, although a stored event only differs in added or removed columns.
 
     The log and its permanent copy (the table of record) are read once from beginning to end.
 
@@ -65,7 +64,7 @@ def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved)
 def new_and_changed(
     source: Source, log: Log, index: KeyIndex, before: Mapping[str, int], partition: str, last: int
 ) -> tuple[int, int]:
-    """Return how many events that were appended have a new id, and how many change an event; all others repeat one.
+    """Return how many of the appended events have a new id, and how many change an event. All others repeat an event.
 
     Args:
         index: The index of the log by the ids of events.

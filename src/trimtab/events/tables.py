@@ -103,7 +103,7 @@ def _commit(
     reached: Mapping[str, int],
     rows: dict[str, int],
 ) -> tuple[int, int]:
-    """Copy the records of one commit, and count them in `rows`. (A function of its own, at whose end they are freed.)
+    """Copy the records of one commit, and count them in `rows`. (As a function, it frees the records at its end.)
 
     Returns:
         The last position, and how many records belong to no source.
@@ -124,7 +124,7 @@ def _commit(
 def recorded(
     tables: Mapping[str, Table], sources: Sequence[Source], after: Mapping[str, int], *, batch: int = 5_000
 ) -> Iterator[list[LogRecord]]:
-    """Yield the records after `after` from the tables of record, as the log had them, by append time.
+    """Yield the records after the positions `after` from the tables of record, in the order of their append times.
 
     Records of sources that are not in `sources` have a partition, a position and a time, but no values.
     """

@@ -49,7 +49,7 @@ class Entities(msgspec.Struct, frozen=True, eq=False):
     means that there is no entity.
     """
 
-    # the index of each entity (a value, or a tuple for several columns); may also have entities of later frames
+    # the index of each entity (key: a value, or a tuple for several columns); also has entities of later frames, if any
     numbers: Mapping[Any, int]
     count: int
     of_rows: Array  # int32: for each row the index of its entity, or -1 if a value is null
@@ -77,7 +77,7 @@ class FrameIndex:
         self._lock = threading.Lock()
 
     def entities(self, frame: Frame, columns: tuple[str, ...]) -> Entities:
-        """Return the entities in some columns of a frame. Only rows that are new since the last frame are processed."""
+        """Return the entities that some columns of a frame identify. Only the rows after the last frame are read."""
         with self._lock:
             growing = self._entities.get(columns)
             if growing is None:
@@ -103,7 +103,7 @@ class FrameIndex:
 
 
 class _Growing:
-    """The entities in some columns of the frames that were indexed up to now."""
+    """The entities (distinct values of some columns) in the newest frame that was indexed."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.rows = 0

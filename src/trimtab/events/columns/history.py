@@ -115,9 +115,9 @@ class History:
         return self._frames[source]
 
     def _read_tables(self) -> int:
-        """Add the records of the tables of record that were not read yet. Return their number.
+        """Add the records in the tables of record that were not read yet, and return their number.
 
-        Afterwards the log is read from the position that all tables have reached.
+        Then set `positions`, from which the log is read next, to what all tables have reached.
         """
         moved = self._moved()
         if not moved.tables:
@@ -138,7 +138,7 @@ class History:
             held.update({p: max(after[p], found.reached.get(p, 0)) for p in self._partitions})
         for partition in self._partitions:
             reached = [positions.get(partition, 0) for positions in self._recorded.values()]
-            # if the log no longer has this partition, take the position of the furthest table
+            # if the log no longer has this partition, nothing is left to read: take the position of the furthest table
             position = min(reached) if partition in partitions else max(reached)
             self.positions[partition] = self._end(partition, max(position, self.positions.get(partition, 0)))
         return count

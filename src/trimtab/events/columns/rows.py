@@ -28,7 +28,7 @@ _KINDS: dict[str, Any] = {
     LOADED_H: np.int32,
 }
 _VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
-# equal texts share memory in columns with up to this many distinct texts; a column with more rarely repeats a text
+# after this many distinct texts in a column, its texts no longer share memory, because few of them are repeated
 _SHARED_TEXTS = 20_000
 
 
@@ -176,7 +176,7 @@ class Rows:
         return self._shared_texts(name, values), valid
 
     def _shared_texts(self, name: str, values: Any) -> NDArray[Any]:
-        """Return texts as an array. If few texts are distinct, equal texts are one object."""
+        """Return texts as an array. As long as the column has few distinct texts, equal texts are one object."""
         texts = self._texts[name]
         if len(texts) < _SHARED_TEXTS:
             values = list(map(texts.setdefault, values, values))

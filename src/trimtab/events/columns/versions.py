@@ -45,7 +45,7 @@ class _Dropped(msgspec.Struct, frozen=True):
 class EventCount(msgspec.Struct, frozen=True, kw_only=True):
     """The number of events of one source."""
 
-    events: int = 0  # all versions that count, and all deletions
+    events: int = 0  # all versions that count, including deletions
     newest_us: int | None = None  # the event time of the newest event
     duplicates: int = 0  # records that repeat an event without any change
     id_conflicts: int = 0  # records that have an existing id but other content, in a source without a key
@@ -113,7 +113,7 @@ class Versions:
         return self._rows.frame(self.source.name, self._partitions)
 
     def count(self) -> EventCount:
-        """Return the number of versions that count, and of the records that do not."""
+        """Return the number of versions that count, and the numbers of records that do not (by the reason)."""
         return EventCount(
             events=self._rows.size,
             newest_us=int(self._rows[EVENT_AT].max()) if self._rows.size else None,
@@ -199,7 +199,7 @@ class Versions:
         return np.lexsort((self._rows[POSITION][rows], partition, self._rows[KNOWN_AT][rows], group))
 
     def _conflicts(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        """Return a boolean array: rows that are not deletions, and differ from the first such row of their id."""
+        """Return a boolean array: True for rows that are no deletions, and unlike the first such row of their id."""
         live = ~self._rows[DELETED][rows]
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         nowhere = len(rows)
@@ -237,7 +237,7 @@ class Versions:
         self.duplicates += len(rows) - conflicts
 
     def _payload(self, row: int, event_id: str) -> bytes:
-        """Encode a row, for `_Dropped`, as the record that it came from, but with the computed known-at time."""
+        """Encode a row that is dropped like the record from which it came, but with the computed known-at time."""
         deleted = bool(self._rows[DELETED][row])
         values = self._rows.values(row)
         if deleted:

@@ -1,6 +1,6 @@
 """Read CSV files. Python's csv module splits the records, and `values/conversions.py` has the rules for values.  # D160
 
-No line is lost: each line becomes part of a row, or is listed as bad.
+No line is lost: each line that is not blank becomes part of a row, or is listed as bad.
 """
 
 from __future__ import annotations
@@ -403,7 +403,7 @@ def _plain(text: str) -> bool:
 
 
 def _fields(names: Sequence[str], wanted: Mapping[str, Dtype], values: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a line with too many or too few fields, matched with the header from the left."""
+    """Return the fields of a line that could not be read, matched with the names in the header from the left."""
     pairs = zip(names, values, strict=False)
     return {name: _raw(value).decode(errors="replace") for name, value in pairs if name in wanted}
 
@@ -416,7 +416,7 @@ def _found(reason: Reason, text: str, written: ColumnFormat | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Return the error of Python's csv module in words for the owner of the file."""
+    """Return an error of reading in words for the owner of the file."""
     if isinstance(error, UnicodeEncodeError):
         return NOT_UTF8
     if "expected after" in str(error):

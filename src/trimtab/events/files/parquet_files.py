@@ -60,7 +60,7 @@ def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
 
 
 def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return for each Parquet file the DuckDB type of each column, or what `_extensions` returns for it.
+    """Return for each Parquet file the type of each column: that of DuckDB or, where it has one, that of `_extensions`.
 
     Raises:
         Misuse: A file cannot be read.
@@ -98,7 +98,7 @@ def parquet_columns(path: Path) -> dict[str, Dtype]:
 
 
 def _extensions(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, str]:
-    """Return by column the types that DuckDB ignores, from a file's Arrow schema: extension types and "duration".
+    """Return the types that a file's Arrow schema has and DuckDB ignores, by column: extension types and "duration".
 
     JSON and UUID are left out, because their values become texts anyway.
     """

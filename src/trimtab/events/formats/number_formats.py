@@ -41,7 +41,7 @@ class NumberFormat:
         self._plain = str.maketrans({**dict.fromkeys(SPACES + group, ""), (decimal or "."): ".", "\u2212": "-"})
 
     def plain(self, texts: Sequence[str]) -> list[str] | None:
-        """Return numbers as Python writes them; None: a text is no such number.
+        """Return texts in this format as Python writes numbers; None if any of them is no such number.
 
         A text with two signs, such as "-$-5", keeps both, so that Python's `float` and `int` refuse it.
         """

@@ -251,9 +251,8 @@ TYPED: Mapping[Dtype, Mapping[Kind, Rule]] = {
     "time": _rules("bad_time", int=_time, text=_time, date=_time, datetime=_time),
 }
 
-WRITTEN: frozenset[Kind] = frozenset(
-    {"int", "float", "decimal", "text"}
-)  # if a time format is declared, it reads texts and numbers instead
+# the kinds of values that a declared time format reads, instead of the rules in `TYPED`
+WRITTEN: frozenset[Kind] = frozenset({"int", "float", "decimal", "text"})
 
 # For text files. Their values are all texts, so more forms are accepted than from other sources. In columns of other
 # types than text, these words mean null, in upper or lower case.

@@ -140,7 +140,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
     Args:
         what: The name of the table in errors.
-        table: The table. Its declared columns were already read.
+        table: The table, of which at least the columns that the source declares were read.
 
     Raises:
         Misuse: The table lacks the time or the key.
@@ -224,12 +224,12 @@ def fit_rows(
 
 
 def raw_row(source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as it came. Dates and times that a declared format could not read from JSON become texts."""
+    """Return a row as it came. Python dates and times in columns with a declared format become ISO 8601 texts."""
     return {n: typed_time(value) if n in source.declared_formats else value for n, value in row.items()}
 
 
 def time_text(us: int) -> str:
-    """Return a time as a text that every time format accepts. Outside of the years 1 to 9999, none does: "123 us"."""
+    """Return a time as ISO 8601 text; outside of the years 1 to 9999 as "123 us", which no time format accepts."""
     return format_time(us) if EARLIEST_US <= us <= LATEST_US else f"{us} us"
 
 

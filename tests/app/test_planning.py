@@ -62,7 +62,7 @@ def test_the_first_train_applies_a_project_and_says_so(applied: Path) -> None:
         assert project.apply_first() is None
         plan = project.plan()
         assert plan.is_empty
-        assert plan.lines()[-1] == "Nothing to do: the project file is what is applied."
+        assert plan.lines()[-1] == "Nothing to do: all definitions in the project file are applied already."
         assert project.status().unapplied == []
 
 
@@ -79,7 +79,7 @@ def test_a_plan_says_field_by_field_what_changes_and_what_that_means(applied: Pa
         ]
         assert {change.what for key, change in found.items() if key[0] in ("request", "deployment")} == {"unchanged"}
         assert [(fill.view, fill.events) for fill in plan.backfills] == [("site", 640)]
-        assert "continues with the definitions that it was trained on (view site as it was)" in plan.affected[0].what
+        assert "continues with the definitions that it was trained on (with the old view site)" in plan.affected[0].what
         assert (plan.dropped, plan.dangers, plan.refused) == ([], [], [])
         assert project.status().unapplied == ["source readings", "view site", "model buyer"]
 

@@ -1,7 +1,7 @@
-"""Layouts: the place of each column in stored events. No place is ever used for another column. # D34
+"""Layouts: the position of each column in stored events. No position is ever used for another column. # D34
 
-A stored event is a list of values without names. So a new column is always added at the end, and the place of a column
-that is no longer declared stays empty. Thus all stored events can still be read.
+A stored event is a list of values without names. So a new column is always added at the end, and new events have null
+at the position of a column that is no longer declared. Thus all stored events can still be read.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source: str
     id: str
     event_at_us: int
-    known_at_us: int  # as sent by the caller; 0 if the caller sent none
+    known_at_us: int  # as sent, or for history the event time plus the delay; 0: the event became known at its append
     op: Op
     history: bool  # whether it was loaded as history: then `known_at_us` counts, even if the append was later
     values: tuple[Value, ...]

@@ -1,4 +1,4 @@
-"""Make answerers. Each answers requests with one loaded version, from the features to the prediction log."""
+"""Make answerers. Each reads the features of requests, scores them with one loaded version, and logs predictions."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class AppliedPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out = [] if self.decision is None else [f"applied: {self.decision.cause} (ledger row {self.decision.sequence})"]
         out += [f"filled: view {name}" for name in self.filled]
         out += [f"dropped: online features of view {name}" for name in self.dropped]
-        return out or ["Nothing to do: the project file is what is applied."]
+        return out or ["Nothing to do: all definitions in the project file are applied already."]
 
 
 def apply_plan(

@@ -21,7 +21,7 @@ from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 
 What = Literal["new", "changed", "removed", "noted", "unchanged"]
-# the speed of filling a view, in events per second; the key is whether the view has windows
+# the speed of filling a view, in events per second; the key: whether the view has other features than `latest`
 _PER_S = {True: 40_000, False: 120_000}
 
 
@@ -33,7 +33,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     what: What
     version: int | None  # the number under which the definition was last applied; None: it never was
     changes: list[str]  # the changed fields, as text
-    notes: list[str]  # changes of the description, owner or tags, which affect no values
+    notes: list[str]  # changes of description, owner, tags, or rules of reading files, which affect no stored values
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def changed(self) -> list[Change]:
-        """The changes that affect values, without changes of descriptions."""
+        """The changes of definitions, without those of which only notes changed."""
         return [change for change in self.changes if change.what not in ("unchanged", "noted")]
 
     @property
@@ -100,7 +100,8 @@ class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out += [f"drop      online features of view {name}: nothing uses them" for name in self.dropped]
         out += [f"DANGER    {line}" for line in self.dangers]
         out += [f"REFUSED   {line}" for line in self.refused]
-        return out if out and not self.is_empty else [*out, "Nothing to do: the project file is what is applied."]
+        done = "Nothing to do: all definitions in the project file are applied already."
+        return out if out and not self.is_empty else [*out, done]
 
 
 def plan_project(system: System) -> Plan:
@@ -278,7 +279,7 @@ def _views_of(system: System, version: Version) -> tuple[View, ...]:
 def _changed_views(old: Sequence[View], new: FeatureSet) -> str:
     now = {view.hash for view in new.views}
     names = [view.name for view in old if view.hash not in now]
-    return f" (view {', '.join(names)} as it was)" if names else ""
+    return f" (with the old view {', '.join(names)})" if names else ""
 
 
 def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:

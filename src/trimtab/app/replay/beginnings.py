@@ -22,7 +22,7 @@ _LEAST_REPLAYED_US = 14 * DAY_US  # the start should be followed by this many da
 
 
 def check_labels(chosen: Sequence[Scenario], tables: Mapping[str, Columns]) -> None:
-    """Check that there are labels, that they belong to requests, and that the estimator can be made.
+    """Check that there are labels, that at least one belongs to a request, and that the estimator can be made.
 
     Raises:
         NotFound: No label was ingested.
@@ -96,7 +96,7 @@ def check_judged(chosen: Sequence[Scenario], asked_us: NDArray[Any], span: tuple
 
 
 class Starts(msgspec.Struct, frozen=True):
-    """Midnights at which a replay may start, earliest first, and the reason why none is earlier."""
+    """Times at which a replay may start, earliest first, and the reason why none is earlier."""
 
     at_us: tuple[int, ...]
     why: str = ""

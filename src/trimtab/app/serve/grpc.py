@@ -1,4 +1,4 @@
-"""Serve a project over gRPC next to HTTP if `serve.grpc_port` is set, in every process that answers."""
+"""Serve a project over gRPC next to HTTP if a gRPC port is set, in every process that answers."""
 
 from __future__ import annotations
 

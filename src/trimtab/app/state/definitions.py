@@ -115,7 +115,7 @@ def load_definitions(file: Path) -> Definitions:
 
     Raises:
         NotFound: The file does not exist.
-        Misuse: The file cannot be imported, or it declares a name twice. The message names the line and the cause.
+        Misuse: The file cannot be imported (the message names the line), or it declares a name twice.
     """
     if not file.is_file():
         raise NotFound(f"{file}: not found. The project file is named by `file` under [project] in trimtab.toml.")

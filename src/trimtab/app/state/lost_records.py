@@ -24,7 +24,7 @@ from trimtab.store.ports import Put
 
 EVENTS, PREDICTIONS, EXPOSURES = "events", "predictions", "exposures"
 RECOVER = (
-    "Put its newest files back (trimtab storage restore BACKUP --force), or go on without those records: "
+    "Put the newest files of the log back (trimtab storage restore BACKUP --force), or go on without those records: "
     "trimtab storage recover"
 )
 _READ = "read"  # the key of the catalogue record with the ends of the logs, see `store_ends`
@@ -45,7 +45,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
         read = ", ".join(f"{name} up to {position:,}" for name, position in self.readers.items())
         return (
             f"log/{self.log}: partition {self.partition} ends at {self.end:,}, and {records:,} records after that "
-            f"were read before ({read}). It was lost, or replaced by an older copy."
+            f"were read before ({read}). The partition was lost, or replaced by an older copy."
         )
 
 

@@ -87,7 +87,7 @@ def check_moved(moved: float | None) -> None:
 
 
 def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:
-    """Return the changed features that the models read, and the number of unchanged features."""
+    """Return the features that were added, removed or changed, and the number of all others."""
     before, now = dict(_features(one)), dict(_features(other))
     found, same = [], 0
     for name in dict.fromkeys([*before, *now]):

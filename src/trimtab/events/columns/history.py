@@ -81,7 +81,7 @@ class History:
         Records of several partitions are ordered by (append time, partition, position).
 
         Raises:
-            Misuse: Records that were not read yet were removed from the log.
+            Misuse: Records that were not read yet were removed from the log, and no table has them.
         """
         count = 0 if self.positions else self._read_tables()
         while True:

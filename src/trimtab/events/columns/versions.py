@@ -237,7 +237,7 @@ class Versions:
         self.duplicates += len(rows) - conflicts
 
     def _payload(self, row: int, event_id: str) -> bytes:
-        """Encode a row that is dropped like the record from which it came, but with the computed known-at time."""
+        """Encode a row that is dropped: the record from which it came, but with the computed known-at time."""
         deleted = bool(self._rows[DELETED][row])
         values = self._rows.values(row)
         if deleted:

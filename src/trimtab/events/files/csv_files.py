@@ -26,7 +26,7 @@ from trimtab.events.values.checks import is_utf8, time_shown, value_shown
 from trimtab.events.values.conversions import INT_MAX, INT_MIN, LARGEST, NULL_WORDS, Reason, Refused, of_text
 from trimtab.events.values.fitting import BadRow, FileRows, file_rows, time_text, wanted_columns
 
-_CHUNK = 1_000  # how many records are in memory as text at a time
+_CHUNK = 1_000  # how many lines are read as text at a time
 _TOGETHER = 50_000  # how many rows `read_texts` returns at a time
 _LONGEST = 1 << 24  # the largest length of a field in characters
 _OPEN = "a quote that is not closed"

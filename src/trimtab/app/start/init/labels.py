@@ -26,7 +26,7 @@ class LabelValues(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()  # the classes, if the label has several, the most frequent first
 
     def positive(self, label: str) -> str:
-        """Return the condition in SQL that a label counts as 1 or, for classes, is the most frequent one."""
+        """Return the SQL condition that a label counts as 1 (of classes: is the most frequent; of numbers: "false")."""
         q = quoted(label)
         value = python(self.classes[0]) if self.classes else self.value
         if value is None:

@@ -36,7 +36,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
         return format_duration(self.horizon_us)
 
     def windows(self) -> list[Window]:
-        """Return the features of past labels: the newest, means of windows, and the label of past seasons.
+        """Return the features: the newest label, means and standard deviations of windows, and labels of past seasons.
 
         Seasons are weeks, days if there are several rows a day, and years if the file has enough of them. "A season
         ago" means: as many whole seasons ago as are needed for the label to be known when the prediction is made.

@@ -142,7 +142,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     window = _window(table, time, label, values, final_us, last_us - first_us)
     batches = batch_window_days(table, time, label, final_us)
     if batches > int(window[:-1]):
-        notes.append(f"Few days have rows, so a version is judged on {batches}d, which have six days with labels.")
+        notes.append(f"Few days have rows, so a version is judged on {batches} days: six of these have labels.")
         window = f"{batches}d"
     judged_us = final_us - first_us
     if judged_us < 2 * duration_us(window):
@@ -319,8 +319,8 @@ def _movement(
 ) -> float:
     """Return three standard errors of a window's mean label, estimated from how the windows of the file differ.
 
-    Each window is compared with the newest one whose labels were all known when it began, as a version is judged on
-    rows for which it is fitted on such older rows. For numbers, the unit is the standard deviation of the label.
+    Each window is compared with the newest one whose labels were all known when it began: a version is fitted on the
+    earlier one and judged on the later one. For numbers, the unit is the standard deviation of the label.
     """
     q, t = quoted(label), quoted(time)
     number, binary = _number(label, values)

@@ -17,7 +17,7 @@ from trimtab.core.time import DAY_US, HOUR_US
 
 USUAL = "1d"  # the wait if the file shows none
 _LEAST_ROWS = 30  # a block needs this many rows to be compared
-_LEAST_POSITIVE = 60  # a block needs this many positive labels for their share to be compared
+_LEAST_POSITIVE = 60  # for a comparison of positive labels, a block must be so large that this many are usual
 _LEAST_NONE = 3  # if nearly all rows have a label, this many rows without one at the end show a wait
 _BLOCKS = 3  # the search for incomplete blocks ends after this many complete blocks in a row
 _NEARLY_ALL = 0.99  # if usually more than this share of rows has a label, a day that lacks some is incomplete
@@ -30,7 +30,7 @@ Lacks: TypeAlias = Callable[[float, float, int, int], bool]
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """A wait that a file shows."""
+    """How long labels take to be known, and what in the file shows it."""
 
     wait: str
     said: str
@@ -99,7 +99,7 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
 
     `counts` has for each age the number of rows that count: those with a label, or those with a positive one. Their
     usual share is that in the older half of all rows. Rows are looked at in blocks, newest first, each of at least 30
-    rows, or so many that `least` would count at the usual share. A block is incomplete if too few count (`lacks`).
+    rows, and so many that `least` would count at the usual share. A block is incomplete if too few count (`lacks`).
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():

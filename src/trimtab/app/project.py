@@ -262,7 +262,7 @@ class Project(ProjectRows):
 
         Args:
             actor: Who applies them, for the ledger.
-            progress: Called with the number of filled views and of all views.
+            progress: Called with the number of views that are filled, and of those to fill.
             patience: How long to wait until a serving process has filled the views.
 
         Raises:
@@ -275,10 +275,10 @@ class Project(ProjectRows):
         return apply_plan(self, actor=actor, progress=progress, patience_s=duration_us(patience) / 1e6)
 
     def apply_first(self) -> Decision | None:
-        """Apply the definitions if none were applied yet; `train` and `serve` call this.
+        """Apply the definitions if none were applied yet; `train`, `search`, `promote` and `serve` call this.
 
         Returns:
-            The ledger's row; None if definitions were applied before.
+            The ledger's row; None if definitions were applied before, or if `apply` would refuse them.
         """
         from trimtab.app.plan.applying import apply_first
 
@@ -640,8 +640,8 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version.
-            Misuse: The version is a pickle and `trust` is not given, or the exported code does not reproduce the golden
-                predictions.
+            Misuse: The version is a pickle and `trust` is not given, its library has no export, or the exported code
+                does not reproduce the golden predictions.
             Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version

@@ -144,16 +144,16 @@ class ProjectRows(ProjectExperiments):
         """Ingest quarantined rows again, after a fix. Rows that fail again stay in quarantine.
 
         Raises:
-            NotFound: There is no such source, or the source is no longer declared.
+            NotFound: There is no such source or reason, or the source is no longer declared.
             Misuse: A row has a column that its source does not declare.
         """
         return self.quarantine.replay(self.ingestor, self._named(source), reason=reason)
 
     def drop_quarantined(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Delete quarantined rows. Returns their number.
+        """Delete quarantined rows of one source or all, with one reason or any. Returns their number.
 
         Raises:
-            NotFound: There is no such source.
+            NotFound: There is no such source or reason.
         """
         return self.quarantine.drop(self._named(source), reason=reason)
 
@@ -223,7 +223,7 @@ class ProjectRows(ProjectExperiments):
     ) -> AnsweredTable:
         """Predict for a table of requests, each as of its own time or all as of one.
 
-        Calls with the same table, version and `at` are one batch, so a call that was stopped is resumed by the next.
+        Calls with the same table, version, `at` and `mode` are one batch, so the next one resumes one that was stopped.
         If the batch is finished already, its stored answers are returned, and `answered_before` of the result is True.
 
         Args:

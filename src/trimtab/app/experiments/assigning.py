@@ -38,15 +38,15 @@ _LOOK_S = 0.5  # if the catalogue cannot tell whether it has changed, rules are 
 
 
 class Rule(msgspec.Struct, frozen=True, eq=False):
-    """The compiled rule of an experiment as it is now."""
+    """How an experiment assigns units now, compiled."""
 
     assigner: Assigner
-    generation: int  # 0 before the first start
+    generation: int  # the number of its newest start; 0 before the first
     reader: EligibilityReader | None = None  # None: no features are read (the rule has none, or is not running)
 
 
 class Rules:
-    """The compiled rules of a project's experiments. They are compiled again if the catalogue has changed.
+    """The rules by which a project's experiments assign units. They are compiled again if the catalogue has changed.
 
     Threads may share them.
     """

@@ -57,7 +57,7 @@ class LoggedUnits:
         self._columns: dict[str, list[str]] = {}  # by version: the columns of its requests
 
     def exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the exposures that count for an intake, in blocks."""
+        """Yield the exposures that may be the first of their units on a day (see `Intake`), in blocks."""
         codes = {name: code for code, name in enumerate(self._definition.variants)}
         for number, found in self.predictions(intake):
             rows = []
@@ -69,7 +69,7 @@ class LoggedUnits:
                 yield intake.block(number, rows, codes)
 
     def missing(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the units that took no part because a feature was missing, in blocks."""
+        """Yield the units that took no part on a day because a feature was missing, in blocks."""
         for number, found in self.predictions(intake):
             rows = [
                 (position, self._exposed(one, row, "", "feature missing"))
@@ -80,7 +80,7 @@ class LoggedUnits:
                 yield intake.block(number, rows, {"": 0})
 
     def predictions(self, intake: Intake) -> Iterator[tuple[int, list[tuple[int, Prediction, dict[str, Any]]]]]:
-        """Yield the predictions that clients got in the time of an intake, in blocks.
+        """Yield the predictions that clients got from `intake.from_us` until `intake.until_us`, in blocks.
 
         A block has the number of a partition and a list: position in the log, prediction, columns of its request.
         """
@@ -101,7 +101,7 @@ class LoggedUnits:
             yield number, found
 
     def unit(self, prediction: Prediction, row: dict[str, Any]) -> tuple[str, str]:
-        """Return the unit and the block of a switchback that a prediction belongs to, both as text."""
+        """Return the unit of a prediction and, for a switchback (which assigns times), its block of time, as text."""
         return self._naming.unit(row), self._naming.block(row, prediction.made_at_us)
 
     def _exposure(self, prediction: Prediction, row: dict[str, Any]) -> Exposure | None:
@@ -132,7 +132,7 @@ class LoggedUnits:
         )
 
     def _reason(self, prediction: Prediction, variant: str) -> str:
-        """Return why a unit did not get the ordinary answer of its variant; empty if it did."""
+        """Return why a unit did not get an ordinary answer by the version of its variant; empty if it did."""
         flags: Sequence[str] = prediction.flags
         for flag in _SERVED_OTHERWISE:
             if flag in flags:

@@ -32,7 +32,7 @@ def experiment_report(
         system: The project.
         name: The experiment.
         close: Whether to close the days that can be closed now, before they are read.
-        slices: Whether to read slices as well.
+        slices: Whether to include the results of each slice.
         generation: The number of an earlier start, from 1: report the days that were closed before the next start.
             None: the newest start.
     """

@@ -90,7 +90,7 @@ class Recovered(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -> Recovered:
-    """Repair the event log and its readers; see `Project.recover`."""
+    """Repair the logs after a loss of records or a wrong clock; see `Project.recover`."""
     state, now_us = system.state, system.clock.now_us()
     lost = [_range(system, one) for one in lost_records(state, tables=True)]
     done = Recovered(dry_run=dry_run, lost=lost, stamped_ahead=stamped_ahead(state, now_us))

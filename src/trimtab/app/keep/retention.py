@@ -1,4 +1,4 @@
-"""Move the log into tables, truncate it, and remove data past its retention (`trimtab storage prune`). # D23
+"""Copy the event log to tables, truncate it, and remove data past its retention (`trimtab storage prune`). # D23
 
 The process may be killed at any point without harm. Records are in a table before the log loses them, removals are
 recorded before they happen, and each step may be repeated.

@@ -37,7 +37,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
     history: bool = False  # whether the row was loaded as history
 
     def raw(self) -> Row:
-        """Return the row as it came. Times are ISO 8601 texts, and infinite numbers are the texts "inf" and "-inf".
+        """Return the row as it came. Python dates and times are ISO 8601 texts, and infinity is the text "inf".
 
         For a line of a file that could not be split into fields, the result has `_line` (its text), `_line_number` and
         `_file`. If the line is not UTF-8, it also has `_line_base64` (its bytes).

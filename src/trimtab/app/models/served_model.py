@@ -57,8 +57,8 @@ class ServedModel:
         self._arms = arms
         self._loaded: LoadedModel | None = None
         self._last: Version | None = None  # the version that answers, or that answered before the model was unloaded
-        self._asked_in_vain = False  # whether a request could not load the unloaded model, so that `follow` has to
-        self._told_waiting: str | None = None  # the version that was last reported as not ready
+        self._failed_to_wake = False  # whether a request could not load the unloaded model, so that `follow` has to
+        self._reported_waiting: str | None = None  # the version that was last reported as not ready
         self._waits: set[str] = set()  # ids of versions that are not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         # besides the champion's: by alias (canary, shadow, the declared fallback), or by the version id of a variant
@@ -142,7 +142,7 @@ class ServedModel:
 
     @property
     def _stays_unloaded(self) -> bool:
-        return self.endpoint.unloaded and not self._asked_in_vain
+        return self.endpoint.unloaded and not self._failed_to_wake
 
     @property
     def is_whole(self) -> bool:
@@ -189,7 +189,7 @@ class ServedModel:
             self._load_and_follow(arms=False)
             self._use = self.answerers.clock.now_us(), self._use[1]  # the endpoint has not counted this request yet
         except Exception:  # may come from a user's estimator; the thread that follows aliases logs it and retries
-            self._asked_in_vain = self.endpoint.unloaded
+            self._failed_to_wake = self.endpoint.unloaded
             raise
 
     def _follow(self, find: Find) -> LoadedModel | None:
@@ -216,7 +216,7 @@ class ServedModel:
                 features = self.answerers.checked(version, loaded)
                 if before is None or self.answerers.holds(features):
                     return self._put(loaded, features)
-                self._say_waiting(version, before.version)
+                self._log_waiting(version, before.version)
             self._waits.add(version.id)
         if self.answerers.learner is not None:
             self.answerers.learner.follow()
@@ -236,7 +236,7 @@ class ServedModel:
                 loaded = find(version)
                 return None if loaded is None else self._put(loaded, features)
             why = "its online features are being filled"
-            self._say_waiting(version, before)
+            self._log_waiting(version, before)
         except Exception as error:  # may come from a user's estimator; it is logged once the model is loaded
             why = f"{type(error).__name__}: {error}"
         try:
@@ -255,7 +255,7 @@ class ServedModel:
         self.endpoint.cached = self.answerers.cached
         answerer.warm_up()
         self.endpoint.swap(answerer, costs=costs)
-        self._loaded, self._last, self._asked_in_vain = loaded, loaded.version, False
+        self._loaded, self._last, self._failed_to_wake = loaded, loaded.version, False
         return loaded
 
     def _follow_arms(self, find: Find) -> None:
@@ -348,8 +348,8 @@ class ServedModel:
             policy, about=self.deployment.model.about, fallback=lambda: self._other_arms.get(policy.version or "")
         )
 
-    def _say_waiting(self, version: Version, before: Version) -> None:
-        if self._told_waiting != version.id:
-            self._told_waiting = version.id
+    def _log_waiting(self, version: Version, before: Version) -> None:
+        if self._reported_waiting != version.id:
+            self._reported_waiting = version.id
             said = "%s is in service once the online features of its definitions are filled; %s answers until then"
             _logger.info(said, version.name, before.name)

@@ -83,10 +83,7 @@ class ViewWork:
         return min((max(position, through) for position in found), default=0)
 
     def mark(self) -> None:
-        """Mark new views as unfilled, so that the next records are not applied to them.
-
-        Once they are filled, they get the same records as the other views.
-        """
+        """Mark new views as unfilled: records are only applied to them once they are filled."""
         moved = self._state.moved(self._sources) if any(self._truncated().values()) else None
         mark_unfilled(self._store, self._state.events, moved)
 

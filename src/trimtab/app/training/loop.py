@@ -180,7 +180,7 @@ class DeploymentLoop:
             Unavailable: There is no window of labelled data to evaluate on. The message says when there will be one.
             Misuse: The version cannot answer on this machine.
             Conflict: Another process uses the loop (the message names it), automation is frozen, or a candidate waits
-                for approval.
+                for approval or is in its rollout.
         """
         with self._turn("promote") as mine:
             if not mine:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
-    """Return the past and future stages of a deployment's training loop, each with its times."""
+    """Return the stages of a deployment's present or next new version. Only the present stage has times."""
     deployment = system.definitions.deployment(model)
     return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
 

@@ -34,7 +34,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
     unit: Literal["line", "row"]  # "line" only for text files
     number: int  # beginning with 1
-    # by column: the converted value, or if it could not be converted, the text as it came
+    # by column: the value, converted or as it came; a value that could not be converted is always as it came
     row: dict[str, Any]
     field: str
     reason: Reason
@@ -55,7 +55,7 @@ class FileRows(msgspec.Struct, frozen=True, eq=False):
     ignored: tuple[str, ...]  # columns of the file or table that the source does not declare
     absent: tuple[str, ...]  # declared columns that the file or table does not have; they are null
     bad: tuple[BadRow, ...] = ()
-    # for each row in `columns`, its index in the file or table; None if all rows fit
+    # for each row in `columns`, its index in the file or table; None: the same index
     kept: NDArray[Any] | None = None
     counted: int | None = None  # the number of rows in the file or table; None: unknown
 

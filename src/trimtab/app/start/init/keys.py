@@ -67,8 +67,8 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     The guess is the first of these that fits:
 
     1. the time, if the file is a single series;
-    2. a column with another value in each row, preferably one with a name such as "id"; but if all such columns only
-       number the rows, an entity as in 3 is preferred if over half of its pairs with a time have a row;
+    2. a column with another value in each row, preferably one with a name such as "id"; if none has such a name, and
+       all only number the rows, an entity as in 3 is preferred if over half of its pairs with a time have a row;
     3. an entity of up to three columns, together with the time;
     4. a column with a name such as "id", together with the time;
     5. all columns but the label.

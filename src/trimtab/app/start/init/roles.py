@@ -179,7 +179,10 @@ def known_column(
 
 
 def _ask_about_states(table: DataTable, others: Sequence[Profile], time: str, label: str) -> None:
-    """Refuse a text of the label that only newer rows have, and that looks like "not known yet", such as "open"."""
+    """Refuse a text of the label that only newer rows have, if it may mean that the outcome is not known yet.
+
+    It may if it is a word such as "open", or if its rows are exactly those that have no value in a column of times.
+    """
     t, q = quoted(time), quoted(label)
     if table.columns[label].dtype != "str" or table.columns[label].distinct < 3:
         return
@@ -213,5 +216,5 @@ def _why_known(table: DataTable, column: Profile, time: str, label: str, positiv
         return "it has a value where the label counts as 1; other labels are known after the wait"
     name = column.name.lower()
     if _KNOWN.match(name) or re.fullmatch(rf"{re.escape(label.lower())}_?(known_?)?(at|on|date|time)", name):
-        return "its name says so, and it is never before the row"
+        return f"its name says so, and at most {100 * _MOST_EARLY:g} % of its times are before the row"
     return ""

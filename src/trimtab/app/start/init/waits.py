@@ -123,6 +123,7 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
         first, rows, found = False, 0, 0
         if complete == _BLOCKS:
             break
+    # if usually nearly all rows have a label, the incomplete rows end with the oldest age that lacks one
     lacking = ages.age[(ages.age < until) & (counts < ages.rows)]
     until = int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
     # if rows are on few days, such as monthly snapshots, the wait lasts until the age of the next older rows, because

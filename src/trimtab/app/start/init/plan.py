@@ -142,7 +142,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     window = _window(table, time, label, values, final_us, last_us - first_us)
     batches = batch_window_days(table, time, label, final_us)
     if batches > int(window[:-1]):
-        notes.append(f"Few days have rows, so a version is judged on {batches} days: six of these have labels.")
+        notes.append(f"Few days have rows, so a version is judged on {batches} days, to have six days with labels.")
         window = f"{batches}d"
     judged_us = final_us - first_us
     if judged_us < 2 * duration_us(window):

@@ -84,7 +84,7 @@ class SetAside(Shown, msgspec.Struct, frozen=True):
     rows: int
     since_us: int  # when the oldest of these rows came
     newest_us: int
-    fields: dict[str, int]  # by column, most frequent first: how many rows have their fault there
+    fields: dict[str, int]  # for each column, the number of rows whose fault is there; the most frequent first
     examples: tuple[Example, ...]  # the newest rows, beginning with the newest one
 
 
@@ -134,10 +134,10 @@ class Quarantine:
         return out
 
     def find(self, wanted: Callable[[Quarantined], bool]) -> dict[str, dict[int, bytes]]:
-        """Find the rows for which `wanted` returns True, and return records that replace them.
+        """Find the rows for which `wanted` returns True. Return the records with which `Log.erase` should replace them.
 
-        The result is for `Log.erase`: records by partition and position. It includes replayed and dropped rows whose
-        content was not erased yet.
+        They are returned by partition and position. Replayed and dropped rows whose content was not erased yet are
+        found, too.
         """
         found: dict[str, dict[int, bytes]] = {}
         for (partition, position), record in self._records():
@@ -166,7 +166,7 @@ class Quarantine:
         return sorted(out, key=lambda group: (group.source, -group.rows, group.reason))
 
     def drop(self, source: str | None = None, *, reason: str | None = None) -> int:
-        """Remove rows from quarantine, of one source or all, with one reason or any. Return their number.
+        """Remove the rows of a source (None: of all) that have a reason (None: any). Return their number.
 
         Their content is erased from the disk, and so is content that an earlier call could not erase. If the call is
         interrupted, call it again.
@@ -295,7 +295,7 @@ class Quarantine:
         return refused
 
     def _remove_notes(self, over: Iterable[Place]) -> None:
-        """Erase the notes in `over`, or truncate a partition that begins with such notes and erased records."""
+        """Remove the notes in `over`: truncate partitions that begin with them and erased records; erase the others."""
         over = set(over)
         heads: dict[str, int] = {}
         ended: set[str] = set()

@@ -19,7 +19,7 @@ from trimtab.events.records import ERASED, Event, decode, encode, known_at_us, p
 from trimtab.store.ports import Log, LogRecord, Prunable, Table
 
 _COMMIT = 200_000  # how many records of one partition go into one commit of each table
-_COMMIT_BYTES = 4 << 20  # a commit ends after this many bytes of payloads; values take 20 times as much memory
+_COMMIT_BYTES = 4 << 20  # a commit ends after this many bytes of payloads; decoded, they take 20 times as much memory
 _BATCH = 10_000
 
 # The columns for the fields of a record. They begin with an underscore, unlike all columns of a source.

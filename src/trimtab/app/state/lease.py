@@ -111,7 +111,7 @@ class Lease:
             lock.release()
 
     def free(self) -> bool:
-        """Return whether no process holds the file lock of the lease, this object included.
+        """Return whether neither this object nor another process holds the file lock of the lease.
 
         The record in the catalogue is not checked.
         """

@@ -138,7 +138,7 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
     """Return whether a view's feature as of `at_us` reads events that were removed.
 
     Args:
-        view: The view as defined for the version.
+        view: The view, by the definition with which the version was trained.
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
         lacks: Whether the feature, computed from the remaining events, is null. This matters only for a feature of an

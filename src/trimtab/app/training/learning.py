@@ -71,8 +71,8 @@ class Teacher:
         learner = served.answerers.learner
         if learner is None or learner.name != learner_name(model.name, loaded.version.id):
             return 0  # another version was deployed meanwhile; the next call teaches it
-        # if the clock is ahead, a position in the future would be saved, and nothing would be learnt until the real
-        # time reaches it. # D0170
+        # this raises an error if the clock is ahead: otherwise a position in the future would be saved, and nothing
+        # would be learnt until the real time reaches it. # D0170
         system.state.check_clock()
         now_us = system.clock.now_us()
         until_us = now_us - _GRACE_US

@@ -89,7 +89,7 @@ class DeploymentLoop:
         self.monitor = self._loop.monitor
         self.controller = self._loop.controller
         self._ticked = False  # whether the last tick closed all days that were due
-        self._inputs_read = False  # whether the input monitor has read the predictions of the open hours
+        self._inputs_read = False  # whether the input monitor has read the predictions of hours that are not closed
         self._reading = threading.Lock()  # held while the sums of open days change
 
     @cached_property
@@ -124,7 +124,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            # inputs are checked up to this time, because predictions made later may not all be read below
+            # inputs are only checked up to this time, because later predictions may be missing in what is read below
             read_us = self._clock.now_us()
             self.catch_up()
             decisions = self._loop.controller.finish()

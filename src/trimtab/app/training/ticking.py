@@ -29,7 +29,7 @@ def tick_all(
     also: Sequence[Callable[[System], object]] = (),
 ) -> list[Decision]:
     """Run one tick of all deployments, then the further steps in `also`; see `Project.tick`."""
-    system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
+    system.state.check_clock()  # an error if the clock is ahead: otherwise days in the future would be closed. # D0170
     decisions: list[Decision] = []
     failed: list[Exception] = []
     for name in system.definitions.deployments:

@@ -142,7 +142,7 @@ class Rows:
         return out
 
     def frame(self, source: str, partitions: Sequence[str]) -> EventFrame:
-        """Return all rows as a frame. In the frame, partitions are given as indexes into `partitions`."""
+        """Return all rows as a frame. In the frame, each partition is given as its index in the sorted `partitions`."""
         self._shown, self._lent = self.size, set(self._data)
         columns = {
             name: Column(dtype, self[name], self.present(name) if name in self._nullable else None)

@@ -35,7 +35,7 @@ Reason = Literal[
     "bad_text",  # a text that cannot be encoded as UTF-8
     "no_key",  # a deletion in a source without a key
     "future",  # the time is further ahead of the clock than the source allows
-    "bad_line",  # a line of a file that does not have one field for each column of the header
+    "bad_line",  # a line of a file that cannot be read, or has not one field for each column of the header
 ]
 Kind = Literal["null", "bool", "int", "float", "decimal", "text", "date", "datetime", "uuid", "other"]
 Rule: TypeAlias = Callable[[Any], Value] | Reason

@@ -29,7 +29,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     known_at: str | None = None  # the column that says when a label became known
     wait: str | None = None  # how long after a row its label is known
     time_format: str | Sequence[str] | None = None  # the format of the time, or COLUMN=FORMAT
-    number: Sequence[str] = ()  # COLUMN=EXAMPLE
+    number: Sequence[str] = ()  # how columns write the number 1234.56, as COLUMN=EXAMPLE
     nulls: str | None = None  # words for null, with commas between them
     category: Sequence[str] = ()  # columns that are categories, although they look like numbers
     merge: Sequence[str] = ()  # columns whose spellings are made one

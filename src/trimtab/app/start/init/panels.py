@@ -73,8 +73,8 @@ def panel_in(
     """Return the panel; None unless a number is predicted, and rows come at regular times.
 
     Raises:
-        Misuse: A horizon is given, but the rows are no panel of numbers, or all of them lie within the horizon plus the
-            wait for a label.
+        Misuse: A horizon is given, but the rows are no panel of numbers, or they span no more time than the horizon and
+            the wait for a label together.
     """
     if step_us is None or not is_number:
         if options.horizon is not None:

@@ -187,7 +187,7 @@ def _past_view(planned: Plan, past: Past) -> str:
 
 
 def _past_features(planned: Plan, past: Past) -> dict[str, str]:
-    """Return the features of an entity's past, each with its text."""
+    """Return for each feature of an entity's past the text that declares it."""
     found: dict[str, str] = {}
 
     def add(name: str, aggregate: str, value: str, days: int) -> None:

@@ -58,12 +58,12 @@ def load_texts(file: Path, connection: DuckDBPyConnection) -> FileColumns:
 
 
 def quoted(name: str) -> str:
-    """Return the name of a column in SQL."""
+    """Return the name of a column as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """Return a text in SQL."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -65,7 +65,7 @@ def others_in(misfits: Sequence[str]) -> dict[str, list[str]]:
 
 @lru_cache(maxsize=1024)
 def reader(written: str) -> Callable[[str], bool]:
-    """Return a function that tells whether a text is a time, written in a format."""
+    """Return a function that tells whether a text is a time, written in the given format."""
     convert = parse_time_us if written == ISO else time_format(written).us
     digits_before = written.startswith("%Y")
 

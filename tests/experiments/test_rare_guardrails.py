@@ -73,6 +73,14 @@ def test_the_first_event_opens_it_again_and_too_little_traffic_is_said() -> None
     assert "60 days without an event would show at most 0.15 %" in text
 
 
+def test_labels_that_no_prediction_has_are_judged_alike() -> None:
+    definition = guarded(kind="mean", source=None, by=(), prediction="label")
+    assert of_crashes(read(definition, 500, 7)) == "open"
+    assert of_crashes(read(definition, 500, 8)) == "within margin"
+    definition = guarded(kind="mean", source=None, by=(), prediction="score")
+    assert of_crashes(read(definition, 500, 8)) == "open"
+
+
 def test_a_guardrail_whose_units_have_no_value_at_all_does_not_vanish() -> None:
     """A mean of nothing is null, so no unit is in its sums."""
     definition = guarded(kind="mean")

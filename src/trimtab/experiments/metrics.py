@@ -101,7 +101,10 @@ def metric(
         (not 0 <= margin < 1, f"margin={margin}. Give a share from 0 to 1, such as 0.02 for 2 %."),
         (role == "guardrail" and margin == 0, "a guardrail needs margin=, such as 0.02 for 2 % worse."),
         (not 0 < negligible < 1, f"negligible={negligible}. Give a share above 0 and below 1, such as 0.001."),
-        (role != "guardrail" and negligible != NEGLIGIBLE, "negligible= is for guardrails. Leave it out."),
+        (
+            negligible != NEGLIGIBLE and (role != "guardrail" or found in ("quantile", "time_to_event")),
+            f"negligible= is for guardrails that are a mean, proportion or ratio, not a {role} {found}. Leave it out.",
+        ),
         (role != "guardrail" and margin > 0, f"margin= is for guardrails; this metric is {role}. Leave margin out."),
     )  # fmt: skip
     if source is not None:

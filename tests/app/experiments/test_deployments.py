@@ -62,7 +62,7 @@ def test_the_first_deployment_routes_requests_by_the_assignment(project: Project
     assert (one.model, one.version, one.arm, one.flags) == ("plain", champion.name, "champion", ("routed",))
     (own,) = project.predict("plain", [shop.visit("tester", shop.NOW_US)])
     assert (own.score, own.flags) == (one.score, ())
-    assert "canary plain: plain, on 40 % of the requests" in "\n".join(project.status().lines())
+    assert "canary plain: deployment plain, on 40 % of the requests" in "\n".join(project.status().lines())
     with pytest.raises(Conflict, match="the experiment 'inputs' splits its requests"):
         project.set_arm("buyer@1", "canary", share=0.5, why="Another canary.")
     project.pause_experiment("inputs", why="Something is odd.")
@@ -111,6 +111,16 @@ def test_a_deployment_that_is_not_loaded_leaves_its_units_to_the_control_with_th
     assert day.variants["plain"].units > 5
     assert day.variants["plain"].not_shown == {"other deployment": day.variants["plain"].units}
     assert day.variants["control"].not_shown == {}
+
+
+def test_the_control_goes_on_if_a_deployment_is_no_longer_declared(project: Project) -> None:
+    project.start_experiment("inputs", why="Fewer inputs are as good.")
+    text = (project.config.folder / "project.py").read_text()
+    left = text[: text.index("plain = tt.deployment")].replace("buyer = buyer(", "buyer(")
+    (project.config.folder / "project.py").write_text(left)
+    with shop.opened(project.config.folder) as again:
+        assert {*answered(again, 20).values()} == {"buyer"}
+        assert "the project file lacks the deployment of 'plain'" in again.experiment("inputs").note
 
 
 def test_a_deployment_that_harms_the_service_stops_the_experiment(project: Project) -> None:

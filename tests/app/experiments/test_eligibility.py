@@ -104,7 +104,7 @@ def test_the_values_are_logged_with_the_exposure_and_missing_features_are_counte
         assert second.not_eligible == {"customer.last (expired)": 1}
         reading = project.experiment_report("loyal")
         assert reading.not_eligible == {"customer.last (expired)": 1, "customer.last (no_entity)": 2}
-        assert reading.decided_before["where reads"] == "country, customer.last"
+        assert reading.decided_before["where"] == "((col('customer.last') > 10.0) & (col('country') == 'DE'))"
 
 
 def test_a_view_can_be_looked_up_by_an_attribute_and_history_gives_the_same_values(tmp_path: Path) -> None:
@@ -132,6 +132,18 @@ def test_a_changed_view_is_a_changed_definition_and_the_one_of_the_start_is_read
     with opened(tmp_path, PROJECT.replace('max_age="1d"', 'max_age="2h"'), BEGIN_US + 4 * HOUR_US) as project:
         assert "the definition changed since the start" in project.experiment("loyal").note
         assert project.assign("loyal", unit(1)).reason == "assigned"
+
+
+def test_an_experiment_that_is_no_longer_declared_still_reads_its_features(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        order(project, 1, 20.0)
+        project.start_experiment("loyal", why="Loyal customers like it.")
+    with opened(tmp_path, "import trimtab as tt", BEGIN_US + HOUR_US) as project:
+        assert project.expose("loyal", unit(1)).reason == "assigned"
+        assert [view.name for view in project.live.views()] == ["customer"]
+        assert "the project file does not declare it any more" in project.experiment("loyal").note
+        project.stop_experiment("loyal", why="It is gone.")
+        assert project.live.views() == []
 
 
 @pytest.mark.parametrize(

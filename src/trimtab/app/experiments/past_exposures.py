@@ -52,12 +52,12 @@ def past_exposures(
     for (row, missing), at_us in zip(rows, times_us, strict=True):
         assigner = past.assigner(at_us)
         one = assigner.assign(row, at_us)
-        if one.takes_part and _is_closed(system, definition, state, at_us, now_us):
-            one = msgspec.structs.replace(one, takes_part=False, reason="day is closed")
-        found.append(one)
         exposure = assigner.exposure(row, at_us, state.generation, reason=not_shown, missing=missing)
-        if exposure is not None and one.reason != "day is closed":
+        if exposure is not None and _is_closed(system, definition, state, at_us, now_us):
+            one = msgspec.structs.replace(one, takes_part=False, reason="day is closed")
+        elif exposure is not None:
             made.append(exposure)
+        found.append(one)
     return found, made
 
 

@@ -329,7 +329,7 @@ def _arms(system: System, name: str) -> dict[str, str]:
     # the alias names only the first of the other versions of an experiment, and none of its deployments
     if state is not None and definition is not None and (len(state.versions) > 2 or definition.deployments):
         now, (_, *others) = state.allocations[-1], state.versions.items()
-        of = definition.variants if definition.deployments else {}
+        of = {name: f"deployment {model}" for name, model in definition.variants.items() if definition.deployments}
         names = {variant: of.get(variant) or system.registry.get(version).name for variant, version in others}
         shown = {variant: f"{100 * now.share * now.weights[variant]:.3g} % of the requests" for variant in names}
         return {f"canary {variant}": f"{name}, on {shown[variant]}" for variant, name in names.items()}

@@ -142,7 +142,8 @@ class StoredArms:
         state = None if experiment is msgspec.UNSET else experiment_state(self._state.catalog, experiment)
         if state is None or not (definition := stored_definition(state)).deployments:
             return {}
-        return {variant: model for variant, model in definition.variants.items() if variant != definition.control}
+        others = [(variant, model) for variant, model in definition.variants.items() if variant != definition.control]
+        return {variant: model for variant, model in others if model in self._definitions.deployments}
 
     def answerers(self) -> dict[str, Answerer]:
         """Return the answerers of these deployments that are loaded, by variant. They are not unloaded meanwhile."""

@@ -145,7 +145,8 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
     most 1 - a^(1/n), about 3/n for an error of 5 %. This holds at all looks together: units that have no event so far
     had none at any earlier look. Days are blocks, so nothing is known before the third one.
     """
-    if metric.role != "guardrail" or metric.source is None or metric.kind not in ("mean", "proportion", "ratio"):
+    of_events = metric.source is not None or metric.prediction == "label"
+    if metric.role != "guardrail" or not of_events or metric.kind not in ("mean", "proportion", "ratio"):
         return []
     error = (1.0 - definition.level) / (2.0 if definition.two_sided else 1.0)
     found, units, passed = list[Look](), [0, 0], 0
@@ -153,8 +154,11 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
         here = [day.variants.get(name, VariantDay()) for name in (definition.control, variant)]
         if any(one.metrics[metric.name].yy for one in here if metric.name in one.metrics):
             break
-        units = [before + one.units for before, one in zip(units, here, strict=True)]
-        passed += all(one.units for one in here)
+        # a unit without a label may have any, but a unit without an event has none
+        sums = [one.metrics.get(metric.name, ArmSums()).units for one in here]
+        judged = sums if metric.source is None else [one.units for one in here]
+        units = [before + count for before, count in zip(units, judged, strict=True)]
+        passed += all(judged)
         at_most = -math.expm1(math.log(error) / min(units)) if passed >= _FEWEST_DAYS else 1.0
         none: dict[str, Any] = dict.fromkeys(("low", "high", "relative", "relative_low", "relative_high", "p"))
         until_us, zero = day.day_us + DAY_US, {"control": 0.0, "variant": 0.0, "difference": 0.0}

@@ -96,7 +96,8 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
 def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     """Return the newest effect on a metric, or that of a look, as text: "revenue +3.1 % (1.2 % to 5.0 %)"."""
     if (at_most := (look or one.looks[-1]).at_most) is not None:
-        return f"{one.metric}: no event in either variant (at most {100 * at_most:.2g} % of the units have one)"
+        share = f"{100 * at_most:.2g}" if at_most < 0.995 else "100"
+        return f"{one.metric}: no event in either variant (at most {share} % of the units have one)"
     bounds = one.bounded if look is None else None
     effect, low, high = shown_values(look or one.looks[-1], bounds, unit=one.unit)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]

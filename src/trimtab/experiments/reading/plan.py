@@ -99,7 +99,7 @@ def rules_table(rules: Sequence[RulePlan], declared: Rule | None = None) -> Tabl
             f"{one.rule} (declared)" if one.rule == declared else one.rule,
             *(f"above {MOST_DAYS}" if days is None else str(days) for days in one.days.values()),
             *(
-                "-" if size is None else f"{100 * size:.2g} %" if size < 1.0 else "above 100 %"
+                "-" if size is None else f"{100 * size:.2g} %" if size < 0.995 else "above 99 %"
                 for size in one.smallest.values()
             ),
         )

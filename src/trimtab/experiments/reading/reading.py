@@ -122,7 +122,7 @@ def decided_before(definition: Experiment) -> dict[str, str]:
         "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
         "looks": str(definition.looks) if definition.rule == "obrien_fleming" else "",
         "crossovers": definition.crossovers if definition.crossovers != "first" else "",
-        "where reads": ", ".join(sorted(definition.where.columns())) if definition.where is not None else "",
+        "where": "" if definition.where is None else repr(definition.where),
         "slices": ", ".join(definition.slices),
         "strata": definition.strata,
     }

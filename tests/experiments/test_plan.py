@@ -6,6 +6,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -111,6 +112,17 @@ def test_other_metrics_that_did_not_vary_are_left_out_and_said() -> None:
     found = plan_experiment(definition, past(), effects=[0.02])
     assert ([one.metric for one in found.metrics], found.constant) == (["spent"], ["same"])
     assert "Not planned, because they did not vary over the past units: same." in list(found.lines())
+
+
+def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> None:
+    units = past()
+    units = msgspec.structs.replace(units, values={**units.values, "crashes": UnitValues(np.zeros(len(units.rows)))})
+    crashes = metric("crashes", kind="proportion", role="guardrail", margin=0.1)
+    found = plan_experiment(experiment(metric("spent"), crashes), units, effects=[0.02])
+    assert found.constant == ["crashes"]
+    days = int(np.ceil(3_687.1 / (found.units_a_day / 2)))  # ln(.025) / ln(.999)
+    assert found.without_events == {"crashes": days}
+    assert f"crashes: if no unit has an event, it is within its margin after about {days} days." in found.lines()
 
 
 def test_what_cannot_be_planned_is_refused() -> None:

@@ -63,6 +63,8 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     metrics: list[MetricPlan]
     assumption: str = ""  # what is taken for granted about the units, and how to change it
     constant: list[str] = []  # metrics that did not vary over the past units, so nothing is planned for them
+    # of these, guardrails without any event: after about how many days they are within their margins if none comes
+    without_events: dict[str, int] = {}
 
     def lines(self) -> Iterator[str]:
         """Yield the plan for a terminal."""
@@ -79,6 +81,8 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
         yield ""
         if self.constant:
             yield f"Not planned, because they did not vary over the past units: {', '.join(self.constant)}."
+        for name, days in self.without_events.items():
+            yield f"{name}: if no unit has an event, it is within its margin after about {days} days."
         yield what_is_found(self.power)
 
 
@@ -133,6 +137,10 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     units = sum(day.variants[name].units for days in splits for day in days for name in names)
     units_a_day = units / len(splits) / past.days
     plans = [_metric_plan(definition, one, splits, units_a_day, effects, past.assumption) for one in definition.metrics]
+    constant = [metric for metric, of in zip(definition.metrics, plans, strict=True) if of is None]
+    error = (1.0 - definition.level) / (2.0 if definition.two_sided else 1.0)
+    shares = wanted_shares(definition)
+    fewest = units_a_day * min(shares[name] for name in names) / sum(shares[name] for name in names)
     return ExperimentPlan(
         experiment=definition.name,
         rule=definition.rule,
@@ -142,7 +150,12 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         units_a_day=units_a_day,
         power=POWER,
         metrics=[one for one in plans if one is not None],
-        constant=[one.name for one, of in zip(definition.metrics, plans, strict=True) if of is None],
+        constant=[one.name for one in constant],
+        without_events={
+            one.name: math.ceil(math.log(error) / math.log1p(-one.negligible) / fewest)
+            for one in constant
+            if one.role == "guardrail" and not past.values[one.name].y.any()
+        },
     )
 
 

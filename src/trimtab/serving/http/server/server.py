@@ -26,7 +26,8 @@ _LAST_READ_S = 1.0  # seconds at the end in which clients can read their respons
 _BACKLOG = 2_048
 _TICKS = 10  # number of ticks (of a tenth of a second) between two heartbeats
 _COLLECT_AFTER = 20_000  # collect garbage rarely, after this many new objects: requests leave no reference cycles
-_SWITCH_INTERVAL_S = 0.0005  # a thread that returns from a disk sync waits this long for its turn to run Python code
+# the event loop waits up to this long after each system call while another thread runs Python code  # D0217
+_SWITCH_INTERVAL_S = 0.00005
 
 
 def serve(

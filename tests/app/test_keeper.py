@@ -18,6 +18,7 @@ from trimtab.app.serve.background import BackgroundTasks, Ticker
 from trimtab.app.state.service_failures import forget_failures, service_failures
 from trimtab.app.training.loops import Loops
 from trimtab.core.errors import Unavailable
+from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version
 from trimtab.run import Cancelled
 from trimtab.store.ports import Put
@@ -256,6 +257,8 @@ def test_ticks_of_a_process_that_answers_are_done_in_a_child_by_the_definitions_
         assert project.state.catalog.mark() != before
         ticker.work("read ahead buyer", lambda: here.append("ahead"))
         ticker.work("retention", lambda: here.append("retention"))
+        report = ticker.skew(project.clock.now_us() - DAY_US)
+        assert (report.by, report.rows) == ("service", 0)
         assert here == []
         file = trained / "project.py"
         file.write_text(

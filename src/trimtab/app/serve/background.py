@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from trimtab.app.features.project_spec import ProjectSpec, child, runs_in_child
-from trimtab.app.serve.skew_watch import SkewWatch
+from trimtab.app.serve.skew_watch import SkewWatch, sampled
 from trimtab.app.state.service_failures import KIND, OF_WORKERS, FailureRecord, read_failures
 from trimtab.app.system import System
 from trimtab.core.closing import Closing
@@ -26,6 +26,9 @@ from trimtab.serving.arms.arm_counts import EndpointCounts
 from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
 from trimtab.serving.observe.metrics import Metrics
 from trimtab.store.ports import Put, Record, Remove
+
+if TYPE_CHECKING:
+    from trimtab.app.inspect.skew_report import SkewReport
 
 _logger = logging.getLogger(__name__)
 _FOLLOW_S = 0.2  # the time between two checks of aliases: a rollback waits at most this long  # D80
@@ -38,12 +41,13 @@ Work: TypeAlias = "Callable[[], object]"
 
 
 _CHANGED = b"changed"  # the result of a child that found another project file
+_SKEW = "skew since "
 
 
 class ChildTask(msgspec.Struct, frozen=True):
     """The arguments of a task in the child process."""
 
-    name: str  # of the task: "tick", "retention", or "read ahead MODEL"
+    name: str  # of the task: "tick", "retention", "skew since TIME" or "read ahead MODEL"
     project: ProjectSpec
     definitions: str  # the hash of the definitions with which the service started
 
@@ -64,15 +68,30 @@ class Ticker(Closing):
         self._executor = child(system.config.training)
         self._task: ChildTask | None = None  # None until the first tick
         self._changed = False
+        self._mutex = threading.Lock()  # the child does one task at a time
 
     def work(self, name: str, here: Work) -> None:
         """Do a task. `here` does it in the calling thread."""
+        if self._in_child(name) is None:
+            here()
+
+    def skew(self, since_us: int) -> SkewReport:
+        """Check the predictions since a time for skew."""
+        from trimtab.app.inspect.skew_report import SkewReport
+
+        found = self._in_child(f"{_SKEW}{since_us}")
+        return sampled(self._system, since_us) if found is None else msgspec.json.decode(found, type=SkewReport)
+
+    def _in_child(self, name: str) -> bytes | None:
+        """Return the result of a task, or None if the child cannot do it."""
         from trimtab.app.state.documents import definitions_hash
 
-        if self._task is None:
-            spec = ProjectSpec.of(self._system.config, self._system.state_folder)
-            self._task = ChildTask("", spec, definitions_hash(self._system.definitions))
-        if not self._changed:
+        with self._mutex:
+            if self._task is None:
+                spec = ProjectSpec.of(self._system.config, self._system.state_folder)
+                self._task = ChildTask("", spec, definitions_hash(self._system.definitions))
+            if self._changed:
+                return None
             argument = msgspec.msgpack.encode(msgspec.structs.replace(self._task, name=name))
             task = Task("trimtab.app.serve.background:work_in_child", argument, about=name)
             found = self._executor.run(task, on_event=_log_line, cancelled=self._reason)
@@ -80,8 +99,7 @@ class Ticker(Closing):
             if self._changed:
                 _logger.warning("the project file has changed since the service started, which ticks by the old one")
                 self._executor.close()
-        if self._changed:
-            here()
+            return None if self._changed else found
 
     def _reason(self) -> str | None:
         return "The service is stopping." if self._stopping() else None
@@ -93,7 +111,7 @@ class Ticker(Closing):
 
 def _log_line(event: Event) -> None:
     if isinstance(event, Line):
-        _logger.info("%s", event.text)
+        _logger.warning("%s", event.text)
 
 
 def work_in_child(argument: bytes, place: Workplace) -> bytes:
@@ -103,6 +121,7 @@ def work_in_child(argument: bytes, place: Workplace) -> bytes:
     from trimtab.app.state.documents import definitions_hash
     from trimtab.app.training.loops import Loops
 
+    logging.getLogger().setLevel(logging.WARNING)  # the service shows what the child logs
     task = msgspec.msgpack.decode(argument, type=ChildTask)
     system = place.keep("system", lambda stack: stack.enter_context(task.project.open()))
     if definitions_hash(system.definitions) != task.definitions:
@@ -111,6 +130,8 @@ def work_in_child(argument: bytes, place: Workplace) -> bytes:
         tick_project(system)
     elif task.name == "retention":
         retain_when_due(system)
+    elif task.name.startswith(_SKEW):
+        return msgspec.json.encode(sampled(system, int(task.name.removeprefix(_SKEW))))
     else:
         system.part(Loops).read_ahead(task.name.removeprefix("read ahead "))
     return b""
@@ -176,11 +197,11 @@ class BackgroundTasks(Closing):
         }
         ticking: dict[str, Work] = {"tick": self._tick, "retention": self._retain}
         between: dict[str, Work] = {f"read ahead {name}": partial(self._read_ahead, name) for name in deployments}
-        other = Ticker(system, self._stop.is_set)
-        if self._names and runs_in_child(system.config.training, system.clock):
+        other, in_child = Ticker(system, self._stop.is_set), runs_in_child(system.config.training, system.clock)
+        if self._names and in_child:
             ticking = {name: partial(other.work, name, work) for name, work in ticking.items()}
             between = {name: partial(other.work, name, work) for name, work in between.items()}
-        self.skew = SkewWatch(system)
+        self.skew = SkewWatch(system, check=other.skew if self._names and in_child else None)
         self._threads += [
             self._thread("background", partial(self._run, _ROUND_S, often)),
             self._thread("loop", partial(self._run_ticking, ticking, between, other)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from trimtab.core.time import DAY_US
@@ -18,13 +20,26 @@ _EVERY_S = 300.0  # the least time between two checks
 _REST = 50.0  # a pause is at least this many times as long as the check before it, so checks take under 2 % of a core
 
 
+def sampled(system: System, since_us: int) -> SkewReport:
+    """Check a sample of the predictions since a time for skew."""
+    from trimtab.app.inspect.skew import check_skew  # imported here: a service is ready without it
+
+    return check_skew(system, None, sample=_SAMPLE, since_us=since_us, seed=None, by="service")
+
+
 class SkewWatch:
     """Checks samples of a service's newest predictions for skew.
 
     Between checks are at least `every_s` seconds, and more if checks take long.
+
+    Args:
+        check: Checks the predictions since a time; by default, in the calling thread.
     """
 
-    def __init__(self, system: System, *, every_s: float = _EVERY_S) -> None:
+    def __init__(
+        self, system: System, *, every_s: float = _EVERY_S, check: Callable[[int], SkewReport] | None = None
+    ) -> None:
+        self._check = check or partial(sampled, system)
         self.checked = 0
         self.mismatches: Counter[tuple[str, str]] = Counter()  # the number of differing values, by feature and cause
         self.checked_at_us: int | None = None
@@ -40,12 +55,10 @@ class SkewWatch:
         ends = self._system.predictions.log.positions()
         if began_s < self._due_s or ends == self._reached or not ends:
             return None
-        from trimtab.app.inspect.skew import check_skew  # imported here: a service is ready without it
-
         try:
             now_us = self._system.clock.now_us()
             since_us = now_us - DAY_US if self._since_us is None else self._since_us
-            report = check_skew(self._system, None, sample=_SAMPLE, since_us=since_us, seed=None, by="service")
+            report = self._check(since_us)
             self._since_us, self._reached = now_us, ends
             self._count(report)
             return report

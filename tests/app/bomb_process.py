@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from contextlib import closing
 from pathlib import Path
 
 from trimtab.core.errors import TrimtabError
@@ -24,7 +23,7 @@ def read(kind: str, *given: str) -> str:
     if kind == "file":
         return f"{read_rows(path, SOURCE, on_error='quarantine').columns.rows} rows"
     data = path.read_bytes()
-    with closing(ProcessExecutor(nice=0)) as executor:
+    with ProcessExecutor(nice=0) as executor:
         process = ModelProcess(FoundModel(path=path, format=given[0], data=data, kind=given[0]), executor)
         looked = process.inspect(ModelFile(format=given[0], data=data, probability=True, names=NAMES))
     runtime_named(looked.runtime).load(looked.data)

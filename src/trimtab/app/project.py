@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -603,20 +602,12 @@ class Project(ProjectRows):
             Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
                 waits for approval.
         """
-        path = checked_path("path", path)
-        with closing(ProcessExecutor(nice=0)) as executor:
-            # the child process starts while this process imports its modules
-            executor.start("trimtab.registry.transfer.inspecting")
+        with ProcessExecutor(nice=0) as executor:
+            executor.start("trimtab.registry.transfer.inspecting")  # takes as long as the imports of this process
             from trimtab.app.versions.importing import ImportRequest, import_version
-            from trimtab.registry.transfer.golden import read_golden
 
-            declared = self.definitions.models.get(model)
             request = ImportRequest(
-                golden=None
-                if golden is None
-                else read_golden(
-                    checked_path("golden", golden), classes=() if declared is None else declared.label.class_names
-                ),
+                golden=None if golden is None else checked_path("golden", golden),
                 window_us=None if window is None else duration_us(window),
                 categories=categories,
                 trust=trust,
@@ -625,7 +616,7 @@ class Project(ProjectRows):
                 actor=actor,
                 seen_until_us=self._time_us("seen_until", seen_until),
             )
-            return import_version(self, path, model, request, executor=executor)
+            return import_version(self, checked_path("path", path), model, request, executor=executor)
 
     def export(
         self, version: str, folder: str | Path, *, mlflow: bool = False, trust: Literal["pickle"] | None = None

@@ -20,6 +20,7 @@ from typing import IO, Any, Protocol, TypeVar
 
 import msgspec
 
+from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.run.events import Cancelled, Event, Line, Progress, StepBegan, StepEnded
 
@@ -169,7 +170,7 @@ class ThreadExecutor:
         self._place.close()
 
 
-class ProcessExecutor:
+class ProcessExecutor(Closing):
     """Runs tasks in one child process, which is started when the first task arrives.
 
     The child is a new interpreter, not a fork, so threads of this process do not affect it. It has a low priority. It

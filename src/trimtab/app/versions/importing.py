@@ -16,7 +16,7 @@ from trimtab.core.time import format_duration, format_time
 from trimtab.registry import Version
 from trimtab.registry.evidence import check_ungated
 from trimtab.registry.protection import CHAMPION
-from trimtab.registry.transfer.golden import First, GoldenRows, golden_matrix, golden_of, with_golden
+from trimtab.registry.transfer.golden import First, golden_matrix, golden_of, read_golden, with_golden
 from trimtab.registry.transfer.importing import (
     ModelProcess,
     check_same,
@@ -39,7 +39,7 @@ ACT = "import"  # in the ledger of decisions, the import of a model as the first
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The options of an import."""
 
-    golden: GoldenRows | None
+    golden: Path | None  # a file of golden rows
     window_us: int | None
     categories: Mapping[str, Sequence[str]] | None
     trust: Trust | None
@@ -60,7 +60,7 @@ def import_version(
     if request.first:
         check_ungated(f"import {path.name} as the first champion", None, request.why)
     given = find_model(path)
-    golden = request.golden or golden_of(path)
+    golden = golden_of(path) if request.golden is None else read_golden(request.golden, classes=model.label.class_names)
     if golden is None and request.window_us is None:
         raise Misuse(
             f"import {path.name}: there is nothing to check it with. Give golden rows (rows of its inputs with "

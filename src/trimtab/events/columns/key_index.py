@@ -47,8 +47,9 @@ class _Known(msgspec.Struct, frozen=True, eq=False):
         return _Known(blocks, rest[whole:].copy())
 
     def search(self, wanted: _Hashes) -> tuple[NDArray[np.int64], _Hashes]:
-        """Return the positions of some hashes, and the hash at each. Blocks are searched in parts that fit a cache."""
-        heads = np.zeros(1 << 20, np.bool_)  # the first 20 bits of a hash leave few to compare
+        """Return the positions of some hashes, and the hash at each."""
+        # the first 20 bits of a hash leave few to compare, and few blocks at once fit into a cache
+        heads = np.zeros(1 << 20, np.bool_)
         heads[wanted >> 12] = True
         positions, found, begin = [np.zeros(0, np.int64)], [self.rest[:0]], 1
         for part in (*self.blocks, self.rest[None]):

@@ -207,7 +207,7 @@ def _on_disk(
     files = _event_files(system, sources, positions, folder, events)
     with LoadedFrames(folder, files, features.views, memory_bytes // 2) as loaded:
         if loaded.fits:
-            yield _InMemory(loaded.frame, positions, progress, loaded.threads, memory_bytes)
+            yield _InMemory(loaded.frame, positions, progress, loaded, memory_bytes)
             return
     run = _OnDisk(features, positions, folder, progress)
     views = PartedViews(
@@ -229,7 +229,7 @@ class _InMemory:
         frame_of: Callable[[str], EventFrame],
         positions: dict[str, int],
         progress: Meter | None,
-        threads: int = 1,
+        loaded: LoadedFrames | None = None,
         memory_bytes: int | None = None,
     ) -> None:
         self.positions, self.parts, self.where = positions, 1, "in memory"
@@ -237,12 +237,15 @@ class _InMemory:
         self._frame_of = frame_of
         self._known: tuple[str, int, EventFrame] | None = None  # the last events with another `known_by_us`
         self._progress = progress
-        self._threads = threads
+        self._loaded = loaded
+        self._threads = 1 if loaded is None else loaded.threads
         self._memory_bytes = memory_bytes  # for one block of requests and all else; None: one block has all requests
 
     def begin(self, rows: int, *, evaluations: int, columns: int, kept: bool) -> None:
         whole = kept or self._memory_bytes is None
         self._rows, self._block_rows = rows, rows if whole else _block_rows(self._memory_bytes or 0, columns)
+        if self._loaded is not None:  # if each source is needed only once, its memory is used again for the next one
+            self._loaded.keep = self._loaded.all_fit and evaluations * len(self.blocks(rows)) > 1
 
     def blocks(self, rows: int) -> list[slice]:
         return _blocks(rows, self._block_rows)

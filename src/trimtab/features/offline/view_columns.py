@@ -235,8 +235,8 @@ class _Answers:
             reasons[nulls] = NULL if failed is None else np.where(failed[nulls], FAILED, NULL)
         if there.all():
             return found, reasons
-        values = np.where(there, found.values, _MISSING.get(found.dtype, 0))
-        return Column(found.dtype, values.astype(found.values.dtype, copy=False), reasons == FOUND), reasons
+        found.values[~there] = _MISSING.get(found.dtype, 0)  # `take` and `evaluate_marked` made this array
+        return Column(found.dtype, found.values, reasons == FOUND), reasons
 
     def _newest(self, max_age_us: int | None) -> tuple[Array, Array, Array]:
         """Find the newest event of each request's entity that is at most `max_age_us` old.

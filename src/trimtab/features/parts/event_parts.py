@@ -126,7 +126,7 @@ def frame_of_part(split: Split, part: int, connection: duckdb.DuckDBPyConnection
     if not files:
         return _empty(split)
     found = connection.execute(f"SELECT {picks} FROM {parquet(files)}").fetchnumpy()
-    taken = {name: loaded_column(dtype, found.pop(f"c{i}"), texts.get(name)) for name, (i, dtype) in columns.items()}
+    taken = {name: _column(dtype, found.pop(f"c{i}"), texts.get(name)) for name, (i, dtype) in columns.items()}
     own = [np.ma.getdata(found[name.strip('"')]) for name in _OWN]
     event_at, known_at, superseded_at, deleted, partition, position = own
     return EventFrame(
@@ -209,7 +209,7 @@ def as_recorded(source: Source, partitions: tuple[str, ...], rows: dict[str, Arr
         "_position": Column("int", np.ma.getdata(rows["position"])),
     }
     for i, (name, dtype) in enumerate(source.columns.items()):
-        table[name] = loaded_column(dtype, rows[f"c{i}"], None)
+        table[name] = _column(dtype, rows[f"c{i}"], None)
     return Columns(table)
 
 
@@ -249,8 +249,7 @@ def _texts(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], column:
     return np.ma.getdata(listed["text"]).astype(object)
 
 
-def loaded_column(dtype: Dtype, found: Array, texts: Array | None = None) -> Column:
-    """Return a column of an array that DuckDB returned. If `texts` is given, the array has positions in it."""
+def _column(dtype: Dtype, found: Array, texts: Array | None) -> Column:
     mask = np.ma.getmaskarray(found) if isinstance(found, np.ma.MaskedArray) else None
     values = np.ma.getdata(found)
     if texts is not None:

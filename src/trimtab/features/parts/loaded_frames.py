@@ -7,17 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import arro3.core as arro3
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.closing import Closing
-from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.core.columns.data import Column, Columns, read_arrow
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.columns.versions import Versions
 from trimtab.features.definitions import View
 from trimtab.features.parts.event_files import EventFiles, connected
-from trimtab.features.parts.event_parts import as_recorded, loaded_column
+from trimtab.features.parts.event_parts import as_recorded
 from trimtab.features.parts.parted_views import named_errors
 from trimtab.store.duckdb_opening import quoted
 
@@ -54,13 +55,14 @@ class LoadedFrames(Closing):
             sizes = sorted(self._bytes(name) for name in self._names)
         self.fits = sum(sizes[-1:]) <= memory_bytes  # whether the events of each single source fit
         self.threads = 2 if sum(sizes[-2:]) <= memory_bytes else 1  # how many views may be evaluated at once
-        self._all_fit = sum(sizes) <= memory_bytes
+        self.all_fit = sum(sizes) <= memory_bytes
+        self.keep = self.all_fit  # whether events are kept when those of another source are read
 
     def frame(self, name: str) -> EventFrame:
-        """Return the events of a source. Those of other sources are not kept, unless all fit into memory."""
+        """Return the events of a source."""
         with self._lock:
             if name not in self._held:
-                if not self._all_fit:
+                if not self.keep:
                     self._held.clear()
                 with named_errors(self._folder, name):
                     self._held[name] = load(self._events[name], self._names[name], self._connection)
@@ -90,45 +92,50 @@ def load(events: EventFiles, names: Collection[str], connection: duckdb.DuckDBPy
     picked = "".join(f", {column}" for column in columns.values())
     # records with equal ids are equal in every column, so those that differ in the columns read have different ids
     hashed = f"hash(event_at{picked})" if events.content_ids else "h"
-    found = connection.execute(
-        f"SELECT {', '.join(map(quoted, _OWN))}, {hashed} AS h{picked} FROM ({events.select})"
-    ).fetchnumpy()
-    again = _again(found["h"])
+    rows = events.count(connection)
+    own = ", ".join(map(quoted, _OWN))
+    found = _read(connection, f"SELECT {own}, {hashed} >> 1 AS h{picked} FROM ({events.select})", rows)
+    again = _again(found["h"].values)
     if events.content_ids and np.count_nonzero(again) > _FEW:
         hashed = "h"
-        found |= connection.execute(f"SELECT h FROM ({events.select})").fetchnumpy()
-        again = _again(found["h"])
-    hashes = np.unique(found["h"][again])
-    loaded = {name: _column(events.source.columns[name], found.pop(column)) for name, column in columns.items()}
-    alone = slice(None) if not len(hashes) else ~again
-    event_at, known_at, deleted, partition, position = (np.ma.getdata(found[name])[alone] for name in _OWN)
+        found |= _read(connection, f"SELECT h >> 1 AS h FROM ({events.select})", rows)
+        again = _again(found["h"].values)
+    hashes = np.unique(found.pop("h").values[again])
+    alone = Columns(found) if not len(hashes) else Columns(found).take(~again)
+    event_at, known_at, deleted, partition, position = (alone[name].values for name in _OWN)
     frame = EventFrame(
         events.source.name,
-        Columns(loaded).take(alone),
+        Columns({name: alone[column] for name, column in columns.items()}),
         event_at,
         known_at,
         np.full(len(event_at), NEVER_US),
         deleted,
-        partition,
+        partition.astype(np.int16),
         position,
         events.partitions,
     )
     if not len(hashes):
         return frame
     connection.register("again", {"n": hashes})
-    query = f"SELECT * EXCLUDE (h) FROM ({events.select}) r SEMI JOIN again ON {hashed} = again.n"
+    query = f"SELECT * EXCLUDE (h) FROM ({events.select}) r SEMI JOIN again ON {hashed} >> 1 = again.n"
     versions = Versions(events.source, list(events.partitions))
     versions.add_table(as_recorded(events.source, events.partitions, connection.execute(query).fetchnumpy()))
     connection.unregister("again")
     return _joined(frame, versions.frame())
 
 
-def _column(dtype: Dtype, found: Array) -> Column:
-    if dtype == "str":
-        known: dict[str, str] = {}  # equal texts share one Python object
-        texts = np.ma.getdata(found).tolist()
-        np.ma.getdata(found)[:] = list(map(known.setdefault, texts, texts))
-    return loaded_column(dtype, found)
+def _read(connection: duckdb.DuckDBPyConnection, query: str, rows: int) -> dict[str, Column]:
+    """Return the columns of a query with `rows` rows. Little more memory is used than for the result."""
+    empty = read_arrow(connection.sql(f"{query} LIMIT 0")).columns.by_name
+    values = {name: np.empty(rows, column.values.dtype) for name, column in empty.items()}
+    valid = {name: np.empty(rows, bool) for name in empty}
+    done = 0
+    for batch in arro3.RecordBatchReader.from_stream(connection.sql(query)):
+        part = slice(done, done + batch.num_rows)
+        done = part.stop
+        for name, found in read_arrow(batch).columns.by_name.items():
+            values[name][part], valid[name][part] = found.values, found.present()
+    return {n: Column(empty[n].dtype, values[n], None if valid[n].all() else valid[n]) for n in empty}
 
 
 def _again(hashes: Array) -> Array:

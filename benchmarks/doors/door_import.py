@@ -1,7 +1,7 @@
 """Import a LightGBM model file as a version, with golden rows: ms. The floor checks the same rows by hand.
 
-Both are first imports of a process that has not read a model yet, as `trimtab versions import` is; the start of the process
-and the opening of the project are not included. The floor uses the library's own package.
+Both are first imports of a process that has not read a model yet, as `trimtab versions import` is. The start of the
+process and the opening of the project are not included. The floor uses the library's own package.
 """
 
 from __future__ import annotations

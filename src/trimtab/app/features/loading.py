@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from trimtab.app.features.source_counts import store_counts
+from trimtab.app.features.source_counts import Appended, store_counts
 from trimtab.app.system import System
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
@@ -52,8 +52,9 @@ def load_rows(
     _refuse_again(system, source, rows, history)
     before = system.state.events.positions()
     pushed = system.ingestor.take(source, rows, history=history, progress=progress)
-    store_counts(system)
-    new, changed = _new_and_changed(system, source, before, pushed)
+    new, changed = _new_and_changed(system, source, rows, before, pushed)
+    only_new = pushed.accepted > 0 and new == pushed.accepted
+    store_counts(system, _appended(system, source, rows, before, pushed) if only_new else None)
     return Ingested(
         accepted=pushed.accepted,
         quarantined=pushed.quarantined,
@@ -68,15 +69,29 @@ def load_rows(
     )
 
 
+def _appended(system: System, source: str, rows: FileRows, before: dict[str, int], pushed: Pushed) -> Appended | None:
+    """Return which records the rows became; None if others were appended between them, or not all rows were taken."""
+    first = before.get(pushed.partition, 0) + 1
+    if not rows.columns.rows == pushed.accepted == pushed.position + 1 - first:
+        return None
+    times = rows.columns[system.definitions.source(source).time].values
+    return Appended(pushed.partition, first, pushed.position, source, int(times.max()))
+
+
 def _new_and_changed(
-    system: System, source: str, before: dict[str, int], pushed: Pushed
+    system: System, source: str, rows: FileRows, before: dict[str, int], pushed: Pushed
 ) -> tuple[int, int] | tuple[None, None]:
     """Compare the accepted rows with the recorded ones, unless they are so many that it would take long."""
     if not pushed.accepted:
         return 0, 0
+    declared, index = system.definitions.source(source), system.event_ids
+    empty = not any(before.values()) and not system.state.moved([declared]).tables
+    if empty and declared.key is not None and rows.columns.rows == pushed.accepted:
+        keys = rows.columns[declared.key]
+        if len(set(keys.values.tolist())) == pushed.accepted:  # nothing was recorded, and no key is there twice
+            return pushed.accepted, 0
     if pushed.accepted > _COMPARED:
         return None, None
-    declared, index = system.definitions.source(source), system.event_ids
     return new_and_changed(declared, system.state.events, index, before, pushed.partition, pushed.position)
 
 

@@ -51,10 +51,20 @@ def read_counts(system: System) -> SourceCounts:
     return _exact(system) if _is_small(system) else _with_new(system, most=_FEW)
 
 
-def store_counts(system: System) -> None:
-    """Count all new records, and store the result for `read_counts`."""
+class Appended(msgspec.Struct, frozen=True):
+    """New events of one source that were just appended, one after the other. Each has an id of its own."""
+
+    partition: str
+    first: int  # the position of the first
+    last: int
+    source: str
+    newest_us: int  # the newest event time
+
+
+def store_counts(system: System, appended: Appended | None = None) -> None:
+    """Count all new records, and store the result for `read_counts`. Those in `appended` need not be read."""
     if not _is_small(system):
-        _with_new(system)
+        _with_new(system, appended=appended)
 
 
 def discard_counts(system: System) -> None:
@@ -97,7 +107,7 @@ def _store(system: System, before: SourceCounts, revision: int, now: SourceCount
             system.state.catalog.write([Put(KIND, _KEY, msgspec.json.encode(now), expected=revision)])
 
 
-def _with_new(system: System, *, most: int | None = None) -> SourceCounts:
+def _with_new(system: System, *, most: int | None = None, appended: Appended | None = None) -> SourceCounts:
     """Add the new records to the stored counts, at most `most` of them, and store the result."""
     log, (stored, revision) = system.state.events, _stored(system)
     ends, moved = log.positions(), system.state.moved(system.sources)
@@ -107,11 +117,19 @@ def _with_new(system: System, *, most: int | None = None) -> SourceCounts:
         after = positions.get(partition, 0)
         if most is not None and moved.through.get(partition, 0) > after:
             continue  # to read removed records from tables is too slow for a status
-        span = partition, after, min(end, after + left)
-        for records, reached in recorded_between(log, moved, system.sources, span, batch=_BATCH):
-            _add(system, sources, records, positions)
-            left -= reached - after
-            positions[partition] = after = reached
+        known = (
+            appended if appended is not None and partition == appended.partition and after < appended.first else None
+        )
+        for until in (end,) if known is None else (known.first - 1, end):
+            span = partition, after, min(until, after + left)
+            for records, reached in recorded_between(log, moved, system.sources, span, batch=_BATCH):
+                _add(system, sources, records, positions)
+                left -= reached - after
+                positions[partition] = after = reached
+            if known is not None and after == known.first - 1:
+                new = EventCount(events=known.last - after, newest_us=known.newest_us)
+                sources[known.source] = _sum(sources.get(known.source) or EventCount(), new)
+                positions[partition] = after = known.last
     counted = SourceCounts(positions, sources, stored.unknown)
     _store(system, stored, revision, counted)
     behind = sum(max(0, end - positions.get(name, 0)) for name, end in ends.items())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bisect
 import gc
+import hashlib
 import itertools
 import random
+import sqlite3
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ import msgspec
 
 from trimtab import features as d
 from trimtab import store
+from trimtab.core.clock import VirtualClock
 from trimtab.core.expressions.nodes import col
 from trimtab.events.definitions import source
+from trimtab.events.ingest import Ingestor
+from trimtab.events.quarantine import Quarantine
 from trimtab.events.records import Event, encode
 from trimtab.features.definitions import View, request, view
 from trimtab.features.feature_set import feature_set
@@ -88,53 +93,118 @@ class Events:
         place = self._random.random() * self._weights[-1]
         return f"u{bisect.bisect(self._weights, place)}"
 
-    def batch(self, step_us: int, count: int = BATCH) -> tuple[list[bytes], list[int]]:
-        """Payloads and append times; one every `step_us` on average."""
+    def rows(self, step_us: int, count: int = BATCH) -> tuple[list[dict[str, Any]], list[int]]:
+        """Rows and the times at which they become known; one every `step_us` on average."""
         chance = self._random
-        payloads, times = [], []
+        rows, times = [], []
         for _ in range(count):
             self.now_us += chance.randrange(2 * step_us)
             event_at = self.now_us - chance.randrange(1_000_000)
-            values = (self.user(), f"s{chance.randrange(1_000)}", round(chance.gauss(50, 20), 2), chance.random() < 0.9)
-            event_id = f"{chance.getrandbits(64):016x}"
-            event = Event("payments", event_id, event_at, 0, "upsert", False, (*values, event_at))
-            payloads.append(encode(event))
+            shop, amount = f"s{chance.randrange(1_000)}", round(chance.gauss(50, 20), 2)
+            rows.append(
+                {"user": self.user(), "shop": shop, "amount": amount, "ok": chance.random() < 0.9, "at": event_at}
+            )
             times.append(self.now_us)
-        return payloads, times
+        return rows, times
+
+    def batch(self, step_us: int, count: int = BATCH) -> tuple[list[bytes], list[int]]:
+        """Payloads and append times; one every `step_us` on average."""
+        rows, times = self.rows(step_us, count)
+        ids = [f"{self._random.getrandbits(64):016x}" for _ in rows]
+        events = [
+            Event("payments", made, row["at"], 0, "upsert", False, tuple(row.values()))
+            for made, row in zip(ids, rows, strict=True)
+        ]
+        return list(map(encode, events)), times
+
+
+class Row(msgspec.Struct):
+    """A row of `PAYMENTS`, with the types that are checked by hand."""
+
+    user: str
+    shop: str
+    amount: float
+    ok: bool
+    at: int
 
 
 class Ingest:
-    """A log, a view that an applier keeps up to date from it as in a service, and bare LMDB beside them.
+    """A log, a view that an applier keeps up to date from it as in a service, and the same by hand beside them.
 
-    A week of history comes first, so that windows are full and their tails move; then 1,000 events a second. Batches of
-    1,000 are appended one after the other, each synced; the applier's thread reads them back and applies what it finds,
-    up to its own measure of records in one synced transaction.
+    A week of history comes first, so that windows are full and their tails move; then 1,000 events a second. The
+    applier's thread reads the log and applies what it finds, up to its own measure of records in one synced
+    transaction.
     """
 
     def __init__(self, folder: Path, view: View, warm: int = 60) -> None:
-        self._log = store.open(f"sqlite://{folder}/log", "log")
-        self._kv = store.open(f"lmdb://{folder}/online", "kv")
+        self._clock = VirtualClock(BEGIN_US)
+        self._log = store.open(f"sqlite://{folder}/log", "log", clock=self._clock)
+        self._kv = store.open(f"lmdb://{folder}/online?mode=relaxed", "kv")  # as a project opens it
         self._online = OnlineStore(self._kv, [view])
+        refused = Quarantine(store.open(f"sqlite://{folder}/quarantine", "log"))
+        self._ingestor = Ingestor(self._log, [PAYMENTS], clock=self._clock, quarantine=refused)
         self._events = Events()
         self._bare = lmdb.open(str(folder / "bare"), map_size=1 << 30)
+        self._bare_log = sqlite3.connect(folder / "bare.db", isolation_level=None)
+        for line in (
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = FULL",
+            "CREATE TABLE event (position INTEGER PRIMARY KEY, id TEXT, payload BLOB)",
+        ):
+            self._bare_log.execute(line)
         self._prefix = self._online.plans[view.name].keys.states
-        self.run(warm, step_us=WEEK_US // (warm * BATCH))
+        self.apply(warm, step_us=WEEK_US // (warm * BATCH))
         self.put(warm)
 
-    def run(self, batches: int, step_us: int = LIVE_STEP_US) -> float:
-        """Events per second: appended to the log, read from it and applied, durable on both sides."""
-        ready = [self._events.batch(step_us) for _ in range(batches)]
+    def ingest(self, batches: int) -> float:
+        """Events per second: checked, identified and appended in durable batches of 1,000, and applied to the view."""
+        ready = [(self._events.rows(LIVE_STEP_US)[0], self._events.now_us) for _ in range(batches)]
+        return self._applied(batches, lambda: [self._push(rows, now_us) for rows, now_us in ready][-1])
+
+    def apply(self, batches: int, step_us: int = LIVE_STEP_US) -> float:
+        """Events per second that are read from the log and applied to the view, durable."""
+        for _ in range(batches):
+            payloads, times = self._events.batch(step_us)
+            positions = self._log.append(payloads, at_us=times)
+        return self._applied(batches, lambda: positions[-1])
+
+    def _push(self, rows: list[dict[str, Any]], now_us: int) -> int:
+        self._clock.advance_to(now_us)
+        pushed = self._ingestor.push("payments", rows)
+        assert pushed.accepted == BATCH
+        return pushed.position
+
+    def _applied(self, batches: int, appended: Callable[[], int]) -> float:
         before = sum(self._online.positions().values())
-        with Applier(self._log, self._online.apply, self._online.positions).start() as applier:
+        with Applier(self._log, self._online.apply, self._online.positions) as applier:
             gc.collect()
             begin = time.perf_counter()
-            for payloads, times in ready:
-                positions = self._log.append(payloads, at_us=times)
-                applier.wake()
-            applier.wait_applied({self._log.partition: positions.stop - 1}, 600)
+            applier.start()
+            applier.wait_applied({self._log.partition: appended()}, 600)
             took_s = time.perf_counter() - begin
         assert sum(self._online.positions().values()) == before + batches * BATCH
         return batches * BATCH / took_s
+
+    def by_hand(self, batches: int) -> float:
+        """Events per second by hand: types checked, an id from the content, SQLite and LMDB, both synced, one thread.
+
+        A row of 200 bytes is put under the key of each event.
+        """
+        ready = [self._events.rows(LIVE_STEP_US)[0] for _ in range(batches)]
+        encoded = msgspec.msgpack.Encoder().encode
+        gc.collect()
+        begin = time.perf_counter()
+        for rows in ready:
+            checked = msgspec.convert(rows, list[Row])
+            payloads = list(map(encoded, checked))
+            ids = [hashlib.blake2b(payload, digest_size=16).hexdigest() for payload in payloads]
+            self._bare_log.execute("BEGIN IMMEDIATE")
+            self._bare_log.executemany("INSERT INTO event (id, payload) VALUES (?, ?)", zip(ids, payloads, strict=True))
+            self._bare_log.execute("COMMIT")
+            with self._bare.begin(write=True) as transaction:
+                for row in checked:
+                    transaction.put(self._prefix + name_bytes(row.user), bytes(200))
+        return batches * BATCH / (time.perf_counter() - begin)
 
     def put(self, batches: int) -> float:
         """Rows per second into bare LMDB: as many rows, under the same keys, of 200 bytes, a sync a batch."""

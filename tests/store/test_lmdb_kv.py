@@ -19,6 +19,13 @@ from trimtab.testing import KeyValueContract, MemoryKeyValue
 Start = Callable[[str, str, Path], subprocess.Popen[str]]
 
 
+class TestRelaxedLmdbKeyValue(KeyValueContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[LmdbKeyValue]:
+        with LmdbKeyValue(tmp_path / "kv", mode="relaxed") as store:
+            yield store
+
+
 class TestLmdbKeyValue(KeyValueContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[LmdbKeyValue]:

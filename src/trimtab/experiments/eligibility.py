@@ -44,21 +44,28 @@ def eligibility_joins(
             raise Misuse(
                 f"{what}: features= has {shown(item)[:100]}. Give views; where= can compute with their features."
             )
-        joins.append(item.join() if isinstance(item, View) else item)
+        join = item.join() if isinstance(item, View) else item
+        joins += [] if join in joins else [join]
     named, wanted = {join.name for join in joins}, set(read)
     for join in reversed(of_model.joins if of_model is not None else ()):
         if join.name not in named and any(name.startswith(f"{join.name}.") for name in wanted):
             joins.insert(0, join)
             wanted |= {*join.by}  # a view may be looked up by a feature of another one
     types: dict[str, Dtype] = {}
+    known = {f"{join.name}.{name}" for join in joins for name in join.view.features}
+    for name in sorted(read - columns.keys() - known):
+        if "." in name:
+            raise Misuse(f"{what}: {name!r} is no feature of the given views. Give its view: features=[...].")
+    if twice := sorted(known & columns.keys()):
+        raise Misuse(f"{what}: {twice[0]!r} is an attribute and a feature. Rename the attribute.")
     for join in joins:
         for column, name in zip(join.view.by, join.by, strict=True):
             needed, found = join.view.source.columns[column], columns.get(name)
             if found is None and "." not in name:
-                known = ", ".join(columns)
+                given_columns = ", ".join(columns)
                 raise Misuse(
                     f"{what}: view {join.view.name!r} is looked up by {name!r}, which is no column of the unit and no "
-                    f'attribute. Known: {known}. Declare it, or use {join.view.name}.join(by="...").'
+                    f'attribute. Known: {given_columns}. Declare it, or use {join.view.name}.join(by="...").'
                 )
             if found not in (None, "", needed) or types.setdefault(name, needed) != needed:
                 other = found or types[name]
@@ -79,8 +86,10 @@ def eligibility_features(definition: Experiment) -> FeatureSet | None:
         for column, name in zip(join.view.by, join.by, strict=True):
             if "." not in name:
                 columns[name] = int if join.view.source.columns[column] == "int" else str
-    about = request(f"of_{definition.name}"[:63], key=_KEY, time=_TIME, columns=columns)
-    return feature_set(about, definition.features, texts=True)
+    try:
+        return feature_set(request("unit", key=_KEY, time=_TIME, columns=columns), definition.features, texts=True)
+    except Misuse as error:
+        raise Misuse(f"experiment {definition.name!r}: {error}") from error
 
 
 def entity_values(features: FeatureSet, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import shop
 
 from trimtab.app.experiments.closing import close_due, with_past_features
 from trimtab.app.project import Project, open_project
+from trimtab.app.replay.past_units import past_units
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
@@ -124,6 +125,23 @@ def test_a_view_can_be_looked_up_by_an_attribute_and_history_gives_the_same_valu
         assert [text for _, text in past] == ["", "", "their.best (no_entity)", "their.best (no_entity)"]
 
 
+def test_a_plan_takes_the_features_of_past_units_and_says_if_no_one_takes_part(tmp_path: Path) -> None:
+    with opened(tmp_path, PROJECT.replace("home", "shop")) as project:
+        for day in range(9):
+            to(project, BEGIN_US + day * DAY_US)
+            for customer in range(40):
+                order(project, customer + 40 * day, 20.0 * (customer % 2), at="east")
+                to(project, project.clock.now_us() + 10**6)
+                order(project, customer + 40 * day, 5.0 + customer)
+        to(project, BEGIN_US + 12 * DAY_US)
+        units = past_units(project, project.definitions.experiments["shops"], origin="orders")
+        bests = [row["their.best"] for row in units.rows]
+        assert (len(bests), bests.count(None)) == (280, 1)  # seven whole days; before its first order the shop has none
+        assert max(best for best in bests if best is not None) == 44.0
+        with pytest.raises(Misuse, match=r"none of the .* units of orders takes part\. Check where="):
+            project.simulate_experiment("shops", runs=2, units="orders")
+
+
 def test_a_changed_view_is_a_changed_definition_and_the_one_of_the_start_is_read(tmp_path: Path) -> None:
     with opened(tmp_path) as project:
         order(project, 1, 20.0)
@@ -149,12 +167,22 @@ def test_an_experiment_that_is_no_longer_declared_still_reads_its_features(tmp_p
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"customer.last"', '"customer.least"', "customer.least"),
+        ('"customer.last"', '"customer.least"', "'customer.least' is no feature of the given views"),
+        ("features=[customer],", "", r"'customer.last' is no feature of the given views. Give its view: features="),
+        (
+            'attributes={"country": str}',
+            'attributes={"country": str, "customer.shop": str}',
+            "an attribute and a feature",
+        ),
         ("features=[customer]", "features=customer", r"is not a list. Write features=\[...\] with views"),
         ("features=[customer]", 'features=["customer"]', "Give views"),
         ("features=[customer]", "features=[customer, shop]", "looked up by 'shop', which is no column of the unit and"),
         ('attributes={"home": str}', 'attributes={"home": int}', "'home' is int, but view 'shop' is looked up by str"),
-        ('features=[shop.join("their", by="home")]', 'features=[shop.join("their", by="a.b")]', r"a\.b"),
+        (
+            'features=[shop.join("their", by="home")]',
+            'features=[shop.join("their", by="a.b")]',
+            r"experiment 'shops': view 'shop': request 'unit' needs a column or feature 'a\.b'",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_when_it_is_declared(old: str, new: str, said: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import arms_of, level_of
 from trimtab.experiments.reading.looks import unit_of
-from trimtab.experiments.reading.planted_runs import PastUnits, split_days
+from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, split_days
 from trimtab.experiments.records import ExperimentDay
 from trimtab.report import Align, Table
 from trimtab.report.tables import terminal_table
@@ -135,6 +135,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     splits = [split_days(definition, past, seed=0, run=run)[2] for run in range(_SPLITS)]
     names = list(definition.variants)[:2]
     units = sum(day.variants[name].units for days in splits for day in days for name in names)
+    check_some_take_part(definition, past, units)
     units_a_day = units / len(splits) / past.days
     plans = [_metric_plan(definition, one, splits, units_a_day, effects, past.assumption) for one in definition.metrics]
     constant = [metric for metric, of in zip(definition.metrics, plans, strict=True) if of is None]

@@ -136,6 +136,7 @@ def planted_runs(
     for run in range(runs):
         state, codes, days = split_days(definition, past, seed=seed, run=run, effect=effect)
         units += int((codes >= 0).sum())
+        check_some_take_part(definition, past, units)
         blocked += not check_ratio(definition, state, days).holds
         looks = {
             (metric.name, name): looks_of(definition, metric, state, days, name)
@@ -176,6 +177,15 @@ def planted_runs(
         },
         cost_in={one.name: _TOTALS[one.kind] for one in primary if one.kind in _TOTALS},
     )
+
+
+def check_some_take_part(definition: Experiment, past: PastUnits, units: float) -> None:
+    """Raise Misuse if no past unit takes part."""
+    if not units:
+        raise Misuse(
+            f"experiment {definition.name!r}: none of the {len(past.rows):,} units of {past.origin} takes part. Check "
+            f"where={definition.where!r} and share={definition.largest_share:g}."
+        )
 
 
 def split_days(

@@ -302,8 +302,9 @@ def test_signals_are_kept_with_the_days_they_came_from_whenever_a_tick_is_killed
     predictions(project, 0, 12, good=False)
     load(project, first_day=0, last_day=12)
     folder, real = project.config.folder, project.state.catalog
-    for last, after in ((2, False), (2, True)):  # the first write says whose turn it is
-        with opened(folder, NOW_US + (13 + last + after) * DAY_US) as other:
+    # the first write says whose turn it is; the next stores recent events, if there are new ones
+    for last, after, day in ((3, False, 15), (2, True, 16)):
+        with opened(folder, NOW_US + day * DAY_US) as other:
             other.state.catalog = Fragile(other.state.catalog, last, after=after)
             with pytest.raises(Crash):
                 other.loop("one").tick()
@@ -327,7 +328,7 @@ def test_a_tick_that_fails_midway_closes_the_same_days_again_in_the_same_process
     assert isinstance(clock, VirtualClock)
     clock.advance_to(NOW_US + 13 * DAY_US)
     other = Project(project.config, project.definitions, clock=clock)
-    fragile = other.state.catalog = Fragile(other.state.catalog, 2, after=False)
+    fragile = other.state.catalog = Fragile(other.state.catalog, 3, after=False)
     with pytest.raises(Crash):
         other.loop("one").tick()
     fragile.left = 10**9

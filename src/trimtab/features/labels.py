@@ -58,15 +58,16 @@ class LabelIndex:
             self._last = {}
             self._rows = 0
         start = self._rows
-        keys = frame.columns[self.label.key].take(slice(start, None))
-        previous = np.full(frame.rows - start, -1, np.int64)
-        last = self._last
-        for row, key in enumerate(keys.to_list(), start):
-            if key is not None:
-                before = last.get(key)
-                if before is not None:
-                    previous[row - start] = before
-                last[key] = row
+        column = frame.columns[self.label.key].take(slice(start, None))
+        keys, last = column.to_list(), self._last
+        previous = np.fromiter(map(last.get, keys, repeat(-1)), np.int64, len(keys))
+        last.update(zip(keys, range(start, frame.rows), strict=True))
+        newest = np.fromiter(map(last.__getitem__, keys), np.int64, len(keys))
+        order = np.argsort(newest, kind="stable")  # rows with the same key are next to each other
+        again = np.flatnonzero(newest[order[1:]] == newest[order[:-1]])
+        previous[order[again + 1]] = order[again] + start
+        last.pop(None, None)
+        previous[~column.present()] = -1
         if self._rows + len(previous) > len(self._previous):
             self._previous = np.resize(self._previous, 2 * frame.rows)
         self._previous[start : frame.rows] = previous

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 import shop
 
-from trimtab.app.experiments.closing import close_due, with_past_features
+from trimtab.app.experiments.closing import close_due
+from trimtab.app.experiments.evaluating import with_past_features
 from trimtab.app.project import Project, open_project
 from trimtab.app.replay.past_units import past_units
 from trimtab.core.clock import VirtualClock

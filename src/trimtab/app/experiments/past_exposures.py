@@ -38,7 +38,7 @@ def past_exposures(
     definition = system.definitions.experiment(name) if state is None else stored_definition(state)
     rows: list[tuple[dict[str, Any], str]] = [(check_row(definition, unit), "") for unit in units]
     if definition.features and rows:
-        from trimtab.app.experiments.closing import with_past_features  # loads DuckDB
+        from trimtab.app.experiments.evaluating import with_past_features  # loads DuckDB
 
         rows = with_past_features(system, definition, [row for row, _ in rows], np.array(times_us, np.int64))
     if state is None:

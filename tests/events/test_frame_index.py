@@ -59,6 +59,7 @@ def _check(frame: EventFrame) -> None:
         number = int(found.of([column("str", [name])])[0])
         assert (number < 0) == (not rows)
         known, event = frame.known_at_us, frame.event_at_us
+        rows = [i for i in rows if not frame.deleted[i]]  # a deletion begins no entity
         assert found.known_us[number] == min((int(known[i]) for i in rows), default=NEVER_US)
         for enters, later in zip(found.enters_us, (1, 0), strict=True):
             assert enters[number] == min((max(int(event[i]) + later, int(known[i])) for i in rows), default=NEVER_US)

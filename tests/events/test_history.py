@@ -125,7 +125,7 @@ def test_a_source_that_is_not_kept_is_not_found(log: Any) -> None:
 def test_a_truncated_log_is_refused_rather_than_read_as_all(log: Any) -> None:
     log.append([_plain("a", 5, 1.0), _plain("b", 5, 1.0)], at_us=[1, 2])
     log.truncate("p1", 1)
-    with pytest.raises(Misuse, match="from 1 to 2, found 2 as the first"):
+    with pytest.raises(Misuse, match="needed the records 1 to 2 of partition 'p1', but the log begins with 2"):
         _frame(log, PLAIN)
 
 

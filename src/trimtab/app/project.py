@@ -115,8 +115,7 @@ class Project(ProjectRows):
     ) -> list[Decision]:
         """Train a candidate and judge it. If it passes, it is promoted, after the declared rollout and approval.
 
-        If training would give the version in service again (same data, code and seed), nothing is trained. A killed
-        training is resumed: its finished steps are not repeated.
+        Nothing is trained if the same data, code and seed gave the version in service. A killed training is resumed.
 
         Args:
             model: A deployment's name; optional where there is only one.
@@ -127,8 +126,7 @@ class Project(ProjectRows):
             NotFound: No such deployment, or no data.
             Misuse: There are several deployments and none is named, or nothing can be learnt from the data.
             Unavailable: There are no labelled days to judge on yet.
-            Conflict: Another process trains the model, a candidate waits for approval or is being rolled out, the run
-                was cancelled, or automation is frozen.
+            Conflict: Another process trains the model, a candidate is being rolled out, or automation is frozen.
         """
         check_named("train", model, list(self.definitions.deployments))
         self.state.check_clock()
@@ -159,8 +157,8 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: There are several deployments and none is named, the model declares no search or learns online,
-                Optuna is not installed, or no trial succeeds.
+            Misuse: No deployment is named of several, the model declares no search, Optuna is missing, or no trial
+                succeeds.
             Unavailable: There are too few labels.
             Conflict: Another process runs this search, or the run was cancelled.
         """
@@ -256,8 +254,7 @@ class Project(ProjectRows):
         """Apply the project file's definitions: record them with version numbers, fill new views, and drop online
         features that nothing needs.
 
-        Versions in service keep the definitions that they were trained with. If a call is interrupted, the next one
-        completes it.
+        Versions in service keep the definitions of their training. The next call completes an interrupted one.
 
         Args:
             actor: Who applies them, for the ledger.
@@ -392,8 +389,7 @@ class Project(ProjectRows):
     def materialise(self) -> Materialised:
         """Copy new records of the event log into one Delta table per source: all versions of events, and deletions.
 
-        The log stays as it is; only `retain` truncates it. Any tool that reads Delta can read the tables. If another
-        process does this, or erases data (`forget`), the call waits for it.
+        Only `retain` truncates the log. If another process does this or `forget`, the call waits.
 
         Raises:
             Conflict: Another process was not done within a minute.
@@ -493,9 +489,8 @@ class Project(ProjectRows):
     ) -> Collection:
         """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
 
-        Old searches are removed, too, and the stored steps of trainings that did not succeed and were never resumed.
-        A version is kept if it is new, if an alias points to it or can be rolled back to it, or if a gate record, a
-        ledger row or a logged prediction names it.
+        Old searches are removed, too, and steps of trainings that ended early. A version is kept if it is new, if an
+        alias points to it or can be rolled back to it, or if a gate record, ledger row or logged prediction names it.
 
         Args:
             dry_run: Change nothing; report what would be removed, and why the rest stays.
@@ -577,18 +572,16 @@ class Project(ProjectRows):
     ) -> Version:
         """Register a model trained outside trimtab as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
 
-        Its inputs must be the declared model's features, in their order. Give `golden`, whose scores it must reproduce,
-        or `window`. To put it in service, use `promote`, which judges it, or `first`. If the same content was imported
-        before, the existing version is returned, unchanged: `seen_until` and `window` must be the same, or left out.
-        Other golden rows, categories or labelled rows make another version.
+        Its inputs must be the declared model's features, in their order. It must reproduce the scores in `golden`, or
+        it is scored on `window`. To put it in service, use `promote`, or `first`. If the same content was imported
+        before, that version is returned; `seen_until` and `window` must be the same, or left out.
 
         Args:
             path: A model file, an MLflow model folder, or a folder that `export` wrote.
             model: The declared model that it is a version of.
             golden: A file of golden rows (inputs with expected scores); default: those of an exported folder.
             window: Evaluate the model on the newest labelled rows, over this time span.
-            categories: For each categorical feature, its values, in the order of the integers that the model has for
-                them.
+            categories: For each categorical feature, its values, in the order of their integers.
             trust: "pickle" allows a pickle, which runs code.
             seen_until: The end of its training data; default: now, so that gates only judge on later rows.
             first: Make it the champion; allowed while there is none.
@@ -631,8 +624,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version.
-            Misuse: The version is a pickle and `trust` is not given, its library has no export, or the exported code
-                does not reproduce the golden predictions.
+            Misuse: The version is a pickle, or the exported code does not reproduce the golden predictions.
             Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version

@@ -28,7 +28,7 @@ from trimtab.features.online.packed.keys import cursor_name
 from trimtab.features.online.store import Cursor, OnlineStore, read_cursors
 from trimtab.serving.applier import Applier
 from trimtab.store.log_order import Gap, in_order, intervals
-from trimtab.store.ports import LogRecord
+from trimtab.store.ports import Log, LogRecord
 
 if TYPE_CHECKING:
     from trimtab.app.online.history import SharedHistory
@@ -71,6 +71,7 @@ class Views:
         self._file: Hashable | None = None  # identifies the file of online features that this process reads
         self._dropping = False
         self._turn = threading.Lock()  # held by the thread that catches up
+        self._turn_lease = self._lease()  # used by that thread
         self._have(needed())
 
     def _have(self, views: Sequence[View]) -> None:
@@ -98,17 +99,8 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read now.
-
-        They can if the log is empty, or if they are filled and no other view is more current.
-        """
-        if not any(self._state.events.positions().values()):
-            return True
-        cursors = read_cursors(self._state.online)
-        found = [cursors.get(cursor_name(view.hash)) for view in views]
-        # unlike these, the names of states that are being filled or deleted are not alphanumeric; see `generations.py`
-        front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
-        return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
+        """Return whether these views can be read now: the log is empty, or they are filled and none is more current."""
+        return _filled(self._state, views)
 
     def look(self) -> bool:
         """Find out which views are needed now, and return whether any of them is new, so that it must be filled."""
@@ -168,8 +160,7 @@ class Views:
         While another process replaces the file of online features, the old file is read.
 
         Args:
-            look: Whether to find out first which views are needed now. This reads the catalogue, so a caller that knows
-                that it has not changed since the last call saves most of the time.
+            look: Whether to find out first which views are needed now, which takes most of the time of a short call.
         """
         if self._following is not None or not self._turn.acquire(timeout=_TURN_S):
             return False
@@ -186,7 +177,7 @@ class Views:
         if not self._reopen_if_replaced(lease):
             return False
         ends = self._state.events.positions()
-        if not new and not self._state.online_place.is_aside() and not self._lags(ends):
+        if not new and not self._state.online_place.is_aside() and not _lags(self.store, ends):
             return True
         if not self._taken(lease, turn=True):
             return False
@@ -198,21 +189,11 @@ class Views:
                 view = self.store.plans[filled.view].name
                 log_progress(f"online features: filling view {view!r} from history", filled.rows, filled.of)
             try:
-                self._apply_log(ends, log_progress, gaps=False)
+                _apply_log(self._state.events, self.store, ends, log_progress, gaps=False)
             except Gap:  # records were removed from the log, and are in tables of record
                 self._work.read_tables()
-                self._apply_log(ends, log_progress, gaps=True)
+                _apply_log(self._state.events, self.store, ends, log_progress, gaps=True)
         return True
-
-    def _apply_log(self, ends: Mapping[str, int], log_progress: ProgressLog, *, gaps: bool) -> None:
-        """Apply the records up to `ends` that the views lack."""
-        positions = self.store.positions()
-        last, done = sum(ends.values()), sum(positions.values())
-        for parts in intervals(self._state.events, positions, ends, batch=_BATCH, gaps=gaps):
-            if last - done > _FEW:
-                log_progress("online features: reading the log", done, last)
-            self.store.apply(in_order(parts))
-            done += sum(map(len, parts))
 
     def follow(self) -> Applier:
         """Return a thread, not yet started, that applies the log.
@@ -351,16 +332,19 @@ class Views:
 
     def lag_records(self) -> int:
         """Return the number of log records that have not been applied to the views."""
-        return sum(last - applied for applied, last in self._lags(self._state.events.positions()).values())
+        return sum(last - applied for applied, last in self._lags().values())
 
     def behind_us(self) -> int:
         """Return the age of the oldest log record that has not been applied; 0 if all have been applied."""
         waiting = [
             record.appended_at_us
-            for name, (applied, _) in self._lags(self._state.events.positions()).items()
+            for name, (applied, _) in self._lags().items()
             for record in self._state.events.read(name, applied, limit=1)
         ]
         return max(0, self._clock.now_us() - min(waiting)) if waiting else 0
+
+    def _lags(self) -> dict[str, tuple[int, int]]:
+        return _lags(self.store, self._state.events.positions()) if self.views else {}
 
     def snapshot(self, upto: Mapping[str, int] | None) -> tuple[Mapping[str, EventFrame], Mapping[str, int]]:
         """Return the events of every source, and the log positions up to which they were read.
@@ -381,10 +365,9 @@ class Views:
         return True
 
     def _taken(self, lease: Lease, *, patience_s: float = 0.0, turn: bool = False) -> bool:
-        """Become the process that applies the log, by taking the lease, and open the current file for writing.
+        """Take the lease to apply the log (with `turn`, for a short time), and open the current file for writing.
 
-        Return False if another process has the lease. Leftovers of a killed process are removed. With `turn`, the lease
-        is only taken for a short time.
+        Return False if another process has the lease. Leftovers of a killed process are removed.
         """
         if not (lease.take_turn() if turn else lease.take(patience_s=patience_s)):
             return False
@@ -417,11 +400,6 @@ class Views:
 
     def _lease(self) -> Lease:
         return Lease(self._state.catalog, LEASE, self._state.folder)
-
-    @cached_property
-    def _turn_lease(self) -> Lease:
-        """The lease of the thread that holds `_turn`."""
-        return self._lease()
 
     def _applying(self, store: OnlineStore, lease: Lease) -> Callable[[Sequence[LogRecord]], object]:
         """Return a function that applies records.
@@ -464,14 +442,34 @@ class Views:
     def _reached(self) -> dict[str, int]:
         return self.store.positions() if self.views else self._state.events.positions()
 
-    def _lags(self, ends: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-        """Return for each partition that is behind the last applied position, and the last position in the log."""
-        if not self.views:
-            return {}
-        applied = self.store.positions()
-        lags = {name: (applied.get(name, 0), last) for name, last in ends.items()}
-        return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
-
 
 def _reach(cursor: Cursor) -> tuple[int, int]:
     return sum(cursor.positions.values()), cursor.s_us
+
+
+def _filled(state: State, views: Sequence[View]) -> bool:
+    if not any(state.events.positions().values()):
+        return True
+    cursors = read_cursors(state.online)
+    found = [cursors.get(cursor_name(view.hash)) for view in views]
+    # unlike these, the names of states that are being filled or deleted are not alphanumeric; see `generations.py`
+    front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
+    return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
+
+
+def _lags(store: OnlineStore, ends: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return for each partition that is behind the last applied position, and the last position in the log."""
+    applied = store.positions()
+    lags = {name: (applied.get(name, 0), last) for name, last in ends.items()}
+    return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}
+
+
+def _apply_log(log: Log, store: OnlineStore, ends: Mapping[str, int], log_progress: ProgressLog, *, gaps: bool) -> None:
+    """Apply the records up to `ends` that the views lack."""
+    positions = store.positions()
+    last, done = sum(ends.values()), sum(positions.values())
+    for parts in intervals(log, positions, ends, batch=_BATCH, gaps=gaps):
+        if last - done > _FEW:
+            log_progress("online features: reading the log", done, last)
+        store.apply(in_order(parts))
+        done += sum(map(len, parts))

@@ -28,7 +28,7 @@ def test_a_version_and_events_of_another_process_are_in_the_next_answer(trained:
 def test_nobody_looks_when_nothing_was_written(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
     real = Views.catch_up
-    monkeypatch.setattr(Views, "catch_up", lambda self: looked.append(1) or real(self))
+    monkeypatch.setattr(Views, "catch_up", lambda self, **how: looked.append(1) or real(self, **how))
     with shop.opened(trained) as project:
         for n in range(3):
             project.predict("buyer", [shop.visit(f"before-{n}", shop.NOW_US)])

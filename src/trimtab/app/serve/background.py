@@ -21,7 +21,7 @@ from trimtab.app.system import System
 from trimtab.core.closing import Closing
 from trimtab.core.errors import Conflict, NotFound, TrimtabError
 from trimtab.core.time import HOUR_US
-from trimtab.run import Event, Line, Task, Workplace
+from trimtab.run import Cancelled, Event, Line, Task, Workplace
 from trimtab.serving.arms.arm_counts import EndpointCounts
 from trimtab.serving.arms.arm_metrics import WRITE_S, ArmMetrics, merge_metrics
 from trimtab.serving.observe.metrics import Metrics
@@ -87,6 +87,8 @@ class Ticker(Closing):
         from trimtab.app.state.documents import definitions_hash
 
         with self._mutex:
+            if (why := self._reason()) is not None:
+                raise Cancelled(why)
             if self._task is None:
                 spec = ProjectSpec.of(self._system.config, self._system.state_folder)
                 self._task = ChildTask("", spec, definitions_hash(self._system.definitions))

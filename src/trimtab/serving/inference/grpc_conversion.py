@@ -259,7 +259,7 @@ class _OneRow(NamedTuple):
 
 
 def varint(number: int) -> bytes:
-    """Return a number in the encoding of protobuf.
+    r"""Return a number in the encoding of protobuf.
 
     >>> varint(300)
     b'\xac\x02'

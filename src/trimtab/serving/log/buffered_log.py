@@ -30,7 +30,7 @@ class BufferedLog:
 
     The buffer is in a spool: a memory-mapped file, whose content survives the end of the process. If the process is
     killed, nothing is lost. A power cut may lose the buffer, as with any log that does not wait for the disk. The
-    buffer is written to the log by `flush`, by a thread 50 ms after the first payload, and before this object is read.
+    buffer is written to the log by `flush`, by a thread 50 ms after a call of `buffer`, and before this object is read.
     While the log cannot be written, reads do not include the buffer. `append` works as in any log: when it returns, its
     payloads are safe. They come after everything that was buffered before.
 
@@ -114,7 +114,7 @@ class BufferedLog:
             self._try_flush(wait=False)
 
     def flush(self, *, wait: bool = True) -> bool:
-        """Write the buffer to the log. Without `wait`, return False if another thread is writing it.
+        """Write the buffer to the log. Without `wait`, return False if another thread writes or maintains the log.
 
         Raises:
             Unavailable: The log cannot be written now. Everything stays in the buffer.
@@ -263,7 +263,7 @@ class BufferedLog:
     # -- when the buffer is written -----------------------------------------------------------------------------
 
     def _flush_for_read(self) -> None:
-        """Write the buffer and, every ten seconds, the spools of killed processes."""
+        """Write the buffer to the log. At most every ten seconds, also write the spools of killed processes to it."""
         self._check_process()
         if self._payloads:
             self._try_flush(wait=True)

@@ -22,7 +22,7 @@ SLOW_S = 0.005  # if appends usually take longer than this, they are made in a t
 _LOOKS = 4  # a group waits at most this many iterations of the event loop for more predictions
 _WEIGHT = 0.1  # the weight of the newest append in the moving average `usual_s`
 _RETRY_AFTER = 256  # after this many appends in the thread, appending in the event loop is tried again
-_MANY = 1_000  # more predictions of one request are appended in the thread, at about 4 us each  # D0217
+_MANY = 1_000  # a request with more predictions (each takes about 4 us to append) uses the thread  # D0217
 _FINISHED_TOGETHER = 32  # the maximum number of answers completed in one iteration of the loop
 _LATER_S = 0.02  # how long buffered predictions wait, so that more are written together
 _APPEND_BYTES = 8 << 10  # each append counts as this many written bytes, in addition to its payloads
@@ -32,7 +32,7 @@ _Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
 
 
 class GroupCommit:
-    """Appends predictions for all tasks of one event loop. A task sends its answer when its predictions are in the log.
+    """Appends predictions for all tasks of one event loop. A task sends its answer when its predictions are safe.
 
     The predictions made in one iteration of the loop are appended together: at its end, or up to four iterations later
     as long as more arrive. While appends, with their disk syncs, are fast, they are made in the loop itself, because
@@ -41,8 +41,9 @@ class GroupCommit:
 
     If the log is a `BufferedLog`, answers are sent as soon as their predictions are in the buffer. The loop writes the
     buffer to the log some milliseconds later. While the log cannot be written, predictions stay in the buffer and
-    writing is tried again. When the buffer is full, requests are refused. After two failures, the log is not tried for
-    a while, so that refusals are fast.
+    writing is tried again. When the buffer is full, requests are refused.
+
+    After two failures in a row, requests do not try to write the log for a while, so that refusals are fast.
 
     Args:
         failing: Called with the reason when the log begins to fail, and with None when it works again.
@@ -57,7 +58,7 @@ class GroupCommit:
         self._turn: list[_Waiting] = []  # predictions to append in the loop, at the end of an iteration
         self._handed: list[_Waiting] = []  # predictions to append in the thread
         self._mutex = threading.Lock()  # protects `_handed`
-        self._in_loop = True
+        self._in_loop = True  # whether appends are made in the loop, because they are fast
         self._busy = 0  # number of appends that the thread was told to make and has not made yet
         self._in_thread = 0  # number of appends in the thread since the last append in the loop
         self._written_bytes = 0  # bytes written since the last maintenance
@@ -78,13 +79,12 @@ class GroupCommit:
     @property
     def failure(self) -> Exception | None:
         """Return the error that prevents appends now, or None."""
-        waits = self.buffered > 0
-        return self._health.current(waits=waits, known_at_once=self._buffer is not None)
+        return self._health.current(unwritten=self.buffered > 0, known_at_once=self._buffer is not None)
 
     # -- through the buffer -------------------------------------------------------------------------------------
 
     def buffer(self, predictions: Sequence[Prediction]) -> bool:
-        """Put predictions into the buffer, to be logged later. Return False if that is impossible."""
+        """Buffer predictions, to be logged later. False: use `append` (no buffer, no room, or too many at once)."""
         buffer = self._buffer
         if buffer is None or (len(predictions) > _MANY and self._health.error is None):
             return False
@@ -148,7 +148,7 @@ class GroupCommit:
         return done
 
     def close(self) -> None:
-        """Let the thread append what was handed to it, and end it. Then append all other predictions that wait."""
+        """End the thread after it has appended what was handed to it. Then append all other waiting predictions."""
         self._closed = True
         self._thread.shutdown()
         self.append_buffered()

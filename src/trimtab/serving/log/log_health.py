@@ -30,19 +30,19 @@ class LogHealth:
         """Return whether it is too early to try the log again. After the first failure there is no pause."""
         return self.error is not None and perf_counter() < self._retry_at_s
 
-    def current(self, *, waits: bool, known_at_once: bool) -> Exception | None:
+    def current(self, *, unwritten: bool, known_at_once: bool) -> Exception | None:
         """Return the error that prevents writes to the log now, or None.
 
         A process with an error reports that it is not ready. Then it gets no requests, so it would never try the log
         again. Therefore an error is forgotten after five seconds, unless something is waiting to be written.
 
         Args:
-            waits: Whether something is waiting to be written. If so, writing is tried again without a request.
-            known_at_once: Whether the log must work again if nothing is waiting, because only a successful write
+            unwritten: Whether something is waiting to be written. If so, writing is tried again without a request.
+            known_at_once: Whether `unwritten=False` proves that the log works again, because only a successful write
                 empties the buffer. If so, the error is forgotten at once.
         """
         stale = known_at_once or perf_counter() - self._failed_at_s > _STALE_S
-        if self.error is not None and not waits and stale:
+        if self.error is not None and not unwritten and stale:
             self.succeeded()
         return self.error
 

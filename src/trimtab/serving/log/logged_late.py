@@ -15,15 +15,15 @@ from trimtab.store.ports import Log, LogRecord
 # records appended within this time after they were made are found by bisection; all others are "late"
 SOON_US = 1_000_000
 _BLOCK = 2_000  # the number of positions in a block
-_HEAD_BYTES = 8  # the id of a record begins at this byte of the payload or before
+_HEAD_BYTES = 8  # the id of a record begins at byte 8 of the payload at the latest
 _PREFIX = b"p_"
 _FRONT_BYTES = len(id_front(0))
 
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
-    """The first and the last time at which late records in a block (a range of log positions) were made.
+    """The earliest and the latest time at which late records in a block (a range of log positions) were made.
 
-    The times are the beginnings of ids, which sort by time.
+    The times are the beginnings of ids, which sort by time. As long as no late record was read, `first` > `last`.
     """
 
     through: int  # the last position that was read
@@ -34,8 +34,8 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
 class LoggedLate:
     """Finds late records.
 
-    Each block of the log is read once, and the first and the last time of its late records are kept in memory. After
-    that, a search only reads what was appended since, and again the blocks that may contain its record.
+    Each block of the log is read once, and the span of time of its late records is kept in memory. Later searches read
+    what was appended since, and again those blocks whose span contains the time in the id.
     """
 
     def __init__(self, log: Log) -> None:
@@ -104,7 +104,7 @@ def _extended(block: _Block, records: list[LogRecord], end: int) -> _Block:
     for record in records:
         if record.appended_at_us != appended_at_us:
             appended_at_us = record.appended_at_us
-            # the first id that is not late: made `SOON_US` before, rounded up to the milliseconds of ids
+            # ids that begin lower are late: made over `SOON_US` before the append (rounded up to milliseconds)
             soon = id_front(max(0, appended_at_us - SOON_US + 999)).encode()
         at = record.payload.find(_PREFIX, 0, _HEAD_BYTES + len(_PREFIX))
         front = record.payload[at : at + _FRONT_BYTES]

@@ -87,7 +87,7 @@ class PredictionLog:
             yield [], {**reached, **removed}
 
     def read(self, after: Mapping[str, int] | None = None) -> tuple[list[Prediction], dict[str, int]]:
-        """Return the first block of predictions after some positions, and the positions at its end.
+        """Return the first block after some positions that has predictions, and the positions at its end.
 
         At the end of the log, the block is empty.
         """
@@ -135,8 +135,8 @@ class PredictionLog:
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
         """Return the record of the prediction with an id, even if it was erased, or None if it is not in the log.
 
-        Most records were appended within a second after the time in the id, and are searched there first. A record that
-        was logged later can be anywhere behind.  # D123
+        Most records were appended within a second after the time in the id, and are searched there first. A late record
+        can be anywhere after these.  # D123
 
         Raises:
             Late: The deadline (a time of `perf_counter`) has passed.
@@ -232,7 +232,7 @@ class PredictionLog:
 
 def _decoded(records: Iterable[LogRecord], model: str | None) -> list[Prediction]:
     """Return the predictions in these records, of one model or of all, without those that were erased."""
-    # a fast test before decoding: a payload of a known format without these bytes is of another model
+    # a fast test before decoding: a payload of a known format that lacks the bytes of `model` is of another model
     named = b"" if model is None else encode_value(model)
     block = [
         decode(one.payload, one.partition, one.position)

@@ -28,7 +28,7 @@ KNOWN = FORMAT, CLASSES
 _FIELDS = Prediction.__struct_fields__
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Prediction)}
 _ALWAYS = _FIELDS.index("scores")  # the number of fields that every payload contains
-_TAIL = tuple(_DEFAULTS[name] for name in _FIELDS[_ALWAYS:])
+_TAIL = tuple(_DEFAULTS[name] for name in _FIELDS[_ALWAYS:])  # the defaults of the other fields
 _COLUMNS: dict[str, tuple[str, Dtype]] = {  # by column: its field in `Prediction`, and its type
     **{name: (name, "str") for name in ("id", "request_id", "model", "version", "arm", "mode")},
     "made_at": ("made_at_us", "time"),
@@ -161,7 +161,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     score: float
     request: list[Any]  # the columns of the request, in declared order
     values: list[float]  # the model inputs; in JSON, NaN becomes null
-    reasons: list[str | None]  # by input: why its value is missing; None if the input does not come from a view
+    reasons: list[str | None]  # by input: "found", or why the value is null; None: not from a view, and not failed
     flags: tuple[str, ...]
     prediction: str | None = None  # only with several classes: the most likely class
     scores: dict[str, float] | None = None

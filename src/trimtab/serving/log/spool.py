@@ -19,7 +19,7 @@ from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 
 # room for the answers of a third of a second, because maintenance of the log may take that long; do not change this
-# number: a spool of another size is emptied when it is opened
+# number: a spool of another size is emptied when it is opened, and its payloads are lost
 SIZE_BYTES = 4 << 20
 _MAGIC = b"trSp\x01\0\0\0"  # the last byte before the zeros is the version of the format
 _USED = struct.Struct("<q")
@@ -31,7 +31,7 @@ _BEGIN = 16  # payloads begin here, after the magic number and the number of use
 
 
 class Spool(Closing):
-    """Payloads that were answered but are not in the log yet.
+    """Payloads of predictions that were answered but are not in the log yet.
 
     Adding a payload means copying it into memory that the operating system keeps even if the process is killed. The
     next process that opens a spool appends the payloads to the log, unless they are in it already. A power cut may lose
@@ -47,7 +47,7 @@ class Spool(Closing):
             self.recovered = recover_spools(directory, log)  # the number of predictions moved from spools to the log
             self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
-                self.recovered += _emptied(self._file.memory, log)  # its last process may have died just now
+                self.recovered += _emptied(self._file.memory, log)  # its process may have died after `recover_spools`
             except BaseException:
                 self._file.close()
                 raise
@@ -129,7 +129,7 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     """Append those payloads of a spool that the log lacks, and return their number."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # appended at the times of the answers: the clock may now be earlier than the times in the ids. # D170
+    if lost:  # a record appended before the time in its id is not found, and the clock may have been set back. # D170
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)

@@ -59,7 +59,7 @@ class CircuitBreaker:
         now_s = self._now_s()
         if now_s < self._probe_at_s:
             return False
-        self._probe_at_s = now_s + self._open_s  # if this probe reports nothing, another one is allowed then
+        self._probe_at_s = now_s + self._open_s  # when another probe is allowed if this one never reports its outcome
         return True
 
     def succeeded(self) -> None:

@@ -26,7 +26,7 @@ from trimtab.serving.protect.breaker import GuardedReads
 _logger = logging.getLogger(__name__)
 _KEPT_ANSWERS = 20_000
 _LEAST_US = 1_000  # a smaller number of microseconds was probably meant as milliseconds or seconds
-_SLOW_S = 0.05  # a read that takes longer is slow; if the policy has `after`, the limit is half of that instead
+_SLOW_S = 0.05  # a read that takes longer is slow; if the policy has `after`, half of `after` is the limit instead
 LATE, FEATURES_FAILED, MODEL_FAILED = "late", "features_failed", "model_failed"  # flags of degraded responses
 
 Rule: TypeAlias = "float | Callable[[dict[str, Any]], float]"
@@ -183,7 +183,7 @@ class Degrading:
         flags: tuple[str, ...],
         deadline_s: float | None,
     ) -> list[Prediction]:
-        """Return the canary's predictions or, if it is late, the fallback answers that the champion would get.
+        """Return the canary's predictions or, if it is late, fallback answers as for a late champion.
 
         Raises:
             Late: The canary is late, and no fallback can answer.

@@ -61,10 +61,10 @@ class Binary(msgspec.Struct, frozen=True, gc=False):
     """The choice of which outputs to send in binary form."""
 
     default: bool = False  # the choice for outputs without a choice of their own
-    of: Mapping[str, bool] = {}
+    of: Mapping[str, bool] = {}  # by name of the output: its own choice
 
 
-# a request of one row whose tensors are declared as the columns usually are; its decoder checks these declarations
+# the types of a plain request for one row: only these datatypes and fields. Its decoder refuses any other request.
 _ONE: dict[str, Any] = {
     "BOOL": tuple[bool | None], "INT64": tuple[int | None], "FP64": tuple[float | None], "BYTES": tuple[str | None],
 }  # fmt: skip
@@ -87,7 +87,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def one_row(body: bytes) -> tuple[Row, str, tuple[str, ...]] | None:
-    """Return the values of a plain request for one row by name, its id and its outputs. None: use `read_infer`.
+    """Return the row, the id and the outputs of a plain request for one row. None: not plain; use `read_infer`.
 
     >>> one_row(b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [2]}]}')
     ({'x': 2.0}, '', ())

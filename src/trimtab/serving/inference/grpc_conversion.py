@@ -29,7 +29,7 @@ _CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-_MOST_LAYOUTS = 256  # if there are more descriptions, all are dropped and read again
+_MOST_LAYOUTS = 256  # the most layouts (and heads of responses) that are kept; before one more, all are dropped
 _LONGEST_LAYOUT_BYTES = 16_384
 _RAW_OUTPUT = b"\x32"  # the tag of `raw_output_contents`
 _MOST_FIELDS = 10_000  # the maximum number of fields in a message, not counting those of nested messages
@@ -127,7 +127,7 @@ def _output(output: Any) -> str:
 
 
 def _parameters(given: Mapping[str, Any], *, refuse: bool = False) -> dict[str, Any]:
-    """Return parameters as Python values. With `refuse`, raise an error for those of unsupported types."""
+    """Return parameters as Python values. With `refuse`, check them with `check_parameters`."""
     out = {}
     for name, value in given.items():
         choice = value.WhichOneof("parameter_choice")
@@ -191,7 +191,7 @@ class GrpcForm(InferForm):
         inferred = self.inferred(answerer, request, prepared)
         key = inferred.version, len(prepared), request.wanted
         head = self._heads.get(key)
-        if head is None:  # the part that is equal for all responses of this version with as many rows
+        if head is None:  # equal for all responses of this version with as many rows and the same outputs
             response = self._response(model_name=inferred.model, model_version=inferred.version)
             for tensor in inferred.outputs:
                 response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -204,7 +204,7 @@ class GrpcForm(InferForm):
             response = self._response(id=inferred.id)
             for name, value in inferred.parameters.items():
                 setattr(response.parameters[name], _choice(value), value)
-            parts.append(response.SerializeToString())  # bytes of two messages in a row are one message
+            parts.append(response.SerializeToString())  # protobuf reads joined messages as one that has all fields
         for tensor in inferred.outputs:
             raw = tensor.raw()
             parts += (_RAW_OUTPUT, varint(len(raw)), raw)
@@ -212,11 +212,11 @@ class GrpcForm(InferForm):
 
 
 class _OneRow(NamedTuple):
-    """The tensors of a request for one row, in the order of the message."""
+    """The layout of the tensors in a request for one row."""
 
     names: tuple[str, ...]  # those of numbers and booleans, then those of texts
-    sizes: list[int]  # the bytes of each tensor; those of texts do not count
-    texts: tuple[int, ...]  # the places of texts
+    sizes: list[int]  # the size of each tensor in bytes, in the order of the message; 0 for texts
+    texts: tuple[int, ...]  # the positions of texts in the message
     unpack: Callable[[bytes], tuple[Any, ...]]
     outputs: tuple[str, ...]
 
@@ -242,7 +242,7 @@ class _OneRow(NamedTuple):
         )
 
     def row(self, raw: list[bytes]) -> Row | None:
-        """Return the values of the tensors by name, with None for NaN. None: they are not as described."""
+        """Return the values by tensor name; a NaN becomes None. If the bytes do not fit this layout, return no row."""
         texts = list[str]()
         for n in self.texts:
             text = raw[n] if n < len(raw) else b""
@@ -262,7 +262,7 @@ def varint(number: int) -> bytes:
     r"""Return a number in the encoding of protobuf.
 
     >>> varint(300)
-    b'\xac\x02'
+    b'\\xac\\x02'
     """
     out = bytearray()
     while number > 127:

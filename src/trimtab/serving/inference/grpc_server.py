@@ -40,7 +40,7 @@ _CODES = {
 }
 _NOT_SUPPORTED = ("RepositoryModelLoad", "RepositoryModelUnload")
 _INFER_RESPONSE = b"\x12"  # the tag of `infer_response` in a `ModelStreamInferResponse`
-_DECODED = 10  # the maximum bytes of memory per byte of a message
+_DECODED = 10  # the memory that is reserved to decode a message, in bytes for each of its bytes
 _SHOWN = 1_000  # the maximum number of characters in an error text, because it is sent in a header
 _logger = logging.getLogger(__name__)
 

@@ -74,7 +74,7 @@ class InferBody(RequestBody, frozen=True, gc=False):
     id: str = ""
     parameters: Mapping[str, Parameter] = {}  # those to send back
     wanted: tuple[TensorMetadata, ...] = ()  # the requested outputs
-    form: Any = None  # the form of the outputs, if it is not the usual one
+    form: Any = None  # over HTTP: which outputs to send in binary form (a `Binary`); None: none
 
 
 class Inferred(msgspec.Struct, frozen=True, gc=False):
@@ -115,7 +115,7 @@ class InferForm:
         parameters, inputs, rows = request.parameters, request.inputs, answerer.rows
         check_parameters(parameters)
         wanted = wanted_outputs(answerer, tuple(request.outputs))
-        # first, because this limits the work of the following checks
+        # first, because it refuses unknown and repeated names, so that few tensors are left to check
         check_names(inputs, rows, answerer.served.inputs)
         count = checked_count(inputs, self._service.parts.limits.rows)
         return InferBody(
@@ -132,7 +132,7 @@ class InferForm:
         return InferBody([checked], True, None, id=request_id, wanted=wanted_outputs(answerer, outputs))
 
     def inferred(self, answerer: Answerer, request: InferBody, prepared: Sequence[Prepared]) -> Inferred:
-        """Return the outputs for answers."""
+        """Return a response: the requested outputs of these answers."""
         outputs = _outputs(self._predictor.endpoint, answerer, prepared, request.wanted)
         return Inferred(self.model, version_number(answerer.served), request.id, request.parameters, outputs)
 
@@ -279,7 +279,7 @@ def check_version(answerer: Answerer, version: str) -> None:
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Raise `Misuse` for parameters that are not single values, or not supported although they change the result."""
+    """Raise `Misuse` for parameters that are not single values, or would change the result but are not supported."""
     for name, value in parameters.items():
         if type(value) not in _SINGLE:
             raise Misuse(f"parameter {name[:60]!r} is a {type(value).__name__}. Give a text, a number, true or false.")
@@ -295,7 +295,7 @@ def _echoed(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
 
 
 def _limit_s(parameters: Mapping[str, Any]) -> float | None:
-    """Return the parameter `timeout` in seconds. None: there is no limit."""
+    """Return the parameter `timeout` in seconds, at most 600. None: there is no limit."""
     timeout_us = parameters.get(_TIMEOUT) or None
     if timeout_us is None:
         return None

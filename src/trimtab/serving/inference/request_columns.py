@@ -81,8 +81,8 @@ def rows_of(
         parameters: The parameters of the request. Only `empty_is_null` is used here.
 
     Raises:
-        Misuse: The key or the time is missing, or a tensor is not as declared. If a value is wrong, the error is
-            `InvalidField`.
+        Misuse: The key or the time is missing, or a tensor does not have its declared type. If a row is not valid, the
+            error is `InvalidField`.
     """
     columns = request_rows.request.columns
     given = {tensor.name: tensor for tensor in tensors}

@@ -39,7 +39,7 @@ _OCTETS = b"application/octet-stream"
 _LENGTH = b"inference-header-content-length"
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _WORTH_BYTES = 1_024  # smaller responses are not compressed
-_UNPACKED = 16  # the maximum ratio of the decompressed to the compressed size of a body
+_UNPACKED = 16  # the assumed ratio of decompressed to compressed size, to decide whether a thread decompresses
 _HINT = (
     "See /v2, /v2/models/NAME, /v2/models/NAME/infer, /v2/repository/index; traces, logging and shared memory have no "
     "addresses."
@@ -118,7 +118,7 @@ async def _not_loaded(service: InferenceService, request: HttpRequest) -> Reply:
 
 
 class HttpForm(InferForm):
-    """Requests over HTTP with certain headers, and their responses.
+    """Requests over HTTP, read as their headers say (length of the JSON, accepted compression), and their responses.
 
     Raises:
         Misuse: The header with the length of the JSON is not a number.

@@ -37,12 +37,11 @@ class InferStatistics(msgspec.Struct):
 
     success: Duration = msgspec.field(default_factory=Duration)
     fail: Duration = msgspec.field(default_factory=Duration)
-    queue: Duration = msgspec.field(default_factory=Duration)
+    queue: Duration = msgspec.field(default_factory=Duration)  # always 0, because waits in the queue are not counted
     compute_input: Duration = msgspec.field(default_factory=Duration)  # converting tensors to rows
     compute_infer: Duration = msgspec.field(default_factory=Duration)  # features, model and log
     compute_output: Duration = msgspec.field(default_factory=Duration)  # converting answers to tensors
-    # always 0, like the next field, but clients expect both
-    cache_hit: Duration = msgspec.field(default_factory=Duration)
+    cache_hit: Duration = msgspec.field(default_factory=Duration)  # always 0, like the next field; clients expect both
     cache_miss: Duration = msgspec.field(default_factory=Duration)
 
 
@@ -51,16 +50,16 @@ class ModelStatistics(msgspec.Struct):
 
     name: str
     version: str
-    last_inference: int = 0  # the time of the last request, in milliseconds since 1970
+    last_inference: int = 0  # the time of the last answer, in milliseconds since 1970
     inference_count: int = 0  # the number of rows
-    execution_count: int = 0  # the number of requests
+    execution_count: int = 0  # the number of answered requests
     inference_stats: InferStatistics = msgspec.field(default_factory=InferStatistics)
     batch_stats: tuple[()] = ()  # always empty, like the next two fields, but clients expect them
     response_stats: dict[str, Duration] = {}
     memory_usage: tuple[()] = ()
 
     def answered(self, rows: int, started: float, decoded: float, inferred: float, ended: float) -> None:
-        """Count a request, given the times at which its parts ended."""
+        """Count an answered request, given when it began and when each of its parts ended."""
         self.last_inference = time.time_ns() // 1_000_000
         self.inference_count += rows
         self.execution_count += 1

@@ -35,7 +35,7 @@ from trimtab.serving.log.prediction_record import payload_writer
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
-NOT_AT_LEAD = "not_at_lead"  # the flag of a live answer that is a day too early or too late, compared with training
+NOT_AT_LEAD = "not_at_lead"  # the flag of a live answer for which `_off_lead` is true
 
 
 # the fields of a prediction that differ between live answers
@@ -259,7 +259,7 @@ class Answerer:
         )
 
     def ruled(self, row: Row, score: float, now_us: int, flags: tuple[str, ...]) -> Prediction:
-        """Return a prediction with a fixed score, made without features and without the model."""
+        """Return a prediction with a given score, made without features and without the model."""
         width, nothing = len(self.served.inputs), ModelInputs((), (), now_us, {})
         return self._prediction(row, [math.nan] * width, bytes([NO_VIEW]) * width, score, now_us, nothing, flags)
 
@@ -278,7 +278,7 @@ class Answerer:
 
 
 def _off_lead(request: Request, row: Row, now_us: int) -> bool:
-    """Return whether now is more than a day before or after the time at which training assumes the answer."""
+    """Return whether now is over a day off the time at which training assumes the answer: the row's minus the lead."""
     return request.time in row and abs(row[request.time] - request.lead_us - now_us) > DAY_US
 
 

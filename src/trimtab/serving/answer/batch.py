@@ -323,9 +323,10 @@ class _Held:
             self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
 
     def is_alone(self) -> bool:
-        """Return whether it is safe to log the next part now.
+        """Return whether the next part can be logged without searching the log for it first.
 
-        It is safe if no other process can have logged the part, and if the lease will last until the part is logged.
+        It can if the lease did not expire since the last part (so no other process has logged this part) and was
+        renewed in the last 30 s (so it lasts until the part is logged).
 
         Raises:
             Conflict: The lease expired, and another process resumed the batch.

@@ -168,7 +168,7 @@ class RequestRows:
         return False
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
-        """Decode a body with texts that msgspec does not accept. If that fails, raise an error that explains why."""
+        """Decode a body with texts, or floats such as 2.0, that msgspec refused. If that fails, explain why."""
         formatted = self._formats and isinstance(error, msgspec.ValidationError)
         if formatted or _NO_TIME in str(error) or _FLOAT in str(error):
             try:
@@ -178,7 +178,7 @@ class RequestRows:
         raise self._explained(decode_problem(error, body), body) from error
 
     def _with_times(self, given: Any) -> Any:
-        """Return a body as plain JSON values, with its texts converted to a form that msgspec accepts."""
+        """Return a body as plain JSON values, with texts and whole floats converted to what msgspec accepts."""
         if not isinstance(given, dict):
             return given
         rows = [given.get("request"), *(given.get("rows") or ())] if isinstance(given.get("rows"), list) else []
@@ -351,7 +351,7 @@ def _with_nulls(
 def rows_of_table(table: Columns) -> list[Row]:
     """Return the rows of a table, to be checked later.
 
-    Times in a table may lie in any year, because their unit is known.
+    Times in early 1970 are returned as datetimes: the unit of a table's times is known, so they are not seconds.
     """
     rows = table.to_rows()
     for name, one in table.by_name.items():
@@ -367,7 +367,7 @@ def _with_unit(us: int) -> int | dt.datetime:
 
 
 def _plainer(problem: Misuse) -> Misuse:
-    """Return the problem without the name of a standard (RFC 3339) that clients need not follow exactly."""
+    """Return the problem without the name of a standard (RFC 3339), and without a regular expression."""
     if not isinstance(problem, InvalidField):
         return problem
     text = str(problem).replace(f"{_NO_TIME} encoded datetime", "not a time")

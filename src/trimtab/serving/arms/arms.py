@@ -91,14 +91,14 @@ Unanswered: TypeAlias = Callable[[Sequence[Row], Exception], None]
 class Split(Protocol):
     """A rule that says which version answers each request.
 
-    It returns for each row the name of an answerer, "" for the champion, and flags for the prediction.
+    For each row, it returns the name of an answerer ("" for the champion), and flags for the prediction.
     """
 
     def arms(self, rows: Sequence[Row], /) -> Sequence[tuple[str, tuple[str, ...]]]: ...
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):
-    """A version that answers a share of the requests instead of the champion; in an experiment, perhaps several."""
+    """A version that answers a share of the requests instead of the champion. An experiment may have several."""
 
     answerer: Answerer
     share: Split

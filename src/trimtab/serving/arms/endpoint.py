@@ -73,7 +73,7 @@ class Endpoint:
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)
         self.cached: CacheMetrics | None = None  # hits and misses of the score cache, if there is one
         self.fails_to_load = False  # whether the deployed version cannot be loaded on this machine
-        self.uses = 0  # the number of requests
+        self.uses = 0  # the number of requests; those that share a call of the model count as one
         self.flags: tuple[str, ...] = ()  # flags of live answers: `BEHIND`, or none; see `see_applied`
         self._state: Answerer | _Unloaded | None = None  # None until the first version is deployed
         self._served: dict[str, ServedVersion] = {}  # by id: the newest versions; this dict is replaced, never changed
@@ -161,7 +161,7 @@ class Endpoint:
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Record whether events are no longer applied to online features (`stands`: they are not).
+        """Record whether the application of events to online features stands still (`stands`).
 
         If so, answers are flagged with `BEHIND`, unless the version is loaded and reads no online features.
         """
@@ -364,7 +364,7 @@ class Endpoint:
         shared: bool,
         error: Exception,
     ) -> list[Prediction]:
-        """Let the champion answer the rows of a canary that failed. If one row may be the cause, raise the error."""
+        """Let the champion answer for a failed canary. If one row of a shared call may be at fault, raise the error."""
         if shared and not is_of_all(error):
             raise error
         _throttled.warning(f"{canary.served.label} (canary)", error)

@@ -198,6 +198,7 @@ class OnlineDeployment:
                 f"until={format_time(until_us)}. Leave it for a later call."
             )
         every_us = self.every_us
+        # without blocks `until_us`, and otherwise the end of the last block that is over
         reached_us = until_us if not every_us else (until_us + 1) // every_us * every_us - 1
         with self._lock:
             if self._dirty:

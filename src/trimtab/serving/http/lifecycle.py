@@ -73,7 +73,7 @@ class Lifecycle:
             self._stopping = asyncio.get_running_loop().create_task(self.server.stop(grace_s))
 
     def close(self) -> None:
-        """Close the service. Running work may take the rest of the time that `begin_end` allowed."""
+        """Close the service. Running work may take what is left of `begin_end`'s `grace_s`, or else ten seconds."""
         self._close(_GRACE_S if self._end_s is None else self._end_s - monotonic(), self._hurried)
 
     async def run(self, receive: Receive, send: Send) -> None:

@@ -329,7 +329,7 @@ class HttpService:
     # -- state --------------------------------------------------------------------------------------------------
 
     def append_buffered(self) -> None:
-        """Write buffered predictions, which clients already have, to the log. Call this in the event loop."""
+        """Unless the log fails now, write the buffered predictions to it. Call this in the event loop."""
         if self.parts.commit.failure is None:
             self.parts.commit.append_buffered()
 

@@ -413,7 +413,7 @@ class Predictor:
     async def finish(self, late: bool, function: Callable[..., Any], *arguments: Any) -> Any:
         """Do the last step of a response in a thread.
 
-        Late work may occupy all threads for work, so a late response uses the threads for waiting requests.
+        The late predictions may still occupy all threads of `work`, so a late response uses those of `wait`.
         """
         return await (self._threads.wait if late else self._threads.go_on)(function, *arguments)
 

@@ -14,10 +14,10 @@ _EVERY_S = 0.005  # time between two batches of delayed refusals
 
 
 class Refusals:
-    """Refusals in the order of their requests. A few are sent at once, and many are delayed.
+    """Refusals in the order of their requests. After a pause, 100 may be sent at once; further ones are delayed.
 
     A client that retries at once must first wait for its refusal. One refusal is sent for each millisecond that was
-    spent on answers, so refusals never take most of the time.
+    spent on answers (or in which no request was in flight), so refusals never take most of the time.
 
     Args:
         busy: Returns whether requests are in flight.

@@ -12,7 +12,7 @@ from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
 _SLICE_S = 0.001  # seconds of work between two polls of the connections
-_LONGEST_SLICE_S = 0.01  # if the polling before a slice took longer than `_SLICE_S`, so may the slice, up to this
+_LONGEST_SLICE_S = 0.01  # if the polls before a slice took longer than `_SLICE_S`, it takes as long, but at most this
 # after a slice, there is a poll for each millisecond that it took, up to this number: enough for a new connection to be
 # accepted, set up, read and answered
 _POLLS = 4

@@ -14,7 +14,7 @@ from trimtab.serving.log.commit import GroupCommit
 
 _PAUSE_S = 0.005  # the shortest pause between two pieces of work
 _WORK_S = 0.001  # seconds of work after each pause; at least one prediction is made
-# a pause takes this many times as long as the work before it, so shadows use at most a sixth of the time
+# a pause takes at least this many times as long as the work before it: shadows use at most a sixth of the time
 _PAUSES = 5
 
 

@@ -16,7 +16,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 10_000  # the maximum number of rows in a predict request or a push
     rows_inline: int = 64  # a request with more rows than this is answered in a thread
     predict_at_once: int = 512  # the maximum number of predict requests in flight (`GradientLimit` may allow less)
-    slow_at_once: int = 64  # the maximum number of pushes and searches at the same time, which use threads
+    slow_at_once: int = 64  # how many pushes, searches and large predict requests may use threads at the same time
     wait_applied_s: float = 10.0  # the longest time that a push with `?wait=applied` waits
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ class Threads:
     readiness checks.
 
     Args:
-        at_once: How many requests may use the first two pools at the same time.
+        at_once: While this many requests use the first two pools, `work` refuses others.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -49,7 +49,7 @@ class Threads:
         """Do the first work on a request in a thread.
 
         Raises:
-            Refused: Too many requests are in flight (429). Nothing was done.
+            Refused: Too many requests use threads (429). Nothing was done.
         """
         self.check_room()
         return await self._run(self._working, function, *arguments)

@@ -65,7 +65,7 @@ class Traces:
             ReadableSpan, resource=self._provider.resource, instrumentation_scope=InstrumentationScope("trimtab")
         )
         self._context = partial(SpanContext, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-        # without this variable, all requests are kept
+        # without this variable, the spans of all traced requests are kept
         self._sampler = self._provider.sampler if SAMPLER in os.environ else None
         self._extract = TraceContextTextMapPropagator().extract
         self._carrying = get_current_span
@@ -76,7 +76,6 @@ class Traces:
         """Make the spans of finished requests.
 
         The spans are made without OpenTelemetry's tracer, whose locks and contexts take five times as long.  # D0118
-
         OpenTelemetry's span processor silently drops spans if its queue is full, so it gets only as many as fit.
 
         Raises:

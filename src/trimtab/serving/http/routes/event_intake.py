@@ -74,7 +74,7 @@ class EventIntake:
         Raises:
             InvalidField: No event was accepted. The message names the first problem.
             Unavailable: The events are safe, but they are not applied to the online features yet.
-            Refused: Too many requests are in flight (429).
+            Refused: Too many requests use threads (429).
         """
         taken: Taken = await self._threads.work(work, self._push)
         pushed = taken.pushed

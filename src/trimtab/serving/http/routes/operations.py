@@ -22,8 +22,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """A version that answers."""
 
     version: str  # "late_flight@7"
-    address: str
-    arm: str
+    address: str  # the id of the version
+    arm: str  # its role, such as "champion"
 
 
 class ModelShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     number: int
-    address: str
+    address: str  # the id of the version
     made_at_us: int
     actor: str
     runtime: str
@@ -62,11 +62,11 @@ class AliasShown(msgspec.Struct, frozen=True, kw_only=True):
 
     alias: str
     version: str
-    address: str
+    address: str  # the id of the version
     since_us: int
     actor: str
     why: str
-    needs: Needs
+    needs: Needs  # what is needed to move the alias: nothing, a reason, or the record of passed tests (the gate)
     gated: bool  # whether the version has passed its tests (the gate)
 
 
@@ -93,7 +93,7 @@ class AskRepair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RepairAsked(msgspec.Struct, frozen=True, kw_only=True):
-    """A repair that the loop takes up at its next tick."""
+    """A request for a candidate, which the loop makes and judges at its next tick."""
 
     model: str
     at_us: int
@@ -157,7 +157,7 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["done", "now", "next"]
     since: str | None = None
     until: str | None = None  # when the stage ends; for the next stage: when it begins
-    said: str = ""
+    said: str = ""  # what the stage waits for, or what it has found
 
 
 class AssignUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

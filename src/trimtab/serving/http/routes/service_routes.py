@@ -35,7 +35,7 @@ class Service(Protocol):
     def log(self) -> PredictionLog: ...
 
     def append_buffered(self) -> None:
-        """Write buffered predictions, which clients already have, to the log."""
+        """Unless the log fails now, write the buffered predictions to it."""
         ...
 
     async def not_ready(self) -> str | None:

@@ -82,10 +82,8 @@ def end(folder: Path) -> None:
 class Acceptor:
     """Accepts connections in turn with other workers. It has the interface that uvicorn expects of a server.
 
-    The event loop's own server accepts only one connection in each iteration of the loop.  # D0082
-
-    If an iteration takes 20 ms, it accepts 50 connections a second, and a request for `/health/live` would wait until
-    all earlier connections are accepted.
+    The event loop's own server accepts only one connection in each iteration of the loop: 50 a second if an iteration
+    takes 20 ms. A request for `/health/live` would wait until all earlier connections are accepted.  # D0082
 
     Args:
         protocol: Makes the protocol object of a new connection.

@@ -54,7 +54,7 @@ class FastPathProtocol(HttpToolsProtocol):
         self._service = fast.service
         self._parts = fast.service.parts
         self._received_s = 0.0  # the time when data last arrived
-        self._since_s = 0.0  # when a head (request line, headers) began to arrive, or the connection became idle
+        self._since_s = 0.0  # when the last head (request line, headers) began to arrive, or the connection was made
         self._head_bytes = -1  # bytes received of a head that arrives in several parts; otherwise -1
         self._within = False  # whether the parser is in the middle of a request
         self._messages = 0  # how many requests began in the data received last

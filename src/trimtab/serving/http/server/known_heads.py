@@ -31,7 +31,7 @@ class KnownHeads:
     """The heads of requests that may be sent again on any connection of a service.
 
     Args:
-        by_path: The predictors, with a function that makes the form of a request from its headers.
+        by_path: For each path: its predictor, and a function that makes the form of a request from its headers.
     """
 
     def __init__(self, by_path: Mapping[str, tuple[Predictor, MakeForm]], body_bytes: int) -> None:

@@ -177,9 +177,9 @@ class AccessKeys:
         return self._marker is not None and self._marker.exists()
 
     def changes(self, *, after: int = 0) -> int:
-        """Return the number of changes of keys ever made.
+        """Return the number of changes of keys ever made. If it is 0, no key was ever made.
 
-        If the caller knows of the first `after` changes already, this saves time. 0 means that no key was ever made.
+        `after` is a number that an earlier call returned: only changes after it are read, which saves time.
         """
         while entries := self._catalog.journal(_JOURNAL, after=after):
             after = entries[-1].sequence

@@ -270,10 +270,10 @@ class Client(Closing):
         at: str | int | Sequence[str | int] | None = None,
         timeout_s: float | None = None,
     ) -> list[Assignment]:
-        """Log that units met their variants, all or none, and return the variants. It may be repeated after an error.
+        """Log that units met their variants (all of the units, or none), and return the variants.
 
-        The arguments are those of `assign`, with one entry of `units` for each unit, and the errors, too. `at` is when
-        the units met their variants, if not now: one time for all, or a list with one for each.
+        It may be called again after an error. Each of `units` is given like `attributes` in `assign`. `at` is when the
+        units met their variants, if not now: one time for all, or a list with one for each. For the rest, see `assign`.
         """
         from trimtab.serving.http.routes.operations import ExposedUnits
 

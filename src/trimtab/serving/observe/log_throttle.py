@@ -26,7 +26,7 @@ class ThrottledLogger:
         self._logged: dict[Hashable, tuple[float, int]] = {}
 
     def warning(self, what: str, error: BaseException) -> None:
-        """Log a failure that did not make the request fail, at most once in ten seconds for each kind."""
+        """Log a failure that did not make the request fail. For each `what`, this logs at most once in ten seconds."""
         kept = self._suppressed(what)
         if kept is not None:
             more = f" (and {kept:,} more since this was last logged)" if kept else ""

@@ -1,6 +1,6 @@
 """The channel between supervisor and worker: the supervisor sends a task, then the worker sends one-byte messages.
 
-Each side notices when the process at the other side ends, so neither runs on alone.
+Each side notices when the other process ends: a worker then ends, too, and the supervisor replaces its worker.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Supervisor:
         patience: How long to wait for each worker.
         wake_requested: Called when a worker has appended events, and a client waits until they are applied.
         ended: Called with the number and the process id of a worker process that has ended.
-        each_round: Called about four times a second.
+        each_round: Called at least four times a second, and after each message of a worker.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wait_s(self) -> float:
-        """Return how long a row may wait for other rows: at most the time that the model takes for one row."""
+        """Return how long a row may wait for other rows: as long as the model takes for one row, but at most 2 ms."""
         return min(self.alone_s, LONGEST_WAIT_S)
 
 

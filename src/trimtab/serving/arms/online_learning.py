@@ -1,4 +1,4 @@
-"""An online learner behind a deployment: it predicts first, and learns from each label when it arrives."""
+"""An online learner behind a deployment: it predicts first, and learns from each label when the label arrives."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class HttpService:
     """An ASGI application that serves models (endpoints), writes the prediction log, and accepts events.
 
     Args:
-        log: The prediction log. Its mode decides whether an answer waits until its prediction is on the disk.
+        log: The prediction log. Answers wait until their predictions are in it, or in its buffer (`BufferedLog`).
         metrics: The object to which the service adds its metrics. `/metrics` shows all metrics of this object.
         limits: Limits on what the service works on at the same time.
         access: Decides which client may do what. By default, everyone may do everything, but administration is allowed

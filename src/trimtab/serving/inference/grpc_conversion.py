@@ -24,7 +24,7 @@ from trimtab.serving.inference.inferring import (
 from trimtab.serving.inference.tensors import BYTES, RAW_CODES, InputTensor
 from trimtab.serving.problems import Refused
 
-_CONTENTS = {
+_CONTENTS = {  # by datatype: the field of `InferTensorContents` that has the elements
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",

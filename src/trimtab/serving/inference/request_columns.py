@@ -13,7 +13,7 @@ from trimtab.serving.inference.tensors import BYTES, FLOATS, INTEGERS, InputTens
 from trimtab.serving.problems import InvalidField, Refused
 
 DATATYPE_OF: dict[Dtype, str] = {"float": "FP64", "int": "INT64", "bool": "BOOL", "str": BYTES, "time": BYTES}
-TAKEN: dict[Dtype, tuple[str, ...]] = {
+TAKEN: dict[Dtype, tuple[str, ...]] = {  # by type of a column: the datatypes that its tensor may have
     "float": (*FLOATS, *INTEGERS),
     # whole floats count as integers, because pandas stores integers with missing values as floats
     "int": (*INTEGERS, *FLOATS),

@@ -60,7 +60,7 @@ class Traces:
         self._exporter = _Counted(exporter)
         processor = BatchSpanProcessor(cast("Any", self._exporter), max_queue_size=self._most)
         self._provider.add_span_processor(processor)
-        self._take, self._given = processor.on_end, 0
+        self._take, self._given = processor.on_end, 0  # `_given`: how many spans the processor has received
         self._span = partial(
             ReadableSpan, resource=self._provider.resource, instrumentation_scope=InstrumentationScope("trimtab")
         )

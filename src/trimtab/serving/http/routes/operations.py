@@ -102,7 +102,7 @@ class RepairAsked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EntityFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """The features of one entity as they stand online, as of (t, P)."""
+    """The online features of one entity, as of a time t and positions P of the event log."""
 
     entity: str
     key: dict[str, str | int]  # the value of each column of the entity's key

@@ -147,7 +147,7 @@ def test_a_variable_that_is_not_set_is_named(receiver: Receiver) -> None:
                 password="$MISSING",
             )
         done = sent(receiver)
-    assert done == Sent(False, "the environment variable MISSING is not set. Set it where alerts are delivered.")
+    assert done == Sent(False, "the environment variable MISSING is not set. Set it for the process that sends alerts.")
 
 
 @pytest.mark.parametrize(

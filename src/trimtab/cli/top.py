@@ -121,7 +121,9 @@ def _address(config: Config | None) -> str:
 
 
 def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
-    """Return a TLS context that trusts the certificates in `cafile` or those of the project, for any host name.
+    """Return a TLS context that trusts `cafile`, or else the project's certificate (then for any host name).
+
+    None: there is neither.
 
     Raises:
         Misuse: The file cannot be read, or it contains no certificate.
@@ -145,10 +147,7 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
 
 
 def _first(file: Path) -> str:
-    """Return the first certificate of a chain, which is the service's own.
-
-    Other certificates of the same issuer are not trusted.
-    """
+    """Return the first certificate in a file, the service's own. The rest would make others of its issuer trusted."""
     text = file.read_bytes().decode("latin-1")
     found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
     if found is None:

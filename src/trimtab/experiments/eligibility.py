@@ -24,14 +24,14 @@ _KEY, _TIME = "experiment_unit", "experiment_time"  # columns that a request mus
 def eligibility_joins(
     what: str, given: Sequence[View | Join], of_model: FeatureSet | None, read: set[str], columns: Mapping[str, Dtype]
 ) -> tuple[Join, ...]:
-    """Return the views that an experiment reads as of the assignment: those given, and those of its model.
+    """Return the views that an experiment reads as of the assignment: those given, and those of its model in `read`.
 
     Args:
         what: The experiment, for errors.
         given: Views, or views that are joined under another name or by other columns.
         of_model: The features of the model whose versions are compared.
         read: The names that `where` and `slices` read.
-        columns: The types of the columns that can identify entities. Those of a unit have no type yet, and are "".
+        columns: The columns by which views can be looked up, with their types; "" for those of the unit (not known).
 
     Raises:
         Misuse: An item is no view, or a view cannot be looked up by the given columns.
@@ -103,7 +103,7 @@ class EligibilityReader:
 
     Args:
         definition: The experiment.
-        features: Its features, each source column at its position in stored events.
+        features: Its features. Columns of their sources have the positions that they have in stored events.
         kv: The store of online features.
         ready: Returns whether the store holds these features.
     """

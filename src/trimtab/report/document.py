@@ -61,8 +61,8 @@ class Part(msgspec.Struct, frozen=True):
 class Document:
     """A document to which parts are added in order. Write it with `html_page`, `markdown_text` or `terminal_text`.
 
-    Every method that adds a part has the option `detail`. A terminal, which shows a summary, leaves out parts with this
-    option. If a heading has the option, its whole section is left out.
+    The methods that add a part, except `facts`, have the option `detail`. A terminal, which shows a summary, leaves out
+    parts with this option. If a heading has the option, its whole section is left out.
 
     >>> from trimtab.report import html_page, terminal_text
     >>> document = Document("Late flights, July")

@@ -205,11 +205,11 @@ class SqlCatalog(Closing):
         return self._changes.mark()
 
     def copy_to(self, path: Path) -> None:
-        """Write a snapshot of the catalogue to a new SQLite file. Leases are left out.
+        """Write a snapshot of the catalogue to a new SQLite file. Leases are left out, and rows are not checked.
 
         Raises:
             Unavailable: The disk is full or read-only.
-            Corrupt: A row is damaged. The message names it.
+            Corrupt: SQLite cannot read the file.
         """
         self._refuse_forked()
         try:

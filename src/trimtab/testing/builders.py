@@ -64,7 +64,7 @@ def a_signal(raised_at_us: int = 0, **changes: Any) -> Signal:
 def a_gate_record(**changes: Any) -> GateRecord:
     """Make the record of a first version of model "m" that passed its gate.
 
-    By default, the record has the checks that it needs. If `passed` is False, the last check failed.
+    Without `checks`, it has those that a promotion needs. If `passed` is False, the last of these failed.
 
     >>> a_gate_record().lines()[-1], a_gate_record(passed=False, reason="Off by 0.1.").checks["calibrated"]
     ('calibrated  held          It passed.', False)

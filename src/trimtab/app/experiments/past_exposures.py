@@ -1,4 +1,4 @@
-"""Exposures that are logged later than they happened: imported ones, and those after the clock was set back."""
+"""Exposures that are logged later than they happened (`expose(..., at=...)`), with the variants of that time."""
 
 from __future__ import annotations
 

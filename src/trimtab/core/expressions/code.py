@@ -191,8 +191,8 @@ class _Describer:
 def _class_source(kind: type) -> str:
     """Return the source text of a class, from the file in which its methods were defined.
 
-    `inspect.getsource` would search the module that is loaded under the name of the class's module now, and this may
-    come from another file.
+    `inspect.getsource` finds the module by its name, and would read another file if a module of the same name was
+    loaded since.
     """
     for method in vars(kind).values():
         if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":

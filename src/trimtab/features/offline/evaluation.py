@@ -36,7 +36,8 @@ def evaluate(
     Args:
         features: The features to compute.
         requests: The columns of the requests.
-        at_us: The time of each request in microseconds, int64: its own time minus its lead.
+        at_us: The time as of which to compute each request's features, in microseconds, int64. It is before the
+            request's own time if `request` declares a lead.
         frames: For each source of a view, its events up to the wanted position in the log.
 
     Returns:
@@ -65,13 +66,13 @@ def evaluate_by(
     """
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
-    columns = features.request.columns  # features must not depend on other columns of the table
+    columns = features.request.columns  # of other columns, those that are named like a feature are left out
     known = Columns({n: c for n, c in requests.by_name.items() if n in columns or n not in features.known})
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}
     failed: dict[str, NDArray[Any]] = {}
     for stage in features.stages:
-        joins = sorted(stage.joins, key=lambda join: join.view.source.name)  # each source may have to be read
+        joins = sorted(stage.joins, key=lambda join: join.view.source.name)  # so a source on disk is read once
         keys = [[known[name] for name in join.by] for join in joins]
         for join, found in zip(joins, each(answer, joins, keys, repeat(at_us)), strict=True):
             for name, (column, codes) in found.items():

@@ -51,9 +51,9 @@ class Counts(Counter[str]):
             self.failures = together(self.failures, more)
 
     def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
-        """Count a version of an event if its own row is in `come`, and some series failed for it.
+        """Count a version of an event if some series failed for it, and `come` has the row of this version.
 
-        `come` has the entities and rows that newly count because of this version.
+        `come` has the new and changed rows, with their entities, that `VersionIndex.add` returned for the version.
         """
         _, partition, position, _, _, values = version
         for entity, row in come:

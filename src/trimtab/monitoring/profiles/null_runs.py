@@ -10,8 +10,8 @@ from trimtab.monitoring.profiles.proportion import next_excess, without_faulty
 
 GRADED_ROWS = 40  # hours are merged until a window has this many rows
 GROSS = 0.95  # from this share of nulls on, nearly all rows are null
-# A share of nulls is too high if it exceeds the high end of reference windows by this, or by 0.4 of the distance from
-# the high end to 1, if that is less.
+# A share of nulls is too high if it exceeds the highest normal share (`usual`) by this or, if that is less, by 0.4 of
+# the distance from the highest normal share to 1.
 MARGIN = 0.2
 _BETWEEN = 1  # a run goes on over this many normal windows
 _MOST_H = 12.0  # longer runs are never normal, so that a fault is found within a day

@@ -27,7 +27,7 @@ class Shared(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     blob: Blob
     clock: Clock
     seed: int
-    look_every_us: int  # the time between two checks of inputs, in whole hours; 0: inputs are not checked
+    look_every_us: int  # time between two checks of inputs, a multiple of an hour; 0: inputs are not checked
     faults: Sequence[Fault] = ()
     fits: FitCache = msgspec.field(default_factory=FitCache)
     counts: SharedCounts = msgspec.field(default_factory=SharedCounts)

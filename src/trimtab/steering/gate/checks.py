@@ -21,7 +21,7 @@ from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 # What the text of a gate record says about a check. If a check fails, the text has its name and its reason ("numbers":
-# only its name, because the text begins with the numbers). "slices" is also shown if a slice has too little evidence.
+# only its name; the reason is in the findings). "slices" is also shown if a slice has too little evidence.
 # "remark" and "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
@@ -108,7 +108,7 @@ def _floor(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _improves_below_floor(facts: Facts) -> bool:
-    """Return whether a scheduled refit has a lower loss than the champion, which fails the floor as well. # D0194"""
+    """Return whether a scheduled refit beats a champion that is no better than the baselines either. # D0194"""
     if not (facts.compares and facts.refreshes and facts.difference[0] < 0.0):
         return False
     champion = floor_checks(facts.champion_losses, facts.baseline_losses, facts.at_us)

@@ -81,7 +81,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
     if name == "shadow":
         repair, said = (
             state.repair,
-            "No day is compared yet: a day counts once its labels are final (the label's wait).",
+            "No day is compared yet: a day counts once the declared wait for its labels is over.",
         )
         if repair is not None and state.shadow:
             found = judged(rollout, state.shadow, repair)
@@ -91,7 +91,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         answer = f"trimtab approve {deployment.name}, or trimtab reject {deployment.name} --why TEXT"
         return None, state.expires_us, f"To decide: {answer}."
     if name.startswith("canary"):
-        said = "Its errors, latency and answers are compared with those of the version in service."
+        said = "The new version's errors, latency and answers are compared with those of the version in service."
         return state.stage_since_us, state.stage_since_us + rollout.step_us, said
     if name == "bake" and state.bake is not None:
         said = "The new version is rolled back if errors, latency or answers get worse than before."
@@ -115,5 +115,5 @@ def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
 
 
 def _follow_ups(state: LoopState) -> list[Stage]:
-    said = "Another candidate is trained then, on more days since the change."
+    said = "At this time another candidate is trained, on more of the days since the last change of the data."
     return [Stage(name="follow up", state="next", until_us=at_us, said=said) for at_us in state.follow_ups_us]

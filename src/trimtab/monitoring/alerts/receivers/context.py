@@ -33,7 +33,7 @@ class DeliveryContext:
         for name in Template(text).get_identifiers():
             value = self.environment.get(name, "")
             if not value:
-                raise Misuse(f"the environment variable {name} is not set. Set it where alerts are delivered.")
+                raise Misuse(f"the environment variable {name} is not set. Set it for the process that sends alerts.")
             self._found.add(value)
         return Template(text).substitute(self.environment)
 

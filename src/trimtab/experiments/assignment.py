@@ -46,7 +46,7 @@ class Assigner:
         state: Its state since the start; None: it was not started, and all units get the control.
         holdout: The share of all units that take part in no experiment.
         overrides: The variants of testers, by unit; None: those of the definition.
-        allocation: Assign as under this allocation of the past, and not as now.
+        allocation: An earlier allocation by which to assign; None: the newest one.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Assigner:
         self._slots = begin, end = state.slots
         self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
         self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed
-        # `share` is that of all units, and this is the number of buckets of those in the experiment's slots
+        # `share` is a share of all units. Units in the experiment's slots take part if their bucket is below this.
         self._below = round(now.share * BUCKETS / (end - begin) * BUCKETS)
         chosen = [name for count, name in now.buckets for _ in range(count)]
         self._assigned = [self._result(name, "assigned") for name in chosen]
@@ -134,7 +134,7 @@ class Assigner:
     ) -> Exposure | None:
         """Return the exposure of the unit of a row; None if it takes no part.
 
-        If it takes no part because a feature is missing, the result has no variant, so that such units are counted.
+        A unit that takes no part because a feature is missing gets an exposure without a variant, to be counted.
 
         Args:
             row: As for `assign`.
@@ -273,7 +273,7 @@ def plain(value: Any) -> Any:
 
 
 def whole(text: str) -> int | None:
-    """Return the whole number that a text stands for; None if it has more than its digits, or is too large.
+    """Return the whole number that a text stands for; None if Python writes it otherwise, or it exceeds 64 bits.
 
     >>> whole("71"), whole("071"), whole("x")
     (71, None, None)
@@ -350,7 +350,7 @@ def reallocated(buckets: Sequence[tuple[int, str]], weights: Mapping[str, float]
 
 
 def _counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """Return the number of buckets for each variant. What rounding down leaves goes to the largest remainders."""
+    """Return each variant's number of buckets, rounded down. Those with the largest remainders get the rest."""
     exact = {name: weight * BUCKETS for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
     order = sorted(exact, key=lambda name: counts[name] - exact[name])  # stable: ties in declared order

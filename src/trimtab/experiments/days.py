@@ -28,15 +28,15 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     closed_until_us: int  # all days before this time are closed
-    units: list[str] = []  # by day: the address of the blob with the units that were first exposed then
+    units: list[str] = []  # for each day with first exposures of units, oldest first: the address of their blob
     read_again: dict[int, int] = {}  # by number in `LATE_AFTER`: outcomes of days before this time were read again
 
 
 class Lateness(msgspec.Struct, frozen=True, kw_only=True):
-    """How late exposures of a generation may be logged. It grows with the first import of later ones."""
+    """The time after which a logged exposure does not count any more. An import of older exposures raises it."""
 
     generation: int
-    late_us: int
+    late_us: int  # from the exposure to its logging
 
 
 def stored_lateness(catalog: Catalog, state: ExperimentState) -> tuple[int, int]:

@@ -106,11 +106,11 @@ def experiment(
             the unit is a tuple of their values, or the same as a JSON array of texts.
         switchback: Assign blocks of time and not units; made with `switchback()`.
         crossovers: Units that meet a second variant, because a tester's override or the weights changed: "first" counts
-            them for their first variant; "exclude" leaves out those that do so until their day is closed.
+            them for their first variant; "exclude" leaves them out if it happens before their day is closed.
         metrics: What is compared, made with `metric()`. One of them is primary.
         slices: Attributes. The units of each value of an attribute are also analysed on their own.
-        strata: One of `slices`, such as "country". Means and proportions are adjusted for differences between its
-            values that both variants have (post-stratification), which narrows their intervals.
+        strata: One of `slices`, such as "country". Differences between countries are subtracted from means and
+            proportions (post-stratification), which narrows their intervals.
         rule: How the result is read. "sequence" and "msprt" hold at every look; "obrien_fleming" has `looks` planned
             ones; "fixed" has one, at the end.
         level: The confidence of the intervals.

@@ -44,7 +44,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: Role = "secondary"
     better: Literal["higher", "lower"] = "higher"
     margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's mean
-    negligible: float = NEGLIGIBLE  # for a guardrail without any event: a share of units with one that does no harm
+    negligible: float = NEGLIGIBLE  # for a guardrail without any event: if this share of units has one, it is no harm
 
     @property
     def content(self) -> object:
@@ -91,13 +91,14 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unit: tuple[str, ...]  # the columns of a request that identify the unit, such as a customer
     # by name: a JSON value; over versions a reference such as "late@7", and over deployments the name of the model
     variants: dict[str, Any]
-    # the model whose endpoint splits its requests: of the versions, or of the control's deployment; None: plain values
+    # the model whose endpoint splits its requests: that of the compared versions, or of the control's deployment; None:
+    # the variants are plain values
     model: str | None = None
     deployments: bool = False  # whether the variants are deployments of several models
     weights: tuple[float, ...] = ()  # the share of each variant among the participants; they add up to 1
     share: float = 1.0  # the share of the eligible units that take part
     ramp: tuple[tuple[int, float], ...] = ()  # growing shares: microseconds after the start, and the share from then on
-    ramp_at: tuple[tuple[int, float], ...] = ()  # the same by date: microseconds since 1970; one of both is empty
+    ramp_at: tuple[tuple[int, float], ...] = ()  # as `ramp`, but with times since 1970; one of both is empty
     layer: str = ""  # experiments of one layer have no unit in common; empty: a layer of its own
     where: Expression | None = None  # only units whose attributes and features fulfil this take part
     attributes: dict[str, Dtype] = {}  # the columns that `where` and `slices` read, with their types

@@ -99,7 +99,7 @@ def entity_values(features: FeatureSet, row: Mapping[str, Any]) -> dict[str, Any
 
 
 class EligibilityReader:
-    """Reads the features that an experiment needs as of now. Several threads may use it.
+    """Reads the current values of the features that an experiment needs. Several threads may use it.
 
     Args:
         definition: The experiment.
@@ -117,7 +117,7 @@ class EligibilityReader:
         self._needed = [name for name in features.names if name in read]
 
     def known(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> list[tuple[dict[str, Any], str]]:
-        """Return each row with its features, and a text that names those that `where` needs and that have no value.
+        """Return each row with its features, and a text that names those that `where` needs but that have no value.
 
         If the features cannot be read now, they have no value.
         """

@@ -26,7 +26,7 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: Array
     places: Array
     variants: Array
-    again: int = 0  # units of earlier days, left out here, that met another variant on this day
+    again: int = 0  # how many units of earlier days (which are left out here) met another variant on this day
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -54,7 +54,8 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ) -> Iterator[ExposureBlock]:
         """Yield the first exposures with all their columns, in the order of the log, in chunks of at least `rows`.
 
-        `blocks` are the exposures that `first_exposures` was given. `crossed` is filled as by the method of this name.
+        `blocks` are the exposures that `first_exposures` was given. In `crossed`, the units are marked that met another
+        variant in these exposures, as by the method `crossed`.
         """
         waiting: list[ExposureBlock] = []
         for block in blocks if len(self) else ():
@@ -76,7 +77,7 @@ def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[tuple[Arr
 
     Args:
         blocks: The exposures, in any order. They may be repeated.
-        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They are left out.
+        earlier: For each earlier day, the sorted hashes and the variants of its units, which are left out.
     """
     groups = [_Group() for _ in range(_BUCKETS)]
     shift = np.uint64(64 - (_BUCKETS - 1).bit_length())

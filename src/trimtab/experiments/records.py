@@ -30,7 +30,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened to an experiment since its start. A new start after a changed definition is a new generation."""
+    """What happened to an experiment since its newest start. Each start is a new generation."""
 
     name: str
     hash: str  # of the definition, as it was at the start
@@ -130,7 +130,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     day_us: int
     variants: dict[str, VariantDay]
-    crossed: int = 0  # units that met another variant than their first: on this day, or first exposed on this day
+    crossed: int = 0  # units of earlier days that met another variant on this day, and units of this day that met one
     not_eligible: dict[str, int] = {}  # units that took no part because a feature was missing, by feature and reason
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"

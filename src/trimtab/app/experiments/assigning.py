@@ -38,7 +38,7 @@ _LOOK_S = 0.5  # if the catalogue cannot tell whether it has changed, rules are 
 
 
 class Rule(msgspec.Struct, frozen=True, eq=False):
-    """How an experiment assigns units now, compiled."""
+    """The compiled rule by which an experiment assigns units now."""
 
     assigner: Assigner
     generation: int  # the number of its newest start; 0 before the first
@@ -62,7 +62,7 @@ class Rules:
     @cached_property
     def log(self) -> Log:
         """The log of exposures."""
-        with self._mutex:  # threads that need it first at the same time must get the same object
+        with self._mutex:  # two threads that need the log for the first time must get the same object
             return self._system.state.exposures
 
     def of(self, name: str) -> Rule:
@@ -101,7 +101,7 @@ class Rules:
     def known(self, rule: Rule, rows: Sequence[dict[str, Any]], now_us: int) -> Sequence[tuple[dict[str, Any], str]]:
         """Return each row with the features that the rule needs, as of now, and a text that names the missing ones."""
         definition = rule.assigner.definition
-        if rule.reader is None:  # no variant is assigned by features now
+        if rule.reader is None:  # features are not read now, so all of them are null
             return [({**dict.fromkeys(definition.feature_types), **row}, "") for row in rows]
         mark = self._system.state.mark()
         if mark is None or mark != self._caught:
@@ -266,5 +266,5 @@ def _note(system: System, state: ExperimentState, definition: Experiment) -> str
     if champion is not None and champion.id != state.versions.get(definition.control):
         if champion.id in state.versions.values():
             return "a treatment's version is the champion now, so both variants are one version: stop the experiment"
-        return "the champion changed since the start, so newer days compare with another version than older ones"
+        return "the champion changed since the start, so the control of newer days is another version than before"
     return ""

@@ -2,7 +2,7 @@
 
 A day is closed once, after the windows of all its units and the waits for labels and late events have passed. What
 becomes known later does not change its sums. 1, 7 and 28 days later its outcomes are read again: if some came late,
-they are counted, and the sums with them are stored next to those of the closed day.
+their number is stored with the day, and a second set of sums that includes them.
 
 Everything is computed from the logs, so a killed process loses nothing: the next one closes the same day with the same
 sums.
@@ -61,7 +61,7 @@ def close_due(system: System, experiment: str | None = None) -> list[ExperimentD
     no longer declares. The status and the report of the latter say so (`cannot_close`).
 
     Raises:
-        TrimtabError: The days of an experiment cannot be closed. Those of the other experiments are.
+        Exception: The first error of an experiment whose days cannot be closed, after those of the others are closed.
     """
     system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
     days: list[ExperimentDay] = []
@@ -141,7 +141,7 @@ class ExperimentDays:
 
         Args:
             due: The day.
-            earlier: Sorted hashes, and variants, of the units that were first exposed on earlier days.
+            earlier: For each earlier day with units: their sorted hashes and their variants, as stored at its close.
             evaluate: Computes features.
         """
         state, intake = self._state, self._intake(due)
@@ -164,8 +164,8 @@ class ExperimentDays:
     def read_again(self) -> None:
         """Read the outcomes of days again that were closed some days ago (`LATE_AFTER`), and store what came late.
 
-        If the sums have changed, the sums as of the close are computed again as a check. If these are not the stored
-        ones, because exposures or events were removed or units became testers, the day is left as it is.
+        If late outcomes changed the sums, the sums without late outcomes are computed again, too. If these differ from
+        the stored ones, because exposures or events were removed or units became testers, the day is left as it is.
 
         Raises:
             Conflict: Another process has stored the outcomes meanwhile.
@@ -217,7 +217,8 @@ class ExperimentDays:
     ) -> DaySums:
         """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too.
 
-        If units that met another variant count, this marks those of the day in `crossed`; otherwise they are left out.
+        With the rule `crossovers="first"`, units that met another variant count, and are marked in `crossed` here. With
+        "exclude", the units that are marked in `crossed` are left out.
         """
         sums = DaySums(self.definition)
         of_predictions, labels = dict[str, UnitValues](), None
@@ -237,9 +238,9 @@ class ExperimentDays:
         return sums
 
     def _crossed(self, first: FirstExposures, intake: Intake) -> NDArray[Any]:
-        """Return which units met another variant until their day is closed, if such units do not count.
+        """Return which units met another variant before their day is closed. With `crossovers="first"`, mark none yet.
 
-        In a switchback, each unit counts once in each block, and so it has one variant.
+        In a switchback, a unit counts once in each block of time, where it has a single variant.
         """
         if self.definition.crossovers == "first":
             return np.zeros(len(first), bool)
@@ -249,7 +250,7 @@ class ExperimentDays:
     def _exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
         """Yield the exposures that may be the first ones of a day.
 
-        For an experiment over versions, these are predictions, and exposures that were logged without an answer.
+        For an experiment over versions, these are predictions, and logged exposures of requests that got no answer.
         """
         codes = {name: code for code, name in enumerate(self.definition.variants)}
         state = self._state
@@ -287,7 +288,7 @@ class ExperimentDays:
 
 
 def _placed(system: System, definition: Experiment) -> Experiment:
-    """Return a definition whose metrics read the sources as declared now, with columns at their stored positions."""
+    """Return a definition whose metrics have the sources as declared now, which know the positions of their columns."""
     sources = system.definitions.source
     metrics = [
         one if one.source is None else msgspec.structs.replace(one, source=sources(one.source.name))

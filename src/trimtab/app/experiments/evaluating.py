@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(system: System, features: FeatureSet | None, what: Sequence[Any]) -> Iterator[Evaluate]:
-    """Give a function that computes features from the events that are recorded now.
+    """Yield a function that computes features from the events that are recorded now.
 
     Args:
         system: The project whose events are read.
         features: All features that are computed; None: no metric reads events.
-        what: Everything else that determines the result, for work that is resumed after a stop.
+        what: Everything else that determines the result. A stopped run is only resumed if this is unchanged.
     """
     if features is None:
         yield _without_features
@@ -44,7 +44,7 @@ def with_past_features(
 ) -> list[tuple[dict[str, Any], str]]:
     """Return rows of units with the features that an experiment reads, each as of its time, computed from history.
 
-    The texts name the features without a value, with reasons.
+    The text next to a row names the features that `where` needs and that have no value, with reasons.
     """
     features = system.live.eligibility(definition)
     if features is None:

@@ -55,13 +55,13 @@ class PredictionValues:
     def of(
         self, first: FirstExposures, intake: Intake, known_by_us: int | None = None
     ) -> tuple[dict[str, UnitValues], Array]:
-        """Return the numbers of the units that were first exposed in the time of an intake.
+        """Return the numbers of the units in `first`, which were exposed in the time of the intake.
 
-        With `known_by_us`, labels that became known after their wait, but until then, count, too.
+        With `known_by_us`, late labels (after the declared wait) count, too, if they were known by this time.
 
         Returns:
-            By metric: the number of each unit, and for primary metrics the same for each part of the window. And how
-            many predictions of each unit have a label and how many have none, shape (units, 2).
+            By metric, the number of each unit, and for primary metrics also its number for each part of the window. And
+            an array of shape (units, 2): how many predictions of each unit have a label, and how many have none.
         """
         labels = np.zeros((len(first), 2), np.int64)
         parts: dict[str, list[tuple[Array, Array, Array]]] = {metric.name: [] for metric in self.metrics}

@@ -163,7 +163,7 @@ class Running:
         return None
 
     def _harm_of(self, model: str, control: str, limits: Guardrails) -> str | None:
-        """Return the limit of the service that a deployment exceeds, compared with that of the control."""
+        """Return which guardrail a deployment exceeds, compared with the control's; or which has no champion."""
         assert self.state is not None  # `must_stop` has checked this
         found = []
         for name in (model, control):
@@ -197,7 +197,8 @@ class Running:
     def conclude(self, winner: str) -> Decision:
         """End the experiment with a winner. A version that won is judged by the gate, and promoted only if it passes.
 
-        If the variants are no versions, all units get the winner's value from now on, except the global holdout.
+        A deployment that won is only named in the ledger. If the variants are plain values, all units get the winner's
+        value from now on, except the global holdout.
         """
         state = self._active("running", "paused")
         definition = stored_definition(state)
@@ -331,13 +332,13 @@ class Running:
             ) from error
 
     def _write_with_shares(self, model: str, state: ExperimentState, entry: Entry, changes: list[Change]) -> Decision:
-        """Write the state of an experiment over deployments, and whether it splits the requests of the control's."""
+        """Write the state of an experiment over deployments. While it runs, it splits requests to the control's."""
         record = self._catalog.get(ARMS, model)
         shares = shares_of(record)
         starts = len(state.allocations) == 1 and state.phase == "running"
         if starts or shares.experiment == self._name:
             runs = state.phase in ("running", "paused")
-            # a later time than before, so that all processes see a change, also if the clock stood still
+            # always later than the stored time, so that all processes see a change even if the clock stood still
             before_us = -1 if shares.changed_at_us is msgspec.UNSET else shares.changed_at_us
             shares = ArmShares(canary=shares.canary, shadow=shares.shadow)
             if runs:

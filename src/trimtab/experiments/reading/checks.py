@@ -25,7 +25,7 @@ _SLICE_P = 0.05  # an imbalance is said to be in a slice if the slice's p is bel
 def limit_of(metric: Metric, days: Sequence[ExperimentDay]) -> float | None:
     """Return the largest value that a metric of predictions can have, or None if there is no limit.
 
-    If the sum of their squares is not above their sum, labels or scores are taken to be shares, with the limit 1.
+    Labels or scores whose sum of squares is not above their sum are taken to lie between 0 and 1, so the limit is 1.
     """
     if metric.cap is not None or metric.prediction == "loss":
         return metric.cap

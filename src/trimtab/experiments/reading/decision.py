@@ -13,9 +13,9 @@ from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
 HORIZON_DAYS = 60  # an experiment without a declared duration is assumed to run at most this long
-_MANY_UNITS = 1_000  # if there is no interval with so many units in each variant, a few units probably have most of it
+_MANY_UNITS = 1_000  # if there is no interval with so many units in each variant, a few units probably have huge values
 _EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
-_ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # the half-width of an interval in standard errors, about
+_ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about the half-width of an interval in standard errors; see `_score`
 _POWER_SCORE = 0.84  # an effect this many standard errors larger than the half-width is seen in four of five cases
 
 
@@ -32,7 +32,8 @@ def recommend(
     The rules, in this order: a failed sample-ratio check blocks. A variant is shipped if a primary metric is proven
     better, none is proven worse, and all guardrails are proven within their margins. A variant is stopped if a primary
     metric is proven worse, or a guardrail worse than its margin; if this is true of all variants, stop the experiment.
-    Otherwise it goes on, or if it is over, no difference is shown.
+    Otherwise, and if outcomes that came late contradict the closed days, keep running; or if it is over, no difference
+    is shown.
     """
     if not ratio.holds:
         return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
@@ -261,7 +262,7 @@ def _open_needs(definition: Experiment, some: Sequence[MetricReading], days: int
             # if the interval has only one bound, a harmful effect is never proven
             effect = look.difference if None not in (look.low, look.high) else max(0.0, sign * look.difference)
             needed = days_needed(look, days, effect if one.margin is None else room)
-            if look.at_most is not None:  # (1 - p)^units shrinks with the days
+            if look.at_most is not None:  # (1 - at_most)^units is the same error on every day, and units grow with days
                 negligible = next(metric.negligible for metric in definition.metrics if metric.name == one.metric)
                 needed = days * math.log1p(-min(look.at_most, 0.999)) / math.log1p(-negligible)
             waits[one.role].append((needed, one))

@@ -62,7 +62,7 @@ def _units(page: Document, reading: Reading) -> None:
     page.note(f"Sample ratio: {reading.ratio.text}", "plain" if reading.ratio.holds else "bad")
     if reading.not_eligible:
         lacking = "; ".join(f"{why}: {count:,}" for why, count in reading.not_eligible.items())
-        page.note(f"Units that took no part because a feature was missing (by day and reason): {lacking}", "warning")
+        page.note(f"Units that took no part because a feature was missing (once on each day): {lacking}", "warning")
     series = [
         Series(name=one.name, x=[parse_time_us(day) for day in one.by_day], y=[float(n) for n in one.by_day.values()])
         for one in reading.variants
@@ -138,7 +138,7 @@ def _over_time(page: Document, reading: Reading) -> None:
     marks = [Mark(at_us=parse_time_us(day), label=text) for day, some in reading.marks.items() for text in some]
     page.heading("Effects over time", detail=True)
     page.paragraph(
-        "Each point is the effect with its interval, as it was known at the end of a closed day.",
+        "Each point is the effect on the units that were first exposed until the end of a day, with its interval.",
         detail=True,
     )
     for metric in dict.fromkeys(one.metric for one in reading.metrics):

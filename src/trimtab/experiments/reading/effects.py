@@ -25,8 +25,8 @@ from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming
 from trimtab.stats.exact_sums import rounded
 
 _WEEK_US = 7 * DAY_US
-_FEWEST_DAYS = 3  # of a guardrail without events, before which nothing is known
-_LEAST = 2  # units of each variant without which nothing is compared
+_FEWEST_DAYS = 3  # a guardrail without events has no bound before this many days with units of both variants
+_LEAST = 2  # variants are only compared if each has at least this many units
 _SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
 
 
@@ -108,7 +108,7 @@ def looks_of(
     def compared(until: int, *, margin: bool, last: bool) -> list[Effect]:
         """Return the effects at all looks at the first `until` days. With `last`, "sequence" and "msprt" look once.
 
-        With `margin`, the variant is compared with the control at its margin.
+        With `margin`, the variant is compared with a control that is worse by the margin.
         """
         control, treatment = _pair(definition, metric, shown[:until], variant, slice_)
         pair = (_at_margin(control, metric) if margin else control), treatment
@@ -121,7 +121,7 @@ def looks_of(
     def at_looks(*, margin: bool) -> list[Effect]:
         if metric.kind != "quantile":
             return compared(len(shown), margin=margin, last=False)
-        # the sums of a quantile depend on all days that they contain, so each look has its own
+        # the sums of a quantile depend on its value over all days of a look, so they are computed for each look
         return [compared(end, margin=margin, last=True)[-1] for end in ends if end <= len(shown)]
 
     looks = [_look(effect, shown[end - 1]) for effect, end in zip(at_looks(margin=False), ends, strict=False)]
@@ -139,11 +139,11 @@ def looks_of(
 
 
 def _without_events(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay], variant: str) -> list[Look]:
-    """Return a look for each day until which no unit of both variants has an event of a guardrail.
+    """Return a look for each day, as long as no unit of either variant has an event of a guardrail.
 
     If a share p of the units has one, n units have none with the probability (1 - p)^n. So with the error a, p is at
     most 1 - a^(1/n), about 3/n for an error of 5 %. This holds at all looks together: units that have no event so far
-    had none at any earlier look. Days are blocks, so nothing is known before the third one.
+    had none at any earlier look. Before the third day on which both variants have units, the bound is 1.
     """
     of_events = metric.source is not None or metric.prediction == "label"
     if metric.role != "guardrail" or not of_events or metric.kind not in ("mean", "proportion", "ratio"):
@@ -154,7 +154,7 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
         here = [day.variants.get(name, VariantDay()) for name in (definition.control, variant)]
         if any(one.metrics[metric.name].yy for one in here if metric.name in one.metrics):
             break
-        # a unit without a label may have any, but a unit without an event has none
+        # a unit whose label is not known may have had the event, so only units with a label count
         sums = [one.metrics.get(metric.name, ArmSums()).units for one in here]
         judged = sums if metric.source is None else [one.units for one in here]
         units = [before + count for before, count in zip(units, judged, strict=True)]
@@ -180,7 +180,7 @@ def _at_margin(control: Arm, metric: Metric) -> Arm:
 def days_shown(
     definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]
 ) -> Sequence[ExperimentDay]:
-    """Return the closed days whose effects may be shown: none after the planned end, and none between planned looks."""
+    """Return the closed days until the planned end; with planned looks, only those until the newest look."""
     end_us = state.started_at_us + (definition.duration_us or sys.maxsize)
     days = [one for one in closed if one.day_us < end_us]
     if definition.rule != "obrien_fleming":
@@ -221,7 +221,7 @@ def effects_by_age(
 ) -> dict[str, Look]:
     """Return the effect in each part of a metric's window, by days since the first exposure, such as "day 1".
 
-    Each part has all units. The intervals are those of a single look.
+    All units are in each part. The intervals are those of a single look.
     """
     ends = [-(-end // DAY_US) for end in metric.age_ends_us]
     how, days = _how(definition, metric), [one for one in days if any(of.ages for of in one.variants.values())]

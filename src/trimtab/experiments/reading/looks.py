@@ -74,8 +74,8 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     """Return what the interval of a look says about a metric.
 
     A guardrail is "within margin" once it is sure that it is not worse by more than its margin, and "worse" once it is
-    sure that it is. The margin is a share of the control's value, and its bounds allow for the error of this value. If
-    no unit has an event, it is "within margin" once fewer units than the metric's `negligible` share can have one.
+    sure that it is. The margin is a share of the control's value, whose error is in `beyond_low` and `beyond_high`. If
+    no unit has an event, it is "within margin" once at most the metric's `negligible` share of the units can have one.
     """
     ends = look.low, look.high
     low, high = bounded or ends

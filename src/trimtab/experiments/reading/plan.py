@@ -58,12 +58,12 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     rule: Rule  # the declared one
     origin: str  # the source or request whose rows stand for exposures
     past_days: int
-    units_a_day: float  # new units of the control and of one variant together
+    units_a_day: float  # new units of the control and of the first other variant together
     power: float  # the probability with which an effect is found
     metrics: list[MetricPlan]
     assumption: str = ""  # what is taken for granted about the units, and how to change it
     constant: list[str] = []  # metrics that did not vary over the past units, so nothing is planned for them
-    # of these, guardrails without any event: after about how many days they are within their margins if none comes
+    # for guardrails in `constant` without any event: the days until they are within their margins if none comes
     without_events: dict[str, int] = {}
 
     def lines(self) -> Iterator[str]:
@@ -234,7 +234,7 @@ def _metric_plan(
 def _noise(
     days: Sequence[ExperimentDay], metric: Metric, control: str, variant: str, *, cuped: bool
 ) -> tuple[float, float, float]:
-    """Return the control's value, a unit's variance, and that of a day's difference without the part of the units."""
+    """Return the control's value, a unit's variance, and the part of the daily variance that units do not explain."""
     arms = arms_of(days, (control, variant), metric)
     found = readings(*arms, ends=[len(days)], ratio=metric.kind == "ratio", cuped=cuped, correlated=False)
     errors = found.errors()

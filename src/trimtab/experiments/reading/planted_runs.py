@@ -209,7 +209,7 @@ def split_days(
 
 
 def made_state(definition: Experiment, start_us: int, generation: int, weights: dict[str, float]) -> ExperimentState:
-    """Return the state of an experiment that was never started, with all its units at once."""
+    """Return a state as if the experiment had started at `start_us`, with its largest share from the beginning."""
     now = Allocation(from_us=start_us, share=definition.largest_share, weights=weights, buckets=first_buckets(weights))
     return ExperimentState(
         name=definition.name,

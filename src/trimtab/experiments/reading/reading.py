@@ -227,7 +227,7 @@ def _metrics(
 
 
 def _corrected(definition: Experiment, one: MetricReading, p: float | None) -> MetricReading:
-    """Return a secondary metric with its corrected p. Without enough evidence after the correction it is open."""
+    """Return a secondary metric with its corrected p. If this is too large for a proof, the verdict is "open"."""
     proven = p is not None and p <= 1.0 - definition.level
     return msgspec.structs.replace(one, adjusted_p=p, verdict=one.verdict if proven else "open")
 
@@ -242,7 +242,7 @@ def _late(days: Sequence[ExperimentDay]) -> dict[str, dict[str, int]]:
 
 
 def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Sequence[MetricReading]) -> list[str]:
-    """Return what weakens the effects, and what to do: changed weights, missing events, and outcomes that came late."""
+    """Return what weakens the effects: changed weights, crossed units, missing events, and outcomes that came late."""
     found, by_name = list[str](), {one.name: one for one in definition.metrics}
     if changed := [_day(one.day_us) for one in days if one.excluded == _CHANGED]:
         found.append(
@@ -250,9 +250,7 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
             "for their first one, which makes differences smaller. If many come back, start the experiment again"
         )
     if crossed := sum(one.crossed for one in days if one.excluded is None):
-        rule = (
-            "count for their first one" if definition.crossovers == "first" else "do not count, if their day was open"
-        )
+        rule = "count for their first one" if definition.crossovers == "first" else "do not count if their day was open"
         found.append(
             f"{crossed:,} units met another variant than their first (an override or the weights changed): {rule}"
         )

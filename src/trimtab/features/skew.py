@@ -77,7 +77,7 @@ def differences(
 
 
 def floats_apart(first: float, second: float) -> float:
-    """Return how far apart two numbers are, counted in neighbouring floats. It is infinite if one is NaN.
+    """Return how many neighbouring floats two numbers are apart; infinite if they differ and one is not finite.
 
     >>> floats_apart(1.0, 1.0 + 2**-52), floats_apart(1.0, math.nan)
     (1.0, inf)

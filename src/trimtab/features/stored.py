@@ -113,7 +113,7 @@ def _check_functions(expression: Expression) -> None:
 
 
 def _items(stored: StoredFeatures) -> list[Item]:
-    """Return views and expressions in an order in which `feature_set` gives the names in their stored order."""
+    """Return views and expressions in such an order that `feature_set` yields the stored order of names."""
     joins = {f"{join.name}.{feature}": join for join in stored.joins for feature in join.view.features}
     left = list(stored.joins)
     items: list[Item] = []

@@ -1,6 +1,6 @@
 """Compute features of many requests at once, from the history of the sources.
 
-Training, batch scoring and the check of logged predictions use this.
+Training, batch scoring and the check for skew use this.
 """
 
 from __future__ import annotations

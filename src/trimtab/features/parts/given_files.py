@@ -179,7 +179,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
 
 
 def _tests(source: Source, types: Mapping[str, str], usual: Collection[str]) -> dict[str, str]:
-    """Return the SQL of each test that is true for values which no event has. `usual` numbers are not tested."""
+    """Return SQL tests, each true for values that no event has. The numbers in the columns `usual` are known to fit."""
     tests = {}
     for name, kind in types.items():
         dtype = dtypes_of(source)[name]

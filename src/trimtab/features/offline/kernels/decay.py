@@ -96,7 +96,7 @@ class _Tiles:
         place, sign, tile = place[order], sign[order], tile[order]
         self._key, changed_at = key[order], changed_at[order]
         tiles = len(self.hop)
-        # for each tile, the index of its first change, and below of its last one
+        # for each tile, the indexes of its first and of its last change
         self._first = np.searchsorted(tile, np.arange(tiles))
         last = np.searchsorted(tile, np.arange(tiles), "right") - 1
         before = self._first[tile]

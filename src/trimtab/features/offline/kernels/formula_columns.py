@@ -1,7 +1,4 @@
-"""The formulas of `formulas.py` for whole columns.
-
-They are the same operations in the same order, so the results are equal, bit for bit.
-"""
+"""The formulas of `formulas.py` for whole columns: the same operations in the same order, so the results are equal."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from trimtab.store.ports import Log
 if TYPE_CHECKING:
     from trimtab.events.tables import Moved
 
-_TAIL = 6_000  # at the end, a step applies up to this many new records (filling never ends if more arrive meanwhile)
+_TAIL = 6_000  # at the end, a step applies up to this many new records (if more arrive per step, filling never ends)
 _SWEPT = 5_000  # how many keys one transaction deletes
 
 

@@ -2,8 +2,8 @@
 
 Rows are processed entity by entity, and for each entity in the order of event times, so that each state is only encoded
 once. To limit the memory, a long history is read several times, each time for a part of the entities. In a source with
-a key, events can move from one entity to another, so each time is for a part of the event ids, whose versions are
-stored. Then the states are computed from the stored versions, part by part.
+a key, a correction can move an event to another entity. There, each reading is for a part of the event ids, and only
+stores their versions. Then the states are computed from the stored versions, for one part of the entities at a time.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
 
 
 def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
-    """Add the contents of the stubs that are already written for these entities."""
+    """Add what the stubs that were written before say about these entities."""
     keys = [groups.plan.keys.states + name for name in names]
     for name, packed in zip(names, kv.get_many(keys), strict=True):
         if packed is not None:
@@ -383,8 +383,8 @@ def _written(kv: KeyValue, pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[int
 def _written_in_thread(kv: KeyValue, pieces: Iterator[dict[bytes, bytes]]) -> Iterator[int]:
     """Write each piece in a transaction of its own, while the next piece is made.
 
-    This saves time, because half of the time of a write is waiting for the disk. Nothing is written while the caller
-    does other things.
+    This saves time, because half of the time of a write is waiting for the disk. At each yield, nothing is being
+    written.
     """
     with ThreadPoolExecutor(1, "trimtab-load") as thread:
         piece = next(pieces, None)

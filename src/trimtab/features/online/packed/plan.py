@@ -59,7 +59,7 @@ class ViewPlan:
         return bool(self.latest) or self.life is not None
 
     def expired(self, event_at_us: int, s_us: int) -> bool:
-        """Return whether an event at `event_at_us` is in no window at `s_us` or later."""
+        """Return whether an event at `event_at_us` is in no window of any request at `s_us` or later."""
         if self.forever or event_at_us >= s_us - self.longest_us:
             return False
         return all(event_at_us < floor(s_us - g.over_us, g.hop_us) for g in self.groups)

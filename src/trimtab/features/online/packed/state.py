@@ -63,10 +63,10 @@ class EntityState:
     """The state of one entity in one view, decoded for writing.
 
     Encoded, it is a list of: the format; the tag of the definition; whether some sums are stored as bytes because they
-    exceed 64 bits; the append time S; `known`, how many records count or have counted (0 if none; after a filling, this
-    may be too small, but not 0); the unsealed rows; the latest sealed rows (several only if they have the same event
-    time); the exponents of float sums; the tiles of each group of windows; and the fields and extremes of unlimited
-    windows. If a feature needs more than sums and extremes, its sketches come last (see `sketches.py`).
+    exceed 64 bits; the append time S; `known`, how many records count or have counted (after a filling, perhaps fewer,
+    but 0 only if none); the unsealed rows; the latest sealed rows (several only if they have the same event time);
+    the exponents of float sums; the tiles of each group of windows; and the fields and extremes of unlimited windows.
+    If a feature needs more than sums and extremes, its sketches come last (see `sketches.py`).
 
     A tile holds the sums over one hop. For a group of windows, there is a list of: the beginning of the newest tile;
     its fields; for each window, the totals of the older tiles in it at S; the encoded older tiles; how many words an
@@ -78,7 +78,7 @@ class EntityState:
 
     def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        # What `unseal` cannot compute without the removed rows, and `restore` computes from stored rows:
+        # what `unseal` cannot subtract (such as a minimum), and `restore` computes again from the stored rows:
         # (group, stack, first event time, last event time): push the rows between these times to the stack again
         self.lost_extremes: list[tuple[int, int, int, int]] = []
         self.lost_life: set[int] = set()  # the indexes of extremes of unlimited windows
@@ -128,10 +128,10 @@ class EntityState:
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
-        """Apply a record that repeats an event. The event takes the record's known-at time and position if earlier.
+        """Apply a record that repeats an event: its known-at time and position replace those of the event if earlier.
 
-        Return False if the event is neither unsealed, nor a latest row, nor in a sketch. Then the time and the position
-        do not matter any more.
+        Return False if the event is neither an unsealed row, nor a latest row, nor in a sketch. Then its known-at time
+        and position do not matter any more.
         """
         found = False
         for rows in (self.unsealed, self.latest_rows):
@@ -149,7 +149,7 @@ class EntityState:
         """Set S to `s_us`, and seal all rows whose event time and known-at time it has passed."""
         still: list[Row] = []
         live: list[Row] = []
-        # of the versions that were replaced before S reached their event time: the one with the earliest event time
+        # of the rows that were replaced before S had passed both their times: the one with the earliest event time
         dead: Row | None = None
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.unsealed:

@@ -42,7 +42,7 @@ class Ties:
         self._least = _place(state.latest_rows[0]) if state.latest_rows else []
 
     def new(self, rows: list[Row], count: Counter[str]) -> list[Row]:
-        """Find the new rows that repeat a stored row. The stored row takes the known-at time and position if earlier.
+        """Find the new rows that repeat a stored tie. It takes their known-at time and position if these are earlier.
 
         Return the other rows. If the view has windows, return all rows.
         """

@@ -49,10 +49,10 @@ class VersionIndex:
             self._versions[name] = self._unpacked(packed)
 
     def add(self, event_id: str, version: Version, s_us: int) -> tuple[list[Link], list[Link]]:
-        """Add a version of an id that is applied at append time S.
+        """Add a version of an id that is applied at append time S. Return the removed links, and the added ones.
 
-        Return the links that no longer count, and those that newly count. Versions that `needed` drops are not
-        compared, because no read can see them any more.
+        A link whose row gets another `UNTIL`, because its next version has changed, is among both. Versions that
+        `needed` drops are not compared, because no read can see them any more.
         """
         name = name_bytes(event_id)
         if not self._versions[name]:  # most ids have only one version
@@ -85,7 +85,7 @@ class VersionIndex:
                     yield row
 
     def forget_before(self, entity: bytes, cut_us: int) -> None:
-        """Delete up to 64 ids of an entity all of whose versions happened and became known before `cut_us`."""
+        """Delete up to 64 ids of an entity: those whose versions all happened and became known before `cut_us`."""
         for event_at, name in islice(self._found(entity, -_LAST - 1, cut_us - 1), _CHUNK):
             if all(v[0] < cut_us and v[3] < cut_us for v in self._read(name)):
                 self._forget(entity, event_at, name)
@@ -174,11 +174,11 @@ class VersionIndex:
 def needed(versions: list[Version], s_us: int) -> list[Version]:
     """Return the versions of an id that can still matter at S or later, whatever else becomes known.
 
-    Versions are sorted by known-at time, and a late record may be inserted before the version that is valid at S. It
-    matters in two cases. First, if its content is that of the valid version, the late record counts instead, and the
-    valid version repeats it. Second, if its content differs and it comes between two versions of which the later
-    repeats the earlier, then the later one is no repetition any more, and counts. Besides, a deletion takes the values
-    that it does not state from the version before it. Versions that are not needed for these cases are dropped.
+    Versions are sorted by known-at time, and a late record may be inserted before the version that is valid at S. This
+    matters in two cases. First, if the record has the content of the valid version, it counts in its place, as the
+    earlier of the two. Second, if it has other content and comes between two equal versions, the later of these is no
+    repetition any more, and counts. Besides, a deletion takes the values that it does not state from the version before
+    it. Versions that are not needed for these cases are dropped.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first

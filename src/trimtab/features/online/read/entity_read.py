@@ -1,4 +1,4 @@
-"""Read the present online features of one entity, without a request."""
+"""Read the current online features of one entity, without a request."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ def last_n(
     hop: Duration | None = None,
     until: Duration = 0,
 ) -> Several:
-    """Declare the n newest values (1 to 100) in the window. Named `x`, they are the features `x_1` (newest) to `x_n`."""
+    """Declare the n newest values (1 to 100) in the window. Named `x`, they are features `x_1` (newest) to `x_n`."""
     return Several(of=_windowed("last", column, over, where, hop, until), n=n)
 
 

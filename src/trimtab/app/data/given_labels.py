@@ -225,7 +225,7 @@ class _Labelled:
             raise InvalidField(f"{at}.value: {error}", field="value", pointer=f"{at}.value") from None
 
     def counts_as(self, given: Any, event: dict[str, Any]) -> str | None:
-        """If the label says whether an event happened, return whether a given text counts as true or false."""
+        """Return whether a given text counts as true or false; None if the label is no truth value, or is no text."""
         return self._values.counts_as(given, event.get(self._values.columns[0])) if isinstance(given, str) else None
 
     def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:

@@ -110,7 +110,7 @@ def _own_answer(p: Prediction) -> float | dict[str, float] | None:
 
 
 def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
-    """Return a function that converts a logged request to the columns declared now, or returns None if impossible."""
+    """Return a function that converts a logged request to the columns declared now. It returns None if it cannot."""
     unchanged = list(known.columns.items()) == list(now.columns.items())
     names, same = list(known.columns), known.columns.items() & now.columns.items()
     places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
@@ -178,8 +178,8 @@ def ingested_requests(
 ) -> tuple[Columns, NDArray[Any]]:
     """Return the ingested requests that were known at `cut_us`, each once, and their times.
 
-    If a request was corrected, its values are those at its own time (or the first ones, if it became known later).
-    Requests that were deleted by `cut_us` are left out; with `deleted`, only those deleted before their own time.
+    If a request was corrected, its values are those at its own time, or if none were known then, the first ones.
+    Requests that were deleted by `cut_us` are left out; with `deleted`, only those deleted by their own time.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

@@ -33,7 +33,7 @@ from trimtab.store.ports import LogRecord, Put
 KIND = "recent_events"  # the kind of the catalogue record
 _KEY = "all"
 _MOST = 1_000_000  # with more recent events of a source, a sample is kept: 60 bytes for each event
-_FEW = 10_000  # as long as no more old events are in a file, they stay
+_FEW = 10_000  # up to this many old events are never dropped (see `_kept`)
 _BATCH = 100_000
 # the fields of a row; then come each number's value and whether there is one
 _FIELDS = [
@@ -53,7 +53,7 @@ class _File(msgspec.Struct, frozen=True):
 
     name: str
     columns: dict[str, Dtype]  # the numbers in it: their columns and types
-    step: int = 1  # of the hashes of ids, those that this power of two divides are in the sample
+    step: int = 1  # a power of two: events whose id has a hash divisible by it are in the sample
     rows: int = 0
     checksum: int = 0
 
@@ -69,13 +69,13 @@ class _Stored(msgspec.Struct, frozen=True):
 class RecentEvents:
     """The versions that became known in the last six weeks, of the sources of all deployed models' features and labels.
 
-    Of earlier versions, a few are kept: the one with the newest event time, and one for each load of a file. If a
-    source has more than a million recent versions, those of each second, fourth, ... id are kept. A version has its
-    times, its place in the log, and its numbers.
+    Of earlier versions, at least the one with the newest event time is kept, and one for each load of a file. If a
+    source has more than a million recent versions, those of about every second id are kept, or every fourth, and so on.
+    A version has its times, its place in the log, and its numbers.
 
     New records are compared with the earlier versions of their events, which an index finds. So the kept versions are
-    those of the whole history. The files are made of the log alone. If one is damaged, or the record in the catalogue
-    is about another log or other columns, they are made again.
+    as if the whole log had been read. If a file is damaged, or the record in the catalogue is about another log or
+    other columns, all files are made again from the log.
     """
 
     def __init__(self, system: System) -> None:
@@ -89,7 +89,7 @@ class RecentEvents:
     def frame(self, source: str) -> EventFrame:
         """Return the recent events of a source. Until there are new ones, this returns the same object.
 
-        Its columns are those of numbers. When a version was superseded is left out.
+        It only has the columns of numbers, and no version is marked as superseded.
         """
         with self._mutex:
             self._refresh()
@@ -261,7 +261,7 @@ class RecentEvents:
                 lock.release()
 
     def _written(self, source: str, before: _File | None) -> _File:
-        """Add the new rows of a source to its file. If other rows than the last were dropped, write another file."""
+        """Add the new rows of a source to its file. If rows in the file changed or were dropped, write a new file."""
         rows, file = self._rows[source], self._stored.files[source]
         continues = before is not None and before.rows <= len(rows) and before.name == file.name
         if continues and before is not None and zlib.crc32(rows[: before.rows].data) == before.checksum:

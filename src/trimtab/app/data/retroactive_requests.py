@@ -25,7 +25,7 @@ def retroactive_changes_of(
         names: The columns that features read. The key and the time of the request are skipped.
         frame: The history of the requests.
         logged: The requests of the prediction log.
-        learnt: The requests that are only in the history, with the values that it has now.
+        learnt: The requests that are only in the history, with their current values.
         cut_us: What became known after this time is ignored.
     """
     names = [name for name in sorted(names) if name not in (request.key, request.time)]

@@ -55,10 +55,10 @@ class LivingData:
         kept_from: Returns for each source the time before which events were removed. Requests whose features or label
             need removed events are excluded.
         request_of: Returns for the id of a version the request with which it was trained; None if unknown.
-        check: Raises an error if the model with a given name must not be trained in this process.
+        check: Raises an error if the named model must not be trained here, as other definitions were applied since.
         encoding_of: Returns the input encoding of a version that has the model's features. It is needed to decode
             logged rows.
-        placed: Returns the given feature definitions, with each source column at its position in stored events.
+        placed: Returns the given feature definitions with sources that know their columns' positions in stored events.
         left_out: Returns the time windows whose rows are excluded from training, given a model and a cut.
     """
 

@@ -49,7 +49,7 @@ class Entities(msgspec.Struct, frozen=True, eq=False):
     means that there is no entity.
     """
 
-    # the index of each entity (key: a value, or a tuple for several columns); also has entities of later frames, if any
+    # the index of each entity (key: a value, or a tuple for several columns); may also have entities of later frames
     numbers: Mapping[Any, int]
     count: int
     of_rows: Array  # int32: for each row the index of its entity, or -1 if a value is null

@@ -48,7 +48,7 @@ class _Known(msgspec.Struct, frozen=True, eq=False):
 
     def search(self, wanted: _Hashes) -> tuple[NDArray[np.int64], _Hashes]:
         """Return the positions of some hashes, and the hash at each."""
-        # the first 20 bits of a hash leave few to compare, and few blocks at once fit into a cache
+        # first find the hashes whose 20 highest bits are wanted: they are few; some blocks at a time fit into a cache
         heads = np.zeros(1 << 20, np.bool_)
         heads[wanted >> 12] = True
         positions, found, begin = [np.zeros(0, np.int64)], [self.rest[:0]], 1
@@ -68,9 +68,9 @@ class KeyIndex:
     """For each record of the event log, in order, a hash of its source and its key: 32 bits.
 
     A search compares the hash of the wanted key with all of them (5 ms for 5,000,000), and reads the records where it
-    occurs. The hashes of whole blocks of records are kept in a file for each partition. A file has a checksum for each
-    block, and one of the block's last record. It is made of the log alone, so any process may add to it at any time,
-    and a damaged block, or a file about other records, is made again.
+    occurs. The hashes of whole blocks of records are kept in a file for each partition. A file has for each block the
+    checksum of its last record, and a checksum of all that. As files only depend on the log, any process may add to
+    them at any time, and a damaged block, or a file about other records, is made again.
 
     Args:
         log: The event log.
@@ -108,7 +108,7 @@ class KeyIndex:
         return sorted(mine, key=append_order)
 
     def seen(self, source: str, ids: Sequence[str], before: Mapping[str, int]) -> set[str]:
-        """Return those of some ids that have a record up to some positions, and perhaps a few others."""
+        """Return which ids have a record up to some positions, and perhaps a few more, whose hashes are the same."""
         self.refresh()
         hashes = hashes_of(source, ids)
         wanted, there = np.unique(hashes), [np.zeros(0, np.uint32)]
@@ -127,7 +127,7 @@ class KeyIndex:
         for partition in {**moved.through, **ends}:
             end, truncated = ends.get(partition, 0), moved.through.get(partition, 0)
             known, last = self._known.get(partition), max(end, truncated)
-            if known is None or known.rows > last:  # an older copy of the log is in its place
+            if known is None or known.rows > last:  # not read yet, or the log was replaced by an older copy
                 known = self._load(partition, last)
             new: list[_Hashes] = []
             after = known.rows
@@ -242,7 +242,7 @@ def hashes_of(source: str, ids: Sequence[str]) -> NDArray[np.uint32]:
 
 
 def _hash(source: str, key: Value) -> int:
-    """Return a hash that is not 0, which stands for no key."""
+    """Return a hash from 1 on; 0 means that there is no key."""
     return crc32(key.encode() if isinstance(key, str) else msgspec.msgpack.encode(key), crc32(source.encode())) or 1
 
 

@@ -113,7 +113,7 @@ class Versions:
         return self._rows.frame(self.source.name, self._partitions)
 
     def count(self) -> EventCount:
-        """Return the number of versions that count, and the numbers of records that do not (by the reason)."""
+        """Return how many versions count, and how many records do not, because they repeat or contradict another."""
         return EventCount(
             events=self._rows.size,
             newest_us=int(self._rows[EVENT_AT].max()) if self._rows.size else None,
@@ -209,7 +209,7 @@ class Versions:
         return conflict
 
     def _fill_tombstones(self, kept: NDArray[Any], group: NDArray[Any]) -> None:
-        """Give deletions the values of the version that they delete, which say what entity the event belongs to."""
+        """Replace the nulls of deletions by values of the deleted version, which identify the entity, for example."""
         for i in np.flatnonzero(self._rows[DELETED][kept]).tolist():
             row = int(kept[i])
             before = int(kept[i - 1]) if i and group[i - 1] == group[i] else None

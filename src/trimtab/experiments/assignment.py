@@ -350,7 +350,7 @@ def reallocated(buckets: Sequence[tuple[int, str]], weights: Mapping[str, float]
 
 
 def _counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """Return each variant's number of buckets, rounded down. Those with the largest remainders get the rest."""
+    """Return each variant's number of buckets, rounded down. The largest remainders get the buckets that are left."""
     exact = {name: weight * BUCKETS for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
     order = sorted(exact, key=lambda name: counts[name] - exact[name])  # stable: ties in declared order

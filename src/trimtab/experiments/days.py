@@ -33,10 +33,10 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lateness(msgspec.Struct, frozen=True, kw_only=True):
-    """The time after which a logged exposure does not count any more. An import of older exposures raises it."""
+    """The longest time from an exposure to its logging with which it counts. An import of older exposures raises it."""
 
     generation: int
-    late_us: int  # from the exposure to its logging
+    late_us: int
 
 
 def stored_lateness(catalog: Catalog, state: ExperimentState) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: Role = "secondary"
     better: Literal["higher", "lower"] = "higher"
     margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's mean
-    negligible: float = NEGLIGIBLE  # for a guardrail without any event: if this share of units has one, it is no harm
+    negligible: float = NEGLIGIBLE  # for a guardrail without any event: this share of units may have one without harm
 
     @property
     def content(self) -> object:

@@ -24,7 +24,7 @@ _KEY, _TIME = "experiment_unit", "experiment_time"  # columns that a request mus
 def eligibility_joins(
     what: str, given: Sequence[View | Join], of_model: FeatureSet | None, read: set[str], columns: Mapping[str, Dtype]
 ) -> tuple[Join, ...]:
-    """Return the views that an experiment reads as of the assignment: those given, and those of its model in `read`.
+    """Return the views that an experiment reads at the assignment: those given, and those of its model for `read`.
 
     Args:
         what: The experiment, for errors.

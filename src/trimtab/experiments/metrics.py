@@ -56,8 +56,8 @@ def metric(
             "secondary".
         better: "higher" or "lower". By default "lower" for losses and times, and otherwise "higher".
         margin: For a guardrail: by how much it may be worse, as a share of the control's value.
-        negligible: For a guardrail of rare events. While no unit has one, the control's value is 0, and a share of it
-            is no margin. It is then within its margin once it is sure that at most this share of the units has one.
+        negligible: For a guardrail of rare events. While no unit has one, the control's value is 0, so a share of it is
+            no margin. Then the guardrail holds once it is sure that at most this share of the units can have one.
 
     Raises:
         Misuse: The parts do not fit together. The message says what to change.

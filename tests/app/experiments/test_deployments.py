@@ -140,7 +140,7 @@ def test_a_winner_is_not_routed_to_and_no_alias_moves(project: Project) -> None:
     row = project.conclude_experiment("inputs", "plain", why="It is as good.")
     assert row.evidence["call instead"] == "plain"
     assert {*answered(project).values()} == {"buyer"}
-    assert "only buyer answers requests to it now: let clients call plain" in project.experiment("inputs").note
+    assert "requests to buyer are answered by buyer again: let clients call plain" in project.experiment("inputs").note
     assert {name: project.registry.get(f"{name}@champion").id for name in before} == before
     assert project.assign("inputs", unit("visit-1")).value == "plain"
 

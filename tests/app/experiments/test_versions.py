@@ -238,7 +238,7 @@ def test_an_experiment_whose_variants_are_one_version_is_stopped(project: Projec
     assert project.experiment("smaller").note == ""
     project.promote("buyer@1", why="Its answers are as good, and it is smaller.")
     assert project.registry.get("buyer@champion").name == "buyer@1"
-    assert "it and the control are one version: stop it" in project.experiment("smaller").note
+    assert "it equals the control: stop the experiment" in project.experiment("smaller").note
     (row,) = [one for one in project.tick() if one.act == "stop_experiment"]
     assert "it and the control are the same version" in row.cause
     assert project.experiment("smaller").phase == "stopped"

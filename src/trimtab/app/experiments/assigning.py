@@ -56,7 +56,7 @@ class Rules:
         self._mutex = threading.Lock()
         self._mark: Hashable = None
         self._of: dict[str, Rule] = {}
-        self._logged_us: int | None = None  # the newest time in the log, as far as is known here; None: not read yet
+        self._logged_us: int | None = None  # the newest append time in the log that is known here; None: not read yet
         self._caught: Hashable = None  # the mark of the state at which online features were last brought up to date
 
     @cached_property
@@ -86,7 +86,7 @@ class Rules:
         return rules[name]
 
     def log_all(self, name: str, exposures: Sequence[Exposure], now_us: int) -> None:
-        """Log exposures. If one is over a day old (`LATE_US`), such late exposures are first allowed to count."""
+        """Log exposures. If some are older than `LATE_US` (a day), first let the experiment count ones that late."""
         if not exposures:
             return
         if self._logged_us is None:
@@ -231,7 +231,8 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     definition = stored_definition(state)
     if definition.deployments and state.phase == "concluded" and state.winner not in (None, definition.control):
         won = definition.variants[str(state.winner)]
-        return [f"{state.winner} won, but only {definition.model} answers requests to it now: let clients call {won}"]
+        model = definition.model
+        return [f"{state.winner} won, but requests to {model} are answered by {model} again: let clients call {won}"]
     if state.phase not in ("running", "paused"):
         return []
     over = system.clock.now_us() >= end_us(state, definition.duration_us)
@@ -246,7 +247,7 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     if newest_us > system.clock.now_us() + EARLY_US:
         ahead = (
             f"exposures were logged at {format_time(newest_us)}, which the clock has not reached: it was set back. "
-            "Until it does, exposures are logged with that time, and do not count on days that are closed before it"
+            "Until it does, exposures are logged with that time, and days that are closed earlier do not count them"
         )
     if state.started_at_us > system.clock.now_us():
         ahead = "it was started by a process whose clock was ahead, and no unit counts yet: stop it and start it again"
@@ -265,6 +266,6 @@ def _note(system: System, state: ExperimentState, definition: Experiment) -> str
     champion = None if model is None or definition.deployments else system.registry.alias(model, CHAMPION)
     if champion is not None and champion.id != state.versions.get(definition.control):
         if champion.id in state.versions.values():
-            return "a treatment's version is the champion now, so both variants are one version: stop the experiment"
+            return "a treatment's version is the champion now, so it equals the control: stop the experiment"
         return "the champion changed since the start, so the control of newer days is another version than before"
     return ""

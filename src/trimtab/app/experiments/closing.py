@@ -2,7 +2,7 @@
 
 A day is closed once, after the windows of all its units and the waits for labels and late events have passed. What
 becomes known later does not change its sums. 1, 7 and 28 days later its outcomes are read again: if some came late,
-their number is stored with the day, and a second set of sums that includes them.
+their number, and sums that include them, are stored next to the day's own sums.
 
 Everything is computed from the logs, so a killed process loses nothing: the next one closes the same day with the same
 sums.
@@ -61,7 +61,7 @@ def close_due(system: System, experiment: str | None = None) -> list[ExperimentD
     no longer declares. The status and the report of the latter say so (`cannot_close`).
 
     Raises:
-        Exception: The first error of an experiment whose days cannot be closed, after those of the others are closed.
+        Exception: The error of the first experiment whose days cannot be closed. Those of the others are closed first.
     """
     system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
     days: list[ExperimentDay] = []

@@ -163,7 +163,7 @@ class Running:
         return None
 
     def _harm_of(self, model: str, control: str, limits: Guardrails) -> str | None:
-        """Return which guardrail a deployment exceeds, compared with the control's; or which has no champion."""
+        """Return why a deployment must stop: it exceeds a guardrail compared with the control's, or has no champion."""
         assert self.state is not None  # `must_stop` has checked this
         found = []
         for name in (model, control):

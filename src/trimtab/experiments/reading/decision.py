@@ -32,8 +32,8 @@ def recommend(
     The rules, in this order: a failed sample-ratio check blocks. A variant is shipped if a primary metric is proven
     better, none is proven worse, and all guardrails are proven within their margins. A variant is stopped if a primary
     metric is proven worse, or a guardrail worse than its margin; if this is true of all variants, stop the experiment.
-    Otherwise, and if outcomes that came late contradict the closed days, keep running; or if it is over, no difference
-    is shown.
+    Otherwise keep running or, if it is over, no difference is shown. A metric is undecided if late outcomes contradict
+    the closed days.
     """
     if not ratio.holds:
         return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")

@@ -74,8 +74,8 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     """Return what the interval of a look says about a metric.
 
     A guardrail is "within margin" once it is sure that it is not worse by more than its margin, and "worse" once it is
-    sure that it is. The margin is a share of the control's value, whose error is in `beyond_low` and `beyond_high`. If
-    no unit has an event, it is "within margin" once at most the metric's `negligible` share of the units can have one.
+    sure that it is (by `beyond_low` and `beyond_high`, which allow for the error of the control's value, too). If no
+    unit has an event, it is "within margin" once at most the metric's `negligible` share of the units can have one.
     """
     ends = look.low, look.high
     low, high = bounded or ends

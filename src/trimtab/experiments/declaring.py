@@ -325,8 +325,8 @@ def _deployed_models(what: str, variants: Any, model: Model | None, metrics: Seq
     for one in found[1:]:
         if one.request.hash != first.request.hash:
             raise Misuse(
-                f"{what}: {one.name!r} takes other requests than {first.name!r}, whose endpoint splits them. Declare "
-                "both models with the same request."
+                f"{what}: {one.name!r} takes other requests than {first.name!r}, which passes its requests on to it. "
+                "Declare both models with the same request."
             )
         if one.label.classes != first.label.classes or (judged and one.label.hash != first.label.hash):
             raise Misuse(

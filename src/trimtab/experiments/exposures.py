@@ -62,7 +62,7 @@ class Intake(msgspec.Struct, frozen=True):
     from_us: int
     until_us: int
     known_by_us: int  # exposures that were logged later do not count
-    late_us: int = LATE_US  # and neither do those that were logged this long after their own time
+    late_us: int = LATE_US  # and neither do those that were logged longer than this after their own time
 
     def records(self, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:
         """Yield the records of a log that may be about this time, in blocks, each with the number of its partition."""

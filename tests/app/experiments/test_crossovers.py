@@ -70,5 +70,5 @@ def test_units_of_two_variants_are_counted_and_count_by_rule(rule: str, tmp_path
         assert sum(one.variants[name].units for one in days[1:]) == 0
     assert days[0].crossed == len(moved) + (len(late) if rule == "exclude" else 0)
     assert days[1].crossed == len(late)
-    said = "count for their first one" if rule == "first" else "do not count if their day was open"
+    said = "count for the first one" if rule == "first" else "do not count if their day was open"
     assert any("units met another variant than their first" in note and said in note for note in notes)

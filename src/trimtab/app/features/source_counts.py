@@ -52,7 +52,7 @@ def read_counts(system: System) -> SourceCounts:
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """New events of one source that were just appended, one after the other. Each has an id of its own."""
+    """Events of one source that were just appended, one after the other. Each has a new id."""
 
     partition: str
     first: int  # the position of the first

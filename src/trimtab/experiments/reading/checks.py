@@ -126,7 +126,7 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         if metric.role != "guardrail":
             return found
         rare = f"{100 * metric.negligible:.3g} %"
-        return f"{found} If so, it is within its margin once fewer than {rare} of the units can have one (negligible=)"
+        return f"{found} If so, it is within its margin once at most {rare} of the units can have one (negligible=)"
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about the share of units with events
     empty = [

@@ -108,7 +108,7 @@ def guarantee(definition: Experiment) -> str:
         what = f"{shared // primary} variants and {what}" if primary > 1 and shared > primary else what
         text += f" The error is divided evenly among {what}."
     sides = "two-sided" if definition.two_sided else "one-sided"
-    return f"{text} Days are the blocks of the standard errors; intervals are {sides}."
+    return f"{text} Standard errors are computed from whole days; intervals are {sides}."
 
 
 def decided_before(definition: Experiment) -> dict[str, str]:
@@ -136,9 +136,8 @@ def _described(metric: Metric) -> str:
     parts += [f"within {format_duration(metric.within_us)}"] if metric.within_us else []
     if metric.role == "guardrail":
         parts.append(f"may be {metric.margin:.4g} of the control worse")
-        parts += (
-            [f"without events {metric.negligible:.4g} of the units may have one"] if metric.source is not None else []
-        )
+        if metric.source is not None:
+            parts.append(f"if no unit has an event, {metric.negligible:.4g} of them may have one")
     parts += [] if metric.cap is None else [f"larger values are cut to {metric.cap:.6g}"]
     parts += [f"covariate: the {format_duration(metric.before_us)} before"] if metric.before_us else []
     return f"{metric.name} ({', '.join(parts)})"
@@ -250,7 +249,7 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
             "for their first one, which makes differences smaller. If many come back, start the experiment again"
         )
     if crossed := sum(one.crossed for one in days if one.excluded is None):
-        rule = "count for their first one" if definition.crossovers == "first" else "do not count if their day was open"
+        rule = "count for the first one" if definition.crossovers == "first" else "do not count if their day was open"
         found.append(
             f"{crossed:,} units met another variant than their first (an override or the weights changed): {rule}"
         )

@@ -100,8 +100,8 @@ class _Groups:
         self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window contains events before this time
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        # Entities with a past row that is not in `rows`, because it is in no window or was replaced. If the view has
-        # latest values: of such rows in no window, those with the newest event time.
+        # Entities that also had rows which are not in `rows`: these are in no window any more, or were replaced. If the
+        # view has latest values, the list has the newest of the rows that are in no window.
         self.past: dict[bytes, list[Row]] = {}
         # for each entity: of the versions replaced before S reached their event time, the one with the earliest
         self.dead: dict[bytes, Row] = {}

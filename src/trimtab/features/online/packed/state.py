@@ -65,8 +65,8 @@ class EntityState:
     Encoded, it is a list of: the format; the tag of the definition; whether some sums are stored as bytes because they
     exceed 64 bits; the append time S; `known`, how many records count or have counted (after a filling, perhaps fewer,
     but 0 only if none); the unsealed rows; the latest sealed rows (several only if they have the same event time);
-    the exponents of float sums; the tiles of each group of windows; and the fields and extremes of unlimited windows.
-    If a feature needs more than sums and extremes, its sketches come last (see `sketches.py`).
+    the exponents of float sums; the tiles of each group of windows; and the fields (counts and sums) and extremes of
+    unlimited windows. If a feature needs more than sums and extremes, its sketches come last (see `sketches.py`).
 
     A tile holds the sums over one hop. For a group of windows, there is a list of: the beginning of the newest tile;
     its fields; for each window, the totals of the older tiles in it at S; the encoded older tiles; how many words an

@@ -94,7 +94,7 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
 
 
 def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
-    """Remove a row. `block` has its numbers.
+    """Remove a row. `block` is what `block_of` returns for it.
 
     Returns:
         For each stack that lost an entry: its index, and the first and the last event time of the rows to push again.

@@ -225,7 +225,7 @@ class _Labelled:
             raise InvalidField(f"{at}.value: {error}", field="value", pointer=f"{at}.value") from None
 
     def counts_as(self, given: Any, event: dict[str, Any]) -> str | None:
-        """Return whether a given text counts as true or false; None if the label is no truth value, or is no text."""
+        """Return "true" or "false" if the label is a truth value and was given as a text; otherwise None."""
         return self._values.counts_as(given, event.get(self._values.columns[0])) if isinstance(given, str) else None
 
     def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:

@@ -33,7 +33,7 @@ from trimtab.store.ports import LogRecord, Put
 KIND = "recent_events"  # the kind of the catalogue record
 _KEY = "all"
 _MOST = 1_000_000  # with more recent events of a source, a sample is kept: 60 bytes for each event
-_FEW = 10_000  # up to this many old events are never dropped (see `_kept`)
+_FEW = 10_000  # old events are dropped once there are more than this, or more than `_MOST` events (see `_kept`)
 _BATCH = 100_000
 # the fields of a row; then come each number's value and whether there is one
 _FIELDS = [

@@ -68,9 +68,9 @@ class KeyIndex:
     """For each record of the event log, in order, a hash of its source and its key: 32 bits.
 
     A search compares the hash of the wanted key with all of them (5 ms for 5,000,000), and reads the records where it
-    occurs. The hashes of whole blocks of records are kept in a file for each partition. A file has for each block the
-    checksum of its last record, and a checksum of all that. As files only depend on the log, any process may add to
-    them at any time, and a damaged block, or a file about other records, is made again.
+    occurs. The hashes of whole blocks of records are kept in a file for each partition. A file has for each block its
+    hashes, the checksum of its last record, and a checksum of both. As files only depend on the log, any process may
+    add to them at any time, and a damaged block, or a file about other records, is made again.
 
     Args:
         log: The event log.

@@ -209,7 +209,7 @@ class Versions:
         return conflict
 
     def _fill_tombstones(self, kept: NDArray[Any], group: NDArray[Any]) -> None:
-        """Replace the nulls of deletions by values of the deleted version, which identify the entity, for example."""
+        """Fill the nulls of deletions with the deleted version's values, for example those that identify the entity."""
         for i in np.flatnonzero(self._rows[DELETED][kept]).tolist():
             row = int(kept[i])
             before = int(kept[i - 1]) if i and group[i - 1] == group[i] else None

@@ -57,7 +57,7 @@ class SketchPlan:
         self.prunes = not keyed and hop_us > 0 and self.sketch.prune is not None
 
     def include(self, aggregate: Aggregate) -> None:
-        """Raise `keep` (how much a tile keeps) and `over_us` (for how long), so that they suffice for one more."""
+        """Raise `keep` (how much a tile keeps) and `over_us` (for how long) as one more aggregate needs."""
         self.keep = max(self.keep, aggregate.place, aggregate.keep)
         self.over_us = max(self.over_us, aggregate.over_us or 0)
         self.prunes &= not aggregate.until_us
@@ -142,7 +142,7 @@ def remake(plan: SketchPlan, tiles: Tiles, start: int, rows: Iterable[Row]) -> i
 
 
 def repeat(plan: SketchPlan, tiles: Tiles, row: Row) -> bool:
-    """Apply a record that repeats an event: its known-at time and position replace those of the entry if earlier.
+    """Apply a record that repeats an event. If its known-at time and position are earlier, the entry takes them.
 
     Return False if the event has no entry.
     """

@@ -128,7 +128,7 @@ class EntityState:
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:
-        """Apply a record that repeats an event: its known-at time and position replace those of the event if earlier.
+        """Apply a record that repeats an event. If its known-at time and position are earlier, the event takes them.
 
         Return False if the event is neither an unsealed row, nor a latest row, nor in a sketch. Then its known-at time
         and position do not matter any more.

@@ -360,7 +360,7 @@ def _counts(weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def free_slots(taken: Mapping[str, tuple[int, int]], wanted: int) -> tuple[int, int] | None:
-    """Return the smallest free run of a layer's buckets that has room for `wanted` ones; None if there is none.
+    """Return `wanted` buckets of a layer in one piece: the first ones of the smallest free run with room; or None.
 
     >>> free_slots({"one": (0, 6_000)}, 3_000), free_slots({"one": (0, 6_000)}, 5_000)
     ((6000, 9000), None)

@@ -145,7 +145,7 @@ def event_counts(metrics: Sequence[Metric]) -> dict[str, Metric]:
 
 
 def capped(metric: Metric, values: Array) -> Array:
-    """Return values with those above the metric's cap cut to it, and NaN in place of those that are too large."""
+    """Return values, those above the metric's cap cut to the cap. Too large ones become NaN (see `within_range`)."""
     return within_range(values if metric.cap is None else np.minimum(values, metric.cap))
 
 

@@ -1,4 +1,4 @@
-"""The units of an experiment over versions: the unit of each logged prediction, and its assigned variant."""
+"""The units of an experiment over versions or deployments: the unit and variant of each logged prediction."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def model(kind: Kind = "binary", *, wait: str = "48h", season: bool = False) -> 
     how: dict[Kind, dict[str, Any]] = {
         "binary": {"estimator": _logistic, "metric": "log_loss"},
         "regression": {"estimator": _least_squares, "metric": "squared_error"},
-        "classes": {"estimator": _logistic, "metric": "log_loss"},
+        "classes": {"estimator": _logistic, "metric": "multi_log_loss"},
         "ranking": {"estimator": _ranker, "metric": tt.ndcg_loss(5), "group": "shelf"},
     }
     features = [{name: tt.col(name) for name in ("x1", "x2", "x3")}, site]

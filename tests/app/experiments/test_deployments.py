@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import shop
 
+from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.project import Project
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US
 from trimtab.experiments.days import stored_days
+from trimtab.experiments.exposures import Intake
+from trimtab.experiments.reading.planted_runs import made_state
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import metrics_key, write_metrics
 from trimtab.serving.arms.arms import ArmShares, arm_shares
@@ -143,6 +146,40 @@ def test_a_winner_is_not_routed_to_and_no_alias_moves(project: Project) -> None:
     assert "requests to buyer are answered by buyer again: let clients call plain" in project.experiment("inputs").note
     assert {name: project.registry.get(f"{name}@champion").id for name in before} == before
     assert project.assign("inputs", unit("visit-1")).value == "plain"
+
+
+OTHERS = """
+batch_ = tt.deployment(tt.model("other", request=visit, features=[{"x": tt.col("x")}], metric="log_loss",
+    estimator=batch, label=buyer.model.label), gate=tt.beats_champion(margin=-0.5))
+loss = tt.metric("loss", prediction="loss", within="1d", role="primary")
+tt.experiment("second", unit="visit_id", variants={"control": batch_, "plain": plain}, metrics=[loss])
+tt.experiment("versions", unit="visit_id", model=plain.model, variants={"new": "champion", "old": "plain@1"},
+    metrics=[loss])
+"""
+
+
+def test_a_deployment_is_in_one_experiment_at_a_time(project: Project) -> None:
+    folder = project.config.folder
+    (folder / "project.py").write_text((folder / "project.py").read_text() + OTHERS)
+    with shop.opened(folder) as again:
+        again.train("other")
+        again.start_experiment("inputs", why="Fewer inputs are as good.")
+        again.pause_experiment("inputs", why="What was routed still counts.")
+        for name in ("second", "versions"):
+            with pytest.raises(Conflict, match=f"{name!r}: 'inputs' is paused and compares 'plain', too"):
+                again.start_experiment(name, why="It would count the requests that the first one routes.")
+        again.resume_experiment("inputs", why="It was nothing.")
+        assert "plain" in answered(again).values()
+        again.predict("plain", [shop.visit("own", shop.NOW_US)])
+        definition, now_us = again.declared.experiment("versions"), again.clock.now_us()
+        state = made_state(definition, now_us, 0, {"new": 1.0, "old": 0.0})
+        units = LoggedUnits(again, definition, state, again.definitions.deployment("plain").model.request)
+        read = units.predictions(Intake(now_us, now_us + 1, now_us))
+        assert [row["visit_id"] for _, found in read for _, _, row in found] == ["own"]  # no routed one
+        again.stop_experiment("inputs", why="Enough is known.")
+        again.start_experiment("second", why="The first one has ended.")
+        with pytest.raises(Conflict, match="'inputs': 'second' is running and compares 'plain', too"):
+            again.start_experiment("inputs", why="The other way round.")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ class LoggedUnits:
                 if not any(name in record.payload for name in names) or record.payload.startswith(ERASED):
                     continue
                 one = decode(record.payload, record.partition, record.position)
-                mine = one.model == models[0] or (one.model in models and ROUTED in one.flags)
+                routed = ROUTED in one.flags  # also the control's own answer, if the other deployment was not loaded
+                own = one.model == models[0] and (not routed or self._definition.deployments)
+                mine = own or (one.model in models and routed and self._definition.deployments)
                 given = mine and one.mode in _OWN_TIME and one.arm != SHADOW
                 if given and PAST not in one.flags and intake.holds(one.made_at_us, record.appended_at_us):
                     row = self._row(one)

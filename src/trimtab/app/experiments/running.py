@@ -14,7 +14,15 @@ from trimtab.core.records import Decision
 from trimtab.experiments.assignment import BUCKETS, first_buckets, free_slots, reallocated
 from trimtab.experiments.declaring import checked_weights
 from trimtab.experiments.definitions import Experiment
-from trimtab.experiments.records import KIND, PAST, Allocation, ExperimentState, past_key, stored_definition
+from trimtab.experiments.records import (
+    KIND,
+    PAST,
+    Allocation,
+    ExperimentState,
+    past_key,
+    running_experiments,
+    stored_definition,
+)
 from trimtab.monitoring.breaches import breach
 from trimtab.monitoring.guardrails import Guardrails
 from trimtab.registry.evidence import check_ungated
@@ -287,6 +295,7 @@ class Running:
                 f"experiment {self._name!r}: a canary answers {shares.canary:.0%} of the requests of {model!r}. End it "
                 f"first: trimtab canary {model} --share 0"
             )
+        self._check_no_overlap(definition)
         registry = self._system.registry
         of = "@champion" if definition.deployments else ""
         found = {name: registry.get(f"{reference}{of}").id for name, reference in definition.variants.items()}
@@ -298,6 +307,18 @@ class Running:
             if name != definition.control:
                 check_ungated(f"experiment {self._name!r}: {version.name}", registry.passed_gate(version), self._why)
         return found
+
+    def _check_no_overlap(self, definition: Experiment) -> None:
+        """Raise Conflict if predictions that another experiment routes to a deployment would look like this one's."""
+        for state in running_experiments(self._catalog):
+            other = stored_definition(state)
+            both = [model for model in definition.models if model in other.models]
+            if both and (definition.deployments or other.deployments):
+                raise Conflict(
+                    f"experiment {self._name!r}: {state.name!r} is {state.phase} and compares {both[0]!r}, too. A "
+                    f"deployment is in one experiment at a time, so stop {state.name!r} first, or compare all of them "
+                    "in one experiment."
+                )
 
     def _write(
         self, act: str, state: ExperimentState, more: Sequence[Change] = (), evidence: Evidence | None = None

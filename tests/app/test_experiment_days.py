@@ -255,7 +255,7 @@ def test_days_are_the_same_from_memory_and_from_disk_and_in_any_chunks(
             monkeypatch.setattr("trimtab.app.features.feature_runs._fits", lambda system: False)
         elif kind == "chunks":
             monkeypatch.setattr("trimtab.app.features.feature_runs._fits", lambda system: True)
-            monkeypatch.setattr(FirstExposures.chunks, "__defaults__", (3, None))
+            monkeypatch.setattr(FirstExposures.chunks, "__defaults__", (3,))
         clock = VirtualClock(BEGIN_US - 3 * DAY_US)
         with opened(tmp_path / kind, clock) as project:
             started(project, definition_of(project), BEGIN_US)
@@ -287,7 +287,7 @@ def test_a_day_is_closed_by_one_process(tmp_path: Path) -> None:
         reached, revision = stored_reached(project.state.catalog, state)
         assert len(close_due(project, "prices")) == 1
         day = stored_days(project.state.catalog, "prices", 1)[0]
-        puts, _ = store_day(day, "", reached, revision)
+        puts, _ = store_day(day, "", "", reached, revision)
         with pytest.raises(Conflict):  # a process whose lease had expired
             project.state.catalog.write(puts)
 

@@ -28,7 +28,8 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     closed_until_us: int  # all days before this time are closed
-    units: list[str] = []  # for each day with first exposures of units, oldest first: the address of their blob
+    units: list[str] = []  # by day: the address of the blob with the units that were first exposed then
+    crossed: list[str] = []  # the same with the units that met another variant than their first for the first time then
     read_again: dict[int, int] = {}  # by number in `LATE_AFTER`: outcomes of days before this time were read again
 
 
@@ -132,13 +133,19 @@ def stored_reached(catalog: Catalog, state: ExperimentState) -> tuple[Reached, i
     return (found if found.generation == state.generation else begun(state)), record.revision
 
 
-def store_day(day: ExperimentDay, units: str, reached: Reached, revision: int) -> tuple[list[Put], Reached]:
+def store_day(
+    day: ExperimentDay, units: str, crossed: str, reached: Reached, revision: int
+) -> tuple[list[Put], Reached]:
     """Return the changes that store a day and record that it is closed, and the new record.
 
-    The changes belong in one transaction. It fails if another process has closed the day.
+    The changes belong in one transaction. It fails if another process has closed the day. `units` and `crossed` are
+    the addresses of the day's blobs in `Reached`, "" for none.
     """
     now = msgspec.structs.replace(
-        reached, closed_until_us=day.day_us + DAY_US, units=[*reached.units, units] if units else reached.units
+        reached,
+        closed_until_us=day.day_us + DAY_US,
+        units=[*reached.units, *filter(None, [units])],
+        crossed=[*reached.crossed, *filter(None, [crossed])],
     )
     return [
         Put(DAYS, _key(day), msgspec.json.encode(day), expected=0),
@@ -175,9 +182,9 @@ def needed_from_us(catalog: Catalog) -> int:
 
 
 def unit_blobs(catalog: Catalog) -> list[str]:
-    """Return the addresses of all blobs with exposed units."""
+    """Return the addresses of all blobs with units."""
     found = [msgspec.json.decode(record.body, type=Reached) for record in catalog.find(REACHED)]
-    return [digest for one in found for digest in one.units]
+    return [digest for one in found for digest in (*one.units, *one.crossed)]
 
 
 def _prefix(experiment: str, generation: int) -> str:

@@ -26,7 +26,7 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: Array
     places: Array
     variants: Array
-    again: int = 0  # how many units of earlier days (which are left out here) met another variant on this day
+    met_another: Array  # uint64: the sorted hashes of units, also of earlier days, that met a second variant
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -49,19 +49,14 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             found[rows[there & (self.variants[rows] != block.variants)]] = True
         return found
 
-    def chunks(
-        self, blocks: Iterable[ExposureBlock], rows: int = _CHUNK_ROWS, crossed: Array | None = None
-    ) -> Iterator[ExposureBlock]:
+    def chunks(self, blocks: Iterable[ExposureBlock], rows: int = _CHUNK_ROWS) -> Iterator[ExposureBlock]:
         """Yield the first exposures with all their columns, in the order of the log, in chunks of at least `rows`.
 
-        `blocks` are the exposures that `first_exposures` was given. In `crossed`, the units are marked that met another
-        variant in these exposures, as by the method `crossed`.
+        `blocks` are the exposures that `first_exposures` was given.
         """
         waiting: list[ExposureBlock] = []
         for block in blocks if len(self) else ():
             at, there = self.rows_of(block.keys)
-            if crossed is not None:
-                crossed[at[there & (self.variants[at] != block.variants)]] = True
             there &= self.places[at] == block.places
             if there.any():
                 waiting.append(block.take(there))
@@ -90,16 +85,25 @@ def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[tuple[Arr
     for group in groups:
         group.settle()
     found = [np.concatenate([group.columns[n] for group in groups]) for n in range(4)]
-    known, again = np.zeros(len(found[0]), bool), 0
+    first = np.ones(len(found[0]), bool)  # the rows with the first variant of each unit on this day
+    first[1:] = found[0][1:] != found[0][:-1]
+    crossed = ~first
     for keys, variants in earlier:
         if len(keys):
             rows = np.minimum(np.searchsorted(keys, found[0]), len(keys) - 1)
             there = keys[rows] == found[0]
-            known |= there
-            again += int((there & (variants[rows] != found[3])).sum())
-    if known.any():
-        found = [values[~known] for values in found]
-    return FirstExposures(keys=found[0], at_us=found[1], places=found[2], variants=found[3], again=again)
+            first &= ~there
+            crossed[there] = variants[rows[there]] != found[3][there]
+    met_another = np.unique(found[0][crossed])
+    keys, at_us, places, variants = (values[first] for values in found)
+    return FirstExposures(keys=keys, at_us=at_us, places=places, variants=variants, met_another=met_another)
+
+
+def not_in(keys: Array, others: Iterable[bytes]) -> Array:
+    """Return those of some sorted hashes of units that are in none of the packed hashes (`keys.tobytes()`)."""
+    for packed in others:
+        keys = np.setdiff1d(keys, np.frombuffer(packed, "<u8"), assume_unique=True)
+    return keys
 
 
 def unpacked_units(packed: bytes) -> tuple[Array, Array]:
@@ -115,7 +119,10 @@ def unpacked_units(packed: bytes) -> tuple[Array, Array]:
 
 
 class _Group:
-    """The units whose hashes begin with the same bits. `columns` are the fields of `FirstExposures`."""
+    """The units whose hashes begin with the same bits.
+
+    `columns` are the first fields of `FirstExposures`, with a row for each variant that a unit met, by unit and time.
+    """
 
     def __init__(self) -> None:
         kinds = (np.uint64, np.int64, np.int64, np.uint8)
@@ -130,13 +137,13 @@ class _Group:
             self.settle()
 
     def settle(self) -> None:
-        """Sort the exposures that wait, and keep the first one of each unit."""
+        """Sort the exposures that wait, and keep the first one of each unit to each variant."""
         parts = [self.columns, *self._waiting]
         keys, at_us, places, variants = (np.concatenate([part[n] for part in parts]) for n in range(4))
-        order = np.lexsort((places, at_us, keys))
-        keys = keys[order]
-        first = np.ones(len(keys), bool)
-        first[1:] = keys[1:] != keys[:-1]
+        order = np.lexsort((places, at_us, variants, keys))
+        first = np.ones(len(order), bool)
+        first[1:] = (keys[order][1:] != keys[order][:-1]) | (variants[order][1:] != variants[order][:-1])
         order = order[first]
-        self.columns = [keys[first], at_us[order], places[order], variants[order]]
+        order = order[np.lexsort((places[order], at_us[order], keys[order]))]
+        self.columns = [keys[order], at_us[order], places[order], variants[order]]
         self._waiting, self._rows = [], 0

@@ -130,7 +130,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     day_us: int
     variants: dict[str, VariantDay]
-    crossed: int = 0  # units of this day that met a second variant, and units of earlier days that met one on this day
+    crossed: int = 0  # units that met another variant than their first on this day, and on no earlier one
     not_eligible: dict[str, int] = {}  # units that took no part because a feature was missing, by feature and reason
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"

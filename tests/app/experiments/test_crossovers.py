@@ -68,7 +68,26 @@ def test_units_of_two_variants_are_counted_and_count_by_rule(rule: str, tmp_path
         wanted = [user for user, variant in first.items() if variant == name and user not in left_out]
         assert days[0].variants[name].units == len(wanted)
         assert sum(one.variants[name].units for one in days[1:]) == 0
-    assert days[0].crossed == len(moved) + (len(late) if rule == "exclude" else 0)
-    assert days[1].crossed == len(late)
-    said = "count for the first one" if rule == "first" else "do not count if their day was open"
-    assert any("units met another variant than their first" in note and said in note for note in notes)
+    assert [one.crossed for one in days[:3]] == [len(moved), len(late), 0]
+    said = "count for their first one" if rule == "first" else "do not count, if their day was open"
+    both = f"{len(moved) + len(late)} units met another variant than their first"  # also on the day that is left out
+    assert any(both in note and said in note for note in notes)
+
+
+@pytest.mark.parametrize("rule", ["first", "exclude"])
+def test_a_unit_that_met_two_variants_is_counted_once(rule: str, tmp_path: Path) -> None:
+    users = [f"u{n}" for n in range(100)]
+    with opened(tmp_path, rule, BEGIN_US) as project:
+        project.start_experiment("prices", why="A test.")
+        first = meet(project, BEGIN_US + HOUR_US, users)
+        meet(project, BEGIN_US + DAY_US, users)  # on this day they first meet the same variant again
+        project.ramp_experiment("prices", weights={"old": 0.1, "new": 0.9}, why="More of the new one.")
+        then = {}
+        for day in (1, 2, 3):
+            then = meet(project, BEGIN_US + day * DAY_US + HOUR_US, users)
+        moved = sum(then[user] != variant for user, variant in first.items())
+        assert moved > 20
+        meet(project, BEGIN_US + 9 * DAY_US, ["other"])
+        close_due(project)
+        assert [one.crossed for one in stored_days(project.state.catalog, "prices", 1)][:4] == [0, moved, 0, 0]
+        assert project.experiment_report("prices").crossed == moved

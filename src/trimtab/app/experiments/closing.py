@@ -28,6 +28,7 @@ from trimtab.core.time import DAY_US
 from trimtab.experiments.day_sums import DaySums, late_outcomes
 from trimtab.experiments.days import (
     DueDay,
+    Reached,
     days_to_read_again,
     due_days,
     end_us,
@@ -41,7 +42,7 @@ from trimtab.experiments.days import (
 )
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake, read_exposures
-from trimtab.experiments.first_exposures import FirstExposures, first_exposures, unpacked_units
+from trimtab.experiments.first_exposures import FirstExposures, first_exposures, not_in, unpacked_units
 from trimtab.experiments.records import KIND, ExperimentDay, ExperimentState, stored_definition
 from trimtab.experiments.unit_values import Evaluate, MetricFeatures, UnitValues, event_counts
 from trimtab.monitoring.inputs.red_windows import red_windows
@@ -126,35 +127,38 @@ class ExperimentDays:
         what = ["experiment", self._state.name, self._state.generation, [one.day_us for one in due]]
         with evaluating(self._system, self._features.every, what) as evaluate:
             for one in due:
-                earlier = (unpacked_units(blob.get(digest)) for digest in reached.units)
-                day, first = self.day(one, earlier, evaluate)
-                puts, reached = store_day(day, blob.put(first.packed()) if len(first) else "", reached, revision)
+                day, first = self.day(one, reached, evaluate)
+                units = blob.put(first.packed()) if len(first) else ""
+                crossed = blob.put(first.met_another.tobytes()) if len(first.met_another) else ""
+                puts, reached = store_day(day, units, crossed, reached, revision)
                 catalog.write(puts)
                 revision += 1
                 days.append(day)
         return days
 
-    def day(
-        self, due: DueDay, earlier: Iterator[tuple[NDArray[Any], NDArray[Any]]], evaluate: Evaluate
-    ) -> tuple[ExperimentDay, FirstExposures]:
-        """Compute a day from the logs. Return it with the units that were first exposed on it.
+    def day(self, due: DueDay, reached: Reached, evaluate: Evaluate) -> tuple[ExperimentDay, FirstExposures]:
+        """Compute a day from the logs.
 
         Args:
             due: The day.
-            earlier: For each earlier day with units: their sorted hashes and their variants, as stored at its close.
+            reached: The units of earlier days.
             evaluate: Computes features.
+
+        Returns:
+            The day, and the units that were first exposed on it or that met two variants for the first time.
         """
-        state, intake = self._state, self._intake(due)
-        first = first_exposures(self._exposures(intake), earlier)
-        crossed = self._crossed(first, intake)
-        sums = self._sums(self._features, first, crossed, intake, evaluate)
+        state, intake, blob = self._state, self._intake(due), self._system.state.blob
+        first = first_exposures(self._exposures(intake), (unpacked_units(blob.get(digest)) for digest in reached.units))
+        met_another = not_in(first.met_another, (blob.get(digest) for digest in reached.crossed))
+        first = msgspec.structs.replace(first, met_another=met_another)
+        sums = self._sums(self._features, first, self._left_out(first, intake), intake, evaluate)
         day = ExperimentDay(
             experiment=state.name,
             generation=state.generation,
             day_us=due.day_us,
             known_by_us=due.known_by_us,
             variants=sums.variants(),
-            crossed=int(crossed.sum()) + first.again,
+            crossed=len(first.met_another),
             not_eligible=self._not_eligible(intake),
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),
@@ -189,12 +193,10 @@ class ExperimentDays:
                     known = (unpacked_units(blob.get(digest)) for digest in earlier)
                     first = first_exposures(self._exposures(intake), known)
                     until_us = day.known_by_us + due[day.day_us] * DAY_US
-                    crossed = self._crossed(first, intake)
-                    after = self._sums(features, first, crossed, intake, evaluate, until_us)
+                    left = self._left_out(first, intake)
+                    after = self._sums(features, first, left, intake, evaluate, until_us)
                     with_late = None if after.variants() == day.variants else after.variants()
-                    before = (
-                        None if with_late == day.with_late else self._sums(features, first, crossed, intake, evaluate)
-                    )
+                    before = None if with_late == day.with_late else self._sums(features, first, left, intake, evaluate)
                     if before is not None and before.variants() == day.variants:
                         late = late_outcomes(self.definition.metrics, before, after)
                         found = msgspec.structs.replace(day, with_late=with_late, late=late)
@@ -210,24 +212,19 @@ class ExperimentDays:
         self,
         features: MetricFeatures,
         first: FirstExposures,
-        crossed: NDArray[Any],
+        left_out: NDArray[Any] | None,
         intake: Intake,
         evaluate: Evaluate,
         known_by_us: int | None = None,
     ) -> DaySums:
-        """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too.
-
-        With the rule `crossovers="first"`, units that met another variant count, and are marked in `crossed` here. With
-        "exclude", the units that are marked in `crossed` are left out.
-        """
+        """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too."""
         sums = DaySums(self.definition)
         of_predictions, labels = dict[str, UnitValues](), None
         if self._predictions is not None:
             of_predictions, labels = self._predictions.of(first, intake, known_by_us)
-        counted = crossed if self.definition.crossovers == "first" else None
-        for units in first.chunks(self._exposures(intake), crossed=counted):
-            if counted is None:
-                units = units.take(~crossed[first.rows_of(units.keys)[0]])
+        for units in first.chunks(self._exposures(intake)):
+            if left_out is not None:
+                units = units.take(~left_out[first.rows_of(units.keys)[0]])
             values = features.values(list(units.units), units.at_us, known_by_us or intake.known_by_us, evaluate)
             rows, _ = first.rows_of(units.keys)
             if self._testers:  # some became testers after their first exposure
@@ -237,13 +234,13 @@ class ExperimentDays:
             sums.add(units, values, None if labels is None else labels[rows])
         return sums
 
-    def _crossed(self, first: FirstExposures, intake: Intake) -> NDArray[Any]:
-        """Return which units met another variant before their day is closed. With `crossovers="first"`, mark none yet.
+    def _left_out(self, first: FirstExposures, intake: Intake) -> NDArray[Any] | None:
+        """Return which units met another variant until their day is closed; None if such units count.
 
         In a switchback, a unit counts once in each block of time, where it has a single variant.
         """
         if self.definition.crossovers == "first":
-            return np.zeros(len(first), bool)
+            return None
         until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))
         return first.crossed(self._exposures(msgspec.structs.replace(intake, until_us=until_us)))
 

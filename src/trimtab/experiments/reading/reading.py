@@ -85,7 +85,7 @@ def read_experiment(
         completeness=completeness,
         metrics=metrics,
         slices=_slices(definition, state, closed) if shown and slices else [],
-        crossed=sum(one.crossed for one in counted),
+        crossed=sum(one.crossed for one in closed),
         not_eligible={
             why: sum(one.not_eligible.get(why, 0) for one in counted)
             for why in sorted({why for one in counted for why in one.not_eligible})
@@ -248,8 +248,10 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
             f"the weights changed on {', '.join(changed)}: units that got another variant then, and came back, count "
             "for their first one, which makes differences smaller. If many come back, start the experiment again"
         )
-    if crossed := sum(one.crossed for one in days if one.excluded is None):
-        rule = "count for the first one" if definition.crossovers == "first" else "do not count if their day was open"
+    if crossed := sum(one.crossed for one in days):
+        rule = (
+            "count for their first one" if definition.crossovers == "first" else "do not count, if their day was open"
+        )
         found.append(
             f"{crossed:,} units met another variant than their first (an override or the weights changed): {rule}"
         )

@@ -113,7 +113,7 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
     completeness: list[Completeness]
     metrics: list[MetricReading]
     slices: list[SliceReading]
-    crossed: int  # units that met another variant than their first, counted once on each day on which they did
+    crossed: int  # units that met another variant than their first, also on days that do not count
     not_eligible: dict[str, int]  # units that took no part because a feature was missing, by feature and reason
     late: dict[str, dict[str, int]]  # by metric and variant: events or labels that came after their day was closed
     withheld: str | None  # why no effect is shown; None if effects are shown

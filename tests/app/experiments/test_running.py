@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -239,6 +240,15 @@ def test_exposures_are_logged_with_attributes_and_only_of_units_that_take_part(p
     ]
     assert (logged[0].generation, logged[0].at_us, logged[0].override) == (1, NOW_US, False)
     assert b"country" in logged[0].attributes
+
+
+@pytest.mark.parametrize("reason", [None, True, 5, b"timeout", ["timeout"]])
+@pytest.mark.parametrize("at", [None, NOW_US])
+def test_a_reason_that_is_no_text_is_not_logged(reason: object, at: int | None, project: Project) -> None:
+    project.start_experiment("footer", why="A test.")
+    with pytest.raises(Misuse, match=r"'footer': not_shown=.*Give a reason as a text"):
+        project.expose("footer", {"customer_id": "c-1", "country": "DE"}, not_shown=cast(str, reason), at=at)
+    assert project.state.exposures.read(project.state.exposures.partition, 0) == []
 
 
 def test_every_change_needs_a_reason_and_the_right_phase(project: Project) -> None:

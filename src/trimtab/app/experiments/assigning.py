@@ -10,6 +10,7 @@ import msgspec
 
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import shown
 from trimtab.core.time import format_time
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
 from trimtab.experiments.days import EARLY_US, LATE_US, allow_late, end_us, stored_reached
@@ -136,6 +137,10 @@ def expose(
         raise Misuse(
             f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
             "expose out."
+        )
+    if not isinstance(not_shown, str):  # the log would be unreadable
+        raise Misuse(
+            f"experiment {name!r}: not_shown={shown(not_shown)[:100]}. Give a reason as a text, or leave it out."
         )
     if at is not None:
         from trimtab.app.experiments.past_exposures import past_exposures  # loads NumPy

@@ -31,15 +31,22 @@ def guarded(**given: object) -> Experiment:
     return experiment(metric(), metric("crashes", better="lower", **{**of, **given}))
 
 
-def read(definition: Experiment, units: int, days: int, crashed: Sequence[int] = (), effect: float = 0.05) -> Reading:
+def read(
+    definition: Experiment,
+    units: int,
+    days: int,
+    crashed: Sequence[int] = (),
+    effect: float = 0.05,
+    left_out: Sequence[int] = (),
+) -> Reading:
     """An experiment in which a unit of green crashes on the days in `crashed`, and no other."""
     values = normal_days(np.random.default_rng(5), days=days, units=units, effect=effect)
     none = {name: [np.zeros(units) for _ in range(days)] for name in values}
     for day in crashed:
         none["green"][day][0] = 1.0
-    return read_experiment(
-        definition, state_of(definition), days_of({name: {**of, "crashes": none[name]} for name, of in values.items()})
-    )
+    found = days_of({name: {**of, "crashes": none[name]} for name, of in values.items()})
+    red = [msgspec.structs.replace(day, excluded="red window") if n in left_out else day for n, day in enumerate(found)]
+    return read_experiment(definition, state_of(definition), red)
 
 
 def of_crashes(reading: Reading) -> str:
@@ -71,6 +78,18 @@ def test_the_first_event_opens_it_again_and_too_little_traffic_is_said() -> None
     text = read(guarded(), 40, 20, effect=0.2).decision.text
     assert text.startswith("cannot be seen with this traffic: crashes: no event in either variant (at most 0.46 %")
     assert "60 days without an event would show at most 0.15 %" in text
+
+
+def test_events_on_days_that_are_left_out_are_said() -> None:
+    never, once = read(guarded(), 500, 12, left_out=[5]), read(guarded(), 500, 12, crashed=[5], left_out=[5])
+    assert of_crashes(never) == of_crashes(once) == "within margin"
+    assert "crashes: no event in either variant" in never.decision.text
+    assert "crashes: no event on the days that count" in once.decision.text
+    day = next(iter(once.excluded))
+    assert f"but units of {day}, which is left out, have events: look at them first" in once.decision.text
+    assert "in either variant" not in once.decision.text
+    several = read(guarded(), 500, 14, crashed=[3, 4, 5, 6, 7], left_out=[3, 4, 5, 6, 7]).decision.text
+    assert "and 2 more days, which are left out" in several
 
 
 def test_labels_that_no_prediction_has_are_judged_alike() -> None:

@@ -53,6 +53,7 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     with_late: Look | None = None  # the newest look, if outcomes that came late had counted; None: none came late
     by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
     by_age: dict[str, Look] = {}  # for a primary metric: the effect by days since the first exposure, such as "day 1"
+    left_out: list[str] = []  # the days that do not count on which units of one of both variants have an event
 
     @property
     def unit(self) -> str:
@@ -97,7 +98,13 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     """Return the newest effect on a metric, or that of a look, as text: "revenue +3.1 % (1.2 % to 5.0 %)"."""
     if (at_most := (look or one.looks[-1]).at_most) is not None:
         share = f"{100 * at_most:.2g}" if at_most < 0.995 else "100"
-        return f"{one.metric}: no event in either variant (at most {share} % of the units have one)"
+        if not one.left_out:
+            return f"{one.metric}: no event in either variant (at most {share} % of the units have one)"
+        days = ", ".join(one.left_out[:3]) + (f" and {more} more days" if (more := len(one.left_out) - 3) > 0 else "")
+        return (
+            f"{one.metric}: no event on the days that count (at most {share} % of the units have one), but units of "
+            f"{days}, which {'is' if len(one.left_out) == 1 else 'are'} left out, have events: look at them first"
+        )
     bounds = one.bounded if look is None else None
     effect, low, high = shown_values(look or one.looks[-1], bounds, unit=one.unit)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]

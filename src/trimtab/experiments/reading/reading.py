@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import msgspec
 
@@ -218,11 +218,25 @@ def _metrics(
                     expected_loss=loss,
                     by_week=novelty_of(definition, metric, state, days, name),
                     by_age=effects_by_age(definition, metric, days, name),
+                    left_out=_left_out(metric, closed, {definition.control, name}),
                 )
             )
     secondary = [one for one in found if one.role == "secondary"]
     corrected = dict(zip(map(id, secondary), adjusted([one.looks[-1].p for one in secondary]), strict=True))
     return [_corrected(definition, one, corrected[id(one)]) if id(one) in corrected else one for one in found]
+
+
+def _left_out(metric: Metric, closed: Sequence[ExperimentDay], names: Set[str]) -> list[str]:
+    """Return the days that do not count on which units of the named variants have an event of a metric."""
+    return [
+        _day(day.day_us)
+        for day in closed
+        if day.excluded is not None
+        and any(
+            name in names and metric.name in one.metrics and one.metrics[metric.name].yy
+            for name, one in day.variants.items()
+        )
+    ]
 
 
 def _corrected(definition: Experiment, one: MetricReading, p: float | None) -> MetricReading:

@@ -131,6 +131,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     day_us: int
     variants: dict[str, VariantDay]
     crossed: int = 0  # units that met another variant than their first on this day, and on no earlier one
+    left_out: dict[str, int] = {}  # by variant: the units of this day that do not count, because they met another one
     not_eligible: dict[str, int] = {}  # units that took no part because a feature was missing, by feature and reason
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"

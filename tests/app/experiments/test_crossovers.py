@@ -91,3 +91,19 @@ def test_a_unit_that_met_two_variants_is_counted_once(rule: str, tmp_path: Path)
         close_due(project)
         assert [one.crossed for one in stored_days(project.state.catalog, "prices", 1)][:4] == [0, moved, 0, 0]
         assert project.experiment_report("prices").crossed == moved
+
+
+def test_an_imbalance_that_the_rule_makes_itself_is_said(tmp_path: Path) -> None:
+    with opened(tmp_path, "exclude", BEGIN_US) as project:
+        project.start_experiment("prices", why="A test.")
+        users = [f"u{n}" for n in range(600)]
+        first = meet(project, BEGIN_US + HOUR_US, users)
+        meet(project, BEGIN_US + DAY_US, users[:1])
+        project.ramp_experiment("prices", weights={"old": 0.1, "new": 0.9}, why="More of the new one.")
+        then = meet(project, BEGIN_US + DAY_US + HOUR_US, users)
+        left = sum(then[user] != variant for user, variant in first.items())
+        meet(project, BEGIN_US + 9 * DAY_US, ["other"])
+        text = project.experiment_report("prices").decision.text
+    assert text.startswith("blocked: units are split old")
+    assert f'The cause is crossovers="exclude": it leaves out units that met two variants ({left} of old, 0 of' in text
+    assert "No declared slice" not in text

@@ -151,7 +151,9 @@ class ExperimentDays:
         first = first_exposures(self._exposures(intake), (unpacked_units(blob.get(digest)) for digest in reached.units))
         met_another = not_in(first.met_another, (blob.get(digest) for digest in reached.crossed))
         first = msgspec.structs.replace(first, met_another=met_another)
-        sums = self._sums(self._features, first, self._left_out(first, intake), intake, evaluate)
+        left = self._left_out(first, intake)
+        sums = self._sums(self._features, first, left, intake, evaluate)
+        variants = [] if left is None else first.variants[left].tolist()
         day = ExperimentDay(
             experiment=state.name,
             generation=state.generation,
@@ -159,6 +161,9 @@ class ExperimentDays:
             known_by_us=due.known_by_us,
             variants=sums.variants(),
             crossed=len(first.met_another),
+            left_out={
+                name: count for code, name in enumerate(self.definition.variants) if (count := variants.count(code))
+            },
             not_eligible=self._not_eligible(intake),
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),

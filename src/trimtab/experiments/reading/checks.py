@@ -67,7 +67,11 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
         early = np.sum(counts[: found.failed + 1], axis=0)
         split = " : ".join(f"{share:.1%}" for share in early / early.sum())
         text += f". It first failed on {format_time(steady[found.failed][0].day_us)[:10]}, at {split} until then"
-    text += f". The imbalance is in {', '.join(where)}." if where else ". No declared slice explains it."
+    cause = _left_out(definition, [day for day, _ in steady], expected)
+    if cause:
+        text += cause
+    else:
+        text += f". The imbalance is in {', '.join(where)}." if where else ". No declared slice explains it."
     return RatioCheck(holds=False, p=found.p, text=text, slices=where)
 
 
@@ -153,6 +157,21 @@ def _weights(definition: Experiment, state: ExperimentState, day_us: int) -> tup
     if not state.allocations:
         return tuple(wanted_shares(definition).values())
     return found.pop() if len(found) == 1 else None
+
+
+def _left_out(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> str:
+    """Return a sentence if units are split as declared with those that met two variants; otherwise ""."""
+    left = np.array([[day.left_out.get(name, 0) for name in definition.variants] for day in days], np.int64)
+    together = np.array([_counts(definition, day) for day in days], np.int64) + left
+    if not left.any() or not sample_ratio(together, expected).holds:
+        return ""
+    of = ", ".join(f"{count:,} of {name}" for name, count in zip(definition.variants, left.sum(axis=0), strict=True))
+    return (
+        f'. The cause is crossovers="exclude": it leaves out units that met two variants ({of}), and with them the '
+        "split is as declared. After a change of weights these are mostly units of the variant that lost weight, so "
+        'the variants cannot be compared without them. Start the experiment again, with crossovers="first" or without '
+        "changing weights."
+    )
 
 
 def _counts(definition: Experiment, day: ExperimentDay, slice_: str = "") -> list[int]:

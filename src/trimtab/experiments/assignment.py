@@ -108,6 +108,10 @@ class Assigner:
         if self._where is not None and (eligible := self._where(row)) is not True:
             missing = eligible is None and any(row[name] is None for name in self._features)
             return self._result(self.definition.control, "feature missing" if missing else "not eligible")
+        return self._drawn(packed, row, at_us)
+
+    def _drawn(self, packed: bytes, row: Mapping[str, Any], at_us: int) -> Assignment:
+        """Return the assignment of an eligible unit."""
         assigned = self._assigned
         if (switchback := self.definition.switchback) is not None:
             packed = _pack(self._block(switchback, row, at_us))
@@ -134,7 +138,9 @@ class Assigner:
     ) -> Exposure | None:
         """Return the exposure of the unit of a row; None if it takes no part.
 
-        A unit that takes no part because a feature is missing gets an exposure without a variant, to be counted.
+        If it takes no part because a feature is missing, the result has no variant, so that such units are counted. It
+        has none either if the unit is not eligible now, and would get another variant than the control if it were: it
+        may have met that one before.
 
         Args:
             row: As for `assign`.
@@ -144,16 +150,19 @@ class Assigner:
             missing: The features without a value, for the reason.
         """
         found = self.assign(row, at_us)
-        lacks = found.reason == "feature missing"
-        if not found.takes_part and not lacks:
+        lacks, left = found.reason == "feature missing", found.reason == "not eligible"
+        if left:
+            drawn = self._drawn(_pack([_text(row[name]) for name in self._unit]), row, at_us)
+            left = drawn.takes_part and drawn.variant != self.definition.control
+        if not found.takes_part and not lacks and not left:
             return None
         return Exposure(
             experiment=self.definition.name,
             generation=generation,
             unit=self.unit(row),
-            variant="" if lacks else found.variant,
+            variant="" if lacks or left else found.variant,
             at_us=at_us,
-            reason=missing or found.reason if lacks else reason,
+            reason=missing or found.reason if lacks else found.reason if left else reason,
             block=self.block(row, at_us),
             override=found.reason == "override",
             attributes=_pack(

@@ -42,11 +42,12 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return rows, (self.keys[rows] == keys) if len(self.keys) else np.zeros(len(keys), bool)
 
     def crossed(self, blocks: Iterable[ExposureBlock]) -> Array:
-        """Return which of the units met another variant in any of the given exposures, as booleans."""
+        """Return which of the units met another variant later, in any of the given exposures, as booleans."""
         found = np.zeros(len(self), bool)
         for block in blocks if len(self) else ():
             rows, there = self.rows_of(block.keys)
-            found[rows[there & (self.variants[rows] != block.variants)]] = True
+            later = there & (block.at_us > self.at_us[rows])
+            found[rows[later & (self.variants[rows] != block.variants)]] = True
         return found
 
     def chunks(self, blocks: Iterable[ExposureBlock], rows: int = _CHUNK_ROWS) -> Iterator[ExposureBlock]:
@@ -67,12 +68,17 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             yield ExposureBlock.concat(waiting)
 
 
-def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[tuple[Array, Array]] = ()) -> FirstExposures:
+def first_exposures(
+    blocks: Iterable[ExposureBlock],
+    earlier: Iterable[tuple[Array, Array]] = (),
+    fallbacks: Iterable[ExposureBlock] = (),
+) -> FirstExposures:
     """Return the first exposure of each unit, by time and then by place in the log.
 
     Args:
         blocks: The exposures, in any order. They may be repeated.
-        earlier: For each earlier day, the sorted hashes and the variants of its units, which are left out.
+        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They are left out.
+        fallbacks: When units met the control without taking part. They count only for `met_another`.
     """
     groups = [_Group() for _ in range(_BUCKETS)]
     shift = np.uint64(64 - (_BUCKETS - 1).bit_length())
@@ -88,15 +94,24 @@ def first_exposures(blocks: Iterable[ExposureBlock], earlier: Iterable[tuple[Arr
     first = np.ones(len(found[0]), bool)  # the rows with the first variant of each unit on this day
     first[1:] = found[0][1:] != found[0][:-1]
     crossed = ~first
+    fell_us: list[Array] = [np.zeros((2, 0), np.uint64), *(np.array([b.keys, b.at_us], np.uint64) for b in fallbacks)]
+    fallen, fallen_us = np.concatenate(fell_us, axis=1)
+    met = list[Array]()
     for keys, variants in earlier:
         if len(keys):
             rows = np.minimum(np.searchsorted(keys, found[0]), len(keys) - 1)
             there = keys[rows] == found[0]
             first &= ~there
             crossed[there] = variants[rows[there]] != found[3][there]
-    met_another = np.unique(found[0][crossed])
+            rows = np.minimum(np.searchsorted(keys, fallen), len(keys) - 1)
+            met.append(fallen[(keys[rows] == fallen) & (variants[rows] != 0)])
+    met.append(found[0][crossed])
     keys, at_us, places, variants = (values[first] for values in found)
-    return FirstExposures(keys=keys, at_us=at_us, places=places, variants=variants, met_another=met_another)
+    of_day = FirstExposures(keys=keys, at_us=at_us, places=places, variants=variants, met_another=keys[:0])
+    rows, there = of_day.rows_of(fallen)
+    if len(of_day):
+        met.append(fallen[there & (variants[rows] != 0) & (fallen_us > at_us[rows].astype(np.uint64))])
+    return msgspec.structs.replace(of_day, met_another=np.unique(np.concatenate(met)))
 
 
 def not_in(keys: Array, others: Iterable[bytes]) -> Array:

@@ -107,3 +107,52 @@ def test_an_imbalance_that_the_rule_makes_itself_is_said(tmp_path: Path) -> None
     assert text.startswith("blocked: units are split old")
     assert f'The cause is crossovers="exclude": it leaves out units that met two variants ({left} of old, 0 of' in text
     assert "No declared slice" not in text
+
+
+WHERE = """
+import trimtab as tt
+
+orders = tt.source("orders", time="at", columns={"user": str, "amount": float})
+buyer = tt.view("buyer", source=orders, by="user", features={"orders": tt.count(over="9d")})
+tt.experiment("prices", unit="user", variants={"old": 1, "new": 2}, crossovers="RULE", features=[buyer],
+    attributes={"country": str}, where=(tt.col("buyer.orders") < 1) & (tt.col("country") == "DE"),
+    metrics=[tt.metric("spent", source=orders, by="user", value=tt.sum("amount"), within="2d", role="primary")])
+"""
+
+
+@pytest.mark.parametrize("rule", ["first", "exclude"])
+def test_units_that_fall_back_to_the_control_met_another_variant(rule: str, tmp_path: Path) -> None:
+    users = [f"u{n}" for n in range(60)]
+
+    def meets(at_us: int, some: list[str], country: str = "DE") -> dict[str, str]:
+        clock = project.clock
+        assert isinstance(clock, VirtualClock)
+        clock.advance_to(at_us)
+        found = project.expose_units("prices", [{"user": one, "country": country} for one in some])
+        return {user: one.variant for user, one in zip(some, found, strict=True)}
+
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(WHERE.replace("RULE", rule))
+    with open_project(tmp_path, clock=VirtualClock(BEGIN_US), environment={}) as project:
+        project.start_experiment("prices", why="A test.")
+        meets(BEGIN_US + HOUR_US, ["never", *users[50:]], "FR")  # before they are eligible: no crossover
+        first = meets(BEGIN_US + 2 * HOUR_US, users)
+        now_us = project.clock.now_us()
+        project.push("orders", [{"user": user, "at": now_us, "amount": 1.0} for user in users[:20]])
+        assert {*meets(BEGIN_US + 3 * HOUR_US, users[:10]).values()} == {"old"}  # on the day of their first exposure
+        assert {*meets(BEGIN_US + DAY_US, users[:20]).values()} == {"old"}  # ten of them again
+        assert {*meets(BEGIN_US + DAY_US + HOUR_US, users[20:30], "FR").values()} == {"old"}  # another attribute
+        meets(BEGIN_US + 9 * DAY_US, ["other"])
+        close_due(project)
+        reading = project.experiment_report("prices")
+        days = stored_days(project.state.catalog, "prices", 1)
+    fell = [user for user in users[:30] if first[user] == "new"]
+    assert len(fell) > 8
+    at_once = sum(user in users[:10] for user in fell)
+    assert [one.crossed for one in days[:3]] == [at_once, len(fell) - at_once, 0]
+    assert reading.crossed == len(fell)
+    assert any("or they no longer fulfilled where= and got the control" in note for note in reading.notes)
+    wanted = [*first.values()].count("new") - (len(fell) if rule == "exclude" else 0)
+    assert days[0].variants["new"].units == wanted
+    assert days[0].variants["old"].units == [*first.values()].count("old")
+    assert reading.not_eligible == {}  # no feature was missing

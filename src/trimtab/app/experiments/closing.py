@@ -148,7 +148,8 @@ class ExperimentDays:
             The day, and the units that were first exposed on it or that met two variants for the first time.
         """
         state, intake, blob = self._state, self._intake(due), self._system.state.blob
-        first = first_exposures(self._exposures(intake), (unpacked_units(blob.get(digest)) for digest in reached.units))
+        earlier = (unpacked_units(blob.get(digest)) for digest in reached.units)
+        first = first_exposures(self._exposures(intake), earlier, self._fallbacks(intake))
         met_another = not_in(first.met_another, (blob.get(digest) for digest in reached.crossed))
         first = msgspec.structs.replace(first, met_another=met_another)
         left = self._left_out(first, intake)
@@ -247,7 +248,8 @@ class ExperimentDays:
         if self.definition.crossovers == "first":
             return None
         until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))
-        return first.crossed(self._exposures(msgspec.structs.replace(intake, until_us=until_us)))
+        longer = msgspec.structs.replace(intake, until_us=until_us)
+        return first.crossed(chain(self._exposures(longer), self._fallbacks(longer)))
 
     def _exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
         """Yield the exposures that may be the first ones of a day.
@@ -259,6 +261,16 @@ class ExperimentDays:
         logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, codes)
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
+    def _fallbacks(self, intake: Intake) -> Iterator[ExposureBlock]:
+        """Yield when units met the control because they did not fulfil `where`, or a feature was missing."""
+        if self.definition.where is None or self.definition.switchback is not None:
+            return iter(())
+        state = self._state
+        logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, {"": 0})
+        if self._units is None:
+            return logged
+        return chain(self._units.not_eligible(intake), self._units.missing(intake), logged)
+
     def _not_eligible(self, intake: Intake) -> dict[str, int]:
         """Return how many units took no part because features were missing, by the text that names these features."""
         if not self.definition.features:
@@ -268,7 +280,8 @@ class ExperimentDays:
         seen: dict[int, str] = {}
         for block in logged if self._units is None else chain(self._units.missing(intake), logged):
             for key, reason in zip(block.keys.tolist(), block.reasons.tolist(), strict=True):
-                seen.setdefault(key, reason)
+                if reason != "not eligible":
+                    seen.setdefault(key, reason)
         return dict(sorted(Counter(seen.values()).items()))
 
     def _marks(self, day_us: int) -> tuple[str, ...]:

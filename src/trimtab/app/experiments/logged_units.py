@@ -79,6 +79,19 @@ class LoggedUnits:
             if rows:
                 yield intake.block(number, rows, {"": 0})
 
+    def not_eligible(self, intake: Intake) -> Iterator[ExposureBlock]:
+        """Yield the units that got the control because they did not fulfil `where` at that time, in blocks."""
+        by_flag = bool(self._definition.features)
+        for number, found in self.predictions(intake):
+            rows = []
+            for position, one, row in found:
+                reason = self._assignments.at(row, one.made_at_us).reason  # without `where`, if flags tell
+                unflagged = reason == "assigned" and not {ELIGIBLE, FEATURE_MISSING} & {*one.flags}
+                if unflagged if by_flag else reason == "not eligible":
+                    rows.append((position, self._exposed(one, row, "", "not eligible")))
+            if rows:
+                yield intake.block(number, rows, {"": 0})
+
     def predictions(self, intake: Intake) -> Iterator[tuple[int, list[tuple[int, Prediction, dict[str, Any]]]]]:
         """Yield the predictions that clients got from `intake.from_us` until `intake.until_us`, in blocks.
 

@@ -54,7 +54,8 @@ def past_exposures(
         one = assigner.assign(row, at_us)
         exposure = assigner.exposure(row, at_us, state.generation, reason=not_shown, missing=missing)
         if exposure is not None and _is_closed(system, definition, state, at_us, now_us):
-            one = msgspec.structs.replace(one, takes_part=False, reason="day is closed")
+            if one.reason != "not eligible":
+                one = msgspec.structs.replace(one, takes_part=False, reason="day is closed")
         elif exposure is not None:
             made.append(exposure)
         found.append(one)

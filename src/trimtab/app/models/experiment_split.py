@@ -77,7 +77,7 @@ class ExperimentSplit:
                 self._assigner.exposure(row, now_us, self._generation, reason=reason, missing=missing)
                 for row, missing in self._known(rows, now_us)
             ]
-            self._waiting += [one for one in found if one is not None]
+            self._waiting += [one for one in found if one is not None and one.reason != "not eligible"]
 
     def flush(self) -> None:
         """Log the exposures that wait."""

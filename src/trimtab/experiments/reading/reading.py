@@ -266,8 +266,10 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
         rule = (
             "count for their first one" if definition.crossovers == "first" else "do not count, if their day was open"
         )
+        or_where = "" if definition.where is None else ", or they no longer fulfilled where= and got the control"
         found.append(
-            f"{crossed:,} units met another variant than their first (an override or the weights changed): {rule}"
+            f"{crossed:,} units met another variant than their first (an override or the weights changed"
+            f"{or_where}): {rule}"
         )
     found += [text for metric in definition.metrics if (text := without_events(metric, days)) is not None]
     for name, counts in _late([one for one in days if one.excluded is None]).items():

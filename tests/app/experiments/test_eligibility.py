@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -141,6 +142,32 @@ def test_a_plan_takes_the_features_of_past_units_and_says_if_no_one_takes_part(t
         assert max(best for best in bests if best is not None) == 44.0
         with pytest.raises(Misuse, match=r"none of the .* units of orders takes part\. Check where="):
             project.simulate_experiment("shops", runs=2, units="orders")
+
+
+def test_a_plan_takes_each_unit_from_the_first_appearance_at_which_it_fulfils_the_condition(tmp_path: Path) -> None:
+    with opened(tmp_path, PROJECT.replace("attributes={\"country\": str},", "").replace(
+        '& (tt.col("country") == "DE")', "")) as project:  # fmt: skip
+        project.start_experiment("loyal", why="Loyal customers like it.")
+        taken: dict[str, int] = {}
+        for day in range(9):
+            for turn, number in product((2, 1, 0), range(20)):  # on three days each, within the age of the last order
+                to(project, project.clock.now_us() + 10**6)
+                one = number + 20 * (day - turn)
+                if project.expose("loyal", one).takes_part:
+                    taken.setdefault(str(one), project.clock.now_us())
+                order(project, one, (5.0, 20.0, 20.0)[turn])
+            to(project, BEGIN_US + (day + 1) * DAY_US)
+        to(project, BEGIN_US + 12 * DAY_US)
+        past = past_units(project, project.definitions.experiments["loyal"], origin="orders")
+        fulfil = {
+            str(row["customer"]): at
+            for row, at in zip(past.rows, past.at_us.tolist(), strict=True)
+            if (row["customer.last"] or 0.0) > 10.0
+        }
+        assert fulfil == {unit: at for unit, at in taken.items() if at <= past.at_us.max()}
+        assert len(fulfil) > 100
+        plan = project.experiment_plan("loyal", units="orders")
+        assert plan.units_a_day * plan.past_days == pytest.approx(len(fulfil))
 
 
 def test_a_changed_view_is_a_changed_definition_and_the_one_of_the_start_is_read(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def with_past_features(
         {name: column(kinds[name], [one[name] for one in typed]) for name in features.request_columns}
         | {features.request.time: Column("time", at_us)}
     )
-    with evaluating(system, features, ["eligibility", definition.name, int(at_us.max())]) as evaluate:
+    with evaluating(system, features, ["eligibility", definition.name, int(at_us.max()), len(rows)]) as evaluate:
         found = evaluate(features, requests, at_us, None)
     values, codes = [found.values[name].to_list() for name in features.names], found.codes(features.names).tolist()
     needed = set() if definition.where is None else definition.where.columns()

@@ -1,4 +1,4 @@
-"""Units of the past for plans and simulations of experiments: each is taken as exposed when it first appeared."""
+"""Units of the past for plans and simulations: each is taken as exposed when it first appeared and could take part."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from trimtab.experiments.assignment import Assigner
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake, unit_keys, unit_values
 from trimtab.experiments.first_exposures import first_exposures
+from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.planted_runs import PastUnits, made_state
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
@@ -77,11 +78,14 @@ def _with_values(
         for one in blocks or []:
             yield one.take((one.at_us >= intake.from_us) & (one.at_us < intake.until_us))
 
-    first = first_exposures(exposures())
+    met = [one for one in exposures() if len(one)]
+    if met and (definition.where is not None or definition.switchback is not None):
+        met = [_from_taking_part(system, definition, ExposureBlock.concat(met))]
+    first = first_exposures(met)
     if not len(first):
         span = f"{format_time(intake.from_us)[:10]} to {format_time(intake.until_us)[:10]}"
         raise NotFound(f"experiment {definition.name!r}: no unit in {name} from {span}. Ingest or log more first.")
-    units = ExposureBlock.concat(list(first.chunks(exposures())))
+    units = ExposureBlock.concat(list(first.chunks(met)))
     with evaluating(system, features.every, ["past units", definition.name, intake.from_us]) as evaluate:
         values |= features.values(list(units.units), units.at_us, intake.known_by_us, evaluate)
     if logged is not None:
@@ -92,6 +96,16 @@ def _with_values(
             values |= {one: found.take(rows) for one, found in of_predictions.of(first, intake)[0].items()}
     known = with_past_features(system, definition, _rows(definition, units), units.at_us)
     return PastUnits(origin=name, rows=[row for row, _ in known], at_us=units.at_us, values=values)
+
+
+def _from_taking_part(system: System, definition: Experiment, met: ExposureBlock) -> ExposureBlock:
+    """Leave out the appearances of a unit at which it takes no part, unless it takes part at none."""
+    everyone = msgspec.structs.replace(definition, share=1.0, ramp=(), ramp_at=())
+    assign = Assigner(everyone, made_state(everyone, 0, 0, wanted_shares(everyone)), overrides={}).assign
+    known = with_past_features(system, definition, _rows(definition, met), met.at_us)
+    takes_part = [assign(row, at).takes_part for (row, _), at in zip(known, met.at_us.tolist(), strict=True)]
+    there = np.array(takes_part, bool)
+    return met.take(there | ~np.isin(met.keys, met.keys[there]))
 
 
 def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUnits:

@@ -30,7 +30,10 @@ _FIRST = 100_000  # the generation of the first run of seed 0; no real start of 
 
 
 class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Units of the past, each as if it had been exposed when it first appeared."""
+    """Units of the past, each as if it had been exposed when it first appeared and fulfilled `where`.
+
+    Those that never fulfilled it are as they first appeared.
+    """
 
     origin: str  # the source or request whose rows stand for exposures
     rows: Sequence[Mapping[str, Any]]  # the unit's columns and attributes, as `Assigner.assign` reads them

@@ -27,9 +27,9 @@ tt.experiment("rich", unit="user", variants={"old": 1, "new": 2}, metrics=[spent
 USERS = [f"u{n}" for n in range(40)]
 
 
-def opened(folder: Path, at_us: int = BEGIN_US) -> Project:
+def opened(folder: Path, at_us: int = BEGIN_US, text: str = PROJECT) -> Project:
     (folder / "trimtab.toml").write_text("")
-    (folder / "project.py").write_text(PROJECT)
+    (folder / "project.py").write_text(text)
     return open_project(folder, clock=VirtualClock(at_us), environment={})
 
 
@@ -111,3 +111,52 @@ def test_an_experiment_that_was_started_under_a_clock_ahead_says_so(tmp_path: Pa
         project.start_experiment("prices", why="A test.")
     with opened(tmp_path) as project:
         assert "started by a process whose clock was ahead" in project.experiment("prices").note
+
+
+def test_exposures_on_days_that_a_clock_ahead_has_closed_say_so(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        project.start_experiment("prices", why="A test.")
+    with opened(tmp_path, BEGIN_US + 20 * DAY_US) as project:
+        project.expose("prices", "ahead")
+        assert len(close_due(project)) == 13  # a day is closed seven days after its end
+    with opened(tmp_path, BEGIN_US + 2 * DAY_US) as project:
+        found = project.expose_units("prices", USERS)
+        assert {(one.reason, one.takes_part) for one in found} == {("day is closed", False)}
+        assert project.assign("prices", "u1").reason == "day is closed"
+        assert {one.variant for one in found} == {"old", "new"}
+        note = project.experiment("prices").note
+        assert "days before 2024-03-14 were closed by a process whose clock was ahead" in note
+        assert "which the clock has not reached: it was set back" in note
+        to(project, BEGIN_US + 12 * DAY_US + HOUR_US)  # still closed
+        assert project.expose("prices", "u1").reason == "day is closed"
+        to(project, BEGIN_US + 13 * DAY_US + HOUR_US)
+        assert project.expose("prices", "u1").reason == "assigned"
+        to(project, BEGIN_US + 40 * DAY_US)
+        assert {day: sum(counts.values()) for day, counts in units(project).items()} == {"14": 1, "21": 1}
+
+
+def test_an_exposure_that_is_logged_with_a_time_after_its_day_is_closed_says_so(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        project.start_experiment("prices", why="A test.")
+    with opened(tmp_path, BEGIN_US + 20 * DAY_US) as project:  # ahead, but it closes no day
+        project.expose("prices", "ahead")
+    with opened(tmp_path, BEGIN_US + 2 * DAY_US) as project:
+        assert project.expose("prices", "u1").reason == "day is closed"
+        to(project, BEGIN_US + 15 * DAY_US)
+        assert project.expose("prices", "u1").reason == "assigned"
+        to(project, BEGIN_US + 40 * DAY_US)
+        assert {day: sum(counts.values()) for day, counts in units(project).items()} == {"16": 1, "21": 1}
+
+
+@pytest.mark.parametrize(("first", "now", "reason"), [("3d", "0s", "day is closed"), ("0s", "3d", "assigned")])
+def test_imports_go_by_the_delay_that_is_declared_now(first: str, now: str, reason: str, tmp_path: Path) -> None:
+    def text(delay: str) -> str:
+        return PROJECT.replace('"amount": float}', f'"amount": float}}, delay="{delay}"').replace('"7d"', '"1d"')
+
+    with opened(tmp_path, text=text(first)) as project:
+        project.start_experiment("prices", why="A test.")
+    with opened(tmp_path, BEGIN_US + 3 * DAY_US, text(now)) as project:
+        found = project.expose_units("prices", USERS, at=BEGIN_US + 2 * HOUR_US)
+        assert {one.reason for one in found} == {reason}
+        to(project, BEGIN_US + 12 * DAY_US)
+        assert sum(sum(counts.values()) for counts in units(project).values()) == len(USERS) * (reason == "assigned")

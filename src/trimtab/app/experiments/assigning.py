@@ -10,10 +10,9 @@ import msgspec
 
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
-from trimtab.core.shown import shown
-from trimtab.core.time import format_time
+from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
-from trimtab.experiments.days import EARLY_US, LATE_US, allow_late, end_us, stored_reached
+from trimtab.experiments.days import EARLY_US, LATE_US, allow_late, end_us, longest_wait_us, stored_reached
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import log_exposures, newest_at_us
 from trimtab.experiments.records import (
@@ -43,7 +42,19 @@ class Rule(msgspec.Struct, frozen=True, eq=False):
 
     assigner: Assigner
     generation: int  # the number of its newest start; 0 before the first
-    reader: EligibilityReader | None = None  # None: no features are read (there are none, or it is not running)
+    reader: EligibilityReader | None = None  # None: no features are read (the rule has none, or is not running)
+    closed_until_us: int = 0  # the days before this time are closed
+    wait_us: int = 0  # how long after its end a day is closed
+
+    def is_closed(self, at_us: int, logged_us: int) -> bool:
+        """Return whether an exposure at `at_us` does not count, because it is logged after its day was closed."""
+        return at_us < self.closed_until_us or logged_us > (at_us // DAY_US + 1) * DAY_US + self.wait_us
+
+    def answer(self, found: Assignment, at_us: int, logged_us: int) -> Assignment:
+        """Return an assignment that says whether an exposure at `at_us` counts."""
+        if not found.takes_part or not self.is_closed(at_us, logged_us):
+            return found
+        return msgspec.structs.replace(found, takes_part=False, reason="day is closed")
 
 
 class Rules:
@@ -83,17 +94,25 @@ class Rules:
             state = experiment_state(catalog, name)
             rule = assigner_of(catalog, system.config, system.definitions, name)
             reader = None if state is None or state.phase != "running" else system.eligibility(rule.definition)
-            rules[name] = Rule(rule, 0 if state is None else state.generation, reader)
+            rules[name] = Rule(rule, 0)
+            if state is not None:
+                closed_until_us = stored_reached(catalog, state)[0].closed_until_us
+                wait_us = longest_wait_us(placed(system, rule.definition).metrics)
+                rules[name] = Rule(rule, state.generation, reader, closed_until_us, wait_us)
         return rules[name]
+
+    def logged_us(self, now_us: int) -> int:
+        """Return the time that an exposure gets if it is logged now."""
+        if self._logged_us is None:
+            self._logged_us = newest_at_us(self.log)
+        self._logged_us = max(self._logged_us, now_us)  # no record gets an earlier time, even if the clock is set back
+        return self._logged_us
 
     def log_all(self, name: str, exposures: Sequence[Exposure], now_us: int) -> None:
         """Log exposures. If some are older than `LATE_US` (a day), first let the experiment count ones that late."""
         if not exposures:
             return
-        if self._logged_us is None:
-            self._logged_us = newest_at_us(self.log)
-        self._logged_us = max(self._logged_us, now_us)  # no record gets an earlier time, even if the clock is set back
-        late_us = self._logged_us - min(one.at_us for one in exposures)
+        late_us = self.logged_us(now_us) - min(one.at_us for one in exposures)
         catalog = self._system.state.catalog
         if late_us > LATE_US and (state := experiment_state(catalog, name)) is not None:
             allow_late(catalog, state, late_us)
@@ -118,7 +137,7 @@ def assign(system: System, name: str, unit: object) -> Assignment:
     row = check_row(rule.assigner.definition, unit)
     if rule.reader is not None:
         ((row, _),) = rules.known(rule, [row], now_us)
-    return rule.assigner.assign(row, now_us)
+    return rule.answer(rule.assigner.assign(row, now_us), now_us, now_us)
 
 
 def expose(
@@ -145,7 +164,7 @@ def expose(
     if at is not None:
         from trimtab.app.experiments.past_exposures import past_exposures  # loads NumPy
 
-        found, met = past_exposures(system, name, units, at, not_shown)
+        found, met = past_exposures(system, name, units, at, not_shown, rule, rules.logged_us(now_us))
         rules.log_all(name, met, now_us)
         return found
     rows = []
@@ -156,12 +175,13 @@ def expose(
             if len(units) == 1:
                 raise
             raise Misuse(f"units[{number}]: {error}") from error
-    known = rules.known(rule, rows, now_us)
-    made = [
-        assigner.exposure(row, now_us, rule.generation, reason=not_shown, missing=missing) for row, missing in known
-    ]
-    rules.log_all(name, [one for one in made if one is not None], now_us)
-    return [assigner.assign(row, now_us) for row, _ in known]
+    known, logged_us = rules.known(rule, rows, now_us), rules.logged_us(now_us)
+    if not rule.is_closed(now_us, logged_us):
+        made = [
+            assigner.exposure(row, now_us, rule.generation, reason=not_shown, missing=missing) for row, missing in known
+        ]
+        rules.log_all(name, [one for one in made if one is not None], now_us)
+    return [rule.answer(assigner.assign(row, now_us), now_us, logged_us) for row, _ in known]
 
 
 def experiments(system: System) -> list[ExperimentStatus]:
@@ -231,6 +251,16 @@ def lacking(system: System, definition: Experiment) -> str | None:
     return None
 
 
+def placed(system: System, definition: Experiment) -> Experiment:
+    """Return a definition whose metrics read the sources as declared now, with columns at their stored positions."""
+    sources = system.definitions.sources
+    metrics = [
+        one if one.source is None else msgspec.structs.replace(one, source=sources.get(one.source.name, one.source))
+        for one in definition.metrics
+    ]
+    return msgspec.structs.replace(definition, metrics=tuple(metrics))
+
+
 def notes(system: System, state: ExperimentState) -> list[str]:
     """Return what else a person should know about an experiment, each as a text."""
     definition = stored_definition(state)
@@ -241,22 +271,25 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     if state.phase not in ("running", "paused"):
         return []
     over = system.clock.now_us() >= end_us(state, definition.duration_us)
-    past = "its planned time is over, so no more units count: conclude or stop it" if over else ""
-    until_us, ahead = stored_reached(system.state.catalog, state)[0].closed_until_us, ""
+    found = [_note(system, state, definition)]
+    found += ["its planned time is over, so no more units count: conclude or stop it"] if over else []
+    until_us = stored_reached(system.state.catalog, state)[0].closed_until_us
     if until_us > system.clock.now_us():
-        ahead = (
-            f"days until {format_time(until_us)[:10]} were closed by a process whose clock was ahead, so units "
+        found.append(
+            f"days before {format_time(until_us)[:10]} were closed by a process whose clock was ahead, so units "
             "exposed before that do not count: stop it and start it again"
         )
     newest_us = newest_at_us(system.state.exposures)
     if newest_us > system.clock.now_us() + EARLY_US:
-        ahead = (
+        found.append(
             f"exposures were logged at {format_time(newest_us)}, which the clock has not reached: it was set back. "
-            "Until it does, exposures are logged with that time, and days that are closed earlier do not count them"
+            "Until then, exposures are recorded as logged at this time, and count only on days that are closed later"
         )
     if state.started_at_us > system.clock.now_us():
-        ahead = "it was started by a process whose clock was ahead, and no unit counts yet: stop it and start it again"
-    return [one for one in (_note(system, state, definition), past, ahead) if one]
+        found.append(
+            "it was started by a process whose clock was ahead, and no unit counts yet: stop it and start it again"
+        )
+    return [one for one in found if one]
 
 
 def _note(system: System, state: ExperimentState, definition: Experiment) -> str:

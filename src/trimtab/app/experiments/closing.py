@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.app.experiments.assigning import lacking
+from trimtab.app.experiments.assigning import lacking, placed
 from trimtab.app.experiments.evaluating import evaluating
 from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
@@ -40,7 +40,6 @@ from trimtab.experiments.days import (
     stored_lateness,
     stored_reached,
 )
-from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake, read_exposures
 from trimtab.experiments.first_exposures import FirstExposures, first_exposures, not_in, unpacked_units
 from trimtab.experiments.records import KIND, ExperimentDay, ExperimentState, stored_definition
@@ -99,7 +98,7 @@ class ExperimentDays:
     def __init__(self, system: System, state: ExperimentState) -> None:
         self._system = system
         self._state = state
-        self.definition = definition = _placed(system, stored_definition(state))
+        self.definition = definition = placed(system, stored_definition(state))
         self._model = None if definition.model is None else system.definitions.deployment(definition.model).model
         self._end_us = end_us(state, definition.duration_us)
         self._testers = {*system.declared.experiments.get(state.name, definition).overrides}
@@ -300,16 +299,6 @@ class ExperimentDays:
             if window.start_us < day_us + DAY_US and (window.end_us is None or window.end_us > day_us):
                 return f"red window: {window.kind}{f' of {window.subject}' if window.subject else ''}"
         return None
-
-
-def _placed(system: System, definition: Experiment) -> Experiment:
-    """Return a definition whose metrics have the sources as declared now, which know the positions of their columns."""
-    sources = system.definitions.source
-    metrics = [
-        one if one.source is None else msgspec.structs.replace(one, source=sources(one.source.name))
-        for one in definition.metrics
-    ]
-    return msgspec.structs.replace(definition, metrics=tuple(metrics))
 
 
 def _on(day_us: int, at_us: int) -> bool:

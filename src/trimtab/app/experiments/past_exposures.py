@@ -6,34 +6,47 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import msgspec
 import numpy as np
 
 from trimtab.core.errors import Misuse
-from trimtab.core.time import DAY_US, format_time, parse_time_us
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, check_row
-from trimtab.experiments.days import EARLY_US, longest_wait_us, stored_reached
-from trimtab.experiments.definitions import Experiment
-from trimtab.experiments.records import ExperimentState, Exposure, experiment_state, stored_definition
+from trimtab.experiments.days import EARLY_US
+from trimtab.experiments.records import Exposure, experiment_state, stored_definition
 
 if TYPE_CHECKING:
+    from trimtab.app.experiments.assigning import Rule
     from trimtab.app.system import System
 
 At: TypeAlias = "str | int | dt.datetime"
 
 
 def past_exposures(
-    system: System, name: str, units: Sequence[object], at: At | Sequence[At], not_shown: str
+    system: System,
+    name: str,
+    units: Sequence[object],
+    at: At | Sequence[At],
+    not_shown: str,
+    now: Rule,
+    logged_us: int,
 ) -> tuple[list[Assignment], list[Exposure]]:
     """Return the assignments of units as of past times, and the exposures to log.
 
     A unit whose day is closed takes no part any more, because sums of closed days do not change.
 
+    Args:
+        system: The project.
+        name: The experiment.
+        units: The units, as for `Project.expose_units`.
+        at: A time for each unit, or one for all.
+        not_shown: Why the variants were not shown; empty if they were.
+        now: How the experiment assigns units now.
+        logged_us: The time that the exposures get if they are logged now.
+
     Raises:
         Misuse: There is not one time for each unit, or a time lies in the future.
     """
-    now_us = system.clock.now_us()
-    times_us = _times(name, units, at, now_us)
+    times_us = _times(name, units, at, system.clock.now_us())
     state = experiment_state(system.state.catalog, name)
     definition = system.definitions.experiment(name) if state is None else stored_definition(state)
     rows: list[tuple[dict[str, Any], str]] = [(check_row(definition, unit), "") for unit in units]
@@ -51,14 +64,10 @@ def past_exposures(
     found, made = list[Assignment](), list[Exposure]()
     for (row, missing), at_us in zip(rows, times_us, strict=True):
         assigner = past.assigner(at_us)
-        one = assigner.assign(row, at_us)
+        found.append(now.answer(assigner.assign(row, at_us), at_us, logged_us))
         exposure = assigner.exposure(row, at_us, state.generation, reason=not_shown, missing=missing)
-        if exposure is not None and _is_closed(system, definition, state, at_us, now_us):
-            if one.reason != "not eligible":
-                one = msgspec.structs.replace(one, takes_part=False, reason="day is closed")
-        elif exposure is not None:
+        if exposure is not None and not now.is_closed(at_us, logged_us):
             made.append(exposure)
-        found.append(one)
     return found, made
 
 
@@ -75,8 +84,3 @@ def _times(name: str, units: Sequence[object], at: At | Sequence[At], now_us: in
                 f"experiment {name!r}: at={format_time(at_us)} lies in the future. Give the time of the exposure."
             )
     return times_us
-
-
-def _is_closed(system: System, definition: Experiment, state: ExperimentState, at_us: int, now_us: int) -> bool:
-    known_by_us = (at_us // DAY_US + 1) * DAY_US + longest_wait_us(definition.metrics)
-    return now_us > known_by_us or at_us < stored_reached(system.state.catalog, state)[0].closed_until_us

@@ -195,7 +195,7 @@ def test_the_allocations_of_the_past_are_those_at_that_time() -> None:
     state = started([allocation(1.0), allocation(0.0, from_us=10), allocation(1.0, from_us=20)], ended_at_us=30)
     past = PastAssignments(defined(), msgspec.structs.replace(state, phase="stopped"))
     found = [past.at(ROWS[0], at_us).reason for at_us in (-1, 0, 9, 10, 19, 20, 29, 30)]
-    assert found == ["not started", "assigned", "assigned", *["not in share"] * 2, *["assigned"] * 2, "stopped"]
+    assert found == ["not started", "assigned", "assigned", *["paused"] * 2, *["assigned"] * 2, "stopped"]
 
 
 def test_all_but_the_global_holdout_get_the_winner() -> None:

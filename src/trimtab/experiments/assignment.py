@@ -76,6 +76,8 @@ class Assigner:
         if allocation is None and state.phase != "running":
             self._ended = self._result(state.winner or definition.control, state.phase)
         now = allocation or state.allocations[-1]
+        if allocation is not None and not allocation.share:  # it was paused then
+            self._ended = self._result(definition.control, "paused")
         self._slots = begin, end = state.slots
         self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
         self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed

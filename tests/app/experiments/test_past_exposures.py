@@ -160,3 +160,36 @@ def test_imports_go_by_the_delay_that_is_declared_now(first: str, now: str, reas
         assert {one.reason for one in found} == {reason}
         to(project, BEGIN_US + 12 * DAY_US)
         assert sum(sum(counts.values()) for counts in units(project).values()) == len(USERS) * (reason == "assigned")
+
+
+def test_an_import_says_what_was_in_force_in_a_pause_and_after_an_earlier_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as project:
+        to(project, BEGIN_US + HOUR_US)
+        project.start_experiment("prices", why="A test.")
+        first = [project.assign("prices", user).variant for user in USERS]
+        assert {*first} == {"old", "new"}
+        for hours, change in ((3, project.pause_experiment), (5, project.resume_experiment),
+                              (8, project.stop_experiment), (9, project.start_experiment)):  # fmt: skip
+            to(project, BEGIN_US + hours * HOUR_US)
+            change("prices", why="A test.")
+        to(project, BEGIN_US + 10 * HOUR_US)
+        second = [project.assign("prices", user).variant for user in USERS]
+        assert second != first
+
+        def said(hours: float) -> tuple[set[str], list[str]]:
+            found = project.expose_units("prices", USERS, at=BEGIN_US + round(hours * HOUR_US))
+            return {one.reason for one in found}, [one.variant for one in found]
+
+        olds = ["old"] * len(USERS)
+        assert said(0.5) == ({"not started"}, olds)
+        assert said(2) == ({"day is closed"}, first)
+        assert said(4) == ({"paused"}, olds)
+        assert said(6) == ({"day is closed"}, first)
+        assert said(8.5) == ({"stopped"}, olds)
+        assert project.state.exposures.positions() == {}
+        assert said(9.5) == ({"assigned"}, second)
+        mixed = project.expose_units("prices", ["u1", "u1"], at=[BEGIN_US + 19 * HOUR_US // 2, BEGIN_US + 4 * HOUR_US])
+        assert [one.reason for one in mixed] == ["assigned", "paused"]
+        project.pause_experiment("prices", why="A test.")
+        project.conclude_experiment("prices", "new", why="A test.")
+        assert project.assign("prices", "u1").reason == "concluded"

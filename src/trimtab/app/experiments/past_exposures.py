@@ -6,13 +6,15 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
 import numpy as np
 
 from trimtab.core.errors import Misuse
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, check_row
 from trimtab.experiments.days import EARLY_US
-from trimtab.experiments.records import Exposure, experiment_state, stored_definition
+from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.records import ExperimentState, Exposure, experiment_state, past_state, stored_definition
 
 if TYPE_CHECKING:
     from trimtab.app.experiments.assigning import Rule
@@ -48,27 +50,55 @@ def past_exposures(
     """
     times_us = _times(name, units, at, system.clock.now_us())
     state = experiment_state(system.state.catalog, name)
-    definition = system.definitions.experiment(name) if state is None else stored_definition(state)
-    rows: list[tuple[dict[str, Any], str]] = [(check_row(definition, unit), "") for unit in units]
-    if definition.features and rows:
-        from trimtab.app.experiments.evaluating import with_past_features  # loads DuckDB
-
-        rows = with_past_features(system, definition, [row for row, _ in rows], np.array(times_us, np.int64))
     if state is None:
+        definition = system.definitions.experiment(name)
         rule = Assigner(definition, None)
-        return [rule.assign(row, at_us) for (row, _), at_us in zip(rows, times_us, strict=True)], []
-    declared = system.declared.experiments.get(name, definition)
+        rows = [row for row, _ in _rows(system, definition, units, times_us)]
+        return [rule.assign(row, at_us) for row, at_us in zip(rows, times_us, strict=True)], []
+    starts = [state]  # the newest first
+    while starts[-1].started_at_us > min(times_us, default=state.started_at_us):
+        earlier = past_state(system.state.catalog, name, starts[-1].generation - 1)
+        if earlier is None:
+            break
+        starts.append(earlier)
+    start_of = [next((one for one in starts if one.started_at_us <= at_us), state) for at_us in times_us]
+    found, made = dict[int, Assignment](), list[Exposure]()
+    for one in starts:
+        places = [place for place, start in enumerate(start_of) if start is one]
+        definition = stored_definition(one)
+        rows_of = _rows(system, definition, [units[place] for place in places], [times_us[place] for place in places])
+        past = _assignments(system, definition, one)
+        for place, (row, missing) in zip(places, rows_of, strict=True):
+            at_us = times_us[place]
+            assigner = past.assigner(at_us)
+            closed = one is not state or now.is_closed(at_us, logged_us)  # no more days of an earlier start are closed
+            assigned = assigner.assign(row, at_us)
+            if closed and assigned.takes_part:
+                assigned = msgspec.structs.replace(assigned, takes_part=False, reason="day is closed")
+            found[place] = assigned
+            exposure = assigner.exposure(row, at_us, one.generation, reason=not_shown, missing=missing)
+            if exposure is not None and not closed:
+                made.append(exposure)
+    return [found[place] for place in range(len(units))], made
+
+
+def _rows(
+    system: System, definition: Experiment, units: Sequence[object], times_us: Sequence[int]
+) -> list[tuple[dict[str, Any], str]]:
+    """Return units as rows with the features of their times, and for each a text that names those without a value."""
+    rows = [check_row(definition, unit) for unit in units]
+    if not definition.features or not rows:
+        return [(row, "") for row in rows]
+    from trimtab.app.experiments.evaluating import with_past_features  # loads DuckDB
+
+    return with_past_features(system, definition, rows, np.array(times_us, np.int64))
+
+
+def _assignments(system: System, definition: Experiment, state: ExperimentState) -> PastAssignments:
+    declared = system.declared.experiments.get(definition.name, definition)
     known = {unit: variant for unit, variant in declared.overrides.items() if variant in definition.variants}
     holdout = system.config.experiments.holdout if state.holdout is None else state.holdout
-    past = PastAssignments(definition, state, holdout=holdout, overrides=known)
-    found, made = list[Assignment](), list[Exposure]()
-    for (row, missing), at_us in zip(rows, times_us, strict=True):
-        assigner = past.assigner(at_us)
-        found.append(now.answer(assigner.assign(row, at_us), at_us, logged_us))
-        exposure = assigner.exposure(row, at_us, state.generation, reason=not_shown, missing=missing)
-        if exposure is not None and not now.is_closed(at_us, logged_us):
-            made.append(exposure)
-    return found, made
+    return PastAssignments(definition, state, holdout=holdout, overrides=known)
 
 
 def _times(name: str, units: Sequence[object], at: At | Sequence[At], now_us: int) -> list[int]:

@@ -140,9 +140,8 @@ class Assigner:
     ) -> Exposure | None:
         """Return the exposure of the unit of a row; None if it takes no part.
 
-        If it takes no part because a feature is missing, the result has no variant, so that such units are counted. It
-        has none either if the unit is not eligible now, and would get another variant than the control if it were: it
-        may have met that one before.
+        If it takes no part only because a feature is missing, the result has no variant, so that such units are
+        counted.
 
         Args:
             row: As for `assign`.
@@ -152,11 +151,8 @@ class Assigner:
             missing: The features without a value, for the reason.
         """
         found = self.assign(row, at_us)
-        lacks, left = found.reason == "feature missing", found.reason == "not eligible"
-        if left:
-            drawn = self._drawn(_pack([_text(row[name]) for name in self._unit]), row, at_us)
-            left = drawn.takes_part and drawn.variant != self.definition.control
-        if not found.takes_part and not lacks and not left:
+        lacks = found.reason == "feature missing"
+        if not found.takes_part and not (lacks and self._in_share(row, at_us)):
             return None
         return Exposure(
             experiment=self.definition.name,
@@ -171,6 +167,11 @@ class Assigner:
                 {name: row[name] for name in (*self.definition.attributes, *self.definition.feature_types)}
             ),
         )
+
+    def _in_share(self, row: Mapping[str, Any], at_us: int) -> bool:
+        switchback, texts = self.definition.switchback, [_text(row[name]) for name in self._unit]
+        number = self._number(_pack(texts if switchback is None else self._block(switchback, row, at_us)))
+        return number % BUCKETS < self._below
 
     def _result(self, variant: str, reason: Reason) -> Assignment:
         found = self._results.get((variant, reason))

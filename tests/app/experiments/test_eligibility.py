@@ -104,10 +104,36 @@ def test_the_values_are_logged_with_the_exposure_and_missing_features_are_counte
         slices = {name for one in first.variants.values() for name in one.slice_units}
         assert slices == {"customer.shop=east", "customer.shop=west"}
         assert first.not_eligible == {"customer.last (no_entity)": 2}
-        assert second.not_eligible == {"customer.last (expired)": 1}
+        assert second.not_eligible == {}
         reading = project.experiment_report("loyal")
-        assert reading.not_eligible == {"customer.last (expired)": 1, "customer.last (no_entity)": 2}
+        assert reading.not_eligible == {"customer.last (no_entity)": 2}
         assert reading.decided_before["where"] == "((col('customer.last') > 10.0) & (col('country') == 'DE'))"
+
+
+def test_units_that_take_part_later_or_are_not_in_the_share_are_not_counted_as_lacking(tmp_path: Path) -> None:
+    with opened(tmp_path, PROJECT.replace('slices=["customer.shop"]', "share=0.5")) as project:
+        to(project, BEGIN_US + HOUR_US)
+        project.start_experiment("loyal", why="Loyal customers like it.")
+        people = [unit(n) for n in range(200)]
+        assert {one.reason for one in project.expose_units("loyal", people)} == {"feature missing"}
+        for n in range(100):
+            order(project, n, 20.0)
+        to(project, BEGIN_US + 20 * HOUR_US)
+        assert {project.assign("loyal", one).reason for one in people[:100]} == {"assigned", "not in share"}
+        project.expose_units("loyal", people[:50])
+        to(project, BEGIN_US + 24 * HOUR_US)
+        taking = [one.takes_part for one in project.expose_units("loyal", people[50:])][:50]
+        assert 10 < sum(taking) < 40
+        to(project, BEGIN_US + 5 * DAY_US)
+        close_due(project)
+        first, second, *_ = stored_days(project.state.catalog, "loyal", 1)
+        assert {*exposures(project)[0][:3]} >= {"", "customer.last (no_entity)"}
+        logged = {name for name, variant, _, _ in exposures(project) if not variant}
+        assert len(logged) < 140
+        lacking = sum(int(name) >= 100 for name in logged)
+        assert first.not_eligible == {"customer.last (no_entity)": lacking}
+        assert second.not_eligible == {"customer.last (no_entity)": lacking}
+        assert 20 < lacking < 80
 
 
 def test_a_view_can_be_looked_up_by_an_attribute_and_history_gives_the_same_values(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ sums.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -146,25 +146,19 @@ class ExperimentDays:
         Returns:
             The day, and the units that were first exposed on it or that met two variants for the first time.
         """
-        state, intake, blob = self._state, self._intake(due), self._system.state.blob
-        earlier = (unpacked_units(blob.get(digest)) for digest in reached.units)
-        first = first_exposures(self._exposures(intake), earlier, self._fallbacks(intake))
-        met_another = not_in(first.met_another, (blob.get(digest) for digest in reached.crossed))
-        first = msgspec.structs.replace(first, met_another=met_another)
-        left = self._left_out(first, intake)
-        sums = self._sums(self._features, first, left, intake, evaluate)
-        variants = [] if left is None else first.variants[left].tolist()
+        state, intake = self._state, self._intake(due)
+        lacking = self._lacking(intake)  # before the units of earlier days are read, which are no such units
+        first = first_exposures(self._exposures(intake), _without(lacking, earlier))
+        crossed = self._crossed(first, intake)
+        sums = self._sums(self._features, first, crossed, intake, evaluate)
         day = ExperimentDay(
             experiment=state.name,
             generation=state.generation,
             day_us=due.day_us,
             known_by_us=due.known_by_us,
             variants=sums.variants(),
-            crossed=len(first.met_another),
-            left_out={
-                name: count for code, name in enumerate(self.definition.variants) if (count := variants.count(code))
-            },
-            not_eligible=self._not_eligible(intake),
+            crossed=int(crossed.sum()) + first.again,
+            not_eligible=dict(sorted(Counter(lacking.values()).items())),
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),
         )
@@ -260,18 +254,11 @@ class ExperimentDays:
         logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, codes)
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
-    def _fallbacks(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield when units met the control because they did not fulfil `where`, or a feature was missing."""
-        if self.definition.where is None or self.definition.switchback is not None:
-            return iter(())
-        state = self._state
-        logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, {"": 0})
-        if self._units is None:
-            return logged
-        return chain(self._units.not_eligible(intake), self._units.missing(intake), logged)
+    def _lacking(self, intake: Intake) -> dict[int, str]:
+        """Return the units that took no part because features were missing: by hash, the text that names these.
 
-    def _not_eligible(self, intake: Intake) -> dict[str, int]:
-        """Return how many units took no part because features were missing, by the text that names these features."""
+        Units that took part later are left out if they did so before the day is closed.
+        """
         if not self.definition.features:
             return {}
         state = self._state
@@ -279,9 +266,13 @@ class ExperimentDays:
         seen: dict[int, str] = {}
         for block in logged if self._units is None else chain(self._units.missing(intake), logged):
             for key, reason in zip(block.keys.tolist(), block.reasons.tolist(), strict=True):
-                if reason != "not eligible":
-                    seen.setdefault(key, reason)
-        return dict(sorted(Counter(seen.values()).items()))
+                seen.setdefault(key, reason)
+        if seen:
+            until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))
+            later = self._exposures(msgspec.structs.replace(intake, until_us=until_us))
+            for _ in _without(seen, ((block.keys, block.variants) for block in later)):
+                pass
+        return seen
 
     def _marks(self, day_us: int) -> tuple[str, ...]:
         """Return what else happened on a day: changed shares, and what the loop did with the model."""
@@ -299,6 +290,17 @@ class ExperimentDays:
             if window.start_us < day_us + DAY_US and (window.end_us is None or window.end_us > day_us):
                 return f"red window: {window.kind}{f' of {window.subject}' if window.subject else ''}"
         return None
+
+
+def _without(
+    lacking: dict[int, str], units: Iterable[tuple[NDArray[Any], NDArray[Any]]]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Yield hashes and variants of units, and remove these units from `lacking`."""
+    for keys, variants in units:
+        if lacking:
+            for key in keys[np.isin(keys, np.array([*lacking], np.uint64))].tolist():
+                lacking.pop(key, None)
+        yield keys, variants
 
 
 def _on(day_us: int, at_us: int) -> bool:

@@ -74,7 +74,7 @@ class LoggedUnits:
             rows = [
                 (position, self._exposed(one, row, "", "feature missing"))
                 for position, one, row in found
-                if FEATURE_MISSING in one.flags
+                if FEATURE_MISSING in one.flags and self._assignments.at(row, one.made_at_us).reason == "assigned"
             ]
             if rows:
                 yield intake.block(number, rows, {"": 0})

@@ -62,7 +62,11 @@ def _units(page: Document, reading: Reading) -> None:
     page.note(f"Sample ratio: {reading.ratio.text}", "plain" if reading.ratio.holds else "bad")
     if reading.not_eligible:
         lacking = "; ".join(f"{why}: {count:,}" for why, count in reading.not_eligible.items())
-        page.note(f"Units that took no part because a feature was missing (once on each day): {lacking}", "warning")
+        page.note(
+            f"Units that took no part because a feature was missing (on each day that they came, by "
+            f"reason; without those that took part until the day was closed): {lacking}",
+            "warning",
+        )
     series = [
         Series(name=one.name, x=[parse_time_us(day) for day in one.by_day], y=[float(n) for n in one.by_day.values()])
         for one in reading.variants

@@ -72,7 +72,7 @@ class LoggedUnits:
         """Yield the units that took no part on a day because a feature was missing, in blocks."""
         for number, found in self.predictions(intake):
             rows = [
-                (position, self._exposed(one, row, "", "feature missing"))
+                (position, self._exposed(one, row, "", self._lacking(one)))
                 for position, one, row in found
                 if FEATURE_MISSING in one.flags and self._assignments.at(row, one.made_at_us).reason == "assigned"
             ]
@@ -155,6 +155,12 @@ class LoggedUnits:
         if self._definition.deployments:
             return "" if prediction.model == self._definition.variants[variant] else OTHER_DEPLOYMENT
         return "" if prediction.version == self._state.versions.get(variant) else OTHER_VERSION
+
+    def _lacking(self, prediction: Prediction) -> str:
+        """Return which features were missing, and why."""
+        names = self._definition.feature_types
+        found = [flag for flag in prediction.flags if flag.partition(" (")[0] in names]
+        return ", ".join(found) or "feature missing"  # older answers do not name them
 
     def _row(self, prediction: Prediction) -> dict[str, Any] | None:
         """Return the columns of a logged request; None if it does not have the columns that identify its unit."""

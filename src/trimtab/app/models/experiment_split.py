@@ -55,14 +55,16 @@ class ExperimentSplit:
     def arms(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
         """Return for each request the variant whose version answers, "" for the control, and flags."""
         now_us, control = self._clock.now_us(), self._assigner.definition.control
-        found = [self._assigner.assign(row, now_us) for row, _ in self._known(rows, now_us)]
-        of = _FLAGS if self._reader is not None else {}
+        known = self._known(rows, now_us)
+        found = [self._assigner.assign(row, now_us) for row, _ in known]
+        of = [
+            () if self._reader is None else (*_FLAGS.get(one.reason, ()), *_lacking(one.reason, missing))
+            for one, (_, missing) in zip(found, known, strict=True)
+        ]
         routed = (ROUTED,) if self._assigner.definition.deployments else ()
         return [
-            ("", of.get(one.reason, ()))
-            if one.variant == control
-            else (one.variant, (*of.get(one.reason, ()), *routed))
-            for one in found
+            ("", flags) if one.variant == control else (one.variant, (*flags, *routed))
+            for one, flags in zip(found, of, strict=True)
         ]
 
     def _known(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Sequence[tuple[Mapping[str, Any], str]]:
@@ -86,6 +88,11 @@ class ExperimentSplit:
             from trimtab.experiments.exposures import log_exposures  # loads NumPy
 
             log_exposures(self._log(), waiting)
+
+
+def _lacking(reason: Reason, missing: str) -> list[str]:
+    """Return the features for lack of which a unit takes no part, each with its reason."""
+    return missing.split(", ") if reason == "feature missing" and missing else []
 
 
 class StoredArms:

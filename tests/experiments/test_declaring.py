@@ -212,6 +212,7 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ),
         ({"rule": "obrien_fleming", "duration": "14d"}, "looks=1. Give 2 to 50."),
         ({"strata": "country"}, "strata='country' is not one of slices=[]. Add it there."),
+        ({"slices": "country"}, "slices='country' is a text. Give a list: slices=['country']."),
         ({"looks": 5}, "looks= is for rule=\"obrien_fleming\", not 'sequence'."),
         ({"owner": " "}, "owner=' '. Give a text such as \"team shop\"."),
         ({"metrics": [revenue(), revenue()]}, "two metrics are called 'revenue'. Rename one."),

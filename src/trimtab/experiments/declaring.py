@@ -175,6 +175,7 @@ def experiment(
             f"looks={looks} in duration={duration!r}, but there is at most one look a day. Give fewer looks.",
         ),
         (rule != "obrien_fleming" and looks != 1, f'looks= is for rule="obrien_fleming", not {rule!r}.'),
+        (isinstance(slices, str), f"slices={slices!r} is a text. Give a list: slices=[{slices!r}]."),
         (bool(strata) and strata not in slices, f"strata={strata!r} is not one of slices={[*slices]}. Add it there."),
         (owner is not None and not owner.strip(), f'owner={owner!r}. Give a text such as "team shop".'),
         (not isinstance(switchback, Switchback | None), "switchback= is no switchback. Make it with tt.switchback()."),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
+import numpy as np
 import pytest
 from experiment_world import BEGIN_US
 
@@ -89,7 +91,16 @@ def test_impossible_times_are_refused(tmp_path: Path) -> None:
             project.expose("prices", "u1", at=BEGIN_US + 2 * HOUR_US)
         with pytest.raises(Misuse, match="2 times for 1 units"):
             project.expose_units("prices", ["u1"], at=[BEGIN_US, BEGIN_US])
+        for wrong in (1.5, b"x", {0: BEGIN_US}, [None]):
+            with pytest.raises(Misuse, match="time"):
+                project.expose("prices", "u1", at=wrong)  # type: ignore[arg-type]  # wrong on purpose
+        for units in ("abc", b"abc", {"user": "x"}):
+            with pytest.raises(Misuse, match="is one unit"):
+                project.expose_units("prices", units)  # type: ignore[arg-type]  # wrong on purpose
         assert project.state.exposures.positions() == {}
+        given = np.array([BEGIN_US, BEGIN_US])
+        assert len(project.expose_units("prices", (user for user in USERS[:2]), at=given)) == 2  # type: ignore[arg-type]
+        assert project.expose("prices", "u1", at=dt.date(2024, 3, 1)).reason == "assigned"  # type: ignore[arg-type]
 
 
 def test_exposures_after_the_clock_was_set_back_count_and_are_noted(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import msgspec
 
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.assignment import Assigner, Assignment, check_row
 from trimtab.experiments.days import EARLY_US, LATE_US, allow_late, end_us, longest_wait_us, stored_reached
@@ -27,7 +29,7 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import arm_shares
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from trimtab.app.experiments.past_exposures import At
     from trimtab.app.system import System
@@ -143,13 +145,15 @@ def assign(system: System, name: str, unit: object) -> Assignment:
 def expose(
     system: System,
     name: str,
-    units: Sequence[object],
+    units: Iterable[object],
     *,
     not_shown: str = "",
     at: At | Sequence[At] | None = None,
 ) -> list[Assignment]:
     """Return the variants of units, and log the exposures of all or of none; see `Project.expose_units`."""
-    rules, now_us = system.part(Rules), system.clock.now_us()
+    if isinstance(units, str | bytes | Mapping):
+        raise Misuse(f"experiment {name!r}: units={shown(units)[:100]} is one unit. Give a list, or call expose().")
+    units, rules, now_us = list(units), system.part(Rules), system.clock.now_us()
     rule = rules.of(name)
     assigner, definition = rule.assigner, rule.assigner.definition
     if definition.model is not None:

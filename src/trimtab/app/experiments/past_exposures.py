@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
 
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import shown
 from trimtab.core.time import format_time, parse_time_us
-from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, check_row
+from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, check_row, plain
 from trimtab.experiments.days import EARLY_US
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.records import ExperimentState, Exposure, experiment_state, past_state, stored_definition
@@ -102,12 +103,15 @@ def _assignments(system: System, definition: Experiment, state: ExperimentState)
 
 
 def _times(name: str, units: Sequence[object], at: At | Sequence[At], now_us: int) -> list[int]:
-    given = [at] * len(units) if isinstance(at, str | int | dt.datetime) else [*at]
+    at = plain(at)
+    if isinstance(at, bytes | Mapping):
+        raise Misuse(f"experiment {name!r}: at={shown(at)[:100]} is no time. Give one time, or a list of them.")
+    given = [*at] if isinstance(at, Iterable) and not isinstance(at, str) else [at] * len(units)
     if len(given) != len(units):
         raise Misuse(
             f"experiment {name!r}: {len(given)} times for {len(units)} units. Give one for each, or one for all."
         )
-    times_us = [parse_time_us(one) for one in given]
+    times_us = [parse_time_us(plain(one)) for one in given]
     for at_us in times_us:
         if at_us > now_us + EARLY_US:
             raise Misuse(

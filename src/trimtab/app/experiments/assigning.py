@@ -168,7 +168,8 @@ def expose(
     if at is not None:
         from trimtab.app.experiments.past_exposures import past_exposures  # loads NumPy
 
-        found, met = past_exposures(system, name, units, at, not_shown, rule, rules.logged_us(now_us))
+        logged_us = rules.logged_us(now_us)
+        found, met = past_exposures(system, name, units, at, not_shown, lambda at: rule.is_closed(at, logged_us))
         rules.log_all(name, met, now_us)
         return found
     rows = []

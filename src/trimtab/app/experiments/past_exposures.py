@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -18,7 +18,6 @@ from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.records import ExperimentState, Exposure, experiment_state, past_state, stored_definition
 
 if TYPE_CHECKING:
-    from trimtab.app.experiments.assigning import Rule
     from trimtab.app.system import System
 
 At: TypeAlias = "str | int | dt.datetime"
@@ -30,8 +29,7 @@ def past_exposures(
     units: Sequence[object],
     at: At | Sequence[At],
     not_shown: str,
-    now: Rule,
-    logged_us: int,
+    is_closed: Callable[[int], bool],
 ) -> tuple[list[Assignment], list[Exposure]]:
     """Return the assignments of units as of past times, and the exposures to log.
 
@@ -43,8 +41,7 @@ def past_exposures(
         units: The units, as for `Project.expose_units`.
         at: A time for each unit, or one for all.
         not_shown: Why the variants were not shown; empty if they were.
-        now: How the experiment assigns units now.
-        logged_us: The time that the exposures get if they are logged now.
+        is_closed: Whether an exposure at a time does not count, because its day is closed.
 
     Raises:
         Misuse: There is not one time for each unit, or a time lies in the future.
@@ -72,7 +69,7 @@ def past_exposures(
         for place, (row, missing) in zip(places, rows_of, strict=True):
             at_us = times_us[place]
             assigner = past.assigner(at_us)
-            closed = one is not state or now.is_closed(at_us, logged_us)  # no more days of an earlier start are closed
+            closed = one is not state or is_closed(at_us)  # no more days of an earlier start are closed
             assigned = assigner.assign(row, at_us)
             if closed and assigned.takes_part:
                 assigned = msgspec.structs.replace(assigned, takes_part=False, reason="day is closed")

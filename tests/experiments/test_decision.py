@@ -121,6 +121,11 @@ def test_the_best_of_several_variants_is_shipped_and_a_worse_one_is_named() -> N
     found = read_experiment(definition, state_of(definition), days_of(without)).decision
     assert found.act in ("keep running", "cannot be seen")
     assert "Stop grey" in found.text
+    assert f"{found.variant}: revenue " in found.text
+    few = {name: {"revenue": one["revenue"][:4]} for name, one in without.items()}
+    zero = {name: {"revenue": [day * 0.0 for day in one["revenue"]]} for name, one in few.items()}
+    found = read_experiment(definition, state_of(definition), days_of(zero)).decision
+    assert f"say anything about revenue of {found.variant} after 4 closed days" in found.text
 
 
 def test_an_experiment_that_ended_before_its_first_look_says_so() -> None:

@@ -213,28 +213,31 @@ def _go_on(
     horizon = HORIZON_DAYS if duration_us is None else days + max(0, -(-duration_us // DAY_US) - len(closed))
     needed, one = min((_open_needs(definition, some, days) for some in going.values()), key=lambda one: one[0])
     look = one.looks[-1]
+    # of several variants, which one it is about
+    effect = f"{one.variant}: {shown_effect(one)}" if len(definition.variants) > 2 else shown_effect(one)
+    whose = f"{one.metric} of {one.variant}" if len(definition.variants) > 2 else one.metric
     planned = definition.rule == "obrien_fleming"
     smallest = None if planned else smallest_effect(definition, look, days, horizon)
     act: Act = "keep running"
     more = None
     if planned:
         seen = f"look {len(one.looks)} of {definition.looks}"
-        text = f"keep running: {shown_effect(one)} at {seen}; each later look can see smaller effects"
+        text = f"keep running: {effect} at {seen}; each later look can see smaller effects"
     elif days < _EARLY_DAYS:
         text = f"keep running: too early to say after {_days(days)}"
     elif look.at_most is None and not math.isfinite(_reach(look)):
-        text = f"keep running: too few days or events to say anything about {one.metric} after {_days(days)}"
+        text = f"keep running: too few days or events to say anything about {whose} after {_days(days)}"
         if one.kind in ("mean", "ratio") and look.control and min(look.units) >= _MANY_UNITS:
             text += "; perhaps a few units have nearly all of it, which cap= would cut"
     elif needed <= horizon:
         more = max(1, math.ceil(needed - days))
-        text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {shown_effect(one)}"
+        text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {effect}"
     else:
         # the effect may well be one standard error larger
         plausible = abs(look.difference) + _reach(look) / _score(definition)
         if not days_needed(look, days, plausible) <= horizon:
             act = "cannot be seen"
-        text = f"{act}{' with this traffic' * (act != 'keep running')}: {shown_effect(one)} after {_days(days)}"
+        text = f"{act}{' with this traffic' * (act != 'keep running')}: {effect} after {_days(days)}"
         if look.at_most is not None:
             least = -math.expm1(math.log1p(-min(look.at_most, 0.999)) * days / horizon)
             text += f"; {horizon} days without an event would show at most {100 * least:.2g} %"

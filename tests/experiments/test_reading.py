@@ -22,7 +22,7 @@ from trimtab.experiments.reading.looks import shown_effect, verdict
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import ArmSums, ExperimentDay, VariantDay
-from trimtab.report import html_page
+from trimtab.report import html_page, terminal_text
 from trimtab.stats.ab.quantiles import bins_of
 
 V = ("blue", "green")
@@ -217,6 +217,13 @@ def test_labels_are_compared_day_by_day() -> None:
     blue, green = reading.completeness
     total = green.labelled / (green.labelled + green.missing)
     assert abs(total - blue.labelled / (blue.labelled + blue.missing)) > 0.03
+    text = terminal_text(experiment_document(reading))
+    rows = [
+        line.split()
+        for line in text[text.index("labels of") :].splitlines()
+        if line.split()[:1] in (["blue"], ["green"])
+    ]
+    assert [rows[0][-1], rows[1][-1]] == [f"{of.labelled / (of.labelled + of.missing):.2%}" for of in (blue, green)]
     assert abs(green.share - green.control_share) < 0.002
     assert not green.differs
 

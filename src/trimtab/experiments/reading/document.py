@@ -76,14 +76,17 @@ def _units(page: Document, reading: Reading) -> None:
     page.table(
         Table(
             headers=("labels of", "labelled", "missing", "share"),
-            rows=tuple((one.variant, one.labelled, one.missing, f"{one.share:.2%}") for one in reading.completeness),
+            rows=tuple(
+                (one.variant, one.labelled, one.missing, f"{one.labelled / max(one.labelled + one.missing, 1):.2%}")
+                for one in reading.completeness
+            ),
             align=("left", "right", "right", "right"),
         )
     )
     for one in reading.completeness:
         if one.differs:
             page.note(
-                f"Labels are not equally complete: {one.variant} has {one.share:.2%}, the control "
+                f"Labels are not equally complete: compared day by day, {one.variant} has {one.share:.2%}, the control "
                 f"{one.control_share:.2%}. If the values of a metric have a limit, its intervals are widened by what "
                 "the surplus labels can hide.",
                 "warning",

@@ -29,7 +29,7 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     labelled: int
     missing: int
-    share: float
+    share: float  # the days weigh alike in `share` and `control_share`, so that growing shares make no difference
     control_share: float
     differs: bool  # whether the difference to the control is more than noise
 

@@ -41,7 +41,7 @@ prices = tt.experiment("prices", unit="user", variants={"old": 1, "new": 2}, sli
         tt.metric("bought", kind="proportion", value=tt.count(), before="28d", **of),
         tt.metric("basket", value=tt.sum("amount"), denominator=tt.count(), **of),
         tt.metric("large", quantile=0.9, value=tt.max("amount"), **of),
-        tt.metric("orders", value=tt.count(), role="guardrail", margin=0.02, **of)])
+        tt.metric("orders", value=tt.count(), role="guardrail", better="higher", margin=0.02, **of)])
 """
 
 

@@ -139,6 +139,7 @@ def test_an_experiment_over_versions_takes_unit_and_attributes_from_its_model() 
         ({"margin": 1.5}, "margin=1.5. Give a share from 0 to 1"),
         ({"role": "guardrail"}, "a guardrail needs margin="),
         ({"margin": 0.1}, "margin= is for guardrails; this metric is primary."),
+        ({"role": "guardrail", "margin": 0.1}, "a guardrail needs better="),
         ({"value": tt.sum("amount", over="1d")}, "value= has a window of its own. Leave over, until and max_age out"),
         ({"value": tt.latest("note")}, "value= is a str. Give an aggregate that is a number."),
         ({"value": tt.sum("nothing")}, "metric 'revenue', value"),

@@ -54,7 +54,8 @@ def metric(
         cap: A unit's value counts at most this much (winsorising). For means and ratios.
         role: "primary": the decision depends on it; "guardrail": it may not become worse than by `margin`; or
             "secondary".
-        better: "higher" or "lower". By default "lower" for losses and times, and otherwise "higher".
+        better: "higher" or "lower". By default "lower" for losses and times, and otherwise "higher". Guardrails of
+            anything else need it, because a count of crashes and one of orders look alike.
         margin: For a guardrail: by how much it may be worse, as a share of the control's value.
         negligible: For a guardrail of rare events. While no unit has one, the control's value is 0, so a share of it is
             no margin. Then the guardrail holds once it is sure that at most this share of the units can have one.
@@ -106,6 +107,11 @@ def metric(
             f"negligible= is for guardrails that are a mean, proportion or ratio, not a {role} {found}. Leave it out.",
         ),
         (role != "guardrail" and margin > 0, f"margin= is for guardrails; this metric is {role}. Leave margin out."),
+        (
+            role == "guardrail" and better is None and not low,
+            'a guardrail needs better=, because a count of crashes and one of orders look alike. Give "higher" or '
+            '"lower".',
+        ),
     )  # fmt: skip
     if source is not None:
         _check_aggregates(what, source, columns, value, denominator, found)

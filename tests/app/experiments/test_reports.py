@@ -34,7 +34,8 @@ events = {"source": orders, "by": "customer", "within": "12h"}
 tt.experiment("checkout", unit="customer", variants={"blue": 1, "green": 2}, attributes={"country": str},
     slices=["country"], duration="24d", metrics=[
         tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events),
-        tt.metric("revenue", value=tt.sum("amount"), role="guardrail", margin=0.5, cap=100.0, **events),
+        tt.metric("revenue", value=tt.sum("amount"), role="guardrail", better="higher", margin=0.5, cap=100.0,
+                  **events),
         tt.metric("orders", value=tt.count(), **events)])
 tt.experiment("verbs", unit="customer", variants={"a": 1, "b": 2},
     metrics=[tt.metric("bought", value=tt.count(), kind="proportion", role="primary", **events)])

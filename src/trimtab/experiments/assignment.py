@@ -141,7 +141,8 @@ class Assigner:
         """Return the exposure of the unit of a row; None if it takes no part.
 
         If it takes no part only because a feature is missing, the result has no variant, so that such units are
-        counted.
+        counted. It has none either if the unit is not eligible now, and would get another variant than the control if
+        it were: it may have met that one before.
 
         Args:
             row: As for `assign`.
@@ -151,8 +152,12 @@ class Assigner:
             missing: The features without a value, for the reason.
         """
         found = self.assign(row, at_us)
-        lacks = found.reason == "feature missing"
-        if not found.takes_part and not (lacks and self._in_share(row, at_us)):
+        lacks = found.reason == "feature missing" and self._in_share(row, at_us)
+        left = found.reason == "not eligible"
+        if left:
+            drawn = self._drawn(_pack([_text(row[name]) for name in self._unit]), row, at_us)
+            left = drawn.takes_part and drawn.variant != self.definition.control
+        if not found.takes_part and not lacks and not left:
             return None
         return Exposure(
             experiment=self.definition.name,
@@ -163,9 +168,9 @@ class Assigner:
             reason=missing or found.reason if lacks else found.reason if left else reason,
             block=self.block(row, at_us),
             override=found.reason == "override",
-            attributes=_pack(
-                {name: row[name] for name in (*self.definition.attributes, *self.definition.feature_types)}
-            ),
+            attributes=b""
+            if left
+            else _pack({name: row[name] for name in (*self.definition.attributes, *self.definition.feature_types)}),
         )
 
     def _in_share(self, row: Mapping[str, Any], at_us: int) -> bool:

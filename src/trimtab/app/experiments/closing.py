@@ -146,18 +146,25 @@ class ExperimentDays:
         Returns:
             The day, and the units that were first exposed on it or that met two variants for the first time.
         """
-        state, intake = self._state, self._intake(due)
+        state, intake, blob = self._state, self._intake(due), self._system.state.blob
         lacking = self._lacking(intake)  # before the units of earlier days are read, which are no such units
-        first = first_exposures(self._exposures(intake), _without(lacking, earlier))
-        crossed = self._crossed(first, intake)
-        sums = self._sums(self._features, first, crossed, intake, evaluate)
+        earlier = _without(lacking, (unpacked_units(blob.get(digest)) for digest in reached.units))
+        first = first_exposures(self._exposures(intake), earlier, self._fallbacks(intake))
+        met_another = not_in(first.met_another, (blob.get(digest) for digest in reached.crossed))
+        first = msgspec.structs.replace(first, met_another=met_another)
+        left = self._left_out(first, intake)
+        sums = self._sums(self._features, first, left, intake, evaluate)
+        variants = [] if left is None else first.variants[left].tolist()
         day = ExperimentDay(
             experiment=state.name,
             generation=state.generation,
             day_us=due.day_us,
             known_by_us=due.known_by_us,
             variants=sums.variants(),
-            crossed=int(crossed.sum()) + first.again,
+            crossed=len(first.met_another),
+            left_out={
+                name: count for code, name in enumerate(self.definition.variants) if (count := variants.count(code))
+            },
             not_eligible=dict(sorted(Counter(lacking.values()).items())),
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),
@@ -254,6 +261,16 @@ class ExperimentDays:
         logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, codes)
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
+    def _fallbacks(self, intake: Intake) -> Iterator[ExposureBlock]:
+        """Yield when units met the control because they did not fulfil `where`, or a feature was missing."""
+        if self.definition.where is None or self.definition.switchback is not None:
+            return iter(())
+        state = self._state
+        logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, {"": 0})
+        if self._units is None:
+            return logged
+        return chain(self._units.not_eligible(intake), self._units.missing(intake), logged)
+
     def _lacking(self, intake: Intake) -> dict[int, str]:
         """Return the units that took no part because features were missing: by hash, the text that names these.
 
@@ -266,7 +283,8 @@ class ExperimentDays:
         seen: dict[int, str] = {}
         for block in logged if self._units is None else chain(self._units.missing(intake), logged):
             for key, reason in zip(block.keys.tolist(), block.reasons.tolist(), strict=True):
-                seen.setdefault(key, reason)
+                if reason != "not eligible":
+                    seen.setdefault(key, reason)
         if seen:
             until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))
             later = self._exposures(msgspec.structs.replace(intake, until_us=until_us))

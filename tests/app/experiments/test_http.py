@@ -65,7 +65,9 @@ def test_a_service_assigns_follows_a_change_and_logs_exposures(folder: Path, wor
         assert (status, body["value"], body["takes_part"]) == (200, {"hex": "#0f0"}, True)
         client.assign("checkout", unit(green, country="FR"), expose=True)
         client.assign("checkout", unit(green), expose=True, not_shown="timeout")
-        assert exposures(project) == [(f"customer-{green}", "green", ""), (f"customer-{green}", "green", "timeout")]
+        customer = f"customer-{green}"
+        logged = [(customer, "green", ""), (customer, "", "not eligible"), (customer, "green", "timeout")]
+        assert exposures(project) == logged
         many(project, client, url)
         shown = shop.call(f"{url}/v1/experiments/checkout")[1]
         assert (shown["phase"], shown["weights"]) == ("running", {"control": 0.5, "green": 0.5})

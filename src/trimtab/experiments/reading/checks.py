@@ -168,9 +168,8 @@ def _left_out(definition: Experiment, days: Sequence[ExperimentDay], expected: n
     of = ", ".join(f"{count:,} of {name}" for name, count in zip(definition.variants, left.sum(axis=0), strict=True))
     return (
         f'. The cause is crossovers="exclude": it leaves out units that met two variants ({of}), and with them the '
-        "split is as declared. After a change of weights these are mostly units of the variant that lost weight, so "
-        'the variants cannot be compared without them. Start the experiment again, with crossovers="first" or without '
-        "changing weights."
+        "split is as declared. If weights change, or units no longer fulfil where=, these are mostly units of one "
+        'variant, so the variants cannot be compared without them. Start the experiment again with crossovers="first".'
     )
 
 

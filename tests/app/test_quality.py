@@ -174,7 +174,7 @@ def test_the_command_shows_a_table_and_a_plot(folder: Path) -> None:
     assert "site=north" in ran("--slices", "site", "--by", "all")
     rows = [json.loads(line) for line in ran("--by", "week", as_json=True).splitlines()]
     assert rows[0]["model"] == "one"
-    assert "No block is closed yet" in ran("--since", "2030-01-01")
+    assert "There are no closed days for these options." in ran("--since", "2030-01-01")
 
 
 def test_the_page_tells_days_slices_signals_and_decisions(project: tt.Project, tmp_path: Path) -> None:

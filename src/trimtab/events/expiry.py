@@ -3,8 +3,8 @@
 An event expires as a whole, when all of its versions happened and became known before a given time. There are two
 exceptions. First, the newest such event of each entity stays, so that the entity and its newest values stay known.
 Second, old events may have been appended after the given time, when history was loaded late. For each entity and each
-hour in which such events were appended, the newest of them stays, and the first one in each partition. They show which
-predictions did not use this history, because they were made before it was loaded. # D23
+hour in which such events were appended, the newest of them stays, and in each partition the one appended first. They
+show when history was loaded: predictions made before then did not use it. # D23
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ def deviation(n: int, s1: float, s2: float) -> float:
 
 @lru_cache(maxsize=256)
 def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
-    """Return the weights of values that are 0, 1, ... `steps` hops (steps of the window) old. # D14
+    """Return the weights of values that are 0, 1, ... `steps` hops old. Each half-life halves a weight. # D14
 
-    They are correctly rounded, so they are the same on every machine.
+    A hop is the time by which the window moves on. The weights are correctly rounded, so equal on every machine.
 
     >>> weights(1, 2, 4)
     (1.0, 0.7071067811865476, 0.5, 0.3535533905932738, 0.25)

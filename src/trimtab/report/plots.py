@@ -98,7 +98,7 @@ def line_chart(
         x_label: The text under the time axis, which is in UTC.
         y_label: The text along the value axis.
         marks: Events such as alarms, promotions and changes. The axis is extended to include all of them.
-        height: The height of the drawing, in its own units (the width is 760).
+        height: 100 more than the height of the plotted area, in units of which the drawing is 760 wide.
 
     Raises:
         Misuse: There is nothing to draw.

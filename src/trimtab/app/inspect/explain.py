@@ -202,7 +202,7 @@ def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[
         return (
             None,
             f"the stored version's score differs by {off:.3g} from the logged one: an online learner has learnt since, "
-            "or this is another machine",
+            "or the prediction was made on another kind of machine",
         )
     of, values_of, base, raw = None, found.values[0], found.base[0], found.raw[0]
     if found.classes:  # a model of two classes has a raw score for the second class only
@@ -229,7 +229,8 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            seen = text in vocabularies[one.feature]  # if so, the history was changed after the prediction
+            # a text of the vocabulary would not have been null: if it is one, the history has changed since
+            seen = text in vocabularies[one.feature]
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))
     return out

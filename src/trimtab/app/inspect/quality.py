@@ -54,7 +54,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     since_us: int | None = None
     until_us: int | None = None
     version: str | None = None  # the name or id of the only version to include
-    amended: bool = False  # whether to use sums that include late and corrected labels
+    amended: bool = False  # whether days include late and corrected labels; hours, slices and batches never do
 
 
 def quality_table(system: System, model: str | None, wanted: Wanted) -> Columns:
@@ -124,17 +124,16 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
     return decision
 
 
-def quality_lines(table: Columns, level: float | None) -> list[str]:
-    """Return the table as lines for a terminal, with a chart of the main arm if it has three blocks or more.
+def quality_lines(table: Columns, level: float | None, *, chosen: bool) -> list[str]:
+    """Return the table as lines for a terminal, with a chart of the arm with most predictions if it has three rows.
 
-    There is no chart of slices or batches.
+    There is no chart of slices or batches. `chosen`: whether options may have left out closed days or batches.
     """
     rows = table.to_rows()
     if not rows:
-        return [
-            "No block is closed yet. A day is closed once its labels are final, after the label's wait. See: trimtab "
-            "status"
-        ]
+        what, also = ("batches", ", and a batch with the day when it was made") if "batch" in table else ("days", "")
+        told = f"There are no closed {what} {'for these options' if chosen else 'yet'}"
+        return [f"{told}. A day is closed once its labels are final, after the label's wait{also}. See: trimtab status"]
     sliced, arms = any(row["slice"] for row in rows), sorted({row["arm"] for row in rows})
     shown = [
         [
@@ -187,9 +186,9 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """Return the mean loss minus the loss to expect if the scores are right; None without labels or expected losses.
+    """Return the mean capped loss minus its expectation if the scores are right; None without labels or expectation.
 
-    `blocks` has for each block the sums, which are in multiples of the cap of losses, and this cap.
+    `blocks` has the sums of each block and its cap of losses, by which `capped_loss` and `expected_loss` are divided.
     """
     rows = sum(one.labelled for one, _ in blocks)
     if not rows or any(one.expected_loss is None for one, _ in blocks if one.predictions):
@@ -262,8 +261,8 @@ def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
     known = sorted({name.partition("=")[0] for day in days for name in day.slices})
     if days and column not in known:
         raise Misuse(
-            f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. Name "
-            "columns of the request, or expressions over them, in the gate's slices to keep others from now on."
+            f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. To "
+            "keep more from now on, name columns of the request, or expressions over them, in the gate's slices."
         )
 
 

@@ -59,7 +59,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    stale: Array  # bool (rows,): whether events that were logged by then, but not applied, would change the inputs
+    stale: Array  # bool (rows,): whether events known at the request, but not applied for it, would change inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:

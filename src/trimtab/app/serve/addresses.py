@@ -28,7 +28,7 @@ def open_access(system: System, opened: ExitStack, *, host: str, workers: int) -
     Changes to the keys take effect while the service runs.
 
     Args:
-        opened: Closes the access rights at its end.
+        opened: At its end, changes to the keys are no longer followed.
         workers: The number of worker processes. Each allows an equal share of a key's request rate.
     """
     access = Access(required=system.config.serve.require_key, host=host, share=1 / workers)

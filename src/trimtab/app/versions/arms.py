@@ -21,7 +21,7 @@ ARMS = (CANARY, SHADOW)
 
 
 class ArmOfExperiment(msgspec.Struct, frozen=True, kw_only=True):
-    """The changes that an experiment which compares versions writes together with its canary."""
+    """What an experiment that compares versions writes in the same transaction as the canary that it sets or ends."""
 
     name: str | None  # the experiment that splits the requests from now on; None: it ends
     entry: Entry  # its row of the ledger
@@ -135,7 +135,7 @@ def _without_experiment(shares: ArmShares) -> ArmShares:
 def _evidence(registry: Registry, model: str, arm: str, version: Version) -> GateRecord | None:
     """Return the record of a gate that a version passed, as evidence for moving an arm to it.
 
-    The newest record is taken, if possible of those that compare it with the version of the arm or with the champion.
+    A record of a comparison with the arm's present version or the champion is preferred; of several, the newest.
     None: the move needs no gate, or the version has passed none.
     """
     if registry.needs(model).get(arm) != "gate":

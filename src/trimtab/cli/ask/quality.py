@@ -69,7 +69,8 @@ def quality(model: str | None, page: str | None, accept: bool, reason: str, acto
             return
         from trimtab.app.inspect.quality import quality_lines
 
-        show_lines(quality_lines(table, _level(project, model)))
+        chosen = any(wanted[name] is not None for name in ("since", "until", "version")) or wanted["by"] == "hour"
+        show_lines(quality_lines(table, _level(project, model), chosen=chosen))
 
 
 def _level(project: Project, model: str | None) -> float | None:

@@ -95,7 +95,7 @@ class PredictionComparison(msgspec.Struct, frozen=True, kw_only=True):
     difference: Mean  # mean loss of `other` minus that of `one`; if it is below 0, `other` is better
     moved_by: float  # an argument of `compare_predictions`
     moved: float  # the share of rows whose two predictions differ by more than `moved_by`
-    mean_moved: float  # the mean difference of the two predictions
+    mean_moved: float  # the mean absolute difference of the two predictions
     most_moved: float  # the largest one
     seen_one: int  # the number of rows that `one` may have been trained on
     seen_other: int
@@ -369,13 +369,12 @@ def _judged_on(record: Record) -> str:
 def parameters_of(artifact: Artifact) -> dict[str, str] | None:
     """Return the parameters of a stored estimator that affect its fit, as text.
 
-    The result is None if the stored format has no parameters, or if the library is not installed. A pickle is never
-    loaded for this.
+    The result is None if the stored format has no parameters, or if the library is not installed or cannot read
+    the bytes. A pickle is never loaded for this.
     """
     try:
         read = runtime_named(artifact.runtime).format.parameters
         found = None if read is None else read(artifact.estimator)
-    # the library is not installed, or cannot read these bytes
     except (Corrupt, Misuse, Unavailable, ImportError):
         return None
     return None if found is None else {name: found[name] for name in sorted(found) if name not in _WITHOUT_EFFECT}

@@ -246,7 +246,7 @@ class CandidateBuilder:
         )
 
     def _hopeless(self, scores: Floats, case: Case) -> str | None:
-        """Return why the declared shadow could never decide about the candidate; None if it could."""
+        """Return why a shadow could not decide in its time. None: it could, this is unknown, or there is no shadow."""
         days = self._judge.paired_days(scores, case)
         return hopeless(self._deployment.rollout, days, stood_in=bool(case.answered.note))
 
@@ -313,4 +313,4 @@ class CandidateBuilder:
         return found
 
 
-_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # stands for "not recorded"
+_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # never called, because `_done` has no inputs

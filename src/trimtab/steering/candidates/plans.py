@@ -47,8 +47,8 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def choices(self) -> int:
-        """The number of pairs of source and window. The best is judged, so all pairs share the error that the gate
-        allows.
+        """The number of pairs of source and window. The error rate that the gate allows is divided by it, because
+        choosing the best pair makes an error likelier.
         """
         return len(self.sources) * len(self.windows)
 
@@ -79,7 +79,7 @@ def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int 
 
     Args:
         window: The newest closed days (days whose labels are final).
-        since_us: When the change of the data that was repaired last began. The rows since then are a second source.
+        since_us: The beginning of the last change that led to a new version. The rows since then are a second source.
     """
     usable = training_set.usable
     sources = [Source("all history", window.before, usable)]

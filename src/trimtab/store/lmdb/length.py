@@ -23,7 +23,7 @@ def is_cut(file: IO[bytes]) -> bool:
 
     Even a complete file may end before the last page that its meta page counts, because pages that a transaction used
     and freed are not written. So if a file seems too short, its trees are searched for missing pages, which takes as
-    long as reading the file. The caller must hold a read transaction, so that other processes do not reuse these pages.
+    long as reading the file. The caller must hold a read transaction, so that pages of these trees are not reused.
     """
     page_bytes, last, roots = _newest(file)
     if not page_bytes or os.fstat(file.fileno()).st_size >= (last + 1) * page_bytes:
@@ -34,7 +34,7 @@ def is_cut(file: IO[bytes]) -> bool:
 def _newest(file: IO[bytes]) -> tuple[int, int, list[int]]:
     """Return the page size, and from the newer of the two meta pages the number of the last page and the root pages.
 
-    All three are zero or empty if the file does not have the format of this machine.
+    All three are zero or empty if the file ends within the meta pages, or does not have the format of this machine.
     """
     found: list[tuple[int, int, int, list[int]]] = []
     page_bytes = 0
@@ -83,7 +83,7 @@ def _led_to(page: bytes, flags: int, lower: int) -> Iterator[tuple[int, int]]:
     page_bytes = len(page)
     for at in struct.unpack_from(f"<{max(0, min(lower, page_bytes) - _HEAD_BYTES) // 2}H", page, _HEAD_BYTES):
         if at + 8 > page_bytes:
-            continue  # the checksums find such damage
+            continue  # damage, which the checksums of the stored pairs find
         low, high, of, key_bytes = struct.unpack_from("<HHHH", page, at)
         if flags & _BRANCH:
             yield low | high << 16 | of << 32, 0

@@ -62,7 +62,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Return weight times input for linear models. These are SHAP values if each input has the mean 0 (`centred`)."""
+    """Return SHAP values, then the offset, and raw scores, for linear models of inputs with the mean 0 (`centred`)."""
     if not centred:
         return None
     fitted = loads(data)
@@ -191,7 +191,7 @@ class EstimatorModel:
         return finite
 
     def agrees(self, call: RowCall) -> bool:
-        """Return whether a function for single rows gives the library's scores, up to the last bits.
+        """Return whether a function for single rows gives the library's scores, except for rounding.
 
         They are compared on random rows, on rows of small whole numbers, and on rows with zeros.
         """

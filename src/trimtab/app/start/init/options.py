@@ -24,7 +24,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     time: str | None = None
     key: str | None = None  # a column, or several with commas in between
     label: str | None = None
-    entity: Sequence[str] = ()  # columns that identify what rows are about besides their key
+    entity: Sequence[str] = ()  # columns besides the key that say whom or what a row is about, such as its customer
     positive: str | None = None  # the value of the label that counts as 1
     known_at: str | None = None  # the column that says when a label became known
     wait: str | None = None  # how long after a row its label is known
@@ -32,7 +32,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     number: Sequence[str] = ()  # how columns write the number 1234.56, as COLUMN=EXAMPLE
     nulls: str | None = None  # words for null, with commas between them
     category: Sequence[str] = ()  # columns that are categories, although they look like numbers
-    merge: Sequence[str] = ()  # columns whose spellings are made one
+    merge: Sequence[str] = ()  # columns of texts in which spellings that differ only in case or spaces become one
     horizon: str | None = None  # how long before its time a row of a panel (see `panels.py`) is predicted
     known_ahead: Sequence[str] = ()  # columns of a panel whose values are known when a row is predicted
     omit: Sequence[str] = ()  # columns that are no features
@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """Return the formats that the caller gave.
 
         Raises:
-            Misuse: An option names no column, or has an invalid format.
+            Misuse: A format is given without the column that it is for, or is invalid.
         """
         given = [self.time_format] if isinstance(self.time_format, str) else list(self.time_format or ())
         times = _by_column(given, "--time-format", self.time)

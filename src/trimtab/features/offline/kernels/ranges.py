@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 16  # a range of at least 32 values contains a block of 16, so it is computed from the results of whole blocks
+_BLOCK = 16  # a range of 32 values or more is covered by its aligned blocks and its first and last 16 values
 _LEVELS = 4  # the last table: ranges of 2**4 values
 
 

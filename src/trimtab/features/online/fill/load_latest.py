@@ -1,4 +1,4 @@
-"""Compute the states of views that only have latest values by columns instead of rows, which is faster. # D31
+"""Compute the states of views that only have latest values: by columns, which is faster than by rows. # D31
 
 Such a state is one encoded row, with fixed bytes before and after it. A row is a fixed sequence of MessagePack values.
 So the states of many entities can be built as one matrix of bytes, with a row for each entity. Values differ in length,
@@ -58,7 +58,7 @@ class LatestLoad:
     Args:
         s_us: The append time S up to which the states have applied the log.
         count: The counts of `ViewApplied`, which this increases.
-        by_rows: Makes the keys and states of the few entities that do not fit in a matrix.
+        by_rows: Makes the keys and states of the few entities that are not simple; see `_by_entity`.
     """
 
     def __init__(self, plan: ViewPlan, s_us: int, count: Counter[str], by_rows: ByRows) -> None:
@@ -120,7 +120,8 @@ class LatestLoad:
         """Sort the rows by entity, with the newest row of each entity last.
 
         Return the order, the index in this order at which each entity begins, and which entities are not simple: those
-        with an odd text, a row that stays unsealed at S, or two rows with the newest event time.
+        with an odd text (see `Bytes`), a row whose event time or known-at time S has not reached, or two rows
+        with the newest event time.
         """
         import numpy as np
 
@@ -192,14 +193,11 @@ class LatestLoad:
 
 
 class Bytes(msgspec.Struct, frozen=True, eq=False):
-    """Texts encoded as UTF-8.
-
-    A text is called odd if it is too long for a matrix or ends with a zero byte. Such a text is only used for sorting.
-    """
+    """Texts encoded as UTF-8. Those that are odd only serve for sorting: their entities are encoded by rows."""
 
     values: Array  # bytes of a fixed width, or Python objects
     lengths: Array
-    odd: Array  # True for odd texts
+    odd: Array  # True for odd texts, which are too long for a matrix or end with a zero byte
     constant: str | None = None  # the text, if all are equal
 
     def take(self, rows: Array) -> Bytes:

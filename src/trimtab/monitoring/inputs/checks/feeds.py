@@ -20,7 +20,7 @@ _LEAST_DAYS = 3  # a check needs events over at least this many days
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
 _LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
 _NEWEST_US = 3 * HOUR_US  # the dates of arrivals within this time before the last arrival are checked
-# a delay is longer by whole half-hours if it differs from these by at most `_ABOUT_US` and the normal variation
+# a delay has grown by whole half-hours if these are off by at most `_ABOUT_US` plus the usual interquartile range
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
 # normal delays are taken from arrivals that are older than this or, if these are too few, older than a day
 _SETTLED_US = 7 * DAY_US
@@ -68,7 +68,7 @@ class Feed:
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """Return how long the next arrival took on earlier days, after about the same time of day; shape (starts,)."""
+        """Return the known waits for the next arrival, from about the time of day of `since_us` on earlier days."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]
@@ -87,9 +87,9 @@ class Feed:
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     """Return findings about the arrivals of a source, compared with its arrivals of the four weeks before.
 
-    If a source is loaded from files, only the times of its loads are tested: with 20 loads or more as if each load were
-    an arrival, and with fewer as `load_findings` does. For other sources, nothing is tested if fewer than 20 events are
-    known, or all of them are from less than 3 days.
+    If a source is loaded from files, only the times of its loads are tested: as arrivals if the last six weeks have 20
+    loads or more over 3 days or more, else as `load_findings` does. For other sources, nothing is tested if fewer than
+    20 events are known, or all of them are from less than 3 days.
     """
     feed, loads_us = Feed(arrivals, now_us), arrivals.loads.until(now_us)
     if loads_us is not None:

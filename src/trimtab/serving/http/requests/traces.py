@@ -115,8 +115,8 @@ class Traces:
             )
         if dropped:
             raise DroppedRecordsError(
-                f"traces: {dropped:,} requests dropped; {self._most:,} spans already wait for the collector. Make the "
-                "collector faster, or trace a smaller share (serve.traces_share).",
+                f"traces: spans of {dropped:,} requests dropped; {self._most:,} spans already wait for the collector. "
+                "Make the collector faster, or trace a smaller share (serve.traces_share).",
                 dropped,
             )
 

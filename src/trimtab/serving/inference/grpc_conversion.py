@@ -262,7 +262,7 @@ def varint(number: int) -> bytes:
     r"""Return a number in the encoding of protobuf.
 
     >>> varint(300)
-    b'\\xac\\x02'
+    b'\xac\x02'
     """
     out = bytearray()
     while number > 127:

@@ -68,7 +68,7 @@ def setup(folder: Path) -> dict[str, Any]:
         )
         keys = np.arange(-(-UNITS // DURATION), dtype="<u8") + day * UNITS
         units = project.state.blob.put(keys.tobytes() + bytes(keys.size))
-        puts, reached = store_day(stored, units, reached, day)
+        puts, reached = store_day(stored, units, "", reached, day)
         project.state.catalog.write(puts)
     clock.advance_to(BEGIN_US + (DURATION + 8) * DAY_US - 1)
     project.experiment_report("prices")  # as a tick does, closes days and looks for late outcomes of closed ones

@@ -16,7 +16,7 @@ help:
 	@echo "make test    the tests and the examples in docstrings and documents"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed as a ratio to the floor -> build/bench.json"
-	@echo "make bench-peers  the benchmarks of what a user calls, with other products beside (an environment of its own)"
+	@echo "make bench-peers  the benchmarks of what a user calls, next to other products (an environment of its own)"
 	@echo "make soak    the long campaigns -> build/soak.json"
 	@echo "make checkout  three experiments from start to end, two of them on public data"
 	@echo "make own-data  three public files from CSV to a report of policies -> docs/own-data.md"

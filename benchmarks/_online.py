@@ -129,7 +129,7 @@ class Row(msgspec.Struct):
 
 
 class Ingest:
-    """A log, a view that an applier keeps up to date from it as in a service, and the same by hand beside them.
+    """A log, a view that an applier keeps up to date from it as in a service, and the same by hand next to them.
 
     A week of history comes first, so that windows are full and their tails move; then 1,000 events a second. The
     applier's thread reads the log and applies what it finds, up to its own measure of records in one synced

@@ -288,8 +288,12 @@ class SqlCatalog(Closing):
 
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.what, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        for pragma in (f"synchronous = {self._synchronous}", "journal_size_limit = 1048576"):
-            connection.execute(f"PRAGMA {pragma}").close()
+        try:
+            for pragma in (f"synchronous = {self._synchronous}", "journal_size_limit = 1048576"):
+                connection.execute(f"PRAGMA {pragma}").close()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextlib.contextmanager

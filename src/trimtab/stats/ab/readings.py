@@ -68,7 +68,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     residuals: FloatArray  # what each block adds to the error of the mean, shape (2, looks, blocks)
     freedom: FloatArray  # the degrees of freedom of the days, shape (looks,); 0: the variance of days is unknown
     events: FloatArray  # see `effective_events`, shape (looks,)
-    # units_c * units_t / (units_c + units_t), shape (looks,); the sum over blocks if variants are compared within these
+    # units_c * units_t / (units_c + units_t), shape (looks,); summed over blocks if variants are compared within blocks
     information: FloatArray
     days: bool
     correlated: bool
@@ -99,7 +99,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return Errors(floor=floor, variance=by_days, freedom=np.where(enough & (by_days > 0.0), self.freedom, 0.0))
 
     def relative_weights(self) -> tuple[FloatArray, FloatArray]:
-        """Return the derivatives of the relative effect by both means, and after which looks there is such an effect.
+        """Return the derivatives of the relative effect by both means, and whether each look has a relative effect.
 
         The shapes are (2, looks) and (looks,). With the derivatives as weights, `errors` gives the errors of the
         relative effect.
@@ -152,7 +152,8 @@ def rests_on_few(squares: FloatArray, units: FloatArray) -> NDArray[np.bool_]:
 
     A unit with thousands of rows, such as a robot, adds to the sums of one day only. If such units make up most of the
     variance, it comes from few days. The effective number of days is (sum over days)**2 / (sum of squares over days).
-    The result is True if the number for `squares` is below `EVEN` times that for `units`, on at least five days.
+    The result is True if the number for `squares` is below `EVEN` times that for `units`, and at least five days have
+    units.
 
     Args:
         squares: The sums of the squared errors of the units, shape (2, looks, blocks).
@@ -202,8 +203,8 @@ def readings(
     Raises:
         Misuse: The variants have different blocks, or sums are missing; or `ratio` and `cuped` are combined.
 
-    Source: delta method and CUPED, Deng, Xu, Kohavi & Walker (2013); means within days, weighted by
-    units_c * units_t / (units_c + units_t), are the least-squares estimate with an effect of each day.
+    Source: delta method and CUPED, Deng, Xu, Kohavi & Walker (2013). The differences of the days, weighted by
+    units_c * units_t / (units_c + units_t), give the least-squares estimate of a model in which each day has a level.
     """
     if control.units.shape != treatment.units.shape:
         raise Misuse(f"comparison: {control.units.size} blocks against {treatment.units.size}. Use the same days.")

@@ -2,7 +2,7 @@
 
 The rules "sequence" and "msprt" may be read after every block, for as long as one likes: the probability that any of
 the intervals is ever wrong is at most 1 - level. The rule of O'Brien and Fleming is for a planned number of looks. It
-detects more, but it is valid only for these looks.
+finds smaller effects, but it is valid only for these looks.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def _reach_of_days(
 def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
     """Return the p of each look, shape (looks,): 1 / (evidence of Student's t of the days), or twice that if two-sided.
 
-    It is 1 before the third day, and if the effect has the wrong sign for a one-sided comparison.
+    It is 1 before the third day (in a switchback, the fourth), and for a one-sided comparison if the effect has the
+    wrong sign.
     """
     errors = found.errors()
     p = np.ones(errors.variance.size)
@@ -213,7 +214,7 @@ def obrien_fleming(
         level: The confidence level of all intervals together. For the other arguments see `ab.fixed.compare`.
 
     Raises:
-        Misuse: See `readings`; or there are more looks than blocks.
+        Misuse: See `readings`; or `looks` is below 1 or above `planned_blocks`.
 
     Source: Lan & DeMets (1983), with a spending function that resembles O'Brien & Fleming (1979).
     """
@@ -281,8 +282,8 @@ def _table(
 class _Walk:
     """For each design (a total error rate), the distribution of a random walk that no look has stopped so far.
 
-    The walk is the score of a look times sqrt(information). A look stops it if it exceeds the bound of its design. The
-    sum of `masses` is the probability that the walk was not stopped.
+    After each look, the walk is the score of that look times sqrt(information). A look stops the walk if the score
+    exceeds the bound of the design. The sum of `masses` is the probability that no look has stopped the walk.
     """
 
     def __init__(self, two_sided: bool, designs: int) -> None:
@@ -351,7 +352,7 @@ def _bounds_and_p(
     """Return the bound and the p of each look, both of shape (looks,).
 
     p is the total error rate with which the bound of this look would equal its score. It is interpolated between the
-    bounds of a few error rates from 1e-4 to 0.9. If it would be smaller, it is 1e-4; if larger, 1.
+    bounds of a few error rates from 1e-4 to 0.9. A p below this range becomes 1e-4, and one above it becomes 1.
     """
     errors = np.unique([*np.geomspace(1e-4, 0.9, 6), error])
     table = _table(times, information, tuple(errors.tolist()), two_sided)

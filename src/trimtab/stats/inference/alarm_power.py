@@ -16,9 +16,9 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
     """Return the median number of days until an alarm finds a change, for normally distributed daily values.
 
-    The alarm has two rules (see `edetector`), and the faster one counts. For the bets, the result is the day on which
-    they reach the threshold if they grow at their expected rate. For the rule for large changes, it is the day by which
-    enough days in a row have exceeded a bound with a probability of one half.
+    The alarm has two rules, bets and bad days in a row (see `edetector`). The faster one counts. Bets are assumed to
+    grow at their expected rate; the result is the day on which they reach the threshold. For bad days in a row, it is
+    the first day by which, with a probability of at least one half, enough days in a row have exceeded a bound.
 
     Args:
         spec: The alarm, from `learn_alarm`.

@@ -33,7 +33,7 @@ def block_bootstrap(
         level: The share of the draws that lie inside the interval.
 
     Raises:
-        Misuse: There are fewer than 2 blocks, or the statistic is undefined for all rows or for more than half of the
+        Misuse: There are fewer than 2 blocks, or the statistic is undefined on the data or in more than half of the
             draws.
 
     Source: Efron & Tibshirani (1993), section 8.6 and chapter 13.
@@ -68,8 +68,8 @@ def resampled(
         level: The share of the draws that lie inside the interval.
 
     Returns:
-        None if there is no interval: there are fewer than 2 blocks, or the statistic is undefined for all rows
-        or in more than half of the draws.
+        None if there is no interval: there are fewer than 2 blocks, or the statistic is undefined on the data or in
+        more than half of the draws.
 
     >>> values = np.array([1.0, 1.0, 3.0, 3.0])
     >>> found = resampled(lambda weights: float(np.average(values, weights=weights)), [0, 0, 1, 1])
@@ -166,10 +166,10 @@ def redrawn(metric: Metric, labels: ArrayLike, scores: ArrayLike, place: IntArra
 def _redrawn_auc(y: NDArray[np.bool_], p: FloatArray, place: IntArray, counts: IntArray) -> FloatArray:
     """Return the AUC of each draw, computed from the wins between blocks.
 
-    A win is a pair of rows in which the positive row has the higher score. Let wins[b, c] be the number of wins of
-    positive rows in block b over negative rows in block c. A draw that contains each block b m_b times has as many wins
-    as the sum of m_b * m_c * wins[b, c] over all b and c. So each block needs one pass over the rows, and no draw has
-    to be sorted. All counts are integers below 2**53, so nothing is rounded.
+    A win is a pair of rows in which the positive row has the higher score (equal scores: half a win). Let wins[b, c] be
+    the wins of positive rows in block b over negative rows in block c. If a draw contains each block b m_b times, its
+    wins are the sum of m_b * m_c * wins[b, c] over all b and c. So each block needs one pass over the rows, and no draw
+    has to be sorted. Wins are counted double, as integers below 2**53, so nothing is rounded.
     """
     blocks = counts.shape[1]
     values, rank = np.unique(p, return_inverse=True)

@@ -18,8 +18,8 @@ false alarm within h days is at most h / A, with any distribution of values. For
   Cantelli's inequality, which holds for any distribution, this rule causes false alarms at no more than a quarter of
   the stated rate.
 - Stakes must be small enough for the worst possible value. So each value, after the prediction is subtracted, is
-  clipped to a range that is fixed together with the baseline. For the baseline, the reference days are clipped in this
-  way as well, so that both are comparable.
+  clipped to a fixed range. The reference days are clipped to the same range before the baseline is computed, so that
+  later days are comparable with it.
 
 The reference (`AlarmSpec`) never changes. Each promotion computes a new one.
 
@@ -40,7 +40,7 @@ from trimtab.stats.scores import FloatArray
 
 Direction = Literal["up", "down", "both"]
 
-# stakes per standard deviation of a day (`_log_gains` lowers a stake with which one day could lose a bet)
+# stakes per standard deviation of a day (`_log_gains` lowers a stake with which one day could lose the whole bet)
 STAKES = (0.15, 0.3, 0.6)
 # days are clipped to this range, in standard deviations; positive values are in the direction of the alarm
 LOW, HIGH = -1.5, 4.0
@@ -48,7 +48,7 @@ FAR = 8.0  # a day is clipped to this many standard deviations before it predict
 LEAST_BLOCKS = 7  # a reference needs this many days
 RUNS = (2, 3, 4, 5, 6, 7)  # numbers of bad days in a row that can show a large change
 _GROSS_SHARE = 0.25  # the part of the stated rate of false alarms that the rule for large changes may use
-_SD_OF_MEDIAN_DISTANCE = 1.4826  # a normal distribution's standard deviation, by the median distance from its median
+_SD_OF_MEDIAN_DISTANCE = 1.4826  # the standard deviation of a normal distribution / the median distance from its median
 KEPT = 366  # how many days are kept to estimate when a change began
 _SIGNS: dict[Direction, tuple[Literal[-1, 1], ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 # The confidence level of the baseline's upper bound, by the minimum number of reference days; chosen in D0003, D0177.
@@ -59,7 +59,7 @@ class AlarmSide(msgspec.Struct, frozen=True, kw_only=True):
     """The alarm in one direction. `baseline` is in units of `AlarmSpec.sd`, and `stakes` are per such unit."""
 
     sign: Literal[-1, 1]  # 1: an increase is bad; -1: a decrease is bad
-    # the upper confidence bound of the mean of the clipped reference days, whose values are multiplied by `sign`
+    # the upper confidence bound of the mean of sign * surprise (see `Step`), clipped, over the reference days
     baseline: float
     stakes: tuple[float, ...]
 
@@ -144,8 +144,9 @@ def learn_alarm(
             together.
         allowance: How far the mean may be from that of the reference for a known reason, in units of the values. For
             example, the reference days may have been predicted by another fit of the model.
-        low: Values are clipped to at least this, in standard deviations (below 0). If this is closer to 0, stakes can
-            be higher, so a change of more than one standard deviation is found sooner, and a smaller change later.
+        low: Values are clipped to at least this number of standard deviations, which is below 0. If it is closer to 0,
+            stakes can be higher, so a change of more than one standard deviation is found sooner, and a smaller one
+            later.
 
     Raises:
         Misuse: There are fewer than 7 days, a value is not finite, or all values are the same.
@@ -253,8 +254,8 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
 def alarm_threshold(spec: AlarmSpec) -> float:
     """Return the logarithm of the evidence at which the alarm rings.
 
-    With the rule for large changes, this is 4 / 3 times the run length, because that rule may cause a quarter of the
-    false alarms.
+    The evidence must reach the run length or, if there is the rule for large changes, 4 / 3 of it, because that rule
+    may cause a quarter of the false alarms.
     """
     return math.log(spec.run_length) - (math.log1p(-_GROSS_SHARE) if spec.runs else 0.0)
 
@@ -294,9 +295,10 @@ def alarm_level(spec: AlarmSpec, state: AlarmState) -> Level:
 def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
     """Return a spec for a further change in the same direction, with the days since the first change as its reference.
 
-    The level of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations. The level is
-    the median of the days, and its standard deviation follows from their median distance from it: if a slow rise rings
-    the alarm on the first day of a far larger one, that day belongs to the further change and moves neither.
+    The mean of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations. `mean` is the
+    median of these days, and `sd` is computed from the median distance of the days from it. So a single extreme day
+    changes neither. This matters if there was a slow rise, but the alarm only rang on the first day of a far larger
+    one: that day belongs to the further change.
     """
     values = _since_onset(spec, state)
     middle = statistics.median(values) if values else spec.mean

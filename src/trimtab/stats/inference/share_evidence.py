@@ -26,7 +26,7 @@ _UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _DOWN = (0.0, -0.25, -1.0, -4.0)
 _CELLS = np.concatenate(
     ([0.0], np.geomspace(1e-5, 0.1, 160), np.linspace(0.1, 1.0, 181)[1:])
-)  # the edges of cells that contain all values of the other group's unknown share
+)  # the edges of cells that together cover all values that the other group's unknown share may have
 
 Floats = NDArray[np.float64]
 

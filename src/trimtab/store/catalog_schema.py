@@ -8,8 +8,8 @@ from trimtab.core.errors import Misuse
 
 HEAD = "0002"
 KNOWN = ("0001", "0002")  # every schema revision that this version of trimtab can read or migrate, oldest first
-# The statements that make an empty catalogue. The name of the table of the revision is that of Alembic, which earlier
-# versions of trimtab used.
+# The statements that make an empty catalogue. `alembic_version` holds the schema revision. Its name is from Alembic,
+# which earlier versions of trimtab used.
 TABLES = (
     "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY"
     " (version_num))",
@@ -53,7 +53,7 @@ def migrate(connection: sqlite3.Connection, revision: str | None) -> None:
     """Bring the database from a revision to the newest schema, within the caller's transaction.
 
     From revision 0002 on, an SQLite catalogue is in WAL mode, and its writers hold a lock (`WriteLock`). No table has
-    changed, but earlier versions of trimtab do not know the lock, and refuse a catalogue of this revision.  # D57
+    changed. The new number makes earlier versions of trimtab, which do not know the lock, refuse the catalogue.  # D57
     """
     if revision is None:
         for statement in TABLES:

@@ -55,8 +55,8 @@ def check_file(path: Path, repair: str) -> Kind | None:
     Raises:
         Misuse: This version does not read the file's format.
         Corrupt: The file is damaged.
-        Unavailable: The file cannot be read now.
-        OSError: The file cannot be read now.
+        Unavailable: SQLite or LMDB cannot open the file now.
+        OSError: The system cannot read the file.
     """
     if path == pairs_file(path.parent):
         from trimtab.store.lmdb.kv import LmdbKeyValue

@@ -35,7 +35,7 @@ class FileLock:
         except BaseException:
             os.close(fd)
             raise
-        # The pid is only used in messages, so a full disk must not prevent the lock. It is often there already.
+        # The pid is only used in messages, so a full disk must not prevent the lock. Often the file has it already.
         with contextlib.suppress(OSError):
             pid = str(os.getpid()).encode()
             if os.pread(fd, 32, 0) != pid:

@@ -25,7 +25,7 @@ class LogRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Log(Protocol):
-    """A log that records are appended to. Each writing process has a partition of the log of its own."""
+    """A log that records are appended to. Each process that writes appends to a partition of its own."""
 
     @property
     def partition(self) -> str:
@@ -218,7 +218,7 @@ class Place(Protocol):
         ...
 
     def is_aside(self) -> bool:
-        """Return whether there is an old store that `fresh` has set aside, because it is running or was killed."""
+        """Return whether an old store is set aside, because `fresh` is running or was killed."""
         ...
 
     def drop_aside(self) -> None:
@@ -270,7 +270,7 @@ class Listed(Protocol):
         ...
 
     def all(self) -> Iterator[StoredBlob]:
-        """Yield every blob in any order, perhaps with or without blobs that are stored or removed meanwhile."""
+        """Yield every blob in any order. A blob that is stored or removed meanwhile may be included or missing."""
         ...
 
     def expire(self, digest: str, before_us: int) -> bool:

@@ -264,7 +264,7 @@ class SqlCatalog(Closing):
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection, on which each statement is a transaction of its own unless another is begun."""
+        """Lend a connection. Each statement on it is a transaction of its own, unless the caller begins one."""
         self._refuse_forked()
         if not self._free.acquire(timeout=_BUSY_S):
             raise Unavailable(f"{self.what}: all {_THREADS} connections are in use. Try again.")

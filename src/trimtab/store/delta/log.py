@@ -30,7 +30,7 @@ _CHECKPOINT_EVERY = 50  # a checkpoint is made after this number of commits
 COMMIT_ATTEMPTS = 10
 _TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean", "str": "string", "time": "timestamp"}
 _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
-# With less free space than this, a commit fails. The error of Delta's library does not always say so.
+# With less free space than this, an error is reported as a full disk, because Delta's library does not always say so.
 _ROOM_BYTES = 64 << 10
 # also matches the box-drawing characters in messages of Delta's library
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")

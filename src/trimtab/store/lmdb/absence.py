@@ -27,8 +27,8 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
     # this key is always stored; if not found, the first page or the root has the bytes of another page
     if transaction.get(exempt) is None:
         return exempt
-    # the neighbouring keys that the last proof found: no key lies between them. None stands for an end of the store;
-    # before the first proof, low > high, so that no key is between them
+    # the neighbouring keys of the last proof: a key between them is absent without another look-up. None: the end of
+    # the store on this side. Before the first proof, low is above high, so no key is between them.
     low: bytes | None = b"\xff"
     high: bytes | None = b""
     for key in sorted(keys):
@@ -56,7 +56,7 @@ def hidden(transaction: Any, keys: Iterable[bytes], exempt: bytes) -> bytes | No
 def _adjacent(transaction: Any, low: bytes | None, high: bytes | None) -> bool:
     """Return whether a look-up of each key finds the other one next to it. None stands for an end of the store.
 
-    Return False if a page has the bytes of another page, because then the two look-ups do not meet.
+    This is also false if a page has the bytes of another page, because then the two look-ups do not meet.
     """
     if low is not None:
         cursor = transaction.cursor()

@@ -61,7 +61,7 @@ class LmdbEnvironment:
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
-        self._relaxed = relaxed  # LMDB syncs the pages of a commit before it writes which commit is the last
+        self._relaxed = relaxed  # whether a commit only syncs its pages, and not the page that names the last commit
         self._mutex = threading.RLock()  # held while writing and while replacing the memory map
         self._local = threading.local()
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
@@ -159,7 +159,8 @@ class LmdbEnvironment:
     def rewrite(self, gone: Iterable[bytes]) -> None:
         """Replace the file by a new one that does not have the keys in `gone`.
 
-        Free pages keep old values, so the new file has no free pages. The errors are those of `LmdbKeyValue.erase`.
+        Free pages of the old file may have deleted values; the new file has no free pages. The errors are those of
+        `LmdbKeyValue.erase`.
         """
         with self._mutex:
             self._refuse_closed()

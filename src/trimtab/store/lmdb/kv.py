@@ -238,7 +238,7 @@ class LmdbKeyValue(Closing):
 
 
 def _get_all(transaction: Any, keys: Sequence[bytes]) -> tuple[list[bytes | None], bytes | None]:
-    """Return the value of each key, and if a value is missing because of damage, a key at which this was found."""
+    """Return the value of each key, and a key at which damage was found that may hide a value (None: no damage)."""
     found = list(map(transaction.get, keys))
     if None not in found:
         return found, None

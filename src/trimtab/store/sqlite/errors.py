@@ -8,6 +8,7 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, TrimtabError, Unavail
 
 # UnicodeDecodeError occurs when SQLite's message quotes damaged bytes
 SQLITE_RAISES = (sqlite3.Error, UnicodeDecodeError)
+# I/O errors that are signs of damage: trying again does not help
 _SHORT_READ = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 _NOT_NOW = {
     sqlite3.SQLITE_FULL: "the disk (or quota) is full. Free some space and try again; what was acknowledged is safe",

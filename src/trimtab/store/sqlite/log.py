@@ -369,7 +369,9 @@ class SqliteLog(Closing):
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise Unavailable(f"{self.directory}: cannot be read ({error}). Give a directory of this user.") from error
+            raise Unavailable(
+                f"{self.directory}: cannot be read ({error}). Give a directory that this user may read."
+            ) from error
 
     def _path(self, partition: str) -> Path:
         return self.directory / f"{partition}.db"

@@ -200,7 +200,7 @@ class PartitionWriter:
                     connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
                     changed += 1
         with self._named() as connection:
-            # even with secure_delete, free pages keep earlier contents
+            # pages that were freed before secure_delete was set keep their contents, so write a file without them
             connection.execute("VACUUM")
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:

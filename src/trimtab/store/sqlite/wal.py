@@ -1,4 +1,4 @@
-"""Find the part of a write-ahead log that was certainly acknowledged. If it cannot be read, the log is damaged."""
+"""Find the part of a write-ahead log that was certainly acknowledged. If SQLite reads less, the log is damaged."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ MOST_STEPS = 10_000  # the largest number of hops in a decayed window, because e
 # the largest number of half-lives in a decayed window, because later weights are too small for a float
 MOST_HALF_LIVES = 1_000
 
-_HOPS_US = [
+_HOPS_US = [  # the usual steps of windows, from a second to a day
     *(n * unit for unit in (SECOND_US, MINUTE_US) for n in (1, 2, 5, 10, 15, 30)),
     *(n * HOUR_US for n in (1, 2, 3, 4, 6, 12)),
     DAY_US,
@@ -130,7 +130,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """Return whether a window that now gives `left` could give `used` before events were lost. NaN means null.
+        """Return whether a window that gives `left` now could have given `used` before events were lost. NaN: null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)

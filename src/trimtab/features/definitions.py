@@ -161,7 +161,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabelWait:
-    """The times that follow from how long labels are waited for. A class that has `wait_us` inherits from this."""
+    """Computes when labels are final, from the field `wait_us` of the class that inherits from this."""
 
     __slots__ = ()
     wait_us: int

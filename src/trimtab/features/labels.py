@@ -82,7 +82,7 @@ class LabelIndex:
         is no label.
 
         If the source has one event for each key, with the request's time as event time (`dated_by_request`), the event
-        may be earlier than `at_us`, but only if no version of the event was known then.  # D206
+        may be earlier than `at_us`, but only if no version of the event was known at `at_us`.  # D206
 
         Args:
             keys: The keys of the requests. A request whose key is None has no label.
@@ -154,7 +154,7 @@ class LabelIndex:
             row = self._previous[row]
             more = row >= 0
             wanted, row = wanted[more], row[more]
-        # an event that is earlier than its request does not count if a version of it was known then (see `join`)
+        # an event that is earlier than its request does not count if a version of it was known at the request's time
         known_before = np.flatnonzero(before & (best >= 0))
         best[known_before[frame.event_at_us[best[known_before]] < at_us[known_before]]] = -1
         return best

@@ -64,8 +64,8 @@ def evaluate_as_of(
         at_us: The time t of each request in microseconds, int64.
         positions: The position P of each request, by partition.
         frames: For each source of a view, the events in the whole log.
-        conflicts: Sources in which records were dropped because their ids conflict. Such a record may count if later
-            ones are left out, so any record after P may affect any row.
+        conflicts: Sources in which records were dropped because their ids conflict. Without the records after P, a
+            dropped record may count after all, so any record after P may affect any row.
         reread: Returns the records of the log again. It is called if rows have to be evaluated a second time.
 
     Raises:

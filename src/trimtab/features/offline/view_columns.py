@@ -132,7 +132,7 @@ def _unknown(
     """Return for each request FOUND, or the reason why it cannot have any value.
 
     NO_ENTITY: at its time, no event of its entity was known. NOT_YET: some were known, but none of them counted yet.
-    Deletions are no events. # D4
+    Deletions do not count as events. # D4
     """
     of_events = np.where(frame.deleted[rows], -1, of_events)
     out = np.full(len(at_us), NO_ENTITY, np.uint8)
@@ -152,7 +152,10 @@ def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, 
 
 
 class _Scatter:
-    """Extends the results of requests with events to all requests. The others get null or 0, and a reason."""
+    """Extends the results of those requests whose entity has an event that counts to all requests.
+
+    The other requests get null or 0, and a reason.
+    """
 
     def __init__(self, unknown: Array, rows: Array) -> None:
         self.unknown = unknown
@@ -235,7 +238,8 @@ class _Answers:
             reasons[nulls] = NULL if failed is None else np.where(failed[nulls], FAILED, NULL)
         if there.all():
             return found, reasons
-        found.values[~there] = _MISSING.get(found.dtype, 0)  # `take` and `evaluate_marked` made this array
+        # the array may be changed, because `take` or `evaluate_marked` has just made it
+        found.values[~there] = _MISSING.get(found.dtype, 0)
         return Column(found.dtype, found.values, reasons == FOUND), reasons
 
     def _newest(self, max_age_us: int | None) -> tuple[Array, Array, Array]:

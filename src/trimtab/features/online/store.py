@@ -355,7 +355,7 @@ class OnlineStore:
                 if entity is not None:
                     groups[entity].withdraw(row, s_us)
             for entity, row in come:
-                if entity is not None and row[GIVES] is not None:  # deletions do not begin an entity  # D4
+                if entity is not None and row[GIVES] is not None:  # a deletion does not make an entity known  # D4
                     groups[entity].add(row, s_us)
             if plan.expired(event.event_at_us, known_at):
                 count["too_late"] += 1

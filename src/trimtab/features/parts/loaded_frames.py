@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 # the approximate memory of an event and of one of its values while features are computed
 _EVENT_BYTES, _VALUE_BYTES, _TEXT_BYTES = 300, 8, 64
-_FEW = 1_000  # if that hash finds more records than this, the hashes of ids are read, too (see `load`)
+_FEW = 1_000  # if more records than this agree in all columns that are read, hashes of ids are read, too (see `load`)
 _OWN = ("event_at", "known_at", "deleted", "partition", "position")
 
 
@@ -90,7 +90,8 @@ def load(events: EventFiles, names: Collection[str], connection: duckdb.DuckDBPy
     """
     columns = {name: f"c{i}" for i, name in enumerate(events.source.columns) if name in names}
     picked = "".join(f", {column}" for column in columns.values())
-    # if ids are hashes of all values, a hash of the columns read anyway finds all repeated ids, and a few other records
+    # If ids are hashes of all values, records with equal ids agree in the columns that are read anyway. A hash of these
+    # columns also finds a few other records that agree in them.
     hashed = f"hash(event_at{picked})" if events.content_ids else "h"
     rows = events.count(connection)
     own = ", ".join(map(quoted, _OWN))

@@ -184,7 +184,7 @@ class PartedViews(Closing):
         return in_slices(view, keys, at_us, known, self._slices(view, known))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
-        """Return how many time intervals a part is divided into; more than one if it has too many events."""
+        """Return how many time intervals a part is divided into, so that its events fit. With unlimited windows: 1."""
         bounded = all(a.window_us is not None for a in view.features.values())
         return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
 

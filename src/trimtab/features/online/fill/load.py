@@ -103,7 +103,8 @@ class _Groups:
         # Entities that also had rows which are not in `rows`: these are in no window any more, or were replaced. If the
         # view has latest values, the list has the newest of the rows that are in no window.
         self.past: dict[bytes, list[Row]] = {}
-        # for each entity: of the versions replaced before S reached their event time, the one with the earliest
+        # for each entity: of the versions that were replaced before S reached their event time, the one whose event
+        # time is the earliest
         self.dead: dict[bytes, Row] = {}
         self._latest = bool(plan.latest)
 
@@ -125,7 +126,7 @@ class _Groups:
     def end(self, name: bytes, row: Row) -> None:
         """Record that an entity had a version that was replaced at or before S.
 
-        From the time of this version on, the entity is known.
+        The entity is known from the event time of this version on.
         """
         if row[EVENT_AT] <= self.last_us:
             self.past.setdefault(name, [])
@@ -133,7 +134,7 @@ class _Groups:
             self.dead[name] = row
 
     def take(self, chain: Iterable[Link]) -> None:
-        """Add the rows of the versions of an id. Deletions do not begin an entity, so they are left out."""
+        """Add the rows of the versions of an id. Deletions are left out: they do not make an entity known."""
         for name, row in chain:
             if name is not None and row[GIVES] is not None:
                 if row[UNTIL] <= self.s_us:
@@ -193,7 +194,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
     names: dict[Any, bytes] = {}
     # for each event, its row, its entity, and a checksum of its content
     firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}
-    forgets = plan.life is None  # then a repetition of an event that is in no window changes nothing
+    forgets = plan.life is None  # without unlimited windows, a repetition of an event in no window changes nothing
     entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
         if part.is_first:

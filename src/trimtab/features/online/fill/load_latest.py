@@ -165,7 +165,7 @@ class LatestLoad:
 
         return _cut(
             [
-                _constant(head + b"\x97"),
+                _constant(head + b"\x97"),  # the row is a list of seven values
                 _numbers(_INT, rows["_event_at"].values[some]),
                 _numbers(_INT, rows["_known_at"].values[some]),
                 *texts("_partition"),

@@ -13,7 +13,7 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 from trimtab.store.ports import LogRecord
 
-# (S: the latest append time up to this record, the time at which the event became known, the record, the event)
+# (S, the time at which the event became known, the record, the event). S: the latest append time up to this record
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]
 
 
@@ -52,7 +52,7 @@ class Kept:
                     count["too_late"] += 1
 
     def rows(self) -> Iterable[tuple[Arrival, bytes, list[Contribution]]]:
-        """Return each record with its entity's part of keys, and the value that the event gives to each series."""
+        """Return each record with the name of its entity as a part of keys, and the event's value for each series."""
         names = map(_Names().__getitem__, self._entities)
         gives, errors = self._plan.values.of_many(self._values)
         for n, of_event in errors.items():

@@ -185,6 +185,7 @@ class ViewSeries:
         self.ones = (1,) * len(self.all)
 
     def _sum(self, what: str, series: Series) -> int:
+        """Return the index of the series to sum: `series` itself, its values as floats, or their squares."""
         squared = what == "square"
         if what == "value" or (series.real and not squared):
             series.summed = True

@@ -1,10 +1,10 @@
 """The encoded state of one entity in one view: aggregates of its sealed rows, and its unsealed rows.
 
-S is the latest append time in the log that was applied. No read is as of a time before S. So once S has passed both the
-event time and the known-at time of a row, the row counts in every read. When its entity is next written, the row is
-sealed (added to the aggregates). Until then it is unsealed: it is kept as a whole, with both times. A version of an
-event whose next version is already stored is never sealed: it stays unsealed until S reaches the known-at time of the
-next version, and is then dropped.
+S is the latest append time of the log records that were applied. No read is as of a time before S. So once S has passed
+both the event time and the known-at time of a row, the row counts in every read. When its entity is next written, the
+row is sealed (added to the aggregates). Until then it is unsealed: it is kept as a whole, with both times. A version of
+an event whose next version is already stored is never sealed: it stays unsealed until S reaches the known-at time of
+the next version, and is then dropped.
 """
 
 from __future__ import annotations

@@ -42,9 +42,10 @@ class Ties:
         self._least = _place(state.latest_rows[0]) if state.latest_rows else []
 
     def new(self, rows: list[Row], count: Counter[str]) -> list[Row]:
-        """Find the new rows that repeat a stored tie. It takes their known-at time and position if these are earlier.
+        """Find the new rows that repeat a stored tie. If their known-at time is earlier, the tie takes it.
 
-        Return the other rows. If the view has windows, return all rows.
+        A tie takes the partition and position together with the time. Return the rows that repeat no tie; if the view
+        has windows, return all rows.
         """
         tied = {key_of(self._plan, self._name, row): row for row in rows if row[EVENT_AT] == self._at_us}
         if not (self._spills and tied):
@@ -65,9 +66,10 @@ class Ties:
         return rows if self._plan.windowed else kept
 
     def settle(self) -> None:
-        """Keep the last tied rows in the state, and store the others, or delete them if there is a newer event time.
+        """Keep the last tied rows in the state, and store the others.
 
-        Call this after the rows of the batch were sealed.
+        If the batch has a newer event time, delete the stored ties of the old one. Call this after the rows of the
+        batch were sealed.
         """
         state = self._state
         if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:

@@ -164,7 +164,7 @@ def push(stack: list[Any], start: int, value: Any, kind: str) -> None:
     """Add a value of the tile at `start` to a stack of suffix extremes: start, value, start, value, ...
 
     The entry of a tile is the extreme of this tile and all later tiles. A tile has no entry if a later tile has a value
-    that is as extreme. So the extreme of a window is the first entry in the window.
+    that is at least as extreme. So the extreme of a window is the first entry in the window.
     """
     place = len(stack)
     while place and stack[place - 2] >= start:

@@ -1,8 +1,8 @@
 """For one view of a source with a key: the stored versions of each event, and an index of each entity's rows.
 
 Let S be the latest append time that was applied. Of the versions of an event id, only those are kept that can still
-matter when a later record arrives: the version that is valid at S, its repetitions, the version before them, and the
-versions that become known after S. # D33
+matter when a later record arrives: the version that is valid at S, its repetitions, the version before them (if this is
+a deletion, all back to the last version that is none), and the versions that become known after S. # D33
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class VersionIndex:
                 yield key, b"" if there else None
 
     def chain(self, event_id: str, versions: list[Version]) -> list[Link]:
-        """Return a link for each version that counts: one whose content differs from the previous version's. # D4"""
+        """Return a link for each version that counts. A version that repeats the previous one does not count. # D4"""
         plan = self.plan
         counted: list[Version] = []
         for version in versions:

@@ -43,7 +43,7 @@ class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def future(self) -> int:
-        """The number of rows that were refused because their time is too far in the future."""
+        """The number of rows that are in quarantine because their time is too far in the future."""
         return self.quarantined.get("future", 0)
 
 
@@ -123,7 +123,7 @@ def _of_source(
 
 
 def _following_deletions(source: Source, frame: EventFrame, replaced: NDArray[Any]) -> int:
-    """Count the deletions that replaced a version: one with the same key ended when the deletion became known."""
+    """Count the deletions that replaced a version: a version of the same key ended when the deletion became known."""
     if source.key is None:
         return 0
     gone, at = frame.deleted, frame.known_at_us

@@ -82,7 +82,7 @@ class Batch:
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """Return the declared columns that are missing in a row that is no deletion; none if the source has no key."""
+        """Return the declared columns that at least one row lacks, deletions aside; none if the source has no key."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -180,7 +180,10 @@ class Batch:
             self.bad.setdefault(row, (source.time, "future", self._lists[source.time][row]))
 
     def _refuse_other_units(self, early: bool) -> None:
-        """Report integer times that are probably seconds or milliseconds; event times only if one is `early`. # D178"""
+        """Report integer times that are probably seconds or milliseconds. # D178
+
+        `early` says whether any event time is so small that it may be in such a unit.
+        """
         names = [name for name, dtype in {**self._call.source.columns, **EXTRA}.items() if dtype == "time"]
         for name in names:
             given = self._lists.get(name)
@@ -228,7 +231,7 @@ class Batch:
 
     def _known_at(self, times: list[Value]) -> Sequence[Value]:
         delay = self._call.source.delay_us
-        # no time is null, because rows without a time were already refused
+        # no time is null, because `_date` has replaced nulls
         usual = [time + delay for time in times] if self._call.history else [0] * self._count  # type: ignore[operator]
         column = self._call.source.reading.known_at
         if column is not None:

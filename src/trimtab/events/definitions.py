@@ -42,7 +42,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     first: int | None = None
     # the declared format of each time column; left out of stored documents if no format is declared # D0178
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
-    # how given rows become events; if unset, not part of any document # D0208
+    # how given rows become events; left out of stored documents if no rule is declared # D0208
     reads: Reading | msgspec.UnsetType = msgspec.UNSET
 
     @property

@@ -295,7 +295,10 @@ class Quarantine:
         return refused
 
     def _remove_notes(self, over: Iterable[Place]) -> None:
-        """Remove the notes in `over`: truncate partitions that begin with them and erased records; erase the others."""
+        """Remove the notes in `over`.
+
+        A partition is truncated as far as it begins with such notes and erased records. The other notes are erased.
+        """
         over = set(over)
         heads: dict[str, int] = {}
         ended: set[str] = set()

@@ -103,7 +103,7 @@ def _commit(
     reached: Mapping[str, int],
     rows: dict[str, int],
 ) -> tuple[int, int]:
-    """Copy the records of one commit, and count them in `rows`. (As a function, it frees the records at its end.)
+    """Copy the records of one commit, and count them in `rows`. (When the function ends, the records are freed.)
 
     Returns:
         The last position, and how many records belong to no source.
@@ -163,7 +163,7 @@ def recorded_between(
 ) -> Iterator[tuple[list[LogRecord], int]]:
     """Yield the records between two positions, each time with the position that was reached.
 
-    They are read from the log; those of some sources that were removed from it, from the tables of record.
+    Records that were removed from the log are read from the tables of record, but only those of `sources`.
 
     Args:
         span: A partition, the position after which to begin, and the last position.

@@ -53,7 +53,7 @@ class Entities(msgspec.Struct, frozen=True, eq=False):
     numbers: Mapping[Any, int]
     count: int
     of_rows: Array  # int32: for each row the index of its entity, or -1 if a value is null
-    known_us: Array  # for each entity, when its first event became known (deletions are no events)
+    known_us: Array  # for each entity, when its first event became known (deletions do not count)
     # for each entity, when its first event counts: in views with the boundary "before", and in those with "inclusive"
     enters_us: tuple[Array, Array]
 
@@ -126,7 +126,7 @@ class _Growing:
         self._append(of_new, frame.rows)
         known_at, event_at = frame.known_at_us[new], frame.event_at_us[new]
         before, at = self._last.enters_us
-        of_new = np.where(frame.deleted[new], -1, of_new)  # deletions do not begin an entity  # D4
+        of_new = np.where(frame.deleted[new], -1, of_new)  # a deletion does not make an entity known  # D4
         self._last = Entities(
             numbers,
             len(numbers),

@@ -1,4 +1,4 @@
-"""An index of the event log: it finds all records of an event, or with a value, without reading the log."""
+"""An index of the event log: it finds the records of an event, or those with a value, without reading the whole log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class _Known(msgspec.Struct, frozen=True, eq=False):
 
     def search(self, wanted: _Hashes) -> tuple[NDArray[np.int64], _Hashes]:
         """Return the positions of some hashes, and the hash at each."""
-        # first find the hashes whose 20 highest bits are wanted: they are few; some blocks at a time fit into a cache
+        # First find the hashes whose 20 highest bits equal those of a wanted hash: they are few. Some blocks are
+        # searched at a time, because they fit into the processor's cache.
         heads = np.zeros(1 << 20, np.bool_)
         heads[wanted >> 12] = True
         positions, found, begin = [np.zeros(0, np.int64)], [self.rest[:0]], 1
@@ -108,7 +109,7 @@ class KeyIndex:
         return sorted(mine, key=append_order)
 
     def seen(self, source: str, ids: Sequence[str], before: Mapping[str, int]) -> set[str]:
-        """Return which ids have a record up to some positions, and perhaps a few more, whose hashes are the same."""
+        """Return which ids have a record up to some positions, and perhaps a few other ids with equal hashes."""
         self.refresh()
         hashes = hashes_of(source, ids)
         wanted, there = np.unique(hashes), [np.zeros(0, np.uint32)]

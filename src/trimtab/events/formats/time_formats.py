@@ -243,7 +243,7 @@ def _pattern(text: str, directive: str, packed: bool, behind: list[tuple[str, st
 
 
 def _check_meaning(text: str, groups: list[str]) -> None:
-    """Refuse a format in which a text could stand for several times, or for none."""
+    """Refuse a format whose directives give a part of the time twice, or leave out a part that is needed."""
     there = set(groups)
     month, hour = there & {"m", "b", "B"}, there & {"H", "I"}
     wrong = None

@@ -43,7 +43,7 @@ class _Routed(_Timed, frozen=True, kw_only=True):
 
     severity: Severity = "red"  # the least severity that is sent
     models: list[str] = []  # the models whose alerts are sent; empty: all models
-    tell: tuple[AlertKind, ...] = ("begun", "graver", "ended")
+    tell: tuple[AlertKind, ...] = ("begun", "graver", "ended")  # at which changes of an alert a message is sent
 
     def _check(self) -> None:
         super()._check()
@@ -152,7 +152,8 @@ Receiver: TypeAlias = Addressee | HeartbeatReceiver
 class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The receivers of alerts, and rules that limit how often they get messages."""
 
-    # for each model and severity; further alerts are not sent at once, but wait for the digest (one message for many)
+    # for each model and severity: how many alerts a week are sent at once; further ones wait for the digest (one
+    # message for many)
     pages_per_week: int = 5
     digest: str = "1d"  # how long alerts are collected for a digest
     # a signal that ends and begins again within this time counts as one, so the message about its end waits this long

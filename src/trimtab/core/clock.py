@@ -80,7 +80,7 @@ class CheckedClock:
 def _jumped(ahead_us: int) -> str:
     return (
         f"the machine's clock jumped ahead by {ahead_us / 60e6:,.0f} minutes; at most {TOLERANCE_US // 60_000_000} are "
-        "accepted, so nothing is recorded at that time. Correct the clock; if it is right now, restart this process."
+        "accepted, so nothing is recorded at that time. Correct the clock; if its time is right, restart this process."
     )
 
 

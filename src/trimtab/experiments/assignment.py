@@ -140,9 +140,9 @@ class Assigner:
     ) -> Exposure | None:
         """Return the exposure of the unit of a row; None if it takes no part.
 
-        If it takes no part only because a feature is missing, the result has no variant, so that such units are
-        counted. It has none either if the unit is not eligible now, and would get another variant than the control if
-        it were: it may have met that one before.
+        If the unit takes no part only because a feature is missing, the variant is "", so that such units are counted.
+        The variant is also "" if the unit is not eligible now, but would get another variant than the control if it
+        were eligible: it may have met that variant before.
 
         Args:
             row: As for `assign`.

@@ -28,9 +28,12 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     closed_until_us: int  # all days before this time are closed
-    units: list[str] = []  # by day: the address of the blob with the units that were first exposed then
-    crossed: list[str] = []  # the same with the units that met another variant than their first for the first time then
-    read_again: dict[int, int] = {}  # by number in `LATE_AFTER`: outcomes of days before this time were read again
+    # for each day that has such units: the address of the blob with the units that were first exposed on this day
+    units: list[str] = []
+    # the same for the units that on this day, and on no earlier one, met another variant than their first
+    crossed: list[str] = []
+    # by number of days in `LATE_AFTER`: the outcomes of days before this time were read again
+    read_again: dict[int, int] = {}
 
 
 class Lateness(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weights: tuple[float, ...] = ()  # the share of each variant among the participants; they add up to 1
     share: float = 1.0  # the share of the eligible units that take part
     ramp: tuple[tuple[int, float], ...] = ()  # growing shares: microseconds after the start, and the share from then on
-    ramp_at: tuple[tuple[int, float], ...] = ()  # as `ramp`, but with times since 1970; one of both is empty
+    ramp_at: tuple[tuple[int, float], ...] = ()  # as `ramp`, but with times since 1970; `ramp` is then empty
     layer: str = ""  # experiments of one layer have no unit in common; empty: a layer of its own
     where: Expression | None = None  # only units whose attributes and features fulfil this take part
     attributes: dict[str, Dtype] = {}  # the columns that `where` and `slices` read, with their types

@@ -78,7 +78,8 @@ def first_exposures(
     Args:
         blocks: The exposures, in any order. They may be repeated.
         earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They are left out.
-        fallbacks: When units met the control without taking part. They count only for `met_another`.
+        fallbacks: Exposures of units that got the control because they did not take part (for example, they no longer
+            fulfilled `where`). They only count for `met_another`.
     """
     groups = [_Group() for _ in range(_BUCKETS)]
     shift = np.uint64(64 - (_BUCKETS - 1).bit_length())

@@ -85,7 +85,8 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     experiment: str
     generation: int
     unit: str
-    # the assigned variant, also if another one was shown instead; empty: a feature was missing, so it took no part
+    # the assigned variant, even if another one was shown instead; empty: the unit took no part, because a feature was
+    # missing, or because the unit was not eligible any more
     variant: str
     at_us: int
     reason: str = ""  # why the assigned variant was not shown, such as "timeout"; empty: it was shown

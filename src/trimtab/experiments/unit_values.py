@@ -145,7 +145,7 @@ def event_counts(metrics: Sequence[Metric]) -> dict[str, Metric]:
 
 
 def capped(metric: Metric, values: Array) -> Array:
-    """Return values, those above the metric's cap cut to the cap. Too large ones become NaN (see `within_range`)."""
+    """Cut values above the metric's cap to the cap. Values that are still too large become NaN (see `within_range`)."""
     return within_range(values if metric.cap is None else np.minimum(values, metric.cap))
 
 

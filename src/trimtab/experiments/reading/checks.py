@@ -160,7 +160,7 @@ def _weights(definition: Experiment, state: ExperimentState, day_us: int) -> tup
 
 
 def _left_out(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> str:
-    """Return a sentence if units are split as declared with those that met two variants; otherwise ""."""
+    """Return a sentence if units are split as declared once those that met two variants are included; otherwise ""."""
     left = np.array([[day.left_out.get(name, 0) for name in definition.variants] for day in days], np.int64)
     together = np.array([_counts(definition, day) for day in days], np.int64) + left
     if not left.any() or not sample_ratio(together, expected).holds:

@@ -213,7 +213,7 @@ def _go_on(
     horizon = HORIZON_DAYS if duration_us is None else days + max(0, -(-duration_us // DAY_US) - len(closed))
     needed, one = min((_open_needs(definition, some, days) for some in going.values()), key=lambda one: one[0])
     look = one.looks[-1]
-    # of several variants, which one it is about
+    # if there are several variants, the text says which one is meant
     effect = f"{one.variant}: {shown_effect(one)}" if len(definition.variants) > 2 else shown_effect(one)
     whose = f"{one.metric} of {one.variant}" if len(definition.variants) > 2 else one.metric
     planned = definition.rule == "obrien_fleming"

@@ -11,7 +11,7 @@ from trimtab.report import Document, Mark, Series, Table, line_chart
 from trimtab.report.document import Tone
 
 _TONES: dict[str, Tone] = {"ship": "good", "stop": "bad", "blocked": "bad", "cannot be seen": "warning"}
-_WIDE = 4.0  # looks whose interval is this much wider than the newest one are left out of the plot
+_WIDE = 4.0  # looks whose interval is more than this many times as wide as the newest one are left out of the plot
 _MOST_SLICES = 20
 _MOST_PARTS = 14  # rows about novelty in a terminal
 

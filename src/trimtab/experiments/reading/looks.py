@@ -30,7 +30,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     # for a guardrail: the bounds of the variant's value minus the worst value that the margin allows
     beyond_low: float | None = None
     beyond_high: float | None = None
-    # for a guardrail, if no unit of both variants has an event: the share of units with one is surely at most this
+    # for a guardrail, if no unit of either variant has an event: the share of units with one is surely at most this
     at_most: float | None = None
 
 
@@ -53,7 +53,7 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     with_late: Look | None = None  # the newest look, if outcomes that came late had counted; None: none came late
     by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
     by_age: dict[str, Look] = {}  # for a primary metric: the effect by days since the first exposure, such as "day 1"
-    left_out: list[str] = []  # the days that do not count on which units of one of both variants have an event
+    left_out: list[str] = []  # days that do not count, but on which a unit of one of the two variants has an event
 
     @property
     def unit(self) -> str:
@@ -74,9 +74,9 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
 def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = None) -> Verdict:
     """Return what the interval of a look says about a metric.
 
-    A guardrail is "within margin" once it is sure that it is not worse by more than its margin, and "worse" once it is
-    sure that it is (by `beyond_low` and `beyond_high`, which allow for the error of the control's value, too). If no
-    unit has an event, it is "within margin" once at most the metric's `negligible` share of the units can have one.
+    A guardrail is "within margin" if it is proven that it is not worse by more than its margin, and "worse" if it is
+    proven that it is worse by more. (`beyond_low` and `beyond_high` also allow for the error of the control's value.)
+    If no unit has an event, it is "within margin" once at most the share `negligible` of the units can have one.
     """
     ends = look.low, look.high
     low, high = bounded or ends

@@ -227,7 +227,7 @@ def _metrics(
 
 
 def _left_out(metric: Metric, closed: Sequence[ExperimentDay], names: Set[str]) -> list[str]:
-    """Return the days that do not count on which units of the named variants have an event of a metric."""
+    """Return the days that do not count, but on which units of the named variants have an event of a metric."""
     return [
         _day(day.day_us)
         for day in closed

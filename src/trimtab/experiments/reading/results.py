@@ -29,7 +29,8 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     labelled: int
     missing: int
-    share: float  # the days weigh alike in `share` and `control_share`, so that growing shares make no difference
+    # in both shares, each day has the same weight, so it does not matter that a variant may get more units on later days
+    share: float
     control_share: float
     differs: bool  # whether the difference to the control is more than noise
 

@@ -29,7 +29,7 @@ class Completeness(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     labelled: int
     missing: int
-    # in both shares, each day has the same weight, so it does not matter that a variant may get more units on later days
+    # in both shares, each day has the same weight, so it does not matter if a variant gets more units on later days
     share: float
     control_share: float
     differs: bool  # whether the difference to the control is more than noise

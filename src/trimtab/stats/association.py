@@ -98,9 +98,9 @@ def _auc_variance(area: float, positives: int, negatives: int) -> float:
 
 
 def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Find by bisection where an interval ends between `inside` and `outside`; `outside`, if that is in the interval.
+    """Return where an interval ends between `inside` and `outside`. If `outside` is in the interval, return `outside`.
 
-    `beyond` is true outside of the interval.
+    `beyond` returns whether a point is outside of the interval.
     """
     if not beyond(outside):
         return outside

@@ -23,7 +23,7 @@ Histogram = Mapping[int, int]  # the number of units in each bin
 _STEP = math.log1p(WIDTH)
 # `_slope` measures the slope of the quantiles between q and q plus or minus this many standard errors of a share
 _SCORES = (1.96, 3.0)
-_JUMP = 1.7  # if the steepest slope is more than this many times the first one, the quantile is at a jump
+_JUMP = 1.7  # if the steepest slope is more than this many times that of the first score, the quantile is at a jump
 
 
 def bins_of(values: FloatArray) -> NDArray[np.int64]:

@@ -80,7 +80,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return found
 
     def errors(self, weights: FloatArray | None = None) -> Errors:
-        """Return the errors of a weighted sum of the two means; by default of their difference.
+        """Return the variances of a weighted sum of the two means; by default of their difference.
 
         Args:
             weights: The weights of the control and of the treatment after each look, shape (2, looks).

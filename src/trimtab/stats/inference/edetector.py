@@ -111,7 +111,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """The mean of the daily value since a change began."""
 
     mean: float
-    sd: float  # the standard deviation of a day, of the reference days or of these days, whichever is larger
+    sd: float  # of a day's value: the larger of the standard deviations of the reference days and of these days
     days: int
 
 

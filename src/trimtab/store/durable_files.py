@@ -84,7 +84,7 @@ def file_mode(folder: Path) -> int:
 
 
 def narrow(path: Path) -> None:
-    """Remove each permission of the group and of others from a file that they do not have for its folder."""
+    """Remove from a file each permission that the group or others do not have for its folder."""
     with contextlib.suppress(PermissionError):  # the file belongs to another user of the folder
         path.chmod(path.stat().st_mode & (0o700 | path.parent.stat().st_mode & 0o077))
 

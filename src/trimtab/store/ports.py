@@ -193,7 +193,7 @@ class KeyValue(Protocol):
         ...
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys, and remove from the disk these and everything that was deleted or replaced earlier.
+        """Delete keys. Remove their data, and all data deleted or replaced earlier, from the disk.
 
         If another process has the store open, raise Conflict and do nothing.
         """

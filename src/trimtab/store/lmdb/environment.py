@@ -159,7 +159,7 @@ class LmdbEnvironment:
     def rewrite(self, gone: Iterable[bytes]) -> None:
         """Replace the file by a new one that does not have the keys in `gone`.
 
-        Free pages of the old file may have deleted values; the new file has no free pages. The errors are those of
+        Free pages of the old file may hold deleted values; the new file has no free pages. The errors are those of
         `LmdbKeyValue.erase`.
         """
         with self._mutex:
@@ -329,7 +329,7 @@ class LmdbEnvironment:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let no thread read in the block: wait for running reads, and delay new ones. The caller holds the mutex."""
+        """Let no read run during the block: wait for running reads, and delay new ones. The caller holds the mutex."""
         self.paused = True
         try:
             while self._is_read():

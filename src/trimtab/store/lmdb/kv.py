@@ -147,7 +147,7 @@ class LmdbKeyValue(Closing):
         return iter([(key, self._verified(key, raw)) for key, raw in found])
 
     def erase(self, keys: Iterable[bytes] = ()) -> None:
-        """Delete keys, and remove from the disk these and everything that was deleted or replaced earlier.
+        """Delete keys. Remove their data, and all data deleted or replaced earlier, from the disk.
 
         The whole file is rewritten, which takes as long as copying it. Readers in this process wait for a short time.
 

@@ -77,12 +77,11 @@ class LabelIndex:
     def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
         """Return the labels of requests as far as they were known at the time `cut_us`.
 
-        The label of a request is taken from the last event with its key, of those that are not earlier than the
-        request, were known at `cut_us`, and were not deleted or corrected by then. If the last one has no value, there
-        is no label.
+        The label of a request is the value of the last event with its key that is not earlier than the request, was
+        known at `cut_us`, and was not deleted or corrected by then. If this event has no value, there is no label.
 
         If the source has one event for each key, with the request's time as event time (`dated_by_request`), the event
-        may be earlier than `at_us`, but only if no version of the event was known at `at_us`.  # D206
+        may be earlier than `at_us`, but only if no version earlier than `at_us` was known at `at_us`.  # D206
 
         Args:
             keys: The keys of the requests. A request whose key is None has no label.
@@ -154,7 +153,7 @@ class LabelIndex:
             row = self._previous[row]
             more = row >= 0
             wanted, row = wanted[more], row[more]
-        # an event that is earlier than its request does not count if a version of it was known at the request's time
+        # an event that is earlier than its request does not count if `before` is true for the request
         known_before = np.flatnonzero(before & (best >= 0))
         best[known_before[frame.event_at_us[best[known_before]] < at_us[known_before]]] = -1
         return best

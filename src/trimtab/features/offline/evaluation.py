@@ -66,7 +66,7 @@ def evaluate_by(
     """
     at_us = np.asarray(at_us, np.int64)
     check_requests(features, requests, at_us)
-    columns = features.request.columns  # of other columns, those that are named like a feature are left out
+    columns = features.request.columns  # undeclared columns with the name of a feature are left out
     known = Columns({n: c for n, c in requests.by_name.items() if n in columns or n not in features.known})
     values: dict[str, Column] = {}
     reasons: dict[str, NDArray[Any]] = {}

@@ -152,7 +152,7 @@ def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, 
 
 
 class _Scatter:
-    """Extends the results of those requests whose entity has an event that counts to all requests.
+    """Makes the results of all requests from those of the requests whose entity has an event that counts.
 
     The other requests get null or 0, and a reason.
     """

@@ -84,7 +84,7 @@ class _Tiles:
         return self._sums[change], self._counts[change]
 
     def _changes(self, series: Series, given: Array, enters: Array, leaves: Array) -> None:
-        """Store the sum and the count of each tile after each change: a value enters or leaves it at some request."""
+        """Store the sum and the count of each tile after each change (a value that enters or leaves the tile)."""
         stays = np.flatnonzero(leaves > enters)
         gone = stays[leaves[stays] < self._width - 1]
         place = np.concatenate([stays, gone])

@@ -123,7 +123,7 @@ def _ranges(start: Array, stop: Array, value: Array) -> tuple[Array, Array, Arra
     start, stop, value = start[order], stop[order], value[order]
     new = np.concatenate([[True], value[1:] != value[:-1]])
     width = int(stop.max()) + 1
-    # with this offset, the ends of a value's ranges exceed those of earlier values, so that these do not matter below
+    # with this offset, a value's ranges end after those of earlier values, so the maximum is over one value's ranges
     offset = np.cumsum(new) * width
     reached = np.maximum.accumulate(stop + offset) - offset
     first = new.copy()

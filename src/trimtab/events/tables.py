@@ -301,7 +301,7 @@ def read_table(
         return Recorded(None, dict(through))
     reached = {
         name: max(table.position(name), through.get(name, 0)) for name in {*partitions, *through}
-    }  # read before the rows, which are then at least as new
+    }  # the positions are read first, so the rows are at least as new
     rows = table.scan()
     if not rows.rows:
         return Recorded(rows, reached)

@@ -60,7 +60,7 @@ def parquet_batches(path: Path, source: Source) -> Iterator[FileRows]:
 
 
 def parquet_types(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return for each Parquet file the type of each column: that of DuckDB or, where it has one, that of `_extensions`.
+    """Return for each Parquet file the type of each column: that from `_extensions` if it has one, or DuckDB's.
 
     Raises:
         Misuse: A file cannot be read.

@@ -73,7 +73,7 @@ def _column(series: Any) -> Column | None:
 
 
 def _of_integers(series: Any, valid: Any) -> Column:
-    kind = getattr(series.dtype, "numpy_dtype", series.dtype)  # without it, `to_numpy` makes a nullable type float
+    kind = getattr(series.dtype, "numpy_dtype", series.dtype)  # by default, `to_numpy` may return floats or objects
     whole = series.to_numpy(kind) if valid is None else series.to_numpy(kind, na_value=0)
     if whole.size and whole.dtype.kind == "u" and int(whole.max()) > _INT_MAX:
         return float_column(np.where(valid, whole.astype(np.float64), np.nan) if valid is not None else whole)

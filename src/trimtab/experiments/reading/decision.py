@@ -186,7 +186,7 @@ def _undecided(
 
 
 def _proven(some: Sequence[MetricReading]) -> str:
-    """Return which primary metrics are better, and which guardrails are not yet within their margins.
+    """Return a text that names the primary metrics that are better, and the guardrails not yet within their margins.
 
     It is "" if there are no such primary metrics, or no such guardrails.
     """
@@ -265,7 +265,7 @@ def _open_needs(definition: Experiment, some: Sequence[MetricReading], days: int
             # if the interval has only one bound, a harmful effect is never proven
             effect = look.difference if None not in (look.low, look.high) else max(0.0, sign * look.difference)
             needed = days_needed(look, days, effect if one.margin is None else room)
-            if look.at_most is not None:  # (1 - at_most)^units is the same error on every day, and units grow with days
+            if look.at_most is not None:  # (1 - at_most)^units is the error, which is fixed, and units grow with days
                 negligible = next(metric.negligible for metric in definition.metrics if metric.name == one.metric)
                 needed = days * math.log1p(-min(look.at_most, 0.999)) / math.log1p(-negligible)
             waits[one.role].append((needed, one))

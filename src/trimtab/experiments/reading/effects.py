@@ -106,7 +106,7 @@ def looks_of(
         ends = list(range(1, len(counted) + 1))
 
     def compared(until: int, *, margin: bool, last: bool) -> list[Effect]:
-        """Return the effects at all looks at the first `until` days. With `last`, "sequence" and "msprt" look once.
+        """Return the effects at all looks in the first `until` days. `last`: "sequence" and "msprt" only give the last.
 
         With `margin`, the variant is compared with a control that is worse by the margin.
         """

@@ -24,7 +24,7 @@ from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.association import share_interval
 
 Array = NDArray[Any]
-# what the totals of units are, for metrics that are no sum over units
+# for kinds of metrics that are no sum over units: what a total of units is a total of
 _TOTALS = {"ratio": "of its numerator", "quantile": "of all values", "time_to_event": "seconds"}
 _FIRST = 100_000  # the generation of the first run of seed 0; no real start of an experiment has such a number
 

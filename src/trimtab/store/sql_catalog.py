@@ -376,7 +376,7 @@ class SqlCatalog(Closing):
 def _above(prefix: str) -> str | None:
     """Return the smallest text above all texts that start with `prefix`.
 
-    Return None if there is no character after the last one of the prefix.
+    Return None if the code point after the last one of the prefix is not a character.
 
     >>> _above("day/2024-05")
     'day/2024-06'

@@ -32,7 +32,7 @@ _TYPES: dict[Dtype, str] = {"float": "double", "int": "long", "bool": "boolean",
 _DTYPES: dict[str, Dtype] = {name: dtype for dtype, name in _TYPES.items()}
 # With less free space than this, an error is reported as a full disk, because Delta's library does not always say so.
 _ROOM_BYTES = 64 << 10
-# also matches the box-drawing characters in messages of Delta's library
+# matches codes for colours, and the box-drawing characters in messages of Delta's library
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m|[\u2190-\u257f]")
 _CONFIGURATION = {
     "delta.checkpointInterval": "1000000000",  # trimtab makes checkpoints itself, so that it can keep their checksums
@@ -159,7 +159,7 @@ class DeltaLog:
     def widened(self, delta: deltalake.DeltaTable, rows: Columns) -> deltalake.DeltaTable:
         """Add the columns of `rows` that the table does not have.
 
-        If `rows` do not fit the table in another way, do nothing: `check_columns` will raise the error.
+        If `rows` do not fit the table for another reason, do nothing: `check_columns` will raise the error.
         """
         for _ in range(COMMIT_ATTEMPTS):
             there = self.dtypes(delta)
@@ -221,7 +221,7 @@ class DeltaLog:
             self._seal(path.name)
 
     def _seal(self, name: str) -> None:
-        """Store the hash of a log file. (After a crash before this call, the file is never checked.)"""
+        """Store the hash of a log file. (If the process is killed before this, there is no hash to check.)"""
         checks = self.directory / "_checks"
         make_folder(checks)
         log = self.directory / "_delta_log" / name

@@ -252,7 +252,7 @@ class PartitionWriter:
             raise
 
     def _drop(self) -> None:
-        """Close a connection whose state is unknown after an error. The next call opens the file again."""
+        """Close the connection, for example if its state is unknown. The next call opens the file again."""
         connection, self._connection = self._connection, None
         if connection is not None:
             # ignore errors of closing, because the first error is reported
@@ -285,7 +285,7 @@ class PartitionWriter:
                         "Records were lost; restore the partition from a copy, or move its files away."
                     )
                 rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
-                at_us = head.truncated_at_us or _NO_APPEND_US  # 0 if no records were ever removed
+                at_us = head.truncated_at_us or _NO_APPEND_US  # it is 0 if no records were removed
                 if rows:
                     at_us = verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
                 last = sequence(connection, head)

@@ -116,7 +116,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def reach_us(self) -> int | None:
-        """No event that is longer than this before a request is in its window; None: there is no limit."""
+        """An event that is older than this at a request is not in the request's window; None: there is no limit."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:

@@ -214,9 +214,10 @@ class _RowsApart:
     ) -> FeatureFrame:
         """Evaluate all requests once, with the given records.
 
-        All requests that are left are evaluated together, with the records up to the largest P. The result is right for
-        requests that no record after their own P affects; the others are left. This is repeated as long as a quarter of
-        the results or more is right. Then the rest is evaluated in groups of equal P, beginning with the smallest.
+        All requests that are left, except those whose own P is further in some partition, are evaluated together with
+        the records up to the largest P. The result is right for requests that no record after their own P affects; the
+        others are left. This is repeated as long as a quarter of the results or more is right. Then the rest is
+        evaluated in groups of equal P, beginning with the smallest.
         """
         parts: list[FeatureFrame] = []
         order: list[Array] = []

@@ -31,7 +31,7 @@ _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.boo
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _COUNTED = 16  # to find repeated ids, one query counts the ids of about this many parts
 _WRITTEN = 4  # this many groups of records with repeated ids are written in one query
-TOGETHER = 500_000  # versions of at most this many records are resolved at once
+TOGETHER = 500_000  # the versions of about this many records are resolved at once
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ def settle(
         folder: The folder for files that the query needs. Existing files are reused. Keep the folder as long as the
             query is used.
         parts: How many parts the events will be split into. Ids are counted for a few parts at a time.
-        together: How many records are resolved at once, in memory with all columns.
+        together: About how many records are resolved at once, in memory with all columns.
     """
     recurring = [folder / f"recurring-{turn:05}.parquet" for turn in range(-(-parts // _COUNTED))]
     if not folder.exists():

@@ -211,7 +211,7 @@ def log_end(log: Log, moved: Moved | None = None) -> Cursor:
 
 
 def sweep(store: OnlineStore, limit: int) -> bool:
-    """Delete up to `limit` keys of states that are no longer read. Return whether there are more."""
+    """Delete up to `limit` keys of states that are no longer read. Return whether there may be more."""
     cursors = store.cursors()
     names = [name for name in cursors if name.startswith(LEFT)]
     if not names:

@@ -51,8 +51,8 @@ def load(
 ) -> Iterator[int]:
     """Write the states of a view as of `s_us`. There must be no keys with the prefixes of `plan` yet.
 
-    The work is done in small steps while the iterator is consumed. Each step yields how many rows were read since the
-    last step. A row that is read several times counts each time.
+    The work is done in small steps while the iterator is consumed. Each step yields how many rows were read, or ids
+    processed, since the last step. A row that is read several times counts each time.
 
     Args:
         kv: The store to write to.

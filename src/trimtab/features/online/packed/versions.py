@@ -23,7 +23,7 @@ from trimtab.store.ports import KeyValue
 Version: TypeAlias = list[Any]  # known at, partition, position, event time, whether it is a deletion, values
 Link: TypeAlias = tuple[bytes | None, Row]  # the entity (None: one of its columns is null) and the row of a version
 _CHUNK = 64
-_REPEATS = 64  # if a version is repeated more often, only the first 32 and the last 32 repetitions are kept
+_REPEATS = 64  # if a version is repeated more often, its first 31 and last 33 repetitions are kept
 _LAST = 2**63 - 1
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -57,9 +57,9 @@ def arrivals(
 ) -> list[Arrivals]:
     """Return the statistics of each source, in the order of the sources.
 
-    They cover the log up to the history's last `refresh`. The lateness of events that were loaded as history is the
-    `delay` of their source. Repetitions are no longer counted after they were copied to tables of record (permanent
-    copies) and removed from the log. A million records take 25 to 110 ms.
+    They cover the log up to the history's last `refresh`. Events that were loaded as history, and do not say when they
+    became known, have the `delay` of their source as lateness. Repetitions are no longer counted after they were copied
+    to tables of record (permanent copies) and removed from the log. A million records take 25 to 110 ms.
 
     Args:
         history: The event log as columns. Call its `refresh` first.

@@ -172,8 +172,8 @@ class Ingestor:
             rows: The result of `read_rows`.
             op: The operation for rows that have no `_op`.
             history: Whether each row became known at its event time plus the source's delay.
-            progress: Called after every twenty thousand rows, with the number of processed rows and the number of all
-                rows.
+            progress: Called at the beginning and after every twenty thousand rows, with the number of processed rows
+                and the number of all rows.
         """
         what = self._source(source)
         _check_columns(what, rows.columns)

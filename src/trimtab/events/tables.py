@@ -126,7 +126,7 @@ def recorded(
 ) -> Iterator[list[LogRecord]]:
     """Yield the records after the positions `after` from the tables of record, in the order of their append times.
 
-    Records of sources that are not in `sources` have a partition, a position and a time, but no values.
+    Records of sources that are not in `sources` have no values.
     """
     columns = {source.name: list(source.columns) for source in sources}
     declared = {source.name: source.columns for source in sources}
@@ -161,7 +161,7 @@ def recorded_between(
     *,
     batch: int = _BATCH,
 ) -> Iterator[tuple[list[LogRecord], int]]:
-    """Yield the records between two positions, each time with the position that was reached.
+    """Yield the records between two positions in batches, each with the position that was reached.
 
     Records that were removed from the log are read from the tables of record, but only those of `sources`.
 

@@ -31,7 +31,7 @@ from trimtab.store.ports import LogRecord
 class _Dropped(msgspec.Struct, frozen=True):
     """A record that does not count now, because it repeats or contradicts another record.
 
-    It is kept, because it may count once a late record comes between the two.
+    It is kept, because a late record that is sorted before it may change this.
     """
 
     partition: int

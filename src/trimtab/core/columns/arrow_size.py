@@ -18,7 +18,7 @@ from trimtab.core.columns.flatbuffer import FlatTable
 from trimtab.core.errors import Misuse
 
 MAGIC = b"ARROW1"
-MORE = b"\xff\xff\xff\xff"  # begins each message
+MORE = b"\xff\xff\xff\xff"  # begins each message, except in old versions of the format
 
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # codes of the kinds of messages
 _TIMESTAMP, _UNION = 10, 14  # codes of two types with more in their headers: a text (the time zone), a vector of ids

@@ -181,7 +181,7 @@ def _counts(definition: Experiment, day: ExperimentDay, slice_: str = "") -> lis
 
 
 def _where(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
-    """Return the slices whose units are split otherwise than declared, with their shares."""
+    """Return the slices whose units are split otherwise than declared, with their shares; at most the five clearest."""
     names = sorted({name for day in days for one in day.variants.values() for name in one.slice_units})
     found = []
     for name in names:

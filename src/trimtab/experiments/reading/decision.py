@@ -112,7 +112,7 @@ def smallest_effect(definition: Experiment, look: Look, days: int, horizon: int)
 
 
 def _score(definition: Experiment) -> float:
-    """Return the half-width of an interval in standard errors, about."""
+    """Return about how many standard errors the half-width of an interval has."""
     return _ANY_TIME_SCORE if definition.rule in ("sequence", "msprt") else _SCORE
 
 
@@ -158,7 +158,7 @@ def _ship(name: str, some: Sequence[MetricReading]) -> Recommendation:
 
 
 def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> bool:
-    """Return whether no more day will come: the experiment ended, or all its planned days are closed."""
+    """Return whether no more day will come: the experiment or its planned time ended, and all days are closed."""
     end_us = state.ended_at_us
     if definition.duration_us is not None:
         planned_us = state.started_at_us + definition.duration_us

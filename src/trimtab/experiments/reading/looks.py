@@ -50,7 +50,7 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if they differ
     probability_better: float | None = None  # the Bayesian reading: the probability that the variant is better
     expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric
-    with_late: Look | None = None  # the newest look, if outcomes that came late had counted; None: none came late
+    with_late: Look | None = None  # the newest look, if outcomes that came late had counted; None: it is the same
     by_week: list[Look] = []  # the effect on units that were first exposed in each week, to see novelty effects
     by_age: dict[str, Look] = {}  # for a primary metric: the effect by days since the first exposure, such as "day 1"
     left_out: list[str] = []  # days that do not count, but on which a unit of one of the two variants has an event

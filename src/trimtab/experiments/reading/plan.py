@@ -126,7 +126,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         effects: The effects to find, as shares of the control's value.
 
     Raises:
-        Misuse: An effect is not above 0, or there are too few days or units.
+        Misuse: An effect is not above 0, there are too few days or units, or a primary metric does not vary.
     """
     if not definition.metrics:
         raise Misuse(f"plan: experiment {definition.name!r} has no metric. Declare metrics=[tt.metric(...)].")

@@ -273,7 +273,7 @@ def planted(metric: Metric, y: Array, treated: Array, day: Array, effect: float,
     The numbers of a proportion are 0 or 1, so some of these are changed at random.
 
     Raises:
-        Misuse: A probability would be larger than 1.
+        Misuse: The probability over all days would be larger than 1.
     """
     factor = 1.0 + (effect if metric.better == "higher" else -effect)
     if metric.kind != "proportion":

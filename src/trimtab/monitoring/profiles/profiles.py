@@ -348,8 +348,8 @@ def _spreads(column: _Column) -> dict[Statistic, Spread]:
 
 def _pairs(rows: Rows) -> tuple[Pair, ...]:
     """Return the pairs of columns that are usually null together. Those with the most nulls come first."""
-    null = np.isnan(rows.values).astype(np.float32)
-    both = np.rint(null.T @ null).astype(np.int64)  # exact, because there are fewer rows than float32 can count
+    null = np.packbits(np.isnan(rows.values).T, axis=1)  # one bit for each row, because counting bits is fast
+    both = np.array([np.bitwise_count(null & one).sum(axis=1, dtype=np.int64) for one in null])
     alone = np.diag(both)
     either = alone[:, None] + alone[None, :] - both
     first, second = np.nonzero(np.triu((either >= _TOGETHER_ROWS) & (both >= _TOGETHER * either), 1))

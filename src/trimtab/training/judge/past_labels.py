@@ -48,25 +48,31 @@ def groupings(model: Model, training_set: TrainingSet) -> list[Grouping]:
         ]
         if not all(name in table for name, table in zip(by, tables, strict=True)):
             continue
-        codes, number = _codes([table[name] for name, table in zip(by, tables, strict=True)], training_set.rows)
-        if 2 * number <= training_set.rows:
+        codes = _codes([table[name] for name, table in zip(by, tables, strict=True)], training_set.rows)
+        if codes is not None:
             found.append(Grouping(by, codes))
     return found
 
 
-def _codes(columns: Sequence[Column], rows: int) -> tuple[Ints, int]:
-    """Return a number for each row, equal for rows with equal values in all columns, and how many numbers there are."""
+def _codes(columns: Sequence[Column], rows: int) -> Ints | None:
+    """Return a number for each row, equal for rows with equal values in all columns.
+
+    None: there are fewer than two rows per number on average.
+    """
     codes, number = np.zeros(rows, np.int64), 1
     for column in columns:
         values = column.to_list()
-        numbers = {value: at for at, value in enumerate(dict.fromkeys(values))}
+        distinct = dict.fromkeys(values)
+        if 2 * len(distinct) > rows:
+            return None
+        numbers = {value: at for at, value in enumerate(distinct)}
         pairs = codes * len(numbers) + np.fromiter(map(numbers.__getitem__, values), np.int64, rows)
         if number == 1:
             codes, number = pairs, len(numbers)
         else:
             there, codes = np.unique(pairs, return_inverse=True)
             number = there.size
-    return codes, number
+    return codes if 2 * number <= rows else None
 
 
 class _Ordered(msgspec.Struct, frozen=True, eq=False):
@@ -221,12 +227,13 @@ class PastLabels:
         made_us = self._set.at_us[rows]
         prior = 0.0 if self._task == "regression" else 1.0
         for season in seasons:
-            wanted = codes + season
+            asked = np.flatnonzero(open_rows & (season >= self._low))
+            wanted = codes[asked] + season[asked]
             found = np.minimum(np.searchsorted(labels.bins, wanted), labels.bins.size - 1)
-            here = open_rows & (season >= self._low) & (labels.bins[found] == wanted)
-            here &= labels.known_us[found] <= made_us
-            answers[here] = (labels.sums[found[here]] + prior * answers[here]) / (labels.counts[found[here]] + prior)
-            open_rows &= ~here
+            known = (labels.bins[found] == wanted) & (labels.known_us[found] <= made_us[asked])
+            here, found = asked[known], found[known]
+            answers[here] = (labels.sums[found] + prior * answers[here]) / (labels.counts[found] + prior)
+            open_rows[here] = False
         return None if open_rows.all() else self._shaped(answers)
 
     def _in_hours(self, series: Grouping) -> _Hours:

@@ -1,12 +1,14 @@
 """The whole loop on ten months of flights, March to December 2013, under the example's own policy: seconds.
 
 Two months of history are loaded and trained on first. A thousand questions are read through the online path as well.
+The process of the replay must stay below 2 GB of memory.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import itertools
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ NAME = "simulate_year"
 TARGET = "ours <= 60"
 UNIT = "s"
 BETTER = "lower"
+_MOST_MB = 2_000
 _PROJECT = Path(__file__).parents[1] / "examples" / "flights"
 
 
@@ -60,4 +63,15 @@ def ours(state: dict[str, Any]) -> float:
     took_s = time.perf_counter() - start
     if result.mismatches or result.checked_rows != demo.sampled_rows:
         raise SystemExit(f"{result.mismatches} mismatches in {result.checked_rows} rows: {result.first_mismatch}")
+    if memory_mb() > _MOST_MB:
+        raise SystemExit(f"The replay needed {memory_mb():.0f} MB of memory; {_MOST_MB} are allowed.")
     return took_s
+
+
+def memory_mb() -> float:
+    """The largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def more(state: dict[str, Any]) -> dict[str, float]:
+    return {"peak memory, MB": memory_mb()}

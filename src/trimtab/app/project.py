@@ -609,7 +609,9 @@ class Project(ProjectRows):
                 actor=actor,
                 seen_until_us=self._time_us("seen_until", seen_until),
             )
-            return import_version(self, checked_path("path", path), model, request, executor=executor)
+            version = import_version(self, checked_path("path", path), model, request, executor=executor)
+            executor.end()  # it keeps nothing, so there is no need to wait until it ends by itself
+            return version
 
     def export(
         self, version: str, folder: str | Path, *, mlflow: bool = False, trust: Literal["pickle"] | None = None

@@ -212,9 +212,9 @@ class ProcessExecutor(Closing):
                         on_event(event)
         except BaseException as error:
             if not isinstance(error, _ERRORS) or isinstance(error, Cancelled):
-                self._end()  # the child's work is no longer needed
+                self.end()  # the child's work is no longer needed
             raise
-        raise Unavailable(_death(task, step, self._end()))
+        raise Unavailable(_death(task, step, self.end()))
 
     def close(self) -> None:
         """Let the child close the objects that tasks have kept, and let it end."""
@@ -223,11 +223,11 @@ class ProcessExecutor(Closing):
                 self._child.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(_GRACE_S)
-        self._end()
+        self.end()
 
     def _started(self, module: str = "") -> tuple[subprocess.Popen[bytes], IO[bytes]]:
         if self._child is None or self._events is None or self._child.poll() is not None:
-            self._end()
+            self.end()
             reading, writing = os.pipe()
             limits = dict.fromkeys(_THREAD_LIMITS, str(self._threads))
             try:
@@ -281,8 +281,11 @@ class ProcessExecutor(Closing):
                     if why is not None:
                         raise Cancelled(why)
 
-    def _end(self) -> int:
-        """End the child, by force if necessary, and return its exit status."""
+    def end(self) -> int:
+        """End the child at once, by force if necessary, and return its exit status.
+
+        Other than `close`, it does not let the child close what tasks have kept.
+        """
         child, self._child = self._child, None
         events, self._events = self._events, None
         if events is not None:

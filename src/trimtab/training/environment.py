@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -104,9 +105,12 @@ def _version(package: str) -> str | None:
     """
     for name in DISTRIBUTIONS.get(package, (package,)):
         try:
-            return metadata.version(name)
+            installed = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
+        # `metadata.version` would parse the whole file, with the package's long description
+        found = re.search(r"^Version: (\S+)", installed.read_text("METADATA") or "", re.MULTILINE)
+        return installed.version if found is None else found[1]
     return distribution_version(package) if find_spec(package) is not None else None
 
 

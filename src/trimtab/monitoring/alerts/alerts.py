@@ -176,7 +176,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """Return the incidents that may be sent now, all pages including theirs, and the limits that are reached by then.
+    """Return the incidents that may be sent now, all pages including theirs, and the limits that their pages reach.
 
     All incidents of one model and severity that begin at the same time count as one page. Incidents that no receiver
     wants do not count.

@@ -48,6 +48,7 @@ class Layout:
             counts = np.frombuffer(column.counts, "<i8")
             self.usual[place, : counts.size] = counts
         self.usual_shares = np.cumsum(self.usual / np.maximum(self.usual.sum(axis=1), 1)[:, None], axis=1)
+        # columns of times: all their values count as 0, because only nulls matter
         self.whole = np.array([column.kind == "time" for column in profile.columns])
         self.firsts = np.array([pair.first for pair in profile.pairs], np.int64)
         self.seconds = np.array([pair.second for pair in profile.pairs], np.int64)
@@ -68,7 +69,7 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False, dict=True):
     rows: int
     bins: Counts  # number of rows by bin, the columns one after the other; nulls are in no bin
     nulls: Counts  # shape (columns, NULL_CODES): number of nulls by reason (see `null_code`)
-    strange: Counts  # shape (columns,): number of values that training did not see
+    strange: Counts  # shape (columns,): number of values that did not occur in training
     outside: Counts  # shape (columns,): number of extreme numbers
     low: Floats  # shape (columns,): the least value, infinity if there are no values
     high: Floats

@@ -60,8 +60,9 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     """Return the times whose rows are used neither for training nor for judging at a cut (the time of a training).
 
     These are the red windows that were not released, and the time of the newest requests, which may still prove to be
-    faulty. A fault of inputs is found within a day. A fault of labels is found when a day is closed. If the fault is on
-    a day that is still open, labels of up to a day before may have come on it, so these are left out, too. # D0185
+    faulty. A fault of inputs is found within a day. A fault of labels is found when the day on which they came is
+    closed. On a day that is still open, labels of requests of the day before may have come (or of a shorter time
+    before, if the wait for labels is shorter than a day), so these requests are left out, too. # D0185
     """
     found = [
         LeftOut(
@@ -129,7 +130,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return Reach(
             label_wait_us=wait_us,
             label_source=label.source.name,
-            # such outcomes become known between the delay of their source and the wait, counted from the request
+            # labels with the time of their request become known between `delay_us` and `wait_us` after the request
             label_span_us=max(wait_us - label.source.delay_us, 0) if label.dated_by_request else None,
             complete=model.task != "ranking",
             logged=model.rows == "logged",
@@ -144,8 +145,9 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     def excludes(self, signal: Signal) -> bool:
         """Return whether requests are left out because of a signal.
 
-        A source of labels that is silent makes none of them faulty: a request is only learnt from when its label is
-        there and the wait for it is over, and a day of which labels are missing then has a signal of its own. # D0185
+        If the source of labels is silent, the labels that came are right. Requests without a label are not learnt from,
+        and if labels of a day are still missing after the wait, this gives a signal of its own. So such a signal
+        excludes nothing, unless features read the source, too, or days are not checked (`complete`). # D0185
         """
         if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":
             return False

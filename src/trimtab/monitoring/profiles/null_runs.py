@@ -46,7 +46,7 @@ def null_runs(rows: NDArray[np.int64], nulls: NDArray[np.int64], usual: Floats) 
                 runs.append(0.0)
             runs[-1] += lost
             normal = 0
-        elif window_nulls < GROSS * window_rows:  # a window that is normally nearly all null does not end a run
+        elif window_nulls < GROSS * window_rows:  # if nearly all rows are null, the run goes on, even if this is normal
             normal += 1
         window_rows, window_nulls, lost, high = 0, 0, 0.0, 0.0
     return runs

@@ -9,7 +9,7 @@ import numpy as np
 
 from trimtab.monitoring.profiles.profile_records import Floats
 
-_BEYOND = 3.0  # a value is extreme if it is this many ranges beyond the usual extreme of a day
+_BEYOND = 3.0  # a value is extreme if it is this many ranges (see `_beyond`) beyond the usual extreme of a day
 _BEYOND_LOG = 1.0  # the same on a log scale, for columns with a long tail
 _SKEWED = 3.0  # a tail is long if the upper half is this many times as wide as the lower half
 _ALONE = 4.0  # a day's extreme may be faulty if it is this many ranges beyond the other days' extremes
@@ -77,11 +77,11 @@ def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
 
 
 def _rare(excesses: Floats) -> float:
-    """Return a limit for how far a day exceeds a value that most rows have; infinite if fewer than two days exceed it.
+    """Return a limit for the excesses: how far each day's extreme exceeds the value that about half of the rows have.
 
-    The upper half of the excesses above 0 is assumed to follow a power law. Then the logarithms of their ratios to the
-    largest of the lower half are exponential. 1 is added to the sum of the logarithms, because a few equal excesses do
-    not prove that the next one is equal.
+    The limit is infinite if fewer than two excesses are above 0. The upper half of these is assumed to follow a power
+    law. Then the logarithms of their ratios to the largest excess of the lower half are exponential. 1 is added to the
+    sum of the logarithms, because a few equal excesses do not prove that the next one is equal.
 
     Source: Weissman, Estimation of parameters and large quantiles based on the k largest observations (JASA, 1978).
     """

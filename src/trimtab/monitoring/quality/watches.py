@@ -28,10 +28,10 @@ from trimtab.stats.inference.edetector import (
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
-# A version is called worse if the mean of its reference days exceeds the upper bound (`AlarmSide.baseline`) of the
-# second reference by more than this many standard errors:
+# A new version is called worse if the mean of its reference days exceeds the upper bound (`AlarmSide.baseline`) of the
+# second reference (that of an earlier version, `Watch.healthy`) by more than this many standard errors:
 _AFTER_ALARM = 1.645  # one-sided 95 %: after an alarm, less evidence is enough
-_WITHOUT_ALARM = 3.09  # one-sided 99.9 %: every promotion is tested, without any suspicion
+_WITHOUT_ALARM = 3.09  # one-sided 99.9 %: the test is made at every promotion, so it must rarely err
 # the argument `low` of `learn_alarm` for calibration gaps of slices: changes by more than a day's variation are found
 # sooner, and smaller ones later
 _SLICE_LOW = -0.75
@@ -225,8 +225,8 @@ def learnt_slices(
 def _varied(days: Sequence[DayQuality]) -> bool:
     """Return whether the days show how much a day varies. For two outcomes, each must have come often enough.
 
-    If a daily flight was late twice in two months, its days differ only by their scores. Its next two late flights
-    would be many standard deviations away.
+    For example, the slice is a daily flight that was late twice in two months. The losses of its other days hardly
+    differ, so that the next days on which it is late would be many standard deviations from the mean.
     """
     if any(day.expected_loss_sum is None for day in days):  # scores are not probabilities
         return True

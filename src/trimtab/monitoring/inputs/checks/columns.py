@@ -15,16 +15,17 @@ from trimtab.monitoring.profiles.null_runs import GRADED_ROWS, GROSS, MARGIN, nu
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
 GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nearly all values are null or new
-_CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a constant column needs at least this many equal values and hours
-_CONSTANT_NATS = 20.0  # and the probability of so many equal values by coincidence must be at most exp(-20)
+_CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a column is constant if it has at least this many equal values in so many hours
+_CONSTANT_NATS = 20.0  # and if the probability of so many equal values by coincidence is at most exp(-20)
 _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`) by coincidence is about 1 in 1,000
 # if at least this share was null in training, all hours of the day have the same limit (the highest of them), because
 # nulls come in runs
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
-# A number is very extreme if it is `_FAR` times as far from the middle of the limits as the limits are. If some of the
-# newest `_FAR_H` hours have such numbers, the share `_FAR_SHARE` of extreme numbers is enough for red.
+# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. Those
+# of the newest `_FAR_H` hours that have such a number are taken together. If their extreme numbers are at least the
+# share `_FAR_SHARE` of all rows of the newest `_FAR_H` hours, the finding is red.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],
@@ -58,8 +59,8 @@ def column_findings(
 def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> list[str]:
     """Return the request columns that lost their values in some hours: too many are null, or all are equal.
 
-    Columns for which this may be random variation are not returned. Rows that repeat a question are no further
-    evidence, so only as many rows count as there are different `questions`.
+    Columns for which this may be random variation are not returned. Rows that repeat a question (a request without its
+    key and time) are no further evidence, so only as many rows count as there are different `questions`.
     """
     found = []
     share = min(1.0, questions / max(counts.rows, 1))
@@ -129,7 +130,10 @@ def _nulls(
     gross: Window,
     standing: Collection[tuple[str, str]],
 ) -> list[Finding]:
-    """Return findings of too many nulls for too long. If a source sends nothing, its columns are one finding."""
+    """Return findings of too many nulls. Columns that are null because a source's events are missing are one finding.
+
+    If nulls came in runs in training, the present run must also be longer than `ColumnProfile.null_h`.
+    """
     found: list[Finding] = []
     order = np.array(sorted(hours, reverse=True), np.int64)
     newest_first = [hours[hour] for hour in order.tolist()]
@@ -139,7 +143,7 @@ def _nulls(
     for place, column in enumerate(profile.columns):
         stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
         off = _off(column, "null", place, graded, gross, stands=stands)
-        if column.null_h:  # runs of nulls are common in training, so only a longer run is a finding
+        if column.null_h:  # training has runs of nulls, so only a longer run is a finding
             count = int(gross.counts.nulls[place].sum())
             highs = column.spreads["null"].highs_of_hour(order)
             if next(iter(null_runs(rows, nulls[:, place], highs)), 0.0) <= column.null_h:
@@ -231,9 +235,10 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
 
 
 def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
-    """Find extreme numbers in the two newest hours with rows, or a few very extreme numbers within a day.
+    """Find extreme numbers in the two newest hours with rows.
 
-    The finding goes on for half a day after the last of them.
+    The finding is red if they are at least the share `_FEW` of the rows of these hours, or (see `_FAR`) if the newest
+    day has very extreme ones. It goes on for half a day after the last extreme number.
     """
     if column.least is None or column.most is None:
         return []
@@ -256,7 +261,7 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     low, high = min(hours[h].low[place] for h in hits), max(hours[h].high[place] for h in hits)
     worst = float(high if high > column.most else low)
     evidence = {"value": worst, "least": column.least, "most": column.most, "rows": float(count)}
-    # a few values of the training rows are beyond the limits if they look like a fault
+    # a value of the training rows that looked like a fault may lie beyond the limits
     least, most = max(column.lowest or 0.0, column.least), min(column.highest or 0.0, column.most)
     all_but_few = "" if (least, most) == (column.lowest, column.highest) else "nearly all "
     message = (

@@ -26,7 +26,7 @@ _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
 _SETTLED_US = 7 * DAY_US
 _AHEAD_US = MINUTE_US  # an event is dated in the future if its time is later than its arrival by more than this
 _AHEAD_SHARE = 0.2  # the share of such events must exceed the normal share by this
-_RARELY = 0.995  # a delay above this quantile of the delays is not normal
+_RARELY = 0.995  # a median delay above this quantile of earlier delays is not normal
 
 
 class Arrivals:
@@ -144,7 +144,7 @@ def _late(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
-    """Find newest arrivals dated in the future, or too far back by whole half-hours, as in another time zone."""
+    """Find that the newest arrivals are dated in the future, or too far back by whole half-hours (a time zone)."""
     last_us = int(feed.known_us[-1])
     ends = np.searchsorted(
         feed.known_us, (last_us - _NEWEST_US, now_us - _SETTLED_US - 1, now_us - DAY_US - 1), side="right"
@@ -156,6 +156,7 @@ def _wrong_clock(feed: Feed, now_us: int) -> list[Finding]:
         return []
     ahead, usual_ahead = float((delays < -_AHEAD_US).mean()), float((reference < -_AHEAD_US).mean())
     middle = float(np.median(delays))
+    # whether the median delay is above the quantile `_RARELY`; counting is faster than computing the quantile
     rare = int((reference >= middle).sum()) < reference.size - int(_RARELY * (reference.size - 1))
     if not rare and ahead <= usual_ahead + _AHEAD_SHARE:
         return []

@@ -118,7 +118,8 @@ def window_of(parts: Sequence[tuple[int, HourCounts]]) -> Window:
 def evidence_above(count: float, rows: float, usual: float) -> float:
     """Return the evidence that a share is above its normal value, in nats (natural logarithm); 0 if it is not above.
 
-    If the share were `usual`, a share as high as count / rows would have a probability of at most exp(-evidence).
+    If the true share were `usual` (taken as at least 0.005), a share as high as count / rows would have a probability
+    of at most exp(-evidence).
 
     Source: the Chernoff bound of a binomial tail, rows times the Kullback-Leibler divergence of the two shares.
 

@@ -17,9 +17,9 @@ _ROWS = 40  # days with fewer rows are not checked
 _MARGIN, _GROSS = 0.2, 0.3
 _TURNED = 0.1  # labels look inverted if their share of positives is this near to 1 minus the normal share
 _LOPSIDED = 0.3  # but only if the normal shares of the two classes differ by at least this
-_NEARLY = 10.0  # a class is nearly gone if it is this many times rarer than on any reference day
-_FACTOR = 3.0  # a daily mean is wrong if it is this many times larger, or smaller, than on each reference day
-_SHIFT = 0.1  # the share of positives has shifted if it is this far outside the reference days
+_NEARLY = 10.0  # a class is nearly gone if it is this many times rarer than on any training day
+_FACTOR = 3.0  # a daily mean is wrong if it is this many times larger, or smaller, than on each training day
+_SHIFT = 0.1  # the share of positives has shifted if it is this far outside the range of the training days' shares
 
 
 def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:

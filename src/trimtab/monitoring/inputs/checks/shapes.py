@@ -18,21 +18,25 @@ from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Flo
 
 SHAPE_ROWS = 100  # how many rows a window must have
 _FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half of `SHAPE_ROWS` is enough
-# a column is off if its distance from the profile is at least `_FAR`, and exceeds the high end of reference windows by
-# at least `_ABOVE` (both increased for random variation), or if at least the share `_FAR` of its values is far outside
+# The usual distance of a column from its profile is the high end of its distances in windows of the training rows
+# (`Spread`). The column is off if its distance is at least `_FAR` and at least the usual one plus `_ABOVE` (`_NOISE` is
+# added to both limits), or if at least 30 % of its values (this is `_FAR`, too) are far outside (`_BEYOND`).
 _FAR, _ABOVE = 0.3, 0.15
-_NOISE = 1.36  # by chance, 5 % of Kolmogorov-Smirnov distances are larger than this divided by the root of the rows
+# a sample from the same distribution has a Kolmogorov-Smirnov distance above this, divided by the square root of the
+# number of rows, in 5 % of cases
+_NOISE = 1.36
 _SUDDEN = 0.3  # a change is sudden if the distance in the same hours a day earlier was smaller by at least this
-# after values are converted back, their distance may be as large as in reference windows, but not larger than this
-_ALONE = 0.15
-_SHAPELESS = 0.35  # if the high end of reference windows is above this, a few hours have no typical shape
+# values that were converted back fit if their distance is at most the usual one, but this limit is 0.1 to `_MOST_FIT`
+_MOST_FIT = 0.15
+_SHAPELESS = 0.35  # if the usual distance is above this, a few hours of the column have no typical shape
 _BEYOND = 0.3  # a value is far outside if it leaves the training range by this share of the range's width
 _DISTINCT = 12  # a column with fewer distinct values has no shape to compare
-_DRIFTED = 0.1  # drift begins if the distance exceeds the high end of reference days by this, and is at least 0.2
+_DRIFTED = 0.1  # drift begins if the distance of a day is at least the usual one plus this, and at least twice this
 _ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no shape to compare
 _SAMPLED = 30  # a check of a column's sampled values needs at least this many of them
-# the largest misfit of values that were converted back, compared with the day before: the largest difference of a
-# quartile divided by the interquartile range, plus the absolute logarithm of the ratio of the interquartile ranges
+# Values that were converted back are compared with those of the day before. Their misfit is the largest difference of
+# their quartiles, divided by the interquartile range of the day before, plus the absolute logarithm of the ratio of the
+# two interquartile ranges. They fit if it is at most this.
 _MISS = 3.0
 _INSIDE = 0.95  # after values are converted back, at least this share must lie within the training range
 
@@ -42,7 +46,7 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
 
     place: int  # the index of the column in the profile
     distance: float  # from the profile, in the newest window; see `distances`
-    usual: float  # the high end of reference windows
+    usual: float  # the usual distance in windows of this length
     values: Floats  # sampled values of the newest window
     window: Window
     outside: bool  # whether many values lie far outside the training range
@@ -56,7 +60,7 @@ def shape_findings(
     """Find columns that came in another unit, were swapped, or drift.
 
     The checks compare the distribution functions of the newest hours and of the profile (Kolmogorov-Smirnov distance).
-    Only a sudden change is taken for another unit or swapped columns. Slow changes are drift.
+    Only a sudden change is taken for another unit or swapped columns. Other changes that last for days are drift.
 
     Args:
         layout: The layout of the version's profile.
@@ -118,7 +122,7 @@ def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.in
 
 
 def _highs(layout: Layout, window: Window) -> Floats:
-    """Return the high end of the distances in reference windows of this length, shape (columns,); NaN if unknown."""
+    """Return the usual distance of each column for a window of this length and hour, shape (columns,); NaN: unknown."""
     spreads = (column.spreads.get("distance") for column in layout.profile.columns)
     return np.array([math.nan if one is None else one.high_at(window.hours, window.last) for one in spreads])
 
@@ -185,12 +189,12 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Return whether a distance is as small as reference windows and random variation allow.
+    """Return whether a distance from a profile is about the usual one, `high`, so that values fit this profile.
 
-    `distance` is that of values that were converted back, or of the other column's values. It must also be at most half
-    of the distance of the column's own values, `one.distance`.
+    `distance` is that of values that were converted back, or of a column's values from another column's profile. It
+    must also be at most half of the distance of the column from its own profile, `one.distance`.
     """
-    allowed = max(min(high, _ALONE), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
+    allowed = max(min(high, _MOST_FIT), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance
 
 
@@ -240,8 +244,9 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
 def _day_before(column: ColumnProfile, one: _Off, hours: Mapping[int, HourCounts]) -> Floats | None:
     """Return sampled values of the same hours, and one more at each end, of the newest earlier day that has values.
 
-    The result is empty if that day's sample was dropped. None: no earlier day has values. Or some values of that day
-    were already outside the training range, by more than a tenth of its width, so the column did not change suddenly.
+    The result is empty if that day's sample was dropped. It is None if no day of the last week has values, or if some
+    values of that day were outside the training range, too (by more than a tenth of its width): then the column did not
+    change suddenly.
     """
     assert column.lowest is not None  # a column of numbers
     assert column.highest is not None
@@ -311,10 +316,10 @@ def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
 
 
 def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
-    """Find another unit: a conversion (such as Celsius to Fahrenheit) or a large factor explains the new quantiles.
+    """Find another unit: a conversion (such as Celsius to Fahrenheit) or a large factor explains the new values.
 
-    If a few hours of the column have no typical shape (`_SHAPELESS`), the values are compared with those of the day
-    before, and not with the profile. Without enough of these, nothing is found.
+    If a few hours of the column have no typical shape (`_SHAPELESS`), its values are compared with those of the day
+    before (`before`), and not with the profile. If too few of these are known, nothing is found.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")
@@ -365,9 +370,9 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
 
 
 def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection[tuple[str, str]]) -> list[Finding]:
-    """Find columns whose distance from the profile on two of the newest three days is above that of reference days.
+    """Find columns whose distance from the profile is unusual on the newest day and on one of the two days before.
 
-    This is drift and no fault. A window of a day may be longer, to have enough rows.
+    This is drift and no fault. If 24 hours have too few rows, a "day" is longer.
     """
     days = windows(hours, SHAPE_ROWS, least_h=24)
     columns = layout.profile.columns

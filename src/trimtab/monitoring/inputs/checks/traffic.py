@@ -145,7 +145,8 @@ def _expected(counts: _Hours, profile: InputProfile | None) -> Floats | None:
     """Return the expected number of requests in each hour; None if it is not known.
 
     It is the usual number (see `_Hours.usual`). Until about three weeks of traffic are known, it is the weekly pattern
-    of the training rows, multiplied by the median over days of the requests divided by this pattern.
+    of the training rows, multiplied by a factor: for each day, the number of requests is divided by the number in the
+    pattern, and the median over days is taken.
     """
     hours = counts.first + np.arange(counts.rows.size)
     if counts.rows.size >= 3 * _WEEK_H + _DAY_H:

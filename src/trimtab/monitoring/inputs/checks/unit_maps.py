@@ -16,10 +16,10 @@ _MARKED = 0.95  # a map has left its mark if it can have made at least this shar
 _SCALES = 5.0  # a factor without a name must be at least this large; a smaller one may be drift
 _MOST = 2.0**53  # above this, floats cannot hold every whole number
 _CHUNK_ROWS = 30  # hours are merged into chunks of at least this many rows, whose medians are compared
-# Distances below are shares of the distance between the old values (0) and the mapped values (1).
+# The next two constants are on a scale on which the old values are at 0, and the mapped values at 1.
 _NEAR = 0.15  # within this distance, values count as equal to the old ones or to the mapped ones
 _HALF = 0.5  # if another unit is sent, values move at least this far at once
-_BETWEEN = 1  # this many chunks may lie in between: the one in which the unit changed
+_BETWEEN = 1  # this many chunks may lie between old and mapped values: the one in which the unit changed
 
 
 class UnitMap(msgspec.Struct, frozen=True):
@@ -72,8 +72,9 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
     """Return the maps that may have been applied to a numeric column: named maps, and a large factor without a name.
 
     A change of sign is possible only for a column of one sign, 1 - x only for shares. Counts may really rise or fall by
-    any factor, and keep about the same shape. So for counts (whole numbers of at least 0), a map must have left a mark:
-    numbers that only the map gives, a larger common divisor, or a jump from one hour to the next.
+    any factor, and keep about the same shape. So for counts (whole numbers of at least 0), a map other than these two
+    must have left a mark: nearly all values can be results of the map (see `_left_mark`), or have a larger common
+    divisor than before, or they jumped from one hour to the next.
 
     Args:
         usual: The `BINS` + 1 quantiles of the column's earlier values.
@@ -104,9 +105,10 @@ def _common_step(values: Floats) -> int:
 
 
 def _left_mark(one: UnitMap, values: Floats) -> bool:
-    """Return whether nearly all values are what a map makes of whole numbers. A map with a factor leaves gaps.
+    """Return whether nearly all values are what a map makes of whole numbers (rounded, or rounded down).
 
-    For example, three metres are 10 rounded feet, and four metres are 13 feet, so that 11 never occurs.
+    A map with a factor above 1 leaves gaps, so this is no coincidence. For example, three metres are 10 feet (rounded),
+    and four metres are 13 feet, so that 11 never occurs. For other maps, False is returned.
     """
     if one.a <= 1.0:
         return False

@@ -121,7 +121,10 @@ class ArmCounts:
         self._last: float | None = None
 
     def answered(self, made: Sequence[Prediction], taken_s: float, shared: bool) -> None:
-        """Count the answers to one request, or to several requests that shared a call of the model."""
+        """Count the answers to one request or, with `shared`, to several requests of one row each.
+
+        `taken_s` is the time of the call of the model that gave these answers.
+        """
         if len(made) != 1 and not shared:
             if made:
                 self.requests += 1
@@ -148,7 +151,7 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count requests as degraded if this version failed and `made`, the answers given instead, are degraded."""
+        """Count requests for which this version failed as degraded, if the answers given instead (`made`) are."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 
@@ -174,7 +177,7 @@ class ArmCounts:
                 self.failures += 1
             if not _DEGRADED.isdisjoint(flags):
                 self.degraded += 1
-                return  # this version did not compute the score
+                return  # this version did not compute the score, or computed it without features
         if one.score == self._last:
             self.repeats += 1
         self._last = one.score

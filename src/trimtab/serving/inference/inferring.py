@@ -178,7 +178,7 @@ class InferenceService:
         """
         if not self.predictor(model).endpoint.ready:
             return False
-        # an unloaded version counts as ready; do not load it here
+        # an unloaded version counts as ready; it is only loaded here if its number must be compared with `version`
         if version or not self.predictor(model).endpoint.unloaded:
             await self._serving(model, version)
         return True

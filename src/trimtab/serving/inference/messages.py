@@ -35,7 +35,7 @@ _DECLARED = {
     "ModelInferRequest": f"string model_name = 1; string model_version = 2; string id = 3; {_PARAMETERS} parameters = "
     "4; repeated ModelInferRequest.InferInputTensor inputs = 5; repeated ModelInferRequest.InferRequestedOutputTensor "
     "outputs = 6; repeated bytes raw_input_contents = 7",
-    # reads a `ModelInferRequest`, but leaves the tensor descriptions as bytes: `GrpcForm` only parses unknown ones
+    # reads a `ModelInferRequest`, but leaves the tensor descriptions as bytes: `GrpcForm` parses equal ones only once
     "RawInferRequest": f"string model_name = 1; string model_version = 2; string id = 3; {_PARAMETERS} parameters = 4; "
     "repeated bytes inputs = 5; repeated bytes outputs = 6; repeated bytes raw_input_contents = 7",
     "ModelInferResponse.InferOutputTensor": "string name = 1; string datatype = 2; repeated int64 shape = 3; "

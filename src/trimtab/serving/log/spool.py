@@ -47,7 +47,8 @@ class Spool(Closing):
             self.recovered = recover_spools(directory, log)  # the number of predictions moved from spools to the log
             self._file = LockedMmap.first_free(directory, "spool", SIZE_BYTES)
             try:
-                self.recovered += _emptied(self._file.memory, log)  # its process may have died after `recover_spools`
+                # the process that used this spool may have died after `recover_spools` had looked at it
+                self.recovered += _emptied(self._file.memory, log)
             except BaseException:
                 self._file.close()
                 raise
@@ -129,7 +130,9 @@ def _recovered(path: Path, log: PredictionLog) -> int:
 def _emptied(mapped: mmap.mmap, log: PredictionLog) -> int:
     """Append those payloads of a spool that the log lacks, and return their number."""
     lost = [p for p in _payloads(mapped) if log.locate(payload_id(p)) is None]
-    if lost:  # a record appended before the time in its id is not found, and the clock may have been set back. # D170
+    # Append them with the times of the answers: if the clock was set back since, the present time would be before the
+    # times in the ids, and such records cannot be found. # D170
+    if lost:
         log.append_payloads(lost, at_us=list(accumulate(map(_answered_at_us, lost), max)))
     mapped[8:_BEGIN] = _pack_used(0)
     return len(lost)

@@ -201,7 +201,7 @@ class Degrading:
     def late(self, answerer: Answerer, rows: Sequence[Row], flags: tuple[str, ...] = ()) -> list[Prediction]:
         """Return fallback answers after the deadline.
 
-        Unless the store is slow, the fallback version may read features.  # D82
+        If the store of features seems to be slow or to fail, the fallback version may no longer read from it.  # D82
 
         Raises:
             Late: No fallback can answer.

@@ -79,12 +79,12 @@ class JsonForm:
         out = [one if isinstance(one, bytes) else _encode(self._shown(answerer, one)) for one in prepared]
         return b'{"predictions":[' + b",".join(out) + b"]}" if request.many else out[0]
 
-    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None: ...  # all models count these
+    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None: ...  # `ModelMetrics` counts
 
     def failed(self, seconds: float) -> None: ...
 
     def of(self, headers: RawHeaders) -> JsonForm | None:
-        """Return this form if the headers declare JSON, or nothing."""
+        """Return this form if the headers declare JSON or no type of content; otherwise return None."""
         return self if all(value == JSON_TYPE for name, value in headers if name == b"content-type") else None
 
 
@@ -262,7 +262,8 @@ class Predictor:
     ) -> Any:
         """Return the response to a decoded request that cannot be answered at once.
 
-        If the request shares a call of the model with other requests, `joined` is its row in that call.
+        If the request shares a call of the model with other requests, `joined` is its row in that call. `begun` is set
+        if a thread has decoded the body.
         """
         rows, at_us = request.rows, request.at_us
         if len(rows) > self._limits.rows:
@@ -425,7 +426,10 @@ class Predictor:
         return made
 
     def _deadline_s(self, started: float, timeout_s: float | None, own_s: float | None = None) -> float | None:
-        """Return when the shorter of both time limits ends, or when the policy answers if that is earlier."""
+        """Return the time of the deadline: the end of the shorter of both time limits; None: there is none.
+
+        If the model has a policy for late answers that gives a fallback answer earlier, it is the time of that.
+        """
         if own_s is not None and (timeout_s is None or own_s < timeout_s):
             timeout_s = own_s
         degrading = self.endpoint.degrading

@@ -11,8 +11,9 @@ from time import perf_counter
 from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
-_SLICE_S = 0.001  # seconds of work between two polls of the connections
-_LONGEST_SLICE_S = 0.01  # if the polls before a slice took longer than `_SLICE_S`, it takes as long, but at most this
+# Between polls of the connections, there is a slice of work. It takes as long as the polls before it took, but at least
+# `_SLICE_S` and at most `_LONGEST_SLICE_S` (in seconds).
+_SLICE_S, _LONGEST_SLICE_S = 0.001, 0.01
 # after a slice, there is a poll for each millisecond that it took, up to this number: enough for a new connection to be
 # accepted, set up, read and answered
 _POLLS = 4

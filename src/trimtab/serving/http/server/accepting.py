@@ -24,7 +24,8 @@ _FILE = "connections"
 _COUNT = Struct("<I")
 _NO_WORKER = 0xFFFF_FFFF
 _MOST = 64  # the maximum number of workers
-# a worker pauses this long for each connection that it has more than the worker with the fewest, up to a maximum
+# a worker that has n connections more than the worker with the fewest pauses for n * `_POLITE_S` before it accepts the
+# next one, but at most for `_MOST_POLITE_S`
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005
 # an excess of up to a sixteenth of a worker's connections causes no pause, so that no client waits long
 _UNEVEN = 16

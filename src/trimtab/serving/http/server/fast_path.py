@@ -1,4 +1,4 @@
-"""The fast path: answer a predict request without HTTP parser and ASGI, if its head equals that of an earlier one.
+"""The fast path: answer a predict request without HTTP parser and ASGI, if its head equals an earlier request's head.
 
 All other requests go through ASGI, for which uvicorn makes a scope, a cycle, an event and a task for each request, and
 two messages for each response. These take longer than the prediction itself. Both paths meet in `predicting.py`.
@@ -164,7 +164,7 @@ class FastPathProtocol(HttpToolsProtocol):
         return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
 
     def _answer(self, known: KnownHead, body: bytes) -> None:
-        """If it is a request's turn, answer it at once; otherwise queue or refuse it."""
+        """Answer a request at once if the scheduler allows it (`free`); otherwise queue or refuse it."""
         parts, predictor, received_s = self._parts, known.predictor, self._received_s
         scheduler, record = parts.scheduler, None
         if parts.telemetry is not None:

@@ -28,7 +28,7 @@ class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
 
 
 class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
-    """Retrain when the quality alarm of a slice rings. `OnQualityDrop` states the false alarm rate of both."""
+    """Retrain when the quality alarm of a slice rings. `OnQualityDrop.run_length_days` includes its false alarms."""
 
 
 class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):

@@ -179,7 +179,7 @@ class Comparisons:
         return self.answered(target, training_set, plan.window)
 
     def paired_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """Return the daily comparison of champion and successor (the new version); see `Candidates.shadow_days`."""
+        """Compare champion and successor (the new version) day by day; see `Candidates.shadow_days`."""
         model = self._deployment.model
         assert repair.successor is not None  # only a repair with a successor has a shadow
         assert repair.gate.champion is not None  # and was compared with a champion

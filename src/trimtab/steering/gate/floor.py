@@ -1,4 +1,4 @@
-"""Checks that a candidate is no worse than simple baselines, on the judged days and on each slice. # D0194"""
+"""Checks of a candidate against simple baselines, on the judged days and on each slice. # D0194"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trimtab.steering.gate.slices import Part, slice_checks
 FLOOR, FLOOR_OF_SLICES, BELOW_FLOOR = "floor", "floor_of_slices", "below_floor"
 _LINEAR: Final = "linear"
 _LEVEL: Final = 0.95  # a candidate is only refused if it is worse with this one-sided confidence
-_KEPT: Final = 0.8  # a candidate must reach this share of the linear model's gain over the other baselines
+_KEPT: Final = 0.8  # a candidate must reach this share of the linear model's gain over the best other baseline
 
 _INSTEAD = (
     "Change the features or the estimator, or declare tt.beats_champion(..., baselines=False) to let candidates pass "

@@ -64,7 +64,8 @@ def judge(
         baselines: The scores of the same rows by each baseline. The candidate must be better than the best baseline.
         tries: How many comparisons with a champion were made on these days, including this one. An earlier comparison
             counts by the share of these days that it used (see `number_of`). Above 1, the evidence has to be stronger.
-        choices: The candidate and the window are the best of this many pairs. All pairs share the allowed error.
+        choices: Candidate and window were chosen as the best of this many pairs. Therefore, the allowed error is
+            divided by this number.
         folds: How many fits scored the window. Each scored a part from which it had not learnt.
         plan: A sentence that says which rows were learnt from and judged; "" if there was no choice of rows.
         refreshes: Whether this is a scheduled refit: the definition in service fitted on newer data, without a known
@@ -132,7 +133,7 @@ _WORDS = {
 
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
-    """Return a text: whether the candidate passed, the deciding numbers, and reasons of failed checks beyond these."""
+    """Return a text: whether the candidate passed, the deciding numbers, and why checks of other numbers failed."""
     if facts.compares:
         difference, bound = facts.difference
         values = f"mean loss minus the champion's is {difference:+.4f}, at most {bound:+.4f} with "

@@ -42,7 +42,8 @@ from trimtab.store.ports import Catalog, Remove, read_record
 
 # a repair is repeated after this many days, when more labels since the change are known
 FOLLOW_UP_DAYS = (7, 21)
-# an alarm whose repair could not lower the loss by this share is not followed up, or waits for the longest quiet time
+# If a repair can lower the loss by less than this share at best, it is not repeated after `FOLLOW_UP_DAYS`. If an alarm
+# began it and it is refused, the longest quiet time follows.
 LEAST_GAIN = 0.01
 _USELESS = (
     "Even at the better end of its confidence interval, the loss would be less than 1 % lower. A repair is tried again "
@@ -375,8 +376,8 @@ class Controller:
         """Fit a candidate, judge it, and promote or refuse it.
 
         Raises:
-            _Failed: No candidate could be made, or a person cancelled the training. It is recorded, and a quiet time
-                begins.
+            _Failed: No candidate could be made, or a person cancelled the training. The ledger has a row about this,
+                and a quiet time begins.
             Conflict: Automation was frozen in the meantime, or another process has changed the state.
         """
         state, record = self.state, self._record
@@ -405,9 +406,10 @@ class Controller:
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
     def _repairs_nothing(self, gate: GateRecord) -> bool:
-        """Return whether a candidate passed only because the margin allows a higher loss, after alarms about the loss.
+        """Return whether the alarms are about the loss, but the candidate's loss is not provably lower.
 
-        An alarm about the calibration is not counted, because its repair need not lower the loss.
+        Such a candidate passes if the margin of the gate is negative, which allows a higher loss. If there is also an
+        alarm about the calibration, the result is False, because its repair need not lower the loss.
         """
         watch = self._monitor.watch
         about_loss = watch is not None and set(watch.rung) == {LOSS}

@@ -119,7 +119,10 @@ class RolloutStages:
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:
-        """Return how long, and against which version, a promoted successor (the new version) is guarded; None: not."""
+        """Return until when a promoted successor (the new version) is guarded, and which version it is compared with.
+
+        None: it is not guarded.
+        """
         assert repair.successor is not None  # a promoted repair always has a successor
         if not self._rollout.bake_us or replaced is None:
             return None

@@ -87,8 +87,9 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
 def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
     """Return whether a kind of cause is in its quiet time.
 
-    For alarms it ends early if the loss has risen further meanwhile, or if days since then show that the change began
-    later than it was thought to when the last repair was tried: that repair learnt hardly anything about it.
+    The quiet time of alarms ends early in two cases: the loss has risen further since the last repair began, or newer
+    days show that the change of the data began later than that repair assumed, so that it learnt hardly anything about
+    the change.
     """
     if kind == "alarm" and seen.watch is not None:
         tried, onset = state.changes.onset or state.changes.repaired, seen.watch.onset

@@ -65,7 +65,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The hash of everything that trials depend on. This excludes the budget."""
+        """The hash of everything in this declaration that the result of a trial depends on, so without the budget."""
         return content_hash([list(self.spaces.items()), self.seed, self.prune, self.folds])
 
     def holds(self, values: Mapping[str, Value]) -> bool:

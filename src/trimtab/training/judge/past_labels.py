@@ -184,8 +184,9 @@ class PastLabels:
     def last_week(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return the mean label of each row's series in the same hour of the newest earlier week with known labels.
 
-        For example, if labels arrive after 1 to 20 days, usually after 8, then 1 to 5 weeks earlier are tried: 1 is the
-        shortest delay, rounded up, and 5 is the median delay, rounded up to 2, and three more weeks.
+        The weeks that are tried begin with the shortest delay of a label, and end three weeks after the median delay
+        (delays are rounded up to weeks). For example, if labels arrive after 1 to 20 days, with a median of 8, then the
+        weeks 1 to 5 weeks earlier are tried.
         """
         delays_us = (self._set.label_known_at_us - self._set.at_us)[self._labelled]
         least_us, usual_us = np.quantile(delays_us, (0.0, 0.5)) if delays_us.size else (0.0, 0.0)

@@ -33,7 +33,8 @@ from trimtab.store.ports import LogRecord, Put
 KIND = "recent_events"  # the kind of the catalogue record
 _KEY = "all"
 _MOST = 1_000_000  # with more recent events of a source, a sample is kept: 60 bytes for each event
-_FEW = 10_000  # old events are dropped once there are more than this, or more than `_MOST` events (see `_kept`)
+# old events are dropped if they are more than this and more than half of all, or if all are more than `_MOST`
+_FEW = 10_000
 _BATCH = 100_000
 # the fields of a row; then come each number's value and whether there is one
 _FIELDS = [
@@ -62,7 +63,7 @@ class _Stored(msgspec.Struct, frozen=True):
     """The catalogue record: the files, and the log positions up to which they have the events."""
 
     positions: dict[str, int] = {}
-    partitions: list[str] = []  # rows hold indexes into it
+    partitions: list[str] = []  # the names of partitions of the log; a row has an index of this list
     files: dict[str, _File] = {}  # by source
 
 
@@ -71,7 +72,7 @@ class RecentEvents:
 
     Of earlier versions, at least the one with the newest event time is kept, and one for each load of a file. If a
     source has more than a million recent versions, those of about every second id are kept, or every fourth, and so on.
-    A version has its times, its place in the log, and its numbers.
+    Of each version, its times, its position in the log, and its columns of numbers are kept.
 
     New records are compared with the earlier versions of their events, which an index finds. So the kept versions are
     as if the whole log had been read. If a file is damaged, or the record in the catalogue is about another log or

@@ -129,8 +129,8 @@ class Diagnosis:
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
         """Return whether records that the prediction may have used are gone.
 
-        This is so if the log is shorter now, or if records of these sources before its log positions were erased, or if
-        anything was erased (`trimtab forget`) after the prediction and the feature reads any source.
+        This is so if the log is shorter now, or if records of these sources up to the prediction's log positions were
+        erased, or if anything was erased (`trimtab forget`) after the prediction and the feature reads any source.
         """
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True

@@ -138,7 +138,10 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 class CheckedModel(msgspec.Struct, frozen=True):
-    """The newest check that drew predictions of one model (else its first check), as stored in the catalogue."""
+    """The newest check that drew predictions of one model, as stored in the catalogue.
+
+    If no check has drawn any, it is the first check.
+    """
 
     looked_at_us: int  # the time of the newest check, even if it drew no prediction
     at_us: int  # the time of the check in `found`

@@ -326,7 +326,8 @@ def _arms(system: System, name: str) -> dict[str, str]:
     armed = {arm: system.registry.alias(name, arm) for arm, share in shares.items() if share > 0.0}
     state = None if stored.experiment is msgspec.UNSET else experiment_state(system.state.catalog, stored.experiment)
     definition = None if state is None else stored_definition(state)
-    # the alias names only the first of the other versions of an experiment, and none of its deployments
+    # The alias `canary` points to only one version. So with an experiment of more than two versions, or of several
+    # deployments, the lines are made from the experiment.
     if state is not None and definition is not None and (len(state.versions) > 2 or definition.deployments):
         now, (_, *others) = state.allocations[-1], state.versions.items()
         of = {name: f"deployment {model}" for name, model in definition.variants.items() if definition.deployments}

@@ -33,13 +33,13 @@ class TableErasure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Seen(msgspec.Struct):
-    """A record of the event log or of a table (of the same event if it is in both), and whether to erase it."""
+    """A record of the event log, of a table of record or of both, and whether to erase it."""
 
     source: str
     id: str
     order: tuple[int, str, int]  # orders the versions of an event: when it became known, partition, position
     deletes: bool
-    wanted: bool  # whether this record is personal data; otherwise, another version of its event is
+    wanted: bool  # whether this record is about the subject; False: only another version of its event is
     appended_at_us: int
     event: Event
     in_log: bool = False
@@ -52,8 +52,8 @@ class PersonalEvents:
     """Finds a subject's events and the deletions of these events.
 
     In a source with a key, the versions of an event may belong to different entities. If an earlier version than the
-    erased one belongs to another entity, the erased one is replaced by a deletion. Otherwise the earlier version would
-    become valid again. # D26
+    erased one belongs to another entity, the erased one is replaced by a deletion. Without the deletion, the earlier
+    version would become valid again. # D26
     """
 
     def __init__(self, system: System, subject: Subject) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
-_FEW = 1_000  # so many records are applied without a word about it
+_FEW = 1_000  # up to this many records are applied without logging progress
 _TURN_S = 1.0  # a thread of this process has usually caught up within this time
 _PATIENCE_S = 3.0  # another process usually catches up within this time
 
@@ -99,7 +99,10 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read now: the log is empty, or they are filled and none is more current."""
+        """Return whether these views can be read now: they are filled, and no other view is more current.
+
+        They can also be read while the log is empty.
+        """
         return _filled(self._state, views)
 
     def look(self) -> bool:

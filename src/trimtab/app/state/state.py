@@ -144,7 +144,7 @@ class State:
     @cached_property
     def online(self) -> KeyValue:
         """The store of online features."""
-        # relaxed, because the log has the records again whose application a power cut may undo  # D216
+        # relaxed: if a power cut undoes the application of some records, they are applied again from the log  # D216
         return self._key_values("online", REBUILD, mode="relaxed")
 
     @cached_property

@@ -58,7 +58,7 @@ def with_faults(
 def recorded_labels(
     label: Label, table: Columns, keys: Sequence[object], *, until_us: int = 2**62
 ) -> NDArray[np.float64]:
-    """Return for each key the newest label in a table (without faults) that was known by `until_us`; NaN: none."""
+    """Return for each key the newest label in a table of recorded events that was known by `until_us`; NaN: none."""
     table = table.take(known_at_us(table, label.source) <= until_us)
     values = evaluate_columns(label.value, table)
     found = values.to_list()
@@ -105,7 +105,10 @@ def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.boo
 
 
 def _stuck(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    """Replace measurements by the entity's last ones before the fault. The texts in a row identify its entity."""
+    """Replace floats by the entity's last ones before the fault. The texts in a row, except its key, name the entity.
+
+    Rows of entities that have no event before the fault stay as they are.
+    """
     times = table[source.time].values
     texts = [table[name].to_list() for name in table.names if table[name].dtype == "str" and name != source.key]
     who = list(zip(*texts, strict=True)) if texts else [()] * table.rows
@@ -137,7 +140,8 @@ def _without_rows(table: Columns, source: Source, one: Fault, rows: NDArray[np.b
 def _flipped(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
     """Return the table with opposite labels: "yes" becomes "no", and a number is mirrored at the limit of the label.
 
-    If the label is itself a column of numbers, these are mirrored at their median.
+    If the label is itself a column of numbers, these are mirrored at their median. If the label has several classes,
+    their order is reversed: the first class becomes the last.
     """
     value = model.label.value
     compared = value.op in _COMPARED and value.args[0].op == "col" and value.args[1].op == "lit"

@@ -25,11 +25,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The facts for the decision of a policy without a gate at the end of a day. All of them were known by then."""
 
     now_us: int
-    fitted_us: int  # when the present version was fitted
+    fitted_us: int  # the time of the newest fit, even if that fit failed
     inputs: tuple[str, ...]  # the names of the model's inputs
     # the inputs of up to 20,000 rows on which the version was fitted; shape (rows, inputs)
     learnt: NDArray[np.float64]
-    # given a number of days, returns the inputs of the predictions in the last days; shape (rows, inputs)
+    # given a number of days (at most 90), returns the inputs of the predictions of these last days; shape (rows,
+    # inputs)
     asked: Callable[[int], NDArray[np.float64]]
     # returns all rows with the labels known by now, which takes some time
     training_set: Callable[[], TrainingSet]
@@ -121,10 +122,11 @@ def ungated(period: str | int) -> Policy:
 def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d") -> Policy:
     """Return the policy that retrains on the newest rows when any input drifts, as simple drift reports suggest.
 
-    New versions go into service at once, without a gate.
+    New versions go into service at once, without a gate. After each fit, no drift is looked for until `window` has
+    passed.
 
     Args:
-        window: The inputs of the last predictions over this time are compared with the rows of the model's fit.
+        window: The inputs of the predictions of the last `window` are compared with the rows of the model's fit.
         most: An input has drifted if its population stability index is above this.
         keep: New versions are fitted on rows up to this age.
 

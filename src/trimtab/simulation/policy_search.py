@@ -28,7 +28,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    # in the first part, no other policy had at most this loss and at most as many trainings, and less of one of them
+    # whether, in the first part, each policy with a lower loss had more trainings, and each policy with fewer trainings
+    # a higher loss
     best: bool
 
 

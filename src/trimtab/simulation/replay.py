@@ -44,7 +44,8 @@ class Recording(msgspec.Struct, frozen=True, eq=False):
 
     tables: Mapping[str, Columns]  # tables of events by source
     sources: Sequence[Source]
-    stream: Stream | None = None  # generated data: these, with the best possible answers and the shifts
+    # the same data with their shifts and the best possible answers, if they were generated; None: they were recorded
+    stream: Stream | None = None
     faults: Sequence[Fault] = ()  # faults to put in; quality is judged by the rows without faults
     until_us: int | None = None  # labels whose wait ends after this are not final; None: all labels are final
 

@@ -61,14 +61,17 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     best: float | None  # the mean loss of the reference on the same rows
     predictions: int
     days: list[Day]
-    # the number of days on which the mean of three days exceeds the reference by more than a tenth
+    # the number of days on which the mean loss of the last three days exceeds the reference by more than a tenth
     days_above: int
-    # the number of requests scored by versions whose mean loss in service exceeds the reference by more than a tenth
+    # the number of requests in times in service in which a version's mean loss exceeds the reference by more than a
+    # tenth
     bad_requests: int
     above: float | None  # the sum, over all labelled rows, of the loss minus the reference's loss
     alarms: list[Alarm]  # alarms about quality
     input_alarms: list[Alarm]  # alarms about inputs, feeds, traffic and labels
-    changes_known: bool  # whether all changes are known, so that each alarm is either true or false
+    # whether alarms are called true or false: the data were generated, or faults were simulated. (In a recorded history
+    # with simulated faults, an alarm about a real change counts as false.)
+    changes_known: bool
     promotions: int  # how often a version was promoted after the first one
     refusals: list[Refusal]
     fits: int
@@ -206,7 +209,7 @@ def _days(scenario: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
 
 
 def _days_above(days: Sequence[Day]) -> int:
-    """Return the number of days on which the mean of three days exceeds the reference's by more than a tenth."""
+    """Return the number of days on which the mean of the last three days exceeds the reference by more than a tenth."""
     count = 0
     for n in range(len(days)):
         part = [one for one in days[max(0, n - _SMOOTH + 1) : n + 1] if one.value is not None and one.best is not None]
@@ -219,7 +222,8 @@ def _days_above(days: Sequence[Day]) -> int:
 def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int:
     """Return the number of requests in bad periods.
 
-    In a bad period, one version scored all requests, and its mean loss exceeds the reference's by more than a tenth.
+    A period is a run of consecutive requests that one version scored. It is bad if the mean loss in it exceeds the
+    reference by more than a tenth.
     """
     if scenario.versions is None or not len(scenario.versions):
         return 0

@@ -32,7 +32,7 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
 
     Args:
         score: The predictable part of each outcome, shape (rows,): a logit, a mean, or the logarithm of a rate.
-        effects: What is added to the score and no model can know, shape (rows,).
+        effects: A part that is added to the score, and that no model can know, shape (rows,).
 
     Raises:
         Misuse: The label's value is neither a column, nor a comparison of a column with a number.

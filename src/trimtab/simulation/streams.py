@@ -31,7 +31,8 @@ class Shift(msgspec.Struct, frozen=True, kw_only=True):
     day: float  # the day on which it begins, counted from the end of the history
     over_us: int  # the time from the beginning until the full size; 0: the change is sudden
     size: float
-    column: str | None  # a column of the request; None: the first column that has a weight
+    # a column of the request or, for "concept", also a "source.column"; None: the first column that has a weight
+    column: str | None
 
 
 def shift(
@@ -47,7 +48,8 @@ def shift(
         size: The size, by default 1. "concept": 1 reverses the effect of the column, 0.5 removes it. "covariate": the
             number of standard deviations by which the values move. "prior": what is added to the score of each row
             (logits for a probability).
-        column: A column of the request; by default the first one that has a weight. It is not used for "prior".
+        column: A column of the request, or for "concept" also "source.column". By default the first column of the
+            request that has a weight. It is not used for "prior".
 
     Raises:
         Misuse: The kind does not exist, `day` is not finite, or `over` is negative.
@@ -121,9 +123,9 @@ def stream(
 ) -> Stream:
     """Generate a history and the days after it for a declared model. The best possible predictions are known, too.
 
-    Numbers in requests are normally distributed, and texts have six values. A source of a view has one event per hour
-    for each value of the columns by which the view is looked up. The numbers in its events change slowly. The label
-    depends on a score: a weighted sum of the numbers in the request and the newest measurements of the sources. For a
+    Floats in requests are normally distributed, and texts have six values. A source of a view has one event per hour
+    for each value of the columns by which the view is looked up. The floats in its events change slowly. The label
+    depends on a score: a weighted sum of the floats in the request and the newest measurements of the sources. For a
     probability the score is its logit, for a number the mean, for a count the logarithm of the rate; and lists are
     sorted by it.
 
@@ -135,11 +137,12 @@ def stream(
         days: How many days come after the history.
         per_day: How many requests there are per day.
         weights: For columns of the request and for "source.column", how much the score rises for each standard
-            deviation. By default, 1.2, 0.8, -0.5 and so on for the request's columns, and 0.8 for two measurements.
+            deviation. By default, 1.2, 0.8, -0.5, and then 0.3 and -0.2 in turn for the request's columns, and 0.8 for
+            the first two measurements.
         columns: The mean and the standard deviation of columns of the request; by default 0 and 1.
         season: How far the score rises and falls over a year.
-        week: How far the score rises and falls over a week. On Saturdays and Sundays there are also a fifth fewer
-            requests.
+        week: How far the score rises and falls over a week. Unless it is 0, there are also a fifth fewer requests on
+            Saturdays and Sundays.
         holidays: Days with a third of the requests and a score that is lower by 0.5, counted from the end of the
             history (negative: before it).
         day_sd: The standard deviation of a random effect of each day that no model can know. The effects of
@@ -373,7 +376,7 @@ def _known(
     week: float,
     holidays: Sequence[float],
 ) -> Floats:
-    """Return the part of the score that depends on the calendar, and the constant -0.5."""
+    """Return the part of the score that depends on the calendar, minus 0.5."""
     phase = rng.random()
     found = season * np.sin(2 * np.pi * (day / 365 + phase))
     found = found + week * np.cos(2 * np.pi * ((at_us // DAY_US + 3) % 7) / 7)

@@ -30,7 +30,8 @@ class Gated:
         live: The scores that this scenario gave.
         around: Returns the recipe (how the model is fitted) that replaces a given one.
         ids: Makes the ids under which results of the gate are stored.
-        served: Whether service metrics such as latencies are simulated. If so, guardrails (limits) guard canaries.
+        served: Whether service metrics such as latencies are simulated. If so, a canary must keep within the guardrails
+            (limits of these metrics).
     """
 
     alias = CHAMPION
@@ -78,7 +79,7 @@ class Gated:
     def take(
         self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
     ) -> None:
-        """Add the predictions for a block of requests that ends at `until_us`. One version made all of them."""
+        """Add the predictions for a block of requests that ends at `until_us`; see `Steering.take`."""
         self._loop.add(predictions)
         self._inputs.watch(block, version, matrix, [p.id for p in predictions], until_us)
 

@@ -33,7 +33,7 @@ class Block(msgspec.Struct, frozen=True, eq=False):
     at_us: NDArray[Any]
     features: FeatureFrame
     payloads: Sequence[bytes]  # the columns of each request, encoded as in the prediction log
-    positions: Mapping[str, int]
+    positions: Mapping[str, int]  # for each partition of the event log, the position up to which features include it
 
 
 class Questions:
@@ -153,7 +153,7 @@ class AnsweredRows:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, left_out: Sequence[LeftOut] = ()
     ) -> TrainingSet:
-        """Return the requests up to `cut_us` as a training set. Rows in the times of `left_out` are not fitted on."""
+        """Return the requests up to `cut_us` as a training set. Rows in the times of `left_out` are not used to fit."""
         key = (model.hash, cut_us, since_us, tuple(left_out))
         if key not in self._sets:
             first = 0 if since_us is None else self._questions.until(since_us)
@@ -177,7 +177,7 @@ class AnsweredRows:
     def features_of(
         self, model: Model, features: FeatureSet, requests: Columns, at_us: NDArray[np.int64]
     ) -> FeatureFrame:
-        """Return for some of the model's requests features other than the model's own."""
+        """Return the features of a given feature set for some of the model's requests."""
         return evaluate(features, requests, at_us, self._event_frames(features))
 
     def _features(self, features: FeatureSet, count: int, first: int = 0) -> FeatureFrame:

@@ -25,7 +25,8 @@ class Answers(msgspec.Struct, frozen=True, eq=False):
 
     scores: Floats  # shape (requests,); for a model of several classes (requests, classes)
     matrix: NDArray[Any]
-    # each request's version; they may differ, because a promotion may fall into a batch that was scored ahead
+    # the version that scored each request; versions differ if a canary scores a share, or if requests of two batches
+    # that were scored ahead are in one block
     versions: list[str]
     as_of_us: NDArray[Any]
     mode: Mode
@@ -48,7 +49,7 @@ class Serving(Protocol):
 
 
 class BatchScorer:
-    """Scores requests with the champion, and a share with the canary. Both are looked up after each decision."""
+    """Scores requests with the champion, and a share of them with the canary. Both are loaded anew after decisions."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -67,7 +68,7 @@ class BatchScorer:
         return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
 
     def _shared(self, block: Block, answers: Answers, canary: LoadedModel, share: Share) -> Answers:
-        """Return the answers. Those to the canary's share of the requests are replaced by the canary's answers."""
+        """Return `answers`, with the canary's own answers to its share of the requests."""
         columns = [block.requests[name].to_list() for name in share.about]
         held = {who: share.holds(dict(zip(share.about, who, strict=True))) for who in set(zip(*columns, strict=True))}
         here = np.array([held[who] for who in zip(*columns, strict=True)])
@@ -132,7 +133,7 @@ class OnlineScorer:
         return self._learner
 
     def _learn(self, learner: OnlineLearner, until_us: int) -> None:
-        # if a label was corrected, its newest value counts
+        # If a label was corrected before this call, its newest value counts. Later corrections are ignored.
         known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}
         if known:
             learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))

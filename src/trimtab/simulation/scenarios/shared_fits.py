@@ -1,4 +1,4 @@
-"""Fits that scenarios share: a recipe is fitted once on the same rows."""
+"""Fits that scenarios share: each recipe is fitted only once on the same rows."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from trimtab.store.ports import Catalog
 
 # the median of the usual latencies in seconds, and the standard deviation of their logarithm
 _USUAL_S, _SPREAD = 0.008, 0.3
-_SLOWER = 3.0  # how many times slower than usual if the fault has no size
+_SLOWER = 3.0  # how many times as long as usual answers take, if the fault has no size
 
 
 class SlowAnswers:

@@ -52,7 +52,11 @@ class Steering(Protocol):
     def take(
         self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
     ) -> None:
-        """Add the predictions for a block of requests that ends at `until_us`. One version made all of them."""
+        """Add the predictions for a block of requests that ends at `until_us`.
+
+        `version` is the version in service, and `matrix` has its inputs for all these requests. A canary may have made
+        some of the predictions.
+        """
         ...
 
     def tick(self) -> list[Decision]:
@@ -192,7 +196,7 @@ class World:
         return np.concatenate(self.scores) if self.scores else np.zeros(0)
 
     def scores_of(self, keys: list[object], *, version: str, since_us: int) -> Floats:
-        """Return each request's score by the version that was in service then; NaN: the request was not scored."""
+        """Return the score that each request got, from any version; NaN: the request was not scored."""
         scores = self.all_scores()
         rows = np.array([self._shared.rows.row_of(key) for key in keys], np.int64) - self._first_row
         known = (rows >= 0) & (rows < len(scores))

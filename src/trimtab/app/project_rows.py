@@ -91,15 +91,15 @@ class ProjectRows(ProjectExperiments):
         """Give the true value of a prediction. It becomes an event of the label's source, safe when this returns.
 
         The event's key and its other columns are taken from the request of the prediction. A second value for the same
-        prediction corrects the first. To send an equal value again changes nothing if the source's time is that of the
-        request (see `at`).
+        prediction corrects the first. To send an equal value again changes nothing if the source has the time column of
+        the request (see `at`).
 
         Args:
             prediction: The id of an answer.
             value: True or False if the model predicts whether an event happens, else the number or the class. The value
                 that the label's column has in files is accepted, too.
             columns: Values of further columns of the label's source, or of all from which the label is computed.
-            at: When the outcome occurred; default: the request's time if the source has that column, else now.
+            at: When the outcome occurred; default: the request's time if the source has the same time column, else now.
 
         Raises:
             NotFound: There is no such prediction.

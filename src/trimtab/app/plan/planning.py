@@ -67,7 +67,7 @@ class Plan(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def changed(self) -> list[Change]:
-        """The changes of definitions, without those of which only notes changed."""
+        """The changes of definitions, except those that change only notes."""
         return [change for change in self.changes if change.what not in ("unchanged", "noted")]
 
     @property
@@ -292,7 +292,10 @@ def _dropped(system: System, wanted: Mapping[str, FeatureSet]) -> list[str]:
 
 
 def named_views(system: System, gone: Sequence[str]) -> list[str]:
-    """Return texts such as "carrier@5e8a01c2" for views, given prefixes of their hashes. Unknown names: "previous"."""
+    """Return texts such as "carrier@5e8a01c2" for views, given prefixes of their hashes.
+
+    "previous" stands for a name that is not known any more.
+    """
     known = {
         cursor_name(digest): name for digest, name in AppliedDefinitions(system.state.catalog).view_names().items()
     }

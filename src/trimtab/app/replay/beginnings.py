@@ -16,7 +16,7 @@ from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.training.fitting.fit import new_estimator
 
 _LONGEST_US = 365 * DAY_US  # at most this much is replayed if the caller chooses no start
-_LONG = 4  # a gap between requests is long if it is longer than this many usual ones; see `last_request`
+_LONG = 4  # a gap between requests is long if it is longer than the usual gaps by this factor; see `last_request`
 _TRIES = 8  # at most this many starts are tried
 _LEAST_REPLAYED_US = 14 * DAY_US  # the start should be followed by this many days with final labels
 

@@ -29,7 +29,7 @@ DAYS = 56  # how many past days are used at most
 
 
 def past_units(system: System, definition: Experiment, *, days: int = DAYS, origin: str | None = None) -> PastUnits:
-    """Return the units that appeared in `days` days, with all metrics: the newest days whose metrics are all known.
+    """Return the units that appeared in the newest `days` days for which all metrics are known, with these metrics.
 
     Args:
         definition: An experiment. If it compares versions, the units are those of logged predictions; otherwise, those

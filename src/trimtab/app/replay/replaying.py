@@ -201,8 +201,8 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
 def _requests(system: System, request: Request, frame: EventFrame) -> Columns:
     """Return every request once. The column `_known_at` is the time at which it is replayed.
 
-    A request that was answered is taken from the prediction log, with the time of its first answer. A request that was
-    ingested, and never answered or only after its label was final, is taken from its event, with its own time.
+    A request that was answered is taken from the prediction log, with the time of its first answer. If it was ingested,
+    and never answered or only after the wait for its label, it is taken from its event, with its own time.
     """
     logged: dict[str, LoggedRequest] = {}
     for model in system.definitions.models.values():

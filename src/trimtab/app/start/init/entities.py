@@ -33,8 +33,8 @@ _LONG_DAYS = (365, 3 * 365)  # the long window: a year, or three years if the fi
 class Past(msgspec.Struct, frozen=True):
     """A column that identifies an entity, and the windows of the entity's past rows that become features.
 
-    Each window ends before the request: by `wait`, the time that a label takes to be known. So all labels in a window
-    are known, and a window has the same rows in training and in service.
+    Each window ends a time of `wait` before the request, which is how long a label takes to be known. So all labels in
+    a window are known, and a window has the same rows in training and in service.
     """
 
     column: str

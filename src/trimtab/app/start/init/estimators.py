@@ -30,7 +30,7 @@ from trimtab.training.fitting.score_checks import fitted_values
 from trimtab.training.judge.baselines import baseline_scores
 
 _MOST_ROWS = 50_000  # this many of the newest rows are used
-_JUDGED = 0.2  # the newest of these, at least this share and the whole gate's window, are judged
+_JUDGED = 0.2  # the newest of these rows are judged: at least this share, and all in the gate's window
 _LEAST_ROWS = 30  # with fewer rows to learn from or to judge, nothing is compared
 
 

@@ -67,8 +67,9 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     The guess is the first of these that fits:
 
     1. the time, if the file is a single series;
-    2. a column with another value in each row, preferably one with a name such as "id"; if none has such a name, and
-       all only number the rows, an entity as in 3 is preferred if over half of its pairs with a time have a row;
+    2. a column with a different value in each row, preferably one with a name such as "id". But if none has such a
+       name, and all of them only number the rows, 3 comes first if over half of the entity's pairs with a time have a
+       row;
     3. an entity of up to three columns, together with the time;
     4. a column with a name such as "id", together with the time;
     5. all columns but the label.
@@ -121,9 +122,9 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
 
 
 def _entities(table: DataTable, time: str, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the smallest sets of columns that, together with a time that many rows share, identify a row.
+    """Return the smallest sets of columns that identify a row together with the time.
 
-    A few rows may repeat another row's values. If most rows have a time of their own, the result is empty.
+    A few rows may repeat another row's values. If there are more than half as many times as rows, the result is empty.
     """
     if 2 * table.columns[time].distinct > table.rows:
         return []

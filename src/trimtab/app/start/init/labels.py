@@ -26,7 +26,10 @@ class LabelValues(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()  # the classes, if the label has several, the most frequent first
 
     def positive(self, label: str) -> str:
-        """Return the SQL condition that a label counts as 1 (of classes: is the most frequent; of numbers: "false")."""
+        """Return the SQL condition that a label counts as 1.
+
+        If there are several classes, the most frequent one counts as 1. For numbers, the condition is "false".
+        """
         q = quoted(label)
         value = python(self.classes[0]) if self.classes else self.value
         if value is None:

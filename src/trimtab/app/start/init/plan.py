@@ -319,8 +319,9 @@ def _movement(
 ) -> float:
     """Return three standard errors of a window's mean label, estimated from how the windows of the file differ.
 
-    Each window is compared with the newest one whose labels were all known when it began: a version is fitted on the
-    earlier one and judged on the later one. For numbers, the unit is the standard deviation of the label.
+    Each window is compared with the newest earlier one whose labels were all known when it began, because a version is
+    fitted on such rows before the window on which it is judged. For numbers, the unit is the standard deviation of the
+    label.
     """
     q, t = quoted(label), quoted(time)
     number, binary = _number(label, values)

@@ -17,7 +17,7 @@ from trimtab.core.time import DAY_US, HOUR_US
 
 USUAL = "1d"  # the wait if the file shows none
 _LEAST_ROWS = 30  # a block needs this many rows to be compared
-_LEAST_POSITIVE = 60  # for a comparison of positive labels, a block must be so large that this many are usual
+_LEAST_POSITIVE = 60  # to compare positive labels, a block must be so large that it usually has this many of them
 _LEAST_NONE = 3  # if nearly all rows have a label, this many rows without one at the end show a wait
 _BLOCKS = 3  # the search for incomplete blocks ends after this many complete blocks in a row
 _NEARLY_ALL = 0.99  # if usually more than this share of rows has a label, a day that lacks some is incomplete

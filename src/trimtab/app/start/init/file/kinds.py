@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # Words for null in every column. NULL_WORDS are others, which mean null only in columns that are not text.
 WORDS = ("-", "--", "---", "?", "n/a", "#n/a", "unknown", "unbekannt", "k.a.", "not available", "(null)", "null", "nan")
 _SAMPLE = 2_000  # a type is guessed from this many different texts
-_FEW = 0.005  # at most this share of values may not fit a type; such rows go to quarantine
-_MANY = 0.8  # from this share on, the profile says that the values look like another type
+_FEW = 0.005  # a column has a type if at most this share of values does not fit it; rows with these go to quarantine
+_MANY = 0.8  # if more than this share of a text column's values are numbers, the profile says so
 _FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _INT = r"[+-]?(0|[1-9][0-9]{0,17})"
 _SHOWN = 5

@@ -117,8 +117,8 @@ class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prediction: str | None = None  # the id of the prediction, as in its answer
     request: str | int | None = None  # or the key of the request
     value: Any = msgspec.UNSET  # true or false (the outcome), or the value of the column that the label reads
-    columns: dict[str, Any] = {}  # by name: the values of further columns of the label's source, or of all columns
-    # the time of its event; by default, the time of the request if the source uses that, or else now
+    columns: dict[str, Any] = {}  # by name: values of columns of the label's source, in addition to `value` or alone
+    # the time of the label's event; by default, that of the request if both have the same time column, and else now
     at: str | int | None = None
 
 
@@ -174,7 +174,8 @@ class ExposeUnits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     units: list[dict[str, Any] | str | int]  # each as `attributes` in `AssignUnit`
     not_shown: str = ""  # why these units did not get their variants
-    # when they met them, if not now: one time for all, or one for each; ISO 8601, or microseconds since 1970
+    # when the units met their variants, if not now: one time for all, or one for each; ISO 8601, or microseconds since
+    # 1970
     at: str | int | list[str | int] | None = None
 
 

@@ -98,7 +98,7 @@ def line_chart(
         x_label: The text under the time axis, which is in UTC.
         y_label: The text along the value axis.
         marks: Events such as alarms, promotions and changes. The axis is extended to include all of them.
-        height: 100 more than the height of the plotted area, in units of which the drawing is 760 wide.
+        height: The height of the plotted area, plus 100. The unit is 1/760 of the width of the drawing.
 
     Raises:
         Misuse: There is nothing to draw.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-_WIDTH = 78  # of a line, in characters, including the values at the left
+_WIDTH = 78  # the width of a line in characters, including the values at the left
 _LABEL = 10  # the width of the values at the left, in characters
 
 

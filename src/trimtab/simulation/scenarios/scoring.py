@@ -49,7 +49,7 @@ class Serving(Protocol):
 
 
 class BatchScorer:
-    """Scores requests with the champion, and a share of them with the canary. Both are loaded anew after decisions."""
+    """Scores requests with the champion, and a share of them with the canary. Both are loaded again after each decision."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving

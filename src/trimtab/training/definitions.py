@@ -164,7 +164,8 @@ def model(
             tries. Before the first search, the defaults of the estimator's function are used.
 
     Raises:
-        Misuse: Two features have the same name, a column does not exist, or the estimator cannot be called.
+        Misuse: Two features have the same name, a column does not exist, the estimator cannot be called, the label's
+            key and the request's key have different types, or another argument is invalid or does not fit the metric.
     """
     check_name(name, "model")
     if not callable(estimator):

@@ -179,7 +179,7 @@ def search(
             rows.
 
     Raises:
-        Misuse: There are no parameters, or the budget is invalid.
+        Misuse: There are no parameters, one of `spaces` is no search space, or another argument is invalid.
     """
     if not isinstance(spaces, Mapping) or not spaces:
         raise Misuse(f"search: {spaces!r} names no parameter. Needed: {_FORM}.")
@@ -215,7 +215,7 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
     """Check that the estimator's function has the parameters as arguments, and needs no others.
 
     Raises:
-        Misuse: `given` was not made by `tt.search(...)`, or the function needs other arguments.
+        Misuse: `given` was not made by `tt.search(...)`, or the function needs other arguments or lacks one of these.
     """
     if given is not None and not isinstance(given, Search):
         raise Misuse(f"model {name!r}: search={given!r}. Needed: {_FORM}.")

@@ -57,7 +57,7 @@ def sample(
         seed: The seed. Another seed keeps other rows.
 
     Raises:
-        Misuse: A share is outside (0, 1], or all shares are 1.
+        Misuse: A share is outside (0, 1], all shares are 1, or `classes` or `seed` has a wrong type.
 
     >>> sample(negatives=0.1, seed=1)
     sample(negatives=0.1, seed=1)
@@ -85,7 +85,7 @@ def sample(
 def checked_sample(
     name: str, given: Sample | None, *, binary: bool, classes: Sequence[str] = (), ranks: bool = False
 ) -> Sample | None:
-    """Check that the model has the classes that a sample names, and return the sample.
+    """Check that a sample fits the kind of model, and names only classes that the model has. Return the sample.
 
     Args:
         binary: Whether the model predicts the probability of one class.
@@ -93,7 +93,8 @@ def checked_sample(
         ranks: Whether the model ranks lists, which are kept or left out as a whole.
 
     Raises:
-        Misuse: `given` was not made by `tt.sample(...)`, or names classes that the model does not have.
+        Misuse: `given` was not made by `tt.sample(...)`, has shares of another kind of model, or names classes that the
+            model does not have.
     """
     if given is None:
         return None

@@ -329,7 +329,7 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
 
     Raises:
         NotFound: The training set is not stored.
-        Corrupt: The stored values are not those that the manifest describes.
+        Corrupt: No rows are stored with the manifest, or not those that it describes.
     """
     manifest = load_manifest(digest, blob)
     if manifest.parquet is None:

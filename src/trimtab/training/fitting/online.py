@@ -40,7 +40,8 @@ class OnlineLearner:
     the same batches lead to the same predictions, bit for bit, even if the state is stored and restored in between.
 
     Raises:
-        Misuse: The artifact's estimator is not from scikit-learn, or has no `partial_fit`.
+        Misuse: The artifact's estimator is not from scikit-learn or has no `partial_fit`, or its scores are
+            recalibrated.
     """
 
     _scorer: Scorer
@@ -136,7 +137,8 @@ def fit_online(
     The result is registered like any fitted model. `OnlineLearner(fitted.artifact)` continues from it.
 
     Raises:
-        Misuse: As for `fit`; or the estimator has no `partial_fit`.
+        Misuse: As for `fit`; or the estimator has no `partial_fit`, or the model has several classes, a calibration,
+            weights or a sample.
     """
     if model.task == "multiclass":
         raise Misuse(

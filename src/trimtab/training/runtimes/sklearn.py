@@ -62,7 +62,10 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Return SHAP values, then the offset, and raw scores, for linear models of inputs with the mean 0 (`centred`)."""
+    """Return SHAP values, then the offset, and raw scores; None unless it is a linear model of inputs with the mean 0.
+
+    `centred` says whether the inputs have this mean.
+    """
     if not centred:
         return None
     fitted = loads(data)

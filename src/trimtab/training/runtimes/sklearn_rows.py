@@ -62,7 +62,10 @@ def is_linear(fitted: Any) -> bool:
 
 
 def _forest(fitted: Any) -> RowCall | None:
-    """Return a function that scores one row with a forest or a tree: the mean of the trees' values."""
+    """Return a function that scores one row with a forest or a tree: the mean of the trees' values.
+
+    The result is None if there are several outputs, very many nodes, or only one class.
+    """
     if getattr(fitted, "n_outputs_", 1) != 1:
         return None
     trees = [tree.tree_ for tree in getattr(fitted, "estimators_", [fitted])]
@@ -155,7 +158,10 @@ def _logistic(score: float) -> float:
 
 
 def _folded(pipeline: Any) -> RowCall | None:
-    """Combine imputers, scalers and a linear model into one dot product, with replacements for nulls."""
+    """Combine imputers, scalers and a linear model into one dot product, with replacements for nulls.
+
+    The result is None if the pipeline has other parts, or if a weight is not finite.
+    """
     *steps, last = [part for _, part in pipeline.steps]
     if not is_linear(last):
         return None

@@ -68,8 +68,8 @@ class RequestRows:
     events.  # D178
 
     Texts are read by the rules that the request declares: its words for null, and its formats of numbers and times.
-    Every declared column must be present, unless the request declares a constant for it, or that the key is made of
-    other columns: then the value is filled in. A whole number may be written as 2.0, as in files.  # D0208
+    Every declared column must be present, except columns for which the request declares a constant, and a key that is
+    made of other columns: these are filled in. A whole number may be written as 2.0, as in files.  # D0208
 
     Args:
         now_us: Returns the time. If this is in early 1970 (in a test), integers that look like seconds are accepted.

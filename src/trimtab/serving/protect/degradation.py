@@ -71,7 +71,8 @@ def degrade(
         rule: A score, or a function that computes a score from the columns of the request.
 
     Raises:
-        Misuse: No fallback is given, or a duration is not valid.
+        Misuse: No fallback is given, a duration is not valid, `version` is the champion, or `rule` is neither a finite
+            number nor a function.
 
     >>> degrade(after="50ms", null_features=True, rule=0.02).after_us
     50000

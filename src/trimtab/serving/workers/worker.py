@@ -66,7 +66,7 @@ class Worker:
         return self.process.pid
 
     def receive(self) -> bytes:
-        """Receive messages from the worker. The result is empty if the worker has closed its side of the channel."""
+        """Receive messages from the worker. The result is empty if there are none, or the channel is closed."""
         try:
             messages = self.channel.recv(4096)
         except (BlockingIOError, ConnectionResetError):

@@ -159,7 +159,7 @@ class _Counted:
 def endpoint_of_environment(environment: Mapping[str, str]) -> str | None:
     """Return the URL of the collector from the environment, or None.
 
-    The result is also None if the extra is not installed.
+    The result is also None if the environment disables traces, or if the extra is not installed.
 
     >>> endpoint_of_environment({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
     """

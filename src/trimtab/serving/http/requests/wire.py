@@ -128,7 +128,7 @@ def check_media_type(scope: Scope, allowed: tuple[bytes, ...]) -> bytes:
     """Return the request's media type, or the first of `allowed` if the request has none.
 
     Raises:
-        Refused: The media type is not one of `allowed` (415).
+        Refused: The body has a content encoding, or its media type is not one of `allowed` (415).
     """
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() != b"identity":

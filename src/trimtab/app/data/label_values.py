@@ -60,7 +60,7 @@ class LabelValues:
         return given if truth is None else self._value_where(truth, name, dtype)
 
     def _truth(self, given: Any, dtype: Dtype, text: bool) -> bool | None:
-        """Return whether a value says true or false; None if it is a value of the column."""
+        """Return whether a value says true or false; None if it does not, or must be read as a value of the column."""
         if isinstance(given, bool | np.bool_):
             return bool(given)
         if dtype in ("str", "bool") and type(given) is int and given in (0, 1):

@@ -131,8 +131,9 @@ def read_manifest(backup: str | Path) -> Backup:
 
     Raises:
         NotFound: There is no backup in this folder.
-        Misuse: The backup was made by a newer trimtab.
+        Misuse: The backup has the format of another trimtab, or its manifest is no file.
         Corrupt: The manifest of the backup is damaged.
+        Unavailable: The manifest cannot be read now.
     """
     backup = Path(backup)
     path = backup / MANIFEST

@@ -47,7 +47,7 @@ _SKEW = "skew since "
 class ChildTask(msgspec.Struct, frozen=True):
     """The arguments of a task in the child process."""
 
-    name: str  # of the task: "tick", "retention", "skew since TIME" or "read ahead MODEL"
+    name: str  # the name of the task: "tick", "retention", "skew since TIME" or "read ahead MODEL"
     project: ProjectSpec
     definitions: str  # the hash of the definitions with which the service started
 
@@ -56,7 +56,7 @@ class Ticker(Closing):
     """Does the work of ticks in a child process, because Python code in a thread would delay answers.  # D0217
 
     The child starts with the first tick, and keeps the project open. If the project file has changed since the service
-    started, the work is done in the calling thread, because the child reads the file.
+    started, the work is done in the calling thread, because the child would use the changed file.
 
     Args:
         stopping: Returns whether the service ends. Then the work is given up, which loses no state.
@@ -99,7 +99,10 @@ class Ticker(Closing):
             found = self._executor.run(task, on_event=_log_line, cancelled=self._reason)
             self._changed = found == _CHANGED
             if self._changed:
-                _logger.warning("the project file has changed since the service started, which ticks by the old one")
+                _logger.warning(
+                    "the project file has changed since the service started. Ticks go on with the old definitions; "
+                    "restart the service to use the new ones"
+                )
                 self._executor.close()
             return None if self._changed else found
 
@@ -307,7 +310,8 @@ class BackgroundTasks(Closing):
         with other:
             while not self._stop.wait(min(_ROUND_S, _TICK_S)):
                 if time.monotonic() < ticked_s + _TICK_S:
-                    # if days are not closed, more predictions would fill the memory
+                    # Read ahead only if the last tick succeeded. A failed tick may not have closed days, so the
+                    # predictions of these days are still in memory, and more would fill it.
                     if ticked and "tick" not in self.failures:
                         self._round(between, count=False)
                     continue

@@ -210,6 +210,7 @@ def _write(system: System, manifest: Manifest, out: Path) -> None:
     """Write the answers to a file, either completely or not at all.
 
     Raises:
+        Misuse: `out` is a folder, or something else that is no file.
         Unavailable: The file cannot be written. The answers are logged, so another attempt only has to write the file.
     """
     import duckdb

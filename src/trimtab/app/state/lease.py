@@ -69,10 +69,10 @@ class Lease:
             self.release()
 
     def take_turn(self) -> bool:
-        """Lock the lease's file alone, for a short piece of work. Return False if another process holds the lease.
+        """Take only the lease's file lock, for a short piece of work. Return False if another object has the lock.
 
-        The catalogue is not written, which takes longer than most such work. Every holder of the lease has locked the
-        file too, so no other one works meanwhile. # D216
+        The catalogue is not written, because that takes longer than most such work. Every holder of the lease has this
+        lock, too, so none of them works meanwhile. # D216
 
         Raises:
             Unavailable: The lock file cannot be written now.

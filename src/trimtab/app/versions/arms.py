@@ -38,12 +38,9 @@ def set_arm(
     actor: str,
     experiment: ArmOfExperiment | None = None,
 ) -> Decision:
-    """Set or end a canary or shadow; see `Project.set_arm`.
+    """Set or end a canary or shadow; see `Project.set_arm`, also for errors.
 
     With `experiment`, the changes and the ledger row of the experiment are written in the same transaction.
-
-    Raises:
-        Conflict: Another process changed an arm of the model meanwhile. Nothing was written.
     """
     if arm not in ARMS:
         raise Misuse(f"arm {arm!r}: needed one of {', '.join(ARMS)}.")

@@ -15,7 +15,9 @@ _BATCHES = 6  # a version is judged on this many days with rows; the gate needs 
 
 
 def step_of(table: DataTable, time: str, entity: Sequence[str]) -> int | None:
-    """Return the time between the rows of an entity (31 days for months); None if it varies, or is less than an hour.
+    """Return the time between the rows of an entity (31 days for months).
+
+    The result is None if it varies or is less than an hour, or if there are too few times.
 
     Args:
         entity: The columns of the entity; empty if all rows are one series.

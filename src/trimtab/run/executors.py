@@ -174,7 +174,7 @@ class ProcessExecutor(Closing):
     """Runs tasks in one child process, which is started when the first task arrives.
 
     The child is a new interpreter, not a fork, so threads of this process do not affect it. It has a low priority. It
-    ends when this process ends in any way, and when a task is cancelled.
+    ends when this process ends in any way, and when a task is cancelled or raises an error that is not one of trimtab.
 
     Args:
         nice: How much to increase the child's nice level. With 10, a busy server gets nearly all of the processor.

@@ -71,7 +71,7 @@ class DeploymentRecord:
     def write(
         self, entries: Sequence[Entry], also: Sequence[Put | Remove | Append] = (), **changes: object
     ) -> list[Decision]:
-        """Store decisions, the new state (`changes`) and further changes (`also`) in one transaction.
+        """Store decisions, the changed fields of the state (`changes`) and further changes (`also`) in one transaction.
 
         Raises:
             Conflict: Another process has changed the state.
@@ -94,7 +94,7 @@ class DeploymentRecord:
 
         Args:
             also: Further changes of the catalogue, written in the same transaction.
-            longest: Whether this quiet time has its greatest length at once.
+            longest: Whether this quiet time has its greatest length at once, instead of doubling with each refusal.
             **changes: Further fields of the state.
         """
         deployment = self._deployment

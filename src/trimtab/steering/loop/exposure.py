@@ -34,7 +34,7 @@ class Exposure:
         returned changes.
 
         Raises:
-            Conflict: Another version is the canary.
+            Conflict: Another version is the canary, or an experiment splits the requests.
         """
         name = self._model
         record, found = self._catalog.get(KIND, name), self._registry.aliases(name).get(CANARY)

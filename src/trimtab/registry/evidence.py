@@ -82,7 +82,8 @@ def check_evidence(
         alias: The alias to move.
 
     Raises:
-        Misuse: There is no gate record, it judged another version, or it was not passed.
+        Misuse: There is no gate record, it judged another version, or it was not passed. Or `first` is given, but there
+            is a champion already.
         Conflict: The gate record compares with a version other than `champion`.
     """
     what = f"promote {version.name} ({version.id[:12]})" + ("" if alias == "champion" else f" to {alias!r}")

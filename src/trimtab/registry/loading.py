@@ -112,8 +112,8 @@ def load_version(
 
     Raises:
         Corrupt: The blob is missing or damaged, or does not belong to the version.
-        Misuse: The feature definitions differ, this machine cannot load the version (another architecture or library),
-            or its golden predictions differ on this machine.
+        Misuse: The feature definitions or their order differ, this machine cannot load the version (another
+            architecture or library), or its golden predictions differ on this machine.
     """
     what = f"version {version.name} ({version.id[:12]})"
     given = features.hash if isinstance(features, FeatureSet) else features

@@ -312,7 +312,8 @@ class Registry:
             together: Writes the row and further changes (such as rows of the ledger of decisions) in one transaction.
 
         Raises:
-            Misuse: The evidence that the alias needs is missing; the message says what is missing.
+            Misuse: The version is of another model, the given gate record differs from the stored one, or the evidence
+                that the alias needs is missing; the message says what is missing.
             Conflict: The alias was moved, the gate record compares with another champion, or an approval is pending.
         """
         target = self._records.resolved(version)

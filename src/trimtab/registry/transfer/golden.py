@@ -50,7 +50,7 @@ def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
 
     Raises:
         NotFound: There is no such file.
-        Misuse: A row has no score, or the file cannot be parsed.
+        Misuse: The file has no rows or cannot be parsed, or a row has no score or too many.
     """
     what, lacks, form = f"golden rows {file.name}", "a row has", 'lines of {"input": 1.5, ..., "score": 0.25}'
     if file.suffix == ".json":
@@ -84,7 +84,7 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
         first: Scores the rows in a child process before this process does. (A damaged model may end its process.)
 
     Raises:
-        Misuse: A score differs; the message names the row.
+        Misuse: A row does not fit the inputs, or a score differs; the message names the row.
     """
     encoding = fitted.artifact.encoding
     kinds = [

@@ -241,8 +241,8 @@ def check_inputs(given: FoundModel, inspected: Inspected, model: Model) -> bool:
     """Check that a file's inputs are the model's features in the same order. Return whether the file names its inputs.
 
     Raises:
-        Misuse: The inputs differ (the message names missing and unknown ones), or the file is an export of a model with
-            another kind of label.
+        Misuse: The inputs differ in number, names or order, or the file is an export of a model with other feature
+            definitions or another kind of label. The message says what differs.
     """
     what, wanted = f"import {given.path.name}", model.features.names
     if given.exported is not None and given.exported["features"] != model.features.hash:

@@ -86,7 +86,8 @@ def read_mlflow(folder: Path) -> Found:
 
     Raises:
         NotFound: The folder is no MLflow model folder, or the file that it names does not exist.
-        Misuse: The folder has no flavour that can be imported, or names a file outside of the folder.
+        Misuse: The folder's description cannot be read, has no flavour that can be imported, or names a file outside of
+            the folder.
     """
     what = f"import {folder}"
     try:

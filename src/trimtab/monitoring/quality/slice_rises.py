@@ -19,7 +19,7 @@ def rise_by_slice(catalog: Catalog, model: str, name: str, onset: ChangeOnset) -
 
     Losses are not capped here. Up to 28 days before the earliest possible beginning of the change are compared with the
     days since its most likely beginning. Only days whose wait for labels is over count. The result is 0 if fewer than
-    three days before or since have labels.
+    three days before or since have labels, or if the slice has no labelled rows before or since.
     """
     from_us = min(onset.earliest_us, onset.at_us) - BEFORE_DAYS * DAY_US
     days = [day for day in stored_days(catalog, model, from_us=from_us, slices=True) if day.arm not in (CANARY, SHADOW)]

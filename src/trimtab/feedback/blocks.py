@@ -62,7 +62,7 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # sums for each hour of the day; empty for rankings, whose lists are only summed up by day
     hours: dict[int, BlockSums] = {}
     slices: dict[str, BlockSums] = {}  # sums for each slice, such as "carrier=UA"
-    # the sums of the day with late and corrected labels; None: there were none
+    # the sums of the day with late and corrected labels; None: none were found yet
     amended: BlockSums | None = None
     amended_at_us: int | None = None  # when `amended` was last computed
 

@@ -40,11 +40,11 @@ class Waiting(Protocol):
         ...
 
     def drop(self, until_us: int) -> None:
-        """Drop the predictions before a time."""
+        """Drop the predictions before a time, at once or some weeks later."""
         ...
 
     def first_us(self) -> int | None:
-        """Return a time at or before all kept predictions; None if there are none."""
+        """Return a time at or before all predictions that were not dropped; None if there are none."""
         ...
 
 

@@ -45,7 +45,10 @@ class RowCalls:
         return None if found is None else found.chosen
 
     def choose(self, loaded: LoadedModel, rows: Sequence[list[float]]) -> RowChoice | None:
-        """Return the stored choice for machines like this one, or measure the paths, choose one and store it."""
+        """Return the stored choice for machines like this one, or measure the paths, choose one and store it.
+
+        The result is None if the model has only one path.
+        """
         version, machine = loaded.version, self._machine(loaded.version)
         before = self._here(version)
         if before is not None or loaded.row_call is None:

@@ -33,11 +33,12 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 class Search(msgspec.Struct, frozen=True, kw_only=True):
     """The conditions of a search. A version must fulfil all given conditions."""
 
-    text: str | None = None  # text that occurs in the name, id, actor, tags, notes, aliases or names of inputs
+    # text that occurs in the name, id, actor, runtime, metric, tags, notes, aliases, or names of inputs and views
+    text: str | None = None
     tag: str | None = None
     metric: str | None = None  # the name of an evaluated metric ("log_loss"), or a name with a bound ("auc>0.8")
     feature: str | None = None  # a feature that the model reads, or a view that has such features
-    source: str | None = None  # an event source that the model's features read
+    source: str | None = None  # an event source that the model's features read, or the model's request
 
     def __post_init__(self) -> None:
         if self.metric is not None:

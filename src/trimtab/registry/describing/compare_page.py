@@ -30,7 +30,10 @@ def comparison_document(comparison: Comparison) -> Document:
             out,
             "Parameters",
             None,
-            ["Not known for one version: its file format keeps none, or its library is not installed."],
+            [
+                "Not known for one version: its file format keeps none, or its library is not installed or cannot read "
+                "them."
+            ],
         )
     else:
         _section(out, "Parameters", *_differing(comparison, comparison.parameters))

@@ -172,7 +172,7 @@ class Endpoint:
     def know(self, served: ServedVersion) -> None:
         """Store the name of a version, for showing it in answers.
 
-        The newest eight versions are kept completely, and all others only by name.
+        Of the newest eight versions, all of `served` is kept, and of older ones only the name.
         """
         self._labels[served.version] = served.label
         known = {address: one for address, one in self._served.items() if address != served.version}

@@ -143,7 +143,10 @@ def _own_labels(model: Model) -> Iterator[Leak]:
 
 
 def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[Leak]:
-    """Find columns of the request that have other values in the history than they had at the time of the request."""
+    """Find columns of the request whose values in the history are not those at the time of the request.
+
+    They were null or different then, or no logged request has a value at all.
+    """
     for column, one in seen.items():
         features = ", ".join(readers(model.features, column))
         if not features or not one.history_filled:

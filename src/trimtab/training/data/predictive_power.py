@@ -15,7 +15,7 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-_MOST_ROWS = 5_000  # use at most this many rows, spread over time; with two classes, half of this number from each
+_MOST_ROWS = 5_000  # use at most this many rows, spread over time; of two classes, at most half of this number each
 _LEAST_ROWS = 20
 # if the share of values that are not null is smaller, a feature is not judged by the order of its values
 _LEAST_SHARE = 0.05
@@ -32,7 +32,7 @@ class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     interval: Interval
     rows: int
-    of: str = ""  # for a model of several classes, the predicted class, to follow "the label": " being 'late'"
+    of: str = ""  # for several classes, a text to put after "the label", with the predicted class: " being 'late'"
 
 
 def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[FeaturePower, ...]:

@@ -68,7 +68,7 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     wait_us: int  # how long after a request its label becomes final
     positions: dict[str, int]  # the positions in the log up to which events were used
     rows: int
-    usable: int  # the number of rows with a final label; only these are learnt from
+    usable: int  # the number of usable rows (see `TrainingSet.usable`); only these are learnt from
     by_state: dict[str, int]  # for each state of labels, the number of rows
     # for each feature of a view, the number of rows by reason (why a value is null, or that it is found); for other
     # features, only how often they failed

@@ -45,7 +45,8 @@ def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], ta
     """Return which of the rows `chosen` to fit on, and their weights, as declared by the model.
 
     Raises:
-        Misuse: A weight is missing, negative or infinite, all weights are 0, or the sample leaves too few rows.
+        Misuse: A weight is missing, negative or infinite, all weights are 0, rows of one list have different weights,
+            or the sample leaves too few rows.
     """
     kept, weights = np.arange(chosen.size), None
     if model.sample is not None:

@@ -47,6 +47,6 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Return the SHAP values of each row: how much each feature adds to the raw score.
 
         Raises:
-            Misuse: There are no SHAP values for this model's library. LightGBM, XGBoost and CatBoost have them.
+            Misuse: There are no SHAP values for this model, or they do not add up to its raw scores.
         """
         return contributions(self.artifact, self.matrix(values))

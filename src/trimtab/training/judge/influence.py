@@ -31,7 +31,8 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     mean: float  # the mean of the absolute contributions; for several classes, also over the classes
-    # rank correlation of value and contribution, -1 to 1; None: values have no order, or are all equal
+    # rank correlation of value and contribution, -1 to 1; None: values have no order, or all values (or all
+    # contributions) are equal
     direction: float | None
     # pairs: a contribution, and the rank of the feature's value from 0 to 1 (None: the value is null or has no order)
     points: tuple[tuple[float, float | None], ...] = ()

@@ -34,8 +34,8 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # for example "2013-07"
     rows: int
     value: float  # the model's own metric
-    # for several classes, the mean AUC of each class against all others; None: the model predicts numbers, or only one
-    # class occurs
+    # for several classes, the mean AUC of each class against all others; None: the model predicts no classes, or only
+    # one class occurs
     auc: float | None
     mean_score: float  # for several classes, the mean probability of the likeliest class
     mean_label: float  # for several classes, the share of rows whose likeliest class is the label

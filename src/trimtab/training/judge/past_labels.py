@@ -171,7 +171,7 @@ class PastLabels:
         return self._shaped((labels.sums[end] - labels.sums[first] + start) / (end - first + 1)[:, None])
 
     def _in_order(self, series: Grouping) -> _Ordered:
-        """Return the labels in order. Those of a series that are known to a row are in one place."""
+        """Return the labels in order. Those of a series that are known to a row are next to each other."""
         if series not in self._ordered:
             codes = series.codes[self._labelled][self._order]
             by_series = np.argsort(codes, kind="stable")

@@ -269,7 +269,10 @@ def _steady(watch: Watch) -> str:
 
 
 def _first_closes(system: System, deployment: Deployment, now_us: int) -> str:
-    """Return, as the end of a sentence, when the first day of the version in service can be closed, if later."""
+    """Return, as the end of a sentence, when the first day of the version in service can be closed.
+
+    The result is empty if that time has passed.
+    """
     since_us = system.registry.history(deployment.name, CHAMPION)[-1].at_us
     first_us = deployment.model.label.final_at((since_us // DAY_US + 1) * DAY_US)
     return f"; the first closes on {format_time(first_us)[:10]} at the earliest" if first_us > now_us else ""

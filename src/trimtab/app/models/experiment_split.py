@@ -136,7 +136,10 @@ class StoredArms:
         return split
 
     def versions(self, experiment: str) -> dict[str, str]:
-        """Return the version ids of all variants but the control; none unless the experiment is running or paused."""
+        """Return the version ids of all variants but the control.
+
+        The result is empty if the experiment is neither running nor paused, or if its variants are deployments.
+        """
         state = experiment_state(self._state.catalog, experiment)
         definition = None if state is None else stored_definition(state)
         if state is None or definition is None or definition.deployments or state.phase not in ("running", "paused"):
@@ -144,7 +147,10 @@ class StoredArms:
         return {variant: version for variant, version in state.versions.items() if variant != definition.control}
 
     def deployed(self) -> dict[str, str]:
-        """Return by variant other than the control: the model whose deployment answers requests of this one now."""
+        """Return for each variant except the control the model whose deployment answers requests of this model now.
+
+        The result is empty unless an experiment over deployments splits the requests of this model.
+        """
         experiment = self.shares().experiment
         state = None if experiment is msgspec.UNSET else experiment_state(self._state.catalog, experiment)
         if state is None or not (definition := stored_definition(state)).deployments:
@@ -153,7 +159,7 @@ class StoredArms:
         return {variant: model for variant, model in others if model in self._definitions.deployments}
 
     def answerers(self) -> dict[str, Answerer]:
-        """Return the answerers of these deployments that are loaded, by variant. They are not unloaded meanwhile."""
+        """Return the loaded answerers of these deployments, by variant. This counts as a use, so they stay loaded."""
         found = {}
         for variant, model in self.deployed().items():
             endpoint = self._endpoint_of(model)

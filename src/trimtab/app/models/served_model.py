@@ -317,7 +317,7 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in (*found.values(), *variants.values()):
-            endpoint.know(one.served)  # repeated, because the endpoint keeps only the newest versions completely
+            endpoint.know(one.served)  # repeated, because of versions before the newest eight it keeps only the names
 
     def _arm_answerer(self, alias: str, find: Find, *, is_alias: bool = True) -> Answerer | None:
         """Return the answerer of the version to which `alias` points (if not `is_alias`: of the version with this id).

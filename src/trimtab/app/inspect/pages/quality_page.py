@@ -50,8 +50,8 @@ def write_quality_page(system: System, model: str | None, to: Path) -> Path:
 def quality_page(system: System, model: str) -> str:
     """Return a self-contained HTML page about the quality of a deployment.
 
-    The page is made from the stored results of days whose labels have arrived, from signals, and from the ledger of
-    decisions. It does not read the prediction log.
+    The page is made from the stored results of closed days, from signals, and from the ledger of decisions. It does not
+    read the prediction log.
 
     Raises:
         NotFound: The deployment does not exist.
@@ -231,7 +231,8 @@ def _slices(page: Document, system: System, name: str, now_us: int) -> None:
     worst = sorted(rows, key=lambda row: -row["loss"])[:_MOST_ROWS]
     page.heading("Slices")
     page.paragraph(
-        f"The slices with the highest loss in the newest {SLICE_DAYS} days with labels. There are {len(rows)} slices."
+        f"The slices with the highest loss in the newest {SLICE_DAYS} days with labels, by version and arm. There are "
+        f"{len(rows)} in all."
     )
     shown = tuple(
         (

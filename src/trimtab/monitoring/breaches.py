@@ -95,7 +95,7 @@ def _slower(
     """Yield a breach if a percentile of latency is above `easy_s`, and more than `times` the other version's.
 
     Latencies are counted in buckets, and the bucket of the other version's true percentile is not known. The evidence
-    is the smallest over all buckets in which it may be.
+    for a percentile is the smallest over all buckets in which it may be. The mean evidence of the percentiles counts.
     """
     if not ours.timed:
         return

@@ -257,7 +257,10 @@ class ProcessExecutor(Closing):
             child.stdin.flush()
 
     def _messages(self, child: subprocess.Popen[bytes], events: IO[bytes], cancelled: Callable[[], str | None]) -> Any:
-        """Yield the events and printed lines of the child until it closes its side of the pipe."""
+        """Yield the messages of the child (events, then a result or failure) and its printed lines.
+
+        This ends when the child closes its side of the pipe.
+        """
         assert child.stdout is not None
         frames, printed = Frames(), Printed()
         with selectors.DefaultSelector() as selector:

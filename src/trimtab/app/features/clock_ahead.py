@@ -41,7 +41,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
-    """Find log records, and positions of log readers, whose times are later than now plus a tolerance."""
+    """Find log records, and other stored times (see `Ahead`), that are later than now plus a tolerance."""
     log, found = state.events, list[Ahead]()
     for partition, last in log.positions().items():
         newest = log.read(partition, max(0, last - 1), limit=1)

@@ -62,7 +62,10 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 def store_counts(system: System, appended: Appended | None = None) -> None:
-    """Count all new records, and store the result for `read_counts`. Those in `appended` need not be read."""
+    """Count all new records, and store the result for `read_counts`. Those in `appended` need not be read.
+
+    For a small log, nothing is done, because `read_counts` counts all of its records.
+    """
     if not _is_small(system):
         _with_new(system, appended=appended)
 

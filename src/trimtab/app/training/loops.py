@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
-    """Return the stages of a deployment's present or next new version. Only the present stage has times."""
+    """Return the stages of a deployment's present or next new version, and the planned follow-ups; see `stages`."""
     deployment = system.definitions.deployment(model)
     return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
 
@@ -38,7 +38,7 @@ class Loops:
         self._teachers: dict[str, Teacher] = {}
 
     def loop(self, model: str | None = None) -> DeploymentLoop:
-        """Return the training loop of a deployment, with the parameters of its newest search, see `with_chosen`.
+        """Return the training loop of a deployment, with the parameters of its newest search (see `with_chosen`).
 
         The first call after a search makes a new loop.
         """

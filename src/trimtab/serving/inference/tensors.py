@@ -78,8 +78,8 @@ def elements(tensor: InputTensor, count: int) -> Sequence[Any]:
         count: The expected number of elements. Memory is only allocated for elements that were sent.
 
     Raises:
-        Misuse: The size or number of the elements is wrong, or an element is not of the tensor's type. The message
-            names the tensor.
+        Misuse: The tensor's type is unknown, there are no elements, their size or number is wrong, or an element is not
+            of the type. The message names the tensor.
     """
     name, datatype, raw = tensor.name, tensor.datatype, tensor.raw
     one = _ONES.get(datatype)

@@ -30,13 +30,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     champion_scores: Floats | None
     row_parts: tuple[Part, ...]
     baseline_scores: Mapping[str, Floats]
-    loads: bool
+    loads: bool  # whether the stored candidate was read back and gave the same scores
     own_checks: Mapping[str, GateCheck]  # checks that were made on the stored candidate alone, by name
     candidate_note: str
     champion_note: str
     plan_note: str
     comparisons: float  # the number of judgements on these days, this one included; see `gate.repeated_comparisons`
-    refreshes: bool
+    refreshes: bool  # whether this is a scheduled refit; see `judge` in gate.py
 
     @property
     def compares(self) -> bool:

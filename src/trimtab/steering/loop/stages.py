@@ -29,7 +29,10 @@ class Stage(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]:
-    """Return the stages of the present repair, or else of the next one. Exactly one of them is the present stage."""
+    """Return the stages of the present repair or else of the next one, and then the planned follow-ups.
+
+    Exactly one of them is the present stage. Only this one and the follow-ups have times.
+    """
     names = _names(deployment)
     at = names.index(_present(deployment, state, now_us))
     found = []

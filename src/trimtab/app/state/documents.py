@@ -40,7 +40,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def documents(definitions: Definitions) -> dict[str, Document]:
-    """Return all definitions of a project as documents, by `kind/name`."""
+    """Return all definitions of a project except its experiments as documents, by `kind/name`."""
     found = [
         _document("source", source.name, source.hash, _source(source), source.about, _formats(source))
         for source in definitions.sources.values()
@@ -64,7 +64,7 @@ def documents(definitions: Definitions) -> dict[str, Document]:
 
 
 def definitions_hash(definitions: Definitions) -> str:
-    """Return a hash of everything that a project file declares, except descriptions."""
+    """Return a hash of everything that a project file declares, except descriptions and experiments."""
     return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
 
 

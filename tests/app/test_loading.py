@@ -217,3 +217,18 @@ def test_a_source_cannot_be_declared_with_two_time_formats(tmp_path: Path) -> No
     file.write_text(f"import trimtab as tt\na = {line.format(None)}\nb = {line.format(repr('%Y'))}\n")
     with pytest.raises(Misuse, match="source 's' is declared with two ways to read its rows"):
         load_definitions(file)
+
+
+@pytest.mark.fast
+def test_a_changed_experiment_changes_the_hash_by_which_processes_compare_project_files(tmp_path: Path) -> None:
+    text = shop.PROJECT + (
+        '\nspent = tt.metric("spent", source=sales, by="site", value=tt.count(), within="1d", role="primary")\n'
+        'tt.experiment("banner", unit="site", variants={"no": 0, "yes": 1}, metrics=[spent], share=0.5)\n'
+    )
+    hashes = set()
+    for number, shared in enumerate(("share=0.5", 'share=0.5, overrides={"north": "yes"}', "share=0.25")):
+        folder = shop.write_project(tmp_path / str(number))
+        (folder / "project.py").write_text(text.replace("share=0.5", shared))
+        with shop.opened(folder) as project:
+            hashes.add(definitions_hash(project.definitions))
+    assert len(hashes) == 3

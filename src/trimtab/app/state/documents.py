@@ -64,8 +64,10 @@ def documents(definitions: Definitions) -> dict[str, Document]:
 
 
 def definitions_hash(definitions: Definitions) -> str:
-    """Return a hash of everything that a project file declares, except descriptions and experiments."""
-    return content_hash([[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())])
+    """Return a hash of everything that a project file declares, except descriptions."""
+    found = [[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())]
+    experiments = {name: [one.hash, one.overrides] for name, one in definitions.experiments.items()}
+    return content_hash([found, experiments])
 
 
 def formats_of(document: Document) -> Part:

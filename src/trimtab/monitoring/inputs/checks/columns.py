@@ -166,8 +166,10 @@ def _nulls(
             stale.setdefault((column.source, reason), []).append((column.name, one))
         else:
             found.append(one)
-    by_source = {source: _of_source(source, reason, ones) for (source, reason), ones in stale.items()}
-    return found + list(by_source.values())
+    of_sources = [_of_source(source, reason, ones) for (source, reason), ones in stale.items()]
+    # a source has one finding of a kind: the one with the largest share of nulls
+    worst = {one.subject: one for one in sorted(of_sources, key=lambda one: one.evidence["share"])}
+    return found + list(worst.values())
 
 
 def _of_source(source: str, reason: str, ones: list[tuple[str, Finding]]) -> Finding:

@@ -123,6 +123,15 @@ def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> No
     days = int(np.ceil(3_687.1 / (found.units_a_day / 2)))  # ln(.025) / ln(.999)
     assert found.without_events == {"crashes": days}
     assert f"crashes: if no unit has an event, it is within its margin after about {days} days." in found.lines()
+    whole = msgspec.structs.replace(
+        units, values={**units.values, "crashes": UnitValues(np.full(len(units.rows), 86_400.0))}
+    )
+    timed = metric("crashes", kind="time_to_event", within_us=DAY_US, role="guardrail", margin=0.1)
+    assert plan_experiment(experiment(metric("spent"), timed), whole, effects=[0.02]).without_events == {
+        "crashes": days
+    }
+    quantile = metric("crashes", kind="quantile", role="guardrail", margin=0.1)  # there is no rule for these
+    assert not plan_experiment(experiment(metric("spent"), quantile), units, effects=[0.02]).without_events
 
 
 def test_what_cannot_be_planned_is_refused() -> None:

@@ -22,13 +22,15 @@ from trimtab.experiments.reading.looks import verdict
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import ArmSums, ExperimentDay, VariantDay
+from trimtab.stats.ab.quantiles import bins_of
 
 CRASHES = source("crashes", time="at", columns={"customer": str, "seconds": float})
 
 
-def guarded(**given: object) -> Experiment:
+def guarded(rule: str = "sequence", looks: int = 1, duration_us: int | None = None, **given: object) -> Experiment:
     of = {"kind": "proportion", "role": "guardrail", "margin": 0.1, "source": CRASHES, "by": ("customer",)}
-    return experiment(metric(), metric("crashes", better="lower", **{**of, **given}))
+    crashes = metric("crashes", **{"better": "lower", **of, **given})
+    return experiment(metric(), crashes, rule=rule, looks=looks, duration_us=duration_us)
 
 
 def read(
@@ -80,16 +82,69 @@ def test_the_first_event_opens_it_again_and_too_little_traffic_is_said() -> None
     assert "60 days without an event would show at most 0.15 %" in text
 
 
-def test_events_on_days_that_are_left_out_are_said() -> None:
+def test_an_event_on_a_day_that_is_left_out_forbids_to_ship() -> None:
+    """Such a day proves nothing about the margin, but an event of it did happen. ("ship" after 192 crashes.)"""
     never, once = read(guarded(), 500, 12, left_out=[5]), read(guarded(), 500, 12, crashed=[5], left_out=[5])
-    assert of_crashes(never) == of_crashes(once) == "within margin"
+    assert (of_crashes(never), never.decision.act) == ("within margin", "ship")
     assert "crashes: no event in either variant" in never.decision.text
-    assert "crashes: no event on the days that count" in once.decision.text
-    day = next(iter(once.excluded))
-    assert f"but units of {day}, which is left out, have events: look at them first" in once.decision.text
-    assert "in either variant" not in once.decision.text
+    assert (of_crashes(once), once.decision.act) == ("open", "wait")
+    assert (day := next(iter(once.excluded))) == "2024-03-06"
+    text = once.decision.text
+    assert text.startswith(
+        f"keep running: crashes: no event on the days that count, but units of {day}, which is left out, have events. "
+        "So it is no event that never happens. Look at these events: if green caused them, stop the experiment; "
+        "otherwise conclude it with this reason, or start it again."
+    )
+    assert "is proven better, but guardrail crashes is not proven within its margin" in text
+    assert "in either variant" not in text
+    assert not any("no unit" in note for note in once.notes)
     several = read(guarded(), 500, 14, crashed=[3, 4, 5, 6, 7], left_out=[3, 4, 5, 6, 7]).decision.text
     assert "and 2 more days, which are left out" in several
+    crash = next(one for one in once.metrics if one.metric == "crashes")
+    assert [look.at_most == 1.0 for look in crash.looks] == [True] * 2 + [False] * 3 + [True] * 6
+    over = read(guarded(duration_us=12 * DAY_US), 500, 12, crashed=[5], left_out=[5]).decision
+    assert (over.act, "if green caused them, stop" in over.text) == ("no difference shown", True)
+    planned = {"rule": "obrien_fleming", "looks": 3, "duration_us": 12 * DAY_US}
+    assert read(guarded(**planned), 500, 12, left_out=[11]).decision.act == "ship"  # the newest look is on this day
+    assert read(guarded(**planned), 500, 12, crashed=[11], left_out=[11]).decision.act == "no difference shown"
+
+
+def test_a_time_to_an_event_that_never_comes_is_judged_alike() -> None:
+    """Without an event the time is the whole window, so its sums are not 0."""
+    within_s = 86_400.0
+    timed = guarded(kind="time_to_event", within_us=DAY_US, better="higher")
+
+    def times(days: int, *, fast: Sequence[int] = (), left_out: Sequence[int] = ()) -> Reading:
+        values = normal_days(np.random.default_rng(5), days=days, units=500, effect=0.05)
+        none = {name: [np.full(500, within_s) for _ in range(days)] for name in values}
+        for day in fast:
+            none["green"][day][0] = within_s - 1e-6
+        found = days_of({name: {**of, "crashes": none[name]} for name, of in values.items()})
+        red = [
+            msgspec.structs.replace(day, excluded="red window") if n in left_out else day for n, day in enumerate(found)
+        ]
+        return read_experiment(timed, state_of(timed), red)
+
+    assert (of_crashes(times(7)), of_crashes(times(8))) == ("open", "within margin")
+    assert times(8).decision.text.endswith("no event in either variant (at most 0.092 % of the units have one)")
+    assert any("no unit has any event of crashes" in note for note in times(8).notes)
+    assert of_crashes(times(9, fast=[8])) == "open"
+    assert of_crashes(times(9, fast=[4], left_out=[4])) == "open"
+    assert of_crashes(times(9, left_out=[4])) == "within margin"
+
+
+def test_a_quantile_of_nothing_cannot_be_judged_and_the_report_says_so() -> None:
+    definition = guarded(kind="quantile")
+    days = days_of(normal_days(np.random.default_rng(6), days=10, units=500, effect=0.05))
+    zeros = ArmSums(units=500, histogram={int(bins_of(np.zeros(1))[0]): 500})
+    for one in (of for day in days for of in day.variants.values()):
+        one.metrics["crashes"] = zeros
+    decision = read_experiment(definition, state_of(definition), days).decision
+    assert decision.act == "wait"
+    assert decision.text.startswith(
+        "keep running: crashes: no event in either variant. The quantile is 0 in both variants, and a share of 0 is no "
+        'margin. Declare it as the share of the units with an event (kind="proportion"), which has a rule for events'
+    )
 
 
 def test_labels_that_no_prediction_has_are_judged_alike() -> None:
@@ -110,6 +165,33 @@ def test_a_guardrail_whose_units_have_no_value_at_all_does_not_vanish() -> None:
     reading = read_experiment(definition, state_of(definition), days)
     assert (of_crashes(reading), reading.decision.act) == ("within margin", "ship")
     assert any("no unit has any event of crashes" in note for note in reading.notes)
+
+
+def test_the_first_unit_with_a_value_opens_it_again() -> None:
+    """Of a mean of nothing one unit has a value: too few to compare, but not none."""
+    definition = guarded(kind="mean")
+    days = days_of(normal_days(np.random.default_rng(6), days=10, units=500, effect=0.05))
+    for name in ("blue", "green"):
+        for day in days:
+            day.variants[name].metrics["crashes"] = ArmSums()
+    days[9].variants["green"].metrics["crashes"] = ArmSums(units=1, y=(3.0,), yy=(9.0,))
+    reading = read_experiment(definition, state_of(definition), days)
+    assert of_crashes(reading) == "open"
+    assert reading.decision.text.startswith("keep running: too few days or events to say anything about crashes")
+    assert "no event in either variant" not in "".join(reading.lines())
+
+
+@pytest.mark.parametrize("duration_us", [None, 10 * DAY_US])
+def test_a_guardrail_of_losses_without_labels_is_named(duration_us: int | None) -> None:
+    definition = guarded(kind="mean", source=None, by=(), prediction="loss", duration_us=duration_us)
+    days = days_of(normal_days(np.random.default_rng(6), days=10, units=500, effect=0.05))
+    for name in ("blue", "green"):
+        for day in days:
+            day.variants[name].metrics["crashes"] = ArmSums()
+    text = read_experiment(definition, state_of(definition), days).decision.text
+    assert "is proven better, but guardrail crashes is not proven within its margin" in text
+    if duration_us is None:
+        assert "fewer than two units of green or of the control have a value of crashes after 10 closed days" in text
 
 
 def test_it_is_wrongly_passed_at_any_look_as_rarely_as_stated() -> None:

@@ -157,7 +157,7 @@ def test_a_feed_that_was_down_and_ids_that_never_match_are_named() -> None:
     days = days_of({v: {**values[v], "errors": [np.zeros(100)] * 10} for v in V})
     (note,) = read_experiment(definition, state_of(definition), days).notes
     assert note.startswith("no unit has any event of errors")
-    assert "it is within its margin once at most 0.1 % of the units can have one (negligible=)" in note
+    assert "If so, at most 0.1 % of them may have one (negligible=)" in note
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def metric(
         (role == "guardrail" and margin == 0, "a guardrail needs margin=, such as 0.02 for 2 % worse."),
         (not 0 < negligible < 1, f"negligible={negligible}. Give a share above 0 and below 1, such as 0.001."),
         (
-            negligible != NEGLIGIBLE and (role != "guardrail" or found in ("quantile", "time_to_event")),
-            f"negligible= is for guardrails that are a mean, proportion or ratio, not a {role} {found}. Leave it out.",
+            negligible != NEGLIGIBLE and (role != "guardrail" or found == "quantile"),
+            f"negligible= is for guardrails other than quantiles, not a {role} {found}. Leave it out.",
         ),
         (role != "guardrail" and margin > 0, f"margin= is for guardrails; this metric is {role}. Leave margin out."),
         (

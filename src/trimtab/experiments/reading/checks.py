@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.reading.effects import has_event
 from trimtab.experiments.reading.results import Completeness, RatioCheck
 from trimtab.experiments.records import ExperimentDay, ExperimentState, VariantDay
 from trimtab.stats.ab.arms import Arm
@@ -109,11 +110,23 @@ def weights_changed(definition: Experiment, state: ExperimentState, day_us: int)
 
 
 def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
-    """Return a sentence if a metric has no event at all, or none on days on which many are expected; otherwise None."""
-    if metric.source is None or metric.kind not in ("mean", "proportion", "ratio"):
+    """Return a sentence if a metric has no event at all, or none on days on which many are expected; otherwise None.
+
+    If only days that are left out have events, the decision says so.
+    """
+    if metric.source is None:
+        return None
+    every = [one for day in days for one in day.variants.values()]
+    if not any(has_event(metric, one.metrics[metric.name]) for one in every if metric.name in one.metrics):
+        by = ", ".join(metric.by)
+        found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
+        if metric.role == "guardrail" and metric.kind != "quantile":
+            found += f" If so, at most {100 * metric.negligible:.3g} % of them may have one (negligible=)"
+        return found if sum(one.units for one in every) >= _MANY_UNITS else None
+    days = [day for day in days if day.excluded is None]
+    if metric.kind not in ("mean", "proportion", "ratio") or not days:
         return None
     sums = [[one.metrics[metric.name] for one in day.variants.values() if metric.name in one.metrics] for day in days]
-    exposed = [sum(one.units for one in day.variants.values()) for day in days]
     units, y, yy = (
         np.array(
             [
@@ -124,13 +137,8 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         .reshape(-1, 3)
         .T
     )
-    if not yy.any() and sum(exposed) >= _MANY_UNITS:
-        by = ", ".join(metric.by)
-        found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
-        if metric.role != "guardrail":
-            return found
-        rare = f"{100 * metric.negligible:.3g} %"
-        return f"{found} If so, it is within its margin once at most {rare} of the units can have one (negligible=)"
+    if not yy.any():
+        return None
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about the share of units with events
     empty = [

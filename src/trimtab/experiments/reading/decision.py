@@ -171,7 +171,7 @@ def _undecided(
 ) -> Recommendation:
     parts, smallest, better = list[str](), None, False
     for name, some in going.items():
-        proven = _proven(some)
+        proven = _proven(definition, some)
         better = better or bool(proven)
         if proven:
             parts.append(f"{name}: {proven}")
@@ -179,23 +179,31 @@ def _undecided(
             if (one.role == "guardrail" or (one.role == "primary" and not proven)) and one.verdict == "open":
                 smallest = smallest_effect(definition, one.looks[-1], 1, 1)
                 seen = f"; effects above about {100 * smallest:.2g} % would probably have been seen" if smallest else ""
+                seen = f". {_advice(one)}" if one.cannot_be_within else seen
                 parts.append(f"{name}: {shown_effect(one)}{seen}")
     parts += [f"do not choose {name}: {why}" for name, why in stopped.items()]
     said = "no decision" if better else "no difference shown"
     return Recommendation(act="no difference shown", text=f"{said}: {'; '.join(parts)}", smallest=smallest)
 
 
-def _proven(some: Sequence[MetricReading]) -> str:
-    """Return a text that names the primary metrics that are better, and the guardrails not yet within their margins.
+def _proven(definition: Experiment, some: Sequence[MetricReading]) -> str:
+    """Return which primary metrics are better, and which guardrails are not yet within their margins.
 
     It is "" if there are no such primary metrics, or no such guardrails.
     """
     better = [shown_effect(one) for one in some if one.role == "primary" and one.verdict == "better"]
     lacking = [one.metric for one in some if one.role == "guardrail" and one.verdict == "open"]
+    lacking += _without_value(definition, some)
     if not better or not lacking:
         return ""
     margin = "its margin" if len(lacking) == 1 else "their margins"
     return f"{', '.join(better)} is proven better, but guardrail {', '.join(lacking)} is not proven within {margin}"
+
+
+def _without_value(definition: Experiment, some: Sequence[MetricReading]) -> list[str]:
+    """Return the guardrails of which fewer than two units of a variant have a value, so that nothing is known."""
+    known = {one.metric for one in some}
+    return [one.name for one in definition.metrics if one.role == "guardrail" and one.name not in known]
 
 
 def _go_on(
@@ -225,6 +233,12 @@ def _go_on(
         text = f"keep running: {effect} at {seen}; each later look can see smaller effects"
     elif days < _EARLY_DAYS:
         text = f"keep running: too early to say after {_days(days)}"
+    elif lacking := _without_value(definition, going[one.variant]):
+        text = f"keep running: fewer than two units of {one.variant} or of the control have a value of "
+        text += f"{', '.join(lacking)} after {_days(days)}, so it cannot be judged"
+    elif one.cannot_be_within:
+        act = "wait"
+        text = f"keep running: {effect}. {_advice(one)}"
     elif look.at_most is None and not math.isfinite(_reach(look)):
         text = f"keep running: too few days or events to say anything about {whose} after {_days(days)}"
         if one.kind in ("mean", "ratio") and look.control and min(look.units) >= _MANY_UNITS:
@@ -243,9 +257,22 @@ def _go_on(
             text += f"; {horizon} days without an event would show at most {100 * least:.2g} %"
     if more is None and smallest is not None:
         text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
-    text += "".join(f". {name}: {proven}" for name, some in going.items() if (proven := _proven(some)))
+    text += "".join(f". {name}: {proven}" for name, some in going.items() if (proven := _proven(definition, some)))
     text += "".join(f". Stop {name} ({why})" for name, why in stopped.items())
     return Recommendation(act=act, text=f"{text}.", variant=one.variant, days_more=more, smallest=smallest)
+
+
+def _advice(one: MetricReading) -> str:
+    """Return what a person can do about a guardrail without events that cannot be within its margin."""
+    if one.left_out:
+        return (
+            f"So it is no event that never happens. Look at these events: if {one.variant} caused them, stop the "
+            "experiment; otherwise conclude it with this reason, or start it again"
+        )
+    return (
+        "The quantile is 0 in both variants, and a share of 0 is no margin. Declare it as the share of the units with "
+        'an event (kind="proportion"), which has a rule for events that never happen, and start the experiment again'
+    )
 
 
 def _days(days: int) -> str:
@@ -268,7 +295,9 @@ def _open_needs(definition: Experiment, some: Sequence[MetricReading], days: int
             if look.at_most is not None:  # (1 - at_most)^units is the error, which is fixed, and units grow with days
                 negligible = next(metric.negligible for metric in definition.metrics if metric.name == one.metric)
                 needed = days * math.log1p(-min(look.at_most, 0.999)) / math.log1p(-negligible)
+                needed = math.inf if one.cannot_be_within else needed
             waits[one.role].append((needed, one))
     decided = any(one.role == "primary" and one.verdict == "better" for one in some)
     primary = sorted(waits["primary"], key=lambda one: one[0])[: 0 if decided else 1]
-    return max(primary + waits["guardrail"], key=lambda one: one[0], default=(0.0, some[0]))
+    lacking = [(math.inf, some[0])] if _without_value(definition, some) else []
+    return max(lacking + primary + waits["guardrail"], key=lambda one: one[0], default=(0.0, some[0]))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.looks import Look
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState, VariantDay
@@ -95,7 +96,7 @@ def looks_of(
     days = days_shown(definition, state, closed)
     counted = [one for one in days if one.excluded is None]
     if not _enough(definition, metric, counted, variant, slice_):
-        return _without_events(definition, metric, counted, variant)[-1:] if not slice_ else []
+        return _without_events(definition, metric, days, variant)[-1:] if not slice_ else []
     how = _how(definition, metric)
     shown, ends = counted, [len(counted)]
     if definition.rule == "obrien_fleming":
@@ -129,7 +130,7 @@ def looks_of(
         return looks
     beyond, never = at_looks(margin=True), {}
     if not slice_:
-        never = {look.until_us: look.at_most for look in _without_events(definition, metric, counted, variant)}
+        never = {look.until_us: look.at_most for look in _without_events(definition, metric, days, variant)}
     return [
         msgspec.structs.replace(
             look, beyond_low=_finite(one.low), beyond_high=_finite(one.high), at_most=never.get(look.until_us)
@@ -144,28 +145,49 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
     If a share p of the units has one, n units have none with the probability (1 - p)^n. So with the error a, p is at
     most 1 - a^(1/n), about 3/n for an error of 5 %. This holds at all looks together: units that have no event so far
     had none at any earlier look. Before the third day on which both variants have units, the bound is 1.
+
+    Units of days that are left out prove nothing, but an event of one of them is an event: from then on the bound is 1.
+    The first event on a day that counts ends the looks; the last one then has no bound and no values.
     """
     of_events = metric.source is not None or metric.prediction == "label"
-    if metric.role != "guardrail" or not of_events or metric.kind not in ("mean", "proportion", "ratio"):
+    if metric.role != "guardrail" or not of_events:
         return []
     error = (1.0 - definition.level) / (2.0 if definition.two_sided else 1.0)
-    found, units, passed = list[Look](), [0, 0], 0
+    found, units, passed, happened = list[Look](), [0, 0], 0, False
+    none: dict[str, Any] = dict.fromkeys(("low", "high", "relative", "relative_low", "relative_high", "p"))
     for day in days:
         here = [day.variants.get(name, VariantDay()) for name in (definition.control, variant)]
-        if any(one.metrics[metric.name].yy for one in here if metric.name in one.metrics):
-            break
         # a unit whose label is not known may have had the event, so only units with a label count
-        sums = [one.metrics.get(metric.name, ArmSums()).units for one in here]
-        judged = sums if metric.source is None else [one.units for one in here]
-        units = [before + count for before, count in zip(units, judged, strict=True)]
-        passed += all(judged)
-        at_most = -math.expm1(math.log(error) / min(units)) if passed >= _FEWEST_DAYS else 1.0
-        none: dict[str, Any] = dict.fromkeys(("low", "high", "relative", "relative_low", "relative_high", "p"))
-        until_us, zero = day.day_us + DAY_US, {"control": 0.0, "variant": 0.0, "difference": 0.0}
-        found.append(
-            Look(until_us=until_us, units=(units[0], units[1]), **zero, **none, method="no event", at_most=at_most)
-        )
+        sums = [one.metrics.get(metric.name, ArmSums()) for one in here]
+        happened = happened or any(has_event(metric, one) for one in sums)
+        at_most: float | None = 1.0
+        if day.excluded is None:
+            judged = [one.units for one in (sums if metric.source is None else here)]
+            units = [before + count for before, count in zip(units, judged, strict=True)]
+            passed += all(judged)
+        if passed >= _FEWEST_DAYS and not happened and metric.kind != "quantile":
+            at_most = -math.expm1(math.log(error) / min(units))
+        value, ends = 0.0, day.excluded is None and any(has_event(metric, one) for one in sums)
+        if ends:
+            value, at_most = math.nan, None
+        values = {"control": value, "variant": value, "difference": value}
+        until_us, pair = day.day_us + DAY_US, (units[0], units[1])
+        found.append(Look(until_us=until_us, units=pair, **values, **none, method="no event", at_most=at_most))
+        if ends:
+            break
     return found
+
+
+def has_event(metric: Metric, sums: ArmSums) -> bool:
+    """Return whether a unit has an event of a metric. Without one its value is 0 or null; as a time, the whole window.
+
+    >>> crash = Metric(name="crash", kind="time_to_event", within_us=DAY_US)
+    >>> has_event(crash, ArmSums(units=2, y=(172800.0,))), has_event(crash, ArmSums(units=2, y=(172799.0,)))
+    (False, True)
+    """
+    if metric.kind != "time_to_event":
+        return bool(sums.yy)
+    return sum(map(Fraction, sums.y)) != sums.units * Fraction(metric.within_us / SECOND_US)
 
 
 def _at_margin(control: Arm, metric: Metric) -> Arm:

@@ -66,6 +66,16 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
         return self.with_late is not None and self.verdict == "open" and self.at_close != "open"
 
     @property
+    def cannot_be_within(self) -> bool:
+        """Whether a guardrail without events, or a quantile that is 0, cannot be within its margin for now."""
+        last = self.looks[-1] if self.looks else None
+        if last is None or self.margin is None:
+            return False
+        if self.kind == "quantile":
+            return last.control == last.variant == 0.0
+        return last.at_most is not None and bool(self.left_out)
+
+    @property
     def now(self) -> Look | None:
         """The newest look."""
         return self.looks[-1] if self.looks else None
@@ -97,14 +107,17 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
 def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     """Return the newest effect on a metric, or that of a look, as text: "revenue +3.1 % (1.2 % to 5.0 %)"."""
     if (at_most := (look or one.looks[-1]).at_most) is not None:
+        if one.left_out:
+            days = ", ".join(one.left_out[:3])
+            days += f" and {more} more days" if (more := len(one.left_out) - 3) > 0 else ""
+            days += ", which is left out" if len(one.left_out) == 1 else ", which are left out"
+            return f"{one.metric}: no event on the days that count, but units of {days}, have events"
+        if one.kind == "quantile":
+            return f"{one.metric}: no event in either variant"
         share = f"{100 * at_most:.2g}" if at_most < 0.995 else "100"
-        if not one.left_out:
-            return f"{one.metric}: no event in either variant (at most {share} % of the units have one)"
-        days = ", ".join(one.left_out[:3]) + (f" and {more} more days" if (more := len(one.left_out) - 3) > 0 else "")
-        return (
-            f"{one.metric}: no event on the days that count (at most {share} % of the units have one), but units of "
-            f"{days}, which {'is' if len(one.left_out) == 1 else 'are'} left out, have events: look at them first"
-        )
+        return f"{one.metric}: no event in either variant (at most {share} % of the units have one)"
+    if math.isnan((look or one.looks[-1]).difference):
+        return f"{one.metric}: too few units have a value"
     bounds = one.bounded if look is None else None
     effect, low, high = shown_values(look or one.looks[-1], bounds, unit=one.unit)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]

@@ -8,9 +8,11 @@ from typing import get_args
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import Shown
+from trimtab.core.time import SECOND_US
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import arms_of, level_of
@@ -155,7 +157,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         without_events={
             one.name: math.ceil(math.log(error) / math.log1p(-one.negligible) / fewest)
             for one in constant
-            if one.role == "guardrail" and not past.values[one.name].y.any()
+            if one.role == "guardrail" and one.kind != "quantile" and not _any_event(one, past.values[one.name].y)
         },
     )
 
@@ -200,7 +202,7 @@ def _metric_plan(
     has_covariate = bool(metric.before_us)
     numbers = np.array([_noise(days, metric, control, variant, cuped=has_covariate) for days in splits])
     mean, variance, excess = (float(one) for one in numbers.mean(0))
-    if not (math.isfinite(mean) and variance > 0.0):
+    if not (math.isfinite(mean) and variance > 1e-12 * mean**2):  # less is the error of rounding
         if metric.role != "primary":
             return None
         said = f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it. {assumption}"
@@ -229,6 +231,12 @@ def _metric_plan(
         day_sd=design.day_sd,
         rules=plan_rules(design, mean, wanted),
     )
+
+
+def _any_event(metric: Metric, y: NDArray[np.float64]) -> bool:
+    """Return whether a unit has an event. Without one its value is 0 or NaN; as a time, the whole window."""
+    none = metric.within_us / SECOND_US if metric.kind == "time_to_event" else 0.0
+    return bool((np.nan_to_num(y, nan=none) != none).any())
 
 
 def _noise(

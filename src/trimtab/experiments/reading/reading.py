@@ -24,6 +24,7 @@ from trimtab.experiments.reading.effects import (
     days_shown,
     days_until,
     effects_by_age,
+    has_event,
     looks_of,
     novelty_of,
 )
@@ -183,7 +184,8 @@ def _metrics(
     closed: Sequence[ExperimentDay],
     completeness: Sequence[Completeness],
 ) -> list[MetricReading]:
-    found, days = [], [one for one in days_shown(definition, state, closed) if one.excluded is None]
+    shown, found = days_shown(definition, state, closed), []
+    days = [one for one in shown if one.excluded is None]
     late = [one.as_known_late for one in closed] if any(one.with_late for one in days) else None
     for metric in definition.metrics:
         for name in list(definition.variants)[1:]:
@@ -218,7 +220,7 @@ def _metrics(
                     expected_loss=loss,
                     by_week=novelty_of(definition, metric, state, days, name),
                     by_age=effects_by_age(definition, metric, days, name),
-                    left_out=_left_out(metric, closed, {definition.control, name}),
+                    left_out=_left_out(metric, shown, {definition.control, name}),
                 )
             )
     secondary = [one for one in found if one.role == "secondary"]
@@ -233,7 +235,7 @@ def _left_out(metric: Metric, closed: Sequence[ExperimentDay], names: Set[str]) 
         for day in closed
         if day.excluded is not None
         and any(
-            name in names and metric.name in one.metrics and one.metrics[metric.name].yy
+            name in names and metric.name in one.metrics and has_event(metric, one.metrics[metric.name])
             for name, one in day.variants.items()
         )
     ]

@@ -139,7 +139,15 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     units = sum(day.variants[name].units for days in splits for day in days for name in names)
     check_some_take_part(definition, past, units)
     units_a_day = units / len(splits) / past.days
-    plans = [_metric_plan(definition, one, splits, units_a_day, effects, past.assumption) for one in definition.metrics]
+    never = {
+        one.name
+        for one in definition.metrics
+        if one.role == "guardrail" and one.kind != "quantile" and not _any_event(one, past.values[one.name].y)
+    }
+    plans = [
+        None if one.name in never else _metric_plan(definition, one, splits, units_a_day, effects, past.assumption)
+        for one in definition.metrics
+    ]
     constant = [metric for metric, of in zip(definition.metrics, plans, strict=True) if of is None]
     error = (1.0 - definition.level) / (2.0 if definition.two_sided else 1.0)
     shares = wanted_shares(definition)
@@ -157,7 +165,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         without_events={
             one.name: math.ceil(math.log(error) / math.log1p(-one.negligible) / fewest)
             for one in constant
-            if one.role == "guardrail" and one.kind != "quantile" and not _any_event(one, past.values[one.name].y)
+            if one.name in never
         },
     )
 
@@ -202,7 +210,7 @@ def _metric_plan(
     has_covariate = bool(metric.before_us)
     numbers = np.array([_noise(days, metric, control, variant, cuped=has_covariate) for days in splits])
     mean, variance, excess = (float(one) for one in numbers.mean(0))
-    if not (math.isfinite(mean) and variance > 1e-12 * mean**2):  # less is the error of rounding
+    if not (math.isfinite(mean) and variance > 0.0):
         if metric.role != "primary":
             return None
         said = f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it. {assumption}"

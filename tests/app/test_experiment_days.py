@@ -244,6 +244,12 @@ def test_attributes_with_too_many_values_have_no_slices(tmp_path: Path, monkeypa
         day = closed(project, clock, BEGIN_US + 5 * DAY_US)[0]
         assert day.variants["old"].slice_units == {"country=0": 3, "country=1": 3, "country=2": 2}
         assert set(day.variants["old"].slices) == set(day.variants["old"].slice_units)
+        assert day.crowded == {"size": 8}
+        notes = project.experiment_report("prices").notes
+        assert notes[0].startswith(
+            "size has up to 8 values a day, too many for slices: 1 of 2 days have none. Slice by"
+        )
+        assert not any("country" in one for one in notes)
 
 
 def test_days_are_the_same_from_memory_and_from_disk_and_in_any_chunks(

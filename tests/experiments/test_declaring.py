@@ -212,6 +212,11 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
             'Declare within="2h" or less.',
         ),
         ({"rule": "obrien_fleming", "duration": "14d"}, "looks=1. Give 2 to 50."),
+        (
+            {"slices": ["age"], "attributes": {"age": float}},
+            "'age' is a float, and each of its values would be a slice.",
+        ),
+        (VERSIONS | {"slices": ["x"]}, "'x' is a float, and each of its values would be a slice."),
         ({"strata": "country"}, "strata='country' is not one of slices=[]. Add it there."),
         ({"slices": "country"}, "slices='country' is a text. Give a list: slices=['country']."),
         ({"looks": 5}, "looks= is for rule=\"obrien_fleming\", not 'sequence'."),

@@ -84,9 +84,14 @@ class DaySums:
                 ages=ages,
             )
 
+    @property
+    def crowded(self) -> dict[str, int]:
+        """The attributes with too many values for slices, and how many values they have."""
+        return {name: len(values) for name, values in self._seen.items() if len(values) > MOST_SLICES}
+
     def variants(self) -> dict[str, VariantDay]:
         """Return the sums of each variant. Attributes with too many values have no slices."""
-        crowded = {name for name, values in self._seen.items() if len(values) > MOST_SLICES}
+        crowded = self.crowded
 
         def kept(parts: Mapping[str, Any]) -> dict[str, Any]:
             return {part: one for part, one in sorted(parts.items()) if part.partition("=")[0] not in crowded}

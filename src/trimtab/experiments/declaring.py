@@ -108,7 +108,7 @@ def experiment(
         crossovers: Units that meet a second variant, because a tester's override or the weights changed: "first" counts
             them for their first variant; "exclude" leaves them out if it happens before their day is closed.
         metrics: What is compared, made with `metric()`. One of them is primary.
-        slices: Attributes. The units of each value of an attribute are also analysed on their own.
+        slices: Attributes and features with few values. The units of each value are also analysed on their own.
         strata: One of `slices`, such as "country". Differences between countries are subtracted from means and
             proportions (post-stratification), which narrows their intervals.
         rule: How the result is read. "sequence" and "msprt" hold at every look; "obrien_fleming" has `looks` planned
@@ -194,6 +194,12 @@ def experiment(
         if column not in (kinds if model is not None else known):
             where_to = "a column of the request" if model is not None else 'one of attributes={"country": str}'
             raise Misuse(f"{what}: {column!r} is not {where_to}. Known: {', '.join(kinds) or 'none'}.")
+    for column in slices:
+        if known[column] in ("float", "time"):
+            raise Misuse(
+                f"{what}: {column!r} is a {known[column]}, and each of its values would be a slice. Slice by bins, "
+                'sent as an attribute or made in a view: tt.latest(tt.col("amount").bucket([10, 50])).'
+            )
     for column in (*columns, *regions) if model is not None else ():
         if kinds[column] not in ("str", "int"):
             raise Misuse(f"{what}: {column!r} is a {kinds[column]}. Identify units and regions by texts or integers.")

@@ -134,6 +134,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     crossed: int = 0  # units that met another variant than their first on this day, and on no earlier one
     left_out: dict[str, int] = {}  # by variant: the units of this day that do not count, because they met another one
     not_eligible: dict[str, int] = {}  # units that took no part because a feature was missing, by feature and reason
+    crowded: dict[str, int] = {}  # by attribute that has too many values for slices: how many it has
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
     known_by_us: int = 0  # what became known later does not count, and does not change `variants`

@@ -166,6 +166,7 @@ class ExperimentDays:
                 name: count for code, name in enumerate(self.definition.variants) if (count := variants.count(code))
             },
             not_eligible=dict(sorted(Counter(lacking.values()).items())),
+            crowded=sums.crowded,
             marks=self._marks(due.day_us),
             excluded=self._excluded(due.day_us),
         )

@@ -273,6 +273,14 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
             f"{crossed:,} units met another variant than their first (an override or the weights changed"
             f"{or_where}): {rule}"
         )
+    for name in definition.slices:
+        if crowded := [one.crowded[name] for one in days if name in one.crowded]:
+            adjusts = ", and effects are not adjusted for it" if name == definition.strata else ""
+            share = f"{len(crowded)} of {len(days)} days"
+            found.append(
+                f"{name} has up to {max(crowded):,} values a day, too many for slices: {share} have none{adjusts}. "
+                "Slice by something with fewer values, such as bins of a number"
+            )
     found += [text for metric in definition.metrics if (text := without_events(metric, days)) is not None]
     for name, counts in _late([one for one in days if one.excluded is None]).items():
         source = by_name[name].source

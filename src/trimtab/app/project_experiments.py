@@ -73,7 +73,8 @@ class ProjectExperiments(System):
             unit: As in `assign`.
             not_shown: Why the unit did not get its variant, such as "timeout". It counts for its variant all the same.
             at: When the unit met its variant, if not now. The variant, and features, are those of this time. If the day
-                is closed, the exposure does not count any more (`day is closed`).
+                is closed, the exposure does not count any more (`day is closed`). After the declared duration, none
+                does (`planned end`).
 
         Raises:
             NotFound: There is no such experiment.

@@ -22,7 +22,7 @@ ROUTED = "routed"  # the flag of predictions that an experiment over deployments
 ELIGIBLE, FEATURE_MISSING = "eligible", "feature_missing"
 Reason = Literal[
     "assigned", "override", "holdout", "other slots", "not eligible", "feature missing", "not in share",
-    "carry-over gap", "day is closed", "no unit", "not started", "paused", "stopped", "concluded",
+    "carry-over gap", "day is closed", "planned end", "no unit", "not started", "paused", "stopped", "concluded",
 ]  # fmt: skip
 _pack: Any = msgspec.msgpack.Encoder().encode
 _as_json: Any = msgspec.json.Encoder().encode

@@ -146,6 +146,28 @@ def test_exposures_on_days_that_a_clock_ahead_has_closed_say_so(tmp_path: Path) 
         assert {day: sum(counts.values()) for day, counts in units(project).items()} == {"14": 1, "21": 1}
 
 
+def test_after_the_declared_duration_units_keep_their_variant_and_do_not_count(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path, text=PROJECT.replace("metrics=[spent])", 'metrics=[spent], duration="2d")', 1)) as project:
+        project.start_experiment("prices", why="A test.")
+        end_us = BEGIN_US + 2 * DAY_US
+        to(project, end_us - 1)
+        last = project.expose("prices", "u0")
+        assert (last.takes_part, last.reason) == (True, "assigned")
+        to(project, end_us)
+        for one in (project.assign("prices", "u0"), project.expose("prices", "u1"), project.expose("prices", "u0")):
+            assert (one.takes_part, one.reason) == (False, "planned end")
+        assert project.assign("prices", "u0").variant == last.variant
+        to(project, end_us + HOUR_US)
+        found = project.expose_units("prices", ["u2", "u3"], at=[end_us - HOUR_US, end_us])
+        assert [one.reason for one in found] == ["assigned", "planned end"]
+        to(project, BEGIN_US + 20 * DAY_US)
+        assert sum(map(sum, (of.values() for of in units(project).values()))) == 2
+        project.conclude_experiment("prices", "new", why="It is better.")
+        assert project.assign("prices", "u0").reason == "concluded"
+
+
 def test_an_exposure_that_is_logged_with_a_time_after_its_day_is_closed_says_so(tmp_path: Path) -> None:
     with opened(tmp_path) as project:
         project.start_experiment("prices", why="A test.")

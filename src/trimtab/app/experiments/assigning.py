@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,7 +14,7 @@ from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, format_time
-from trimtab.experiments.assignment import Assigner, Assignment, check_row
+from trimtab.experiments.assignment import Assigner, Assignment, Reason, check_row
 from trimtab.experiments.days import EARLY_US, LATE_US, allow_late, end_us, longest_wait_us, stored_reached
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import log_exposures, newest_at_us
@@ -47,16 +48,20 @@ class Rule(msgspec.Struct, frozen=True, eq=False):
     reader: EligibilityReader | None = None  # None: no features are read (the rule has none, or is not running)
     closed_until_us: int = 0  # the days before this time are closed
     wait_us: int = 0  # how long after its end a day is closed
+    end_us: int = sys.maxsize  # from this time on no more units are taken in
 
-    def is_closed(self, at_us: int, logged_us: int) -> bool:
-        """Return whether an exposure at `at_us` does not count, because it is logged after its day was closed."""
-        return at_us < self.closed_until_us or logged_us > (at_us // DAY_US + 1) * DAY_US + self.wait_us
+    def refusal(self, at_us: int, logged_us: int) -> Reason | None:
+        """Return why an exposure at `at_us` does not count any more; None if it counts."""
+        if at_us >= self.end_us:
+            return "planned end"
+        is_late = at_us < self.closed_until_us or logged_us > (at_us // DAY_US + 1) * DAY_US + self.wait_us
+        return "day is closed" if is_late else None
 
     def answer(self, found: Assignment, at_us: int, logged_us: int) -> Assignment:
         """Return an assignment that says whether an exposure at `at_us` counts."""
-        if not found.takes_part or not self.is_closed(at_us, logged_us):
+        if not found.takes_part or (why := self.refusal(at_us, logged_us)) is None:
             return found
-        return msgspec.structs.replace(found, takes_part=False, reason="day is closed")
+        return msgspec.structs.replace(found, takes_part=False, reason=why)
 
 
 class Rules:
@@ -100,7 +105,8 @@ class Rules:
             if state is not None:
                 closed_until_us = stored_reached(catalog, state)[0].closed_until_us
                 wait_us = longest_wait_us(placed(system, rule.definition).metrics)
-                rules[name] = Rule(rule, state.generation, reader, closed_until_us, wait_us)
+                planned_us = end_us(state, rule.definition.duration_us)
+                rules[name] = Rule(rule, state.generation, reader, closed_until_us, wait_us, planned_us)
         return rules[name]
 
     def logged_us(self, now_us: int) -> int:
@@ -169,7 +175,7 @@ def expose(
         from trimtab.app.experiments.past_exposures import past_exposures  # loads NumPy
 
         logged_us = rules.logged_us(now_us)
-        found, met = past_exposures(system, name, units, at, not_shown, lambda at: rule.is_closed(at, logged_us))
+        found, met = past_exposures(system, name, units, at, not_shown, lambda at: rule.refusal(at, logged_us))
         rules.log_all(name, met, now_us)
         return found
     rows = []
@@ -181,7 +187,7 @@ def expose(
                 raise
             raise Misuse(f"units[{number}]: {error}") from error
     known, logged_us = rules.known(rule, rows, now_us), rules.logged_us(now_us)
-    if not rule.is_closed(now_us, logged_us):
+    if rule.refusal(now_us, logged_us) is None:
         made = [
             assigner.exposure(row, now_us, rule.generation, reason=not_shown, missing=missing) for row, missing in known
         ]

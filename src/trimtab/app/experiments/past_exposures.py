@@ -12,7 +12,7 @@ import numpy as np
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import format_time, parse_time_us
-from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, check_row, plain
+from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, Reason, check_row, plain
 from trimtab.experiments.days import EARLY_US
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.records import ExperimentState, Exposure, experiment_state, past_state, stored_definition
@@ -29,7 +29,7 @@ def past_exposures(
     units: Sequence[object],
     at: At | Sequence[At],
     not_shown: str,
-    is_closed: Callable[[int], bool],
+    refusal: Callable[[int], Reason | None],
 ) -> tuple[list[Assignment], list[Exposure]]:
     """Return the assignments of units as of past times, and the exposures to log.
 
@@ -41,7 +41,7 @@ def past_exposures(
         units: The units, as for `Project.expose_units`.
         at: A time for each unit, or one for all.
         not_shown: Why the variants were not shown; empty if they were.
-        is_closed: Whether an exposure at a time does not count, because its day is closed.
+        refusal: Why an exposure at a time does not count any more; None if it counts.
 
     Raises:
         Misuse: There is not one time for each unit, or a time lies in the future.
@@ -69,13 +69,14 @@ def past_exposures(
         for place, (row, missing) in zip(places, rows_of, strict=True):
             at_us = times_us[place]
             assigner = past.assigner(at_us)
-            closed = one is not state or is_closed(at_us)  # no more days of an earlier start are closed
+            # no more days of an earlier start are closed
+            why: Reason | None = "day is closed" if one is not state else refusal(at_us)
             assigned = assigner.assign(row, at_us)
-            if closed and assigned.takes_part:
-                assigned = msgspec.structs.replace(assigned, takes_part=False, reason="day is closed")
+            if why is not None and assigned.takes_part:
+                assigned = msgspec.structs.replace(assigned, takes_part=False, reason=why)
             found[place] = assigned
             exposure = assigner.exposure(row, at_us, one.generation, reason=not_shown, missing=missing)
-            if exposure is not None and not closed:
+            if exposure is not None and why is None:
                 made.append(exposure)
     return [found[place] for place in range(len(units))], made
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment
-from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, shown_effect, verdict
+from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, cannot_be_within, shown_effect, verdict
 from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
@@ -179,7 +179,7 @@ def _undecided(
             if (one.role == "guardrail" or (one.role == "primary" and not proven)) and one.verdict == "open":
                 smallest = smallest_effect(definition, one.looks[-1], 1, 1)
                 seen = f"; effects above about {100 * smallest:.2g} % would probably have been seen" if smallest else ""
-                seen = f". {_advice(one)}" if one.cannot_be_within else seen
+                seen = f". {_advice(one)}" if cannot_be_within(one) else seen
                 parts.append(f"{name}: {shown_effect(one)}{seen}")
     parts += [f"do not choose {name}: {why}" for name, why in stopped.items()]
     said = "no decision" if better else "no difference shown"
@@ -236,7 +236,7 @@ def _go_on(
     elif lacking := _without_value(definition, going[one.variant]):
         text = f"keep running: fewer than two units of {one.variant} or of the control have a value of "
         text += f"{', '.join(lacking)} after {_days(days)}, so it cannot be judged"
-    elif one.cannot_be_within:
+    elif cannot_be_within(one):
         act = "wait"
         text = f"keep running: {effect}. {_advice(one)}"
     elif look.at_most is None and not math.isfinite(_reach(look)):
@@ -295,7 +295,7 @@ def _open_needs(definition: Experiment, some: Sequence[MetricReading], days: int
             if look.at_most is not None:  # (1 - at_most)^units is the error, which is fixed, and units grow with days
                 negligible = next(metric.negligible for metric in definition.metrics if metric.name == one.metric)
                 needed = days * math.log1p(-min(look.at_most, 0.999)) / math.log1p(-negligible)
-                needed = math.inf if one.cannot_be_within else needed
+                needed = math.inf if cannot_be_within(one) else needed
             waits[one.role].append((needed, one))
     decided = any(one.role == "primary" and one.verdict == "better" for one in some)
     primary = sorted(waits["primary"], key=lambda one: one[0])[: 0 if decided else 1]

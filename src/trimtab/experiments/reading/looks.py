@@ -66,16 +66,6 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
         return self.with_late is not None and self.verdict == "open" and self.at_close != "open"
 
     @property
-    def cannot_be_within(self) -> bool:
-        """Whether a guardrail without events, or a quantile that is 0, cannot be within its margin for now."""
-        last = self.looks[-1] if self.looks else None
-        if last is None or self.margin is None:
-            return False
-        if self.kind == "quantile":
-            return last.control == last.variant == 0.0
-        return last.at_most is not None and bool(self.left_out)
-
-    @property
     def now(self) -> Look | None:
         """The newest look."""
         return self.looks[-1] if self.looks else None
@@ -102,6 +92,14 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     if metric.role != "guardrail":
         return "better" if low > 0.0 else "worse" if high < 0.0 else "open"
     return "within margin" if low > 0.0 else "worse" if high < 0.0 else "open"
+
+
+def cannot_be_within(one: MetricReading) -> bool:
+    """Return whether a guardrail without events, or a quantile that is 0, cannot be within its margin for now."""
+    last = one.looks[-1]
+    if one.margin is None or one.kind == "quantile":
+        return one.margin is not None and last.control == last.variant == 0.0
+    return last.at_most is not None and bool(one.left_out)
 
 
 def shown_effect(one: MetricReading, look: Look | None = None) -> str:

@@ -167,7 +167,7 @@ def test_lifecycle_from_the_command_line(folder: Path) -> None:
     assert rows[1]["evidence"]["weight b"] == 0.6
     assert printed(folder, "experiment assign", "verbs", "c1")["variant"] == "b"
     found = printed(folder, "experiment assign", "checkout", '{"customer": "c1", "country": "DE"}')
-    assert found["takes_part"]
+    assert (found["takes_part"], found["reason"]) == (False, "planned end")  # it lasts 24 days
 
 
 def test_simulate_plants_an_effect_in_the_projects_own_history(folder: Path) -> None:

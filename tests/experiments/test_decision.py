@@ -57,6 +57,12 @@ def test_too_few_days_say_so() -> None:
     assert "too early" in found.text
 
 
+def test_the_wait_until_a_variant_is_proven_worse_is_called_that() -> None:
+    found = read(1, days=8, effect=-0.02)
+    assert "more days until green is proven worse: revenue -" in found.text
+    assert "more days for revenue +" in read(1, days=8, effect=0.02).text
+
+
 def test_the_remaining_days_are_about_right() -> None:
     """After two weeks, an effect that takes 25 days is rarely given up, and the said days are near those it takes."""
     definition = experiment()

@@ -425,7 +425,8 @@ def test_secondary_metrics_and_slices_are_corrected() -> None:
     where = {f"country={code}": normal_days(rng, days=15, units=100) for code in "ABCDEFGH"}
     reading = read_experiment(definition, state_of(definition), days_of(values, slices=where))
     for found in reading.metrics:
-        assert (found.adjusted_p is not None) == (found.role == "secondary")
+        assert found.adjusted_p is not None
+        assert found.role == "secondary" or found.adjusted_p == found.looks[-1].p  # one primary metric
         assert found.adjusted_p is None or found.adjusted_p >= found.looks[-1].p
     assert len(reading.slices) == 8
     assert all(found.adjusted_p >= found.look.p for found in reading.slices)
@@ -445,6 +446,30 @@ def test_primary_metrics_and_variants_share_the_error() -> None:
         width.append(look.high - look.low)
     assert width[1] > width[0]
     assert "divided evenly among 2 variants" in read_experiment(shared, state_of(shared), []).guarantee
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
+def test_p_interval_and_verdict_of_primary_metrics_are_corrected_alike(rule: str) -> None:
+    """An uncorrected p of .027 stood next to "open"."""
+    three, rng, between = {"blue": 1, "green": 2, "red": 3}, np.random.default_rng(41), 0
+    definition = experiment(
+        metric(),
+        metric("visits"),
+        variants=three,
+        rule=rule,
+        duration_us=12 * DAY_US,
+        looks=1 if rule != "obrien_fleming" else 4,
+    )
+    for effect in np.linspace(0.0, 0.04, 12):
+        values = normal_days(rng, days=12, effect=effect)
+        values["red"] = normal_days(rng, days=12, effect=-effect)["green"]
+        values = {name: {**of, "visits": of["revenue"]} for name, of in values.items()}
+        for found in read_experiment(definition, state_of(definition), days_of(values)).metrics:
+            p, look = found.looks[-1].p, found.looks[-1]
+            assert found.adjusted_p == min(1.0, 4.0 * p)
+            assert (found.adjusted_p <= 0.05) == (look.low > 0.0 or look.high < 0.0) == (found.verdict != "open")
+            between += p <= 0.05 < found.adjusted_p
+    assert between
 
 
 @pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])

@@ -245,7 +245,9 @@ def _go_on(
             text += "; perhaps a few units have nearly all of it, which cap= would cut"
     elif needed <= horizon:
         more = max(1, math.ceil(needed - days))
-        text = f"keep running: at this rate about {more} more day{'s' * (more != 1)} for {effect}"
+        loses = one.role == "primary" and look.difference * (1.0 if one.better == "higher" else -1.0) < 0.0
+        what = f" until {one.variant} is proven worse: {shown_effect(one)}" if loses else f" for {effect}"
+        text = f"keep running: at this rate about {more} more day{'s' * (more != 1)}{what}"
     else:
         # the effect may well be one standard error larger
         plausible = abs(look.difference) + _reach(look) / _score(definition)

@@ -120,12 +120,16 @@ def _effects(page: Document, reading: Reading) -> None:
     if guarded:
         page.paragraph(
             "The distance from the margin is the interval of the variant's value minus the worst value that the "
-            "margin allows. The variant is within the margin if the whole interval is on the better side of 0."
+            "margin allows. The variant is within the margin if the whole interval is on the better side of 0. This "
+            "is not corrected for the number of guardrails, because all of them have to hold."
         )
     methods = sorted({one.looks[-1].method for one in reading.metrics})
     page.paragraph(
-        f"Methods: {', '.join(methods)}. The p-values of secondary metrics are corrected after Benjamini and Hochberg. "
-        "P(better) is the Bayesian reading: the probability that the variant is better. No rule decides by it."
+        f"Methods: {', '.join(methods)}. p is for no difference to the control. Of primary metrics, p, interval and "
+        "verdict are corrected alike for the number of primary metrics and variants (Bonferroni); p and verdict of "
+        "secondary metrics after Benjamini and Hochberg. In each row the days weigh alike in both variants, so the "
+        "control's value may differ a little from its plain mean, and from row to row. P(better) is the Bayesian "
+        "reading: the probability that the variant is better. No rule decides by it."
     )
 
 

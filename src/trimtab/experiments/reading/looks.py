@@ -46,7 +46,9 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict  # "open" if outcomes that came late contradict `at_close`
     at_close: Verdict  # what the closed days alone say
     margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's mean
-    adjusted_p: float | None = None  # for a secondary metric: the p-value after Benjamini-Hochberg
+    # the p-value corrected for the number of comparisons: for a primary metric like its interval (Bonferroni), for a
+    # secondary metric after Benjamini-Hochberg; None for a guardrail, and without a p-value
+    adjusted_p: float | None = None
     bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if they differ
     probability_better: float | None = None  # the Bayesian reading: the probability that the variant is better
     expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric

@@ -214,6 +214,7 @@ def _metrics(
                     verdict=at_close if stands else "open",
                     at_close=at_close,
                     with_late=None if with_late == last else with_late,
+                    adjusted_p=_shared(definition, metric, last.p),
                     margin=metric.margin if metric.role == "guardrail" else None,
                     bounded=bounded,
                     probability_better=probability,
@@ -239,6 +240,11 @@ def _left_out(metric: Metric, closed: Sequence[ExperimentDay], names: Set[str]) 
             for name, one in day.variants.items()
         )
     ]
+
+
+def _shared(definition: Experiment, metric: Metric, p: float | None) -> float | None:
+    """Return the p of a primary metric, corrected for the comparisons with which its interval shares the error."""
+    return None if p is None or metric.role != "primary" else min(1.0, p * comparisons(definition))
 
 
 def _corrected(definition: Experiment, one: MetricReading, p: float | None) -> MetricReading:

@@ -124,6 +124,32 @@ def test_the_control_goes_on_if_a_deployment_is_no_longer_declared(project: Proj
     with shop.opened(project.config.folder) as again:
         assert {*answered(again, 20).values()} == {"buyer"}
         assert "the project file lacks the deployment of 'plain'" in again.experiment("inputs").note
+    changed = left + '\ntt.experiment("inputs", unit="visit_id", variants={"control": 0, "plain": 1})\n'
+    (project.config.folder / "project.py").write_text(changed)
+    with shop.opened(project.config.folder) as again:
+        note = again.experiment("inputs").note
+        assert note.endswith("which is compared. Declare it again, or stop the experiment")  # and no second advice
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (("buyer",), "plain won, but buyer is not declared: let clients call plain"),
+        (("buyer", "plain"), "plain won, but buyer is not declared: plain is not declared, either"),
+    ],
+)
+def test_the_note_of_a_winner_names_deployments_that_are_gone(
+    gone: tuple[str, ...], said: str, project: Project
+) -> None:
+    project.start_experiment("inputs", why="Fewer inputs are as good.")
+    file = project.config.folder / "project.py"
+    text = file.read_text()
+    text = text[: text.index("tt.experiment(")].replace("buyer = buyer(", "made = buyer(")
+    text = text.replace('made = buyer("buyer", batch)\n', "")
+    file.write_text(text if "plain" not in gone else text[: text.index("plain = tt.deployment")])
+    with shop.opened(project.config.folder) as again:
+        again.conclude_experiment("inputs", "plain", why="It is as good.")
+        assert said in again.experiment("inputs").note
 
 
 def test_a_deployment_that_harms_the_service_stops_the_experiment(project: Project) -> None:

@@ -276,9 +276,12 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     """Return what else a person should know about an experiment, each as a text."""
     definition = stored_definition(state)
     if definition.deployments and state.phase == "concluded" and state.winner not in (None, definition.control):
-        won = definition.variants[str(state.winner)]
-        model = definition.model
-        return [f"{state.winner} won, but requests to {model} are answered by {model} again: let clients call {won}"]
+        won, model, declared = definition.variants[str(state.winner)], definition.model, system.declared.deployments
+        served = (
+            f"requests to {model} are answered by {model} again" if model in declared else f"{model} is not declared"
+        )
+        what = f"let clients call {won}" if won in declared else f"{won} is not declared, either"
+        return [f"{state.winner} won, but {served}: {what}"]
     if state.phase not in ("running", "paused"):
         return []
     over = system.clock.now_us() >= end_us(state, definition.duration_us)
@@ -308,6 +311,8 @@ def _note(system: System, state: ExperimentState, definition: Experiment) -> str
     declared = system.declared.experiments.get(state.name)
     if declared is None:
         return "the project file does not declare it any more: stop it, or declare it again"
+    if declared.hash != state.hash and lacking(system, definition) is not None:
+        return ""  # `cannot_close` says what to do
     if declared.hash != state.hash:
         return "the definition changed since the start: stop and start it again (units are assigned again)"
     if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:

@@ -20,6 +20,7 @@ from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.reading.looks import Look
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Recommendation
+from trimtab.experiments.records import ExperimentDay
 
 
 def look(difference: float, reach: float, control: float = 10.0) -> Look:
@@ -55,6 +56,24 @@ def test_too_few_days_say_so() -> None:
     found = read(1, days=2, effect=0.02)
     assert found.act == "keep running"
     assert "too early" in found.text
+
+
+def test_why_nothing_is_compared_yet_is_said() -> None:
+    definition = experiment()
+    days = days_of(normal_days(np.random.default_rng(1), days=4, units=1))
+
+    def said(some: list[ExperimentDay], **given: object) -> str:
+        of = experiment(**given) if given else definition
+        return read_experiment(of, state_of(of), some).decision.text
+
+    assert said([]) == "keep running: no day is closed yet. A look sees closed days only."
+    red = [msgspec.structs.replace(one, excluded="red window: x was null") for one in days]
+    assert said(red) == "keep running: 4 closed days, and none counts (red window: x was null)."
+    few = "fewer than two units of the control or of each other variant have a value of revenue after 1 closed day that"
+    assert said([*red[:3], *days[:1]]) == f"keep running: {few} counts."
+    assert said(days[:1], duration_us=DAY_US) == f"no difference shown: {few} counts."
+    planned = {"rule": "obrien_fleming", "looks": 2, "duration_us": 10 * DAY_US}
+    assert said(days, **planned) == "keep running: no look is due after 4 closed days."
 
 
 def test_the_wait_until_a_variant_is_proven_worse_is_called_that() -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.reading.effects import days_shown
 from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, cannot_be_within, shown_effect, verdict
 from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
 from trimtab.experiments.records import ExperimentDay, ExperimentState
@@ -44,11 +45,10 @@ def recommend(
     by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
     by_variant = {name: some for name, some in by_variant.items() if any(one.role == "primary" for one in some)}
     if not by_variant:
+        no_effect = _nothing_to_compare(definition, state, closed)
         if _is_over(definition, state, closed):
-            return Recommendation(
-                act="no difference shown", text="no difference shown: it ended before its first look."
-            )
-        return Recommendation(act="wait", text="keep running: no look is due yet. A look sees closed days only.")
+            return Recommendation(act="no difference shown", text=f"no difference shown: {no_effect}")
+        return Recommendation(act="wait", text=f"keep running: {no_effect}")
     shipped = [
         name for name, some in by_variant.items() if _may_ship(definition, {one.metric: one.verdict for one in some})
     ]
@@ -70,6 +70,21 @@ def recommend(
     if _is_over(definition, state, closed):
         return _undecided(definition, going, stopped)
     return _go_on(definition, closed, going, stopped)
+
+
+def _nothing_to_compare(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> str:
+    """Return why no primary metric has an effect yet."""
+    left_out = [one for one in closed if one.excluded is not None]
+    if not closed:
+        return "no day is closed yet. A look sees closed days only."
+    if len(left_out) == len(closed):
+        return f"{_days(len(closed))}, and none counts ({left_out[-1].excluded})."
+    if not days_shown(definition, state, closed):
+        over = _is_over(definition, state, closed)
+        return "it ended before its first look." if over else f"no look is due after {_days(len(closed))}."
+    primary = ", ".join(one.name for one in definition.metrics if one.role == "primary")
+    found = f"fewer than two units of the control or of each other variant have a value of {primary}"
+    return f"{found} after {_days(len(closed) - len(left_out))} that count{'s' * (len(closed) - len(left_out) == 1)}."
 
 
 def first_act(

@@ -228,6 +228,8 @@ def test_a_given_unit_is_checked_and_the_message_names_what_lacks() -> None:
     for one, value in ((np.int64(7), 7), (np.uint8(7), 7), (np.str_("x"), "x")):
         assert check_row(defined(), one) == check_row(defined(), {"customer": one}) == {"customer": value}
         assert type(check_row(defined(), one)["customer"]) is type(value)
+    assert check_row(defined(), ("x",)) == {"customer": "x"}
+    assert check_row(defined(unit=("country", "user")), ("DE", 7)) == {"country": "DE", "user": 7}
     assert check_row(defined(), "") == check_row(defined(), {"customer": None}) == {"customer": None}
     for wrong in (np.float64(7.0), np.bool_(True), np.array([7])):
         with pytest.raises(Misuse, match="is no unit"):
@@ -240,6 +242,8 @@ def test_a_given_unit_is_checked_and_the_message_names_what_lacks() -> None:
         ({"customer": 1.5, "age": 1.0, "country": "DE"}, "'customer' is 1.5. Give a text or an integer"),
         ({"customer": True, "age": 1.0, "country": "DE"}, "'customer' is True"),
         ({"customer": "\ud800", "age": 1.0, "country": "DE"}, "no valid Unicode"),
+        ({"customer": "x", "age": 1.0, "country": "\ud800"}, "the attribute 'country' is .* no valid Unicode"),
+        (("x", "y"), "is no unit"),
         ({"customer": 1, "country": "DE"}, r"the attribute 'age' \(float\) is missing"),
         ({"customer": 1, "age": "old", "country": "DE"}, "declared as float"),
         ("x", "the attribute 'age'"),

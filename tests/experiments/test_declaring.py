@@ -218,6 +218,10 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ),
         (VERSIONS | {"slices": ["x"]}, "'x' is a float, and each of its values would be a slice."),
         ({"strata": "country"}, "strata='country' is not one of slices=[]. Add it there."),
+        (
+            {"attributes": {"n": "int"}},
+            "'int'. Use float, int, bool, str, tt.Time (unquoted).",
+        ),
         ({"slices": "country"}, "slices='country' is a text. Give a list: slices=['country']."),
         ({"looks": 5}, "looks= is for rule=\"obrien_fleming\", not 'sequence'."),
         ({"owner": " "}, "owner=' '. Give a text such as \"team shop\"."),

@@ -201,7 +201,7 @@ def declared_columns(columns: Mapping[str, type], what: str) -> dict[str, Dtype]
     dtypes: dict[str, Dtype] = {}
     for column, kind in columns.items():
         if not isinstance(kind, Hashable) or kind not in _DTYPES:
-            raise Misuse(f"{what}: column {column!r} has type {kind!r}. Use float, int, bool, str or tt.Time.")
+            raise Misuse(f"{what}: column {column!r} has type {kind!r}. Use float, int, bool, str, tt.Time (unquoted).")
         dtypes[column] = _DTYPES[kind]
     return dtypes
 

@@ -244,14 +244,14 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
 
     Args:
         definition: The experiment.
-        row: A mapping, or the unit's only value.
+        row: A mapping, the unit's only value, or a tuple of its values.
 
     Raises:
         Misuse: A column is missing, or a value has the wrong type. The message names it. Values of the unit may be null
             or "": then the row has no unit.
     """
     what, unit, kinds = f"experiment {definition.name!r}", definition.unit, definition.attributes
-    row = plain(row)
+    row = dict(zip(unit, row, strict=True)) if isinstance(row, tuple) and len(row) == len(unit) else plain(row)
     if not isinstance(row, Mapping):
         if len(unit) > 1 or not isinstance(row, str | int) or isinstance(row, bool):
             wanted = ", ".join(f"{name!r}: ..." for name in unit)
@@ -310,6 +310,8 @@ def _checked(value: Any, kind: str, what: str) -> Any:
     types = {"float": float, "int": int, "bool": bool, "str": str, "time": int}
     if value is not None and type(value) is not types[kind]:
         raise Misuse(f"{what} is {shown(value)[:100]}, but it is declared as {kind}. Give a {kind}.")
+    if isinstance(value, str) and not _is_utf8(value):
+        raise Misuse(f"{what} is {shown(value)[:100]}, which is no valid Unicode text.")
     return value
 
 

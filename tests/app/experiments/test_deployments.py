@@ -41,6 +41,12 @@ def project(trained: Path) -> Iterator[Project]:
         yield project
 
 
+def test_a_deployment_without_a_version_in_service_is_named_at_the_start(trained: Path) -> None:
+    (trained / "project.py").write_text(shop.PROJECT.replace('\nbuyer("buyer", batch)\n', EXPERIMENT))
+    with shop.opened(trained) as project, pytest.raises(Conflict, match="no version of 'plain' is in service yet"):
+        project.start_experiment("inputs", why="Fewer inputs are as good.")
+
+
 def unit(name: str) -> dict[str, object]:
     return {"visit_id": name, "site": None}
 

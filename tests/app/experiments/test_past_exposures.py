@@ -94,6 +94,11 @@ def test_impossible_times_are_refused(tmp_path: Path) -> None:
         for wrong in (1.5, b"x", {0: BEGIN_US}, [None]):
             with pytest.raises(Misuse, match="time"):
                 project.expose("prices", "u1", at=wrong)  # type: ignore[arg-type]  # wrong on purpose
+        for wrong in (BEGIN_US // 10**6, BEGIN_US // 10**3, -1, [BEGIN_US // 10**6]):
+            with pytest.raises(Misuse, match="Are these seconds or milliseconds"):
+                project.expose("prices", "u1", at=wrong)  # type: ignore[arg-type]  # wrong on purpose
+        with pytest.raises(Misuse, match="time: None"):
+            project.expose("prices", "u1", at=np.datetime64("NaT"))
         for units in ("abc", b"abc", {"user": "x"}):
             with pytest.raises(Misuse, match="is one unit"):
                 project.expose_units("prices", units)  # type: ignore[arg-type]  # wrong on purpose
@@ -101,6 +106,8 @@ def test_impossible_times_are_refused(tmp_path: Path) -> None:
         given = np.array([BEGIN_US, BEGIN_US])
         assert len(project.expose_units("prices", (user for user in USERS[:2]), at=given)) == 2  # type: ignore[arg-type]
         assert project.expose("prices", "u1", at=dt.date(2024, 3, 1)).reason == "assigned"  # type: ignore[arg-type]
+        times = np.array([BEGIN_US, BEGIN_US]).astype("datetime64[us]").astype("datetime64[ns]")
+        assert [one.reason for one in project.expose_units("prices", USERS[:2], at=times)] == ["assigned"] * 2
 
 
 def test_exposures_after_the_clock_was_set_back_count_and_are_noted(tmp_path: Path) -> None:

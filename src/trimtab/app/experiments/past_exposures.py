@@ -11,7 +11,7 @@ import numpy as np
 
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import format_time, parse_time_us
+from trimtab.core.time import DAY_US, format_time, parse_time_us
 from trimtab.experiments.assignment import Assigner, Assignment, PastAssignments, Reason, check_row, plain
 from trimtab.experiments.days import EARLY_US
 from trimtab.experiments.definitions import Experiment
@@ -20,6 +20,7 @@ from trimtab.experiments.records import ExperimentState, Exposure, experiment_st
 if TYPE_CHECKING:
     from trimtab.app.system import System
 
+_FIRST_YEAR_US = 365 * DAY_US  # numbers below this are probably no microseconds
 At: TypeAlias = "str | int | dt.datetime"
 
 
@@ -104,13 +105,20 @@ def _times(name: str, units: Sequence[object], at: At | Sequence[At], now_us: in
     at = plain(at)
     if isinstance(at, bytes | Mapping):
         raise Misuse(f"experiment {name!r}: at={shown(at)[:100]} is no time. Give one time, or a list of them.")
-    given = [*at] if isinstance(at, Iterable) and not isinstance(at, str) else [at] * len(units)
+    given: list[Any] = [*at] if isinstance(at, Iterable) and not isinstance(at, str) else [at] * len(units)
     if len(given) != len(units):
         raise Misuse(
             f"experiment {name!r}: {len(given)} times for {len(units)} units. Give one for each, or one for all."
         )
-    times_us = [parse_time_us(plain(one)) for one in given]
-    for at_us in times_us:
+    # NumPy gives a datetime, or None for a time that is missing
+    known = [one.astype("datetime64[us]").item() if isinstance(one, np.datetime64) else plain(one) for one in given]
+    times_us = [parse_time_us(one) for one in known]
+    for one, at_us in zip(known, times_us, strict=True):
+        if isinstance(one, int) and one < _FIRST_YEAR_US <= now_us:
+            raise Misuse(
+                f"experiment {name!r}: at={one} is {format_time(at_us)}, because numbers are microseconds since 1970. "
+                "Are these seconds or milliseconds? Convert them, or give datetimes."
+            )
         if at_us > now_us + EARLY_US:
             raise Misuse(
                 f"experiment {name!r}: at={format_time(at_us)} lies in the future. Give the time of the exposure."

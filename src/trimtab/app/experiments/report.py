@@ -43,7 +43,8 @@ def experiment_report(
     if generation not in (None, state.generation):
         past = past_state(system.state.catalog, name, generation)
         if past is None:
-            raise NotFound(f"experiment {name!r}: it was started {state.generation} times. Give a number up to that.")
+            what = f"there is no start {generation!r}. Give a number from 1 to {state.generation}, the newest start"
+            raise NotFound(f"experiment {name!r}: {what}.")
         days = stored_days(system.state.catalog, name, past.generation)
         return read_experiment(stored_definition(past), past, days, slices=slices)
     if close:

@@ -298,6 +298,12 @@ class Running:
         self._check_no_overlap(definition)
         registry = self._system.registry
         of = "@champion" if definition.deployments else ""
+        for deployed in definition.variants.values() if definition.deployments else ():
+            if registry.alias(deployed, CHAMPION) is None:
+                raise Conflict(
+                    f"experiment {self._name!r}: no version of {deployed!r} is in service yet. Train one that passes "
+                    f"its gate: trimtab train {deployed}"
+                )
         found = {name: registry.get(f"{reference}{of}").id for name, reference in definition.variants.items()}
         for name, address in found.items():
             version = registry.get(address)

@@ -14,19 +14,45 @@ from generated_days import days_of, experiment, metric, normal_days, state_of, s
 
 from trimtab.core.time import DAY_US
 from trimtab.experiments.reading.document import experiment_document
-from trimtab.experiments.reading.looks import shown_effect
+from trimtab.experiments.reading.looks import in_units, shown_effect
 from trimtab.experiments.reading.planted_runs import PastUnits, planted_runs
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.unit_values import UnitValues
 from trimtab.report import terminal_text
 
 
-def test_times_are_shown_in_seconds() -> None:
+def test_times_and_shares_are_shown_with_their_units() -> None:
     definition = experiment(metric("until", kind="time_to_event", better="lower"))
     days = days_of(normal_days(np.random.default_rng(1), days=10, mean=3_600.0, sd=900.0, effect=-0.1, name="until"))
     text = terminal_text(experiment_document(read_experiment(definition, state_of(definition), days)))
     row = next(line for line in text.splitlines() if line.startswith("green") and "until" in line)
-    assert row.count(" s ") == 2
+    assert row.count(" min ") == 2
+    assert "2.38 d" in in_units(205_500.0, "time_to_event")
+    rng = np.random.default_rng(4)
+    definition = experiment(metric(), metric("crash", kind="proportion", role="guardrail", margin=0.1, better="lower"))
+    values = {
+        v: {**of, "crash": [(rng.random(500) < 0.08 * (v == "green")) * 1.0 for _ in range(10)]}
+        for v, of in normal_days(rng, days=10).items()
+    }
+    reading = read_experiment(definition, state_of(definition), days_of(values))
+    lines = terminal_text(experiment_document(reading)).splitlines()
+    row = next(line for line in lines if line.startswith("green") and " crash " in line)
+    assert " 0 %  " in row  # the control
+    assert row.count("%-points") == 5  # the effect, its interval, and the distance from the margin
+
+
+def test_what_is_not_known_is_not_shown_as_nan() -> None:
+    """A ratio of nothing has no value."""
+    definition = experiment(metric(), metric("errors", kind="ratio", role="guardrail", margin=0.1, better="lower"))
+    values = normal_days(np.random.default_rng(4), days=10)
+    for of in values.values():
+        of["errors"] = [np.zeros(300)] * 10
+    text = terminal_text(experiment_document(read_experiment(definition, state_of(definition), days_of(values))))
+    assert "nan" not in text.split("Effects")[1]
+
+
+def test_a_time_without_an_effect_has_no_interval() -> None:
+    definition = experiment(metric("until", kind="time_to_event", better="lower"))
     never = days_of({v: {"until": [np.full(300, 0.0)] * 6} for v in ("blue", "green")})
     (one,) = read_experiment(definition, state_of(definition), never).metrics
     assert shown_effect(one) == "until +0 s (no interval)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from trimtab.core.time import format_time, parse_time_us
-from trimtab.experiments.reading.looks import Look, MetricReading, shown_effect, shown_values
+from trimtab.experiments.reading.looks import Look, MetricReading, in_units, shown_effect, shown_values
 from trimtab.experiments.reading.results import Reading
 from trimtab.report import Document, Mark, Series, Table, line_chart
 from trimtab.report.document import Tone
@@ -105,8 +105,7 @@ def _effects(page: Document, reading: Reading) -> None:
                 one.variant,
                 one.metric,
                 one.role + margin,
-                f"{look.control:,.4g} s" if one.unit else look.control,
-                f"{look.variant:,.4g} s" if one.unit else look.variant,
+                *(None if math.isnan(y) else in_units(y, one.kind, digits=4) for y in (look.control, look.variant)),
                 shown_effect(one).removeprefix(one.metric).lstrip(": "),
                 *([_from_margin(one)] if guarded else []),
                 None if p is None else f"{p:.2g}",
@@ -140,8 +139,8 @@ def _from_margin(one: MetricReading) -> str | None:
         return "no event"
     low, high = one.looks[-1].beyond_low, one.looks[-1].beyond_high
     if low is not None and high is not None:
-        return f"{low:+.3g} to {high:+.3g}{one.unit}"
-    least, most = (None if end is None else f"{end:+.3g}{one.unit}" for end in (low, high))
+        return " to ".join(in_units(end, one.kind, signed=True) for end in (low, high))
+    least, most = (None if end is None else in_units(end, one.kind, signed=True) for end in (low, high))
     return f"at least {least}" if least is not None else f"at most {most}" if most is not None else "not known"
 
 
@@ -185,12 +184,12 @@ def _slices(page: Document, reading: Reading) -> None:
         return
     page.heading("Slices")
     page.paragraph("p-values are corrected after Holm for the number of slices.")
-    units = {one.metric: one.unit for one in reading.metrics}
+    kinds = {one.metric: one.kind for one in reading.metrics}
     ordered = sorted(reading.slices, key=lambda one: 1.0 if one.adjusted_p is None else one.adjusted_p)
     rows = tuple(
         (
             *(one.slice, one.variant, one.metric, sum(one.look.units)),
-            *(*shown_values(one.look, unit=units[one.metric]), _p(one.adjusted_p)),
+            *(*shown_values(one.look, kinds[one.metric]), _p(one.adjusted_p)),
         )
         for one in ordered[:_MOST_SLICES]
     )
@@ -204,14 +203,14 @@ def _weeks(page: Document, reading: Reading) -> None:
             one.variant,
             f"until {_minute(look.until_us)[:10]}",
             sum(look.units),
-            *shown_values(look, unit=one.unit),
+            *shown_values(look, one.kind),
         )
         for one in reading.metrics
         if one.role == "primary"
         for look in one.by_week
     )
     ages = tuple(
-        (one.metric, one.variant, age, sum(look.units), *shown_values(look, unit=one.unit))
+        (one.metric, one.variant, age, sum(look.units), *shown_values(look, one.kind))
         for one in reading.metrics
         for age, look in one.by_age.items()
     )

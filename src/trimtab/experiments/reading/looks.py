@@ -9,6 +9,7 @@ import msgspec
 
 from trimtab.experiments.definitions import Metric, Role
 
+_TIMES = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))  # seconds of each unit of time
 Verdict = Literal["better", "worse", "within margin", "open"]
 
 
@@ -59,8 +60,8 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unit(self) -> str:
-        """The unit of the metric's values, as they are shown."""
-        return unit_of(self.kind)
+        """The unit of the metric's values."""
+        return " s" if self.kind == "time_to_event" else ""
 
     @property
     def taken_back(self) -> bool:
@@ -119,7 +120,7 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     if math.isnan((look or one.looks[-1]).difference):
         return f"{one.metric}: too few units have a value"
     bounds = one.bounded if look is None else None
-    effect, low, high = shown_values(look or one.looks[-1], bounds, unit=one.unit)
+    effect, low, high = shown_values(look or one.looks[-1], one.kind, bounds)
     ends = [None if end is None else end.removeprefix("+") for end in (low, high)]
     if low is None or high is None:
         between = f"at least {low}" if low is not None else f"at most {high}" if high is not None else "no interval"
@@ -128,24 +129,34 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     return f"{one.metric} {effect} ({between})"
 
 
-def unit_of(kind: str) -> str:
-    """Return the unit of the values of a kind of metric: " s" for times, and otherwise ""."""
-    return " s" if kind == "time_to_event" else ""
+def in_units(value: float, kind: str, *, digits: int = 3, signed: bool = False) -> str:
+    """Return a value of a metric, or with `signed` a difference, with its unit: times in s, min, h or d, shares in %.
+
+    >>> in_units(205_500.0, "time_to_event"), in_units(0.0209, "proportion", signed=True), in_units(2.5, "mean")
+    ('2.38 d', '+2.09 %-points', '2.5')
+    """
+    form = f"{'+' * signed},.{digits}g"
+    if kind == "proportion":
+        return f"{100.0 * value:{form}} %{'-points' * signed}"
+    if kind != "time_to_event":
+        return f"{value:{form}}"
+    seconds, unit = next((one for one in _TIMES if abs(value) >= 2.0 * one[0]), _TIMES[-1])
+    return f"{value / seconds:{form}} {unit}"
 
 
-def shown_values(look: Look, bounds: tuple[float, float] | None = None, *, unit: str = "") -> list[str | None]:
+def shown_values(look: Look, kind: str, bounds: tuple[float, float] | None = None) -> list[str | None]:
     """Return the effect and its bounds as texts: in % of the control's value, if that is not too close to 0.
 
     Bounds in % allow for the error of the control's value as well.
 
     Args:
         look: The look.
+        kind: The kind of the metric.
         bounds: Bounds of the difference that are further apart than the look's own, for missing labels.
-        unit: The unit of the metric's values.
     """
     low, high = bounds or (look.low, look.high)
     if look.relative is None or not look.control:
-        return [None if one is None else f"{one:+.3g}{unit}" for one in (look.difference, low, high)]
+        return [None if one is None else in_units(one, kind, signed=True) for one in (look.difference, low, high)]
     found: list[str | None] = [percent(look.relative)]
     for relative, own, end in ((look.relative_low, look.low, low), (look.relative_high, look.high, high)):
         if relative is None or own is None or end is None:

@@ -16,7 +16,7 @@ from trimtab.core.time import SECOND_US
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import arms_of, level_of
-from trimtab.experiments.reading.looks import unit_of
+from trimtab.experiments.reading.looks import in_units
 from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, split_days
 from trimtab.experiments.records import ExperimentDay
 from trimtab.report import Align, Table
@@ -74,10 +74,12 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if self.assumption:
             yield f"Assumption: {self.assumption}"
         for one in self.metrics:
-            noise = f", days add {one.day_sd:.3g}{one.unit}" if one.day_sd else ""
+            kind = "time_to_event" if one.unit else "mean"
+            noise = f", days add {in_units(one.day_sd, kind)}" if one.day_sd else ""
             less = "" if one.explained is None else f", the covariate explains {one.explained:.0%}"
             yield ""
-            values = f"mean {one.mean:.4g}{one.unit}, standard deviation {one.sd:.4g}{one.unit}"
+            mean, sd = (in_units(value, kind, digits=4) for value in (one.mean, one.sd))
+            values = f"mean {mean}, standard deviation {sd}"
             yield f"{one.metric} ({one.role}): {values}{noise}{less}"
             yield terminal_table(rules_table(one.rules, self.rule))
         yield ""
@@ -232,7 +234,7 @@ def _metric_plan(
     return MetricPlan(
         metric=metric.name,
         role=metric.role,
-        unit=unit_of(metric.kind),
+        unit=" s" if metric.kind == "time_to_event" else "",
         mean=mean,
         sd=design.sd,
         explained=1.0 - variance / float(np.mean(plain)) if plain else None,

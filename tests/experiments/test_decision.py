@@ -12,15 +12,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of
+from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of, sums
 
 from trimtab.core.time import DAY_US
+from trimtab.experiments.definitions import Switchback
 from trimtab.experiments.reading.decision import days_needed, smallest_effect
 from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.reading.looks import Look
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Recommendation
-from trimtab.experiments.records import ExperimentDay
+from trimtab.experiments.records import ExperimentDay, VariantDay
 
 
 def look(difference: float, reach: float, control: float = 10.0) -> Look:
@@ -74,6 +75,23 @@ def test_why_nothing_is_compared_yet_is_said() -> None:
     assert said(days[:1], duration_us=DAY_US) == f"no difference shown: {few} counts."
     planned = {"rule": "obrien_fleming", "looks": 2, "duration_us": 10 * DAY_US}
     assert said(days, **planned) == "keep running: no look is due after 4 closed days."
+
+
+def test_bounds_that_say_nothing_are_not_shown() -> None:
+    """Switchbacks with blocks of a day had an interval of -46831450924913.6 % to 46831450924946.7 %."""
+    rng, days = np.random.default_rng(0), []
+    definition = experiment(rule="msprt", switchback=Switchback(every_us=DAY_US))
+    for number, one in enumerate(normal_days(rng, days=14, units=200)["blue"]["revenue"]):
+        name = "blue" if rng.random() < 0.5 else "green"
+        there = VariantDay(units=200, metrics={"revenue": sums(one + rng.normal(0.0, 2.0))})
+        variants = {"blue": VariantDay(), "green": VariantDay(), name: there}
+        day_us = START_US + number * DAY_US
+        days.append(ExperimentDay(experiment="checkout", generation=1, day_us=day_us, variants=variants))
+    reading = read_experiment(definition, state_of(definition), days)
+    look = reading.metrics[0].looks[-1]
+    assert (look.relative_low, look.beyond_low) == (None, None)
+    assert " e+" not in reading.decision.text
+    assert "(no interval)" in "".join(reading.lines())
 
 
 def test_the_wait_until_a_variant_is_proven_worse_is_called_that() -> None:

@@ -27,6 +27,7 @@ from trimtab.stats.exact_sums import rounded
 
 _WEEK_US = 7 * DAY_US
 _FEWEST_DAYS = 3  # a guardrail without events has no bound before this many days with units of both variants
+_FAR = 1_000.0  # bounds further from 0 than this many times the values say nothing
 _LEAST = 2  # variants are only compared if each has at least this many units
 _SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
 
@@ -133,7 +134,10 @@ def looks_of(
         never = {look.until_us: look.at_most for look in _without_events(definition, metric, days, variant)}
     return [
         msgspec.structs.replace(
-            look, beyond_low=_finite(one.low), beyond_high=_finite(one.high), at_most=never.get(look.until_us)
+            look,
+            beyond_low=_bound(one.low, _size(one)),
+            beyond_high=_bound(one.high, _size(one)),
+            at_most=never.get(look.until_us),
         )
         for look, one in zip(looks, beyond, strict=True)
     ]
@@ -330,20 +334,33 @@ def _enough(
 
 
 def _look(effect: Effect, day: ExperimentDay) -> Look:
+    share = max(1.0, abs(effect.relative or 0.0))
     return Look(
         until_us=day.day_us + DAY_US,
         units=effect.units,
         control=effect.control,
         variant=effect.treatment,
         difference=effect.difference,
-        low=_finite(effect.low),
-        high=_finite(effect.high),
+        low=_bound(effect.low, _size(effect)),
+        high=_bound(effect.high, _size(effect)),
         relative=_finite(effect.relative),
-        relative_low=_finite(effect.relative_low),
-        relative_high=_finite(effect.relative_high),
+        relative_low=_bound(effect.relative_low, share),
+        relative_high=_bound(effect.relative_high, share),
         p=_finite(effect.p),
         method=effect.method,
     )
+
+
+def _size(effect: Effect) -> float:
+    return max(abs(effect.control), abs(effect.treatment))
+
+
+def _bound(end: float | None, size: float) -> float | None:
+    """Return the end of an interval; None if it is not finite, or so far from 0 that it says nothing.
+
+    After few days the rule "msprt" may have bounds of 10**15 times the control's value. They never prove anything.
+    """
+    return end if end is not None and abs(end) <= _FAR * size else None
 
 
 def _finite(value: float | None) -> float | None:

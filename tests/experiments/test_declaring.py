@@ -13,6 +13,7 @@ import trimtab as tt
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.experiments.definitions import Experiment
+from trimtab.experiments.reading.reading import decided_before
 
 ORDERS = tt.source(
     "orders", time="at", columns={"customer_id": str, "city": str, "amount": float, "paid": bool, "note": str}
@@ -252,6 +253,14 @@ def test_an_experiment_whose_parts_do_not_fit_is_refused(given: dict[str, Any], 
 def test_overrides_of_several_columns_are_joined_as_units_are() -> None:
     made = checkout(unit=["shop", "till"], overrides={("s", 7): "green", '["s", "8"]': "green", '["s","9"]': "control"})
     assert made.overrides == {'["s","7"]': "green", '["s","8"]': "green", '["s","9"]': "control"}
+
+
+def test_what_was_decided_before_the_start_has_blocks_and_share() -> None:
+    blocks = tt.switchback(every="2h", gap="20min", by="city")
+    found = decided_before(checkout(switchback=blocks, share=0.1, metrics=[revenue(within="1h")]))
+    assert found["switchback"] == "blocks of 2h, by city, without the first 20min"
+    assert found["share"] == "0.1"
+    assert not {"switchback", "share"} & decided_before(checkout()).keys()
 
 
 def test_a_switchback_needs_blocks_longer_than_its_gap() -> None:

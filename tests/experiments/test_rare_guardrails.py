@@ -147,6 +147,26 @@ def test_a_quantile_of_nothing_cannot_be_judged_and_the_report_says_so() -> None
     )
 
 
+def test_events_that_all_came_late_are_no_question_of_ids() -> None:
+    definition = guarded()
+    values = normal_days(np.random.default_rng(5), days=10, units=500, effect=0.05)
+    came = {name: [(np.arange(500) < 20) * 1.0] * 10 for name in values}
+    days = days_of({name: {**of, "crashes": [np.zeros(500)] * 10} for name, of in values.items()})
+    after = days_of({name: {**of, "crashes": came[name]} for name, of in values.items()})
+    late = [
+        msgspec.structs.replace(day, with_late=one.variants, late={"crashes": {"blue": 20, "green": 20}})
+        for day, one in zip(days, after, strict=True)
+    ]
+    reading = read_experiment(definition, state_of(definition), late)
+    assert of_crashes(reading) == "open"  # without the late ones it is within its margin
+    assert (
+        "contradict what the closed days say. green: crashes: no event in either variant in time"
+        in reading.decision.text
+    )
+    assert not any("is customer of" in note for note in reading.notes)
+    assert any("events of crashes came after their day was closed" in note for note in reading.notes)
+
+
 def test_labels_that_no_prediction_has_are_judged_alike() -> None:
     definition = guarded(kind="mean", source=None, by=(), prediction="label")
     assert of_crashes(read(definition, 500, 7)) == "open"

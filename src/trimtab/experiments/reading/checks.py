@@ -118,6 +118,8 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         return None
     every = [one for day in days for one in day.variants.values()]
     if not any(has_event(metric, one.metrics[metric.name]) for one in every if metric.name in one.metrics):
+        if any(metric.name in day.late for day in days):
+            return None  # the ids match, but all events came late
         by = ", ".join(metric.by)
         found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
         if metric.role == "guardrail" and metric.kind != "quantile":

@@ -22,7 +22,7 @@ def experiment_document(reading: Reading) -> Document:
     page = Document(f"{reading.experiment}: experiment", f"{reading.phase.capitalize()}, {shown}.")
     page.note(reading.decision.text, _TONES.get(reading.decision.act, "plain"))
     for one in reading.notes:
-        page.note(f"{one[:1].upper()}{one[1:]}.", "warning")
+        page.note(f"{one[:1].upper()}{one[1:]}{'' if one.endswith('?') else '.'}", "warning")
     page.facts(
         {
             "started": _minute(reading.started_at_us),

@@ -116,7 +116,8 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
         if one.kind == "quantile":
             return f"{one.metric}: no event in either variant"
         share = f"{100 * at_most:.2g}" if at_most < 0.995 else "100"
-        return f"{one.metric}: no event in either variant (at most {share} % of the units have one)"
+        in_time = " in time" if one.with_late is not None and look is None else ""
+        return f"{one.metric}: no event in either variant{in_time} (at most {share} % of the units have one)"
     if math.isnan((look or one.looks[-1]).difference):
         return f"{one.metric}: too few units have a value"
     bounds = one.bounded if look is None else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 import msgspec
 
 from trimtab.core.time import DAY_US, format_duration, format_time
-from trimtab.experiments.definitions import Experiment, Metric
+from trimtab.experiments.definitions import Experiment, Metric, Switchback
 from trimtab.experiments.reading.checks import (
     check_completeness,
     check_ratio,
@@ -118,6 +118,8 @@ def decided_before(definition: Experiment) -> dict[str, str]:
     found = {
         "unit": ", ".join(definition.unit),
         "variants": ", ".join(variants),
+        "share": "" if definition.largest_share == definition.share == 1.0 else f"{definition.share:.4g}",
+        "switchback": "" if definition.switchback is None else _blocks(definition.switchback),
         "rule": definition.rule,
         "level": f"{definition.level:.4g}",
         "duration": "" if definition.duration_us is None else format_duration(definition.duration_us),
@@ -130,6 +132,12 @@ def decided_before(definition: Experiment) -> dict[str, str]:
     for role in ("primary", "guardrail", "secondary"):
         found[role] = "; ".join(_described(one) for one in definition.metrics if one.role == role)
     return {name: text for name, text in found.items() if text}
+
+
+def _blocks(switchback: Switchback) -> str:
+    by = f", by {', '.join(switchback.by)}" if switchback.by else ""
+    gap = f", without the first {format_duration(switchback.gap_us)}" if switchback.gap_us else ""
+    return f"blocks of {format_duration(switchback.every_us)}{by}{gap}"
 
 
 def _described(metric: Metric) -> str:

@@ -55,6 +55,7 @@ class DeltaLog:
         self.closed = False
         self._delta: deltalake.DeltaTable | None = None
         self._checked_through = -1  # the newest commit whose hash was compared
+        self._positions: tuple[int, dict[str, int]] = (-1, {})  # of writers, read at a version
 
     @staticmethod
     def move(writer: str, position: int) -> list[deltalake.Transaction]:
@@ -108,12 +109,19 @@ class DeltaLog:
                 )
             self._delta, self._checked_through = delta, delta.version()
             return delta
+        if self._is_newest(self._delta.version()):
+            return self._delta
         with named(self.directory):
             self._delta.update_incremental()
         for version in range(self._checked_through + 1, self._delta.version() + 1):
             self._check_sealed(f"{version:020}.json")
         self._checked_through = self._delta.version()
         return self._delta
+
+    def _is_newest(self, version: int) -> bool:
+        """Return whether the file of this commit exists and that of the next does not: commits are never removed."""
+        commits = os.path.join(self.directory, "_delta_log", "")
+        return not os.path.exists(f"{commits}{version + 1:020}.json") and os.path.exists(f"{commits}{version:020}.json")
 
     def create(self, rows: Columns) -> deltalake.DeltaTable:
         if not rows.by_name:
@@ -267,13 +275,17 @@ class DeltaLog:
             return sorted(uri.rpartition("/")[2] for uri in delta.file_uris())
 
     def position(self, delta: deltalake.DeltaTable, writer: str) -> int:
+        version = delta.version()
+        if self._positions[0] != version:
+            self._positions = (version, {})
+        if writer in self._positions[1]:
+            return self._positions[1][writer]
         with named(self.directory):
             found, check = delta.transaction_version(writer), delta.transaction_version(f"{writer}#crc")
-        if found is None and check is None:
-            return 0
-        if found is None or check != _position_crc(writer, found):
+        if (found is None) != (check is None) or (found is not None and check != _position_crc(writer, found)):
             raise Corrupt(f"{self.directory}/_delta_log: the position of writer {writer!r} is damaged. Restore it.")
-        return int(found)
+        self._positions[1][writer] = int(found or 0)
+        return self._positions[1][writer]
 
     def check_columns(self, delta: deltalake.DeltaTable, rows: Columns) -> None:
         needed = self.dtypes(delta)

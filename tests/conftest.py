@@ -15,6 +15,10 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
+# A fit of small data takes a tenth of the time with one thread: others only wait for each other while tests run in
+# parallel. The variable is read when NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from trimtab.run import executors
 from trimtab.run.signals import ENDING
 

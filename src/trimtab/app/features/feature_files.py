@@ -18,7 +18,7 @@ import numpy as np
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.features.parts.event_files import literal, parquet
-from trimtab.store.duckdb_opening import open_duckdb, quoted
+from trimtab.store.duckdb_opening import quoted, shared_duckdb
 from trimtab.store.durable_files import publish
 
 GROUP_ROWS = 122_880  # rows in a Parquet row group; blocks are whole groups, so that equal tables give equal bytes
@@ -100,7 +100,7 @@ def _put_together(files: Sequence[Path], out: Path) -> None:
 
 
 def _connected() -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB connection with one thread that keeps the order of rows, so that equal tables give equal bytes."""
-    connection = open_duckdb({"threads": 1, "preserve_insertion_order": True})
+    """Return a DuckDB connection of one thread that keeps the order of rows: equal tables give equal bytes."""
+    connection = shared_duckdb({"threads": 1, "preserve_insertion_order": True})
     connection.execute("SET TimeZone = 'UTC'")
     return connection

@@ -10,7 +10,7 @@ from trimtab.app.system import System
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.features.parts.event_files import EventFiles, parquet, table_events
-from trimtab.store.duckdb_opening import open_duckdb
+from trimtab.store.duckdb_opening import shared_duckdb
 from trimtab.store.ports import Prunable, Table
 
 _SMALL_BYTES = 8 << 20
@@ -67,6 +67,6 @@ def reached_in(table: Table) -> dict[str, int]:
     files = table_files(table)
     if not files:
         return {}
-    with open_duckdb() as connection:
+    with shared_duckdb() as connection:
         query = f'SELECT "_partition", max("_position") FROM {parquet(files)} GROUP BY 1'
         return {str(name): int(last) for name, last in connection.execute(query).fetchall()}

@@ -12,7 +12,7 @@ import msgspec
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
-from trimtab.store.duckdb_opening import open_duckdb, quoted
+from trimtab.store.duckdb_opening import open_duckdb, quoted, shared_duckdb
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "BIGINT"}
 
@@ -118,7 +118,7 @@ def _nothing(source: Source) -> str:
 def _described(files: Sequence[Path], path: Path) -> dict[str, str]:
     """Return the columns of Parquet files with their DuckDB types. `path` names the files in errors."""
     try:
-        with open_duckdb() as connection:
+        with shared_duckdb() as connection:
             described = connection.execute(f"DESCRIBE SELECT * FROM {parquet(files)}").fetchall()
     except duckdb.Error as error:
         raise Misuse(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.store.duckdb_opening import SQL_TYPES, open_duckdb, quoted
+from trimtab.store.duckdb_opening import SQL_TYPES, quoted, shared_duckdb
 from trimtab.store.durable_files import narrow, sync_directory
 
 _EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
@@ -41,7 +41,7 @@ class ParquetFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._duckdb = open_duckdb({"autoinstall_known_extensions": False})
+        self._duckdb = shared_duckdb({"autoinstall_known_extensions": False})
         self._sound: set[str] = set()  # files whose hash this process has checked
         # the columns of each file, which never change
         self._known_columns: dict[str, frozenset[str]] = {}

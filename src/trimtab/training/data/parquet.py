@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt
-from trimtab.store.duckdb_opening import open_duckdb, quoted
+from trimtab.store.duckdb_opening import quoted, shared_duckdb
 
 _SQL = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "TIMESTAMP"}
 _DTYPES: dict[str, Dtype] = {
@@ -37,7 +37,7 @@ def write_parquet(table: Columns) -> bytes:
         for name, column in table.by_name.items()
     )
     arrays = {name: np.ma.masked_array(c.values, mask=~c.present()) for name, c in table.by_name.items()}
-    with tempfile.TemporaryDirectory() as folder, open_duckdb({"threads": 1}) as connection:
+    with tempfile.TemporaryDirectory() as folder, shared_duckdb({"threads": 1}) as connection:
         path = Path(folder) / "table.parquet"
         connection.register("written", arrays)
         connection.execute(f"COPY (SELECT {casts} FROM written) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
@@ -52,7 +52,7 @@ def read_parquet(data: bytes) -> Columns:
     """
     import duckdb
 
-    with tempfile.TemporaryDirectory() as folder, open_duckdb({"threads": 1}) as connection:
+    with tempfile.TemporaryDirectory() as folder, shared_duckdb({"threads": 1}) as connection:
         path = Path(folder) / "table.parquet"
         path.write_bytes(data)
         try:

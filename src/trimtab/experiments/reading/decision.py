@@ -202,7 +202,7 @@ def _undecided(
 
 
 def _proven(definition: Experiment, some: Sequence[MetricReading]) -> str:
-    """Return which primary metrics are better, and which guardrails are not yet within their margins.
+    """Return a text that names the primary metrics that are better, and the guardrails not yet within their margins.
 
     It is "" if there are no such primary metrics, or no such guardrails.
     """

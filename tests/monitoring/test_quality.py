@@ -330,3 +330,46 @@ def test_other_promotions_end_the_watch_over_what_they_replace(catalog: Catalog)
     before = monitor.watch
     assert monitor.observe([day(n, 0.6) for n in range(20, 40)], now_us=1) == []
     assert monitor.watch == before
+
+
+def repaired(catalog: Catalog) -> QualityMonitor:
+    """Return a monitor after an alarm on day 24 and a repair on day 30, whose reference has five days."""
+    monitor = anchored(catalog, healthy())
+    monitor.observe([day(n, 0.3 if n < 24 else 0.6) for n in range(20, 30)], now_us=1)
+    assert monitor.watch is not None
+    assert monitor.watch.alarming
+    few = [day(n, FLAT[n - 24], version="v2") for n in range(24, 29)]
+    _, puts = monitor.anchor("v2", few, at_us=30 * DAY_US)
+    catalog.write(puts)
+    monitor.reload()
+    return monitor
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("later", [1, 4, 8, 9, 10, 16, 40])
+def test_a_version_whose_reference_has_few_days_is_always_watched(catalog: Catalog, later: int) -> None:
+    monitor = repaired(catalog)
+    for n in range(30, 30 + later):
+        assert monitor.observe([day(n, FLAT[n % 14], version="v2")], now_us=2) == []
+        assert monitor.watch is not None
+        assert set(monitor.kinds) <= {*monitor.watch.figures, *monitor.watch.healthy}
+        assert bool(monitor.watch.figures) == (n >= 38)  # five days of the reference and nine in service
+    rung = monitor.observe([day(30 + later + n, 0.6, version="v2") for n in range(14)], now_us=3)
+    assert {signal.kind for signal in rung} <= {"quality_loss", "quality_level"}
+    assert monitor.watch is not None
+    assert monitor.watch.onset is not None
+    assert abs(monitor.watch.onset.at_us // DAY_US - (30 + later)) <= 1
+    short = monitor.watch.short
+    assert short is None or all(one.loss_sum < 500 for one in short.days)  # no day since the alarm is learnt from
+
+
+def test_a_grown_reference_is_there_again_after_a_roll_back(catalog: Catalog) -> None:
+    monitor = repaired(catalog)
+    monitor.observe([day(n, FLAT[n % 14], version="v2") for n in range(30, 45)], now_us=2)
+    monitor.follow("v1", now_us=45 * DAY_US)
+    monitor.follow("v2", now_us=46 * DAY_US)
+    assert monitor.watch is not None
+    assert {kind: figure.spec.reference_blocks for kind, figure in monitor.watch.figures.items()} == {
+        "quality_loss": 14,
+        "quality_calibration": 14,
+    }

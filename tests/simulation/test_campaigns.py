@@ -19,6 +19,7 @@ from trimtab.registry import Registry
 from trimtab.simulation.faults import Fault, fault
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.scenarios.scenario import Scenario
+from trimtab.simulation.streams import shift
 from trimtab.training.data.sets import load_manifest
 
 STALE_US = DAY_US // 4  # a level older than that is none
@@ -198,6 +199,28 @@ def test_a_moderate_change(soak_report: Any, tmp_path: Path) -> None:
     late = sum(day > 28 for day in days)
     soak_report("moderate_drift", runs=len(drawn), failures=late, median_days=float(np.median(days)))
     assert late <= math.ceil(3 * len(drawn) / 20)
+
+
+def two_changes(folder: Path, seed: int, first: int, second: int, days: int, per_day: int) -> list[int | None]:
+    """Return the days that an alarm alone needs for each of two changes of different columns."""
+    shifts = [*worlds.strong(first), shift("concept", second, size=worlds.STRONG, column="x2")]
+    lives, _ = worlds.lived(folder, policies()[:1], seed, days=days, per_day=per_day, shifts=shifts)
+    life = lives["alarm"]
+    until = msgspec.structs.replace(life, above=life.above[:second])
+    return [until.recovered(first, 0.10), life.recovered(second, 0.10)]
+
+
+@pytest.mark.soak
+def test_a_second_change_after_a_repair(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s -k second_change tests/simulation/test_campaigns.py`: changes on days 40 and 80."""
+    found: list[list[int | None]] = []
+    drawn = seeds(20)
+    for seed in drawn:
+        found.append(two_changes(tmp_path / str(seed), seed, 40, 80, 125, 2_000))
+        print(seed, found[-1], flush=True)
+    late = [sum(one[place] is None or one[place] > 15 for one in found) for place in (0, 1)]  # type: ignore[operator]
+    soak_report("second_change", runs=len(drawn), failures=sum(late))
+    assert max(late) <= len(drawn) // 20, late
 
 
 @pytest.mark.soak

@@ -34,6 +34,7 @@ from trimtab.experiments.records import experiment_state, stored_definition
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
+from trimtab.monitoring.quality.references import GROWN_DAYS
 from trimtab.monitoring.quality.watches import Watch
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
@@ -209,7 +210,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     unwatched = None if version is None else _unwatched(loop, version.id)
     if unwatched is not None:
         red.append(f"{name}: {unwatched}")
-    if watch is None or not watch.figures:
+    if watch is None or not (watch.figures or watch.healthy):
         text = "quality is not watched"
     elif watch.alarming:
         onset = watch.onset
@@ -218,8 +219,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         text = "quality watched, no day closed yet" + _first_closes(system, loop.deployment, now_us)
     else:
         text = f"{_steady(watch)}, last closed day {format_time(watch.last_day_us)[:10]}"
-        days = min(figure.spec.reference_blocks for figure in watch.figures.values())
-        text += f" (provisional: its reference has {days} days)" if watch.provisional else ""
+        text += _reference_in_words(watch)
         text += detectable_in_words(watch)
         behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
         has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
@@ -260,12 +260,23 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
 
 def _steady(watch: Watch) -> str:
     """Describe the quality while there is no alarm. Days without labels do not show that it is steady."""
-    if not any(one.state.newest or one.state.pooled_rows for one in watch.figures.values()):
+    if not any(one.state.newest or one.state.pooled_rows for one in (*watch.figures.values(), *watch.healthy.values())):
         return "quality not known: no labels have arrived yet for the closed days"
     silent = watch.silent_days
     return "quality steady" + (
         f", but no labels have arrived for the newest {count_of(silent, 'day')}" if silent else ""
     )
+
+
+def _reference_in_words(watch: Watch) -> str:
+    """Return, in parentheses, that the version's reference has few days; empty if it has enough."""
+    if watch.short is not None and watch.healthy:
+        found = len(watch.short.days)
+        return f" (by the reference of an earlier version until its own has {GROWN_DAYS} days; it has {found})"
+    if not watch.provisional:
+        return ""
+    days = min(figure.spec.reference_blocks for figure in watch.figures.values())
+    return f" (provisional: its reference has {days} days)"
 
 
 def _first_closes(system: System, deployment: Deployment, now_us: int) -> str:
@@ -396,9 +407,14 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     watch = loop.monitor.watch
     if watch is None or watch.version != version:
         return "quality is not watched: the version in service was not promoted by the loop; run: trimtab train"
-    missing = [kind for kind in loop.monitor.kinds if kind not in watch.figures]
+    missing = [kind for kind in loop.monitor.kinds if kind not in watch.figures and kind not in watch.healthy]
     if not missing:
         return None
+    if watch.short is not None:
+        return (
+            f"{', '.join(missing)} not watched yet: the reference of the version has {len(watch.short.days)} days with "
+            f"labels. Its next closed days are added until it has {GROWN_DAYS}"
+        )
     window = format_duration(loop.deployment.gate.window_us)
     return (
         f"{', '.join(missing)} not watched: the gate's window (the newest {window} of labelled days) had too few days, "

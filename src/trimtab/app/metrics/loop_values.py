@@ -101,7 +101,8 @@ class LoopValues:
         if watch is not None and (champion is None or watch.version != champion.version):
             watch = None  # the record is about a version that is no longer deployed, until the loop runs again
         for kind in (LOSS,) if deployment.model.task == "ranking" else (LOSS, CALIBRATION):
-            yield "trimtab_quality_watched", (kind,), watch is not None and kind in watch.figures
+            watched = watch is not None and (kind in watch.figures or kind in watch.healthy)
+            yield "trimtab_quality_watched", (kind,), watched
         if watch is not None and watch.figures:
             days = min(figure.spec.reference_blocks for figure in watch.figures.values())
             yield "trimtab_quality_reference_days", (), days

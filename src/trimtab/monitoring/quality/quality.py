@@ -12,19 +12,19 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks
 from trimtab.monitoring.quality.arm_watches import ArmWatches, arm_of
 from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, SILENT_DAYS, UNLISTED_SHARE, signals_of
+from trimtab.monitoring.quality.references import grown, with_reference
 from trimtab.monitoring.quality.watches import (
     CALIBRATION,
     LOSS,
     MET_DAYS,
     SLICE,
     MetricValue,
+    ShortReference,
     Watch,
     advanced,
     advanced_slice,
     fresh,
     in_units_of,
-    learnt_slices,
-    learnt_values,
     met,
     shortfalls,
 )
@@ -133,12 +133,6 @@ class QualityMonitor:
                 that are closed after the promotion, until the new version has a closed day that begins at least seven
                 days after `at_us`. Otherwise such days are not compared. # D0214
         """
-        allowed = allowance or {}
-        shared = len(self.kinds) + bool(slices)
-        run_length = shared * self._run_length
-        figures, unwatched = learnt_values(self.kinds, reference, run_length, allowed)
-        each = run_length * len(self.kinds) * len(slices or {})
-        of_slices = {kind: learnt_slices(kind, slices or {}, each, allowed) for kind in self.kinds}
         before = self._comparable()
         healthy, healthy_cap = _healthy(before), _healthy_cap(before)
         alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
@@ -147,19 +141,18 @@ class QualityMonitor:
             model=self._model,
             version=version,
             anchored_at_us=at_us,
-            figures=figures,
-            unwatched=unwatched,
+            figures={},
             loss_cap=loss_cap,
             metric=self._metric,
-            reference_loss=_mean_loss(reference),
-            slices=of_slices[LOSS],
-            slice_gaps=of_slices.get(CALIBRATION, {}),
             healthy=healthy,
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
             healthy_cap=healthy_cap,
             short_of=shortfalls(healthy, alike, after_alarm=after_alarm),
             earlier=before if continues and not after_alarm else None,
         )
+        given = {name: tuple(days) for name, days in (slices or {}).items()}
+        days = ShortReference(days=tuple(reference), slices=given, allowance=dict(allowance or {}))
+        watch = with_reference(watch, self.kinds, self._run_length, days)
         return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
 
     def follow(self, version: str | None, *, now_us: int) -> bool:
@@ -184,6 +177,7 @@ class QualityMonitor:
             reference_loss=None if known is None else known.reference_loss,
             slices={} if known is None else fresh(known.slices),
             slice_gaps={} if known is None else fresh(known.slice_gaps),
+            short=None if known is None else known.short,
             healthy=healthy,
             healthy_version=before.healthy_version or before.version,
             healthy_cap=_healthy_cap(before),
@@ -254,10 +248,14 @@ class QualityMonitor:
         for day in days:
             if after is None:
                 continue
-            compared = _compared(after, day, (slices or {}).get((day.day_us, day.version)))
+            blocks = (slices or {}).get((day.day_us, day.version))
+            compared = _compared(after, day, blocks)
             if compared is after:
                 continue
             after = compared
+            if after.short is not None and day.version == after.version:
+                after = grown(after, day, blocks, self.kinds, self._run_length)
+                changes.append(self._put_own(after))
             settled = self._settled(listed, after, day, now_us)
             listed, begun = _with(listed, settled), begun + settled.begun
             changes += stored(settled, now_us)
@@ -289,15 +287,13 @@ class QualityMonitor:
         return None if before is None or (before.metric and before.metric != self._metric) else before
 
     def _puts(self, watch: Watch) -> list[Change]:
-        body = msgspec.json.encode(watch)
-        return [
-            Put(KIND, self._model, body, expected=self._revision),
-            Put(
-                KIND,
-                f"{self._model}/{watch.version}",
-                body if watch.earlier is None else msgspec.json.encode(msgspec.structs.replace(watch, earlier=None)),
-            ),
-        ]
+        put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
+        return [put, self._put_own(watch)]
+
+    def _put_own(self, watch: Watch) -> Put:
+        """Return the change that stores the watch under its version, for a roll-back to this version."""
+        own = msgspec.json.encode(msgspec.structs.replace(watch, earlier=None))
+        return Put(KIND, f"{self._model}/{watch.version}", own)
 
     def _stored(self, version: str) -> Watch | None:
         """Return the watch that a version had when it was last put in service; None if it never was."""
@@ -314,12 +310,6 @@ class QualityMonitor:
         why = dict.fromkeys(KINDS, because)
         settled = settle(_about(listed), KINDS, found, now_us=now_us, because=why, owner=self._owner)
         return stored(settled, now_us)
-
-
-def _mean_loss(days: Sequence[DayQuality]) -> float | None:
-    """Return the mean loss of a labelled row, as a multiple of the cap; None if no row is labelled."""
-    labelled = sum(day.labelled for day in days)
-    return sum(day.capped_loss_sum for day in days) / labelled if labelled else None
 
 
 def _about(listed: Sequence[Signal], arm: str = "") -> list[Signal]:
@@ -371,7 +361,8 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
     alike = in_units_of(day, watch.loss_cap, watch.healthy_cap or watch.loss_cap)
     healthy = {kind: advanced(figure, kind, alike, skipped) for kind, figure in watch.healthy.items()}
-    stand = {kind: figure for kind, figure in healthy.items() if figure.alarming or not met(figure)}
+    worse = {kind for kind, figure in healthy.items() if figure.alarming or not met(figure)}
+    stand = {kind: figure for kind, figure in healthy.items() if kind in worse or kind not in watch.figures}
     told = _unlisted_severity(watch, day)
     since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None
     over = since_us is not None and told == "no" and day.day_us - since_us >= 7 * DAY_US
@@ -384,7 +375,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         else _slices_after(watch.slice_gaps, CALIBRATION, blocks, skipped),
         healthy=stand,
         healthy_version=watch.healthy_version if stand else None,
-        short_of={kind: by for kind, by in watch.short_of.items() if kind in stand},
+        short_of={kind: by for kind, by in watch.short_of.items() if kind in worse},
         first_day_us=day.day_us if watch.first_day_us is None else watch.first_day_us,
         last_day_us=day.day_us,
         silent_days=watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0,

@@ -67,6 +67,14 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
         return [self, *([] if self.worse is None else self.worse.rises)]
 
 
+class ShortReference(msgspec.Struct, frozen=True, kw_only=True):
+    """Reference days of a version, oldest first. A watch keeps them while they are too few to learn from."""
+
+    days: tuple[DayQuality, ...]
+    slices: dict[str, tuple[DayQuality, ...]] = {}
+    allowance: dict[str, float] = {}  # by kind of value, as in `learnt_values`
+
+
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """A watch over one version.
 
@@ -88,7 +96,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted_day: DayQuality | None = None  # the newest day with a signal about such labels
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
-    # the second reference: that of an earlier version, until seven days of this version have met it
+    short: ShortReference | None = None  # the reference days, while they are too few to learn from  # D0223
+    # the second reference: that of an earlier version, until seven days of this version have met it; a kind of value
+    # that has no reference of its own keeps it longer
     healthy: dict[str, MetricValue] = {}
     healthy_version: str | None = None  # the id of that earlier version
     healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version

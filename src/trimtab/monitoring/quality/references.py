@@ -1,0 +1,89 @@
+"""Learn the reference of a version from days before its promotion. If these are too few, add its days in service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from trimtab.core.records import DayQuality
+from trimtab.core.time import DAY_US
+from trimtab.feedback.blocks import DayBlocks
+from trimtab.monitoring.quality.watches import (
+    CALIBRATION,
+    LOSS,
+    MetricValue,
+    ShortReference,
+    Watch,
+    learnt_slices,
+    learnt_values,
+)
+from trimtab.stats.inference.edetector import LEAST_BLOCKS, AlarmState
+
+GROWN_DAYS = 14  # days in service are added to a short reference until it has two whole weeks  # D0223
+
+
+def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, reference: ShortReference) -> Watch:
+    """Return the watch with what is learnt from reference days. If fewer than 7 have labels, also keep them.
+
+    Args:
+        kinds: The kinds of values to watch.
+        run_length_days: At least this many days pass on average until a false alarm of any kind.
+    """
+    days, slices, allowed = reference.days, reference.slices, reference.allowance
+    run_length = (len(kinds) + bool(slices)) * run_length_days
+    figures, unwatched = learnt_values(kinds, days, run_length, allowed)
+    each = run_length * len(kinds) * len(slices)
+    of_slices = {kind: learnt_slices(kind, slices, each, allowed) for kind in kinds}
+    return msgspec.structs.replace(
+        watch,
+        figures=_from_now(watch, figures),
+        unwatched=unwatched,
+        slices=_from_now(watch, of_slices[LOSS]),
+        slice_gaps=_from_now(watch, of_slices.get(CALIBRATION, {})),
+        reference_loss=_mean_loss(days),
+        short=reference if sum(day.labelled > 0 for day in days) < LEAST_BLOCKS else None,
+    )
+
+
+def grown(watch: Watch, day: DayQuality, blocks: DayBlocks | None, kinds: Sequence[str], run_length: float) -> Watch:
+    """Add a day in service to a short reference; with 14 days, learn from it.
+
+    During an alarm, no days are added, and those since the beginning of the change are removed.
+    """
+    short = watch.short
+    if short is None or not day.labelled:
+        return watch
+    if watch.alarming:
+        return msgspec.structs.replace(watch, short=_before_change(short, watch))
+    slices = {
+        name: days if blocks is None or name not in blocks.slices else (*days, blocks.slice_quality(name))
+        for name, days in short.slices.items()
+    }
+    short = msgspec.structs.replace(short, days=(*short.days, day), slices=slices)
+    if len(short.days) < GROWN_DAYS:
+        return msgspec.structs.replace(watch, short=short)
+    return with_reference(watch, kinds, run_length, short)
+
+
+def _before_change(short: ShortReference, watch: Watch) -> ShortReference:
+    if watch.onset is None:
+        return short
+    since_us = watch.onset.earliest_us
+    slices = {name: tuple(day for day in days if day.day_us < since_us) for name, days in short.slices.items()}
+    days = tuple(day for day in short.days if day.day_us < since_us)
+    return msgspec.structs.replace(short, days=days, slices=slices)
+
+
+def _from_now(watch: Watch, figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
+    """Return values that count their days from the watch's first day, like all its values, so that onsets are right."""
+    if watch.first_day_us is None or watch.last_day_us is None:
+        return dict(figures)
+    state = AlarmState(days=(watch.last_day_us - watch.first_day_us) // DAY_US + 1)
+    return {name: msgspec.structs.replace(figure, state=state) for name, figure in figures.items()}
+
+
+def _mean_loss(days: Sequence[DayQuality]) -> float | None:
+    """Return the mean loss of a labelled row, as a multiple of the cap; None if no row is labelled."""
+    labelled = sum(day.labelled for day in days)
+    return sum(day.capped_loss_sum for day in days) / labelled if labelled else None

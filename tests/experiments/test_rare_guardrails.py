@@ -92,8 +92,8 @@ def test_an_event_on_a_day_that_is_left_out_forbids_to_ship() -> None:
     text = once.decision.text
     assert text.startswith(
         f"keep running: crashes: no event on the days that count, but units of {day}, which is left out, have events. "
-        "So it is no event that never happens. Look at these events: if green caused them, stop the experiment; "
-        "otherwise conclude it with this reason, or start it again."
+        "So it is no event that never happens. Look at these events: if green caused them, do not choose it; "
+        "otherwise conclude the experiment with this reason, or start it again."
     )
     assert "is proven better, but guardrail crashes is not proven within its margin" in text
     assert "in either variant" not in text
@@ -103,7 +103,7 @@ def test_an_event_on_a_day_that_is_left_out_forbids_to_ship() -> None:
     crash = next(one for one in once.metrics if one.metric == "crashes")
     assert [look.at_most == 1.0 for look in crash.looks] == [True] * 2 + [False] * 3 + [True] * 6
     over = read(guarded(duration_us=12 * DAY_US), 500, 12, crashed=[5], left_out=[5]).decision
-    assert (over.act, "if green caused them, stop" in over.text) == ("no difference shown", True)
+    assert (over.act, "if green caused them, do not choose it" in over.text) == ("no difference shown", True)
     planned = {"rule": "obrien_fleming", "looks": 3, "duration_us": 12 * DAY_US}
     assert read(guarded(**planned), 500, 12, left_out=[11]).decision.act == "ship"  # the newest look is on this day
     assert read(guarded(**planned), 500, 12, crashed=[11], left_out=[11]).decision.act == "no difference shown"

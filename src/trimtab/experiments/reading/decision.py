@@ -283,8 +283,8 @@ def _advice(one: MetricReading) -> str:
     """Return what a person can do about a guardrail without events that cannot be within its margin."""
     if one.left_out:
         return (
-            f"So it is no event that never happens. Look at these events: if {one.variant} caused them, stop the "
-            "experiment; otherwise conclude it with this reason, or start it again"
+            f"So it is no event that never happens. Look at these events: if {one.variant} caused them, do not choose "
+            "it; otherwise conclude the experiment with this reason, or start it again"
         )
     return (
         "The quantile is 0 in both variants, and a share of 0 is no margin. Declare it as the share of the units with "

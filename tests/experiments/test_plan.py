@@ -123,6 +123,13 @@ def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> No
     days = int(np.ceil(3_687.1 / (found.units_a_day / 2)))  # ln(.025) / ln(.999)
     assert found.without_events == {"crashes": days}
     assert f"crashes: if no unit has an event, it is within its margin after about {days} days." in found.lines()
+    often = metric("crashes", kind="proportion", role="guardrail", margin=0.1, negligible=0.5)
+    found = plan_experiment(experiment(metric("spent"), often), units, effects=[0.02])
+    assert found.without_events == {"crashes": 3}  # no guardrail is judged earlier
+    assert next(iter(found.lines())) == "checkout: 120 new units a day (28 days of visits)"
+    three = experiment(metric("spent"), variants={"blue": 1, "green": 2, "red": 3})
+    (said, *_) = plan_experiment(three, units, effects=[0.02]).lines()
+    assert said == "checkout: 80 new units a day in blue and green (28 days of visits)"
     whole = msgspec.structs.replace(
         units, values={**units.values, "crashes": UnitValues(np.full(len(units.rows), 86_400.0))}
     )

@@ -26,7 +26,7 @@ from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming
 from trimtab.stats.exact_sums import rounded
 
 _WEEK_US = 7 * DAY_US
-_FEWEST_DAYS = 3  # a guardrail without events has no bound before this many days with units of both variants
+FEWEST_DAYS = 3  # a guardrail without events has no bound before this many days with units of both variants
 _FAR = 1_000.0  # bounds further from 0 than this many times the values say nothing
 _LEAST = 2  # variants are only compared if each has at least this many units
 _SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
@@ -169,7 +169,7 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
             judged = [one.units for one in (sums if metric.source is None else here)]
             units = [before + count for before, count in zip(units, judged, strict=True)]
             passed += all(judged)
-        if passed >= _FEWEST_DAYS and not happened and metric.kind != "quantile":
+        if passed >= FEWEST_DAYS and not happened and metric.kind != "quantile":
             at_most = -math.expm1(math.log(error) / min(units))
         value, ends = 0.0, day.excluded is None and any(has_event(metric, one) for one in sums)
         if ends:

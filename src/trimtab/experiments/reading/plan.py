@@ -15,7 +15,7 @@ from trimtab.core.shown import Shown
 from trimtab.core.time import SECOND_US
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
-from trimtab.experiments.reading.effects import arms_of, level_of
+from trimtab.experiments.reading.effects import FEWEST_DAYS, arms_of, level_of
 from trimtab.experiments.reading.looks import in_units
 from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, split_days
 from trimtab.experiments.records import ExperimentDay
@@ -63,6 +63,7 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     units_a_day: float  # new units of the control and of the first other variant together
     power: float  # the probability with which an effect is found
     metrics: list[MetricPlan]
+    compared: str = ""  # if there are several treatments: which two variants this is about
     assumption: str = ""  # what is taken for granted about the units, and how to change it
     constant: list[str] = []  # metrics that did not vary over the past units, so nothing is planned for them
     # for guardrails in `constant` without any event: the days until they are within their margins if none comes
@@ -70,7 +71,8 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> Iterator[str]:
         """Yield the plan for a terminal."""
-        yield f"{self.experiment}: {self.units_a_day:,.0f} new units a day ({self.past_days} days of {self.origin})"
+        of = f" in {self.compared}" if self.compared else ""
+        yield f"{self.experiment}: {self.units_a_day:,.0f} new units a day{of} ({self.past_days} days of {self.origin})"
         if self.assumption:
             yield f"Assumption: {self.assumption}"
         for one in self.metrics:
@@ -161,11 +163,12 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         assumption=past.assumption,
         past_days=past.days,
         units_a_day=units_a_day,
+        compared=" and ".join(names) if len(definition.variants) > 2 else "",
         power=POWER,
         metrics=[one for one in plans if one is not None],
         constant=[one.name for one in constant],
         without_events={
-            one.name: math.ceil(math.log(error) / math.log1p(-one.negligible) / fewest)
+            one.name: max(FEWEST_DAYS, math.ceil(math.log(error) / math.log1p(-one.negligible) / fewest))
             for one in constant
             if one.name in never
         },

@@ -117,13 +117,13 @@ def test_other_metrics_that_did_not_vary_are_left_out_and_said() -> None:
 def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> None:
     units = past()
     units = msgspec.structs.replace(units, values={**units.values, "crashes": UnitValues(np.zeros(len(units.rows)))})
-    crashes = metric("crashes", kind="proportion", role="guardrail", margin=0.1)
+    crashes = metric("crashes", kind="proportion", role="guardrail", margin=0.1, better="lower")
     found = plan_experiment(experiment(metric("spent"), crashes), units, effects=[0.02])
     assert found.constant == ["crashes"]
     days = int(np.ceil(3_687.1 / (found.units_a_day / 2)))  # ln(.025) / ln(.999)
     assert found.without_events == {"crashes": days}
     assert f"crashes: if no unit has an event, it is within its margin after about {days} days." in found.lines()
-    often = metric("crashes", kind="proportion", role="guardrail", margin=0.1, negligible=0.5)
+    often = metric("crashes", kind="proportion", role="guardrail", margin=0.1, negligible=0.5, better="lower")
     found = plan_experiment(experiment(metric("spent"), often), units, effects=[0.02])
     assert found.without_events == {"crashes": 3}  # no guardrail is judged earlier
     assert next(iter(found.lines())) == "checkout: 120 new units a day (28 days of visits)"
@@ -137,8 +137,10 @@ def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> No
     assert plan_experiment(experiment(metric("spent"), timed), whole, effects=[0.02]).without_events == {
         "crashes": days
     }
-    quantile = metric("crashes", kind="quantile", role="guardrail", margin=0.1)  # there is no rule for these
-    assert not plan_experiment(experiment(metric("spent"), quantile), units, effects=[0.02]).without_events
+    # there is no rule for quantiles, and none for events that are good, such as orders
+    for given in ({"kind": "quantile", "better": "lower"}, {"kind": "proportion"}):
+        other = metric("crashes", role="guardrail", margin=0.1, **given)
+        assert not plan_experiment(experiment(metric("spent"), other), units, effects=[0.02]).without_events
 
 
 def test_what_cannot_be_planned_is_refused() -> None:

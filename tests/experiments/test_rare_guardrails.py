@@ -133,6 +133,22 @@ def test_a_time_to_an_event_that_never_comes_is_judged_alike() -> None:
     assert of_crashes(times(9, left_out=[4])) == "within margin"
 
 
+@pytest.mark.parametrize(("kind", "better"), [("proportion", "higher"), ("time_to_event", "lower")])
+def test_orders_that_nobody_has_do_not_let_a_variant_ship(kind: MetricKind, better: str) -> None:
+    """For crashes none is good. For orders none means that the metric reads other ids, or a feed that is down."""
+    definition = guarded(kind=kind, better=better, within_us=DAY_US)
+    values = normal_days(np.random.default_rng(5), days=12, units=500, effect=0.05)
+    none = [np.full(500, 86_400.0 if kind == "time_to_event" else 0.0)] * 12
+    days = days_of({name: {**of, "crashes": none} for name, of in values.items()})
+    reading = read_experiment(definition, state_of(definition), days)
+    assert (of_crashes(reading), reading.decision.act) == ("open", "wait")
+    said = (
+        "keep running: crashes: no event in either variant. No variant can have less than none, so this proves nothing"
+    )
+    assert reading.decision.text.startswith(said)
+    assert any(note.endswith("is customer of 'crashes' the id of the units?") for note in reading.notes)
+
+
 def test_a_quantile_of_nothing_cannot_be_judged_and_the_report_says_so() -> None:
     definition = guarded(kind="quantile")
     days = days_of(normal_days(np.random.default_rng(6), days=10, units=500, effect=0.05))

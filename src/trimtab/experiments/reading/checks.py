@@ -10,6 +10,7 @@ from scipy.special import ndtr
 from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.effects import has_event
+from trimtab.experiments.reading.looks import never_is_good
 from trimtab.experiments.reading.results import Completeness, RatioCheck
 from trimtab.experiments.records import ExperimentDay, ExperimentState, VariantDay
 from trimtab.stats.ab.arms import Arm
@@ -122,7 +123,7 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
             return None  # the ids match, but all events came late
         by = ", ".join(metric.by)
         found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
-        if metric.role == "guardrail" and metric.kind != "quantile":
+        if metric.role == "guardrail" and metric.kind != "quantile" and never_is_good(metric):
             found += f" If so, at most {100 * metric.negligible:.3g} % of them may have one (negligible=)"
         return found if sum(one.units for one in every) >= _MANY_UNITS else None
     days = [day for day in days if day.excluded is None]

@@ -286,6 +286,10 @@ def _advice(one: MetricReading) -> str:
             f"So it is no event that never happens. Look at these events: if {one.variant} caused them, do not choose "
             "it; otherwise conclude the experiment with this reason, or start it again"
         )
+    if one.kind != "quantile":
+        return (
+            "No variant can have less than none, so this proves nothing: does the metric read the right ids and events?"
+        )
     return (
         "The quantile is 0 in both variants, and a share of 0 is no margin. Declare it as the share of the units with "
         'an event (kind="proportion"), which has a rule for events that never happen, and start the experiment again'

@@ -14,7 +14,7 @@ import numpy as np
 
 from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.experiments.definitions import Experiment, Metric
-from trimtab.experiments.reading.looks import Look
+from trimtab.experiments.reading.looks import Look, never_is_good
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState, VariantDay
 from trimtab.stats.ab.arms import Arm, Effect, post_stratified
 from trimtab.stats.ab.bayes import posterior
@@ -150,8 +150,9 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
     most 1 - a^(1/n), about 3/n for an error of 5 %. This holds at all looks together: units that have no event so far
     had none at any earlier look. Before the third day on which both variants have units, the bound is 1.
 
-    Units of days that are left out prove nothing, but an event of one of them is an event: from then on the bound is 1.
-    The first event on a day that counts ends the looks; the last one then has no bound and no values.
+    If events are good, as orders are, the bound is always 1: the metric probably reads the wrong ids. Units of days
+    that are left out prove nothing, but an event of one of them is an event: from then on the bound is 1. The first
+    event on a day that counts ends the looks; the last one then has no bound and no values.
     """
     of_events = metric.source is not None or metric.prediction == "label"
     if metric.role != "guardrail" or not of_events:
@@ -169,7 +170,7 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
             judged = [one.units for one in (sums if metric.source is None else here)]
             units = [before + count for before, count in zip(units, judged, strict=True)]
             passed += all(judged)
-        if passed >= FEWEST_DAYS and not happened and metric.kind != "quantile":
+        if passed >= FEWEST_DAYS and not happened and metric.kind != "quantile" and never_is_good(metric):
             at_most = -math.expm1(math.log(error) / min(units))
         value, ends = 0.0, day.excluded is None and any(has_event(metric, one) for one in sums)
         if ends:

@@ -97,12 +97,17 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     return "within margin" if low > 0.0 else "worse" if high < 0.0 else "open"
 
 
+def never_is_good(metric: Metric | MetricReading) -> bool:
+    """Return whether it is good if no unit ever has an event of a metric, as of crashes; not of orders."""
+    return (metric.better == "lower") != (metric.kind == "time_to_event")
+
+
 def cannot_be_within(one: MetricReading) -> bool:
     """Return whether a guardrail without events, or a quantile that is 0, cannot be within its margin for now."""
     last = one.looks[-1]
     if one.margin is None or one.kind == "quantile":
         return one.margin is not None and last.control == last.variant == 0.0
-    return last.at_most is not None and bool(one.left_out)
+    return last.at_most is not None and (bool(one.left_out) or not never_is_good(one))
 
 
 def shown_effect(one: MetricReading, look: Look | None = None) -> str:
@@ -113,7 +118,7 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
             days += f" and {more} more days" if (more := len(one.left_out) - 3) > 0 else ""
             days += ", which is left out" if len(one.left_out) == 1 else ", which are left out"
             return f"{one.metric}: no event on the days that count, but units of {days}, have events"
-        if one.kind == "quantile":
+        if one.kind == "quantile" or not never_is_good(one):
             return f"{one.metric}: no event in either variant"
         share = f"{100 * at_most:.2g}" if at_most < 0.995 else "100"
         in_time = " in time" if one.with_late is not None and look is None else ""

@@ -16,7 +16,7 @@ from trimtab.core.time import SECOND_US
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import FEWEST_DAYS, arms_of, level_of
-from trimtab.experiments.reading.looks import in_units
+from trimtab.experiments.reading.looks import in_units, never_is_good
 from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, split_days
 from trimtab.experiments.records import ExperimentDay
 from trimtab.report import Align, Table
@@ -170,7 +170,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         without_events={
             one.name: max(FEWEST_DAYS, math.ceil(math.log(error) / math.log1p(-one.negligible) / fewest))
             for one in constant
-            if one.name in never
+            if one.name in never and never_is_good(one)
         },
     )
 

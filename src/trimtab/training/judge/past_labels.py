@@ -228,11 +228,11 @@ class PastLabels:
         made_us = self._set.at_us[rows]
         prior = 0.0 if self._task == "regression" else 1.0
         for season in seasons:
-            asked = np.flatnonzero(open_rows & (season >= self._low))
-            wanted = codes[asked] + season[asked]
+            open_now = np.flatnonzero(open_rows & (season >= self._low))
+            wanted = codes[open_now] + season[open_now]
             found = np.minimum(np.searchsorted(labels.bins, wanted), labels.bins.size - 1)
-            known = (labels.bins[found] == wanted) & (labels.known_us[found] <= made_us[asked])
-            here, found = asked[known], found[known]
+            known = (labels.bins[found] == wanted) & (labels.known_us[found] <= made_us[open_now])
+            here, found = open_now[known], found[known]
             answers[here] = (labels.sums[found] + prior * answers[here]) / (labels.counts[found] + prior)
             open_rows[here] = False
         return None if open_rows.all() else self._shaped(answers)

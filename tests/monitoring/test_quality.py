@@ -255,7 +255,9 @@ def test_lists_that_are_all_alike_say_nothing_for_two_days_and_that_is_red(catal
     silent = [ranked(n, 0.0, judged=0, missing=10) for n in (20, 21)]
     (signal,) = monitor.observe(silent, now_us=0)
     assert (signal.kind, signal.severity) == ("no_labels", "red")
-    assert signal.message.endswith("first: 90 lists have all their labels, but in each of them all labels are equal.")
+    assert signal.message.endswith(
+        "first: 90 lists of the newest day have all their labels, but in each of them all labels are equal."
+    )
 
 
 def strange(number: int, unlisted: int, *, labelled: int = 1_000) -> DayQuality:

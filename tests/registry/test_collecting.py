@@ -120,7 +120,7 @@ def test_every_reason_keeps_a_version(shop: Shop) -> None:
         ("late_flight@2", "can go back to it in 1 step"),
         ("late_flight@3", "alias own points to it"),
         ("late_flight@4", "gate record gate_4_5 judged it"),
-        ("late_flight@5", "gate record gate_4_5 compared with it"),
+        ("late_flight@5", "gate record gate_4_5 compared a candidate with it"),
         ("late_flight@6", "late_flight@8 refits it"),
         ("late_flight@7", "12 logged predictions"),
         ("late_flight@8", "ledger row 7"),

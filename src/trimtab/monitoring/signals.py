@@ -115,7 +115,7 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """Name red signals of other monitors that began earlier than a signal, or at most a day later; None: none did."""
+    """Name the red signals of other monitors that began before `signal`, or at most a day after it; None: none did."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]

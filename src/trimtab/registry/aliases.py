@@ -130,9 +130,9 @@ class Aliases:
         Args:
             row: The row to write, made by `next_row`.
             place: The state of the alias when the row was made.
-            unless: Removals of records that must not exist (`expected=0`). If one exists, the write conflicts.
-            together: Writes the row and further changes in one transaction. After a conflict other than with a move of
-                the alias, it is called again.
+            unless: Records that must not exist, as removals with `expected=0`. If one exists, the write conflicts.
+            together: Writes the row and further changes in one transaction. It is called again after a conflict, unless
+                the alias was moved.
 
         Raises:
             Conflict: The state of the alias is no longer `place`. The message says who moved it, and to which version.

@@ -129,8 +129,9 @@ def check_ungated(what: str, gate: GateRecord | None, why: str) -> None:
     """
     if gate is None and len(why.strip()) < SHORTEST_REASON:
         raise Misuse(
-            f"{what}: it has no passed gate record, and why={why!r} is too short to be a reason. Judge it first "
-            f"(trimtab promote MODEL@N), or say why no gate is needed, in {SHORTEST_REASON} letters or more (--why)."
+            f"{what}: the version has no passed gate record, and why={why!r} is too short to be a reason. Judge "
+            "it first (trimtab promote MODEL@N), or say why it needs no gate, in "
+            f"{SHORTEST_REASON} letters or more (--why)."
         )
 
 

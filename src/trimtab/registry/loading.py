@@ -91,7 +91,7 @@ def repair_lost(model: str, *, imported: str | None, changed: bool = False) -> s
     if imported is not None:
         first = f"Import its file again: trimtab versions import {imported} --model {model}"
     elif changed:
-        first = f"Bring back its recipe, and run: trimtab train {model}"
+        first = f"Declare the model again as it was when the version was trained, and run: trimtab train {model}"
     else:
         first = f"Run: trimtab train {model} (it fits the version again and restores the same bytes)"
     return f"{first}. Or bring all of the state back from a backup: trimtab storage restore BACKUP --force"

@@ -108,7 +108,7 @@ class Protections:
 
 
 def hold(model: str, alias: str, reason: str) -> Put:
-    """Return the change that forbids moves of an alias, except roll-backs, until `release`. `reason` is the message."""
+    """Return the change that forbids moves of an alias, except roll-backs, until `release`. Errors say the reason."""
     return Put(_HOLD, f"{model}/{alias}", msgspec.json.encode(reason))
 
 

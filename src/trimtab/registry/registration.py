@@ -79,8 +79,8 @@ class Registration:
             if attempt:  # the conflict may be due to a garbage collection
                 settle(self._catalog, self._blob, blobs)
             returned = take_back(self._catalog, address, blobs, look=attempt > 0)
-            # only now, because if a collection begins after `take_back`, the changes in `returned` make the transaction
-            # fail
+            # store the blobs again only now: if a collection begins after `take_back`, the changes in `returned` make
+            # the transaction fail
             if attempt:
                 self._put_again(fitted, blobs)
             found = self._records.find(address) if attempt else self._records.cached(address)
@@ -102,7 +102,7 @@ class Registration:
                 continue
             self._records.keep(version)
             return version
-        raise Conflict(f"{what}: other processes took {_ATTEMPTS} version numbers meanwhile. Try again.")
+        raise Conflict(f"{what}: each of {_ATTEMPTS} attempts conflicted with another process. Try again.")
 
     def _numbered(self, fitted: Fitted, address: str, origin: Origin, actor: str) -> tuple[Version, int]:
         """Return the version with the next free number, and the revision that the model's counter must still have."""

@@ -116,7 +116,7 @@ class Registry:
         Raises:
             Misuse: The training set or the evaluation is not stored, or the alias is "champion".
             NotFound: `refit_of` names no version.
-            Conflict: In all attempts, other processes took the next number; try again.
+            Conflict: All attempts conflicted with other processes; try again.
         """
         if alias is not None:
             _check_alias(f"alias {fitted.model}@{alias}", alias, "Registered.")
@@ -443,7 +443,7 @@ class Registry:
 def _by_name(model: str, alias: str) -> str:
     """Return the command by which the user points an alias to any version."""
     if alias == CHAMPION:
-        return f"Put one of `trimtab versions list {model}` in service by its name: trimtab promote {model}@N"
+        return f"Choose one from `trimtab versions list {model}`, and put it in service: trimtab promote {model}@N"
     return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."
 
 
@@ -477,7 +477,7 @@ def _about(registry: Registry, catalog: Catalog, blob: Blob, version: Version) -
 
 
 def _relatives(version: Version, versions: list[Version]) -> list[tuple[str, str]]:
-    """Return the name of each version that is related to this one, with the relation in words."""
+    """Return the names of related versions, each with its relation in words: this version "refits" the named one."""
     found = []
     for other in versions:
         if other.id == version.refit_of:

@@ -21,7 +21,8 @@ BINS = 64  # the number of bins of a column; their edges are quantiles
 WINDOWS_H = (1, 3, 6, 12, 24)
 REFERENCE_H = 28 * 24  # these windows are taken from this many hours at the end of the training rows
 VALUE_BYTES = 50_000  # the largest size of the stored known values of a column
-NULL_CODES = len(REASONS) + 1  # one for each reason of a feature, and one for values that do not come from a view
+# one for each reason why a value of a view is null, and one for values that do not come from a view
+NULL_CODES = len(REASONS) + 1
 NO_REASON = len(REASONS)
 
 Kind: TypeAlias = Literal["number", "code", "category", "bool", "time", "text"]
@@ -83,7 +84,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     name: str
     place: Place
     kind: Kind
-    of: str | None  # if the input only returns a request column, perhaps as a category: that column
+    of: str | None  # the request column, if the input is that column unchanged or as a category; otherwise None
     source: str | None  # the event source from which an input is computed; None: there is none, or there are several
     rows: int
     nulls: tuple[int, ...]  # the number of nulls for each of the `NULL_CODES` reasons
@@ -97,8 +98,10 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     quantiles: bytes
     counts: bytes  # int64: the number of rows in each bin
     known: bytes  # float64, sorted: the values (or hashes of texts) that occurred; empty: not checked for new values
-    covered: float  # the share of rows whose value is in `known`, which may be limited by `VALUE_BYTES`
-    constant_h: int  # the largest number of hours in a row in which the column had one and the same value
+    # the share of the rows without a null whose value is in `known`; below 1 if not all values fit into `VALUE_BYTES`
+    covered: float
+    # the longest time in hours for which the column had only one value, including hours without values in between
+    constant_h: int
     spreads: dict[Statistic, Spread]
     null_h: float = 0.0  # length of the longest normal run of hours with too many nulls, see `null_runs`
 
@@ -168,7 +171,7 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def week(self) -> Floats:
-        """The mean number of rows for each hour of the week (hours since 1970 modulo 168); NaN: none occurred."""
+        """The mean number of rows for each hour of the week (hours since 1970 modulo 168); NaN: no such hour."""
         rows = np.frombuffer(self.hour_rows, "<u4").astype(np.float64)
         phase = (self.first_hour + np.arange(rows.size)) % 168
         sums, hours = np.bincount(phase, rows, 168), np.bincount(phase, minlength=168)

@@ -58,7 +58,7 @@ class Profiles:
         return self._made(version)
 
     def learnt_until(self, version: Version) -> int | None:
-        """Return the end of the newest training day that has a final label; None if no profile can be read."""
+        """Return the end of the newest training day that has a final label; None without such a day or a profile."""
         record = read_record(self._catalog, KIND, version.id, ProfileRecord)
         if record is None or record.blob is None:
             return None

@@ -37,7 +37,8 @@ LEAST_ROWS = 20  # windows with fewer rows are not used
 _LEFT_OUT = 14  # for the high end of a statistic, one in this many windows is left out (those with the highest values)
 _CODES_AT_MOST = 64  # integers with more distinct values are never taken for codes
 _PAIRS_AT_MOST = 64
-# Two columns are a pair if, among at least `_TOGETHER_ROWS` rows in which either is null, both are null in this share.
+# Two columns are a pair if either is null in at least `_TOGETHER_ROWS` rows, and both are null in at least the share
+# `_TOGETHER` of these rows.
 _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 
 
@@ -69,7 +70,7 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 def _label_days(training_set: TrainingSet) -> LabelDays:
     final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.cut_us)
     newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-DAY_US)
-    # days after the newest label are left out, because their labels may just not have arrived
+    # days after the newest label are left out, because their labels may not have arrived yet
     final &= training_set.at_us // DAY_US <= newest_us // DAY_US
     day, target = training_set.at_us[final] // DAY_US, training_set.target[final]
     first = int(day.min()) if day.size else 0
@@ -159,7 +160,8 @@ def _column(plan: ColumnPlan, place: int, rows: Rows, hours: _ReferenceHours) ->
     starts = np.flatnonzero(begins)
     distinct, often = there[starts], np.diff(starts, append=there.size)
     kind = _kind(plan, distinct)
-    named = plan.kind == "text" and plan.integers  # an integer that names a thing; a new thing is no fault
+    # an integer that identifies something, such as a customer; new ones are normal, so known ones are not stored
+    named = plan.kind == "text" and plan.integers
     known, covered = (np.zeros(0), 1.0) if named else _known(kind, distinct, often)
     quantiles = _quantiles(there) if kind not in ("text", "time") and there.size else np.zeros(0)
     extremes = hours.extremes(values)
@@ -242,8 +244,8 @@ def _limits(
 ) -> tuple[float, float]:
     """Return the limits beyond which a number is extreme, see `proportion.limits`.
 
-    They are computed from the newest weeks, and then widened to the values of other seasons, unless these values are
-    extreme among all rows.
+    They are computed from the newest four weeks, and then widened to the smallest and largest values of earlier days.
+    Earlier values do not count if they are extreme by the limits that are computed from all days.
     """
     low, high = extremes
     days = hours.count // 24
@@ -300,7 +302,7 @@ def _new_share(column: _Column) -> tuple[_OfLength, float] | None:
     """Return which share of the rows in the training set's newer half has values that the older half does not have.
 
     If a profile cannot store all values of the older half, only the most frequent ones count as old, because live
-    values are also compared with stored values only.
+    values, too, are only compared with stored ones.
     """
     if column.kind not in ("code", "category", "text"):
         return None

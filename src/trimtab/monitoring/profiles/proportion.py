@@ -15,7 +15,8 @@ _SKEWED = 3.0  # a tail is long if the upper half is this many times as wide as 
 _ALONE = 4.0  # a day's extreme may be faulty if it is this many ranges beyond the other days' extremes
 _ALONE_DAYS = 14  # one day in this many may be faulty
 _FALSE = 0.1  # this many values a year may exceed the estimate of `next_excess`
-_LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0  # the limit of rare values, as a multiple of the largest one, is between these
+# the limit of rare values is at least and at most this many times the largest of them
+_LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0
 
 
 def limits(low: Floats, high: Floats, quantiles: tuple[float, float, float, float]) -> tuple[float, float]:
@@ -69,16 +70,17 @@ def next_excess(excesses: Floats, days: float) -> float:
 def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
     """Sort values, and leave out those that may be faulty.
 
-    `limit` is computed from all but the greatest fourteenth of the values, and values above it are left out. This way,
-    a fault in the reference does not hide the next fault.
+    `limit` computes a limit from all but the greatest fourteenth of the values (but at least one). Values above the
+    limit are left out. This way, a fault in the reference does not hide the next fault.
     """
     ordered = np.sort(values)
     return ordered[ordered <= limit(ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)])]
 
 
 def _rare(excesses: Floats) -> float:
-    """Return a limit for the excesses: how far each day's extreme exceeds the value that about half of the rows have.
+    """Return a limit for the excesses.
 
+    An excess is how far the extreme of a day is from the value that about half of the rows have.
     The limit is infinite if fewer than two excesses are above 0. The upper half of these is assumed to follow a power
     law. Then the logarithms of their ratios to the largest excess of the lower half are exponential. 1 is added to the
     sum of the logarithms, because a few equal excesses do not prove that the next one is equal.

@@ -21,8 +21,8 @@ Arm = tuple[str, str]  # an arm: an alias, and the version that it points to
 class ArmWatches:
     """The watches (see watches.py) over the arms of one model, stored by arm and version.
 
-    The quality of a version is compared with that of the version in service and, if the version was ever promoted, with
-    its own reference.
+    The quality of a version is compared with the reference of the version in service and, if the version itself was
+    ever put in service, also with its own reference.
 
     Args:
         stored: Returns the watch that a version got when it was last put in service; None if it never was.

@@ -24,9 +24,10 @@ def detectable_rises(watch: Watch) -> dict[float, float]:
 
 
 def detectable_in_words(watch: Watch) -> str:
-    """Return the days until an alarm for the smallest rises, as the end of a sentence; empty if nothing is known.
+    """Return in how many days the smallest detectable rise leads to an alarm, as the end of a sentence.
 
-    A rise of 10 % is named even if it is not detectable. Otherwise the lack of an alarm would look like good quality.
+    All smaller rises are named, too, because otherwise the lack of an alarm would look like good quality. At least two
+    rises are named. The text is empty if nothing is known.
     """
     found = detectable_rises(watch)
     if not found:

@@ -52,9 +52,9 @@ class QualityMonitor:
     so only the loss of its lists is watched. # D0086
 
     Each watch is also stored under its version, so that after a roll-back, a version is compared with its earlier
-    reference again. When a version is replaced, its reference is kept as the second reference of the next version (or
-    if it had a second reference, that one) until seven days of the next version have met it. Canaries and shadows are
-    watched, too, and compared with the version in service. # D0187
+    reference again. When a version is replaced, the next version gets a second reference: the second reference of the
+    replaced version or, if it had none, its own one. It is dropped when seven days of the next version have met it.
+    Canaries and shadows are watched, too, and compared with the reference of the version in service. # D0187
     """
 
     def __init__(
@@ -126,12 +126,13 @@ class QualityMonitor:
             loss_cap: The largest loss that a row in `reference` can have. Losses of live days are limited in the same
                 way.
             slices: The reference days of each slice.
-            allowance: For each kind of value, a distance from the reference that is no evidence. It is expected,
-                because the candidate scored the reference days, and the version is its refit on more data.
+            allowance: For each kind of value, the distance from the reference up to which a value is no evidence. Some
+                distance is expected, because the candidate scored the reference days, and the version is its refit on
+                more data.
             name: The name of the version, for messages.
-            continues: Whether the present watch, if it has no alarm, goes on comparing days of the replaced version
-                that are closed after the promotion, until the new version has a closed day that begins at least seven
-                days after `at_us`. Otherwise such days are not compared. # D0214
+            continues: Whether days of the replaced version that are closed after the promotion are still compared with
+                its own watch. This needs a watch without an alarm, and ends with the first closed day of the new
+                version that begins at least seven days after `at_us`. # D0214
         """
         before = self._comparable()
         healthy, healthy_cap = _healthy(before), _healthy_cap(before)
@@ -235,7 +236,7 @@ class QualityMonitor:
         Args:
             days: Closed days, of any version.
             also: Further changes to store in the same transaction.
-            slices: For each day and version, the sums that include those of the slices.
+            slices: By day and version, the sums of days together with the sums of their slices.
             arms: Closed days of canaries and shadows, oldest first, each with the name of its arm.
 
         Raises:
@@ -401,7 +402,8 @@ def _slices_after(
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
     """Return the severity of a new signal about labels of undeclared classes; "no": none begins.
 
-    Each severity is only signalled once, until seven days have passed without a new signal (see `_after`). # D0076
+    Each severity is only signalled once, and "info" not after "red", until seven days have passed without a new signal
+    (see `_after`). # D0076
     """
     if not day.unlisted or watch.unlisted_told == "red":
         return "no"

@@ -17,7 +17,7 @@ LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
 # labels are missing after this many closed days in a row with predictions and without a label
 SILENT_DAYS = 2
-UNLISTED_SHARE = 0.01  # labels of undeclared classes are a red signal from this share of a day's labels
+UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
 _MOST_SLICES = 3  # only this many slices, the worst, have a signal
 _WHAT = {
     (LOSS, True): "daily loss in excess of what the scores expect",
@@ -154,13 +154,13 @@ def _away(found: tuple[str, MetricValue, Level]) -> float:
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
-    # `alike` is the number of lists in a ranking whose labels are all equal
+    # `alike`: for a ranking, the number of the day's lists that have all their labels, which are all equal
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
     message = f"No label has come for any prediction since {since}. Check what sends the labels."
     if alike:
         message = (
-            f"No list since {since} shows what should come first: {alike} lists have all their labels, but in each of "
-            "them all labels are equal."
+            f"No list since {since} shows what should come first: {alike} lists of the newest day have all their "
+            "labels, but in each of them all labels are equal."
         )
     evidence = {"days": float(watch.silent_days), "predictions": float(day.predictions)}
     return _signal(watch, NO_LABELS, day.day_us, now_us, onset_us=since_us, evidence=evidence, message=message)

@@ -36,7 +36,7 @@ _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: the test is made at every promotion, 
 # sooner, and smaller ones later
 _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
-_HARMLESS_SHARE = 0.001  # a gap of the calibration that costs this share of the loss is no evidence
+_HARMLESS_SHARE = 0.001  # a gap of the calibration is no evidence if it adds at most this share to the loss
 _SLICE_STEPS = 60  # this many days are kept to date the onset of a slice's change
 
 
@@ -91,7 +91,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     last_day_us: int | None = None
     silent_days: int = 0  # the number of the newest days in a row that had predictions and no label
     unlisted: int = 0  # the number of labels of undeclared classes on all days
-    # the highest severity of a signal about such labels; "no": there was none
+    # the highest severity of a signal about such labels; "no": none for seven days; see `_after` in quality.py
     unlisted_told: Literal["no", "info", "red"] = "no"
     unlisted_day: DayQuality | None = None  # the newest day with a signal about such labels
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
@@ -179,8 +179,8 @@ def learnt_values(
     Args:
         days: The reference days, oldest first. Their rows were not used for training.
         run_length: At least this many days pass on average until a false alarm of one kind.
-        allowance: For each kind, a distance from the reference that is no evidence, in units of the value. A gap of the
-            calibration is no evidence if it costs less than a thousandth of the loss.
+        allowance: For each kind, the distance from the reference up to which a value is no evidence, in units of the
+            value. For the calibration of probabilities, the gap that adds a thousandth to the loss is added to it.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
@@ -209,7 +209,7 @@ def learnt_values(
 
 
 def _harmless_gap(days: Sequence[DayQuality]) -> float:
-    """Return which distance of mean score and mean label costs `_HARMLESS_SHARE` of the loss, for probabilities.
+    """Return the gap between mean score and mean label that adds `_HARMLESS_SHARE` to the loss of probabilities.
 
     A gap g costs about g^2 / (2 p (1 - p)) of log loss, if p is the share of positive labels.
     """

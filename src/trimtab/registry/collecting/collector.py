@@ -27,7 +27,7 @@ class Reason(msgspec.Struct, frozen=True):
     """A reason why a version is kept, and what the user can do about it."""
 
     text: str
-    frees: str  # the option or action that removes this reason; "": there is none but `--evidence`
+    frees: str  # the option or action that removes this reason; "": only the option `--evidence` can remove it
     # the age of the judgement or decision that keeps the version: `--evidence` with a shorter time removes this reason
     evidence_us: int | None = None
 
@@ -58,7 +58,7 @@ class Going(msgspec.Struct, frozen=True):
 class Forgotten(msgspec.Struct, frozen=True):
     """A record of a search or a finished step to remove.
 
-    The record is small, but without it, no record names its blobs, so they can be removed.
+    The record itself is small. But once it is removed, no record names its blobs, so these can be removed, too.
     """
 
     what: Literal["search", "step"]
@@ -310,7 +310,7 @@ class Collector:
             age_us = now_us - gate.judged_at_us
             if age_us <= evidence_us:
                 add(gate.candidate, f"gate record {gate.id} judged it", evidence_us=age_us)
-                add(gate.champion, f"gate record {gate.id} compared with it", evidence_us=age_us)
+                add(gate.champion, f"gate record {gate.id} compared a candidate with it", evidence_us=age_us)
         for version, reasons in self._also.items():
             for reason in reasons:
                 add(version, reason.text, reason.frees, reason.evidence_us)

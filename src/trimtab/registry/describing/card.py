@@ -35,7 +35,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     moves: Sequence[AliasMove]  # the moves that pointed an alias to this version
     tags: Sequence[Tag]
     notes: Sequence[Note]
-    relatives: Sequence[tuple[str, str]]  # the names of other versions, and their relation to this one
+    relatives: Sequence[tuple[str, str]]  # names of other versions, and what this one does to them, such as "refits"
     # for each kind of machine, the code path that was chosen to score single rows
     row_choices: Sequence[RowChoice] = ()
 
@@ -71,11 +71,15 @@ def _identity(card: Document, about: About) -> None:
         f"Made {format_time(version.made_at_us)[:19]} by {version.actor}."
     )
     if version.imported is not None:
-        how = "by name" if version.imported.inputs_named else "only by their number"
+        inputs = (
+            "names its inputs, which match the features"
+            if version.imported.inputs_named
+            else "does not name its inputs, so only their number was compared with the features"
+        )
         text += (
             f" It was imported from {version.imported.file} ({version.imported.kind}, SHA-256 "
-            f"{version.imported.sha256}) and compared with {version.imported.golden}; its inputs were matched {how} "
-            "with the features."
+            f"{version.imported.sha256}), and its predictions were checked on {version.imported.golden}. The file "
+            f"{inputs}."
         )
     if version.refit_of:
         refitted = next((name for name, what in about.relatives if what == "refits"), version.refit_of)

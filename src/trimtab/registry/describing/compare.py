@@ -279,7 +279,7 @@ def _data(record: Record) -> dict[str, Value]:
     version, manifest = record.version, record.manifest
     found: dict[str, Value] = {
         "training set": version.training_set[:16],
-        "values": manifest.data_hash[:16],
+        "hash of the values": manifest.data_hash[:16],
         "known until": format_time(manifest.cut_us)[:19],
         "labels wait": format_duration(manifest.wait_us),
         "rows": manifest.rows,

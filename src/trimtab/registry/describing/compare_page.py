@@ -31,8 +31,8 @@ def comparison_document(comparison: Comparison) -> Document:
             "Parameters",
             None,
             [
-                "Not known for one version: its file format keeps none, or its library is not installed or cannot read "
-                "them."
+                "Not known for at least one version: its file format does not store parameters, or its library is not "
+                "installed, or the library cannot read them."
             ],
         )
     else:
@@ -72,7 +72,7 @@ def _predictions(comparison: Comparison) -> tuple[Table | None, list[str]]:
     ]
     if not found.most:
         return None, sentences
-    of = ("of",) if any(row.of for row in found.most) else ()
+    of = ("class",) if any(row.of for row in found.most) else ()
     headers = ("row", "time", comparison.one, comparison.other, "label", *of)
     rows = tuple(
         (row.key, format_time(row.at_us)[:16], row.one, row.other, row.label, *((row.of,) if of else ()))

@@ -30,7 +30,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     # "time": UTC microseconds; "category": one of the texts in `values` (any other text counts as null)
     type: FieldType
     null: bool  # whether the value may be null
-    # False: no feature reads this column; it may only identify the request, or give its time
+    # False: no feature reads this column; for example, it identifies the request, or gives its time
     read: bool = True
     values: tuple[str, ...] = ()  # for a category, the texts that the model knows
 

@@ -138,7 +138,7 @@ def test_content_that_is_imported_again_is_said_to_be_there_already(call: Run, t
     assert (other.returncode, other.stdout) == (4, ""), other.stderr
     assert f"the same content was imported already, as {name} at " in other.stderr
     assert (
-        "not 2020-02-01T00:00:00 (trimtab promote takes --seen-until, too); it was not scored on a window"
+        "not 2020-02-01T00:00:00 (to set another: trimtab promote --seen-until); it was not scored on a window"
         in other.stderr
     )
     shown = call("versions", "show", name, cwd=trained).stdout

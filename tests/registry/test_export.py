@@ -193,7 +193,7 @@ def test_an_export_refuses_rows_by_name(trees: LoadedModel, tmp_path: Path) -> N
         ([{**good, "km": "far"}], "input 'km' in row 0: 'far' is str; needed: a number"),
         ([good, {**good, "km": True}], "input 'km' in row 1: True is bool; needed: a number"),
         ([{**good, "name": 7}], "input 'name' in row 0: 7 is int; needed: a text"),
-        ([good, {"km": 1.0}], "only one of this row and row 0 has"),
+        ([good, {"km": 1.0}], "either this row or row 0 lacks"),
         ([1], "row 0: 1 is a int"),
         ("rows", "rows: a str"),
         ({**{name: [1.0] for name in good}, "km": [1.0, 2.0]}, "columns of different lengths"),

@@ -38,7 +38,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     tag: str | None = None
     metric: str | None = None  # the name of an evaluated metric ("log_loss"), or a name with a bound ("auc>0.8")
     feature: str | None = None  # a feature that the model reads, or a view that has such features
-    source: str | None = None  # an event source that the model's features read, or the model's request
+    source: str | None = None  # the name of an event source that the model's features read, or of the model's request
 
     def __post_init__(self) -> None:
         if self.metric is not None:
@@ -68,7 +68,7 @@ class Found(Shown, msgspec.Struct, frozen=True):
 
     version: Version
     metric: str  # the metric of the search, or else the version's own metric
-    # the value of `metric`; None: neither this version nor the one that it refits was evaluated
+    # the value of `metric`; None: no stored evaluation of this version, or of the one that it refits, has this metric
     value: float | None
     tags: tuple[str, ...]
     notes: tuple[Note, ...]
@@ -76,7 +76,7 @@ class Found(Shown, msgspec.Struct, frozen=True):
     removed: bool  # whether the version's artifact was removed
 
 
-class _Made(msgspec.Struct, frozen=True):
+class _Names(msgspec.Struct, frozen=True):
     """The names that `Search.feature` and `Search.source` are compared with."""
 
     features: frozenset[str]  # the names of the model's features and of their views
@@ -91,8 +91,8 @@ class Searcher:
         self._blob = blob
         self._tags = tags
         self._aliases = aliases
-        # decoded features and views, by the hash of the feature definitions
-        self._made: dict[str, _Made] = {}
+        # the names of features, views and sources, by the hash of the feature definitions
+        self._names: dict[str, _Names] = {}
 
     def find(self, versions: list[Version], search: Search) -> list[Found]:
         """Return the versions that match, in the given order.
@@ -154,17 +154,17 @@ class Searcher:
         texts += [*found.tags, *found.aliases, *(note.text for note in found.notes)]
         return "\n".join([*texts, *sorted(self._of(version).features)])
 
-    def _of(self, version: Version) -> _Made:
-        if version.features not in self._made:
+    def _of(self, version: Version) -> _Names:
+        if version.features not in self._names:
             try:
                 artifact = decode_artifact(self._blob.get(version.artifact))
                 features = artifact.features(version.features)
             except (NotFound, Corrupt):  # removed or damaged
-                return _Made(frozenset(), frozenset())
+                return _Names(frozenset(), frozenset())
             views = {view.name for view in features.views}
             sources = {view.source.name for view in features.views} | {features.request.name}
-            self._made[version.features] = _Made(frozenset({*artifact.inputs, *views}), frozenset(sources))
-        return self._made[version.features]
+            self._names[version.features] = _Names(frozenset({*artifact.inputs, *views}), frozenset(sources))
+        return self._names[version.features]
 
     def _metrics(self, version: Version, versions: list[Version]) -> dict[str, float]:
         """Return the evaluated metrics of a version by name; an empty dict if the version was not evaluated."""

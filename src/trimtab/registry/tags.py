@@ -84,7 +84,7 @@ class Tags:
             Misuse: The note is empty, or longer than 10,000 characters.
         """
         if not text.strip() or len(text) > _LONGEST_NOTE:
-            raise Misuse(f"note: found {len(text):,} letters; give 1 to {_LONGEST_NOTE:,}.")
+            raise Misuse(f"note: found {len(text):,} letters; give 1 to {_LONGEST_NOTE:,}, and not only spaces.")
         made = Note(version=version, text=text.strip(), at_us=self._clock.now_us(), actor=actor or self._actor)
         self._catalog.write([Append(f"notes/{version}", made.at_us, msgspec.json.encode(made))])
         return made

@@ -34,7 +34,7 @@ def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock
         raise Misuse(f"{what}: the version was trained here, so its training data are known. Leave the option out.")
     now_us = clock.now_us()
     if until_us > now_us:
-        raise Misuse(f"{what} is in the future. Give the time until which its training data reached.")
+        raise Misuse(f"{what} is in the future. Give the latest time of the version's training data.")
     seen = TrainingCut(version=version.id, until_us=until_us, at_us=now_us, actor=actor)
     catalog.write([Put(KIND, version.id, msgspec.json.encode(seen))])
     return seen

@@ -21,7 +21,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
 
     file: str  # the name of the file or folder
     sha256: str  # the SHA-256 of the model file's bytes
-    kind: str  # for example "LightGBM text" or "MLflow folder, flavour xgboost"
+    kind: str  # for example "LightGBM text" or "MLflow folder, xgboost"
     inputs_named: bool  # False: the file has no names of inputs, so only their number was checked
     golden: str  # the rows with which the model was checked: "12 golden rows", "the 413 labelled rows from ..."
     window_us: int | None = None  # the length of the window of labelled rows that the model was scored on
@@ -35,7 +35,8 @@ class Version(Shown, msgspec.Struct, frozen=True, kw_only=True):
     model: str
     number: int  # 1, 2, ... in the order of registration; "model@3" names the version
     artifact: str  # the hash of the artifact's blob
-    recipe: str  # the hash of the model's definition, including the estimator's code
+    # the hash of the model's definition, including the estimator's code; for an imported version, of the model file
+    recipe: str
     features: str  # the hash of the feature definitions
     runtime: str
     trust: Trust | None  # "pickle": loading the version runs code, which the user allowed

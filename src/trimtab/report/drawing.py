@@ -8,7 +8,7 @@ from trimtab.report.tables import written
 # Okabe & Ito (2008): distinguishable with all common kinds of colour blindness. A page may set others (dark mode).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
 _DASHES = (None, "7 3", "2 3")  # the line styles when the palette is used for the first, second and third time
-WIDTH = 760  # the width of every sheet, in its own units
+WIDTH = 760  # the width of every sheet, in SVG units
 GRID = "stroke:var(--grid,#ddd);stroke-width:1"
 Scale = Callable[[float], float]
 

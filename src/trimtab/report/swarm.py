@@ -1,4 +1,4 @@
-"""Swarm chart: how much each feature changes predictions. Each point is a prediction."""
+"""Swarm chart: how much each feature changes predictions. Each point stands for one prediction."""
 
 from __future__ import annotations
 

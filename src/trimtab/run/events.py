@@ -17,7 +17,7 @@ class StepBegan(msgspec.Struct, frozen=True, tag="began", array_like=True):
 
 
 class StepEnded(msgspec.Struct, frozen=True, tag="ended", array_like=True):
-    """A step has ended with a result or an error. Even after an error, its run may continue."""
+    """A step has ended with a result or an error. Even after an error, the run of the step may continue."""
 
     name: str
     cached: bool

@@ -242,7 +242,7 @@ class ProcessExecutor(Closing):
                 )
             except OSError as error:
                 os.close(reading)
-                raise Unavailable(f"a process for training cannot be started ({error}). Free memory.") from error
+                raise Unavailable(f"a child process cannot be started ({error}). Free memory.") from error
             finally:
                 os.close(writing)
             self._events = os.fdopen(reading, "rb", buffering=0)
@@ -287,7 +287,7 @@ class ProcessExecutor(Closing):
     def end(self) -> int:
         """End the child at once, by force if necessary, and return its exit status.
 
-        Other than `close`, it does not let the child close what tasks have kept.
+        Unlike `close`, it does not let the child close what tasks have kept.
         """
         child, self._child = self._child, None
         events, self._events = self._events, None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_EVERY_S = 0.2  # at most one report is passed on in this time, except the last one (all is done)
+_EVERY_S = 0.2  # at most one report is passed on in this time; the last one (all is done) always is
 
 ProgressListener = Callable[[float, float], object]  # called with the amount that is done and the total amount
 _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=None)
@@ -15,9 +15,9 @@ _listener: ContextVar[ProgressListener | None] = ContextVar("progress", default=
 
 @contextmanager
 def listening(listener: ProgressListener | None) -> Iterator[None]:
-    """In the block, pass reports of this thread to `listener`, at most five a second.
+    """In the block, pass reports of this thread to `listener`, about five a second at most.
 
-    If it is None, reports are dropped.
+    If `listener` is None, reports are dropped.
     """
     token = _listener.set(None if listener is None else _throttled(listener))
     try:

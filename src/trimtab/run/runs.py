@@ -58,7 +58,8 @@ class Run(Shown, msgspec.Struct, frozen=True, kw_only=True):
     ended_us: int | None = None
     outcome: str = ""  # one sentence
     error: str = ""  # the kind of error, e.g. "Misuse"
-    resumes: str | None = None  # the id of an interrupted run whose finished steps this run reuses
+    # the id of an interrupted run that had begun a step of this run; the results of its finished steps are reused
+    resumes: str | None = None
     steps: tuple[RunStep, ...] = ()
     lines: tuple[str, ...] = ()  # the last two hundred lines that were logged or printed
 
@@ -264,7 +265,7 @@ class Tracked:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.end(error=error)
-        except TrimtabError:  # the error that ended the work matters more, such as a full disk
+        except TrimtabError:  # the error that ended the work, such as a full disk, matters more
             if error is None:
                 raise
 
@@ -317,8 +318,7 @@ def _interrupted(run: Run) -> Run:
 
 
 def _next(run: Run) -> str:
-    """Return advice about the next run of this kind.
-
+    """Say where the next run of this kind begins.
     A promotion keeps no results of steps, because it must use the data that are known at its time.
     """
     kept = run.kind != "promote"

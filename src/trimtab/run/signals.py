@@ -28,7 +28,7 @@ def caught(
         handle: Called in the main thread, between two instructions.
         numbers: The signals to handle.
         for_good: Whether to ignore the signals after the block, because the process then ends. If False, the previous
-            handlers are restored.
+            handlers are restored (except for SIGHUP, if one has arrived).
     """
     if threading.current_thread() is not threading.main_thread():
         yield

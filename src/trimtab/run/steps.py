@@ -1,4 +1,4 @@
-"""Do a step of work only once for the same inputs, even if the process crashes in between."""
+"""Do a step of work only once for the same inputs. A step during which the process crashed is done again."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def step(
     clock: Clock,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Done:
-    """Return the result of a function, which is computed only once for the same inputs.
+    """Return the result of a function. For the same inputs, it is computed only once.
 
-    The result is stored before the step is recorded as finished, so a crash leaves either nothing or a finished step.
+    The result is stored before the step is recorded as finished, so a step that is recorded after a crash has a result.
     No other process may do the step at the same time: the caller must hold a lease, or be the only user of the
     catalogue.
 

@@ -44,7 +44,7 @@ def golden_of(path: Path) -> GoldenRows | None:
 
 
 def read_golden(file: Path, *, classes: Sequence[str] = ()) -> GoldenRows:
-    """Read golden rows from a golden.json, or from a file with JSON lines of inputs and "score".
+    """Read golden rows from a golden.json, or from a file of JSON lines, each with the inputs and the "score" of a row.
 
     For a model of several classes, "score" is a list.
 

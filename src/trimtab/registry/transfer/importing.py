@@ -100,10 +100,10 @@ class ModelProcess:
         return msgspec.msgpack.decode(self._run("inspect", file, "read"), type=Inspected)
 
     def score(self, fitted: Fitted, matrix: NDArray[np.float64]) -> None:
-        """Score the first 10,000 rows and the last row in the child process, without looking at the scores.
+        """Score the first 10,000 rows and the last row in the child process. Only the number of scores is checked.
 
         Raises:
-            Misuse: The model takes too long, or ends the process.
+            Misuse: The model takes too long, ends the process, needs too much memory, or gives far too many scores.
         """
         artifact = fitted.artifact
         matrix = np.vstack([matrix[:_CHECKED_ROWS], matrix[-1:]])
@@ -289,8 +289,8 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
     if classes and tuple(classes["names"]) != model.label.class_names:
         raise Misuse(
             f"{what}: {exported['version']} predicts the classes {', '.join(classes['names'])}, but model "
-            f"{model.name!r} declares {', '.join(model.label.class_names)}. Declare the version's classes in its "
-            "order."
+            f"{model.name!r} declares {', '.join(model.label.class_names)}. Declare these classes in the same "
+            "order as the version."
         )
 
 
@@ -348,7 +348,7 @@ def check_same(version: Version, what: str, *, seen_until_us: int | None, window
     assert imported is not None  # the caller has found an imported version by the hash of its file
     if seen_until_us is not None and seen_until_us != version.cut_us:
         then, now = format_time(version.cut_us)[:19], format_time(seen_until_us)[:19]
-        other.append(f"its training cut is {then}, not {now} (trimtab promote takes --seen-until, too)")
+        other.append(f"its training cut is {then}, not {now} (to set another: trimtab promote --seen-until)")
     if window_us is not None and version.evaluation is None:
         other.append("it was not scored on a window (trimtab versions compare scores it, next to another version)")
     elif window_us is not None and imported.window_us not in (None, window_us):
@@ -405,7 +405,7 @@ def _encoding(
     missing = [name for name in model.features.categories if name not in vocabularies]
     strange = [name for name in vocabularies if name not in model.features.categories]
     if strange:
-        raise Misuse(f"{what}: categories for {', '.join(strange)}, which the model does not declare as a category.")
+        raise Misuse(f"{what}: categories for {', '.join(strange)}, but the model declares no such category features.")
     if missing:
         raise Misuse(
             f"{what}: needed the values of {', '.join(missing)}, in the order in which the model numbers them: "

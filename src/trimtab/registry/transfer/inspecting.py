@@ -1,4 +1,4 @@
-"""Read a model file from outside and score rows, in a child process, because damaged bytes can end the process."""
+"""Read a foreign model file, and score rows with its model, in a child process, which damaged bytes may end."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _score(scorer: Scorer, rows: NDArray[np.float64]) -> None:
     except Exception as error:  # libraries raise exceptions of any type
         if isinstance(error, MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY):
             raise Corrupt(
-                f"the model takes far more memory than the size of its file, to score {len(rows)} rows."
+                f"to score {len(rows)} rows, the model takes far more memory than the size of its file."
             ) from error
 
 

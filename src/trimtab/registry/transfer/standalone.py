@@ -1,7 +1,7 @@
 """Score rows with an exported model. This needs Python, NumPy and the model's own library, but not trimtab.
 
     python predict.py --check        repeat the golden predictions
-    python predict.py rows.csv       a score for each row, in their order; .ndjson works too
+    python predict.py rows.csv       print a score for each row, in the order of the rows; .ndjson works, too
 
 In Python, `load(folder).predict(rows)` takes a list of dicts, a dict of columns, or a data frame.
 """
@@ -206,7 +206,7 @@ def _columns_of_rows(rows: Any, inputs: list[str]) -> dict[str, list[Any]]:
         if row.keys() != rows[0].keys():
             other = sorted(row.keys() ^ rows[0].keys())[0]
             raise ModelError(
-                f"row {number}: only one of this row and row 0 has {other!r}. Give all rows the same inputs (None for "
+                f"row {number}: either this row or row 0 lacks {other!r}. Give all rows the same inputs (None for "
                 "null)."
             )
     names = [str(name) for name in rows[0]] if len(rows) else inputs

@@ -138,7 +138,7 @@ def test_what_is_refused_for_saturation_is_counted_for_the_version_in_service(sh
     assert service.overloaded(service.predictors["late"], service.predictors["late"].form).status == 429
     found = counted(shop)["champion"]
     assert (found.requests, found.refused) == (0, 1)
-    assert found.lines()[-1] == "  refused for saturation: 1"
+    assert found.lines()[-1] == "  refused because too many were in flight: 1"
 
 
 class World:

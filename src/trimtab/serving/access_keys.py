@@ -129,7 +129,7 @@ class AccessKeys:
     def remove(self, name: str, *, actor: str = "a person") -> AccessKey | None:
         """Remove a key and return its record, or None if the record was unreadable.
 
-        Servers refuse the key within two seconds.
+        At the latest two seconds later, servers refuse the key.
 
         Raises:
             NotFound: There is no key with this name.
@@ -177,7 +177,7 @@ class AccessKeys:
         return self._marker is not None and self._marker.exists()
 
     def changes(self, *, after: int = 0) -> int:
-        """Return the number of changes of keys ever made. If it is 0, no key was ever made.
+        """Return how often a key was made or removed so far. If the result is 0, no key was ever made.
 
         `after` is a number that an earlier call returned: only changes after it are read, which saves time.
         """
@@ -247,7 +247,7 @@ class KeyFollower:
             if name not in self._warned:
                 _logger.warning(
                     "access key %r cannot be read, and is refused: its record is damaged, or written by a later "
-                    "trimtab. Make the key again (trimtab keys remove, trimtab keys add), or serve with that trimtab.",
+                    "trimtab. Make the key again (trimtab keys remove, trimtab keys add), or serve with that version.",
                     name,
                 )
         self._warned = set(unreadable)

@@ -217,7 +217,7 @@ class Client(Closing):
         return self._get(_path("v1", "predictions", prediction_id) + "?why", dict[str, Any])
 
     def features(self, entity: str, *key: str | int, model: str | None = None) -> EntityFeatures:
-        """Return the current online features of an entity, with the reasons for missing values and their ages.
+        """Return the current online features of an entity: their values and ages, and why values are missing.
 
         Args:
             entity: The name of the entity in views.
@@ -270,7 +270,7 @@ class Client(Closing):
         at: str | int | Sequence[str | int] | None = None,
         timeout_s: float | None = None,
     ) -> list[Assignment]:
-        """Log that units met their variants (all of the units, or none), and return the variants.
+        """Log that units met their variants, and return the variants. Either all units are logged, or none.
 
         It may be called again after an error. Each of `units` is given like `attributes` in `assign`. `at` is when the
         units met their variants, if not now: one time for all, or a list with one for each. For the rest, see `assign`.
@@ -303,7 +303,7 @@ class Client(Closing):
         return self._ask("GET", path, None, None, kind)
 
     def _ask(self, method: str, path: str, body: Any, timeout_s: float | None, kind: type[T]) -> T:
-        """Send a request, again after failures if that is safe and there is time, and decode the response."""
+        """Send a request, and decode the response. After a failure, send it again if that is safe and there is time."""
         end_s = time.monotonic() + (self._timeout_s if timeout_s is None else _check_timeout(timeout_s))
         encoded = None if body is None else encode(body)
         for attempt in range(_RETRIES + 1):

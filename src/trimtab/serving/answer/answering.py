@@ -1,4 +1,4 @@
-"""Answer requests in the same process, from checked request rows to logged predictions."""
+"""Answer requests in this process, without HTTP: from checked request rows to logged predictions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from trimtab.serving.log.prediction_record import payload_writer
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
-# the flag of an answer that was given more than a day before or after the row's time minus the lead (see `_off_lead`; a
-# batch only flags answers that are too early)
+# the flag of an answer that was given more than a day away from the time that training assumes: the row's time minus
+# the lead (see `_off_lead`). A batch only flags answers that are too early.
 NOT_AT_LEAD = "not_at_lead"
 # the fields of a prediction that differ between live answers
 _GIVEN = ("id", "request_id", "made_at_us", "at_us", "positions", "score", "request", "values", "reasons")
@@ -278,7 +278,7 @@ class Answerer:
 
 
 def _off_lead(request: Request, row: Row, now_us: int) -> bool:
-    """Return whether now is more than a day from the row's time minus the lead, the time that training assumes."""
+    """Return whether now is more than a day away from the time that training assumes: the row's time minus the lead."""
     return request.time in row and abs(row[request.time] - request.lead_us - now_us) > DAY_US
 
 

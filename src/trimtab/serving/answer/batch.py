@@ -88,8 +88,8 @@ def score_table(
     """Answer every row of a table, log the predictions, and return the finished manifest.
 
     A second call with the same table and version does only what is missing. The manifest lists the parts that are done.
-    If a call ended between logging a part and listing it, the next call finds the part by the ids of its predictions,
-    which follow from the batch and the row.
+    If a call ended after it logged a part and before it listed the part, the next call finds the part in the log by the
+    ids of its predictions, which are computed from the batch and the row.
 
     Args:
         requests: The columns of the request, with one row for each request.
@@ -325,8 +325,8 @@ class _Held:
     def is_alone(self) -> bool:
         """Return whether the next part can be logged without searching the log for it first.
 
-        It can if the lease did not expire since the last part (so no other process has logged this part) and was
-        renewed in the last 30 s (so it lasts until the part is logged).
+        It can if the lease did not expire since the previous part was listed (so no other process has logged the next
+        part), and was renewed in the last 30 s (so it lasts until the next part is logged).
 
         Raises:
             Conflict: The lease expired, and another process resumed the batch.
@@ -431,7 +431,11 @@ def _rows(matrix: NDArray[Any]) -> list[bytes]:
 
 
 def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:
-    """Return the manifest from which to resume the batch, and the revision of its record."""
+    """Store the manifest of a new batch, or read that of a batch that was begun before. Return it with its revision.
+
+    Raises:
+        Conflict: A batch with this name has another table or version.
+    """
     record = catalog.get(KIND, fresh.id)
     if record is None:
         catalog.write([Put(KIND, fresh.id, msgspec.json.encode(fresh), expected=0)])

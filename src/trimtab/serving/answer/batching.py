@@ -87,6 +87,7 @@ class Joined(Generic[_Row, _Answer]):
     """A row that waits for a shared call of the model.
 
     `done` gets its answer. If the shared call fails, the row is answered alone, and `done` gets that answer or error.
+    (If the error concerns all rows, `done` gets it at once.)
     """
 
     def __init__(self, group: object, answers: _Answers, row: _Row, done: asyncio.Future[_Answer]) -> None:

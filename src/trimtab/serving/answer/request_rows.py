@@ -168,7 +168,11 @@ class RequestRows:
         return False
 
     def _decoded_again(self, body: bytes, error: Exception) -> Any:
-        """Decode a body with texts, or floats such as 2.0, that msgspec refused. If that fails, explain why."""
+        """Decode a body again, after converting texts and floats such as 2.0, which msgspec refuses.
+
+        Raises:
+            Misuse: The body is wrong for another reason, too.
+        """
         formatted = self._formats and isinstance(error, msgspec.ValidationError)
         if formatted or _NO_TIME in str(error) or _FLOAT in str(error):
             try:
@@ -335,7 +339,7 @@ def _key_type(nulls: Sequence[str]) -> Any:
 def _with_nulls(
     as_row: Callable[[Any], Row], names: Sequence[str], is_null: Callable[[str], object]
 ) -> Callable[[Any], Row]:
-    """Return `as_row`, extended: it replaces declared words for null by null in some columns."""
+    """Return a function like `as_row` that also replaces declared words for null by null, in the columns `names`."""
 
     def nulled(checked: Any) -> Row:
         row = as_row(checked)
@@ -395,9 +399,9 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
 
 
 def _as_time(value: Any) -> Any:
-    """Return a text or date as microseconds if it is a time.
+    """Return a text or date as microseconds (or as a datetime, see `_with_unit`) if it is a time.
 
-    Any other value is returned unchanged, and refused later.
+    Any other value is returned, and refused later. (A text beyond ASCII is escaped.)
     """
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:

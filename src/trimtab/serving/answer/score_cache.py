@@ -30,7 +30,7 @@ _ENTRY_BYTES = 250  # bytes of an entry without its inputs: bytes object, score,
 _LIST_BYTES, _CLASS_BYTES = 56, 32  # additional bytes with several classes: for the list, and for each class
 _MOST_LOOKED_UP = 256  # larger batches are not cached, because their rows rarely repeat
 _LEAST_BYTES, _MOST_BYTES = 1_000, 1 << 36
-_LOOKED_AT = 2  # for each new entry, check the age of this many of the least recently used entries
+_LOOKED_AT = 2  # for each new entry, check the age of at most this many of the least recently used entries
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +153,7 @@ class CachedScores:
         kept, now_s = self._kept, self._clock()
         self._metrics.misses += 1
         kept[key] = score, now_s + self._ttl_s
-        self._used(key)  # move it to the end: a score that replaced another one is still at that one's place
+        self._used(key)  # move it to the end, because a replaced entry stays at its old place
         if len(kept) > self._most:
             kept.popitem(last=False)
         if self._ttl_s < math.inf:

@@ -101,7 +101,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             half, most = (1e3 * self.latency_s(share) for share in (0.5, 0.99))
             found.append(f"  features and model: median {half:.3g} ms, 99th percentile {most:.3g} ms")
         if self.refused:
-            found.append(f"  refused for saturation: {self.refused:,}")
+            found.append(f"  refused because too many were in flight: {self.refused:,}")
         return found
 
 
@@ -123,7 +123,7 @@ class ArmCounts:
     def answered(self, made: Sequence[Prediction], taken_s: float, shared: bool) -> None:
         """Count the answers to one request or, with `shared`, to several requests of one row each.
 
-        `taken_s` is the time of the call of the model that gave these answers.
+        `taken_s` is the time that features and model took together. With `shared`, it counts for each of the requests.
         """
         if len(made) != 1 and not shared:
             if made:
@@ -151,7 +151,7 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count requests for which this version failed as degraded, if the answers given instead (`made`) are."""
+        """Count requests that others answered, because this version failed, as degraded if the answers are degraded."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 

@@ -29,7 +29,7 @@ CANARY_FAILED = "canary_failed"  # the flag of an answer that the champion gave 
 _KNOWN = 8  # how many of the newest versions `know` stores completely
 _throttled = ThrottledLogger(logging.getLogger(__name__))
 
-# a new prediction, which must still be logged, or the JSON of a stored answer, logged when its batch was scored
+# either a new prediction, which must still be logged, or the JSON of a stored answer, which was logged with its batch
 Prepared: TypeAlias = Prediction | bytes
 
 
@@ -161,7 +161,7 @@ class Endpoint:
         self._state = _Unloaded(load)
 
     def see_applied(self, stands: bool) -> None:
-        """Record whether the application of events to online features stands still (`stands`).
+        """Record whether events are no longer applied to the online features (`stands`).
 
         If so, answers are flagged with `BEHIND`, unless the version is loaded and reads no online features.
         """
@@ -170,9 +170,9 @@ class Endpoint:
         self.flags = (BEHIND,) if stands and reads else ()
 
     def know(self, served: ServedVersion) -> None:
-        """Store the name of a version, for showing it in answers.
+        """Add a version to the known ones, so that answers can show its name.
 
-        Of the newest eight versions, all of `served` is kept, and of older ones only the name.
+        For the newest eight versions, the whole `served` is kept; for older ones, only the name.
         """
         self._labels[served.version] = served.label
         known = {address: one for address, one in self._served.items() if address != served.version}

@@ -117,10 +117,10 @@ def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
 class OnlineDeployment:
     """A learner that is saved together with its progress in one write, so that each label is learnt exactly once.
 
-    If the learner raises an error for a block of examples, each example that it refuses alone is set aside in the same
-    write, and the others are learnt. But before that, some new examples and the last one that it has learnt are each
-    tried on a copy. If it refuses all of these, the learner itself is broken: nothing is set aside, and its error is
-    raised.
+    If the learner raises an error for a block of examples, some new examples and the newest example that it learnt
+    earlier are each tried on a copy. If it refuses all of these, the learner itself is broken: nothing is set aside,
+    and its error is raised. Otherwise each example of the block that it refuses alone is set aside, in the same write,
+    and the others are learnt.
 
     This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved, so answers do not wait
     for learning, and none comes from a learner that has learnt only a part of a block.
@@ -235,7 +235,7 @@ class OnlineDeployment:
         return [one for block in blocks for one in self._learn_carefully(block, new)]
 
     def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
-        """Learn from a block, except from the examples that the learner refuses alone. Return those."""
+        """Learn from a block, except from examples with a `fault` or that the learner refuses alone. Return these."""
         before = copy.deepcopy(self._learner)
         faults = {id(e): e.fault for e in block if e.fault}
         rest = [e for e in block if not e.fault]
@@ -245,7 +245,7 @@ class OnlineDeployment:
             usable = [e for e in new if not e.fault]
             probes = [*([] if self.saved.last is None else [self.saved.last]), *usable[:: 1 + len(usable) // _PROBES]]
             if isinstance(error, MemoryError) or all(_refusal(before, [one]) for one in probes):
-                raise  # not the examples are at fault, but the learner
+                raise  # the learner is at fault, and not the examples
             found = _refused(before, rest)
             faults |= found
             rest = [e for e in rest if id(e) not in found]

@@ -19,7 +19,7 @@ _PLAIN = ("id", "request_id", "model", "version", "arm", "mode", "score", "at_us
 
 
 class ArrowForm:
-    """Requests whose bodies are Arrow IPC streams with one row for each request, and their responses.
+    """HTTP requests whose bodies are Arrow IPC streams, in which each row is one request row, and their responses.
 
     The response is Arrow if the client accepts Arrow, and otherwise JSON. The predictions are in the order of the rows.
 

@@ -164,8 +164,8 @@ class Predictor:
             started: The time (`perf_counter`) when the request began to arrive.
             timeout_s: The time limit in seconds, counted from `started`.
             record: The record of the request, if it is logged or traced. Times and predictions are added to it.
-            form: The form of the request and its response. By default, that of `/v1`: bytes.
-            large: Whether the body is read in a thread. By default, it is if it has more than 64 KiB.
+            form: The form of the request and its response. By default, the JSON of `/v1`, as bytes.
+            large: Whether the body is read in a thread. By default, bodies of more than 64 KiB are.
 
         Raises:
             Refused: There are too many rows (413). Or the request needs a thread (for a large body, many rows or a past
@@ -262,8 +262,8 @@ class Predictor:
     ) -> Any:
         """Return the response to a decoded request that cannot be answered at once.
 
-        If the request shares a call of the model with other requests, `joined` is its row in that call. `begun` is set
-        if a thread has decoded the body.
+        If the request shares a call of the model with other requests, `joined` is its row in that call. `begun` says
+        whether a thread has already worked on the request, to decode its body.
         """
         rows, at_us = request.rows, request.at_us
         if len(rows) > self._limits.rows:
@@ -294,7 +294,7 @@ class Predictor:
 
         Raises:
             Unavailable: No version is deployed. After the time limit, the error is `Late`.
-            Refused: Too many requests are waiting for the version or are in flight (429).
+            Refused: Too many requests wait for the version or use threads (429).
         """
         with self._scheduler.aside():
             return await self._within(started, timeout_s, _LOADING, self.loading.answerer)
@@ -426,9 +426,9 @@ class Predictor:
         return made
 
     def _deadline_s(self, started: float, timeout_s: float | None, own_s: float | None = None) -> float | None:
-        """Return the time of the deadline: the end of the shorter of both time limits; None: there is none.
+        """Return the deadline, which is when the shorter of the two time limits ends; None: there is no deadline.
 
-        If the model has a policy for late answers that gives a fallback answer earlier, it is the time of that.
+        If the model's policy for late answers gives a fallback answer earlier, the deadline is the time of that answer.
         """
         if own_s is not None and (timeout_s is None or own_s < timeout_s):
             timeout_s = own_s

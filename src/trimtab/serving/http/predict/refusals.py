@@ -1,4 +1,4 @@
-"""Delay refusals if there are many, so that clients that retry at once do not take the time of answers.  # D0082"""
+"""Delay refusals if there are many, so that clients that retry at once leave time for answers.  # D0082"""
 
 from __future__ import annotations
 

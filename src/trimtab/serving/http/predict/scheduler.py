@@ -11,8 +11,8 @@ from time import perf_counter
 from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
-# Between polls of the connections, there is a slice of work. It takes as long as the polls before it took, but at least
-# `_SLICE_S` and at most `_LONGEST_SLICE_S` (in seconds).
+# Between polls of the connections, the scheduler works on the queue for a slice of time. It lasts as long as the polls
+# before it took, but at least `_SLICE_S` and at most `_LONGEST_SLICE_S` (in seconds).
 _SLICE_S, _LONGEST_SLICE_S = 0.001, 0.01
 # after a slice, there is a poll for each millisecond that it took, up to this number: enough for a new connection to be
 # accepted, set up, read and answered
@@ -78,9 +78,9 @@ class RequestScheduler:
     async def turn(self) -> float:
         """Let a task that has read a request wait for its turn. Return the time (`perf_counter`) before the wait.
 
-        From that time, the request counts as in flight until the caller decreases `under_way`. The first task after a
-        poll of the connections, and tasks that call this within a millisecond after it, need not wait if the queue is
-        empty. Other tasks are queued.
+        From that time, the request counts as in flight until the caller decreases `under_way`. If the queue is empty,
+        the first task after a poll of the connections need not wait, nor need tasks that call this within a millisecond
+        after that task. Other tasks are queued.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:
@@ -121,7 +121,7 @@ class RequestScheduler:
         self.under_way += 1
 
     def waits(self) -> None:
-        """Count a request that was begun at once as in flight, because it now waits for the log or a thread."""
+        """Count one more request in flight: it was begun at once, and now waits for the log or a thread."""
         self.under_way += 1
         self._ended_s = perf_counter()
 

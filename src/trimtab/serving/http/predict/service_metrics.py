@@ -1,4 +1,4 @@
-"""Metrics of a service that are computed when they are read. A table has one row for each metric."""
+"""Metrics of a service that are computed when they are read. The table `_ROWS` has one row for each metric."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ class Access:
     """Decides which client may do what.
 
     Args:
-        required: Whether every request needs a key. None: if any key was ever made. False: only administration may
-            need a key.
+        required: Whether every request needs a key. None: every request does if any key was ever made. False: only
+            administration may need a key.
         host: The address at which the server listens. If other machines can reach this address, administration always
             needs a key.
         share: The share of each key's rate that this process allows.

@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Appends lines to a file that other processes may append to as well. Each block of lines is a single write.
+    """Appends lines to a file that other processes may append to as well. It tries to write each block at once.
 
     Args:
         where: The path of the file, or `-` for standard output.

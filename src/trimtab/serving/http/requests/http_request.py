@@ -26,7 +26,7 @@ class HttpRequest:
     """A request whose route is known and whose client was admitted.
 
     Args:
-        names: The values of the names in the route, such as the model in `/v1/models/{name}`.
+        names: By name, the values of the variable parts of the path, such as `model` in `/v1/models/{model}`.
         limits: The limits on the size of the body and on the time that its arrival may take.
         threads: The threads in which large bodies are decoded.
     """
@@ -43,7 +43,7 @@ class HttpRequest:
 
     @property
     def actor(self) -> str:
-        """Return the name of the client's key, as recorded in the ledger of decisions."""
+        """Return the name of the client's key (without a key, "a person"), as recorded in the ledger of decisions."""
         who: str = self.scope.get("who", NO_KEY)
         return "a person" if who == NO_KEY else who
 
@@ -102,7 +102,7 @@ def as_json(document: Any) -> Reply:
 
 
 def _explained(problem: Misuse) -> Misuse:
-    """Return the error in words that suit a body without declared columns."""
+    """Return the error in words that also suit a body that is not a table row, and so has no columns."""
     if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
         return problem
     return InvalidField(f"{problem.pointer}: is required, but missing.", field=problem.field, pointer=problem.pointer)

@@ -119,7 +119,7 @@ class Telemetry:
 
     Args:
         sinks: The sinks that receive the records.
-        traced_share: The share of the requests without a `traceparent` that are traced.
+        traced_share: How large a share of the requests that have no `traceparent` is traced.
         most: The maximum number of records that wait for the thread.
     """
 
@@ -144,7 +144,8 @@ class Telemetry:
         self._stop.set()
         self._thread.join(_END_S)
         if self.waiting:
-            _logger.warning("telemetry: %d requests were dropped at the end; a sink is too slow", len(self._ended))
+            text = "telemetry: the records of %d requests were dropped at the end; access log or traces are too slow"
+            _logger.warning(text, len(self._ended))
 
     @property
     def waiting(self) -> int:

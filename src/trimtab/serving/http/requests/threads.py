@@ -55,7 +55,7 @@ class Threads:
         return await self._run(self._working, function, *arguments)
 
     async def go_on(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Do further work on a request after the first. This is never refused."""
+        """Do further work on a request, after `work` or `wait` has worked on it. This is never refused."""
         return await self._run(self._working, function, *arguments)
 
     async def wait(self, function: Callable[..., Any], *arguments: Any) -> Any:

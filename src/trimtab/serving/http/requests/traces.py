@@ -136,7 +136,7 @@ class Traces:
         return bool(found.decision.is_sampled())  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Send the remaining spans for about two seconds, and drop the rest."""
+        """Try to send the remaining spans within about two seconds, and drop the rest."""
         self._provider.force_flush(_FLUSH_MS)
         self._provider.shutdown()
 

@@ -44,7 +44,7 @@ class Gone(ConnectionError):
 
 
 class Sent:
-    """Sends a response with two more headers (no caching, and the request's id), and keeps its status and size.
+    """Sends a response with two additional headers (no caching, and the request's id). Records its status and size.
 
     Args:
         send: The function for sending, as defined by ASGI.
@@ -182,7 +182,7 @@ def timeout_of_request(scope: Scope) -> float | None:
 
 
 def search_until(scope: Scope) -> float:
-    """Return the time (`perf_counter`) at which a search for a request must end.
+    """Return the time (`perf_counter`) at which a request must end its search (for a prediction).
 
     This is the time limit of the request, or ten seconds from now if it has none.
 

@@ -182,7 +182,7 @@ _PAGE = f"""<!doctype html>
 <title>trimtab</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head>
 <body><header><div><h1 id="title">trimtab</h1>
 <p>Addresses of this service. <a href="/openapi.json">OpenAPI</a></p></div>
-<div><label for="key">Key, where one is needed</label>
+<div><label for="key">API key, if this service needs one</label>
 <input id="key" type="password" autocomplete="off" placeholder="trimtab_..."></div></header>
 <main id="list"><p>Reading /openapi.json ...</p></main><script>{_SCRIPT}</script></body></html>
 """

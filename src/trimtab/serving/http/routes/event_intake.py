@@ -67,7 +67,7 @@ class EventIntake:
 
         Args:
             work: Reads and pushes the events.
-            what: The word for an event in error messages, such as "event".
+            what: The word for one of the events in error messages: "event" or "label".
             until_s: The time (`monotonic`) until which to wait for the events to be applied to the online features;
                 None: do not wait.
 

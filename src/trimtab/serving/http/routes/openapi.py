@@ -109,8 +109,8 @@ def openapi(described: Described, addresses: Sequence[Address]) -> Schema:
 def _row_schema(request: Request) -> Schema:
     """Return the schema of a row of a predict request.
 
-    The service fills in a column with a declared constant, and a key that is made of other columns, so a row may lack
-    these. It must have all other columns. Key and time may only be null if they are filled in.
+    A row may lack a column for which a constant is declared, and a key that is made of other columns, because the
+    service fills these in. A row must have all other columns. Key and time may only be null if they are filled in.
     """
     reading = request.source.reading
     made = {*reading.constants, *([request.key] if reading.key_of else [])}

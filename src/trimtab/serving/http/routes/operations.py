@@ -118,7 +118,8 @@ class LabelRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request: str | int | None = None  # or the key of the request
     value: Any = msgspec.UNSET  # true or false (the outcome), or the value of the column that the label reads
     columns: dict[str, Any] = {}  # by name: values of columns of the label's source, in addition to `value` or alone
-    # the time of the label's event; by default, that of the request if both have the same time column, and else now
+    # the time of the label's event; by default, the time of the request if the label's source has the same time column
+    # as the request, and otherwise now
     at: str | int | None = None
 
 
@@ -170,7 +171,7 @@ class AssignUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ExposeUnits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Units that met their variants now. All are logged, or none."""
+    """Units that met their variants. Either all are logged, or none."""
 
     units: list[dict[str, Any] | str | int]  # each as `attributes` in `AssignUnit`
     not_shown: str = ""  # why these units did not get their variants
@@ -186,7 +187,7 @@ class ExposedUnits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelOperations(Protocol):
-    """Read and change models, versions and aliases; and read experiments."""
+    """Read and change models, versions and aliases. Read experiments, and assign and expose their units."""
 
     def models(self) -> list[ModelShown]: ...
 

@@ -155,7 +155,7 @@ def decode_problem(error: Exception, body: bytes) -> Misuse:
     if isinstance(error, RecursionError):
         return Misuse("body: nested too deeply. Send the request's columns only.")
     if isinstance(error, UnicodeDecodeError):
-        return Misuse(f"body: not UTF-8 ({error.reason} at a byte {error.object[error.start]:#04x}). Send UTF-8.")
+        return Misuse(f"body: not UTF-8 ({error.reason}: the byte {error.object[error.start]:#04x}). Send UTF-8.")
     if not body.strip():
         return Misuse("body: it is empty. Send one JSON value.")
     position = re.search(r"byte (\d+)", text)

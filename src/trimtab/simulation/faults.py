@@ -71,7 +71,7 @@ def fault(
             ends at a midnight, and another one continues from the stored state). By a person: "freeze" (automatic
             changes are stopped).
         start: When the fault begins, as ISO 8601 or in microseconds.
-        end: When the fault ends. A restart has no end.
+        end: When the fault ends. A restart needs no end.
         source: The source with the fault; by default the request if the fault concerns a column, otherwise the source
             of the label.
         column: The column with the fault, if the fault concerns a column.

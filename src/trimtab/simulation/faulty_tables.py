@@ -105,7 +105,9 @@ def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.boo
 
 
 def _stuck(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    """Replace floats by the entity's last ones before the fault. The texts in a row, except its key, name the entity.
+    """Replace floats by those of the entity's last row before the fault.
+
+    Rows with the same texts (except the key) count as rows of one entity.
 
     Rows of entities that have no event before the fault stay as they are.
     """

@@ -72,7 +72,7 @@ class Feed:
         return self._enter([stream.load_history(until_us) for stream in self._streams])
 
     def advance(self, until_us: int) -> Entered:
-        """Write each record that became known since the last call, and by `until_us`, at its time.
+        """Write the records that became known since the last call and by `until_us`, with these times as append times.
 
         At equal times, events come before requests: a request that is made at `until_us` is not written yet.
         """
@@ -125,7 +125,7 @@ class _Stream:
         if not rows.rows:
             return Entered(0, 0)
         at_us = self._known_at_us[start : self._next]
-        # `_known_at` is left out, because the append times say the same
+        # `_known_at` is left out, because the append times are equal to it
         declared = rows.select(name for name in rows.names if name != "_known_at")
         pushed = self._ingestor.load(self._source.name, declared, at_us=at_us)
         return Entered(pushed.accepted, pushed.quarantined)

@@ -22,14 +22,14 @@ _LEAST_ROWS = 200  # a histogram needs this many rows
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """The facts for the decision of a policy without a gate at the end of a day. All of them were known by then."""
+    """What is known at the end of a day, when a policy without a gate decides whether to retrain."""
 
     now_us: int
     fitted_us: int  # the time of the newest fit, even if that fit failed
     inputs: tuple[str, ...]  # the names of the model's inputs
     # the inputs of up to 20,000 rows on which the version was fitted; shape (rows, inputs)
     learnt: NDArray[np.float64]
-    # given a number of days (at most 90), returns the inputs of the predictions of these last days; shape (rows,
+    # takes a number of days (at most 90); returns the model inputs of all predictions in the last days, shape (rows,
     # inputs)
     asked: Callable[[int], NDArray[np.float64]]
     # returns all rows with the labels known by now, which takes some time
@@ -236,7 +236,7 @@ def _of_file(text: str, folder: Path) -> Policy:
 def _days(period: str | int) -> int:
     days, rest = divmod(duration_us(period), DAY_US)
     if rest or not days:
-        raise Misuse(f'policy: {period!r} is no whole number of days. A replay decides at midnights: "30d".')
+        raise Misuse(f'policy: {period!r} is no whole number of days. Give days such as "30d": it decides at midnight.')
     return days
 
 

@@ -353,7 +353,7 @@ def _final_until(at_us: NDArray[Any], wait_us: int, known_until_us: int | None) 
 
 
 def _no_version(scenario: str, refused: Sequence[RefusedStart]) -> str:
-    """Return in words that a scenario has no version at any start."""
+    """Return the error message for a scenario that has no version at any of the starts."""
     last = refused[-1]
     tried = (
         "" if len(refused) == 1 else f" at any of {len(refused)} starts from {format_time(refused[0].at_us)[:10]} on"

@@ -60,8 +60,8 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A comparison of two scenarios on the same labelled rows. Intervals are from a bootstrap of whole weeks."""
 
-    line: str
-    rival: str
+    line: str  # the name of the first scenario
+    rival: str  # the name of the second scenario
     # for each metric, its value for `line` minus its value for `rival`; undefined metrics are left out
     metrics: dict[str, Interval]
 
@@ -150,7 +150,7 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     start_us: int
     until_us: int
-    lines: dict[str, ScenarioResult]
+    lines: dict[str, ScenarioResult]  # by name: the result of each scenario
     entered: int  # the number of events that were written to the log
     quarantined: int
     # this many requests were also read through the online path, to check that the features are the same

@@ -234,13 +234,12 @@ class HttpService:
         return self._failed(error, about, form.path, form.route, predictor.endpoint.name)
 
     def answered(self, predictor: Predictor, form: Form, seconds: float) -> None:
-        """Count a request on the fast path that is not of `/v1`; those of `/v1` are counted by their predictor."""
+        """Count a request of another protocol than `/v1` on the fast path. The predictor counts requests of `/v1`."""
         self._requests.add(form.route, predictor.endpoint.name, "200")
         self._latency.of(("", form.route))(seconds)
 
     def overloaded(self, predictor: Predictor, form: Form) -> Reply:
-        """Return the refusal of a predict request because too many are in flight, and count it.
-
+        """Refuse a predict request because too many are in flight: count the refusal, and return it as a response.
         The body of the refusal is made only once for each path.
         """
         self._requests.add(form.route, predictor.endpoint.name, "429")
@@ -339,7 +338,7 @@ class HttpService:
         waiting = [f"model {e.name!r}: {e.missing}" for e in endpoints if not e.ready]
         commit = self.parts.commit
         if commit.failure is not None:
-            buffered = f" ({commit.buffered:,} that were answered wait to be logged)" if commit.buffered else ""
+            buffered = f" ({commit.buffered:,} answered predictions wait to be logged)" if commit.buffered else ""
             waiting.append(f"predictions cannot be logged{buffered}: {commit.failure}")
         try:
             more = None if self._ready is None else await self.parts.threads.look(self._ready)

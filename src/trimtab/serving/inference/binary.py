@@ -1,4 +1,4 @@
-"""Read and write HTTP bodies of the protocol: JSON, optionally followed by binary tensors, and compression."""
+"""Read and write HTTP bodies of the protocol: JSON, perhaps followed by binary tensors, perhaps compressed."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _inputs(given: Sequence[JsonInput], body: bytes, at: int) -> list[InputTenso
 
 
 def write_inferred(inferred: Inferred, binary: Binary) -> tuple[bytes, int | None]:
-    """Return the body of a response and the length of its JSON, or None if the whole body is JSON."""
+    """Return the body of a response, and the length of its JSON part (None: the whole body is JSON)."""
     head: dict[str, Any] = {"model_name": inferred.model, "model_version": inferred.version}
     if inferred.id:
         head["id"] = inferred.id

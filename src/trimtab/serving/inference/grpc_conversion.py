@@ -29,7 +29,7 @@ _CONTENTS = {  # by datatype: the field of `InferTensorContents` that has the el
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-_MOST_LAYOUTS = 256  # the most layouts (and heads of responses) that are kept; before one more, all are dropped
+_MOST_LAYOUTS = 256  # how many layouts (and heads of responses) are kept; if there are more, all are dropped
 _LONGEST_LAYOUT_BYTES = 16_384
 _RAW_OUTPUT = b"\x32"  # the tag of `raw_output_contents`
 _MOST_FIELDS = 10_000  # the maximum number of fields in a message, not counting those of nested messages
@@ -150,8 +150,8 @@ def _choice(value: bool | int | float | str) -> str:
 class GrpcForm(InferForm):
     """Requests over gRPC, and their responses, as bytes.
 
-    Clients describe their tensors in the same way in each request. So these descriptions are read once and kept, and a
-    request for one row with raw tensors is read without a Python object for each description.
+    Clients describe their tensors in the same way in each request. So these descriptions are parsed once and kept. For
+    a request for one row with raw tensors, known descriptions are compared as bytes, and not parsed again.
 
     Args:
         messages: The message classes by name.
@@ -222,7 +222,7 @@ class _OneRow(NamedTuple):
 
     @classmethod
     def of(cls, request: Any) -> _OneRow | None:
-        """Return the layout of a request, or None if it is not for one row of raw tensors."""
+        """Return the layout of a request; None if it is not for one row of raw tensors, each with its own name."""
         inputs = request.inputs
         known = all(one.datatype in RAW_CODES or one.datatype == BYTES for one in inputs)
         if not known or any(one.parameters or one.HasField("contents") or {*one.shape} != {1} for one in inputs):

@@ -218,7 +218,7 @@ class GrpcServer:
 
     @contextmanager
     def _request(self, name: str, context: Any, *, again: bool = False) -> Iterator[_Request]:
-        """Handle one request in the block. At the end, pass its record to the telemetry, even after an error.
+        """Yield the state of one request. After the block, pass the record of the request to the telemetry.
 
         Args:
             name: The name of the gRPC method.

@@ -42,8 +42,8 @@ from trimtab.serving.problems import Refused
 Parameter: TypeAlias = bool | int | float | str
 State: TypeAlias = Literal["READY", "UNAVAILABLE"]
 NO_LOADING = (
-    "models: all deployed models are loaded already; to change the version of one, use trimtab promote or trimtab "
-    "rollback."
+    "models: the service itself loads all deployed models; to change the version of one, use trimtab promote or "
+    "trimtab rollback."
 )
 _TIMEOUT = "timeout"  # the parameter with the time limit in microseconds
 _LONGEST_US = 600_000_000  # the longest allowed time limit

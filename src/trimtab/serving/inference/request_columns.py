@@ -1,4 +1,4 @@
-"""Convert tensors to request rows. Each tensor is a column, and each element is the value of a row."""
+"""Convert tensors to request rows. Each tensor is a column, and each element is the column's value in one row."""
 
 from __future__ import annotations
 

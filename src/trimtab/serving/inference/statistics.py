@@ -96,7 +96,7 @@ def show_statistics(metrics: Metrics, figures: Callable[[], Iterable[ModelStatis
     )
     metrics.counted(
         COUNTS,
-        "Executions of each part of the model's Open Inference Protocol requests.",
+        "How often each part of the model's Open Inference Protocol requests was done.",
         _OF_PART,
         lambda: {(one.name, one.version, part): took.count for one in figures() for part, took in _of(one)},
     )

@@ -47,7 +47,7 @@ class LogHealth:
         return self.error
 
     def failed(self, error: Exception) -> float:
-        """Count a failure, and return the number of seconds until the next attempt."""
+        """Count a failure. Return the number of seconds until the buffer should be written again (see also `waits`)."""
         begins, self.error = self.error is None, error
         self.failures += 1
         self._in_a_row += 1

@@ -35,7 +35,7 @@ class LoggedLate:
     """Finds late records.
 
     Each block of the log is read once, and the span of time of its late records is kept in memory. Later searches read
-    what was appended since, and again those blocks whose span contains the time in the id.
+    records that were appended since then, and blocks whose span contains the time in the id.
     """
 
     def __init__(self, log: Log) -> None:

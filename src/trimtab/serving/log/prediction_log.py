@@ -210,7 +210,7 @@ class PredictionLog:
         """Find all predictions for which `wanted` is true, and return the replacements that erase them.
 
         The result is by partition and position, as `Log.erase` needs it. `may_be_in` is a fast test of a payload before
-        it is decoded.
+        it is decoded: False means that the payload cannot hold a wanted prediction.
         """
         found: dict[str, dict[int, bytes]] = {}
         for partition, last in self.log.positions().items():

@@ -1,7 +1,7 @@
 """The record of a prediction: its encoding in the log, its columns in a table, and a form for people.
 
-All three follow the fields of `core.records.Prediction`. If that gets a new last field with a default, the field is
-written and read without a change here. To show it, add a line to `LoggedPrediction` or to `_COLUMNS`.
+All three follow the fields of `core.records.Prediction`. If a field with a default is added at the end of that Struct,
+it is written and read without a change here. To show the field, add a line to `LoggedPrediction` or to `_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list
     tail = [columns.get(name, getattr(common, name)) for name in _FIELDS[_ALWAYS:]]
     format_, fields = CLASSES if several else FORMAT, _FIELDS[:_ALWAYS] if tail == [*_TAIL] else _FIELDS
     of_field = (columns[name] if name in columns else repeat(getattr(common, name)) for name in fields)
-    return [format_ + encode_value(row) for row in zip(*of_field, strict=False)]  # since `repeat` never ends
+    return [format_ + encode_value(row) for row in zip(*of_field, strict=False)]  # because `repeat` never ends
 
 
 def decode(payload: bytes, partition: str, position: int) -> Prediction:

@@ -33,7 +33,7 @@ class ThrottledLogger:
             self._logger.warning("%s: %s: %s%s", what, type(error).__name__, error, more)
 
     def error(self, what: str, error: BaseException, *, of: str) -> None:
-        """Log a request that failed. This always logs a line, and for each kind a traceback once in ten seconds.
+        """Log a request that failed. This always logs a line, and at most once in ten seconds a traceback of each kind.
 
         Args:
             what: A text that names the request.

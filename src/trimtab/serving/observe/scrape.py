@@ -26,11 +26,14 @@ class Scrape(msgspec.Struct, frozen=True):
     samples: dict[str, Series]
 
     def total(self, name: str, by: tuple[str, ...] = (), **only: str) -> dict[tuple[str, ...], float]:
-        """Return the samples of a metric, summed for each combination of values of the labels in `by`."""
+        """Return the samples of a metric, summed for each combination of values of the labels in `by`.
+
+        If label values are given (`only`), only samples with these values are included.
+        """
         return _added(self.samples.get(name, {}), by, only)
 
     def number(self, name: str, **only: str) -> float:
-        """Return the sum of all samples of a metric."""
+        """Return the sum of the samples of a metric, of all or of those with the given label values (`only`)."""
         return self.total(name, (), **only).get((), 0.0)
 
 

@@ -15,7 +15,7 @@ from trimtab.serving.failures import check_deadline
 _FAILURES = 5  # the number of failures in a row after which the breaker opens
 _FIRST_S = 0.5  # seconds for which the breaker stays open; doubled after each probe that fails
 _LONGEST_S = 30.0
-_SLOW_ROWS = 64  # a read of more rows than this may take proportionally longer
+_SLOW_ROWS = 64  # if a read has n times as many rows as this, it may take n times as long before it counts as slow
 
 
 class CircuitBreaker:

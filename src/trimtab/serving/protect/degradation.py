@@ -56,13 +56,13 @@ def degrade(
     version: str | None = None,
     rule: Rule | None = None,
 ) -> Degradation:
-    """Make a policy for requests for which the features or the model fail or are late.
+    """Make a policy for requests whose features or model fail or are late.
 
-    The fallbacks are tried in the order of the arguments.
+    The arguments after `after` are fallbacks. They are tried in this order.
 
     Args:
-        after: How long after the arrival of a request its scoring must begin, such as "50ms", unless the request sets a
-            shorter time (`X-Timeout-Ms`). Otherwise the answer is late.
+        after: The longest time from the arrival of a request to the beginning of its scoring, such as "50ms". If it
+            begins later, the answer is late. A request may set a shorter time (`X-Timeout-Ms`).
         null_features: Whether the model may answer with null in place of features that cannot be read.
         last_answer: The greatest age, such as "10m", at which the version's last answer about the same entities is
             repeated. By default, answers are not repeated.

@@ -24,8 +24,8 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Quantiles of the time of one stage of requests, in milliseconds. They are None if nothing was measured."""
 
     stage: str
-    p50_ms: float | None  # the median; all quantiles are of recent requests
-    p99_ms: float | None
+    p50_ms: float | None  # the median of recent requests
+    p99_ms: float | None  # the 99th percentile of recent requests
     since_start_p50_ms: float | None
     since_start_p99_ms: float | None
 
@@ -81,7 +81,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         cpu = "" if self.cpu_share is None else f"  cpu {self.cpu_share:.0%}"
         out = [
             f"{self.url}{up}{workers}{cpu}  memory {format_bytes(self.memory_bytes)}",
-            f"requests {_per_s(self.requests)}   429 {_per_s(self.refused)}   errors {_per_s(self.errors)}",
+            f"requests {_per_s(self.requests)}   refused {_per_s(self.refused)}   errors {_per_s(self.errors)}",
             f"in flight {self.under_way:,} of {self.limit:,}   queued {self.queued:,}   slow {self.slow:,}",
             self._health(),
             "",

@@ -20,7 +20,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     at_us: int  # the time by the machine's clock
     workers: list[SlotState]
     stands_still: str | None = None  # the reason if events are not being applied
-    stopped: bool = False  # whether events will not be applied before the service restarts
+    stopped: bool = False  # whether events will only be applied again after a restart of the service
     start: str = ""  # an id that distinguishes this start of the service from earlier ones; empty without workers
 
 

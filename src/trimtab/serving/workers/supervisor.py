@@ -23,7 +23,7 @@ from trimtab.serving.workers.worker import Worker
 
 _logger = logging.getLogger(__name__)
 _TICK_S = 0.25  # time between two checks of all workers
-_STEADY_S = 10.0  # after a worker has run this long, its failures in a row count from 0 again
+_STEADY_S = 10.0  # after a worker process has run this long, the failures of the processes before it no longer count
 _AT_ONCE = 3  # after more failures in a row than this, a worker is only replaced after a pause
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _FAILED_STARTS = 3  # if a worker fails this many times before any was ready, the service does not start

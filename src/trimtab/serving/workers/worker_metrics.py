@@ -1,8 +1,8 @@
 """The metrics of all processes of a service. Each of the processes can return them.
 
 Each process writes its metrics to a file about once a second. A process that must return all metrics writes its own
-file at once, and then adds the files of the others. So if a scraper reaches another process next, that answer includes
-at least what this one returned, and no counter goes down. Files of another start of the service are ignored, because a
+file at once, and then adds the files of the others. So if a scraper reaches another process next time, it gets at least
+what this process has counted, and no counter goes down. Files of another start of the service are ignored, because a
 worker left from a killed service goes on writing.
 """
 

@@ -27,8 +27,8 @@ class Gated:
     """The project's own loop in virtual time, made of the same classes as in service.
 
     Args:
-        live: The scores that this scenario gave.
-        around: Returns the recipe (how the model is fitted) that replaces a given one.
+        live: The scores that this scenario gave to requests.
+        around: Takes a recipe (how a model is fitted), and returns the recipe to use instead, for example a faulty one.
         ids: Makes the ids under which results of the gate are stored.
         served: Whether service metrics such as latencies are simulated. If so, a canary must keep within the guardrails
             (limits of these metrics).

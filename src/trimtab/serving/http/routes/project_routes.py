@@ -86,7 +86,7 @@ def shown(operation: str) -> Handler:
 
 
 def listed(operation: str) -> Handler:
-    """Make a handler that returns the list from an operation on models, in a field with the operation's name."""
+    """Make a handler that returns a field named after an operation on models: the list that the operation returns."""
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         call = getattr(await project.models(), operation)

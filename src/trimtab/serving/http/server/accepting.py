@@ -24,8 +24,8 @@ _FILE = "connections"
 _COUNT = Struct("<I")
 _NO_WORKER = 0xFFFF_FFFF
 _MOST = 64  # the maximum number of workers
-# a worker that has n connections more than the worker with the fewest pauses for n * `_POLITE_S` before it accepts the
-# next one, but at most for `_MOST_POLITE_S`
+# If a worker has n connections more than the worker that has the fewest, it pauses for n * `_POLITE_S` (at most for
+# `_MOST_POLITE_S`) before it accepts the next one.
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005
 # an excess of up to a sixteenth of a worker's connections causes no pause, so that no client waits long
 _UNEVEN = 16
@@ -63,7 +63,7 @@ class Connections:
 
 
 def begin(folder: Path) -> None:
-    """Create the file, before the first worker starts. Workers left from a killed service keep using the old file."""
+    """Create the file. Call this before a worker starts. Workers left from a killed service keep using the old file."""
     end(folder)
     (folder / _FILE).write_bytes(_COUNT.pack(_NO_WORKER) * _MOST)
 
@@ -76,7 +76,7 @@ def left(folder: Path, slot: int) -> None:
 
 
 def end(folder: Path) -> None:
-    """Remove the file, after the last worker."""
+    """Remove the file. Call this after the last worker has ended."""
     (folder / _FILE).unlink(missing_ok=True)
 
 

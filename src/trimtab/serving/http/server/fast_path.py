@@ -137,7 +137,7 @@ class FastPathProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse data that is not a valid request, and close the connection.
 
-        The response has the form that errors have at the request's address.
+        If the data contains an address, the response has the form of errors at this address.
         """
         self._refuse(Refused(400, msg, headers=_CLOSE))
 

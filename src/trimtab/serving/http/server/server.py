@@ -59,8 +59,8 @@ def serve(
         connections: The connection counts of all workers that use `listener`. This is closed at the end.
         beat: Called by the event loop about once a second.
         tls: The certificate. If it is given, only HTTPS is accepted.
-        impatient: Whether a second signal ends the service at once. If not, further signals are ignored: a worker may
-            get one signal from several processes, and its supervisor can kill it.
+        impatient: Whether a second signal ends the service at once. If not, further signals are ignored. This is for
+            workers: several processes may each send a worker the first signal, and its supervisor can kill it.
 
     Raises:
         Misuse: The certificate or its key cannot be used.
@@ -196,7 +196,7 @@ class _Announced(uvicorn.Server):
             connection.transport.abort()
 
     def release(self) -> None:
-        """Stop waiting for threads if a second signal comes before the service is closed."""
+        """If a second signal has come, close the threads without waiting for their work."""
         if self._service is not None and self.force_exit:
             self._service.parts.threads.close(0.0)
 

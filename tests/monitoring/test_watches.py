@@ -388,7 +388,9 @@ def test_a_rise_that_is_too_small_for_the_days_is_said_to_be_so(catalog: Catalog
     anchor(made, catalog, "v1", [day(n, 0.2 + 0.04 * float(noise[n])) for n in range(28)], 28)
     assert made.watch is not None
     text = detectable_in_words(made.watch)
-    assert text == "; days until a higher loss would be detected: 10 % not within 60, 20 % in 32"
+    assert text == (
+        "; days until a higher loss would be detected: more than 60 for a rise of 10 %, 32 for a rise of 20 %"
+    )
     anchor(made, catalog, "v2", [day(n, 0.2 + float(noise[n])) for n in range(28)], 28)
     assert detectable_in_words(made.watch) == "; not even twice the loss would be detected within 60 closed days"
     old = msgspec.structs.replace(made.watch, reference_loss=None)  # a watch that was stored before this was known

@@ -2,9 +2,9 @@
 
 Garbage collection and registration may run at the same time. Therefore a collection removes a blob in three steps.
 First it stores a record with the state `condemned` for the blob, in one transaction with the record of the version's
-removal. Transactions of registrations and moves require that no such record exists, so all processes agree on what came
-first. Second, the collection checks again whether the version or one of its blobs is needed. If so, it deletes these
-records, and all blobs stay. Third, otherwise, it marks the blobs as `leaving` and deletes them. # D59
+removal. Transactions of registrations and moves require that neither record exists, so all processes agree on what came
+first. Second, the collection checks again whether the version or one of its blobs is needed. If so, it deletes both
+records, and all blobs stay. Third, if they are not needed, it marks the blobs as `leaving` and deletes them. # D59
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]]:
     """Return round UTC times within [low, high], each with a label.
 
-    If the day or the year differs from that of the previous label, the label includes it.
+    A label includes the day if it differs from that of the previous label. If ticks are days or months apart, this also
+    holds for the year.
 
     >>> day = 86_400_000_000
     >>> [label for _, label in time_ticks(15_706 * day, 16_070 * day, most=5)]

@@ -148,8 +148,8 @@ class Client(Closing):
         Raises:
             NotFound: The model does not exist.
             Misuse: A row is not as declared.
-            Unavailable: The service is too busy or not ready. If the time limit has passed, the error is `Late`. If the
-                model raised an error or returned no number, it is `ModelFailed`.
+            Unavailable: The service is too busy or not ready, or does not respond. If it responds that the prediction
+                is late, the error is `Late`. If the model raised an error or returned no number, it is `ModelFailed`.
         """
         one = isinstance(rows, Mapping)
         body: dict[str, Any] = {"request": rows} if one else {"rows": _listed(rows)}

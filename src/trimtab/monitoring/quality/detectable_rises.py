@@ -36,7 +36,8 @@ def detectable_in_words(watch: Watch) -> str:
         return f"; not even twice the loss would be detected within {LONGEST_DAYS} closed days"
     stated = []
     for rise, days in found.items():
-        stated.append(f"{100 * rise:.0f} % {f'in {days:.0f}' if math.isfinite(days) else f'not within {LONGEST_DAYS}'}")
+        count = f"{days:.0f}" if math.isfinite(days) else f"more than {LONGEST_DAYS}"
+        stated.append(f"{count} for a rise of {100 * rise:.0f} %")
         if len(stated) > 1 and math.isfinite(days):
             break
     return f"; days until a higher loss would be detected: {', '.join(stated)}"

@@ -27,8 +27,7 @@ _WHAT = {
 
 
 def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
-    """Return all quality signals of a version that hold now.
-
+    """Return all quality signals of a version that hold now, and those of the replaced version (`watch.earlier`).
     Args:
         watch: The watch over the version, after `day`.
         day: The newest closed day; None if the version was only just put in service.
@@ -90,7 +89,7 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
                 message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from {level:.3g}, the level of {whose} "
-                f"({other}). The signal stays red until seven days have met that level{_or_accept(watch)}",
+                f"({other}). The signal stays red until the mean of seven days is at that level{_or_accept(watch)}",
                 subject=kind,
             )
         )

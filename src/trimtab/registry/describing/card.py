@@ -31,7 +31,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     manifest: Manifest
     evaluation: Evaluation | None
     judged: str  # the name of the version that `evaluation` belongs to
-    gates: Sequence[GateRecord]  # the judgements of this version, or of the version that it refits
+    gates: Sequence[GateRecord]  # the judgements of this version, and of the version that it refits
     moves: Sequence[AliasMove]  # the moves that pointed an alias to this version
     tags: Sequence[Tag]
     notes: Sequence[Note]

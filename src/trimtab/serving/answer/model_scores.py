@@ -1,4 +1,4 @@
-"""Compute scores of many rows, check them, and make the errors for a model that fails."""
+"""Compute scores of many rows and check them. Create the exceptions for a model that fails."""
 
 from __future__ import annotations
 

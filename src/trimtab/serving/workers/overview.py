@@ -82,7 +82,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         out = [
             f"{self.url}{up}{workers}{cpu}  memory {format_bytes(self.memory_bytes)}",
             f"requests {_per_s(self.requests)}   refused {_per_s(self.refused)}   errors {_per_s(self.errors)}",
-            f"in flight {self.under_way:,} of {self.limit:,}   queued {self.queued:,}   slow {self.slow:,}",
+            f"in flight {self.under_way:,} (limit {self.limit:,})   queued {self.queued:,}   in threads {self.slow:,}",
             self._health(),
             "",
             f"{'ms':12}{'p50':>9}{'p99':>9}   since start{'p50':>9}{'p99':>9}",
@@ -102,7 +102,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         return [line[:_WIDTH] for line in out]
 
     def _health(self) -> str:
-        lag = "" if self.views_lag_records is None else f"   views lag {self.views_lag_records:,}"
+        lag = "" if self.views_lag_records is None else f"   views lag by {self.views_lag_records:,} events"
         log = f"log {'FAILING' if self.log_failing else 'ok'}, buffered {self.noted:,}"
         text = f"{log}{lag}   breaker {'OPEN: ' + ', '.join(self.breakers_open) if self.breakers_open else 'closed'}"
         text += f"   FAILING: {', '.join(self.failing_work)}" if self.failing_work else ""

@@ -63,7 +63,7 @@ class Registration:
         if origin.refit_of is not None and self._records.get(origin.refit_of).model != fitted.model:
             raise Misuse(f"{what}: refit_of={origin.refit_of[:12]} is a version of another model.")
         if alias == CHAMPION:
-            raise Misuse(f"{what}: a champion needs evidence. Register it, then use move().")
+            raise Misuse(f"{what}: a champion needs evidence. Register it without an alias, then use move().")
         address = version_id(
             model=fitted.model,
             artifact=self._blob.put(fitted.data),
@@ -139,7 +139,7 @@ class Registration:
             return []
         place = self._aliases.place(model, alias)
         if self._protections.needs(model, alias) != "nothing":
-            raise Misuse(f"register {model!r}: alias {alias!r} is protected. Register it, then use move().")
+            raise Misuse(f"register {model!r}: alias {alias!r} is protected. Register without it, then use move().")
         if place.version == address:
             return []
         act: Act = "first" if place.row is None else "move"

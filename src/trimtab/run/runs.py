@@ -319,6 +319,7 @@ def _interrupted(run: Run) -> Run:
 
 def _next(run: Run) -> str:
     """Say where the next run of this kind begins.
+
     A promotion keeps no results of steps, because it must use the data that are known at its time.
     """
     kept = run.kind != "promote"

@@ -81,6 +81,7 @@ def _rare(excesses: Floats) -> float:
     """Return a limit for the excesses.
 
     An excess is how far the extreme of a day is from the value that about half of the rows have.
+
     The limit is infinite if fewer than two excesses are above 0. The upper half of these is assumed to follow a power
     law. Then the logarithms of their ratios to the largest excess of the lower half are exponential. 1 is added to the
     sum of the logarithms, because a few equal excesses do not prove that the next one is equal.

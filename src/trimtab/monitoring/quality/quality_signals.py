@@ -28,6 +28,7 @@ _WHAT = {
 
 def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
     """Return all quality signals of a version that hold now, and those of the replaced version (`watch.earlier`).
+
     Args:
         watch: The watch over the version, after `day`.
         day: The newest closed day; None if the version was only just put in service.

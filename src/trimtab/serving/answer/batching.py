@@ -41,7 +41,7 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
     """The time that a model takes per row, for single rows and in batches."""
 
     alone_s: float
-    together_s: dict[int, float] = {}  # per row, by batch size; empty: not measured, because a single row is cheap
+    together_s: dict[int, float] = {}  # per row, by batch size; empty: not measured (see `measure_costs`)
 
     @property
     def pays(self) -> bool:

@@ -240,6 +240,7 @@ class HttpService:
 
     def overloaded(self, predictor: Predictor, form: Form) -> Reply:
         """Refuse a predict request because too many are in flight: count the refusal, and return it as a response.
+
         The body of the refusal is made only once for each path.
         """
         self._requests.add(form.route, predictor.endpoint.name, "429")

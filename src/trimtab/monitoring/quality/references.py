@@ -84,6 +84,6 @@ def _from_now(watch: Watch, figures: Mapping[str, MetricValue]) -> dict[str, Met
 
 
 def _mean_loss(days: Sequence[DayQuality]) -> float | None:
-    """Return the mean loss of a labelled row, as a multiple of the cap; None if no row is labelled."""
+    """Return the mean capped loss of the labelled rows, as a multiple of the cap; None if no row is labelled."""
     labelled = sum(day.labelled for day in days)
     return sum(day.capped_loss_sum for day in days) / labelled if labelled else None

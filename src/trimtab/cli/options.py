@@ -74,9 +74,9 @@ def _command_class(safe: str) -> type[click.Command]:
 
 @contextmanager
 def fewer_proposals() -> Iterator[None]:
-    """For an unknown option, propose similar ones, except those that delete something or change what answers.
+    """For an unknown option, propose a similar one, unless that deletes something or changes which version answers.
 
-    If a harmless neighbouring verb has the option, the message names that verb.
+    If none is proposed but a harmless neighbouring verb has the option, the message names that verb.
     """
     try:
         yield
@@ -173,9 +173,9 @@ def say_which(project: Project, model: str | None, command: str) -> str | None:
 
 
 def refuse_given(why: str, *names: str) -> None:
-    """Raise an error if one of some options or arguments was given, although it would have no effect.
+    """Raise an error if an option or argument was given that would have no effect.
 
-    `names` are the names of their parameters.
+    `names` are the parameters of the options and arguments to look at.
 
     Raises:
         UsageError: One was given. The message names it and ends with `why`.

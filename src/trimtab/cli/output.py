@@ -18,8 +18,8 @@ from trimtab.cli.exits import Manner, printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_QUICK_S = 1.0  # shorter work shows no progress
-_EVERY_S = 10.0  # without a terminal, the time between two lines of progress
+_QUICK_S = 1.0  # on a terminal, shorter work shows no progress
+_EVERY_S = 10.0  # without a terminal, the time until the first line of progress, and between two lines
 
 
 def show(document: Any, lines: Iterable[str]) -> None:
@@ -59,7 +59,7 @@ def _plain(value: object) -> object:
 
 @contextmanager
 def progress(what: str) -> Iterator[Meter]:
-    """Show the progress of `what` if it takes longer than a second, with the share that is done if it is known."""
+    """Show the progress of the work `what` if it is slow (see `Meter`), and the share that is done if it is known."""
     meter = Meter(what)
     try:
         yield meter
@@ -68,7 +68,7 @@ def progress(what: str) -> Iterator[Meter]:
 
 
 class Meter:
-    """Shows the progress of slow work: a bar on a terminal, otherwise a line every ten seconds.
+    """Shows the progress of work: a bar on a terminal (after a second), otherwise a line every ten seconds.
 
     Call this object with the amount that is done and the total amount.
     """

@@ -33,7 +33,7 @@ _TIMEOUT_S = 5.0
 @click.option("--key", help="An API key with the role read, if one is needed; - reads it from standard input.")
 @click.option("--cafile", metavar="FILE", help="A PEM file with the certificates to trust, for HTTPS.")
 @click.option("--model", metavar="NAME", shell_complete=names("model"), help="Show the predictions of this model only.")
-@click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds.")
+@click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds per view.")
 @click.option("--once", is_flag=True, help="Print one view, with rates over the time of --every, and end.")
 def top(url: str | None, key: str | None, cafile: str | None, model: str | None, every: float, once: bool) -> None:
     """Watch a running service: rates, latencies, versions, failures.
@@ -147,7 +147,10 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
 
 
 def _first(file: Path) -> str:
-    """Return the first certificate in a file, the service's own. The rest would make others of its issuer trusted."""
+    """Return the first certificate in a file: the service's own.
+
+    The others are those of its issuers. Who trusts them trusts every certificate of these issuers.
+    """
     text = file.read_bytes().decode("latin-1")
     found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
     if found is None:

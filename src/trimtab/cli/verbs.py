@@ -95,7 +95,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
     },
     "What happened": {
         "status": "ask.asking:status",
-        "quality": Group("Show how good the answers were, which times are left out, and whether features were right.",
+        "quality": Group("Show the quality of answers, times excluded from training, and whether features were right.",
             "quality show late_flight --since 2024-05-01", "show", "show", {
             "show": "ask.quality:quality", "exclusions": "ask.exclusions:exclusions", "skew": "ask.skew:skew",
         }),
@@ -104,7 +104,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
             "list": "loop.alert:list_", "test": "loop.alert:test", "mute": "loop.alert:mute",
             "unmute": "loop.alert:unmute",
         }),
-        "ledger": Group("List every decision, or verify their chain of hashes.",
+        "ledger": Group("List all decisions, or verify their chain of hashes.",
             "ledger list --last 10", "list", None, {
             "list": "ask.asking:ledger", "verify": "ask.asking:verify",
         }),
@@ -139,9 +139,10 @@ OLD = {
     **{name: f"storage {name}" for name in ("backup", "compact", "disk", "gc", "materialise", "rebuild", "recover")},
     **{name: f"versions {name}" for name in ("card", "compare", "export", "import", "protect", "report", "tag")},
 }
+# the same for verbs below a group
 OLD_BELOW = {("keys", "show"): "list", ("ledger", "show"): "list", ("quarantine", "show"): "list"}
 
-# Verbs and options that delete something, stop something or change what answers. "Did you mean" never proposes them.
+# Verbs and options that delete or stop something, or change which version answers. "Did you mean" never proposes them.
 CAREFUL = {
     *("apply", "approve", "canary", "forget", "freeze", "promote", "reject", "rollback", "tick", "train", "unfreeze"),
     *(f"experiment {name}" for name in ("conclude", "pause", "ramp", "resume", "start", "stop")),

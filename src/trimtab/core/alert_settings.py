@@ -19,7 +19,7 @@ KINDS = ("command", "email", "file", "heartbeat", "slack", "webhook")
 PORTS = {"starttls": 587, "tls": 465, "none": 25}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_UNNAMED = "$.alerts.receivers[...]"  # the place in an error message about any of the receivers
+_UNNAMED = "$.alerts.receivers[...]"  # the place of an error in any receiver: msgspec leaves out the receiver's name
 _LONGEST_US = 30 * SECOND_US
 
 
@@ -152,11 +152,11 @@ Receiver: TypeAlias = Addressee | HeartbeatReceiver
 class AlertsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The receivers of alerts, and rules that limit how often they get messages."""
 
-    # for each model and severity: how many alerts a week are sent at once; further ones wait for the digest (one
+    # for each model and severity: how many alerts a week are sent immediately; further ones wait for the digest (one
     # message for many)
     pages_per_week: int = 5
     digest: str = "1d"  # how long alerts are collected for a digest
-    # a signal that ends and begins again within this time counts as one, so the message about its end waits this long
+    # a signal that ends and begins again within this time is one alert, so the message about its end waits this long
     flapping: str = "36h"
     keep: str = "3d"  # an alert that cannot be delivered for this long is dropped
     receivers: dict[str, Receiver] = {}

@@ -24,7 +24,7 @@ def plan() -> int:
 
     It lists new, changed (field by field) and removed definitions, the views to fill and the number of their events,
     what happens to the versions in service, what is dropped, and what is dangerous. Nothing is changed. Exit status 0:
-    there is nothing to do; 1: there is.
+    there is nothing to apply; 1: there is something.
 
     \b
     Example:
@@ -36,7 +36,7 @@ def plan() -> int:
     return 0 if found.is_empty else FAILED
 
 
-@command("apply", safe="Run `trimtab apply` again: it finishes what was begun. What is served goes on meanwhile.")
+@command("apply", safe="Run `trimtab apply` again, to finish what was begun. Until then, services answer as before.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def apply(yes: bool) -> None:
     """Apply the project file: fill new views, drop unused ones.

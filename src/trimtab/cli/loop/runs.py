@@ -62,7 +62,7 @@ def cancel(run_id: str) -> None:
 
 
 def run_lines(run: Run, now_us: int | None = None) -> Iterator[str]:
-    """Yield lines of text about a run. With the present time, they tell how long it has been running."""
+    """Yield lines of text about a run. With `now_us`, the present time, they tell how long a running step has taken."""
     from trimtab.report.tables import text_table
 
     yield f"{run.id}: {run.kind} {run.model}, {run.state}"
@@ -115,9 +115,9 @@ def _at(run: Run) -> str:
 
 
 def _step(run: Run) -> RunStep:
-    """Return the current step of a run that has steps.
+    """Return the first running step of a run that has steps, or else the last step.
 
-    Of nested steps, it is the outermost, because its progress includes the others.
+    Of nested steps that are running, the first is the outermost, whose progress includes that of the others.
     """
     return next((step for step in run.steps if step.state == "running"), run.steps[-1])
 

@@ -28,9 +28,9 @@ _SAFE = "Decisions are in the ledger; the next call repeats a step that was not 
 def train(model: str | None) -> int:
     """Train a candidate now, judge it, and promote or refuse it.
 
-    The candidate takes over only if it passes the gate. Exit status 1: it was refused. Nothing is done if this data,
-    code and seed would give the version in service again. A killed training is resumed: its finished steps are not
-    repeated. Without MODEL, the project's first deployment is meant.
+    The candidate takes over only if it passes the gate. Exit status 1: it was refused. Nothing is done if the present
+    data, code and seed would give the version in service again. A killed training is resumed: its finished steps are
+    not repeated. Without MODEL, the project's first deployment is meant.
 
     \b
     Example:
@@ -58,7 +58,7 @@ def train(model: str | None) -> int:
             show_lines(shown_decisions(decisions) or [outcome or "Nothing was decided."])
             show_lines(f"      {line}" for gate in gates for line in gate.lines())
             show_lines(f"\n{evaluation_text(project.evaluation(version))}" for version in made)
-        for version in made:  # last, because decisions are valid even without space for a page
+        for version in made:  # last, because an error here (such as a full disk) must not hide the decisions
             page = project.report(version)
             show_lines([] if manner().json else [f"\nevaluation: {page}"])
     return FAILED if decisions and decisions[-1].act == "refuse" else 0

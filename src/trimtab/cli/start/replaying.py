@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     help='Generated events instead of the ingested ones: "days=100 per_day=500 season=0.3 concept=40 prior=60+14".',
 )
 @click.option("--faults", metavar="FILE", help="CSV of faults: kind, start, end, source, column, size.")
-@click.option("--search", is_flag=True, help="Choose a policy on the first half, and show its quality on the second.")
+@click.option("--search", is_flag=True, help="Choose a policy on the first half of the days; measure it on the rest.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page, too.")
 @click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the plot.")
 @click.option(
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--effect", type=float, default=0.0, help="How much better the second variant is; 0.05 is 5 %.")
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="How often to run the experiment.")
-@click.option("--days", type=click.IntRange(2), default=56, show_default=True, help="The past days of its units.")
+@click.option("--days", type=click.IntRange(2), default=56, show_default=True, help="How many past days give units.")
 @click.option("--units", metavar="SOURCE", help="The source or request whose rows stand for exposures.")
 def simulate(
     lines: tuple[str, ...],
@@ -86,7 +86,7 @@ def simulate(
     time_given("--start", start)
     time_given("--until", until)
     if search and lines:
-        raise click.UsageError("--search tries policies: give --policy, or none for the usual ones, instead of --line.")
+        raise click.UsageError("--search tries policies: leave out --line. Without --policy, it tries the usual ones.")
     chosen: list[Any] = [one.strip() for given in policies for one in given.split(",")]
     if search and not chosen:
         from trimtab.simulation import grid
@@ -131,7 +131,7 @@ def _show_search(result: ReplayResult) -> None:
 def demo(where: Path | None, seed: int) -> None:
     """Replay the project's history through the whole loop, and report.
 
-    PROJECT is its folder; left out, the project here.
+    PROJECT is the project's folder; left out, the nearest one upward with trimtab.toml.
 
     \b
     Example:

@@ -24,7 +24,7 @@ from trimtab.core.errors import NotFound
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Another way to give FILE.")
 @click.option("--time", metavar="COLUMN", help="When a row happened, or the time of its request.")
 @click.option("--key", metavar="COLUMN,...", help="What identifies a row, or its entity; `row`: all columns.")
-@click.option("--entity", multiple=True, metavar="COLUMN", help="Whom or what rows are about; its past is a feature.")
+@click.option("--entity", multiple=True, metavar="COLUMN", help="Whom or what rows are about; its past gives features.")
 @click.option("--label", metavar="COLUMN", help="What to predict: classes, or a number.")
 @click.option("--positive", metavar="VALUE", help="The label's value that counts as 1.")
 @click.option("--known-at", metavar="COLUMN", help="When the label became known; `none`: no column says it.")
@@ -40,7 +40,7 @@ from trimtab.core.errors import NotFound
 @click.option("--nulls", metavar="WORD,...", help="What means null; left out, as the file shows.")
 @click.option("--category", multiple=True, metavar="COLUMN", help="Numbers that are names, such as postal codes.")
 @click.option("--merge", multiple=True, metavar="COLUMN", help="Merge spellings that differ in case or spaces only.")
-@click.option("--horizon", metavar="DURATION", help="How long before its time a row of a series is predicted.")
+@click.option("--horizon", metavar="DURATION", help="For a series: how long before its time a row is predicted.")
 @click.option("--known-ahead", multiple=True, metavar="COLUMN", help="A column that is known when a row is predicted.")
 @click.option("--omit", multiple=True, metavar="COLUMN", help="A column that is no feature.")
 @click.option("--allow-leakage", multiple=True, metavar="COLUMN", help="A feature that looks like a leak, but is none.")
@@ -52,7 +52,7 @@ from trimtab.core.errors import NotFound
     help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
 )
 @click.option("--run", is_flag=True, help="Also load the file, train, answer one row, and tick the loop once.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where; left out, a new folder named after the file.")
+@click.option("--folder", type=click.Path(path_type=Path), help="The new folder; left out, it is named after the file.")
 def init(
     file: Path | None,
     csv: Path | None,
@@ -137,7 +137,7 @@ def doctor() -> int:
         folder: Path | None = project_folder()
     except NotFound:
         folder = None  # without a project, only the machine is checked
-    with progress("looking around"):
+    with progress("checking"):
         findings = examine(folder, os.environ)
     ill = missing(findings)
     width = max(len(finding.name) for finding in findings)

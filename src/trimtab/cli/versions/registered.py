@@ -43,7 +43,7 @@ def versions(model: str | None, **wanted: Any) -> None:
     """
     if model is not None and "@" in model:
         raise click.UsageError(
-            f"{model} is one version, and this lists those of a model: trimtab versions show {model}"
+            f"{model} is a single version; `list` takes the name of a model. Show it: trimtab versions show {model}"
         )
     with opened_project() as project:
         found = project.versions(model, **wanted)
@@ -106,7 +106,11 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would be removed, and why the rest stays.")
 @click.option("--grace", default="7d", show_default=True, metavar="DURATION", help="Keep everything newer than this.")
 @click.option(
-    "--rollbacks", type=click.IntRange(min=1), default=10, show_default=True, help="Steps to keep for rolling back."
+    "--rollbacks",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Keep this many moves of an alias reversible.",
 )
 @click.option("--evidence", metavar="DURATION", help="Ignore gate records and ledger rows older than this.")
 @click.option(
@@ -132,7 +136,7 @@ def gc(dry_run: bool, **limits: Any) -> None:
     what keeps each version.
 
     The newest searches are kept, and those that chose a version's parameters. Results of steps are removed if their
-    training did not succeed and ended long ago (before --grace, and at least a day).
+    training did not succeed, and ended longer ago than --grace and than a day.
 
     \b
     Example:

@@ -118,10 +118,10 @@ def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> N
         version = project.import_model(path, model, categories=_categories(category), actor=account(), **given)
         champion = project.registry.alias(model, "champion")
     assert version.imported is not None  # the version was just imported
-    named = "by name" if version.imported.inputs_named else "by their number only, because the file names none"
+    named = "matched by name" if version.imported.inputs_named else "only counted, because the file does not name them"
     lines = [
         f"{version.name} ({version.id[:12]}): {version.imported.kind}, checked on {version.imported.golden}; its "
-        f"inputs were matched {named}"
+        f"inputs were {named}"
     ]
     if version.id in there:
         lines = [f"Nothing is new: this content was imported as {version.name} on {_shown_time(version.made_at_us)}."]

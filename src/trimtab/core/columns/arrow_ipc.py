@@ -21,7 +21,7 @@ __all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_i
 Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int]"
 
 _INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to its index
-_LEAST_BYTES = 24 << 20  # decoded data of this size are always allowed
+_LEAST_BYTES = 24 << 20  # decoded data of up to this size are always allowed
 # decoded data may have up to this many times the file's size, because Feather compresses repetitive columns well
 _TIMES_OF_FILE = 100
 _TAKEN = (
@@ -30,7 +30,7 @@ _TAKEN = (
 )
 # types whose values become Python objects of about 100 bytes each
 _LOOSE = "decimal time duration interval binary large_binary fixed_size_binary"
-_MOST_LOOSE = 250_000  # if a caller names no columns, at most this many of these values are read
+_MOST_LOOSE = 250_000  # more of these values are refused, unless the caller names the columns that it wants
 
 
 class NoPyarrow(Misuse):

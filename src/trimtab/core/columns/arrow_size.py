@@ -27,7 +27,7 @@ _CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}
 _BLOCK_BYTES = 24
 _MOST_FIELDS = 10_000  # the largest number of columns, including columns inside of other columns
 _MOST_DEPTH = 32
-_FIELD_BYTES = 700  # memory for the description of a column, and again for its array in each batch
+_FIELD_BYTES = 700  # memory for the description of a column; each of its arrays in a batch takes as much again
 _VALUE_BYTES = {
     1: 9,
     5: 72,
@@ -168,9 +168,9 @@ class _Size:
 
 
 class _Budget:
-    """A limit on how many bytes a header may refer to in total.
+    """A limit on how many bytes a header may refer to in total: about twice its own size.
 
-    A header that refers to much of itself more than once reaches the limit.
+    Only a header that refers to the same bytes again and again exceeds it.
     """
 
     def __init__(self, message: FlatTable) -> None:

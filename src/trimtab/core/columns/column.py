@@ -57,7 +57,7 @@ class Column(msgspec.Struct, frozen=True, eq=False):
 
 
 def column(dtype: Dtype, values: Sequence[Any]) -> Column:
-    """Return a column of Python values. None is null, and so is NaN in a float column."""
+    """Make a column from Python values. None is null, and so is NaN in a float column."""
     import numpy as np
 
     if dtype == "float":
@@ -73,7 +73,7 @@ def column(dtype: Dtype, values: Sequence[Any]) -> Column:
 
 
 def float_column(values: NDArray[Any]) -> Column:
-    """Return a float column of an array. NaN becomes null and -0.0 becomes 0.0, as in all data from outside."""
+    """Make a float column from an array. NaN becomes null and -0.0 becomes 0.0, as in all data from outside."""
     import numpy as np
 
     with np.errstate(invalid="ignore"):  # NumPy would warn about signalling NaNs

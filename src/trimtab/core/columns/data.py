@@ -131,12 +131,12 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def of(columns: Mapping[str, tuple[Dtype, Sequence[Any]]]) -> Columns:
-        """Return a table of Python values. None is null, and so is NaN in a float column."""
+        """Make a table from Python values. None is null, and so is NaN in a float column."""
         return Columns({name: column(dtype, values) for name, (dtype, values) in columns.items()})
 
     @staticmethod
     def concat(parts: Sequence[Columns]) -> Columns:
-        """Return tables with the same columns joined end to end."""
+        """Join tables that have the same columns, end to end."""
         import numpy as np
 
         if len(parts) == 1:

@@ -22,7 +22,7 @@ _TEST_PREFIX = "TRIMTAB_TEST_"  # variables with this prefix are addresses of se
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of where the definitions and the state of a project are."""
+    """The name of a project, and where its definitions and its state are."""
 
     name: str = "project"
     file: str = "project.py"  # relative to the folder of trimtab.toml
@@ -48,7 +48,9 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_min: Literal["1.2", "1.3"] = "1.2"
     access_log: str = "off"  # "-": to standard output; otherwise a file, relative to the folder of trimtab.toml
     traces: str | None = None  # the URL of an OpenTelemetry collector (OTLP over HTTP)
-    traces_share: float = 1.0  # the share of requests to trace, among those whose headers do not decide it
+    traces_share: float = (
+        1.0  # the share of requests to trace, among those whose headers do not say whether to trace them
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:
@@ -90,7 +92,7 @@ class FeaturesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of training: the kind of process, and its priority."""
+    """Settings of training: whether it runs in its own process, with which priority, and with how many threads."""
 
     executor: Literal["process", "thread"] = "process"
     nice: int = 10  # added to the nice value of the process that trains
@@ -261,7 +263,7 @@ def _convert(document: Mapping[str, Any], where: str, *, strict: bool = False) -
 
 
 def _whole(value: Any) -> Any:
-    """Return a document with integers for floats such as 8e6. (Float settings also accept integers.)"""
+    """Return a document with floats such as 8e6 replaced by integers. (Float settings also accept integers.)"""
     if isinstance(value, dict):
         return {key: _whole(inner) for key, inner in value.items()}
     if isinstance(value, list):

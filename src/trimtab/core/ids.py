@@ -17,10 +17,10 @@ class Ids(Protocol):
 
 
 class TimeIds:
-    """Makes identifiers: a kind, "_", and 26 base-32 digits of the time (48 bits of ms) and 80 random bits.
+    """Makes identifiers: a kind, "_", and 26 base-32 digits of the time (48 bits of ms) and a number of 80 bits.
 
-    Identifiers of one object strictly increase: in each millisecond, the first one has new random bits, and later ones
-    count up from these. Without a `seed`, the random generator is seeded by the system, so that processes make
+    Identifiers of one object strictly increase: the number is random for the first identifier in each millisecond, and
+    greater by one for each later one. Without a `seed`, the random generator is seeded by the system, so that processes make
     different identifiers. With a `seed` (for simulations), the same identifiers can be made again.
 
     >>> from trimtab.core.clock import VirtualClock

@@ -30,7 +30,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     request_id: str  # the value of the key column in the request
     model: str  # "late_flight"
     version: str  # the hash that identifies the version
-    arm: str  # the alias or deployment scenario that answered: "champion", "online", ...
+    arm: str  # which version answered, by its role: "champion", "canary", "shadow", "online", ...
     mode: Mode
     made_at_us: int
     at_us: int
@@ -56,7 +56,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
         return None if self.scores is None else max(self.scores, key=self.scores.__getitem__)
 
 
-# the largest loss with which a row counts in `capped_loss_sum`: three times the log loss of the score 0.5
+# a row's loss counts in `capped_loss_sum` with at most the version's cap, by default three times the log loss of the
+# score 0.5
 LOSS_CAP = 3.0 * math.log(2.0)
 
 
@@ -96,7 +97,7 @@ class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
 class Signal(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A finding of a monitor: something about a model changed or went wrong.
 
-    The `severity` "red" means that someone must act. This includes that a monitor has too few data to judge.
+    The `severity` "red" means that someone must act. It is also given if a monitor has too few data to judge.
     """
 
     id: str

@@ -113,7 +113,9 @@ def _brief(value: Any, room: int) -> str:
     kind = type(value).__name__
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"array of {value.dtype}, shape {value.shape}"
-    if isinstance(value, list | tuple | set | frozenset | dict) and len(value) > room:  # too many to try
+    if (
+        isinstance(value, list | tuple | set | frozenset | dict) and len(value) > room
+    ):  # the `repr` would be too long, and slow to make
         return _counted(value)
     text = repr(value)
     if len(text) <= room and "\n" not in text:

@@ -27,7 +27,7 @@ def read_pandas(
     """Read a pandas frame; the arguments and the result are those of `read_columns`.
 
     Raises:
-        WrongColumn: A column has values of several types, or (without `loose`) of a type that no `Column` can hold.
+        WrongColumn: Without `loose`, a column has values of several types, or of a type that no `Column` can hold.
     """
     names = tuple(map(str, frame.columns))
     columns: dict[str, Column] = {}
@@ -81,7 +81,7 @@ def _of_integers(series: Any, valid: Any) -> Column:
 
 
 def _of_categories(series: Any) -> Column | None:
-    """Return a categorical series as a column of the type of its categories."""
+    """Return a categorical series as a column of its categories' type; None if `_column` returns None for these."""
     values = series.cat.categories.to_series()
     known = _column(values)
     if known is None:

@@ -17,12 +17,12 @@ def library_of(table: object) -> str:
 
 
 def like(columns: Any, table: object) -> Any:
-    """Return columns as a table of the library of another table. If this library is unknown, return them unchanged."""
+    """Return columns as a table of the library that another table is from. If it is unknown, return them unchanged."""
     return _added(columns, table, None)
 
 
 def with_columns(table: Any, more: Any, like: object | None = None) -> Any:
-    """Return a table of any library with columns added at its end. Its own columns, with their types, stay.
+    """Add columns at the end of a table of any library, and return it. The table's own columns stay as they are.
 
     Args:
         like: The table of another library that `table` was read from, if any. The result is a table of that library.

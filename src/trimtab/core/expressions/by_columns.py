@@ -317,7 +317,7 @@ def _is_in(arg: Column, literals: tuple[Expression, ...]) -> Column:
     common = arg.dtype
     for literal in literals:
         common = common_dtype(common, _constant(literal, 0).dtype) or common
-    # each choice is an array with one value, because a comparison with a text itself would ignore NULs at its end
+    # each choice is an array with one value, because NumPy ignores NULs at the end of a text that is not in an array
     choices = [_widen(_constant(literal, 1), common).values for literal in literals]
     arg = _widen(arg, common)
     hits = np.zeros(len(arg), bool)
@@ -352,7 +352,8 @@ def _hash_bucket(arg: Column, n: int) -> Column:
 def _offsets(at_us: Array, tz: str) -> Array:
     """Return the UTC offset of each time.
 
-    It is looked up once for each quarter of an hour, or for each row in a quarter of an hour within which it changes.
+    Offsets are looked up for the beginning and the end of each quarter of an hour. Where these two differ, the offset
+    of each row is looked up.
     """
     zone = zoneinfo.ZoneInfo(tz)
     quarters, where = np.unique(at_us // _QUARTER_US, return_inverse=True)

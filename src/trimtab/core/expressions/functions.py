@@ -65,7 +65,7 @@ def transform(
         nulls: What happens if an argument is null. "skip": the result is null. "pass": the function gets None.
 
     Raises:
-        Misuse: `returns` is not a type of features, or the content of the code cannot be read.
+        Misuse: An argument has a value that is not listed here, or `code_hash` cannot hash the function.
 
     >>> @transform(returns=float)
     ... def ratio(part: float, whole: float) -> float | None:

@@ -77,7 +77,7 @@ class FrameIndex:
         self._lock = threading.Lock()
 
     def entities(self, frame: Frame, columns: tuple[str, ...]) -> Entities:
-        """Return the entities that some columns of a frame identify. Only the rows after the last frame are read."""
+        """Return the entities that some columns of a frame identify. Only rows that no earlier frame had are read."""
         with self._lock:
             growing = self._entities.get(columns)
             if growing is None:

@@ -117,7 +117,7 @@ class History:
     def _read_tables(self) -> int:
         """Add the records in the tables of record that were not read yet, and return their number.
 
-        Then set `positions`, from which the log is read next, to what all tables have reached.
+        Then set `positions`, from which the log is read next, to the positions that all tables have reached.
         """
         moved = self._moved()
         if not moved.tables:

@@ -1,4 +1,4 @@
-"""An index of the event log: it finds the records of an event, or those with a value, without reading the whole log."""
+"""An index of the event log: it finds the records with an id or a key without reading the whole log."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class _Known(msgspec.Struct, frozen=True, eq=False):
         return sum(one.size for one in self.blocks) + len(self.rest)
 
     def added(self, new: Sequence[_Hashes]) -> _Known:
-        """Return these hashes, and after them others."""
+        """Return these hashes, followed by new ones."""
         rest = np.concatenate([self.rest, *new])
         whole = len(rest) // _BLOCK * _BLOCK
         blocks = (*self.blocks, rest[:whole].reshape(-1, _BLOCK)) if whole else self.blocks
         return _Known(blocks, rest[whole:].copy())
 
     def search(self, wanted: _Hashes) -> tuple[NDArray[np.int64], _Hashes]:
-        """Return the positions of some hashes, and the hash at each."""
-        # First find the hashes whose 20 highest bits equal those of a wanted hash: they are few. Some blocks are
-        # searched at a time, because they fit into the processor's cache.
+        """Return the positions of all records whose hash is among `wanted`, and the hash at each."""
+        # First find the hashes whose 20 highest bits equal those of a wanted hash: they are few. Only so many
+        # blocks are searched at a time that they fit into the processor's cache.
         heads = np.zeros(1 << 20, np.bool_)
         heads[wanted >> 12] = True
         positions, found, begin = [np.zeros(0, np.int64)], [self.rest[:0]], 1
@@ -243,7 +243,7 @@ def hashes_of(source: str, ids: Sequence[str]) -> NDArray[np.uint32]:
 
 
 def _hash(source: str, key: Value) -> int:
-    """Return a hash from 1 on; 0 means that there is no key."""
+    """Return a hash, which is never 0, because 0 means that there is no key."""
     return crc32(key.encode() if isinstance(key, str) else msgspec.msgpack.encode(key), crc32(source.encode())) or 1
 
 

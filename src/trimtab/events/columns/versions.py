@@ -43,9 +43,9 @@ class _Dropped(msgspec.Struct, frozen=True):
 
 
 class EventCount(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of events of one source."""
+    """How many versions of events of one source count, and how many of its records do not count."""
 
-    events: int = 0  # all versions that count, including deletions
+    events: int = 0  # versions that count, including deletions; an event may have several
     newest_us: int | None = None  # the event time of the newest event
     duplicates: int = 0  # records that repeat an event without any change
     id_conflicts: int = 0  # records that have an existing id but other content, in a source without a key

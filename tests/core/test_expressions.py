@@ -252,7 +252,7 @@ def test_nothing_fails_where_no_row_needs_it() -> None:
         (s == 1, "needs two numbers, two strings or two times; it was given str and int"),
         (b & i, "needs truth values"),
         (f.hour(), "needs a time"),
-        (t + 1.5, "an int (microseconds) after a time"),
+        (t + 1.5, "an int of microseconds after a time"),
         (t * 2, "needs numbers"),
         (f.category(), "needs a string"),
         (s.category() == "x", "Make .category\\(\\) the last"),

@@ -48,9 +48,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_min: Literal["1.2", "1.3"] = "1.2"
     access_log: str = "off"  # "-": to standard output; otherwise a file, relative to the folder of trimtab.toml
     traces: str | None = None  # the URL of an OpenTelemetry collector (OTLP over HTTP)
-    traces_share: float = (
-        1.0  # the share of requests to trace, among those whose headers do not say whether to trace them
-    )
+    # the share of requests to trace, among those whose headers do not say whether to trace them
+    traces_share: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:

@@ -20,8 +20,8 @@ class TimeIds:
     """Makes identifiers: a kind, "_", and 26 base-32 digits of the time (48 bits of ms) and a number of 80 bits.
 
     Identifiers of one object strictly increase: the number is random for the first identifier in each millisecond, and
-    greater by one for each later one. Without a `seed`, the random generator is seeded by the system, so that processes make
-    different identifiers. With a `seed` (for simulations), the same identifiers can be made again.
+    greater by one for each later one. Without a `seed`, the random generator is seeded by the system, so that processes
+    make different identifiers. With a `seed` (for simulations), the same identifiers can be made again.
 
     >>> from trimtab.core.clock import VirtualClock
     >>> ids = TimeIds(VirtualClock(0), seed=1)

@@ -30,7 +30,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     request_id: str  # the value of the key column in the request
     model: str  # "late_flight"
     version: str  # the hash that identifies the version
-    arm: str  # which version answered, by its role: "champion", "canary", "shadow", "online", ...
+    arm: str  # the role of the version: "champion", "canary", ...; "online" if it learns from each label
     mode: Mode
     made_at_us: int
     at_us: int

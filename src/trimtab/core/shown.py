@@ -113,9 +113,8 @@ def _brief(value: Any, room: int) -> str:
     kind = type(value).__name__
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"array of {value.dtype}, shape {value.shape}"
-    if (
-        isinstance(value, list | tuple | set | frozenset | dict) and len(value) > room
-    ):  # the `repr` would be too long, and slow to make
+    # with so many values, the `repr` would be too long
+    if isinstance(value, list | tuple | set | frozenset | dict) and len(value) > room:
         return _counted(value)
     text = repr(value)
     if len(text) <= room and "\n" not in text:

@@ -82,7 +82,7 @@ class Batch:
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """Return the declared columns that a row lacks, except deletions and bad rows; none if the source has no key."""
+        """Return the declared columns that some row lacks, without deletions and bad rows; none if there is no key."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:
@@ -122,7 +122,7 @@ class Batch:
         return [None] * self._count if values is None else check(dtype, values, self._reporter(name), written)
 
     def _make_keys(self) -> None:
-        """Fill in the source's constants, and make keys for rows without one if the source declares `key_of`. # D0208"""
+        """Fill in the source's constants, and make keys for rows without one if `key_of` is declared. # D0208"""
         source = self._call.source
         for name, value in source.reading.constants.items():
             self._values[name] = [value if old is None else old for old in self._values[name]]

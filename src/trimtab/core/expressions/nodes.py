@@ -370,7 +370,7 @@ def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], 
             return dtype
         case "+" | "-" if found[0] == "time":
             minus = node.op == "-"
-            need(found[1] == "int" or (minus and found[1] == "time"), "an int (microseconds) after a time")
+            need(found[1] == "int" or (minus and found[1] == "time"), "an int of microseconds after a time")
             return "int" if found[1] == "time" else "time"
         case "+" | "-" | "*" | "//" | "%":
             need(numbers, "numbers")

@@ -110,9 +110,9 @@ def test_what_cannot_be_computed_is_refused_by_name(aggregate: Aggregate | Sever
 
 
 def test_two_features_of_one_name_are_refused() -> None:
-    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' makes x_1, "):
+    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' declares x_1, "):
         view(x_2=tt.count(), x=tt.last_n("x", 2))
-    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' makes x_1, "):
+    with pytest.raises(Misuse, match="two features are called 'x_2'; 'x' declares x_1, "):
         view(x=tt.last_n("x", 2), x_2=tt.count())
     with pytest.raises(Misuse, match="is not an aggregate"):
         view(x=ODD)

@@ -3,8 +3,8 @@
 An event expires as a whole, when all of its versions happened and became known before a given time. There are two
 exceptions. First, the newest such event of each entity stays, so that the entity and its newest values stay known.
 Second, old events may have been appended after the given time, when history was loaded late. For each entity and each
-hour in which such events were appended, the newest of them stays, and in each partition the one appended first. They
-show when history was loaded: predictions made before then did not use it. # D23
+hour in which such events were appended, the newest of them stays, and in each partition the one appended first. These
+two show when history was loaded: predictions made before then did not use it. # D23
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 
 
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
-    """Return an SQL query for the ids of old events that must stay, for entities in the columns `by`.
+    """Return an SQL query for the ids of old events that must stay, for the entities that the columns `by` identify.
 
     The newest versions of events that are not deleted are preferred to other rows, and then later events to earlier.
     """

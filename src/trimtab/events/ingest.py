@@ -96,7 +96,7 @@ class Ingestor:
 
         Raises:
             NotFound: There is no source of this name.
-            Misuse: A row is not a dict, a column is not declared, or a column of a table has another type. Nothing was
+            Misuse: A row is not a dict, a column is not declared, or a table lacks the time or the key. Nothing was
                 added.
         """
         what = self._source(source)

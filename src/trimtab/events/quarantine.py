@@ -84,7 +84,7 @@ class SetAside(Shown, msgspec.Struct, frozen=True):
     rows: int
     since_us: int  # when the oldest of these rows came
     newest_us: int
-    fields: dict[str, int]  # for each column, the number of rows whose fault is there; the most frequent first
+    fields: dict[str, int]  # for each column, the number of rows in which it is at fault; the largest number first
     examples: tuple[Example, ...]  # the newest rows, beginning with the newest one
 
 
@@ -136,8 +136,8 @@ class Quarantine:
     def find(self, wanted: Callable[[Quarantined], bool]) -> dict[str, dict[int, bytes]]:
         """Find the rows for which `wanted` returns True. Return the records with which `Log.erase` should replace them.
 
-        They are returned by partition and position. Replayed and dropped rows whose content was not erased yet are
-        found, too.
+        The result has these records by partition and position. Replayed and dropped rows whose content was not erased
+        yet are found, too.
         """
         found: dict[str, dict[int, bytes]] = {}
         for (partition, position), record in self._records():
@@ -297,7 +297,8 @@ class Quarantine:
     def _remove_notes(self, over: Iterable[Place]) -> None:
         """Remove the notes in `over`.
 
-        A partition is truncated as far as it begins with such notes and erased records. The other notes are erased.
+        Notes at the beginning of a partition, with no rows before them, are truncated together with erased records. The
+        other notes are replaced by erased records.
         """
         over = set(over)
         heads: dict[str, int] = {}

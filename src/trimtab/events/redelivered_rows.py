@@ -19,7 +19,7 @@ from trimtab.store.ports import Log
 
 
 def changed_columns(source: Source, rows: FileRows) -> list[str]:
-    """Return the columns because of which rows that were stored before get new ids; none if the source has a key.
+    """Return the columns that would give new ids to rows that were stored before; none if the source has a key.
 
     These are the columns added to the source in which a row has a value, and the removed ones that the rows still have.
     """

@@ -191,7 +191,7 @@ def rows_where(table: Table, condition: str, names: Sequence[str] | None = None)
     """Return the rows of a table of record that fulfil an SQL condition; see `Prunable.rows`."""
     if not isinstance(table, Prunable):
         raise Misuse(
-            f"{type(table).__name__}: chosen rows of it cannot be read. Keep tables of record in Delta tables."
+            f"{type(table).__name__}: cannot read selected rows, only all. Keep tables of record in Delta tables."
         )
     return table.rows(condition, names)
 
@@ -202,7 +202,7 @@ def within(partition: str, after: int, last: int) -> str:
 
 
 def table_records(source: Source, rows: Columns) -> list[LogRecord]:
-    """Return rows of a table of record as the log had them."""
+    """Return the log records that rows of a table of record stand for, with the computed known-at times."""
     return list(_records(source.name, with_columns(rows, source.columns), list(source.columns))) if rows.rows else []
 
 

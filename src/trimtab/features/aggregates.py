@@ -44,8 +44,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     sums: tuple[Literal["value", "float", "square"], ...] = ()
     decays: bool = False  # whether older values have a smaller weight
     places: str = ""  # the function that declares several places of this kind at once: `last_n` or `top_k`
+    # `Aggregate.explains_loss` calls this with (used, left, keep), of which `keep` is the aggregate's
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
-    # the function behind `Aggregate.explains_loss`; its arguments are (used, left, keep)
 
 
 def _null_or(holds: Callable[[float, float], bool]) -> Callable[[float, float, int], bool]:
@@ -130,7 +130,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """Return whether a window that gives `left` now could have given `used` before events were lost. NaN: null.
+        """Return whether lost events explain that a window gives `left` now, but gave `used` before. NaN: null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)
@@ -325,8 +325,9 @@ def decayed_sum(
 ) -> Aggregate:
     """Declare the sum of values whose weight halves with each `half_life` of age. It is 0 for an empty window.
 
-    Ages are counted in whole hops. By default, a hop is the largest usual step up to 1/32 of the half-life (or of a
-    shorter window). Values older than `over` are left out. The default of `over` is 10 half-lives (a weight of 0.001).
+    Ages are counted in whole hops. By default, a hop is the largest usual step up to 1/32 of the half-life, or of
+    the window if that is shorter. Values older than `over` are left out. The default of `over` is 10 half-lives (a
+    weight of 0.001).
     """
     return _decayed("decayed_sum", column, half_life, over, where, hop, until)
 
@@ -381,7 +382,7 @@ def expanded(what: str, features: Mapping[str, Aggregate | Several]) -> dict[str
         for one, aggregate in several.items():
             if one in out:
                 some = name if isinstance(given, Several) else one.rpartition("_")[0]
-                raise Misuse(f"{what}: two features are called {one!r}; {some!r} makes {some}_1, ... Rename one.")
+                raise Misuse(f"{what}: two features are called {one!r}; {some!r} declares {some}_1, ... Rename one.")
             out[one] = aggregate  # type: ignore[assignment]  # `check_aggregate` refuses anything else
     return out
 
@@ -426,7 +427,7 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
     if aggregate.traits.decays and not aggregate.half_life_us:
         raise Misuse(f"{what}: half_life=0 gives every value the weight 0. Give a duration above 0.")
     if over_us == 0:
-        raise Misuse(f"{what}: over=0 is an empty window. Leave over out for the whole lifetime.")
+        raise Misuse(f"{what}: over=0 is an empty window. For the whole lifetime, give no over=.")
     if over_us is None:
         if until_us or hop_us:
             raise Misuse(f"{what}: {'until' if until_us else 'hop'}= needs over=: say where the window begins.")

@@ -253,8 +253,8 @@ def view(
         source: Where the events come from.
         by: The source's columns (str or int) that identify the entity: a name, a list of names, or an `entity()`.
         features: The aggregates, by name of the feature.
-        boundary: For which requests an event counts. "before": those after its time, so that an event can never be part
-            of the features of a request at the same time. "inclusive": also those at its time.
+        boundary: For which requests an event counts. "before": for requests after the event's time, so that an event
+            never counts for a request at the same time. "inclusive": also for requests at the event's time.
         description: A text for people.
         owner: Who is responsible.
         tags: Labels for people, such as "pii".

@@ -72,7 +72,7 @@ def feature_set(request: Request, features: Sequence[Item], *, texts: bool = Fal
         features: Views, views that are joined under another name, and dicts of named expressions. Expressions can use
             columns of the request and other features.
         texts: Whether features may be texts, for tables that people read and not for estimators. Then a column of the
-            request may have the name of a feature, too. Expressions use the column.
+            request may have the same name as a feature; expressions with this name read the column.
 
     Raises:
         Misuse: Two features have the same name, the key of a view is neither a column nor a feature, features need each

@@ -55,7 +55,7 @@ def weights(hop_us: int, half_life_us: int, steps: int) -> tuple[float, ...]:
 
 
 def steps_of(over_us: int, hop_us: int) -> int:
-    """Return the largest age of a value in a window, counted in steps of the window (hops)."""
+    """Return the largest age that a value in a window can have, in hops. (The window moves on by one hop at a time.)"""
     return over_us // hop_us + 1
 
 

@@ -416,7 +416,7 @@ def _found(reason: Reason, text: str, written: ColumnFormat | None) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Return an error of reading in words for the owner of the file."""
+    """Return why a line could not be read, in words for the owner of the file."""
     if isinstance(error, UnicodeEncodeError):
         return NOT_UTF8
     if "expected after" in str(error):

@@ -77,8 +77,8 @@ def read_rows(
 
     Raises:
         NotFound: The file does not exist.
-        Misuse: The rows cannot be read, lack the source's time or key, or have a column of another type. If `on_error`
-            is "refuse", a row does not fit; the message names the file, the line and the column.
+        Misuse: The rows cannot be read, or lack the source's time or key. If `on_error` is "refuse", also if a row does
+            not fit; the message names the file, the line and the column.
     """
     what, rows = _taken(given, source, file_format, nulls)
     if rows.bad and on_error == "refuse":

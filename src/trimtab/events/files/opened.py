@@ -54,7 +54,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             yield stream  # type: ignore[misc]  # gzip's file yields bytes
     except gzip.BadGzipFile as error:
         raise Misuse(
-            f"file {path}: its name ends in .gz, and its content is not gzip data ({error}). Compress it with gzip, "
+            f"file {path}: its name ends in .gz, but its content is not gzip data ({error}). Compress it with gzip, "
             "or rename it."
         ) from error
     except (EOFError, zlib.error) as error:

@@ -62,7 +62,7 @@ def checked_reading(
     if isinstance(key_of, str) or not all(part in columns and part != key for part in key_of):
         others = ", ".join(name for name in columns if name != key)
         raise Misuse(
-            f"{what}: key_of={shown(key_of)[:100]} is not a list of the source's other columns, which are {others}."
+            f"{what}: key_of={shown(key_of)[:100]} is not a list of columns without the key; allowed are {others}."
         )
     if key_of and (key is None or columns.get(key) != "str"):
         raise Misuse(f'{what}: key_of needs a key of type str, which is made of those columns. Declare key="row_id".')

@@ -146,7 +146,7 @@ class _Parts(msgspec.Struct):
 
     pattern: str = ""
     groups: list[str] = []
-    digits_alone: bool = True  # whether texts consist of digits only (as for "%Y%m%d"), so that a number can be one
+    digits_alone: bool = True  # whether texts consist of digits only (as for "%Y%m%d"), so that numbers fit, too
 
 
 def _written(text: str) -> TimeFormat:

@@ -34,7 +34,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
     unit: Literal["line", "row"]  # "line" only for text files
     number: int  # beginning with 1
-    # by column: the value, converted or as it came; a value that could not be converted is always as it came
+    # by column: the value as it came; of a CSV file, the values that could be converted are converted
     row: dict[str, Any]
     field: str
     reason: Reason

@@ -81,7 +81,8 @@ class LabelIndex:
         known at `cut_us`, and was not deleted or corrected by then. If this event has no value, there is no label.
 
         If the source has one event for each key, with the request's time as event time (`dated_by_request`), the event
-        may be earlier than `at_us`, but only if no version earlier than `at_us` was known at `at_us`.  # D206
+        may be dated earlier than `at_us`, but only if no event with its key that is dated earlier was known at
+        `at_us`.  # D206
 
         Args:
             keys: The keys of the requests. A request whose key is None has no label.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # older stored checks (before a change of D0037) may also have the cause "online_state"
 Cause = Literal["online_state", "definition", "platform", "history_changed", "pruned", "code", "clock", "unknown"]
 EXPLAINED: frozenset[Cause] = frozenset(("platform", "history_changed", "pruned"))  # expected, so not an alarm # D37
-LAST_BITS = 4  # how many neighbouring floats the results of two platforms may be apart
+LAST_BITS = 4  # results of two platforms may be this far apart, counted in steps from a float to the next one
 # operators whose results may differ in the last bits between machines
 _BY_PLATFORM = frozenset(("log", "log1p", "exp", "**", "python"))
 

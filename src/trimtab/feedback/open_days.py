@@ -89,8 +89,8 @@ class OpenDays:
     A closed day never changes. Only labels that become known within the wait count. A prediction that is logged after
     its day was closed is only counted in `too_late`. Closed days can be computed again from the logs.
 
-    For a ranking, lists are judged in place of rows. A list's rows on a day are that day's list, so a list around
-    midnight counts on both days.
+    For a ranking, lists are judged in place of rows. If a list has rows on two days (around midnight), the rows of each
+    day are judged as a list of their own.
 
     Predictions about the past do not count (`made_in_time`), because they do not show how good a version is in service.
 
@@ -227,7 +227,7 @@ def judged_table(
 
 
 def counts(prediction: Prediction, model: str) -> bool:
-    """Return whether a prediction counts for its version: it is neither about the past nor a fallback answer."""
+    """Return whether a prediction of the model counts for its version: it is neither about the past nor degraded."""
     return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 

@@ -124,7 +124,7 @@ class _Behind:
         self._by_known: tuple[Array, Array] | None = None
 
     def touched(self, view: View, keys: Sequence[Column], *, everything: bool) -> Array:
-        """Return the requests whose entity in `view` may be affected by such a record."""
+        """Return the requests whose entity in `view` may be affected by a record after their P."""
         if everything or not len(self._rows):
             return self._rows
         frame = self._frame
@@ -141,7 +141,7 @@ class _Behind:
         return np.array(found, np.int64)
 
     def _any(self) -> NDArray[np.bool_]:
-        """Return the requests that have such a record for any entity, as a boolean array."""
+        """Return a boolean array: which requests have any record after their P that was known at their t."""
         frame, found = self._frame, np.zeros(len(self._at_us), bool)
         for number in range(len(frame.partitions)):
             mine = np.flatnonzero(frame.partition == number)
@@ -214,10 +214,10 @@ class _RowsApart:
     ) -> FeatureFrame:
         """Evaluate all requests once, with the given records.
 
-        All requests that are left, except those whose own P is further in some partition, are evaluated together with
-        the records up to the largest P. The result is right for requests that no record after their own P affects; the
-        others are left. This is repeated as long as a quarter of the results or more is right. Then the rest is
-        evaluated in groups of equal P, beginning with the smallest.
+        First, the requests are evaluated together with the records up to the largest P (by the sum of its positions),
+        except requests whose own P is further in some partition. The results of requests that no record after their own
+        P affects are right; the other requests are left. This is repeated as long as at least a quarter of the requests
+        that were left get a right result. Then the rest is evaluated in groups of equal P, beginning with the smallest.
         """
         parts: list[FeatureFrame] = []
         order: list[Array] = []

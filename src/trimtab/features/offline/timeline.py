@@ -1,4 +1,4 @@
-"""Timeline: the events of the requested entities and the requests, both sorted by entity and time.
+"""Timeline: requests and the events of their entities, both sorted by entity and time.
 
 An event counts from the time when it has both happened and become known, until it is replaced or leaves the window.
 Most events become known in the order in which they happened; these are called orderly. For any request, the orderly
@@ -105,7 +105,7 @@ def timeline(
 
     Args:
         frame: The history that holds the events.
-        rows: The rows of the history with events that count, of requested entities.
+        rows: The rows of the history whose events count, and whose entity has a request.
         entity: The index of the entity of each of `rows`.
         enters_us: For each of `rows`, the time at which it has both happened and become known.
         given: The indexes of the requests, the indexes of their entities, and the times of the requests.

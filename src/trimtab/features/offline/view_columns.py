@@ -43,17 +43,17 @@ def evaluate_view(
     enters = _enters(view, frame, near)
     if frame.index is not None and (len(keys) > 1 or keys[0].dtype == "str"):
         known = frame.index.entities(frame, view.by)
-        of_events, of_requests, entities, unknown = _match_known(view, known, keys, at_us, near)
+        of_events, of_requests, entities, entity_codes = _match_known(view, known, keys, at_us, near)
     else:
         of_events, of_requests, entities = match_keys([frame.columns[name].take(near) for name in view.by], keys)
-        unknown = _unknown(of_events, enters, frame, near, of_requests, at_us, entities)
+        entity_codes = _entity_codes(of_events, enters, frame, near, of_requests, at_us, entities)
         # an entity without events near the requests may still have earlier or later ones, which change the reason
         if not isinstance(near, slice):
-            rest = np.flatnonzero(unknown != FOUND)
-            unknown[rest] = _unknown_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
-    found = np.flatnonzero(unknown == FOUND)
+            rest = np.flatnonzero(entity_codes != FOUND)
+            entity_codes[rest] = _entity_codes_at_all(view, [key.take(rest) for key in keys], at_us[rest], frame)
+    found = np.flatnonzero(entity_codes == FOUND)
     if len(found) == 0:
-        nothing = _Scatter(unknown, found)
+        nothing = _Scatter(entity_codes, found)
         return {n: nothing.column(a.dtype(view.source.columns), None, a.traits.zero) for n, a in view.features.items()}
     live = (of_events >= 0) & ~frame.deleted[near] & (enters < frame.superseded_at_us[near])
     live &= enters <= at_us.max()
@@ -61,7 +61,7 @@ def evaluate_view(
     rows = chosen if isinstance(near, slice) else near[chosen]
     requests = (found, of_requests[found], at_us[found])
     events = timeline(frame, rows, of_events[chosen], enters[chosen], requests, entities)
-    return _Answers(view, frame, events, at_us, unknown).all()
+    return _Answers(view, frame, events, at_us, entity_codes).all()
 
 
 def _enters(view: View, frame: EventFrame, rows: Array | slice) -> Array:
@@ -99,28 +99,28 @@ def _match_known(
     """Number the entities that have an event which counts for a request, as `match_keys` does.
 
     Return the number of each event's and each request's entity (-1: none), how many entities there are, and what
-    `_unknown` returns.
+    `_entity_codes` returns.
     """
     numbers = known.of(keys)
-    unknown = np.full(len(at_us), NO_ENTITY, np.uint8)
-    unknown[at_us >= known.known_us[numbers]] = NOT_YET
-    unknown[at_us >= known.enters_us[view.boundary == "inclusive"][numbers]] = FOUND
+    entity_codes = np.full(len(at_us), NO_ENTITY, np.uint8)
+    entity_codes[at_us >= known.known_us[numbers]] = NOT_YET
+    entity_codes[at_us >= known.enters_us[view.boundary == "inclusive"][numbers]] = FOUND
     found = np.zeros(known.count + 1, bool)
-    found[numbers[unknown == FOUND]] = True
+    found[numbers[entity_codes == FOUND]] = True
     places = np.full(known.count + 1, -1)
     places[found] = np.arange(np.count_nonzero(found))
-    return places[known.of_rows[near]], places[numbers], int(found.sum()), unknown
+    return places[known.of_rows[near]], places[numbers], int(found.sum()), entity_codes
 
 
-def _unknown_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame) -> Array:
+def _entity_codes_at_all(view: View, keys: Sequence[Column], at_us: Array, frame: EventFrame) -> Array:
     if len(at_us) == 0:
         return np.zeros(0, np.uint8)
     of_events, of_requests, entities = match_keys([frame.columns[name] for name in view.by], keys)
     rows = slice(None)
-    return _unknown(of_events, _enters(view, frame, rows), frame, rows, of_requests, at_us, entities)
+    return _entity_codes(of_events, _enters(view, frame, rows), frame, rows, of_requests, at_us, entities)
 
 
-def _unknown(
+def _entity_codes(
     of_events: Array,
     enters: Array,
     frame: EventFrame,
@@ -157,8 +157,8 @@ class _Scatter:
     The other requests get null or 0, and a reason.
     """
 
-    def __init__(self, unknown: Array, rows: Array) -> None:
-        self.unknown = unknown
+    def __init__(self, entity_codes: Array, rows: Array) -> None:
+        self.entity_codes = entity_codes
         self.rows = rows
         self._reasons: dict[int, tuple[Array, Array, Array]] = {}
 
@@ -169,10 +169,10 @@ class _Scatter:
         """
         kind = {"float": np.float64, "bool": np.bool_, "str": np.object_}.get(dtype, np.int64)
         missing: Any = 0 if zero else _MISSING.get(dtype, 0)
-        values: Array = np.full(len(self.unknown), missing, kind)
+        values: Array = np.full(len(self.entity_codes), missing, kind)
         if answer is None:
             valid = np.zeros(len(values), bool)
-            return Column(dtype, values, None if zero or len(values) == 0 else valid), self.unknown
+            return Column(dtype, values, None if zero or len(values) == 0 else valid), self.entity_codes
         found, codes = answer
         reasons, valid = self._for_all(codes)
         if zero and not (codes == FAILED).any():
@@ -189,7 +189,7 @@ class _Scatter:
         Several aggregates may have the same array of codes, so the result for each array is kept.
         """
         if id(codes) not in self._reasons:
-            reasons = self.unknown.copy()
+            reasons = self.entity_codes.copy()
             reasons[self.rows] = codes
             # keep `codes` alive, so that no other array can get the same id
             self._reasons[id(codes)] = (codes, reasons, reasons == FOUND)
@@ -199,12 +199,12 @@ class _Scatter:
 class _Answers:
     """The evaluation of one view, with the intermediate results that its aggregates share."""
 
-    def __init__(self, view: View, frame: EventFrame, events: Timeline, at_us: Array, unknown: Array) -> None:
+    def __init__(self, view: View, frame: EventFrame, events: Timeline, at_us: Array, entity_codes: Array) -> None:
         self.view = view
         self.frame = frame
         self.events = events
         self.at_us = at_us
-        self.unknown = unknown
+        self.entity_codes = entity_codes
         self._newest_by_age: dict[int | None, tuple[Array, Array, Array]] = {}
         self._columns: dict[str, Column] = {}
         self._series: dict[str, Series] = {}
@@ -213,7 +213,7 @@ class _Answers:
 
     def all(self) -> dict[str, tuple[Column, Array]]:
         """Return the column and the reason codes of each feature, for all requests in order."""
-        scatter = _Scatter(self.unknown, self.events.requests.rows)
+        scatter = _Scatter(self.entity_codes, self.events.requests.rows)
         answers = {}
         for name, aggregate in self.view.features.items():
             what = f"view {self.view.name!r}, feature {name!r}"
@@ -249,12 +249,12 @@ class _Answers:
         the reasons of all requests.
         """
         if max_age_us not in self._newest_by_age:
-            newest = np.full(len(self.unknown), -1, np.int64)
+            newest = np.full(len(self.entity_codes), -1, np.int64)
             newest[self.events.requests.rows] = np.append(self.events.rows, -1)[self._newest_place]
             there = newest >= 0
             if max_age_us is not None:
                 there &= self.at_us - self.frame.event_at_us[newest] <= max_age_us
-            reasons = self.unknown.copy()
+            reasons = self.entity_codes.copy()
             reasons[(reasons == FOUND) & ~there] = EXPIRED
             self._newest_by_age[max_age_us] = there, newest, reasons
         return self._newest_by_age[max_age_us]

@@ -49,7 +49,8 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
 
     applied: int = 0  # all records of the view's source
     duplicates: int = 0  # records that repeat an event, as far as the view still has the event
-    id_conflicts: int = 0  # without a key: ignored records with the event time and id of another, but other content
+    # without a key: ignored records, which have the event time and id of an earlier record, but other content
+    id_conflicts: int = 0
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
     no_entity: int = 0  # events in which a column that identifies the entity is null
@@ -489,7 +490,7 @@ def _count_failed(
 
 
 def _withdraw(state: EntityState, row: Row) -> None:
-    """Remove a row that no longer counts from a state. If its `UNTIL` is at or before S, it was removed already."""
+    """Remove from a state a row that no longer counts. If its `UNTIL` is at or before S, it was removed already."""
     last = state.s_us if state.plan.inclusive else state.s_us - 1
     found = state.find_open(row[PARTITION], row[POSITION])
     if found is not None:

@@ -151,8 +151,8 @@ class PartedViews(Closing):
             )
         return self._events[view.source.name]
 
-    def _connected(self, share: int) -> duckdb.DuckDBPyConnection:
-        return connected(self.folder / "overflow", self.memory_bytes // share)
+    def _connected(self, divided_by: int) -> duckdb.DuckDBPyConnection:
+        return connected(self.folder / "overflow", self.memory_bytes // divided_by)
 
     def _split(self, view: View) -> Split:
         names = view.columns_read

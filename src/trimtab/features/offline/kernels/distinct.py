@@ -87,7 +87,7 @@ class _Ranking:
         self._count(code, -1)
 
     def first(self, most: int) -> list[int]:
-        """Return the codes of the `most` most frequent values."""
+        """Return the codes of the most frequent values, at most `most` of them."""
         if self._first is None:
             if len(self._counts) <= RANKED:
                 self._first = [key % self._width for key in self._alive[:most]]

@@ -19,9 +19,10 @@ class Orders:
     """Finds the first and last values of a series in each request's window.
 
     The result is a place: an index into the timeline's events, or -1 for no value. Most events are orderly: they became
-    known in the order in which they happened. For these, the place follows from how many values come before the edges
-    of the window. The other events are few, and most of them are too old to be among the last `most` values. For
-    windows in which one of them may be among these values, `_merge` combines both kinds, one request after another.
+    known in the order in which they happened. For these, a place is found by counting: how many values come before the
+    beginning and before the end of the window. The other events are few, and most of them are too old to be among the
+    last `most` values. For windows in which one of them may be among these values, `_merge` combines both kinds, one
+    request after another.
     """
 
     def __init__(self, series: Series, window: Window, most: int) -> None:

@@ -32,7 +32,8 @@ class SourceRows:
     """All records of a source up to some positions in the log, in the order in which a view applies them.
 
     Each iteration reads the records again. It gives tables with the source's columns and `_event_at`, `_known_at`,
-    `_partition`, `_position`, `_id`, `_op` and `_s_at`. The tables are small, so that little memory is needed.
+    `_partition`, `_position`, `_id`, `_op` and `_s_at`. The tables are small, but the source's table of record
+    is read as a whole.
 
     Args:
         positions: For each partition, the last position to read.

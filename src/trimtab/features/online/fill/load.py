@@ -59,7 +59,7 @@ def load(
         plan: The compiled view. Its keys must belong to a new set of states that is not read yet.
         rows: All records of the view's source that the states are made from.
         s_us: The latest append time in the log up to the end of `rows` (called S in this file).
-        count: The counts of `ViewApplied`, which this increases.
+        count: The counts of `ViewApplied`, to which this load is added.
         most_rows: How many rows may be in memory at once.
     """
     parts = max(1, -(-rows.most // most_rows))

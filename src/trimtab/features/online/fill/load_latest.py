@@ -57,7 +57,7 @@ class LatestLoad:
 
     Args:
         s_us: The append time S up to which the states have applied the log.
-        count: The counts of `ViewApplied`, which this increases.
+        count: The counts of `ViewApplied`, to which the rows are added.
         by_rows: Makes the keys and states of the few entities that are not simple; see `_by_entity`.
     """
 
@@ -120,8 +120,8 @@ class LatestLoad:
         """Sort the rows by entity, with the newest row of each entity last.
 
         Return the order, the index in this order at which each entity begins, and which entities are not simple: those
-        with an odd text (see `Bytes`), a row whose event time or known-at time S has not reached, or two rows
-        with the newest event time.
+        with an odd text (see `Bytes`), with a row whose event time or known-at time S has not reached, or with two rows
+        of the newest event time.
         """
         import numpy as np
 

@@ -1,6 +1,7 @@
 """The layout of a view's windows in a state: which windows share tiles, and where in a tile each feature's sums are.
 
-A tile holds the sums over the events of one hop (one step of a window).
+A tile holds the sums over the events of one hop (one step of a window). Its fields are: the number of rows; then the
+numbers of values and the sums of the series that features need.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ class Group:
         self.hop_us = hop_us
         self.windows: list[Window] = []  # sorted, longest first
         self.over_us = 0  # the length of the longest window
-        # The fields of a tile after the number of rows. (series, True): the sum of a series; (series, False): the
-        # number of its values.
+        # the fields of a tile that follow the first field (the number of rows). (series, True): the sum of a series;
+        # (series, False): the number of its values
         self.fields: list[tuple[int, bool]] = []
-        # given the numbers of a block (see `tiles.Block`), returns the number of rows and these fields
+        # given the numbers of a block (see `tiles.Block`), returns all fields of a tile, also the number of rows
         self.fields_of: Callable[[Sequence[Any]], tuple[Any, ...]] = _rows_alone
         self.sum_places: tuple[int, ...] = ()
         self.extremes: list[Extreme] = []
@@ -119,7 +120,7 @@ class Group:
             self.fields_of = itemgetter(0, *(1 + i + (series if is_sum else 0) for i, is_sum in self.fields))
 
     def packing(self, words: int) -> struct.Struct:
-        """Return how a tile is encoded: its beginning, the number of rows, and the fields.
+        """Return how a tile is encoded: its beginning, and its fields.
 
         Each sum takes `words` words of 8 bytes.
         """

@@ -48,7 +48,7 @@ class KeySpace(msgspec.Struct, frozen=True):
         return self.index, self.rows, self.states
 
     def applied(self, event_at_us: int, event_id: str) -> bytes:
-        """Return the key which records that a view has applied an event. Only sources without a key need such keys."""
+        """Return the key that is stored once a view has applied an event. Only sources without a key need such keys."""
         return self.applied_from(event_at_us) + name_bytes(event_id)
 
     def applied_from(self, event_at_us: int) -> bytes:

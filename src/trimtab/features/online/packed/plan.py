@@ -55,7 +55,7 @@ class ViewPlan:
 
     @property
     def forever(self) -> bool:
-        """True if the view has a feature that sees events of any age."""
+        """True if the view has a latest value, even one with `max_age`, or a feature with an unlimited window."""
         return bool(self.latest) or self.life is not None
 
     def expired(self, event_at_us: int, s_us: int) -> bool:
@@ -76,7 +76,7 @@ class ViewPlan:
         return errors
 
     def sums_in(self, series: int) -> list[tuple[int, int]]:
-        """Return where the sum of a series is: pairs of a group's index and the sum's index in the group's tiles."""
+        """Return where the sum of a series is: a group's index, and the sum's index among the fields of its tiles."""
         places = [(at, group.fields) for at, group in enumerate(self.groups)]
         return [(at, 1 + fields.index((series, True))) for at, fields in places if (series, True) in fields]
 

@@ -148,7 +148,7 @@ class ViewSeries:
         # for each derived series, the index of the original one, and whether it is squared
         self.derived: list[tuple[int, bool]] = []
         self.all: list[Series | DerivedSeries] = []
-        self.names: list[list[str]] = []  # for each of the series in `all`, the names of its features
+        self.names: list[list[str]] = []  # for each of the series in `stated`, the names of its features
         self.real_sums: list[int] = []  # indexes of the series with a sum of floats
         # for each series: its index, whether it is summed, whether extremes are kept
         self.uses: tuple[tuple[int, bool, bool], ...] = ()

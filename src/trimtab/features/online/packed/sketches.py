@@ -57,7 +57,7 @@ class SketchPlan:
         self.prunes = not keyed and hop_us > 0 and self.sketch.prune is not None
 
     def include(self, aggregate: Aggregate) -> None:
-        """Raise `keep` (how much a tile keeps) and `over_us` (for how long) as one more aggregate needs."""
+        """Raise `keep` (how much a tile keeps) and `over_us` (for how long) to what one more aggregate needs."""
         self.keep = max(self.keep, aggregate.place, aggregate.keep)
         self.over_us = max(self.over_us, aggregate.over_us or 0)
         self.prunes &= not aggregate.until_us

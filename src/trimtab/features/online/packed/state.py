@@ -63,10 +63,10 @@ class EntityState:
     """The state of one entity in one view, decoded for writing.
 
     Encoded, it is a list of: the format; the tag of the definition; whether some sums are stored as bytes because they
-    exceed 64 bits; the append time S; `known`, how many records count or have counted (after a filling, perhaps fewer,
-    but 0 only if none); the unsealed rows; the latest sealed rows (several only if they have the same event time);
-    the exponents of float sums; the tiles of each group of windows; and the fields (counts and sums) and extremes of
-    unlimited windows. If a feature needs more than sums and extremes, its sketches come last (see `sketches.py`).
+    exceed 64 bits; the append time S; `known`, how many records count or have counted (a filled state may say fewer,
+    but 0 only if there were none); the unsealed rows; the latest sealed rows (several only if they have the same event
+    time); the exponents of float sums; the tiles of each group of windows; and the fields (see `groups.py`) and the
+    extremes of unlimited windows. If a feature needs more than these, its sketches come last (see `sketches.py`).
 
     A tile holds the sums over one hop. For a group of windows, there is a list of: the beginning of the newest tile;
     its fields; for each window, the totals of the older tiles in it at S; the encoded older tiles; how many words an
@@ -78,8 +78,8 @@ class EntityState:
 
     def __init__(self, plan: ViewPlan, packed: bytes | list[Any] | None = None) -> None:
         self.plan = plan
-        # what `unseal` cannot subtract (such as a minimum), and `restore` computes again from the stored rows:
-        # (group, stack, first event time, last event time): push the rows between these times to the stack again
+        # These four hold what `unseal` cannot subtract (such as a minimum), so `restore` computes it from stored rows.
+        # (group, stack, first event time, last event time): the rows between these times are pushed to the stack again
         self.lost_extremes: list[tuple[int, int, int, int]] = []
         self.lost_life: set[int] = set()  # the indexes of extremes of unlimited windows
         self.lost_tiles: dict[tuple[int, int], None] = {}  # (sketch, beginning of the tile)
@@ -371,7 +371,7 @@ def unpack(plan: ViewPlan, packed: bytes) -> list[Any]:
 
 
 def fitting(plan: ViewPlan, state: list[Any]) -> list[Any]:
-    """Check the list of a state, and return it, with integers for the sums that are stored as bytes.
+    """Check the list of a state, and return it, with the sums that are stored as bytes converted to integers.
 
     Raises:
         Corrupt: The list has another format or belongs to another definition.

@@ -33,7 +33,7 @@ def empty(group: Group) -> Tiles:
 
 
 def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
-    """Return counts, sums and extremes of some rows. A group can add them if the rows belong to one of its tiles.
+    """Return counts, sums and extremes of rows. A group can add them (`add_block`) if all rows belong to the same tile.
 
     Args:
         rows: The rows, at least one.
@@ -229,7 +229,7 @@ def less_expired(group: Group, tiles: Tiles, total: list[int], since: int, low: 
 def tiles_between(group: Group, tiles: Tiles, low: int, high: int) -> list[list[int]]:
     """Return the tiles that begin at `low` or later and before `high`, oldest first.
 
-    A tile is a list of its beginning, the number of rows, and its fields.
+    A tile is a list of its beginning and its fields (see `groups.py`).
     """
     words, past = tiles[WORDS], tiles[PAST]
     size = group.packing(words).size
@@ -268,7 +268,7 @@ def fields_between(group: Group, tiles: Tiles, fields: list[int], low: int, high
 
 
 def past_tiles(group: Group, tiles: Tiles) -> list[list[int]]:
-    """Return the older tiles decoded: lists of the beginning, the number of rows, and the fields."""
+    """Return the older tiles decoded: lists of the beginning and the fields."""
     words = tiles[WORDS]
     found = group.packing(words).iter_unpack(tiles[PAST])
     return [list(t) if words == 1 else [t[0], *_fields_of(t)] for t in found]
@@ -364,5 +364,5 @@ def _words(group: Group, words: int, tile: list[int]) -> int:
 
 
 def _fields_of(tile: tuple[Any, ...]) -> list[int]:
-    """Return the number of rows and the fields of an encoded tile whose sums take several words each."""
+    """Return the fields of an encoded tile whose sums take several words each."""
     return [int.from_bytes(v, "little", signed=True) if type(v) is bytes else v for v in tile[1:]]

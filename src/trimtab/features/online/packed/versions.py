@@ -2,7 +2,7 @@
 
 Let S be the latest append time that was applied. Of the versions of an event id, only those are kept that can still
 matter when a later record arrives: the version that is valid at S, its repetitions, the version before them (if this is
-a deletion, all back to the last version that is none), and the versions that become known after S. # D33
+a deletion, all versions back to the last one that is no deletion), and the versions that become known after S. # D33
 """
 
 from __future__ import annotations
@@ -175,10 +175,10 @@ def needed(versions: list[Version], s_us: int) -> list[Version]:
     """Return the versions of an id that can still matter at S or later, whatever else becomes known.
 
     Versions are sorted by known-at time, and a late record may be inserted before the version that is valid at S. This
-    matters in two cases. First, if the record has the content of the valid version, it counts in its place, as the
-    earlier of the two. Second, if it has other content and comes between two equal versions, the later of these is no
-    repetition any more, and counts. Besides, a deletion takes the values that it does not state from the version before
-    it. Versions that are not needed for these cases are dropped.
+    matters in two cases. First, if the record has the content of the valid version, the record counts instead of the
+    valid version, which now repeats it. Second, if it has other content and comes between two equal versions, the later
+    of these is no repetition any more, and counts. Besides, a deletion takes the values that it does not state from the
+    version before it. Versions that are not needed for these cases are dropped.
     """
     first = next((i for i in range(len(versions) - 1, -1, -1) if versions[i][0] <= s_us), 0)
     in_force = first

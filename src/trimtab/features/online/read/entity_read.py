@@ -32,8 +32,8 @@ class ViewNow(msgspec.Struct, frozen=True, kw_only=True):
     """One view's features of an entity."""
 
     view: str
-    # the time of the newest event that counts; if the view has no latest values, the beginning of its hop (step); None:
-    # no event counts, or all windows are unlimited
+    # the time of the newest event that counts; if the view has no latest values, perhaps only the beginning of the
+    # event's hop (step of a window); None: no event counts, or all windows are unlimited
     newest_at_us: int | None
     age_us: int | None  # the time since `newest_at_us`
     features: dict[str, FeatureNow]
@@ -52,7 +52,7 @@ def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int]
 
     Args:
         kv: The key-value store of an `OnlineStore`.
-        views: The views. Each must be by as many columns as `entity` has values.
+        views: The views. Each must have as many columns in its `by` as `entity` has values.
         entity: The values that identify the entity, with the types of the views' columns.
 
     Raises:

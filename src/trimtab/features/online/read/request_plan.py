@@ -107,8 +107,8 @@ class RequestPlan:
     def _read(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> OnlineRows | None:
         """Read the features, with all look-ups from the same positions of the log.
 
-        Return None, to be called again, if a view was filled again after the look-ups were compiled, or if the
-        positions changed between two look-ups.
+        Return None if the caller has to try again, because a view was filled again after the look-ups were compiled, or
+        the positions changed between two look-ups.
         """
         nulls: list[Any] = [None] * self._width
         found_all = [FOUND] * self._width
@@ -183,8 +183,8 @@ class RequestPlan:
 class _Layout:
     """The place of each feature in a row.
 
-    First come the features that the model gets, in order. For views of which the model gets only some features, all of
-    the view's features follow.
+    First come the features that the model gets, in order. Then, for each view of which the model gets only some
+    features, all of the view's features follow, from which these are copied.
     """
 
     def __init__(self, features: FeatureSet) -> None:

@@ -16,7 +16,7 @@ from trimtab.store.ports import Catalog, Entry
 
 KIND, KEY = "alerts", "state"  # the kind and the key of the catalogue record that holds an `AlertState`
 WEEK_US = 7 * DAY_US
-_LISTED_US = 4 * WEEK_US  # how long records of pages (messages sent at once) are kept, to show how many there were
+_LISTED_US = 4 * WEEK_US  # how long records of pages (messages sent immediately) are kept, to show how many there were
 Budget: TypeAlias = tuple[str, Severity]  # a model and a severity, for which the number of pages is limited
 
 
@@ -47,7 +47,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A record that a message was sent at once. The number of such messages is limited."""
+    """A record that a message was sent immediately, not in a digest. The number of such messages is limited."""
 
     model: str
     severity: Severity
@@ -178,7 +178,7 @@ def _within_budget(
 ) -> tuple[set[str], list[Page], list[Budget]]:
     """Return the incidents that may be sent now, all pages including theirs, and the limits that their pages reach.
 
-    All incidents of one model and severity that begin at the same time count as one page. Incidents that no receiver
+    All incidents of one model and severity in `fresh` count as one page together. Incidents that no receiver
     wants do not count.
     """
     spent, limit = state.spent(now_us), rules.settings.pages_per_week

@@ -7,7 +7,7 @@ RUNBOOK: dict[str, str] = {
     "quality_loss": "See what the loop does about it (trimtab ledger); if it does nothing, train, or roll back.",
     "quality_calibration": "Compare predicted and true rates (trimtab versions report MODEL@champion); "
     "train, or roll back.",
-    "quality_worse": "Do not wait for the repair of the first rise: find out what else changed, "
+    "quality_worse": "Do not wait for the new version that the first alarm triggered: find out what else changed, "
     "and roll back if in doubt.",
     "quality_slice": "Look at the slice (trimtab quality show MODEL --slices COLUMN), and at the source of its data.",
     "quality_level": "Train or roll back; if the task has become harder for good: trimtab quality show MODEL --accept.",

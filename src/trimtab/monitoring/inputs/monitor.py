@@ -228,7 +228,7 @@ class InputMonitor:
     def _closing(
         self, over: list[int], until_us: int, now_us: int, closed: Sequence[DayQuality]
     ) -> tuple[InputWatch, _Changes]:
-        """Return the state after some hours are closed, and the writes of the summaries of these hours."""
+        """Return the state after some hours are closed, and changes that store, shorten or remove hourly summaries."""
         traffic, reading = dict(self._watch.traffic), self._watched.reading
         changes: _Changes = []
         for hour in over:

@@ -139,7 +139,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def back_us(self) -> int:
-        """How long before the first day with faulty labels a request may have been made that got its label that day."""
+        """The longest time from a request to the beginning of the day of labels on which it got its label."""
         return max(self.label_wait_us if self.label_span_us is None else self.label_span_us, DAY_US)
 
     def excludes(self, signal: Signal) -> bool:
@@ -158,11 +158,12 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     def span(self, signal: Signal) -> tuple[int, int | None]:
         """Return from when requests are left out, and from when they count again (None: not yet). # D0185
 
-        A fault is assumed to have begun a day before its signal or, if that is earlier, twice as long before it as the
-        evidence lasted. If a feed stopped, it began with the last event. Labels that came during the fault may belong
-        to requests that are older by the wait for labels. The time ends with the signal, or later by the time for which
-        features go on reading the source's events. For a signal about a day of labels, the time begins `back_us` before
-        that day, and the wait is subtracted from its end, because the signal only ends after the wait.
+        A fault is assumed to have begun a day before its signal was raised. If the evidence (from onset to signal) is
+        longer than half a day, twice its length is taken instead of the day. If a feed stopped, the fault began with
+        the last event. Labels that came during the fault may belong to requests that are older by the wait for labels.
+        The time ends with the signal, or later by the time for which features go on reading the source's events. For a
+        signal about a day of labels, the time begins `back_us` before that day, and the wait is subtracted from its
+        end, because the signal only ends after the wait.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:

@@ -50,5 +50,5 @@ class WatchedVersion:
         return True
 
     def others(self, versions: set[str]) -> bool:
-        """Return whether any of the versions is not the one whose rows are read, or no rows are read."""
+        """Return True if some of the versions is not the one whose rows are read, or if no version's rows are read."""
         return self.reading is None or bool(versions - {self.reading.version})

@@ -18,13 +18,13 @@ GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nea
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a column is constant if it has at least this many equal values in so many hours
 _CONSTANT_NATS = 20.0  # and if the probability of so many equal values by coincidence is at most exp(-20)
 _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`) by coincidence is about 1 in 1,000
-# if at least this share was null in training, all hours of the day have the same limit (the highest of them), because
+# if at least this share was null in training, the highest limit of all hours of the day holds for each of them, because
 # nulls come in runs
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
-# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. Those
-# of the newest `_FAR_H` hours that have such a number are taken together. If their extreme numbers are at least the
+# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. In
+# those of the newest `_FAR_H` hours that have such a number, all extreme numbers are counted. If they are at least the
 # share `_FAR_SHARE` of all rows of the newest `_FAR_H` hours, the finding is red.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows

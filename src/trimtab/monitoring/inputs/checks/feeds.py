@@ -20,7 +20,8 @@ _LEAST_DAYS = 3  # a check needs events over at least this many days
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
 _LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
 _NEWEST_US = 3 * HOUR_US  # the dates of arrivals within this time before the last arrival are checked
-# a delay has grown by whole half-hours if these are off by at most `_ABOUT_US` plus the usual interquartile range
+# a delay has grown by whole half-hours if its growth differs from a multiple of `_HALF_HOUR_US` by at most `_ABOUT_US`
+# plus the usual interquartile range
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
 # normal delays are taken from arrivals that are older than this or, if these are too few, older than a day
 _SETTLED_US = 7 * DAY_US
@@ -87,9 +88,10 @@ class Feed:
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     """Return findings about the arrivals of a source, compared with its arrivals of the four weeks before.
 
-    If a source is loaded from files, only the times of its loads are tested: as arrivals if the last six weeks have 20
-    loads or more over 3 days or more, else as `load_findings` does. For other sources, nothing is tested if fewer than
-    20 events are known, or all of them are from less than 3 days.
+    If a source is loaded from files, only the times of its loads are tested. If the last six weeks have at least 20
+    loads over at least 3 days, loads are tested like arrivals of events, but only for gaps; otherwise see
+    `load_findings`. For other sources, nothing is tested if fewer than 20 events are known, or all of them are from
+    less than 3 days.
     """
     feed, loads_us = Feed(arrivals, now_us), arrivals.loads.until(now_us)
     if loads_us is not None:

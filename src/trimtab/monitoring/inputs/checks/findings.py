@@ -16,7 +16,8 @@ from trimtab.monitoring.inputs.input_hours import HourCounts, merged
 from trimtab.monitoring.profiles.profile_records import Floats
 
 LONGEST_H = 7 * 24  # to have enough rows, a window merges at most this many hours
-ENOUGH = 14.0  # a share counts as risen from this much evidence (in nats); the probability of an error is below 1e-6
+# a share counts as risen if there is at least this much evidence (in nats); the probability of an error is below 1e-6
+ENOUGH = 14.0
 Kind: TypeAlias = Literal[
     "nulls", "new_values", "constant", "range", "units", "swapped", "shape", "joint_nulls",
     "feed_stopped", "feed_late", "feed_clock", "traffic_stopped", "traffic_doubled", "duplicates",

@@ -19,14 +19,16 @@ from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Flo
 SHAPE_ROWS = 100  # how many rows a window must have
 _FEW_A_DAY = 300  # if the newest 24 hours have fewer rows, half of `SHAPE_ROWS` is enough
 # The usual distance of a column from its profile is the high end of its distances in windows of the training rows
-# (`Spread`). The column is off if its distance is at least `_FAR` and at least the usual one plus `_ABOVE` (`_NOISE` is
-# added to both limits), or if at least 30 % of its values (this is `_FAR`, too) are far outside (`_BEYOND`).
+# (`Spread`). The column is off if its distance is at least `_FAR` and at least the usual one plus `_ABOVE` (`_NOISE`,
+# divided by the square root of the number of rows, is added to both limits), or if at least 30 % of its values (this is
+# `_FAR`, too) are far outside (`_BEYOND`).
 _FAR, _ABOVE = 0.3, 0.15
 # a sample from the same distribution has a Kolmogorov-Smirnov distance above this, divided by the square root of the
 # number of rows, in 5 % of cases
 _NOISE = 1.36
 _SUDDEN = 0.3  # a change is sudden if the distance in the same hours a day earlier was smaller by at least this
-# values that were converted back fit if their distance is at most the usual one, but this limit is 0.1 to `_MOST_FIT`
+# values fit a profile if their distance is at most the usual one (plus noise); the usual one counts as at least 0.1 and
+# at most this (see `_fits`)
 _MOST_FIT = 0.15
 _SHAPELESS = 0.35  # if the usual distance is above this, a few hours of the column have no typical shape
 _BEYOND = 0.3  # a value is far outside if it leaves the training range by this share of the range's width

@@ -52,8 +52,8 @@ def traffic_findings(
         repeated: Whether a finding of repeated requests is open. It goes on through hours that cannot show a
             repetition, for up to a day.
         is_repeating: Returns a function that returns whether requests made at a given time were found to be repeated.
-            Such hours do not show what is normal. `is_repeating` is only called if requests seem to be repeated now, or
-            if `repeated` is set.
+            Hours with such times do not show what is normal. `is_repeating` is only called if requests seem to be
+            repeated now, or if `repeated` is set.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []

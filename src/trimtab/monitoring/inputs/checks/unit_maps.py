@@ -72,8 +72,8 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
     """Return the maps that may have been applied to a numeric column: named maps, and a large factor without a name.
 
     A change of sign is possible only for a column of one sign, 1 - x only for shares. Counts may really rise or fall by
-    any factor, and keep about the same shape. So for counts (whole numbers of at least 0), a map other than these two
-    must have left a mark: nearly all values can be results of the map (see `_left_mark`), or have a larger common
+    any factor, and keep about the same shape. So for counts (whole numbers of at least 0), any map but -x and
+    1 - x must have left a mark: nearly all values can be results of the map (see `_left_mark`), or have a larger common
     divisor than before, or they jumped from one hour to the next.
 
     Args:

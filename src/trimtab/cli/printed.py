@@ -74,4 +74,4 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     """Online features that were rebuilt."""
 
     view: str | None  # None: all of them
-    records: int
+    records: int  # how many records they were rebuilt from

@@ -43,7 +43,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     # the sums that are kept: of the values, of the values as floats, of their squares
     sums: tuple[Literal["value", "float", "square"], ...] = ()
     decays: bool = False  # whether older values have a smaller weight
-    places: str = ""  # the function that declares several places of this kind at once: `last_n` or `top_k`
+    # the function that declares several places at once (1st, 2nd, ...; see `Aggregate.place`): `last_n` or `top_k`
+    places: str = ""
     # `Aggregate.explains_loss` calls this with (used, left, keep), of which `keep` is the aggregate's
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
 

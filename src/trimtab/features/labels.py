@@ -130,7 +130,7 @@ class LabelIndex:
     def _best(self, row: Array, at_us: Array, cut_us: Array) -> Array:
         """Return for each request the row of the last event that may be its label (see `join`); -1: there is none.
 
-        `row` is the row with the request's key that was added last.
+        `row` has for each request the newest row with the request's key; -1: there is none.
         """
         best = np.full(len(row), -1, np.int64)
         frame = self._frame

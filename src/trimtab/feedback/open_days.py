@@ -97,7 +97,7 @@ class OpenDays:
     Args:
         model: The name of the model. Predictions of other models are skipped.
         closed_until_us: Days before this time are already closed.
-        cap: Returns the loss of a row at which losses are cut in `capped_loss`, given the version.
+        cap: Returns, for a version, the cap of `capped_loss`: larger losses of rows count as this.
         waiting: Where predictions are kept; by default in memory.
     """
 

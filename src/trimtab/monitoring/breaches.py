@@ -19,8 +19,8 @@ from trimtab.serving.arms.arm_counts import LATENCY_EDGES_S, PER_OCTAVE, Service
 from trimtab.stats.inference.share_evidence import log_above, log_below, log_higher
 
 BreachKind = Literal["failures", "latency", "degraded", "constant", "strange", "saturation"]
-_TAILS = (0.1, 0.05, 0.01)  # the compared percentiles of latency: each is given by the share of requests above it
-_TAIL = 0.01  # likewise, the percentile that has an absolute limit
+_TAILS = (0.1, 0.05, 0.01)  # the compared percentiles of latency, given by the share of requests above: 0.1 is the 90th
+_TAIL = 0.01  # the percentile that has an absolute limit, given in the same way: the 99th
 # whether scores are unlike the champion's is only checked if the champion gave at least this many
 _LEAST_SCORES = 100
 

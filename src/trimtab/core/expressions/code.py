@@ -53,7 +53,7 @@ def code_hash(function: Callable[..., Any]) -> str:
 def distribution_version(module: str) -> str | None:
     """Return the installed version of the package that contains a top-level module, or None if there is none.
 
-    A process reads each version only once, because each hash of a model needs versions.
+    A process reads each version only once, because reading is slow, and every hash of a model needs versions.
 
     >>> distribution_version("msgspec") is not None
     True

@@ -140,7 +140,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
     Args:
         what: The name of the table in errors.
-        table: The table, of which at least the columns that the source declares were read.
+        table: The table. Of its columns, at least those that the source declares were read.
 
     Raises:
         Misuse: The table lacks the time or the key.

@@ -58,7 +58,7 @@ def evaluate_as_of(
 
     Most records after P became known after t, so they do not matter. Therefore all rows are first evaluated together,
     with the events of the whole log. If one of a row's entities has a record after P that was known at t, the result
-    may be wrong. These rows are evaluated again, using only the records of their entities up to P. # D37
+    may be wrong, and the row is evaluated again, using only the records of its entities up to P. # D37
 
     Args:
         at_us: The time t of each request in microseconds, int64.

@@ -243,7 +243,10 @@ class OnlineStore:
         return gone
 
     def cursors(self) -> dict[str, Cursor]:
-        """The cursor of each view, by its name in the record of positions (see `generations.py`)."""
+        """The cursor of each view, by its name in the record of positions (see `generations.py`).
+
+        If a crash interrupted the deletion of states, the deletion is finished first.
+        """
         cursors = read_cursors(self.kv)
         if any(name.startswith(GOING) for name in cursors):
             self._sweep(cursors)

@@ -165,7 +165,7 @@ class PartedViews(Closing):
                 with named_errors(self.folder, name), self._connected(2) as connection:
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
-                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # as many as in a part
+                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # at most as many as a part has
                         self._settled[name] = settle(events, versions, connection, parts, together)
                     folder = self.folder / f"{name}.{key}.{self.address[:16]}"
                     self._splits[key] = split(
@@ -184,7 +184,7 @@ class PartedViews(Closing):
         return in_slices(view, keys, at_us, known, self._slices(view, known))
 
     def _slices(self, view: View, frame: EventFrame) -> int:
-        """Return how many time intervals a part is divided into, so that its events fit. With unlimited windows: 1."""
+        """Return how many time intervals a part is evaluated in, so that it fits in memory; 1 for unlimited windows."""
         bounded = all(a.window_us is not None for a in view.features.values())
         return math.ceil(frame.rows * _PER_EVENT_BYTES / 4 / self.memory_bytes) if bounded else 1
 

@@ -76,10 +76,9 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def is_due(self, now_us: int) -> bool:
-        """Return whether a message may be sent now.
+        """Return whether a message may be sent now: the time of the next attempt has come.
 
-        It may also be sent if the next attempt is further away than the longest pause, because then the clock was set
-        back.
+        If that time is further away than the longest pause, the clock was set back, and a message may be sent, too.
         """
         return not now_us < self.next_us <= now_us + LONGEST_US
 

@@ -47,9 +47,9 @@ _Changes: TypeAlias = list[Put | Remove | Append]
 class InputMonitor:
     """Watches the requests of one model, and the data from which its features are computed.
 
-    `add` takes logged predictions. Those of closed hours change nothing, so predictions may be given again. Closed
-    hours and signals are stored in one write; open hours are only in memory. After a restart, give all predictions
-    since `read_from_us`.
+    `add` takes logged predictions, each once. Closed hours and signals are stored in one write; open hours are only in
+    memory. So after a restart or a `reload`, give all predictions since `read_from_us` again. Predictions of closed
+    hours change nothing.
 
     Args:
         catalog: Stores the hours and the signals.
@@ -175,8 +175,8 @@ class InputMonitor:
             closed: Days that were closed since the last look.
 
         Raises:
-            Conflict: Another process has stored a newer state meanwhile. Nothing was stored by this call; give the
-                predictions since `read_from_us` again.
+            Conflict: Another process has stored a newer state meanwhile. Nothing was stored by this call. Call
+                `reload`, and give the predictions since `read_from_us` again.
         """
         self._begun_us = max(self._begun_us, now_us)
         until_us = (now_us - GRACE_US) // HOUR_US * HOUR_US

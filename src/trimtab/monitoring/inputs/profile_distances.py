@@ -27,7 +27,7 @@ class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
 class Statistic(msgspec.Struct, frozen=True):
     """One kind of distance."""
 
-    function: str  # its name in `stats/drift.py`; it takes reference and newest counts, shape (columns, bins)
+    function: str  # the function in `stats/drift.py`, which takes reference and newest counts, shape (columns, bins)
     metric: str  # the name of the service's metric, which has the labels model and column
     text: str  # the help text of the metric
 

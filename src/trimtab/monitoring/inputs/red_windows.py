@@ -146,8 +146,9 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether requests are left out because of a signal.
 
         If the source of labels is silent, the labels that came are right. Requests without a label are not learnt from,
-        and if labels of a day are still missing after the wait, this gives a signal of its own. So such a signal
-        excludes nothing, unless features read the source, too, or days are not checked (`complete`). # D0185
+        and if labels of a day are still missing after the wait, this gives a signal of its own. So the
+        signal of the silence excludes nothing, unless features read the source, too, or days are not checked
+        (`complete`). # D0185
         """
         if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":
             return False

@@ -183,7 +183,7 @@ def _places(one: Windowed, kind: AggregateKind) -> int:
 
 
 def _taken(one: Windowed, places: Array, values: Array | None = None) -> Found:
-    """Return the values at places; null if the place is -1.
+    """Return the values at `places`, with null where a place is -1.
 
     Places are indexes into `values`, or by default into the values of the series.
     """

@@ -31,7 +31,7 @@ class Feature:
         self.series = series.index
         self.real = series.real
         self.sums = sums  # indexes of the series whose sums the feature needs
-        self.count_at = 0  # among the fields of a tile: the index of the number of values
+        self.count_at = 0  # among the fields of a tile: the index of the number of values (0: the number of rows)
         self.sums_at: tuple[int, ...] = ()  # among the fields of a tile: the indexes of the sums
         self.exponents_at: tuple[int, ...] = ()  # the indexes of the exponents of these sums in `EntityState.exponents`
         self.stack = 0  # for min and max: the index of its stack of extremes

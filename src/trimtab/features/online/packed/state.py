@@ -124,7 +124,7 @@ class EntityState:
         return _encode([*state, tiles, [_wide_as_bytes(self.life[0]), self.life[1]] if self.life else [], *others])
 
     def find_open(self, partition: str, position: int) -> Row | None:
-        """Return the unsealed row that came from a record; None: there is none."""
+        """Return the unsealed row that came from the record at a position; None: there is none."""
         return next((r for r in self.unsealed if r[POSITION] == position and r[PARTITION] == partition), None)
 
     def repeat(self, row: Row) -> bool:

@@ -61,10 +61,10 @@ class Rhythm:
         self.longest_us = int(gaps[-1 - gaps.size // 14]) if gaps.size else 0
 
     def overdue_us(self) -> int:
-        """Return when the next file is overdue.
+        """Return the time from which on the next file is overdue.
 
-        That is when twice the longest gap, plus the difference of the longest and the median gap, plus a day have
-        passed since the last file.
+        It is the time of the last file, plus twice the longest gap, plus the difference of the longest and the median
+        gap, plus a day.
         """
         return self.last_us + 2 * self.longest_us + (self.longest_us - self.usual_us) + _SLACK_US
 

@@ -36,9 +36,9 @@ _DISTINCT = 12  # a column with fewer distinct values has no shape to compare
 _DRIFTED = 0.1  # drift begins if the distance of a day is at least the usual one plus this, and at least twice this
 _ATOM = 0.5  # if one value has a larger share of the rows than this, the column has no shape to compare
 _SAMPLED = 30  # a check of a column's sampled values needs at least this many of them
-# Values that were converted back are compared with those of the day before. Their misfit is the largest difference of
-# their quartiles, divided by the interquartile range of the day before, plus the absolute logarithm of the ratio of the
-# two interquartile ranges. They fit if it is at most this.
+# In columns without a typical shape (`_SHAPELESS`), values that were converted back are compared with those of the day
+# before. Their misfit is the largest difference of their quartiles, divided by the interquartile range of the day
+# before, plus the absolute logarithm of the ratio of the two interquartile ranges. They fit if it is at most this.
 _MISS = 3.0
 _INSIDE = 0.95  # after values are converted back, at least this share must lie within the training range
 

@@ -17,7 +17,8 @@ _WEEK_H, _DAY_H = 168, 24
 _LEARNT_H = 48  # checks need this many hours of traffic
 _MISSED = 30.0  # traffic has stopped only if at least this many requests were expected meanwhile
 _WINDOW_H, _ROWS = 6, 60  # traffic is compared over windows of this many hours, with at least this many requests
-# a finding begins at the first multiple of the normal number of requests, and ends below the second
+# a finding begins at the first multiple of the normal number of requests (or at 1.25 times the high end of earlier
+# multiples, if that is more), and ends below the second
 _DOUBLE, _STILL = 1.7, 1.35
 _MORE = 0.2  # the share of duplicates, or of repeated questions, must exceed the normal share by this
 
@@ -113,7 +114,10 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
 
 
 def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
-    """Find far more requests than normal in two of the newest three windows of six hours."""
+    """Find far more requests than normal in the newest window of six hours, and in one of the two before it.
+
+    With `stands`, the newest window is enough.
+    """
     expected = _expected(counts, profile)
     if expected is None:
         return []

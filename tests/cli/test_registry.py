@@ -108,7 +108,7 @@ def test_versions_are_listed_tagged_found_protected_and_collected(call: Run, tra
     assert (none.returncode, "no model 'nope'. There are: late." in none.stderr) == (3, True)
     dry = call("storage", "gc", "--dry-run", cwd=trained).stdout
     assert "stays  late@1" in dry
-    assert "0 versions and 0 blobs that nothing names would free 0 B" in dry
+    assert "removing 0 versions and 0 blobs that nothing names: 0 B would be free" in dry
     assert call("storage", "gc", "--grace", "x", cwd=trained).returncode == 2
     again = json.loads(call("storage", "gc", "--grace", "0s", "--evidence", "0s", "--json", cwd=trained).stdout)
     assert again["going"] == []  # the champion, and the version that it refits

@@ -85,7 +85,7 @@ NOTHING: Any = None
         (tt.sum("x", over=0), "over=0 is an empty window"),
         (tt.decayed_sum("x", half_life="1d", over=0), "over=0 is an empty window"),
         (tt.sum("x", over="1h", hop="2h"), "is longer than its window"),
-        (tt.sum("x", over="3h", until="2h", hop="2h"), "longer than its window from over to until, of"),
+        (tt.sum("x", over="3h", until="2h", hop="2h"), "longer than its window (from over= to until=) of"),
         (tt.sum("x", over="1h", until="1h"), "until=1h must be less than over=1h"),
         (tt.sum("x", over="1h", until="2h"), "until=2h must be less than"),
         (tt.sum("x", until="2h"), "until= needs over="),

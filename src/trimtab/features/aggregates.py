@@ -439,7 +439,7 @@ def _check_window(what: str, aggregate: Aggregate) -> None:
             "the window is the time between them."
         )
     if hop_us > over_us - until_us:
-        between = "its window" if not until_us else "its window from over to until,"
+        between = "its window" if not until_us else "its window (from over= to until=)"
         raise Misuse(f"{what}: hop={hop_us} us is longer than {between} of {over_us - until_us} us.")
     if aggregate.traits.decays:
         _check_decay(what, over_us, hop_us, aggregate.half_life_us)

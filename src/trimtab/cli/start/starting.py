@@ -149,7 +149,7 @@ def doctor() -> int:
     if folder is None:
         lines.append("No project here: only the machine was checked.")
     warnings = sum(finding.state == "warning" for finding in findings)
-    also = f", {warnings} to look at" if warnings else ""
+    also = f"; warnings: {warnings}" if warnings else ""
     show(findings, [*lines, f"{len(ill)} missing{also}." if ill else f"Nothing is missing{also}."])
     return FAILED if ill else 0
 

@@ -168,7 +168,7 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
         yield f"stays  {kept.name:<24} {format_bytes(kept.size_bytes):>10}  {'; '.join(told)}{more}"
         if dry_run:
             yield f"       it could be removed with: {', '.join(kept.frees)}"
-    word, said = ("would remove", "would free") if dry_run else ("removed", "freed")
+    word, said = ("would remove", "removing") if dry_run else ("removed", "removed")
     for going in done.going:
         yield f"{word}  {going.name}  {format_bytes(going.size_bytes)} in {count_of(len(going.blobs), 'blob')}"
     for orphan in done.orphans:
@@ -180,7 +180,7 @@ def _collected(done: Collection, dry_run: bool) -> Iterator[str]:
     if done.unfinished_bytes:
         yield f"{word}  {format_bytes(done.unfinished_bytes)} of unfinished files of killed processes"
     yield (
-        f"{count_of(len(done.kept), 'version')} stay{'s' * (len(done.kept) == 1)}; "
-        f"{count_of(len(done.going), 'version')} and {count_of(len(done.orphans), 'blob')} that nothing names {said} "
-        f"{format_bytes(done.size_bytes)}"
+        f"{count_of(len(done.kept), 'version')} stay{'s' * (len(done.kept) == 1)}; {said} "
+        f"{count_of(len(done.going), 'version')} and {count_of(len(done.orphans), 'blob')} that nothing names: "
+        f"{format_bytes(done.size_bytes)}{' would be free' if dry_run else ' freed'}"
     )

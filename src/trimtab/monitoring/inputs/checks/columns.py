@@ -267,7 +267,8 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     least, most = max(column.lowest or 0.0, column.least), min(column.highest or 0.0, column.most)
     all_but_few = "" if (least, most) == (column.lowest, column.highest) else "nearly all "
     message = (
-        f"Column {column.name}: {worst:,.6g} in {count:,} of {rows:,} rows; in training {all_but_few}the values were "
+        f"Column {column.name}: extreme values such as {worst:,.6g} in {count:,} of {rows:,} rows; in training "
+        f"{all_but_few}the values were "
         f"{least:,.6g} to {most:,.6g}, and values below {column.least:,.6g} or above "
         f"{column.most:,.6g} are implausible. Check its unit and what measures it."
     )

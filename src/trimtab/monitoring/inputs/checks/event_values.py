@@ -58,10 +58,10 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
         count, rows = int(off.sum()), int((~np.isnan(newest)).sum())
         evidence = {"value": value, "least": least, "most": most, "events": float(count)}
         message = (
-            f"Source {arrivals.frame.source}: {name} {value:,.6g} in {count:,} of {rows:,} events since "
-            f"{format_time(first_us)[:16]}; in the four weeks before the values were {known.min():,.6g} to "
-            f"{known.max():,.6g}, and values below {least:,.6g} or above {most:,.6g} are implausible. Check its unit "
-            "and what measures it."
+            f"Source {arrivals.frame.source}: extreme values of {name} such as {value:,.6g} in {count:,} of {rows:,} "
+            f"events since {format_time(first_us)[:16]}; in the four weeks before the values were {known.min():,.6g} "
+            f"to {known.max():,.6g}, and values below {least:,.6g} or above {most:,.6g} are implausible. Check "
+            "its unit and what measures it."
         )
         found.append(
             Finding(

@@ -53,7 +53,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
     "The loop": {
         "plan": "loop.planning:plan",
         "apply": "loop.planning:apply",
-        "search": Group("Look for the parameters of a model's estimator, or show the trials.",
+        "search": Group("Look for the best parameters of a model's estimator, or show the trials.",
             "search run late_flight --trials 100", "run", "run", {
             "run": "loop.searching:search", "trials": "loop.searching:trials",
         }),

@@ -25,8 +25,8 @@ class BlockSums(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Sums over predictions that no longer wait for labels. The sums are exact, so blocks can be added in any order.
 
     Scores, labels and losses are summed over labelled rows. The histogram counts all rows. For a model of several
-    classes, the score of a row is the probability of its likeliest class, and the label says whether that class was
-    right.
+    classes, the score of a row is the probability of its likeliest class, and the label is 1 if that class was right,
+    and otherwise 0.
     """
 
     predictions: int = 0

@@ -18,7 +18,7 @@ _SHOWN = 10
 @click.option("--trials", type=int, metavar="N", help="The number of trials (default: as the model declares).")
 @click.option("--time", metavar="TIME", help="The time limit of all trials together, e.g. 10m.")
 def search(model: str | None, trials: int | None, time: str | None) -> None:
-    """Look for the parameters of a model's estimator.
+    """Look for the best parameters of a model's estimator.
 
     The model declares with tt.search where to look. The next `trimtab train` takes the best parameters. A stopped
     search is resumed. Without MODEL, the project's first deployment is meant.

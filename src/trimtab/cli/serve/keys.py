@@ -48,8 +48,8 @@ def list_() -> None:
 def add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
     """Make an API key.
 
-    The key is shown once, and only its hash is stored. After the first key was made, requests without a key are refused
-    (setting serve.require_key). Running services follow within two seconds.
+    The key is shown once, and only its hash is stored. After the first key was made, requests without a key are
+    refused, unless the setting serve.require_key is false. Running services follow within two seconds.
 
     \b
     Example:

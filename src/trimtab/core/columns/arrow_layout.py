@@ -19,7 +19,7 @@ Bytes = NDArray[np.uint8]
 
 _WIDTHS = "c=i1 C=u1 s=i2 S=u2 i=i4 I=u4 l=i8 L=u8 e=f2 f=f4 g=f8"
 _NUMBERS = {pair[0]: "<" + pair[2:] for pair in _WIDTHS.split()}
-# for each format: the stored type of number, microseconds per unit, units per microsecond
+# for each format: the type of the stored numbers, microseconds per unit, units per microsecond
 _TIMES = {"tdD": ("<i4", DAY_US, 1), "tdm": ("<i8", 1_000, 1)}
 _TIMES |= {"tss": ("<i8", 1_000_000, 1), "tsm": ("<i8", 1_000, 1), "tsu": ("<i8", 1, 1), "tsn": ("<i8", 1, 1_000)}
 # words for unsupported formats, by the beginning of the format
@@ -45,9 +45,9 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
 def read_piece(piece: Piece) -> Column:
     """Return the values of an Arrow array as a column.
 
-    Decimals without digits after the point become integers if these fit in 64 bits. Other decimals become the nearest
-    double. Times are rounded down to microseconds. A time that does not fit in 64 bits becomes the first or last that
-    does.
+    Decimals without digits after the point become integers if all of the array fit in 64 bits. Other decimals become
+    the nearest double. Times are rounded down to microseconds. A time that does not fit in 64 bits becomes the first or
+    last that does.
 
     Raises:
         Misuse: No column can hold values of this type, or the buffers do not fit together.
@@ -102,7 +102,7 @@ def is_exact(kind: str) -> bool:
 
 
 def buffer_bytes(kind: str, end: int) -> list[int]:
-    """Return the least size in bytes that each buffer must have for `end` values of a format."""
+    """Return the least size in bytes of each buffer for `end` values of a format, except of the buffers of texts."""
     bitmap = (end + 7) // 8
     if kind == "b":
         return [bitmap, bitmap]

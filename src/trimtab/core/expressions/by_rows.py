@@ -1,4 +1,4 @@
-"""Evaluate expressions for single rows with Python closures. The results equal `evaluate_columns`, bit for bit."""
+"""Evaluate expressions for single rows with Python closures. The results equal those of `evaluate_columns`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every delivery needs: the project's folder, and the environment variables that hold secrets."""
+"""The context of a delivery: the project's folder, and the environment variables that hold secrets."""
 
 from __future__ import annotations
 

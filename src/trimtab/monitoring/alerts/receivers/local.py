@@ -73,7 +73,7 @@ def send_to_command(receiver: CommandReceiver, message: Message, context: Delive
             except subprocess.TimeoutExpired:
                 with suppress(ProcessLookupError):
                     os.killpg(program.pid, signal.SIGKILL)
-                return Sent(False, f"{receiver.command[0]} did not end within {receiver.timeout_s:g} s, and was ended")
+                return Sent(False, f"{receiver.command[0]} did not end within {receiver.timeout_s:g} s, and was killed")
         said = f"exit status {program.returncode}{_last_words(printed)}"
         return Sent(program.returncode == 0, said)
 

@@ -21,7 +21,7 @@ from trimtab.events.quarantine import Quarantine
 
 
 class Arrivals(msgspec.Struct, frozen=True, kw_only=True):
-    """Statistics of one source at one time, in microseconds. Times and durations are None if there are no events."""
+    """Statistics of one source at one time. Durations are in microseconds. Times and ages are None without events."""
 
     source: str
     accepted: int  # all records in the log; this is the sum of the next five fields

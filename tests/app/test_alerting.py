@@ -296,7 +296,10 @@ def test_what_waits_for_a_receiver_that_is_not_declared_any_more_is_dropped_and_
                 ("new", "webhook", 0),
                 ("old", "gone", 1),
             ]
-            said = "alerts: receiver old (gone): 1 alert dropped with its settings, the last at 2024-04-10T00:00:00Z"
+            said = (
+                "alerts: receiver old (gone): 1 alert dropped, because the receiver was removed from the settings, the "
+                "last at 2024-04-10T00:00:00Z"
+            )
             assert said in project.status().red
 
 
@@ -571,7 +574,7 @@ def test_a_budget_that_is_used_up_is_told_shown_and_ends_in_a_digest(tmp_path: P
         assert len(server.got) == 1
         [budget] = project.alerts().budgets
         assert (budget.pages, budget.of, budget.a_week, budget.held) == (1, 1, 0.25, 2)
-        shown = "pages: buyer red 1 of 1 in seven days, 0.2 a week over 4 weeks, 2 held back for the digest"
+        shown = "pages: buyer red: 1 of at most 1 in seven days, 0.2 a week over 4 weeks, 2 held back for the digest"
         assert shown in project.alerts().lines()
         shop.move(project, DAY_US)
         project.send_alerts()

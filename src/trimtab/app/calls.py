@@ -13,7 +13,8 @@ from trimtab.run import Run
 from trimtab.run.progress_line import ProgressLine, can_update
 
 _SHORT = "<trimtab>"  # the file that tracebacks name instead of trimtab's own frames
-_REMOTE = "Traceback (most recent call last)"  # an exception note that begins so has a child process's traceback
+# the beginning of an exception note that holds the traceback of a child process
+_REMOTE = "Traceback (most recent call last)"
 _DOING = {
     "apply": "filling views",
     "ingest": "ingesting",
@@ -63,7 +64,7 @@ def public_calls(kind: Kind) -> Kind:
 
 
 def public_call(function: Function) -> Function:
-    """Return a function that shows its progress if it is slow, and whose tracebacks end in the caller's line.
+    """Return a function that shows its progress if it is slow, and that shortens the tracebacks of errors.
 
     The traceback of a `TrimtabError` has the caller's frames and one line for trimtab. Its cause (an error of another
     library or of the caller's own function) is shown once, with its whole traceback. Other errors are bugs of trimtab,
@@ -97,7 +98,7 @@ def public_call(function: Function) -> Function:
 
 
 def _shortened(error: TrimtabError) -> tuple[TrimtabError, BaseException | None]:
-    """Return an error without its frames, and the first cause that is not an error of trimtab itself."""
+    """Return an error without its frames and child tracebacks, and its first cause that is no error of trimtab."""
     cause = error.__cause__
     while isinstance(cause, TrimtabError):  # the error's message contains that of this cause
         cause = cause.__cause__

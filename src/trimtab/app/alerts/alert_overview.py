@@ -44,7 +44,10 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal that is open or ended recently (setting `flapping`), or whose alert still waits, and what was sent."""
+    """A signal, and whether an alert about it was sent.
+
+    There is one for each signal that is open, that ended less than the setting `flapping` ago, or whose alert waits.
+    """
 
     what: str  # "late_flight/no_labels"
     severity: str
@@ -62,9 +65,9 @@ class BudgetOverview(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     severity: str
     pages: int  # the number of pages in the last seven days
-    of: int  # the largest number of pages in seven days
+    of: int  # the largest number of pages that are sent in seven days; further alerts wait for the digest
     a_week: float  # the mean number of pages a week, over the last four weeks
-    held: int  # the number of alerts that wait for the digest (one message about all of them), beyond the limit
+    held: int  # the number of alerts beyond the limit, which wait for the digest (one message about all of them)
 
 
 class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -82,8 +85,12 @@ class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
             return ["No receiver is declared, so signals cause no alerts. See docs/alerts.md, [alerts.receivers.NAME]."]
         out = [f"as of {self.at}", "receivers"]
         for one in self.receivers:
-            only = f", of {', '.join(one.models)}" if one.models else ""
-            what = f"{one.severity}{only}; {one.delivered:,} delivered" if one.severity else one.kind
+            only = f" of {', '.join(one.models)}" if one.models else ""
+            what = (
+                f"{'all' if one.severity == 'info' else one.severity} signals{only}; {one.delivered:,} delivered"
+                if one.severity
+                else one.kind
+            )
             newest = f", the newest at {one.delivered_at}" if one.delivered_at else ""
             out.append(f"  {one.name}  {one.kind} {one.to}  {what}{newest}")
             out += [f"    RED  {line}" for line in _failing(one)]
@@ -102,7 +109,7 @@ class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
         for budget in self.budgets:
             held = f", {budget.held} held back for the digest" if budget.held else ""
             out.append(
-                f"pages: {budget.model} {budget.severity} {budget.pages} of {budget.of} in seven days, "
+                f"pages: {budget.model} {budget.severity}: {budget.pages} of at most {budget.of} in seven days, "
                 f"{budget.a_week:.1f} a week over {_WEEKS} weeks{held}"
             )
         return out
@@ -141,7 +148,11 @@ def _failing(one: ReceiverOverview) -> list[str]:
         waiting = f"; {count_of(one.waiting, 'alert')} wait{'s' * (one.waiting == 1)}" if one.waiting else ""
         out.append(f"failing since {one.failing_since}: {one.error}{waiting}")
     if one.dropped:
-        why = "dropped with its settings" if one.kind == "gone" else "dropped, not delivered in time"
+        why = (
+            "dropped, because the receiver was removed from the settings"
+            if one.kind == "gone"
+            else "dropped, not delivered in time"
+        )
         out.append(f"{count_of(one.dropped, 'alert')} {why}, the last at {one.dropped_at}")
     return out
 

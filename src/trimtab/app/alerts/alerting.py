@@ -42,7 +42,7 @@ from trimtab.store.ports import Put, Remove
 
 _logger = logging.getLogger(__name__)
 LEASE = "alerts"
-_ROUND_S = 45.0  # how long `look` waits for deliveries, and then for heartbeats; above the longest timeout
+_ROUND_S = 45.0  # how long `look` waits for deliveries, then for heartbeats; more than any timeout of one message
 _TICKED_US = DAY_US  # if a training loop has not run for this long, no heartbeat is sent
 
 
@@ -255,7 +255,7 @@ class Alerting:
         self.outbox.note(name, self._send(receiver, nothing))
 
     def _is_unwell(self) -> bool:
-        """Return whether the last tick of a training loop failed or is a day old, or alerts to a receiver fail."""
+        """Return whether a training loop failed or did not run for a day, or whether alerts to a receiver fail."""
         now_us, addressees = self._clock.now_us(), self.settings.addressees
         ticks = [last_activity(self._catalog, name) for name in self._system.definitions.deployments]
         failing = any(tick is not None and tick.last_error is not None for tick in ticks)

@@ -15,7 +15,7 @@ from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.ports import Put, Remove
 
 _LONGEST_US = 90 * DAY_US
-_HOW = "Name a model, a kind of signal or a subject, or MODEL/KIND or MODEL/KIND/SUBJECT with * for any."
+_HOW = "Give a model, a kind of signal or a subject; or MODEL/KIND or MODEL/KIND/SUBJECT, where * stands for any."
 
 
 def mute(system: System, what: str, *, time: str | int, why: str, actor: str) -> Decision:
@@ -66,7 +66,10 @@ def _model(system: System, what: str) -> str:
 
 
 def _check_known(system: System, what: str) -> None:
-    """Raise an error if a mute would match nothing, for example because its name is misspelt."""
+    """Raise an error if a mute names an unknown model, kind or subject.
+
+    The subject in MODEL/KIND/SUBJECT is not checked.
+    """
     signals = listed_signals(system.state.catalog)
     models = {*system.definitions.deployments, *(one.model for one in signals)}
     kinds = {*RUNBOOK, *(one.kind for one in signals)}

@@ -124,7 +124,8 @@ class LabelEvents:
         """Return the time of the event: the given time, the time of the request if the source uses it, or now. # D206
 
         If the source and the request have the same time column (such as the time of departure), the event has the time
-        of its request. So a label that is sent twice is one event, and features that measure time agree with history.
+        of its request. So a label that is sent twice is one event, and features with windows over this source
+        get the same event times as from rows that were ingested.
         An event before the prediction's as-of time would not count as the label. Such a time is refused if it was
         given, and otherwise replaced by the as-of time.
         """
@@ -197,7 +198,7 @@ class _Labelled:
             if name not in source.declared or name in (self.label.key, source.time):
                 known = ", ".join(c for c in source.declared if c not in (self.label.key, source.time))
                 raise InvalidField(
-                    f"{at}.columns: {name!r} cannot be given here. Columns of {source.name!r} that can: {known}.",
+                    f"{at}.columns: {name!r} cannot be given here. Give columns of {source.name!r} out of: {known}.",
                     field=name,
                     pointer=f"{at}.columns.{name}",
                 )
@@ -229,7 +230,7 @@ class _Labelled:
         return self._values.counts_as(given, event.get(self._values.columns[0])) if isinstance(given, str) else None
 
     def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:
-        """Copy the columns that were not given from the request, except those from which a label is computed."""
+        """Add the columns that the label did not give from the request, except those from which a label is computed."""
         for name in self._filled:
             dtype, value = known.get(name, (None, None))
             if name not in event and dtype == self.source.declared[name]:

@@ -29,7 +29,8 @@ _READ = 300  # in the time of one such search, about this many predictions can b
 _TEXTS = 10  # for at most this many texts, the report says whether they count as true or false
 _OWN = ("prediction", "value", "at")
 # Names of the column with the ids of predictions. The first is preferred: in a frame with answers, `prediction` may be
-# the predicted class. A file of answers has the ids in `id`, so this name counts, too, unless a label's source has it.
+# the predicted class. A file of answers has the ids in `id`, so this name counts, too, unless a label's source
+# declares a column `id`.
 _IDS = ("prediction_id", "prediction")
 
 

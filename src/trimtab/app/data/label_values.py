@@ -60,7 +60,7 @@ class LabelValues:
         return given if truth is None else self._value_where(truth, name, dtype)
 
     def _truth(self, given: Any, dtype: Dtype, text: bool) -> bool | None:
-        """Return whether a value says true or false; None if it does not, or must be read as a value of the column."""
+        """Return the truth value that a given value stands for; None if it stands for none or is a column value."""
         if isinstance(given, bool | np.bool_):
             return bool(given)
         if dtype in ("str", "bool") and type(given) is int and given in (0, 1):
@@ -79,7 +79,7 @@ class LabelValues:
         return self._row({name: value})
 
     def counts_as(self, given: Any, value: Any) -> str | None:
-        """Return what the label is for `value`, as text; None if it is no truth value or `given` was not a text."""
+        """Return the label for `value`, "true" or "false"; None if it is no truth value, or `given` was no text."""
         if not self._is_truth or not isinstance(given, str):
             return None
         return str(self._holds(value)).lower()

@@ -32,7 +32,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
     at_us: int
     version: str  # the id of the version that answered
     request: bytes  # the columns of the request, as encoded in the prediction log
-    values: bytes  # the model's inputs; empty without `inputs` of `LoggedRequests`
+    values: bytes  # the model's inputs; empty unless `LoggedRequests` was created with `inputs`
     reasons: bytes = b""  # for each input, the code that says why it is missing
     answer: float | dict[str, float] | None = None  # the score that the version computed from `values`, if known
 
@@ -179,7 +179,8 @@ def ingested_requests(
     """Return the ingested requests that were known at `cut_us`, each once, and their times.
 
     If a request was corrected, its values are those at its own time, or if none were known then, the first ones.
-    Requests that were deleted by `cut_us` are left out; with `deleted`, only those deleted by their own time.
+    Requests that were deleted by `cut_us` are left out. With `deleted`, they are returned, unless they were deleted by
+    their own time.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

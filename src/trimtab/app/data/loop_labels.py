@@ -25,8 +25,8 @@ class LoopLabels:
     def complete_until(self, now_us: int) -> int:
         """Return the time up to which the known labels are complete.
 
-        If labels come from files, this is the time of the last load until the next load is overdue. Otherwise, it is
-        `now_us`. As long as the rhythm of the loads is not known, the next one is overdue after the label's wait, at
+        If labels come from files and the next load is not overdue yet, this is the time of the last load. Otherwise, it
+        is `now_us`. As long as the rhythm of the loads is not known, the next one is overdue after the label's wait, at
         most after five weeks.
         """
         loads_us = FileLoads(self._system.part(RecentEvents).frame(self._model.label.source.name)).until(now_us)

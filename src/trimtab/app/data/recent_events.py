@@ -32,11 +32,13 @@ from trimtab.store.ports import LogRecord, Put
 
 KIND = "recent_events"  # the kind of the catalogue record
 _KEY = "all"
-_MOST = 1_000_000  # with more recent events of a source, a sample is kept: 60 bytes for each event
-# old events are dropped if they are more than this and more than half of all, or if all are more than `_MOST`
+# if a source has more events in the last six weeks than this, a sample of them is kept (60 bytes for each event)
+_MOST = 1_000_000
+# old events are dropped if there are more than this many and more than half of all events are old, or if there are
+# more than `_MOST` events
 _FEW = 10_000
 _BATCH = 100_000
-# the fields of a row; then come each number's value and whether there is one
+# the fields of a row; after them come the values of the columns of numbers, and then whether each value is present
 _FIELDS = [
     ("event_at", "<i8"),
     ("known_at", "<i8"),
@@ -63,12 +65,14 @@ class _Stored(msgspec.Struct, frozen=True):
     """The catalogue record: the files, and the log positions up to which they have the events."""
 
     positions: dict[str, int] = {}
-    partitions: list[str] = []  # the names of partitions of the log; a row has an index of this list
+    partitions: list[str] = []  # the names of partitions of the log; rows refer to them by their index in this list
     files: dict[str, _File] = {}  # by source
 
 
 class RecentEvents:
-    """The versions that became known in the last six weeks, of the sources of all deployed models' features and labels.
+    """The versions of events that became known in the last six weeks, for the sources that deployed models use.
+
+    These are the sources of the models' labels and of the views that their features read.
 
     Of earlier versions, at least the one with the newest event time is kept, and one for each load of a file. If a
     source has more than a million recent versions, those of about every second id are kept, or every fourth, and so on.
@@ -176,7 +180,7 @@ class RecentEvents:
         self._frames.pop(name, None)
 
     def _made(self, source: Source, records: Sequence[LogRecord]) -> _Rows:
-        """Return the versions that count among all records of some events."""
+        """Return the versions of some events, given all of their records: repetitions do not count (see `Versions`)."""
         found, file = Versions(source, self._stored.partitions), self._stored.files[source.name]
         events = decode_all([one.payload for one in records])
         found.add(records, events)

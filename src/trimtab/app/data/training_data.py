@@ -55,7 +55,8 @@ class LivingData:
         kept_from: Returns for each source the time before which events were removed. Requests whose features or label
             need removed events are excluded.
         request_of: Returns for the id of a version the request with which it was trained; None if unknown.
-        check: Raises an error if the named model must not be trained here, as other definitions were applied since.
+        check: Raises an error if the named model must not be trained here, because other definitions were applied
+            after the project was opened.
         encoding_of: Returns the input encoding of a version that has the model's features. It is needed to decode
             logged rows.
         placed: Returns the given feature definitions with sources that know their columns' positions in stored events.
@@ -200,7 +201,8 @@ class LivingData:
         if not kept.size:
             raise NotFound(
                 f'model {model.name!r} learns from logged rows (rows="logged"), and none of {len(logged)} requests was '
-                'answered by a version with its features. Train and serve one with rows="history" first.'
+                "answered by a version with its features (or the events of their labels are no longer kept). Train and "
+                'serve one with rows="history" first.'
             )
         origins = {"logged": kept.size, "other_features": len(logged) - len(rows)}
         return _Chosen(requests.take(kept), at_us[kept], origins, [rows[place] for place in kept.tolist()])

@@ -27,7 +27,7 @@ REPAIR = "Check the clock first; once it is right, run: trimtab storage recover"
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
     """The records of a partition whose append times are in the future, or another stored time in the future."""
 
-    where: str  # a partition of the event log, such as "p0001", or the stored time, such as "online features"
+    where: str  # a partition of the event log, such as "p0001", or what has the stored time, such as "online features"
     first: int | None  # the position of the first of these records; None for another stored time
     records: int  # the number of these records; 0 for another stored time
     newest: str  # the latest of these times
@@ -36,7 +36,9 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         unit_us = next(unit for unit in (DAY_US, HOUR_US, MINUTE_US) if self.ahead_us >= 2 * unit)
         by = format_duration(self.ahead_us // unit_us * unit_us)
-        what = f"{self.records:,} records from position {self.first:,} on are" if self.first else "its newest time is"
+        if not self.first:
+            return f"{self.where}: their newest time is {by} ahead of the clock ({self.newest})"
+        what = f"{self.records:,} records from position {self.first:,} on are"
         return f"event log, {self.where}: {what} stamped {by} ahead of the clock ({self.newest})"
 
 
@@ -48,7 +50,7 @@ def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
         if newest and newest[-1].appended_at_us > now_us + TOLERANCE_US:
             before = position_before(log, partition, last, now_us + 1)
             found.append(_ahead(partition, newest[-1].appended_at_us, now_us, before + 1, last - before))
-    others = {"what was truncated": truncation(state.catalog).newest_us}
+    others = {"records truncated from the log": truncation(state.catalog).newest_us}
     if state.online_place.mark() is not None:
         with suppress(Corrupt):  # other code reports this, where it reads the features
             others["online features"] = max((c.s_us for c in read_cursors(state.online).values()), default=now_us)

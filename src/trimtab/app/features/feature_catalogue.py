@@ -42,7 +42,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     used_by: tuple[str, ...] = ()
     events: int | None = None  # the number of events of the source that are not deleted
     newest: str | None = None  # the latest event time
-    known_ago: str | None = None  # the age of the latest known-at time, which may belong to another event
+    known_ago: str | None = None  # the age of the latest known-at time, maybe of another event than `newest`
     values: dict[str, Values] = {}  # recent values, by model and the feature's name in that model
     others: tuple[Entry, ...] = ()  # other entries of the same name, set by `Catalogue.find`
 
@@ -295,7 +295,7 @@ def _at_place_1(aggregate: Aggregate) -> Aggregate:
 
 
 def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
-    """Return the columns from which features are computed: of the request, and all that views of them read."""
+    """Return the columns from which features are computed: columns of the request, and all that the views read."""
     found: set[str] = set()
     joins = {join.name: join for join in features.joins}
     for name in names:

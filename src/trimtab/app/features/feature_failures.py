@@ -33,7 +33,8 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
         return (
             f"view {self.view!r}, feature {self.feature!r}: its value failed for {events} of source {self.source!r} "
             f"and is null there; the last one is event {self.event!r} of {self.at}: {self.error.rstrip('.')}. "
-            "Guard the expression (where=, tt.when) and run: trimtab apply; or correct the event, if it has a key"
+            "Guard the expression (where=, tt.when) and run: trimtab apply. If the source has a key, the event can be "
+            "corrected instead"
         )
 
 

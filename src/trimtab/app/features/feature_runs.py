@@ -140,8 +140,9 @@ def opened_run(
 ) -> Iterator[Run]:
     """Open a run that computes features.
 
-    It works on disk if `events` are given, or if not all events fit into half of the setting `features.memory_bytes`.
-    Otherwise it works in memory.
+    It reads events from files if `events` are given, or if not all events fit into half of the setting
+    `features.memory_bytes`: in memory, one source after another, if each source fits, and otherwise in parts on disk.
+    In all other cases, it uses the history in memory.
 
     Args:
         what: Everything else that determines the result. A stopped run is only resumed if this is unchanged.
@@ -235,16 +236,21 @@ class _InMemory:
         self.positions, self.parts, self.where = positions, 1, "in memory"
         self.scratch: Path | None = None
         self._frame_of = frame_of
-        self._known: tuple[str, int, EventFrame] | None = None  # the last events with another `known_by_us`
+        self._known: tuple[str, int, EventFrame] | None = (
+            None  # the last result of `as_known_now`: source, `known_by_us`, events
+        )
         self._progress = progress
         self._loaded = loaded
         self._threads = 1 if loaded is None else loaded.threads
-        self._memory_bytes = memory_bytes  # for one block of requests and all else; None: one block has all requests
+        # the memory for the whole computation, which decides the size of blocks; None: one block has all requests
+        self._memory_bytes = memory_bytes
 
     def begin(self, rows: int, *, evaluations: int, columns: int, kept: bool) -> None:
         whole = kept or self._memory_bytes is None
         self._rows, self._block_rows = rows, rows if whole else _block_rows(self._memory_bytes or 0, columns)
-        if self._loaded is not None:  # if each source is needed only once, its memory is used again for the next one
+        if self._loaded is not None:
+            # keep the events of all sources if they fit together and are needed again; otherwise each source takes the
+            # memory of the one before
             self._loaded.keep = self._loaded.all_fit and evaluations * len(self.blocks(rows)) > 1
 
     def blocks(self, rows: int) -> list[slice]:

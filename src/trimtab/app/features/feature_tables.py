@@ -214,10 +214,10 @@ def _items(system: System, of: Of) -> list[View | Join | Mapping[str, Expression
             out.append(item)
         else:
             raise Misuse(
-                f'join: {item!r} is neither a view, nor the join of a view, nor a dict {{"name": expression}}.'
+                f'features: {item!r} is neither a view, nor the join of a view, nor a dict {{"name": expression}}.'
             )
     if not out:
-        raise Misuse("join: the list of views is empty. Give at least one.")
+        raise Misuse("features: the list of views is empty. Give at least one.")
     return out
 
 

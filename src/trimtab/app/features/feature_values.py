@@ -76,7 +76,7 @@ def sample_of(system: System, model: str) -> Sample | None:
 
 
 def values_of(sample: Sample, feature: str) -> Values | None:
-    """Return the values of one feature, or None if the version did not read the feature."""
+    """Return the values of one feature; None if the version did not read it, or the sample is empty."""
     column = sample.values.get(feature)
     if column is None or not len(column):
         return None

@@ -18,7 +18,7 @@ from trimtab.events.ingest import Pushed
 from trimtab.events.redelivered_rows import changed_columns, new_and_changed, redelivered
 from trimtab.events.values.fitting import FileRows
 
-_COMPARED = 1_000_000  # of more rows than this, new ones are not told from repeated ones
+_COMPARED = 1_000_000  # more accepted rows than this are not compared with recorded rows: `new`, `changed` are None
 
 
 class Ingested(Pushed, frozen=True):
@@ -100,8 +100,8 @@ def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
 
     This is only done for a source with `only_final`. Rows that are dated in the future do not count as newest.
 
-    The reason: the values of these rows may not have been final when the file was written. If one outcome is known
-    earlier than the other, often only the early one is in the file.
+    The reason: the values of these rows may not have been final when the file was written. For example, a return is
+    recorded when it happens, but "not returned" only weeks later, so the newest rows would hold too many returns.
     """
     if not source.reading.only_final:
         return rows, 0
@@ -116,7 +116,10 @@ def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
-    """Refuse rows without a key that are recorded already, because they would count twice. # D34"""
+    """Refuse rows that are recorded already, but would get new ids, so that they would count twice. # D34
+
+    This happens in a source without a key if columns were added to it or removed from it.
+    """
     what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:
@@ -124,10 +127,11 @@ def _refuse_again(system: System, source: str, rows: FileRows, history: bool) ->
     events = system.ingestor.events(source, rows.columns, history=history)
     again = redelivered(what, events, system.state.events, system.state.moved([what]))
     if again:
-        then = "without" if changed[0] in what.declared else "with"
+        added = changed[0] in what.declared
+        then = "without" if added else "with"
+        or_omit = f", or omit {', '.join(changed)} from the file (--absent-as-null)" if added else ""
         raise Misuse(
             f"ingest into {source!r}: {again:,} of {rows.columns.rows:,} rows are recorded already, {then} "
             f"{', '.join(changed)}. The source has no key, so these rows would count twice, for good. Nothing was "
-            "taken. Ingest only new rows, or rows without such columns (--absent-as-null); if the rows are other "
-            "events, give them an `_id`."
+            f"taken. Ingest only new rows{or_omit}; if the rows are other events, give them an `_id`."
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from trimtab.app.state.definitions import Definitions
+from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.app.system import System
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.config import Config, TrainingSettings
@@ -34,10 +34,6 @@ class ProjectSpec(msgspec.Struct, frozen=True):
 
     def open(self, definitions: Definitions | None = None, *, clock: Clock | None = None) -> System:
         """Open the project. The caller must close it."""
-        # imported here, because a process that only creates tasks does not need this module
-        from trimtab.app.state.definitions import load_definitions
-        from trimtab.app.system import System
-
         config = self.config
         found = load_definitions(config.project_file) if definitions is None else definitions
         return System(config, found, clock=clock, state=Path(self.state))
@@ -49,7 +45,10 @@ def child(settings: TrainingSettings) -> ProcessExecutor:
 
 
 def runs_in_child(settings: TrainingSettings, clock: Clock) -> bool:
-    """Return whether tasks may run in a child process. If the clock is not the system's, it would see another time."""
+    """Return whether tasks may run in a child process.
+
+    With a simulated clock they may not, because a child process would read the system's clock.
+    """
     return settings.executor != "thread" and isinstance(clock, SystemClock)
 
 

@@ -39,7 +39,7 @@ def recorded_events(system: System, source: Source) -> EventFiles:
 
 
 def merge_files(system: System) -> None:
-    """Merge the files of tables that have many small files. Each time that events are copied to a table adds one."""
+    """Merge the files of tables that have many small ones. A table gets one more whenever events are copied to it."""
     for table in system.state.tables(system.sources, make=False).values():
         small = sum(file.stat().st_size < _SMALL_BYTES for file in table_files(table))
         if small > _MOST_SMALL and isinstance(table, Prunable):

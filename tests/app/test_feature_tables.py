@@ -434,7 +434,7 @@ def test_a_table_has_a_length_and_what_the_reference_says_of_results_is_there(pr
 
 def test_requests_that_cannot_be_taken_are_told_in_words_of_join(project: Project) -> None:
     row = {"visit_id": "q", "site": "north", "at": shop.NOW_US, "x": "much"}
-    with pytest.raises(Misuse, match=r"row 1, column 'x': needed float, found 'much'.* So are 1 more") as refused:
+    with pytest.raises(Misuse, match=r"row 1, column 'x': needed float, found 'much'.* 1 other problem") as refused:
         project.join([row, row])
     assert "on_error" not in str(refused.value)
 

@@ -307,7 +307,7 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
         ("prediction\np_1\n", "the columns 'prediction' and 'value'"),
         (
             "id,value\np_1,yes\n",
-            "no column 'prediction' of str, which is needed; there are id, value. Rows with the keys of requests "
+            "column 'prediction' of str is missing. There are id, value. Rows with the keys of requests "
             "instead of ids of predictions are events: ingest them into ",
         ),
     ):

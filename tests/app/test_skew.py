@@ -80,7 +80,7 @@ def test_no_prediction_is_no_evidence(project: Project) -> None:
     report = project.skew()
     assert report.is_red
     assert report.lines()[-1].startswith("RED  no prediction was checked")
-    assert project.status().skew["buyer"].endswith("there was no prediction to check, which is no evidence")
+    assert project.status().skew["buyer"].endswith("there was no prediction to check, so nothing is known")
     with shop.opened(project.config.folder) as other:
         ask(other, "a")
     assert not project.skew().is_red

@@ -12,6 +12,7 @@ import msgspec
 from trimtab.core.columns.arrow_ipc import read_ipc_file
 from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import count_of
 from trimtab.events.definitions import Source
 from trimtab.events.files.csv_files import csv_header
 from trimtab.events.files.files import Rows, is_table, problem_of, read_rows
@@ -40,7 +41,7 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
     rows, wanted = read_loosely(given, lambda names: declared, times, "requests")
     if rows.bad:
         more = len(rows.bad) - 1
-        also = f" So are {more} more." if more else ""
+        also = f" There {'is' if more == 1 else 'are'} {count_of(more, 'other problem')}." if more else ""
         raise Misuse(f"requests, {problem_of(rows.bad[0], wanted)}{also} Correct it, or leave such rows out.")
     return rows.columns.select(wanted)
 
@@ -75,7 +76,7 @@ def read_loosely(
         return FileRows(columns, (), ()), dict(declared)
     for name, dtype in declared.items():
         if name not in found:
-            raise Misuse(f"{what}: no column {name!r} of {dtype}, which is needed; there are {', '.join(found)}.{hint}")
+            raise Misuse(f"{what}: column {name!r} of {dtype} is missing. There are {', '.join(found)}.{hint}")
     wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
     if times in found and found[times] in ("str", "int"):
         wanted[times] = "time"

@@ -71,7 +71,7 @@ def store_counts(system: System, appended: Appended | None = None) -> None:
 
 
 def discard_counts(system: System) -> None:
-    """Remove the loaded history, the folder `INDEX` and the stored counts.
+    """Drop the history from memory, and delete the folder `INDEX` and the stored counts.
 
     Call this before events are removed, and `store_counts` afterwards.
     """

@@ -176,7 +176,7 @@ def _sqlite() -> Finding:
     version = sqlite3.sqlite_version
     note = ""
     if sqlite3.sqlite_version_info < _WAL_RESET_FIXED:
-        note = " (has a fault in WAL mode, repaired in 3.51.3, but only with two writers; a file of trimtab has one)"
+        note = " (has a fault in WAL mode, repaired in 3.51.3, that needs two writers; a file of trimtab has one)"
     good = sqlite3.sqlite_version_info >= (3, 35)
     fix = "" if good else "Use a Python with SQLite 3.35 or newer."
     return Finding(name="SQLite", state="ok" if good else "missing", found=version + note, fix=fix)
@@ -186,7 +186,8 @@ def _clock() -> Finding:
     now = time.time()
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     if now < _RELEASED_S:
-        return Finding(name="clock", state="missing", found=f"{shown}, before this version", fix="Set the clock.")
+        found = f"{shown}, before this version was released"
+        return Finding(name="clock", state="missing", found=found, fix="Set the clock.")
     return Finding(name="clock", state="ok", found=shown)
 
 

@@ -100,7 +100,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
             *([f"  {self.request_note}"] if self.request_note else []),
             f"  by {self.version} ({self.address[:12]}), "
             + (
-                f"imported from {self.imported}; its training data may reach until {self.trained_until}"
+                f"imported from {self.imported}; its training data may reach up to {self.trained_until}"
                 if self.imported
                 else f"trained on {count_of(self.training_rows, 'label')} known at {self.trained_until}"
             ),
@@ -229,7 +229,8 @@ def _with_texts(
         else:
             texts = computed() if texts is None else texts
             text = texts.get(one.feature)
-            # a text of the vocabulary would not have been null: if it is one, the history has changed since
+            # the prediction had null, so its text was not in the vocabulary: if the computed text is in it, the history
+            # has changed since, and the text is not shown
             seen = text in vocabularies[one.feature]
             unseen = one.reason == "found" or (text is not None and not seen)
             out.append(msgspec.structs.replace(one, text=None if seen else text, unseen=unseen))

@@ -125,7 +125,7 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 
 def quality_lines(table: Columns, level: float | None, *, chosen: bool) -> list[str]:
-    """Return the table as lines for a terminal, with a chart of the arm with most predictions if it has three rows.
+    """Return the table as lines for a terminal, with a chart of the arm with most predictions (from three rows on).
 
     There is no chart of slices or batches. `chosen`: whether options may have left out closed days or batches.
     """

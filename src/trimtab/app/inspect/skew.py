@@ -252,12 +252,12 @@ def skew_lines(system: System) -> tuple[dict[str, str], list[str]]:
         else:
             found, ago = check.found, format_age(now_us - check.at_us)
             if check.at_us > now_us and ago.startswith("in "):
-                ago = f"{ago[3:]} later than this clock"
+                ago = f"at a time {ago[3:]} ahead of this clock"
             lines[name] = (
                 f"skew checked {ago}: {count_of(found.rows, 'prediction')}, {found.mismatches:,} values differ"
             )
             if not (found.rows or found.unchecked):
-                lines[name] = f"skew checked {ago}: there was no prediction to check, which is no evidence"
+                lines[name] = f"skew checked {ago}: there was no prediction to check, so nothing is known"
             if found.red:
                 red.append(f"{name}: skew: {red_words(found)}; run: trimtab quality skew {name}")
             elif found.unchecked and not found.rows:

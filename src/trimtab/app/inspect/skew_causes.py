@@ -37,7 +37,7 @@ class Diagnosis:
         self._appended: dict[tuple[str, int], int] = {}
 
     def causes(self, rows: Rows, differ: Array) -> dict[tuple[int, int], Cause]:
-        """Return the cause of each difference by row and input. `differ` is True where they differ, (rows, inputs)."""
+        """Return the cause of each difference by row and input. `differ` (rows, inputs): where values differ."""
         chosen = np.flatnonzero(differ.any(1))
         if not len(chosen):
             return {}

@@ -21,7 +21,7 @@ _SHOWN = 5
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
     """A value that a prediction used and that differs from its recomputed value."""
 
-    prediction: str  # the id of the prediction: `trimtab why ID` shows the rest
+    prediction: str  # the id of the prediction, which `trimtab why ID` explains
     model: str
     version: str  # "late_flight@7"
     arm: str
@@ -52,7 +52,9 @@ class ModelSkew(msgspec.Struct, frozen=True, kw_only=True):
     values: int = 0
     rows_differing: int = 0
     causes: dict[str, dict[str, int]] = {}  # the number of values that differ, by feature and cause
-    stale_rows: int = 0  # predictions whose inputs lack records that were logged, but not yet applied, at that time
+    # the number of predictions whose inputs agree, but would differ with records that were in the log, but not yet
+    # applied, when the predictions were made
+    stale_rows: int = 0
     arms: dict[str, int] = {}
     versions: dict[str, int] = {}
     modes: dict[str, int] = {}
@@ -199,14 +201,14 @@ def _model_lines(one: ModelSkew) -> list[str]:
         features = ", ".join(f"{feature} {n:,}" for feature, n in sorted(pruned.items()))
         out.append(
             f"    pruned: {features}: these read events that [retention] has removed since, so the used values cannot "
-            f"be recomputed; no fault, but no evidence about {sum(pruned.values()):,} of {one.values:,} values"
+            f"be recomputed. This is no fault, but {sum(pruned.values()):,} of {one.values:,} values were not checked"
         )
     if one.scores:
         out.append(f"    {one.scores:,} scores were recomputed by their versions")
     if one.stale_rows:
         out.append(
             f"    {one.stale_rows:,} predictions agree with the records that were applied when they were made; a "
-            "record that was in the log, but not yet applied, would have changed them (late_view: stale, no mismatch)"
+            "record that was in the log, but not yet applied, would have changed them (late_view, no mismatch)"
         )
     out += [f"    not checked: {n:,}, {reason}" for reason, n in sorted(one.unchecked.items())]
     return out

@@ -10,7 +10,8 @@ from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import ERASED, decode
 from trimtab.store.log_places import begin_of
 
-_SEVERAL = 4  # of a long log, this many predictions are read for each one in the sample, to find rare versions and arms
+# to find rare versions and arms, this many predictions are read from a long log for each one in the sample
+_SEVERAL = 4
 _FEW = 20_000  # a log with at most this many predictions is read completely
 
 

@@ -45,7 +45,7 @@ def settle_skew(
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """Return the writes that begin and end signals, and for each open signal how many values have agreed since.
+    """Return the writes that begin and end signals, and for each open signal how many values agreed since it differed.
 
     A signal records the share of values that differed. It ends when so many values in a row agree in later checks that
     three differences would be expected among them at that share. It also ends when no prediction of its version was

@@ -311,8 +311,10 @@ def _cache(system: System, deployment: Deployment) -> str | None:
     if not system.views.followed():
         return f"{room} of each process that serves it"
     counts = shared_scrape(system.state_folder / FOLDER).total(CACHED_SCORES, ("model", "found"), model=deployment.name)
-    share = found_share(counts, deployment.name)
-    return f"{room}; " + ("no request yet" if share is None else f"{share:.1%} of {sum(counts.values()):,.0f}")
+    share, requests = found_share(counts, deployment.name), sum(counts.values())
+    if share is None:
+        return f"{room}; no request yet"
+    return f"{room}; {share:.1%} of {requests:,.0f} requests were answered from it since the service began"
 
 
 def _learner(system: System, deployment: Deployment, version: Version, now_us: int, red: list[str]) -> str | None:
@@ -328,8 +330,8 @@ def _learner(system: System, deployment: Deployment, version: Version, now_us: i
         return "learns online, nothing yet"
     recent = [one for one in found.newest_aside if one.known_at_us > now_us - _RECENT_US]
     if recent:
-        count = "one" if found.set_aside == 1 else f"{found.set_aside:,} in all"
-        red.append(f"{deployment.name}: {described(recent[-1])} ({count}; correct the label's source or definition)")
+        count = "" if found.set_aside == 1 else f"{found.set_aside:,} such labels in all; "
+        red.append(f"{deployment.name}: {described(recent[-1])} ({count}correct the label's source or definition)")
     aside = f", {found.set_aside:,} set aside" if found.set_aside else ""
     return f"learns online: {count_of(found.examples, 'label')} learnt{aside}"
 
@@ -356,7 +358,7 @@ def _arms(system: System, name: str) -> dict[str, str]:
 
 
 def _armed_ungated(system: System, arm: str, version: Version) -> str:
-    """Say who made a version that did not pass its tests (the gate) the canary, and why."""
+    """If the canary did not pass its tests (the gate), say who made it the canary, and why."""
     if arm != CANARY or system.registry.passed_gate(version) is not None:
         return ""
     move = system.registry.aliases(version.model)[arm]
@@ -417,8 +419,8 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
         )
     window = format_duration(loop.deployment.gate.window_us)
     return (
-        f"{', '.join(missing)} not watched: the gate's window (the newest {window} of labelled days) had too few days, "
-        "or the same value on each, to learn from; train on more days"
+        f"{', '.join(missing)} not watched: what is normal is learnt from the gate's window (the newest {window} of "
+        "labelled days), which had too few days, or the same value on every day; train on more days"
     )
 
 

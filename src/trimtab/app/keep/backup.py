@@ -48,7 +48,7 @@ _STATE = "state"
 # in the order of copying: predictions store positions in the event log
 _LOGS = ("exposures", "quarantine", "predictions", "events")
 _STORES = ("online", "answers", "learners")
-_OWN = {"log", "tables", "blob", *_STORES}  # parts that are copied by their own stores, not file by file
+_OWN = {"log", "tables", "blob", *_STORES}  # parts that `_copy_parts` copies one by one, in its order
 _PASSING = ("trimtab-replay-", "backfill", INDEX)  # folders that can be made again, which are not copied
 _PATIENCE_S = 60.0  # how long to wait for another process that runs retention or a backup
 _BLOCK = 1 << 20
@@ -194,7 +194,7 @@ def restore(
                 if progress is not None:
                     progress(done, manifest.size_bytes)
             check_format(partial)
-            if (into / MARKER).exists() and not (partial / MARKER).exists():  # there are API keys since the backup
+            if (into / MARKER).exists() and not (partial / MARKER).exists():  # API keys were created after the backup
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 

@@ -66,9 +66,9 @@ def over_budget(size_bytes: int, budget_bytes: int | None) -> str | None:
     if budget_bytes is None or size_bytes <= budget_bytes:
         return None
     return (
-        f"disk: {format_bytes(size_bytes)} of a budget of {format_bytes(budget_bytes)}; `trimtab storage disk` shows "
-        "what takes it. Run: trimtab storage prune. If that is not enough, keep events or predictions for a shorter "
-        "time ([retention]), or raise disk_budget"
+        f"disk: {format_bytes(size_bytes)} are taken, but the budget is {format_bytes(budget_bytes)}; `trimtab storage "
+        "disk` shows the parts. Run: trimtab storage prune. If that is not enough, keep events or predictions for a "
+        "shorter time ([retention]), or raise disk_budget"
     )
 
 

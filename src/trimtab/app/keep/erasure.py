@@ -91,11 +91,12 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out += [f"  {count_of(n, 'event')} of {source}" for source, n in sorted(self.sources.items())]
         out.append("  searched " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
+        about = "this key" if self.keys == 1 else "these keys"
         for one in self.training_sets:
             fitted = f"; fitted on it: {', '.join(one.versions)}" if one.versions else ""
             what = f"{verb}: all rows of training set" if self.sets_deleted else "training set"
             had = "had" if self.sets_deleted and not self.dry_run else "has"
-            out.append(f"  {what} {one.blob[:12]}, which {had} {one.rows:,} such rows{fitted}")
+            out.append(f"  {what} {one.blob[:12]}, which {had} {count_of(one.rows, 'row')} about {about}{fitted}")
         if self.training_sets:
             how = "" if self.sets_deleted else " --training-sets deletes the rows of these sets."
             out.append(f"  Models cannot unlearn: train again.{how}")
@@ -310,7 +311,7 @@ def _refuse_without_data(system: System, subject: Subject, run: _Run, *, sets: b
         erased = "The data of this key was" if len(subject.keys) == 1 else "Data of one of these keys was last"
         said += f" {erased} erased {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
-        said += f" Training sets with such rows: {len(run.sets)}; --training-sets deletes these rows."
+        said += f" Training sets with such data: {len(run.sets)}; --training-sets deletes all rows of these sets."
     raise NotFound(f"forget: no data of {subject.shown} was found (searched: {places}).{said} Nothing was changed.")
 
 
@@ -395,7 +396,8 @@ def _alone(system: System) -> Iterator[None]:
         held.enter_context(writing_tables(state))  # else another process might move records into tables before erasure
         for name in names:
             otherwise = (
-                f"{state.folder}: another process serves or trains this project ({name}). Stop it, run forget, and "
+                f"{state.folder}: another process uses this project (to serve, train, prune or back up: {name}). "
+                "Stop it, run forget, and "
                 "start it again: a service holds data in memory."
             )
             held.enter_context(Lease(state.catalog, name, state.folder).taken(otherwise))

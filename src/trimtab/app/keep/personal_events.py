@@ -21,7 +21,7 @@ from trimtab.training.definitions import Model
 
 Instead = dict[str, dict[int, bytes]]  # the new payload of a record, by partition and position
 Place = tuple[str, int]  # partition and position
-# For each model, the keys of erased requests, and which of these keys remaining requests have, too.
+# For each model: the keys of erased requests, and those of them that requests which remain have, too.
 RequestKeys = dict[str, tuple[set[str], set[str]]]
 
 
@@ -226,7 +226,7 @@ class _Link:
         self.keys = erased - shared
 
     def keep(self, event: Event) -> None:
-        """Note that a request remains, so that the label with its key stays, even if an erased request has this key."""
+        """Record that a request remains, so that the label with its key stays, even if an erased request had it."""
         if event.op == "upsert":
             self.keys.discard(event.id)
 

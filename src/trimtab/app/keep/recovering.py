@@ -183,7 +183,7 @@ def _unread(system: System, partition: str, end: int) -> Iterator[LogRecord]:
 
 
 def _seen_us(system: System, partition: str, end: int) -> int:
-    """Return the latest append time that views and tables have seen, of those whose position is beyond `end`.
+    """Return the latest append time that was seen by the views and tables that have read beyond position `end`.
 
     If there are none, the result is `NEVER_US`, so that no remaining record counts as appended later.
     """

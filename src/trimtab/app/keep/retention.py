@@ -249,7 +249,7 @@ def _truncate(log: Log, cuts: Mapping[str, int], notes: list[str]) -> int:
         try:
             removed += log.truncate(partition, cut)
         except Conflict as error:
-            notes.append(f"not truncated now: {error} (`trimtab serve` truncates what it writes once a day)")
+            notes.append(f"not truncated now: {error} (once a day, `trimtab serve` truncates what it writes)")
     return removed
 
 
@@ -402,7 +402,7 @@ def _compact(system: System, tables: Mapping[str, Table]) -> None:
 
 
 def kept_longer(system: System) -> list[str]:
-    """Return a message about each source whose events are kept longer than set, for a deployed version."""
+    """Return a message about each source whose events are kept longer than set, as a deployed version needs them."""
     settings, found = system.config.retention, []
     for source, need in source_needs(system.definitions, system.live.views()).items():
         set_us, kept_us = settings.events_us(source), _kept_us(system, source)
@@ -422,8 +422,9 @@ def _differences(system: System) -> list[str]:
     for source, names in lifetime_features(views).items():
         if settings.events_us(source) is not None:
             notes.append(
-                f"{', '.join(names)}: over the lifetime of an entity, but not all events of {source} are kept. Online "
-                "they count all events ever received; training, answers about the past and a rebuild count those kept"
+                f"{', '.join(names)}: these cover the lifetime of an entity, but not all events of {source} are kept. "
+                "Online they include all events ever received; in training, answers about the past and rebuilds, "
+                "only those that are kept"
             )
     for source, names in newest_features(views).items():
         if settings.events_us(source) is not None:

@@ -79,7 +79,7 @@ class Subject:
         return f"{self.entity} {', '.join(map(repr, self.keys[0]))}"
 
     def names(self, source: str, columns: Sequence[str]) -> list[str | int | tuple[str | int, ...]]:
-        """Return the keys as a view by these columns stores them. Keys that the columns cannot hold are left out."""
+        """Return the keys as stored by a view with these columns. Keys that the columns cannot hold are left out."""
         values = (self._value(source, tuple(columns), key) for key in self.keys)
         return [one if len(one) > 1 else one[0] for one in values if one is not None]
 

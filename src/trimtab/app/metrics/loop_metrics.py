@@ -29,13 +29,13 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "trimtab_quality_day_predictions": ("Number of predictions of the newest closed day.", _DAY),
     "trimtab_quality_day_loss": ("Mean loss of the newest closed day.", _DAY),
     "trimtab_quality_day_excess_loss": (
-        "Mean loss of the newest closed day, less the loss to be expected if the scores were right.",
+        "Mean capped loss of the newest closed day, less its expectation if the scores were right.",
         _DAY,
     ),
     "trimtab_quality_day_gap": ("Mean score minus mean label, over the newest closed day.", _DAY),
     "trimtab_quality_labelled_share": ("Share of predictions labelled within the wait.", ("model", "days")),
     "trimtab_quality_label_completeness": (
-        "Share of predictions that have a label age_days days after their day was closed.",
+        "Share of predictions that had a label when their day had been closed for age_days days.",
         ("model", "age_days"),
     ),
     "trimtab_quality_watched": ("1 while the version in service is watched.", ("model", "kind")),

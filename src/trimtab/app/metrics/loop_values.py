@@ -166,7 +166,7 @@ def _newest(day: DaySums) -> Iterator[tuple[str, float]]:
 
 
 def _evidence(watch: Watch) -> Iterator[tuple[str, Labels, float]]:
-    """Yield for each alarm the evidence of a problem, as a share of that at which it is raised.
+    """Yield for each alarm the log evidence of a change, divided by the evidence at which the alarm is raised.
 
     Of all slices together, only the largest value is returned, because otherwise each slice would be a time series.
     """

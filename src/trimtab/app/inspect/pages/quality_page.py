@@ -14,6 +14,7 @@ from trimtab.app.system import System
 from trimtab.app.training.loops import stages_of
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import Decision, Signal
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND as INPUTS
 from trimtab.monitoring.inputs.input_state import InputWatch
@@ -79,7 +80,7 @@ def quality_page(system: System, model: str) -> str:
         _slices(page, system, name, now_us)
     else:
         page.heading("Days")
-        page.paragraph("No day is closed yet. A day closes once the label's wait has passed.")
+        page.paragraph(f"No day of the last {DAYS} is closed yet. A day closes once the label's wait has passed.")
     _inputs(page, system, name)
     _ended(page, system, [one for one in signals if one.ended_at_us is not None])
     _decisions(page, system, decisions)
@@ -121,16 +122,16 @@ def _open_signals(page: Document, system: System, standing: list[Signal]) -> Non
 def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) -> None:
     page.heading("Days")
     page.paragraph(
-        "A day is closed once the label's wait has passed. Labels that came or were corrected later are counted up to "
-        "the last time the day was read again (1, 7 and 28 days after its close). The band is a 95 % "
-        "interval that treats rows as independent."
+        "A day is closed once the label's wait has passed. Labels that came or were corrected later are counted "
+        "when the day is read again (1, 7 and 28 days after its close). The band is a 95 % interval that treats rows "
+        "as independent."
     )
     arms = sorted({row["arm"] for row in rows}, key=lambda arm: (arm != CHAMPION, arm))
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
     _add_plot(page, by_arm, "loss", "Loss", marks, band=True)
     if any(row["excess_loss"] is not None for row in rows):
         _add_plot(
-            page, by_arm, "excess_loss", "Excess loss: loss minus the loss expected if the scores were right", marks
+            page, by_arm, "excess_loss", "Excess loss: capped loss minus its expectation if scores were right", marks
         )
     scored = [row for row in rows if row["score"] is not None and row["arm"] == arms[0]]
     if scored:
@@ -259,8 +260,8 @@ def _inputs(page: Document, system: System, name: str) -> None:
     page.heading("Inputs")
     page.paragraph(
         "The newest 24 closed hours are compared with the training data of the version in service. The distance is "
-        "Jensen-Shannon: 0 means equal distributions, 1 means no value in common. The columns with the largest "
-        f"distance are shown, of {len(columns)}."
+        "Jensen-Shannon: 0 means equal distributions, 1 means no value in common. Shown are "
+        f"{len(far)} of {count_of(len(columns), 'column')}: those with the largest distance."
     )
     rows = tuple(
         (column, "-" if now.distance is None else f"{now.distance:.3f}", f"{now.null_share:.1%}") for column, now in far

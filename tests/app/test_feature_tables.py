@@ -191,7 +191,7 @@ def test_a_snapshot_has_every_entity_that_was_known(
 def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: Path) -> None:
     asked = visits(5)
     for given, of, how, words in (
-        (asked.select(["visit_id", "at", "x"]), None, {}, "no column 'site' of str"),
+        (asked.select(["visit_id", "at", "x"]), None, {}, "column 'site' of str is missing"),
         (asked.replace({"site": asked["x"]}), None, {}, "'site'"),
         (asked, "site", {}, "no time is given"),
         (asked, "site", {"at": "noon"}, r"at: time: 'noon' is not ISO 8601\. .* Or name a column \("),

@@ -115,7 +115,8 @@ class Project(ProjectRows):
     ) -> list[Decision]:
         """Train a candidate and judge it. If it passes, it is promoted, after the declared rollout and approval.
 
-        Nothing is trained if the same data, code and seed gave the version in service. A killed training is resumed.
+        If the version in service was made from the same data, code and seed, nothing is trained. A killed training is
+        resumed.
 
         Args:
             model: A deployment's name; optional where there is only one.
@@ -157,8 +158,8 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: No such deployment, or no data.
-            Misuse: No deployment is named of several, the model declares no search, Optuna is missing, or no trial
-                succeeds.
+            Misuse: There are several deployments and none is named, the model declares no search, Optuna is missing, or
+                no trial succeeds.
             Unavailable: There are too few labels.
             Conflict: Another process runs this search, or the run was cancelled.
         """
@@ -258,7 +259,7 @@ class Project(ProjectRows):
 
         Args:
             actor: Who applies them, for the ledger.
-            progress: Called with the number of views that are filled, and of those to fill.
+            progress: Called with the number of filled views and the number of views to fill.
             patience: How long to wait until a serving process has filled the views.
 
         Raises:
@@ -389,7 +390,7 @@ class Project(ProjectRows):
     def materialise(self) -> Materialised:
         """Copy new records of the event log into one Delta table per source: all versions of events, and deletions.
 
-        Only `retain` truncates the log. If another process does this or `forget`, the call waits.
+        Only `retain` truncates the log. If another process copies or erases records, the call waits.
 
         Raises:
             Conflict: Another process was not done within a minute.
@@ -543,8 +544,8 @@ class Project(ProjectRows):
             one: A version, usually the older one.
             other: Another of the same model.
             window: Time span of the rows, which ends with the newest final label; None: compare no answers.
-            moved: An answer counts as moved if the two scores differ by more than this; default: 0.05 of a probability,
-                or a twentieth of the standard deviation of numeric labels.
+            moved: An answer counts as moved if the two scores differ by more than this; default: 0.05 for
+                probabilities, or a twentieth of the standard deviation of numeric labels.
 
         Raises:
             NotFound: There is no such version, or its artifact was removed.
@@ -782,8 +783,8 @@ class Project(ProjectRows):
         """The quality of a model's answers, from closed days: one row per block (see `by`), version, arm and slice.
 
         A day is closed when the wait for its labels is over. `loss` is the mean loss of labelled rows, with an interval
-        that treats rows as independent. `excess_loss` is the loss minus the loss to expect if the scores are right,
-        null if they are not probabilities. `gap` is mean score minus mean label.
+        that treats rows as independent. `excess_loss` is the mean capped loss minus its expectation if the
+        scores are right, null if they are not probabilities. `gap` is mean score minus mean label.
 
         Args:
             model: A deployment's name; default: the first one.
@@ -793,7 +794,7 @@ class Project(ProjectRows):
             until: Leave out blocks that begin at this time or later.
             version: Only this version: its name or id.
             amended: Include labels that came late or were corrected, as last read (1, 7 and 28 days after a day was
-                closed). Hours and slices never include them.
+                closed). Hours, slices and batches never include them.
 
         Raises:
             NotFound: There is no such deployment or version.
@@ -986,7 +987,7 @@ class Project(ProjectRows):
             keys: Several keys for one run, each a value, or one value per column.
             why: For the ledger; no personal data.
             dry_run: Change nothing; report what was found.
-            training_sets: Delete the entity's rows from stored training sets, too.
+            training_sets: Delete all rows of stored training sets that have rows about the entity, too.
             actor: For the ledger.
 
         Raises:

@@ -185,21 +185,21 @@ class ProjectExperiments(System):
         return self._running(experiment, why, actor).stop()
 
     def conclude_experiment(self, experiment: str, winner: str, *, why: str, actor: str = "a person") -> Decision:
-        """End an experiment with a winner: all units get its value, except those of the global holdout.
+        """End an experiment with a winner: all units get the winner, except those of the global holdout.
 
         A version that won is judged as by `promote`, and put in service only if it passes the gate. The ledger's row
         says whether it passed.
 
         Args:
             experiment: Its name.
-            winner: A variant; the control if nothing changes.
+            winner: A variant. Name the control if nothing shall change.
             why: For the ledger.
             actor: Who concludes it.
 
         Raises:
             NotFound: There is no such experiment.
             Misuse: No reason is given, or there is no such variant.
-            Conflict: It is not running or paused, or as `promote`.
+            Conflict: It is neither running nor paused, or `promote` would raise a Conflict.
             Unavailable: There are no days to judge the version on yet; nothing was changed.
         """
         return self._running(experiment, why, actor).conclude(winner)

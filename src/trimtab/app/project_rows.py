@@ -98,7 +98,8 @@ class ProjectRows(ProjectExperiments):
             prediction: The id of an answer.
             value: True or False if the model predicts whether an event happens, else the number or the class. The value
                 that the label's column has in files is accepted, too.
-            columns: Values of further columns of the label's source, or of all from which the label is computed.
+            columns: Values of further columns of the label's source. Without `value`, they must include all columns
+                from which the label is computed.
             at: When the outcome occurred; default: the request's time if the source has the same time column, else now.
 
         Raises:
@@ -223,7 +224,7 @@ class ProjectRows(ProjectExperiments):
     ) -> AnsweredTable:
         """Predict for a table of requests, each as of its own time or all as of one.
 
-        Calls with the same table, version, `at` and `mode` are one batch, so the next one resumes one that was stopped.
+        Calls with the same table, version, `at` and `mode` are one batch, so a call resumes a stopped one.
         If the batch is finished already, its stored answers are returned, and `answered_before` of the result is True.
 
         Args:
@@ -232,7 +233,7 @@ class ProjectRows(ProjectExperiments):
             at: One time for all; default: each request's time minus its lead, but at most the batch's start.
             mode: "precomputed": answers are also stored for the service, which gives them while they are fresh.
             out: A .csv or .parquet file for the answers.
-            on_error: "skip" answers the other rows if some do not fit; `unanswered` of the result lists those.
+            on_error: "skip" answers the other rows if some do not fit; `unanswered` of the result lists the latter.
             again: Answer the rows as a new batch, even if the same table was answered before.
             progress: Called with rows done and rows in total.
         """

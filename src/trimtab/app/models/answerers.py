@@ -51,7 +51,7 @@ class KeptPast:
 
 
 def refuse_before(at_us: int, from_us: int) -> None:
-    """Raise an error for a time before `from_us`, because events that it needs were removed.
+    """Raise an error for a time before `from_us`, because events that features as of this time need were removed.
 
     Raises:
         Misuse: The time lies before `from_us`.

@@ -163,7 +163,7 @@ class StoredArms:
         found = {}
         for variant, model in self.deployed().items():
             endpoint = self._endpoint_of(model)
-            endpoint.uses += 1  # requests of this endpoint use it
+            endpoint.uses += 1  # requests of this deployment may be answered by it
             if endpoint.loaded is not None:
                 found[variant] = endpoint.loaded
         return found

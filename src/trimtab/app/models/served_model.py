@@ -61,7 +61,7 @@ class ServedModel:
         self._reported_waiting: str | None = None  # the version that was last reported as not ready
         self._waits: set[str] = set()  # ids of versions that are not ready to answer; they stay in memory
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
-        # besides the champion's: by alias (canary, shadow, the declared fallback), or by the version id of a variant
+        # answerers other than the champion's, by alias (canary, shadow, declared fallback) or by a variant's version id
         self._other_arms: dict[str, Answerer] = {}
         self._arm_failure: TrimtabError | None = None  # the error because of which one of these answerers is missing
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
@@ -317,7 +317,9 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in (*found.values(), *variants.values()):
-            endpoint.know(one.served)  # repeated, because of versions before the newest eight it keeps only the names
+            endpoint.know(
+                one.served
+            )  # again each time, so that it stays among the newest eight, which are known in full
 
     def _arm_answerer(self, alias: str, find: Find, *, is_alias: bool = True) -> Answerer | None:
         """Return the answerer of the version to which `alias` points (if not `is_alias`: of the version with this id).

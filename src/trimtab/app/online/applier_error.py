@@ -30,7 +30,7 @@ def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
     except TrimtabError as also:  # such as a full disk; the readiness check of the service shows `error` even then
-        _logger.warning("the record that events are not applied cannot be written: %s", also)
+        _logger.warning("events are not applied, and the record of this error cannot be written: %s", also)
 
 
 def standing(catalog: Catalog) -> Standing | None:

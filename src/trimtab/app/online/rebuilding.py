@@ -23,7 +23,7 @@ class Rebuild(msgspec.Struct, frozen=True):
     """A requested rebuild and its progress."""
 
     rows: int = 0  # how many records were processed
-    of: int = 0  # of how many; 0 until the rebuild begins
+    of: int = 0  # how many records are to be processed; 0 until the rebuild begins
     failure: str | None = None
 
 

@@ -29,7 +29,7 @@ def damage(state: State) -> str | None:
 
 
 def missing(state: State, views: Collection[str], positions: Mapping[str, int]) -> int:
-    """Return how many log records up to `positions` at least one of the views lacks.
+    """Return the number of log records up to `positions` that have not been applied to all of the views.
 
     Args:
         state: The state folder.

@@ -245,7 +245,8 @@ class Views:
         work and this call waits.
 
         Returns:
-            The number of records that the rebuilt view has taken from its source (of several definitions, the most).
+            The number of records that the rebuilt view has taken from its source (if several definitions
+            were rebuilt, the largest number).
 
         Raises:
             NotFound: No deployed model uses a view of this name.
@@ -455,7 +456,8 @@ def _filled(state: State, views: Sequence[View]) -> bool:
         return True
     cursors = read_cursors(state.online)
     found = [cursors.get(cursor_name(view.hash)) for view in views]
-    # unlike these, the names of states that are being filled or deleted are not alphanumeric; see `generations.py`
+    # the cursors of states that are being filled or deleted do not count; their names are not alphanumeric, see
+    # `generations.py`
     front = max((c for name, c in cursors.items() if name.isalnum()), key=_reach, default=None)
     return all(cursor is not None and front is not None and cursor.place == front.place for cursor in found)
 

@@ -144,7 +144,7 @@ def change_of(key: str, before: Applied | None, now: Document | None) -> Change:
         changes, notes = differences(before.document, now), note_differences(before.document, now)
         what = "changed" if before.document.hash != now.hash else "noted"
         if what == "changed" and not changes:
-            changes = ["its source declares another key, time or type for the columns that it reads"]
+            changes = ["its source has another key or time, or a column that it reads has another type"]
     version = None if before is None else before.version
     return Change(kind=document.kind, name=document.name, what=what, version=version, changes=changes, notes=notes)
 
@@ -175,8 +175,8 @@ def _dangers(system: System, before: Mapping[str, Applied]) -> Iterator[str]:
         known = removed if old is None else [c for c in removed if f"column {c}" in old.document.parts]
         for column in known:
             users = read.get((name, column), [])
-            said = f", and {', '.join(users)} reads it" if users else ""
-            yield f"column {name}.{column} is removed: recorded events keep it, new events have null in it{said}."
+            said = f"; it is read by {', '.join(users)}" if users else ""
+            yield f"column {name}.{column} is removed: recorded events keep it, in new events it is null{said}."
         if old is None:
             continue
         itself = old.document.parts[""]

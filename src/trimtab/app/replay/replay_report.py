@@ -171,7 +171,7 @@ def search_lines(found: PolicyChoice) -> list[str]:
             number(one.first.loss),
             f"{one.second.trainings}",
             number(one.second.loss),
-            "chosen" if one.policy == found.chosen else "best with so few trainings" if one.best else "",
+            "chosen" if one.policy == found.chosen else "best with as few trainings" if one.best else "",
         ]
         for one in found.trials
     ]

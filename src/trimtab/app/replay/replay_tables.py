@@ -31,7 +31,7 @@ def about(result: ReplayResult) -> list[str]:
         )
     text = f"{count_of(result.entered, 'event')}, {result.quarantined:,} quarantined"
     if result.checked_rows:
-        text += f"; {count_of(result.checked_rows, 'request')} read again online: {result.mismatches:,} of "
+        text += f"; features of {count_of(result.checked_rows, 'request')} read again online: {result.mismatches:,} of "
         text += f"{result.checked_values:,} values differ between training and serving"
     return [*out, f"{text}. {result.first_mismatch}".rstrip()]
 
@@ -168,7 +168,7 @@ def _add_wide(
 def _alarm(card: Scorecard, one: Alarm) -> str:
     text = f"{one.kind} of {one.subject}" if one.subject else one.kind
     if one.explained_by is not None and one.delay_us is not None and one.onset_off_us is not None:
-        days = f"{one.delay_us / DAY_US:.1f} days after it, estimated onset off by {one.onset_off_us / DAY_US:+.1f}"
+        days = f"{one.delay_us / DAY_US:.1f} d after it, estimated onset off by {one.onset_off_us / DAY_US:+.1f} d"
         return f"{text}: {one.explained_by}, {days}"
     return f"{text}: false, because the data did not change" if card.changes_known else text
 

@@ -114,7 +114,8 @@ def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Colu
     tables[request.name] = tables[request.name].take(whole)  # requests whose events are all kept # D23
     if not tables[request.name].rows:
         raise NotFound(
-            f"simulate: no request {request.name!r} was ingested or logged. Run: trimtab ingest {request.name} FILE"
+            f"simulate: there is no request {request.name!r} whose events are all kept. Run: trimtab ingest "
+            f"{request.name} FILE"
         )
     return tables, from_us
 

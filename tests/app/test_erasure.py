@@ -441,7 +441,7 @@ def test_a_service_that_runs_keeps_a_project_from_forgetting(texts: Path) -> Non
     with shop.serving(texts) as (_, url), open_project(texts, environment={}) as project:
         assert shop.call(f"{url}/health/live")[0] == 200
         planned = project.forget("customer", TEXTS[0], dry_run=True)
-        with pytest.raises(Conflict, match="another process serves"):
+        with pytest.raises(Conflict, match="another process uses this project"):
             project.forget("customer", TEXTS[0])
     done = CliRunner().invoke(trimtab, ["--project", str(texts), "--json", "forget", "customer", TEXTS[0]])
     found = msgspec.json.decode(done.stdout)

@@ -193,8 +193,8 @@ def test_a_few_negative_values_and_impossible_years_are_odd(tmp_path: Path) -> N
     made = make(tmp_path, ["id", "at", "fee", "born", "drift", "y"], rows, key="id", label="y")
     strange = [line for line in made.profile.oddities if "negative" in line or "years" in line]
     assert strange == [
-        "'fee': 1 value is negative, the others are not: -24.9",
-        "'born': 2 values are not between 1901 and 2100, as the other years are: 0, 1900",
+        "'fee': 1 value (-24.9) is negative, the others are not",
+        "'born': 2 values (0, 1900) are not between 1901 and 2100, as the other years are",
     ]
 
 

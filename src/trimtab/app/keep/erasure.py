@@ -397,8 +397,7 @@ def _alone(system: System) -> Iterator[None]:
         for name in names:
             otherwise = (
                 f"{state.folder}: another process uses this project (to serve, train, prune or back up: {name}). "
-                "Stop it, run forget, and "
-                "start it again: a service holds data in memory."
+                "Stop it, run forget, and start it again: a service holds data in memory."
             )
             held.enter_context(Lease(state.catalog, name, state.folder).taken(otherwise))
         yield

@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 _FOLLOW_S = 0.2  # the time between two checks of aliases: a rollback waits at most this long  # D80
 _ROUND_S = 2.0  # the time between two rounds of the frequent tasks, such as teaching labels
 _TICK_S = 60.0
-_SKEW_S = 5.0  # the time between two looks whether a skew check is due
+_SKEW_S = 5.0  # the time between two tests of whether a skew check is due
 _ALERTS_S = 5.0  # the time between two looks for new alerts
 _GRACE_S = 5.0  # after `close`, running tasks may continue for this long; an interruption loses no state
 Work: TypeAlias = "Callable[[], object]"
@@ -59,7 +59,7 @@ class Ticker(Closing):
     started, the work is done in the calling thread, because the child would use the changed file.
 
     Args:
-        stopping: Returns whether the service ends. Then the work is given up, which loses no state.
+        stopping: Returns whether the service is ending. Then running work is given up, which loses no state.
     """
 
     def __init__(self, system: System, stopping: Callable[[], bool]) -> None:
@@ -71,12 +71,12 @@ class Ticker(Closing):
         self._mutex = threading.Lock()  # the child does one task at a time
 
     def work(self, name: str, here: Work) -> None:
-        """Do a task. `here` does it in the calling thread."""
+        """Do a task in the child, or in the calling thread by `here` if the child cannot do it."""
         if self._in_child(name) is None:
             here()
 
     def skew(self, since_us: int) -> SkewReport:
-        """Check the predictions since a time for skew."""
+        """Check the predictions that were made since a time, and return the report about skew."""
         from trimtab.app.inspect.skew_report import SkewReport
 
         found = self._in_child(f"{_SKEW}{since_us}")

@@ -46,8 +46,8 @@ def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
     """Return the result of `take`, which listens at a port.
 
     If a service was killed, its workers may hold the port for a while, and `take` is called again until they end. A
-    file (the mark) says that there may be such workers. It is kept until the port is taken: if this start is killed
-    while it waits, the next one finds the mark. Without a mark, `take` is called once.
+    file (the mark) says that there may be such workers. It is kept until this service has the port: if this start is
+    killed while it waits, the next one finds the mark. Without a mark, `take` is called once.
 
     Args:
         folder: The folder in which the service's processes keep their files.
@@ -89,7 +89,7 @@ def http_service(
     """Return the HTTP service of this process, with endpoints for all deployments.
 
     Args:
-        opened: Closes the parts of the service at its end.
+        opened: When this stack is closed, the parts of the service are closed.
         wait_applied: Waits until events are applied to the online features.
         ready: Returns why the service cannot answer yet; None if it can.
     """

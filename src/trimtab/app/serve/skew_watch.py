@@ -21,7 +21,7 @@ _REST = 50.0  # a pause is at least this many times as long as the check before 
 
 
 def sampled(system: System, since_us: int) -> SkewReport:
-    """Check a sample of the predictions since a time for skew."""
+    """Check a sample of the predictions that were made since a time, and return the report about skew."""
     from trimtab.app.inspect.skew import check_skew  # imported here: a service is ready without it
 
     return check_skew(system, None, sample=_SAMPLE, since_us=since_us, seed=None, by="service")

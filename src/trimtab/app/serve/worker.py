@@ -36,7 +36,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True):
     project: ProjectSpec
     folder: str  # the folder in which the service's processes keep their files
     ahead_us: int | None  # the project's clock minus the monotonic clock; None for the system's clock
-    fill_s: float  # how long to wait until online features are filled
+    fill_s: float  # at the start, the longest wait until online features are filled
     grace_s: float  # how long running requests may continue at the end
     definitions: str  # the hash of the definitions with which the service started
     grpc: GrpcAddress | None = None

@@ -1,4 +1,4 @@
-"""The demo: the recorded year of a project is replayed through the loop, then served (`trimtab demo`)."""
+"""The demo (`trimtab demo`): replay the recorded year of a project through the loop, then serve the result."""
 
 from __future__ import annotations
 

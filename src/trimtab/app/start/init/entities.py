@@ -23,7 +23,7 @@ _WHO = re.compile(
 _CATEGORIES = 200  # a text column with more values identifies an entity, whatever its name
 _LEAST_VALUES = 50  # a column with fewer values is a category
 _LEAST_ROWS = 2  # on average, a value must occur in at least this many rows
-_LEAST_PAST = 0.2  # at least this share of rows must have an older row with the same value whose wait is over
+_LEAST_PAST = 0.2  # for at least this share of rows, another row with the same value must be older by the wait or more
 _MOST_ENTITIES = 2
 _MOST_NUMBERS = 4  # the past of at most this many numeric columns becomes features
 _DAYS = (7, 30, 90)  # of these windows, the two longest that fit into a third of the file are taken
@@ -33,7 +33,7 @@ _LONG_DAYS = (365, 3 * 365)  # the long window: a year, or three years if the fi
 class Past(msgspec.Struct, frozen=True):
     """A column that identifies an entity, and the windows of the entity's past rows that become features.
 
-    Each window ends a time of `wait` before the request, which is how long a label takes to be known. So all labels in
+    Each window ends `wait` before the request. That is how long a label takes to be known, so all labels in
     a window are known, and a window has the same rows in training and in service.
     """
 

@@ -56,7 +56,7 @@ def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: in
     trees = losses[True] < losses[False]
     names = {True: "trees", False: "a linear model"}
     said = (
-        f"{names[trees]}, because {metric} on {rows} is {written(losses[trees])}; of {names[not trees]} it is "
+        f"{names[trees]}, because {metric} on {rows} is {written(losses[trees])}; for {names[not trees]} it is "
         f"{written(losses[not trees])}"
     )
     best = min(found.baselines, key=lambda name: found.baselines[name], default=None)
@@ -72,7 +72,8 @@ def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: in
 def file_training_set(file: Path, model: Model, now_us: int) -> TrainingSet:
     """Return the training set of the newest rows of a file, as the project will build it from its log.
 
-    Rows are left out if they are dated after `now_us`, or if a value does not fit its column in one of the two sources.
+    Rows are left out if they are dated after `now_us`, or if a value does not fit its column in
+    one of the two sources, which are those of the requests and of the labels.
 
     Raises:
         Misuse: The file has no row that is usable.

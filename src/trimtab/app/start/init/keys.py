@@ -68,8 +68,8 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
 
     1. the time, if the file is a single series;
     2. a column with a different value in each row, preferably one with a name such as "id". But if none has such a
-       name, and all of them only number the rows, 3 comes first if over half of the entity's pairs with a time have a
-       row;
+       name and all of them only number the rows, 3 is tried first, with entities that have a row for more than half
+       of all pairs of an entity and a time;
     3. an entity of up to three columns, together with the time;
     4. a column with a name such as "id", together with the time;
     5. all columns but the label.

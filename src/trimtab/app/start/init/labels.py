@@ -67,7 +67,7 @@ def label_values(table: DataTable, label: str, given: str | None, assumed: list[
         return LabelValues(binary=True)
     if profile.distinct == 2 and len(values) == 2:
         chosen, known = _positive(values)
-        why = "by its name" if known else "the rarer value"
+        why = "because of its name" if known else "because it is the rarer value"
         assumed.append(Assumption("positive", f"{label!r} == {chosen!r} counts as 1, {why}", "--positive"))
         return LabelValues(value=python(chosen), binary=True)
     if profile.dtype != "str":

@@ -25,7 +25,7 @@ from trimtab.core.time import DAY_US, duration_us, format_duration, format_time
 
 _CATEGORIES = 200  # a text column with more different values is not a category
 _FEW_ROWS = 50
-_LONGEST_DAYS = 182  # in `_window`, a window of a fifth of the history has at most this many days
+_LONGEST_DAYS = 182  # `_window` grows by weeks up to a fifth of the history, but at most up to this many days
 _MOST_GAP = {True: 0.1, False: 0.3}  # the largest calibration gap that is allowed; True: the label is a class
 
 

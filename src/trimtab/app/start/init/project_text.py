@@ -176,7 +176,7 @@ def _past_view(planned: Plan, past: Past) -> str:
     name, said = _past_name(planned, past), _one_line(repr(past.column))
     features = "".join(f"\n        {python(one)}: {text}," for one, text in _past_features(planned, past).items())
     return f"""# Past rows of the same {said}, up to {past.wait} before a request, when their labels are known.
-# If a label is given with the id of a prediction, these columns are copied from the request.
+# If a label is given with the id of a prediction, the columns of this view are copied from the request.
 {name} = tt.view(
     {python(name)},
     source=labels,

@@ -120,7 +120,7 @@ def label_column(table: DataTable, options: Options, time: str, assumed: list[As
     if not guess:
         candidates = named or two or [c.name for c in usable]
         raise Misuse(
-            f"file {table.file}: found several columns to predict, or none. Candidates: "
+            f"file {table.file}: found several columns that may be the label, or none. Candidates: "
             f"{listed(candidates) or 'none'}. Name it: --label COLUMN"
         )
     why = "its name says so" if named else "it is the only number" if only else "it is the only column with two values"
@@ -181,7 +181,8 @@ def known_column(
 def _ask_about_states(table: DataTable, others: Sequence[Profile], time: str, label: str) -> None:
     """Refuse a text of the label that only newer rows have, if it may mean that the outcome is not known yet.
 
-    It may if it is a word such as "open", or if its rows are exactly those that have no value in a column of times.
+    This is assumed of a word such as "open", and if the rows with the text are exactly those that have no value in a
+    column of times.
     """
     t, q = quoted(time), quoted(label)
     if table.columns[label].dtype != "str" or table.columns[label].distinct < 3:

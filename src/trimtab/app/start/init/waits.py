@@ -98,8 +98,9 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
     """Return the age, in units from the newest row, below which labels are not complete yet; 0 if all are.
 
     `counts` has for each age the number of rows that count: those with a label, or those with a positive one. Their
-    usual share is that in the older half of all rows. Rows are looked at in blocks, newest first, each of at least 30
-    rows, and so many that `least` would count at the usual share. A block is incomplete if too few count (`lacks`).
+    usual share is that in the older half of all rows. Rows are looked at in blocks, newest first. A block has at least
+    30 rows, and so many that `least` of them count if their share is the usual one. It is incomplete if too few count
+    (`lacks`).
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():

@@ -121,7 +121,7 @@ def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], cho
             return Kind(
                 dtype="float",
                 number_format=numbers.example,
-                question=f"{sample[0]!r} may be a thousand or a fraction. Say how it writes 1234.56: "
+                question=f"{sample[0]!r} may be a thousand or a fraction. Say how the column writes 1234.56: "
                 f"--number {quote(f'{name}={one_way}')} or --number {quote(f'{name}={other}')}",
             )
         return _numbers(connection, numbers.example)

@@ -21,7 +21,7 @@ _CODE = re.compile(r"[+-]?0[0-9].*|[+-]?[0-9]{19,}")  # leading zeros, or more d
 class Numbers(msgspec.Struct, frozen=True):
     """A way to write numbers that fits a sample of texts."""
 
-    example: str | None  # the format, as 1234.56 is written; None for plain numbers with a decimal point
+    example: str | None  # the number 1234.56 as written in this format; None for plain numbers with a decimal point
     doubtful: tuple[str, str] | None = None  # two formats that both fit the texts, of which neither is more likely
 
 

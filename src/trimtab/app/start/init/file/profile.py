@@ -127,7 +127,7 @@ def _strange_numbers(table: DataTable) -> list[str]:
                 )
                 values = ", ".join(f"{value:g}" for (value,) in shown)
                 found.append(
-                    f"{name!r}: {count_of(int(count), 'value')} {'is' if count == 1 else 'are'} {said}: {values}"
+                    f"{name!r}: {count_of(int(count), 'value')} ({values}) {'is' if count == 1 else 'are'} {said}"
                 )
                 break
     return found

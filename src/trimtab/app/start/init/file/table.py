@@ -90,7 +90,7 @@ class DataTable(Closing):
         return [(value, int(n)) for value, n in self.all(sql)]
 
     def as_time(self, name: str) -> str | None:
-        """Make a column of numbers a column of times, and return their unit; None if the column has times already.
+        """Convert a column of numbers to times, and return the unit of the numbers; None if it has times already.
 
         Raises:
             Misuse: The column holds no times.
@@ -165,7 +165,10 @@ class DataTable(Closing):
         self.columns = {name: self._profile(name, kind) for name, kind in self.kinds.items()}
 
     def _kind(self, name: str, choices: Choices) -> Kind:
-        """Return the type of a column of texts. In Parquet files, texts are numbers only with a format, never bools."""
+        """Return the type of a column of texts.
+
+        In Parquet files, texts only count as numbers if they are written in a special format, and never as bools.
+        """
         kind = kind_of_column(self.connection, name, choices)
         if self.file.suffix.lower() == ".parquet" and kind.dtype in ("int", "float", "bool"):
             return kind if kind.number_format else msgspec.structs.replace(kind, dtype="str")

@@ -249,7 +249,7 @@ def test_a_project_that_is_open_is_not_replaced_also_when_it_did_nothing_yet(tra
     before = readings(trained)
     with at(trained) as project, at(trained, tmp_path / "new") as other:
         for state in (project.state_folder, other.state_folder):
-            with pytest.raises(Conflict, match=r"a process uses it: a project is open there\. Stop or close it first"):
+            with pytest.raises(Conflict, match=r"has a project open there\. Close the project, or stop the process"):
                 restore(tmp_path / "copy", state, force=True)
         project.push("readings", [reading(1.0)])
     assert readings(trained) == before + 1

@@ -21,11 +21,11 @@ def test_many_have_a_folder_together_and_one_alone(tmp_path: Path) -> None:
     first, second = use(folder), use(folder)
     assert first is not None
     assert second is not None
-    with pytest.raises(Conflict, match="a process uses it"):
+    with pytest.raises(Conflict, match="has a project open"):
         have_alone(folder)
     first.release()
     first.release()  # nothing happens the second time
-    with pytest.raises(Conflict, match="a process uses it"):
+    with pytest.raises(Conflict, match="has a project open"):
         have_alone(folder)
     del second  # nobody knows it any more
     hold, made = have_alone(folder)

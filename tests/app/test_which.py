@@ -49,7 +49,7 @@ def test_the_only_candidate_that_waits_is_meant_and_of_several_none(catalog: Cat
     assert waiting("approve", None, NAMES, catalog) == "two"
     assert waiting("approve", "one", NAMES, catalog) == "one"
     ask(catalog, "three")
-    with pytest.raises(Misuse, match=r"a candidate waits for approval at each of two, three\. Name one of them"):
+    with pytest.raises(Misuse, match=r"there is a waiting candidate of each of two, three\. Name one of them"):
         waiting("approve", None, NAMES, catalog)
     assert waiting("approve", None, ["one"], catalog) is None  # the only deployment, which says itself what is wrong
 

@@ -746,7 +746,7 @@ class Project(ProjectRows):
 
         Args:
             what: A model, a kind of signal, or the subject of a signal (such as "column distance"); or MODEL/KIND or
-                MODEL/KIND/SUBJECT, with * for any.
+                MODEL/KIND/SUBJECT, where * stands for any.
             time: How long; at most 90d.
             why: The reason, for the ledger.
             actor: Who mutes it.
@@ -942,7 +942,7 @@ class Project(ProjectRows):
         return self.loop(model).answer("approve", actor, why or "No reason was given.")
 
     def reject(self, model: str | None = None, *, why: str, actor: str = "a person") -> list[Decision]:
-        """Reject a deployment's candidate that waits for approval. The cooldown begins, as after a refusal.
+        """Reject a deployment's candidate that waits for approval or is in its rollout. The cooldown then begins.
 
         Args:
             model: A deployment's name; optional if only one candidate waits.
@@ -952,7 +952,7 @@ class Project(ProjectRows):
         Raises:
             NotFound: There is no such deployment.
             Misuse: No reason is given; or several candidates wait and no deployment is named.
-            Conflict: As for `approve`.
+            Conflict: As for `approve`, unless the candidate is in its rollout.
         """
         from trimtab.app.training.resolve_deployment import waiting
 

@@ -171,7 +171,7 @@ class System(Closing, metaclass=PublicNames):
     @property
     def ingestor(self) -> Ingestor:
         """The object that checks rows of events and appends them to the log."""
-        with self._mutex:  # threads that need it first at the same time must get the same object
+        with self._mutex:  # if several threads need it at once, all must get the same object
             return self._ingestor
 
     @cached_property
@@ -201,7 +201,7 @@ class System(Closing, metaclass=PublicNames):
 
         It begins with the tables of record (the long-term store of events), if there are any.
         """
-        with self._mutex:  # threads that need it first at the same time must get the same object
+        with self._mutex:  # if several threads need it at once, all must get the same object
             return self._history
 
     @cached_property
@@ -340,7 +340,7 @@ class System(Closing, metaclass=PublicNames):
         return self._served[deployment.name]
 
     def eligibility(self, experiment: Experiment) -> EligibilityReader | None:
-        """Return the reader of the features that an experiment reads as of the assignment; None if it reads none."""
+        """Return the reader of the features that an experiment reads when it assigns a unit; None if it reads none."""
         if (features := self.live.eligibility(experiment)) is None:
             return None
         from trimtab.experiments.eligibility import EligibilityReader
@@ -397,7 +397,7 @@ class System(Closing, metaclass=PublicNames):
         return features_from_us(model.features, kept_from(self.state.catalog))
 
     def followed(self) -> bool:
-        """Return whether any process applies the event log, as a service does; False if views were not opened here."""
+        """Return whether any process applies the event log, as a service does; False if `views` was not used yet."""
         return "views" in self.__dict__ and self.views.followed()
 
     def close(self) -> None:

@@ -105,7 +105,7 @@ def status_of(error: BaseException) -> int:
 
 
 def _is_broken_pipe(error: BaseException) -> bool:
-    """Return whether the program that reads the output has ended.
+    """Return whether an error means that the program that reads the output has ended.
 
     click turns such an error into an exit, and replaces the output stream by a wrapper.
     """

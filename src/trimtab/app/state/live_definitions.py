@@ -96,7 +96,7 @@ class LiveDefinitions:
         return found
 
     def _as_declared(self, source: Source) -> Source:
-        """Return a stored source, its columns as in stored events, with the declared rules of reading. # D0208"""
+        """Return a stored source with columns in the order of stored events, and today's rules of reading. # D0208"""
         placed, declared = self._place(source), self._definitions.sources.get(source.name)
         if declared is None:
             return placed
@@ -155,7 +155,7 @@ class LiveDefinitions:
         found = [self._registry.get(address) for address in dict.fromkeys(needed)]
         for state in self._running():
             for address in {*state.versions.values()} - {one.id for one in found}:
-                with suppress(NotFound):  # its other variants go on without a version that was erased
+                with suppress(NotFound):  # an erased version is left out; the experiment goes on without it
                     found += [one for one in [self._registry.get(address)] if one.model == model]
         return found
 
@@ -193,7 +193,7 @@ class LiveDefinitions:
         return list(found.values())
 
     def eligibility(self, experiment: Experiment) -> FeatureSet | None:
-        """Return the features that an experiment reads as of the assignment; None if it reads none."""
+        """Return the features that an experiment reads when it assigns a unit; None if it reads none."""
         features = eligibility_features(experiment)
         if features is None:
             return None

@@ -38,7 +38,7 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     partition: str
     end: int  # the last position in the log; 0 if the file is missing or empty
     reached: int  # the last position that was read
-    readers: dict[str, int]  # the readers beyond the end of the log, with their positions
+    readers: dict[str, int]  # the readers that had read beyond `end`, with their positions
 
     def __str__(self) -> str:
         records = self.reached - self.end

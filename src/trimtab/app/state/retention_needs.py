@@ -63,7 +63,8 @@ def prediction_need(definitions: Definitions) -> Need:
         us = deployment.model.label.final_at(_judged_us(deployment))
         if us > need.us:
             wait = format_duration(deployment.model.label.wait_us)
-            need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and a learner waits {wait} more")
+            learner = f"an online learner would wait {wait} more"
+            need = Need(us, f"deployment {deployment.name!r}: {_judged(deployment)}, and {learner}")
     for experiment in definitions.experiments.values():
         us = _closed_after_us(definitions, experiment)
         if us > need.us:

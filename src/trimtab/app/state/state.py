@@ -226,7 +226,7 @@ class State:
         return Moved(tables, truncated.through, truncated.newest_us)
 
     def mark(self) -> StateMark | None:
-        """Return a value that changes with every write of the catalogue and the event log, and with the online store.
+        """Return a value that changes when the catalogue or event log is written, or the online store is replaced.
 
         None: no such value can be read quickly.
         """

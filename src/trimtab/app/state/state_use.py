@@ -42,7 +42,7 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # this file system cannot lock folders; go on without, as each store has a lock of its own
+            except OSError:  # this file system cannot lock folders; each store has a lock of its own, which must do
                 return hold
             if hold.is_of(folder):
                 return hold
@@ -141,7 +141,7 @@ def have_alone(folder: Path) -> tuple[FolderHold, bool]:
     folder.mkdir(mode=PRIVATE, exist_ok=True)
     hold = FolderHold.take(folder, alone=True)
     if hold is None:
-        raise Conflict(f"{folder}: a process uses it: a project is open there. Stop or close it first.")
+        raise Conflict(f"{folder}: a process has a project open there. Close the project, or stop the process, first.")
     return hold, made
 
 

@@ -45,4 +45,4 @@ def exclusion_lines(found: Sequence[RedWindow]) -> list[str]:
         freed = "" if one.released_why is None else f"  released by {one.released_by}: {one.released_why}"
         about = f"{one.kind} of {one.subject}" if one.subject else one.kind
         lines.append(f"{format_time(one.start_us)[:16]} to {until}  {about}  {one.id}{freed}")
-    return lines or ["No rows are left out because of faulty inputs or labels."]
+    return lines or ["No time window is excluded for faulty inputs or labels."]

@@ -33,7 +33,7 @@ class Teacher:
 
     Time is divided into blocks of equal length. The label of each request is taught once: in the first block in which
     it is known, with its value at the end of the block. Later corrections of a label are not taught, nor are requests
-    in time windows that are excluded from training by then. All of this follows from the logs and from the learner's
+    in time windows that are excluded from training. All of this follows from the logs and from the learner's
     saved position, so another process can continue in the same way.
 
     A new version starts from its fitted model, and learns the labels that became known after its training cut-off. For
@@ -133,7 +133,7 @@ class Teacher:
         return [(waiting_keys[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
 
     def _waiting(self, cut_us: int) -> dict[str, LoggedRequest]:
-        """Return the requests until a time whose labels were not taught yet."""
+        """Return the requests up to `cut_us` of which the labels were not taught yet."""
         assert self._requests is not None
         logged = self._requests.first.items()
         return {key: p for key, p in logged if p.at_us <= cut_us and key not in self._taught}

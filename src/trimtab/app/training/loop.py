@@ -233,7 +233,7 @@ class DeploymentLoop:
         return self._loop.builder.comparisons.searchable(cut_us)
 
     def answer(self, what: Literal["approve", "reject"], actor: str, why: str) -> list[Decision]:
-        """Approve or reject the candidate that waits for approval.
+        """Approve the candidate that waits for approval, or reject one that waits or is in its rollout.
 
         Args:
             what: "approve" or "reject".

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
-    """Return the stages of a deployment's present or next new version, and the planned follow-ups; see `stages`."""
+    """Return the stages of a deployment's present repair, or else of the next one, and later ones; see `stages`."""
     deployment = system.definitions.deployment(model)
     return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
 

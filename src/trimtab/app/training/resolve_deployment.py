@@ -26,7 +26,7 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
     found = [name for name in names if _waits(catalog, name)]
     if not found:
         raise Conflict(f"{what}: no candidate of {', '.join(names)} waits for approval. See: trimtab status")
-    _check_one(what, found, "a candidate waits for approval at each of")
+    _check_one(what, found, "there is a waiting candidate of each of")
     return found[0]
 
 

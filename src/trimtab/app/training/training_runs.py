@@ -56,7 +56,7 @@ class TrainingRuns:
 
     @contextmanager
     def turn(self, actor: str, watch: Watch | None = None, kind: Kind = "train") -> Iterator[Tracked]:
-        """Record what the block trains as one run. If the block begins no training, no run is recorded."""
+        """Record the trainings in the block as one run. If the block begins no training, no run is recorded."""
         self._run, self._watch = self._runs.track(kind, self._model, actor=actor), watch or (lambda run: None)
         try:
             with self._run:

@@ -21,7 +21,7 @@ ARMS = (CANARY, SHADOW)
 
 
 class ArmOfExperiment(msgspec.Struct, frozen=True, kw_only=True):
-    """What an experiment that compares versions writes in the same transaction as the canary that it sets or ends."""
+    """An experiment's changes and ledger row, which are written together with the canary that it sets or ends."""
 
     name: str | None  # the experiment that splits the requests from now on; None: it ends
     entry: Entry  # its row of the ledger

@@ -40,7 +40,8 @@ from trimtab.training.data.sets import numbered_lists, whole_lists
 from trimtab.training.definitions import Model
 from trimtab.training.fitting.classes import aligned
 
-# by default, a score moved if it differs by more than .05 (a probability) or .05 standard deviations of the label
+# by default, a score counts as moved if it differs by more than 0.05 (for probabilities) or by more than 0.05 standard
+# deviations of the label
 _MOVED_UNITS = 0.05
 
 

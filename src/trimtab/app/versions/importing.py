@@ -52,7 +52,7 @@ class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 def import_version(
     system: System, path: Path, name: str, request: ImportRequest, *, executor: ProcessExecutor
 ) -> Version:
-    """Import a model file as a version, read by a child process first; see `Project.import_model`."""
+    """Import a model file, which a child process reads first, as a version; see `Project.import_model`."""
     model = system.definitions.models.get(name)
     if model is None:
         declared = ", ".join(system.definitions.models) or "none"
@@ -101,7 +101,7 @@ def import_version(
 def _scored(
     system: System, file: str, model: Model, fitted: Fitted, window_us: int, first: First
 ) -> tuple[Fitted, Evaluation]:
-    """Return the model with golden predictions (which check later loads), and its evaluation on a window.
+    """Return the model with golden predictions, by which later loads are checked, and its evaluation on a window.
 
     If the file has no golden predictions, they are made from the rows of the window.
     """

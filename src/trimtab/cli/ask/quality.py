@@ -76,7 +76,7 @@ def quality(model: str | None, page: str | None, accept: bool, reason: str, acto
 def _level(project: Project, model: str | None) -> float | None:
     """Return the normal excess loss of the deployed version, in units of the metric.
 
-    The excess loss is the loss minus the loss that the scores themselves predict. None: it is not monitored.
+    The excess loss is the capped loss minus its expectation if the scores are right. None: it is not monitored.
     """
     from trimtab.monitoring.quality.watches import LOSS
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r"'[^0-9]+'")  # a text without digits in a column of numbers, times or bools
 _NAMED = 5  # of the rows that could not become events, at most this many are shown
-_FEW = 0.01  # the load succeeds if at most this share of the rows could not become events
+# a command succeeds if at most this share of the rows could not become events, or could not be answered
+_FEW = 0.01
 _TEXT = {".csv", ".tsv", ".ndjson", ".jsonl"}
 
 _INGEST_SAFE = "What was taken is safe in the log; run the same command again: repeated rows do not count twice."
@@ -38,7 +39,7 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
     is_flag=True,
     help="The rows become known now, and not each at its own time plus the source's delay.",
 )
-@click.option("--absent-as-null", is_flag=True, help="Accept a file without some declared columns, as null.")
+@click.option("--absent-as-null", is_flag=True, help="Accept a file without some declared columns; they become null.")
 @click.option(
     "--max-refused",
     type=click.FloatRange(0, 1),
@@ -87,8 +88,9 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
     if taken.not_final:
         lines.append(
             f"  {count_of(taken.not_final, 'row')} left out: at the time of the file's newest row, the source's delay "
-            "had not passed for them, so their values may still change. A later file that contains them, too, adds "
-            "them. If the values in this file are final and became known now, load it with --live."
+            "had not passed for them, so their values may still change. They will be taken "
+            "from a later file that contains them too. If the values in this file are final and became known now, load "
+            "it with --live."
         )
     if taken.absent:
         lines.append(f"  columns that the file lacks, set to null: {', '.join(taken.absent)}")

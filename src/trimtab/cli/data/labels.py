@@ -54,7 +54,7 @@ def label_lines(taken: LabelsTaken) -> list[str]:
             f"  {taken.late:,} came after the label's wait: models learn from them, but closed days do not change"
         )
     if taken.ignored:
-        lines.append(f"  columns that no label has, left out: {', '.join(taken.ignored)}")
+        lines.append(f"  columns that no source of labels declares, left out: {', '.join(taken.ignored)}")
     seen = set[str]()
     for one in taken.problems[:_NAMED]:
         named = f", {one.prediction}" if one.prediction and one.prediction not in one.reason else ""

@@ -10,9 +10,9 @@ from trimtab.cli.printed import Rebuilt
 from trimtab.core.shown import count_of, format_bytes
 
 
-@command("materialise", safe="What was moved is in the tables; run the same command again for the rest.")
+@command("materialise", safe="What was copied is in the tables; run the same command again for the rest.")
 def materialise() -> None:
-    """Move new events from the log into one Delta table per source.
+    """Copy new events from the log to one Delta table per source.
 
     The log stays as it is. Training and requests about the past then read the tables first.
 
@@ -20,7 +20,7 @@ def materialise() -> None:
     Example:
       trimtab storage materialise
     """
-    with opened_project() as project, progress("moving events into tables"):
+    with opened_project() as project, progress("copying events to tables"):
         moved = project.materialise()
     show(moved, [f"{source}: {rows:,} new rows" for source, rows in moved.rows.items()])
 
@@ -34,8 +34,8 @@ def rebuild(view: str | None, every: bool) -> None:
     Requests read the previous features until the new ones replace them in one step. If there is a serving process, it
     does the work, and this command waits for it.
 
-    With --all and no serving process, all views are rebuilt from nothing, which also repairs damaged views. Until then,
-    processes that have the project open read the previous features.
+    With --all and no serving process, all views are rebuilt from scratch, and damaged ones repaired. Until this is
+    done, processes that have the project open read the previous features.
 
     \b
     Example:

@@ -20,8 +20,8 @@ _EFFECT = click.option(
 def plan(name: str, effects: tuple[float, ...], days: int, units: str | None) -> None:
     """Show how long an experiment takes, and which effects it can show.
 
-    The numbers of units and how much they vary come from the project's own history. For a guardrail, the plan shows
-    after how many days it can be proven that the metric stays within its margin.
+    How many units there are, and how much their values vary, comes from the project's own history. For a guardrail, the
+    plan shows after how many days it can be proven that the metric stays within its margin.
 
     \b
     Example:
@@ -35,7 +35,7 @@ def plan(name: str, effects: tuple[float, ...], days: int, units: str | None) ->
 
 @command("power")
 @click.option("--mean", type=float, required=True, help="The control's mean; for a proportion, its share.")
-@click.option("--sd", type=float, help="The standard deviation of a unit; left out, that of a proportion.")
+@click.option("--sd", type=float, help="The standard deviation of a unit's value (default: that of a proportion).")
 @click.option("--units-a-day", type=float, required=True, help="New units a day, of both variants together.")
 @_EFFECT
 @click.option("--day-sd", type=float, default=0.0, help="How much the effect itself varies from day to day.")

@@ -32,8 +32,8 @@ def list_() -> None:
 def show_one(name: str, page: str | None, generation: int | None) -> None:
     """Show what an experiment says, and what to do.
 
-    Days that are over are closed first. A look sees closed days only, and effects are shown only as far as the rule
-    of the experiment allows.
+    Days that are over are closed first. Only closed days count, and effects are shown only as far as the rule of the
+    experiment allows.
 
     \b
     Example:

@@ -45,8 +45,8 @@ def _verb(verb: str, summary: str, example: str) -> click.Command:
 def start(name: str, again: bool, reason: str, actor: str | None) -> None:
     """Start an experiment as it is declared now.
 
-    Metrics, margins and the rule cannot change while it runs: a changed definition is a new start, with units assigned
-    again. An experiment over versions makes the other version the canary of the model.
+    Metrics, margins and the rule cannot change while it runs: a changed definition takes effect with the next start,
+    which assigns the units again. An experiment over versions makes the other version the canary of the model.
 
     \b
     Example:
@@ -93,7 +93,7 @@ def ramp(name: str, share: float | None, weights: tuple[str, ...], reason: str, 
 def conclude(name: str, winner: str, reason: str, actor: str | None) -> None:
     """End an experiment with a winner, which all units get.
 
-    WINNER is a variant: the control, if nothing is to change. A version that won is judged by the gate, and put in
+    WINNER is a variant. Name the control if nothing shall change. A version that won is judged by the gate, and put in
     service only if it passes.
 
     \b

@@ -28,7 +28,7 @@ _SAFE = "What is erased stays erased; run the same command again to finish."
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would be erased.")
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the ledger; give no personal data.")
-@click.option("--training-sets", is_flag=True, help="Delete the rows of stored training sets that contain the key.")
+@click.option("--training-sets", is_flag=True, help="Delete all rows of stored training sets that contain the key.")
 def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, why: str, training_sets: bool) -> None:
     """Erase a person, or another entity, from everything that the project keeps.
 

@@ -49,9 +49,10 @@ def test(receiver: str | None) -> int:
 @click.option("--for", "time", metavar="DURATION", help="How long: 4h, 2d; at most 90d. Required: a mute always ends.")
 @_WHY
 def mute(what: str, time: str | None, reason: str) -> None:
-    """Mute a signal for a while.
+    """Mute some alerts for a while.
 
-    WHAT is a model, a kind of signal or a subject ("column temp"); or MODEL/KIND, or MODEL/KIND/SUBJECT with * for any.
+    WHAT is a model, a kind of signal or a subject ("column temp"); or MODEL/KIND or MODEL/KIND/SUBJECT, where * stands
+    for any.
 
     \b
     Example:

@@ -129,7 +129,7 @@ def test_a_forked_child_does_not_keep_a_folder_when_its_parent_lets_it_go(tmp_pa
 def test_a_forked_child_does_not_let_go_what_its_parent_has(tmp_path: Path) -> None:
     hold = use(tmp_path / "state")
     assert hold is not None
-    with forked(hold.release), pytest.raises(Conflict, match="a project is open there"):
+    with forked(hold.release), pytest.raises(Conflict, match="has a project open there"):
         have_alone(tmp_path / "state")
 
 

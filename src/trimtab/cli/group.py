@@ -226,7 +226,7 @@ def trimtab() -> None:
     \b
       trimtab init churn.csv          make the project, and say what to call next
       trimtab doctor                  see whether anything is missing
-      trimtab help versions           the verbs below a verb, or all about one
+      trimtab help versions           explain `versions`, and list the verbs below it
 
     Exit status: 0 done, 1 a check failed, 2 usage or a wrong argument, 3 not found, 4 conflict, 5 unavailable,
     6 corrupt, 70 unexpected, 130 Ctrl-C, 143 SIGTERM.

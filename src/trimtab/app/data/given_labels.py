@@ -198,7 +198,7 @@ class _Labelled:
             if name not in source.declared or name in (self.label.key, source.time):
                 known = ", ".join(c for c in source.declared if c not in (self.label.key, source.time))
                 raise InvalidField(
-                    f"{at}.columns: {name!r} cannot be given here. Give columns of {source.name!r} out of: {known}.",
+                    f"{at}.columns: {name!r} cannot be given here. These columns of {source.name!r} can: {known}.",
                     field=name,
                     pointer=f"{at}.columns.{name}",
                 )

@@ -236,9 +236,8 @@ class _InMemory:
         self.positions, self.parts, self.where = positions, 1, "in memory"
         self.scratch: Path | None = None
         self._frame_of = frame_of
-        self._known: tuple[str, int, EventFrame] | None = (
-            None  # the last result of `as_known_now`: source, `known_by_us`, events
-        )
+        # the last result of `as_known_now`: the name of the source, `known_by_us`, and the events
+        self._known: tuple[str, int, EventFrame] | None = None
         self._progress = progress
         self._loaded = loaded
         self._threads = 1 if loaded is None else loaded.threads

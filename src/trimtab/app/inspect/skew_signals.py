@@ -45,7 +45,7 @@ def settle_skew(
     owner: str | None,
     now_us: int,
 ) -> tuple[list[Put | Remove | Append], dict[str, Agreement]]:
-    """Return the writes that begin and end signals, and for each open signal how many values agreed since it differed.
+    """Return the writes that begin and end signals, and the new values of `agreed`.
 
     A signal records the share of values that differed. It ends when so many values in a row agree in later checks that
     three differences would be expected among them at that share. It also ends when no prediction of its version was
@@ -53,7 +53,7 @@ def settle_skew(
 
     Args:
         versions: The result of the check, by version id.
-        agreed: For each open signal, how many values had agreed before this check.
+        agreed: For each open signal, how many values had agreed since its last difference, before this check.
         found: The result of the check in a few words.
     """
     listed = [one for one in listed_signals(catalog, model) if one.kind == SIGNAL]

@@ -56,8 +56,8 @@ _WORDS = {
 }
 _Some = TypeVar("_Some", str, tuple[str, int, str])
 _BEYOND = (
-    "Not reached: copies of the state folder (backups), files that were ingested or written with --out, what other "
-    "systems were sent, and other processes that hold this project in memory."
+    "Not reached: copies of the state folder (backups), files that were ingested or written with --out, data that "
+    "was sent to other systems, and other processes that hold this project in memory."
 )
 
 

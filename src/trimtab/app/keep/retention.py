@@ -409,8 +409,8 @@ def kept_longer(system: System) -> list[str]:
         if set_us is not None and kept_us is not None and kept_us > set_us:
             found.append(
                 f"events of {source} are kept for {format_duration(kept_us)} and not for the {format_duration(set_us)} "
-                f"of [retention], because {need.why} for a version in service. Promote a version of today's "
-                "definitions, or keep the events longer."
+                f"of [retention], because a version in service needs them: {need.why}. Promote a version of today's "
+                "definitions, or raise the setting."
             )
     return found
 

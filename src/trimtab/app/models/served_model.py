@@ -317,9 +317,8 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in (*found.values(), *variants.values()):
-            endpoint.know(
-                one.served
-            )  # again each time, so that it stays among the newest eight, which are known in full
+            # again each time, so that it stays among the newest eight versions, which the endpoint knows in full
+            endpoint.know(one.served)
 
     def _arm_answerer(self, alias: str, find: Find, *, is_alias: bool = True) -> Answerer | None:
         """Return the answerer of the version to which `alias` points (if not `is_alias`: of the version with this id).

@@ -110,14 +110,14 @@ def check_retention(settings: RetentionSettings, definitions: Definitions) -> No
             key = f"[retention.sources] {name}" if name in settings.sources else "[retention] events"
             kept = settings.sources.get(name, settings.events)
             raise Misuse(
-                f'{key} = "{kept}" is too short for source {name!r}: {need.why}, which needs '
-                f"{_days(need.us)}. Keep its events longer, or shorten that period."
+                f'{key} = "{kept}" is too short for source {name!r}: {need.why}, so '
+                f"{_days(need.us)} are needed. Keep its events longer, or declare shorter periods."
             )
     predictions, need = settings.predictions_us, prediction_need(definitions)
     if predictions is not None and predictions < need.us:
         raise Misuse(
-            f'[retention] predictions = "{settings.predictions}" is too short: {need.why}, which needs '
-            f"{_days(need.us)}. Keep predictions longer, or shorten this period."
+            f'[retention] predictions = "{settings.predictions}" is too short: {need.why}, so '
+            f"{_days(need.us)} are needed. Keep predictions longer, or declare shorter periods."
         )
 
 

@@ -297,8 +297,8 @@ def test_what_waits_for_a_receiver_that_is_not_declared_any_more_is_dropped_and_
                 ("old", "gone", 1),
             ]
             said = (
-                "alerts: receiver old (gone): 1 alert dropped, because the receiver was removed from the settings, the "
-                "last at 2024-04-10T00:00:00Z"
+                "alerts: receiver old (gone): 1 alert dropped, as the receiver was removed, the last at "
+                "2024-04-10T00:00:00Z"
             )
             assert said in project.status().red
 

@@ -283,7 +283,7 @@ def test_events_that_are_not_kept_go_and_what_can_be_asked_stays_the_same(tmp_pa
 def test_lifetime_features_over_a_source_that_is_not_kept_are_named(tmp_path: Path) -> None:
     counted = SITES.replace('"level": tt.latest("level")', '"level": tt.latest("level"), "ever": tt.count()')
     with opened(write(tmp_path, '[retention]\nevents = "30d"\n', counted)) as project:
-        assert "site.ever: over the lifetime" in project.retain().notes[0]
+        assert "site.ever: these cover the lifetime" in project.retain().notes[0]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_the_linear_model_is_taken_where_it_wins_and_trees_where_they_do(tmp_pat
         (bend, "trees", "a linear model", "LGBMRegressor"),
     ):
         assert said(found).startswith(f"{first}, because squared_error on the newest ")
-        assert f"; of {second} it is " in said(found)
+        assert f"; for {second} it is " in said(found)
         mine, other = (float(part.split()[-1]) for part in said(found).replace(",", "").split(";"))
         assert mine < other
         assert estimator in (found.folder / "project.py").read_text()

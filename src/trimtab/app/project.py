@@ -115,8 +115,7 @@ class Project(ProjectRows):
     ) -> list[Decision]:
         """Train a candidate and judge it. If it passes, it is promoted, after the declared rollout and approval.
 
-        If the version in service was made from the same data, code and seed, nothing is trained. A killed training is
-        resumed.
+        Nothing is trained if the version in service has the same data, code and seed. A killed training is resumed.
 
         Args:
             model: A deployment's name; optional where there is only one.
@@ -252,8 +251,7 @@ class Project(ProjectRows):
     def apply(
         self, *, actor: str = "a person", progress: Meter | None = None, patience: str | int = "1h"
     ) -> AppliedPlan:
-        """Apply the project file's definitions: record them with version numbers, fill new views, and drop online
-        features that nothing needs.
+        """Apply the project file's definitions: record them, fill new views, drop online features that nothing needs.
 
         Versions in service keep the definitions of their training. The next call completes an interrupted one.
 
@@ -591,8 +589,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such file or model.
-            Misuse: The inputs are not the features, the golden scores are not reproduced, or the file cannot be read
-                safely.
+            Misuse: Its inputs are not the features, golden scores are not reproduced, or the file is not safe to read.
             Conflict: The same content was imported with another `seen_until` or `window`; or, with `first`, a candidate
                 waits for approval.
         """

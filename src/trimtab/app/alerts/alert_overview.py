@@ -44,10 +44,7 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal, and whether an alert about it was sent.
-
-    There is one for each signal that is open, that ended less than the setting `flapping` ago, or whose alert waits.
-    """
+    """A signal that is open, that ended less than `flapping` ago (a setting), or whose alert waits; with its alert."""
 
     what: str  # "late_flight/no_labels"
     severity: str
@@ -86,11 +83,8 @@ class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out = [f"as of {self.at}", "receivers"]
         for one in self.receivers:
             only = f" of {', '.join(one.models)}" if one.models else ""
-            what = (
-                f"{'all' if one.severity == 'info' else one.severity} signals{only}; {one.delivered:,} delivered"
-                if one.severity
-                else one.kind
-            )
+            wanted = "all" if one.severity == "info" else one.severity
+            what = f"{wanted} signals{only}; {one.delivered:,} delivered" if one.severity else one.kind
             newest = f", the newest at {one.delivered_at}" if one.delivered_at else ""
             out.append(f"  {one.name}  {one.kind} {one.to}  {what}{newest}")
             out += [f"    RED  {line}" for line in _failing(one)]
@@ -148,11 +142,7 @@ def _failing(one: ReceiverOverview) -> list[str]:
         waiting = f"; {count_of(one.waiting, 'alert')} wait{'s' * (one.waiting == 1)}" if one.waiting else ""
         out.append(f"failing since {one.failing_since}: {one.error}{waiting}")
     if one.dropped:
-        why = (
-            "dropped, because the receiver was removed from the settings"
-            if one.kind == "gone"
-            else "dropped, not delivered in time"
-        )
+        why = "dropped, as the receiver was removed" if one.kind == "gone" else "dropped, not delivered in time"
         out.append(f"{count_of(one.dropped, 'alert')} {why}, the last at {one.dropped_at}")
     return out
 

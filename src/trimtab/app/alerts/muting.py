@@ -66,10 +66,7 @@ def _model(system: System, what: str) -> str:
 
 
 def _check_known(system: System, what: str) -> None:
-    """Raise an error if a mute names an unknown model, kind or subject.
-
-    The subject in MODEL/KIND/SUBJECT is not checked.
-    """
+    """Raise an error if a mute names an unknown model, kind or subject (in MODEL/KIND/SUBJECT, any subject passes)."""
     signals = listed_signals(system.state.catalog)
     models = {*system.definitions.deployments, *(one.model for one in signals)}
     kinds = {*RUNBOOK, *(one.kind for one in signals)}

@@ -34,8 +34,7 @@ KIND = "recent_events"  # the kind of the catalogue record
 _KEY = "all"
 # if a source has more events in the last six weeks than this, a sample of them is kept (60 bytes for each event)
 _MOST = 1_000_000
-# old events are dropped if there are more than this many and more than half of all events are old, or if there are
-# more than `_MOST` events
+# old events are dropped if they are more than this and more than half of all, or if there are over `_MOST` events
 _FEW = 10_000
 _BATCH = 100_000
 # the fields of a row; after them come the values of the columns of numbers, and then whether each value is present
@@ -70,9 +69,7 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 class RecentEvents:
-    """The versions of events that became known in the last six weeks, for the sources that deployed models use.
-
-    These are the sources of the models' labels and of the views that their features read.
+    """The versions of events that became known in the last six weeks, for the sources that deployed models read.
 
     Of earlier versions, at least the one with the newest event time is kept, and one for each load of a file. If a
     source has more than a million recent versions, those of about every second id are kept, or every fourth, and so on.

@@ -248,8 +248,7 @@ class _InMemory:
         whole = kept or self._memory_bytes is None
         self._rows, self._block_rows = rows, rows if whole else _block_rows(self._memory_bytes or 0, columns)
         if self._loaded is not None:
-            # keep the events of all sources if they fit together and are needed again; otherwise each source takes the
-            # memory of the one before
+            # keep the events if all fit and are needed again; otherwise each source takes the memory of the one before
             self._loaded.keep = self._loaded.all_fit and evaluations * len(self.blocks(rows)) > 1
 
     def blocks(self, rows: int) -> list[slice]:

@@ -116,10 +116,7 @@ def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
 
 
 def _refuse_again(system: System, source: str, rows: FileRows, history: bool) -> None:
-    """Refuse rows that are recorded already, but would get new ids, so that they would count twice. # D34
-
-    This happens in a source without a key if columns were added to it or removed from it.
-    """
+    """Refuse recorded rows that would get new ids and count twice, because their source got or lost columns. # D34"""
     what = system.definitions.source(source)
     changed = changed_columns(what, rows)
     if not changed:

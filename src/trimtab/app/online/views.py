@@ -99,10 +99,7 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read now: they are filled, and no other view is more current.
-
-        They can also be read while the log is empty.
-        """
+        """Return whether these views can be read: they are filled, and no view is more current; or the log is empty."""
         return _filled(self._state, views)
 
     def look(self) -> bool:
@@ -245,8 +242,7 @@ class Views:
         work and this call waits.
 
         Returns:
-            The number of records that the rebuilt view has taken from its source (if several definitions
-            were rebuilt, the largest number).
+            The number of records that the rebuilt view has taken from its source; of several definitions, the largest.
 
         Raises:
             NotFound: No deployed model uses a view of this name.

@@ -72,8 +72,7 @@ def with_estimator(table: DataTable, planned: Plan, options: Options, now_us: in
 def file_training_set(file: Path, model: Model, now_us: int) -> TrainingSet:
     """Return the training set of the newest rows of a file, as the project will build it from its log.
 
-    Rows are left out if they are dated after `now_us`, or if a value does not fit its column in
-    one of the two sources, which are those of the requests and of the labels.
+    Rows are left out if they are dated after `now_us`, or if a value does not fit the requests' or the labels' source.
 
     Raises:
         Misuse: The file has no row that is usable.

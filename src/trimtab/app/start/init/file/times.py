@@ -70,8 +70,7 @@ def reader(written: str) -> Callable[[str], bool]:
     digits_before = written.startswith("%Y")
 
     def fits(text: str) -> bool:
-        # With any declared format, full ISO 8601 texts are accepted as well. They are
-        # not written in that format, so they do not fit it here.
+        # with any declared format, full ISO 8601 texts are accepted, too, but they do not count as fitting the format
         if written not in (ISO, *UNITS) and text[10:11] == "T" and not digits_before:
             return False
         try:

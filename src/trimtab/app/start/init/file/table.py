@@ -165,7 +165,7 @@ class DataTable(Closing):
         self.columns = {name: self._profile(name, kind) for name, kind in self.kinds.items()}
 
     def _kind(self, name: str, choices: Choices) -> Kind:
-        """Return the type of a column of texts. In Parquet, texts are never bools, and numbers only in a format."""
+        """Return the type of a text column. Texts in Parquet are numbers only in special formats, and never bools."""
         kind = kind_of_column(self.connection, name, choices)
         if self.file.suffix.lower() == ".parquet" and kind.dtype in ("int", "float", "bool"):
             return kind if kind.number_format else msgspec.structs.replace(kind, dtype="str")

@@ -173,7 +173,9 @@ def test_a_watch_that_is_not_whole_is_red_with_its_cause(project: Project) -> No
     write_watch(project, {**body, "figures": {"quality_loss": body["figures"]["quality_loss"]}})
     with shop.opened(project.config.folder) as again:
         (line,) = [line for line in again.status().red if line.startswith("buyer: quality")]
-        assert line.startswith("buyer: quality_calibration not watched: the gate's window")
+        assert line.startswith(
+            "buyer: quality_calibration not watched: what is normal is learnt from the gate's window"
+        )
     write_watch(project, {**body, "version": "another"})
     with shop.opened(project.config.folder) as again:
         assert any("not promoted by the loop" in line for line in again.status().red)

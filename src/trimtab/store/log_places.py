@@ -35,6 +35,6 @@ def records_between(
     log: Log, partition: str, after: int, last: int, *, batch: int = 10_000
 ) -> Iterator[list[LogRecord]]:
     """Yield the records of a partition after `after` and up to `last`, in batches. Removed records are skipped."""
-    while after < last and (records := log.read(partition, after, limit=batch)):
+    while after < last and (records := log.read(partition, after, limit=min(batch, last - after))):
         after = records[-1].position
         yield records if after <= last else [one for one in records if one.position <= last]

@@ -140,6 +140,13 @@ _power = power
 
 def _found_at(design: Design, effect: float, days: int) -> FloatArray:
     """Return the day on which each drawn experiment finds the effect; infinity: never. Shape (RUNS,)."""
+    hit = abs(effect) > _least(design, days)
+    return np.where(hit.any(1), hit.argmax(1) + 1.0, np.inf)
+
+
+@lru_cache(maxsize=2)
+def _least(design: Design, days: int) -> FloatArray:
+    """Return above which effect each drawn experiment finds it on each day; infinity: no look. Shape (RUNS, days)."""
     sd = math.sqrt(design.daily_variance)
     units, different = _drawn(days)
     noise = sd * units + design.day_sd * different
@@ -154,8 +161,7 @@ def _found_at(design: Design, effect: float, days: int) -> FloatArray:
         errors = Errors(floor=floor, variance=variance, freedom=counted - 1.0)
     else:
         errors = Errors(floor=floor, variance=floor, freedom=np.full(days, 1e9))
-    hit = mean + abs(effect) > _reach(design, errors, counted)
-    return np.where(hit.any(1), hit.argmax(1) + 1.0, np.inf)
+    return _reach(design, errors, counted) - mean
 
 
 def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:

@@ -31,7 +31,7 @@ def promised(world: World) -> dict[str, float]:
 
 @pytest.mark.parametrize("world", [world for world in WORLDS if world.stated], ids=lambda world: world.name)
 def test_no_effect_is_found_as_rarely_as_stated(world: World) -> None:
-    runs = 100
+    runs = 50
     found = campaign(world, runs, seed=1)
     for rule, most in promised(world).items():
         hits = sum(look is not None for look in found[rule])
@@ -41,7 +41,7 @@ def test_no_effect_is_found_as_rarely_as_stated(world: World) -> None:
 
 
 def test_a_true_effect_is_found_as_often_as_stated() -> None:
-    runs = 100
+    runs = 50
     found = campaign(WORLDS[0], runs, lift=0.1, seed=1)
     hits = {rule: sum(look is not None for look in looks) for rule, looks in found.items()}
     assert hits["o'brien-fleming, 5 looks"] >= binom.ppf(0.001, runs, 0.6)

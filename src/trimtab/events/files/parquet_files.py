@@ -18,7 +18,7 @@ from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.files.unpacked import check_table
 from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
-from trimtab.store.duckdb_opening import open_duckdb, quoted
+from trimtab.store.duckdb_opening import quoted, shared_duckdb
 
 _DURATION = 18  # the code of the type Duration in Arrow's schema
 # with these options, DuckDB adds no columns from the path, and does not read binary columns as texts
@@ -134,7 +134,7 @@ def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
         "arrow_output_version": "1.4",  # texts as views, which are read faster
         "produce_arrow_string_view": True,
     }
-    with open_duckdb(offline) as connection:
+    with shared_duckdb(offline) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         yield connection
 

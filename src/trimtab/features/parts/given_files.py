@@ -18,7 +18,7 @@ from trimtab.events.files.parquet_files import parquet_batches, parquet_types
 from trimtab.events.values.conversions import LARGEST
 from trimtab.events.values.fitting import dtypes_of
 from trimtab.features.parts.event_files import EventFiles, literal, parquet, pattern, value
-from trimtab.store.duckdb_opening import SQL_TYPES, open_duckdb, quoted
+from trimtab.store.duckdb_opening import SQL_TYPES, quoted, shared_duckdb
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 # For each declared type, the types of Parquet columns from which DuckDB reads the same values as ingestion. If a column
@@ -97,7 +97,7 @@ def _converted(source: Source, files: Sequence[Path], names: Sequence[str], fold
         fresh = folder.with_name(folder.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)  # an interrupted run may have left it
         fresh.mkdir(parents=True)
-        with open_duckdb() as connection:
+        with shared_duckdb() as connection:
             for number, table in enumerate(_tables(source, files, names)):
                 connection.register("given", table)
                 target = literal(fresh / f"{number:06}.parquet")
@@ -163,7 +163,7 @@ def _refuse_misfits(source: Source, files: Sequence[Path], types: Mapping[str, s
         f"HAVING bool_and(coalesce({stated[0]} >= -{LARGEST} AND {stated[1]} <= {LARGEST}, false))"
     )
     try:
-        with open_duckdb() as connection:
+        with shared_duckdb() as connection:
             usual = {name for (name,) in connection.execute(within).fetchall()}
             tests = _tests(source, types, usual)
             counts = ", ".join(f"count(*) FILTER (WHERE {test})" for test in tests.values())

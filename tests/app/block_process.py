@@ -18,13 +18,14 @@ from trimtab.testing.builders import a_prediction
 NOW_US = parse_time_us("2024-03-01T00:00:00Z")
 STEP_US = 4 * HOUR_US
 A_DAY = 6  # steps
+A_STEP = 20  # requests
 LATE = 7  # each seventh label comes two days after the wait
 
 
 def asked_at(step: int) -> list[int]:
     """When the requests of a step are asked; one in ten is about a day to come, as a batch is."""
     chance = np.random.default_rng(step)
-    times = NOW_US + step * STEP_US + np.sort(chance.integers(0, STEP_US, 40))
+    times = NOW_US + step * STEP_US + np.sort(chance.integers(0, STEP_US, A_STEP))
     return [int(at) + (30 * HOUR_US if n % 10 == 9 else 0) for n, at in enumerate(times.tolist())]
 
 
@@ -51,7 +52,7 @@ def labels(step: int) -> Columns:
     """The labels that become known in a step: of what was asked 2 steps ago, and late ones of 3 days ago."""
     chance = np.random.default_rng(step + 2_000_000)
     now_us = NOW_US + step * STEP_US
-    some = [(step - 2, n) for n in range(40) if n % LATE] + [(step - 3 * A_DAY, n) for n in range(40) if not n % LATE]
+    some = [(step - 2, n) for n in range(A_STEP) if n % LATE] + [(step - 3 * A_DAY, n) for n in range(A_STEP) if not n % LATE]
     some = [(asked, n) for asked, n in some if asked >= 0]
     closed = [max(now_us, asked_at(asked)[n]) for asked, n in some]
     return Columns.of(

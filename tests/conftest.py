@@ -125,7 +125,6 @@ def pytest_unconfigure() -> None:
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     """Switch the garbage collector off, as a service does once its models are loaded."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

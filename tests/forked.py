@@ -96,13 +96,14 @@ class Popen(subprocess.Popen[Any]):
         known = known and bool(words) and (words[0] in ("-c", "-m") or not words[0].startswith("-"))
         plain = not (preexec or shell) and {*more[16:20]} <= {None, -1} and group in (-1, 0)
         known = known and plain and sys.platform == "linux"
-        if not known or server().group != os.getpgrp() or server().begun_with != at_begin(environment):
+        known = known and (bool(session) or server().group == os.getpgrp())  # a fork is in the group of the server
+        if not known or server().begun_with != at_begin(environment):
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         asked = {
             "options": options,
             "arguments": words,
-            "folder": os.fsdecode(cwd or Path.cwd()),
+            "folder": str(Path(os.fsdecode(cwd or "")).absolute()),
             "environment": environment,
             "session": session,
             "group": group == 0,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import forked
 from trimtab.app.start.init.options import Options
 from trimtab.app.start.init.scaffold import Scaffolded, scaffold
 from trimtab.app.state.definitions import load_definitions
@@ -111,7 +111,7 @@ def test_run_goes_from_a_file_to_a_closed_loop_or_stops_with_the_reason(
         "--run",
         *options,
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
+    done = forked.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
     assert done.returncode == status, done.stdout + done.stderr
     if status:
         assert "Stopped: `trimtab train` ended with status 2" in done.stdout

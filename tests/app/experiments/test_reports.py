@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import forked
 import schemas
 from trimtab.app.project import open_project
 from trimtab.cli.group import trimtab
@@ -145,11 +147,8 @@ def test_what_is_missing_is_named(folder: Path) -> None:
 
 
 def run_failing(folder: Path, *words: str, status: int) -> str:
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "trimtab.cli", *words, "--project", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forked.run(command, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     return done.stderr
 

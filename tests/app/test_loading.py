@@ -12,6 +12,7 @@ from trimtab.app.state.definitions import load_definitions
 from trimtab.app.state.documents import definitions_hash
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import parse_time_us
+from trimtab.events import ingest
 
 
 @pytest.mark.fast
@@ -83,20 +84,21 @@ def test_a_long_file_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert project.ingest("readings", file).new == new
 
 
-def test_progress_is_told_slice_by_slice(tmp_path: Path) -> None:
+def test_progress_is_told_slice_by_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "_SLICE", 2_000)
     file = tmp_path / "readings.parquet"
     duckdb.sql(
         "SELECT 'north' AS site, i::DOUBLE AS level, TIMESTAMP '2024-03-01' + to_seconds(i) AS read_at "
-        "FROM range(45000) t(i)"
+        "FROM range(4500) t(i)"
     ).write_parquet(str(file))
     with shop.opened(shop.write_project(tmp_path / "project")) as project:
         seen: list[tuple[int, int]] = []
         pushed = project.ingest("readings", file, progress=lambda done, of: seen.append((done, of)))
-        assert [done for done, _ in seen] == [0, 0, 20_000, 40_000, 45_000]
-        assert (pushed.accepted, pushed.position) == (45_000, 45_000)
-        assert project.ingest("readings", file).accepted == 45_000
+        assert [done for done, _ in seen] == [0, 0, 2_000, 4_000, 4_500]
+        assert (pushed.accepted, pushed.position) == (4_500, 4_500)
+        assert project.ingest("readings", file).accepted == 4_500
         project.history.refresh()
-        assert project.history.frame("readings").rows == 45_000
+        assert project.history.frame("readings").rows == 4_500
 
 
 def test_what_is_no_table_of_the_source_is_refused_whole(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ FORMATS = {"g": "%d.%m.%Y %H:%M", "u": "unix_s", "y": "%Y%m%d"}
 DTYPES: dict[str, Dtype] = {"f": "float", "n": "int", "b": "bool", "s": "str", "t": "time"} | dict.fromkeys(
     FORMATS, "time"
 )
+# to open a database takes 10 ms; a file that is written again must not be read from memory
+DUCKDB = duckdb.connect(config={"enable_external_file_cache": False})
 SOURCE = source(
     "s",
     time="at",
@@ -206,4 +208,4 @@ def as_duckdb(rows: Sequence[dict[str, Any]]) -> Any:
     table = as_pyarrow(rows)
     if any(isinstance(kind, pa.BaseExtensionType) for kind in table.schema.types):
         raise TypeError("an extension type, of which DuckDB keeps what is stored")
-    return duckdb.connect().from_arrow(table)
+    return DUCKDB.cursor().from_arrow(table)

@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
-from kinds import SOURCE, Bench, Outcome, as_duckdb, as_polars, as_pyarrow, kinds, rows_of
+from kinds import DUCKDB, SOURCE, Bench, Outcome, as_duckdb, as_polars, as_pyarrow, kinds, rows_of
 from pyarrow import parquet
 
 from trimtab.core.errors import Corrupt, Misuse
@@ -25,7 +25,7 @@ DAY = source("days", time="at", key="id", columns={"id": str, "at": Time})
 def found_in(path: Path, scratch: Path, of: Any = SOURCE) -> dict[str, Outcome]:
     """The values of each event by its id."""
     events = folder_events(of, path, scratch)
-    with duckdb.connect() as connection:
+    with DUCKDB.cursor() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         columns = ", ".join(f"c{number}" for number in range(len(of.columns)))
         rows = connection.execute(f"SELECT id, event_at, {columns} FROM ({events.select})").fetchall()

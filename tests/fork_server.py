@@ -36,6 +36,7 @@ LOADED = (  # the imports of a project that serves or trains; none of them start
     "trimtab.app.training.training_child",
     "trimtab.cli.group",
     "trimtab.serving.http.server.fast_path",
+    "trimtab.store.delta.table",
     "trimtab.store.lmdb.kv",
     "trimtab.store.sql_catalog",
     "trimtab.store.sqlite.log",
@@ -130,6 +131,8 @@ def become(asked: dict[str, Any], files: list[int]) -> None:
     sys.path[:] = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *PATH]
     if os.environ.get("PYTHONWARNINGS") == "ignore":
         warnings.simplefilter("ignore")
+    if "error" in asked["options"]:
+        warnings.simplefilter("error")
     if "faulthandler" in asked["options"]:
         faulthandler.enable()
     beside = "-P" not in asked["options"]

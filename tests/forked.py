@@ -23,7 +23,7 @@ from typing import Any
 
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: a child whose parent ends becomes a child of this process
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-BEFORE = [["-X", "faulthandler"], ["-P"]]  # options of the interpreter that a fork can follow
+BEFORE = [["-X", "faulthandler"], ["-P"], ["-W", "error"]]  # options of the interpreter that a fork can follow
 LATE = {"PYTHONPATH", "PYTHONWARNINGS", "PYTHONUNBUFFERED"}  # variables of the interpreter that a fork can follow
 
 

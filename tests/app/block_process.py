@@ -52,7 +52,9 @@ def labels(step: int) -> Columns:
     """The labels that become known in a step: of what was asked 2 steps ago, and late ones of 3 days ago."""
     chance = np.random.default_rng(step + 2_000_000)
     now_us = NOW_US + step * STEP_US
-    some = [(step - 2, n) for n in range(A_STEP) if n % LATE] + [(step - 3 * A_DAY, n) for n in range(A_STEP) if not n % LATE]
+    some = [(step - 2, n) for n in range(A_STEP) if n % LATE] + [
+        (step - 3 * A_DAY, n) for n in range(A_STEP) if not n % LATE
+    ]
     some = [(asked, n) for asked, n in some if asked >= 0]
     closed = [max(now_us, asked_at(asked)[n]) for asked, n in some]
     return Columns.of(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import forked
 from trimtab import store
 from trimtab.events.columns import key_index
 from trimtab.events.columns.history import History
@@ -170,7 +171,7 @@ def test_a_process_that_is_killed_leaves_files_that_are_right(tmp_path: Path) ->
         log.append([payload(rng) for _ in range(2_000)])
         for _ in range(5):
             command = [sys.executable, "-c", CHILD, str(tmp_path / "log"), str(tmp_path / "index")]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            with forked.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "ready\n"
                 for _ in range(rng.randrange(50)):

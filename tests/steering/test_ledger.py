@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import forked
 from trimtab import store
 from trimtab.core.errors import Conflict, Corrupt
 from trimtab.steering.ledger import HEAD, Ledger
@@ -166,7 +167,7 @@ with store.open(f"sqlite://{sys.argv[1]}/catalog.db", "catalog") as opened:
 def test_killing_a_writer_leaves_a_head_that_is_never_ahead(tmp_path: Path) -> None:
     known = 0
     for lines in (1, 4, 9):
-        process = subprocess.Popen([sys.executable, "-c", WRITES, tmp_path], stdout=subprocess.PIPE, text=True)
+        process = forked.Popen([sys.executable, "-c", WRITES, tmp_path], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for _ in range(lines):
             known = int(process.stdout.readline())

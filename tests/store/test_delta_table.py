@@ -10,6 +10,7 @@ import deltalake
 import duckdb
 import pytest
 
+import forked
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.store.delta.log import _not_now
@@ -134,7 +135,7 @@ def test_a_full_disk_is_called_so_and_no_colours_are_shown(tmp_path: Path) -> No
         "try: table.append(rows, writer='w', position=2)\nexcept Unavailable as error: print(error)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "table")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    said = forked.run(command, capture_output=True, text=True, check=True).stdout
     assert "full" in said or "Check free space" in said
     assert "\x1b" not in said
     error = OSError("Generic LocalFileSystem error\n \x1b[31m↳\x1b[0m Unable to copy data to file: os error 28")
@@ -154,7 +155,7 @@ def test_a_full_disk_is_called_so_where_rows_are_written(tmp_path: Path) -> None
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000,) * 2)\n"
         "try:\n    table.append(rows, writer='w', position=2)\nexcept Exception as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path / "t"], capture_output=True, text=True, check=True)
+    done = forked.run([sys.executable, "-c", program, tmp_path / "t"], capture_output=True, text=True, check=True)
     full = "the disk is full. Nothing was lost; free some space and do this again."
     assert done.stdout == f"{tmp_path / 't'}: {full}\n"
 
@@ -180,7 +181,7 @@ def test_two_processes_that_append_for_one_writer_take_each_position_once(tmp_pa
     with DeltaTable(path) as table:
         table.append(Columns.of({"n": ("int", [1])}), writer="w", position=1)
     command = [sys.executable, "-c", APPENDS, str(path)]
-    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    started = [forked.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for one in started:
         assert one.stdout is not None
         assert one.stdout.readline() == "ready\n"

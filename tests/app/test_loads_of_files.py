@@ -145,7 +145,7 @@ def test_a_training_that_waits_because_days_are_excluded_says_so(trained: Path) 
         project.state.catalog.write([Put(KIND, "buyer/nulls/1", msgspec.json.encode(window))])
         said = (
             "4 of the 4 days with labels since 2024-04-06 are excluded from training, because inputs or labels were "
-            "red: trimtab quality exclusions buyer (with --release ID"
+            "red. To list them: trimtab quality exclusions buyer (to use their rows again, add --release ID"
         )
         with pytest.raises(Unavailable, match=re.escape(said)):
             project.train("buyer")

@@ -166,7 +166,7 @@ def test_a_learner_has_no_policy_without_a_gate(tmp_path: Path) -> None:
     line = Scenario(
         name="x", deployment=worlds.deployed(worlds.stream, learn="online"), decide=policies.ungated("7d").decide
     )
-    with pytest.raises(Misuse, match="has no ungated policy"):
+    with pytest.raises(Misuse, match="cannot have a policy without a gate"):
         worlds.replay(tmp_path, worlds.make(1, days=1), [line], days=1)
 
 

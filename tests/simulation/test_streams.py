@@ -237,8 +237,10 @@ def test_what_cannot_be_made_up_is_refused() -> None:
         tt.stream(made_model(), shifts=[shift("concept", 3, column="site")])
     with pytest.raises(Misuse, match="Needed: concept, covariate or prior"):
         shift("other", 3)  # type: ignore[arg-type]
-    for words in ("days", "days=x", "speed=3", "concept=4+x"):
-        with pytest.raises(Misuse, match="stream: "):
+    with pytest.raises(Misuse, match="is none of history="):
+        stream_of("speed=3", made_model(), 1)
+    for words in ("days", "days=x", "days=3.5", "concept=4+x"):
+        with pytest.raises(Misuse, match="needs a number; for history="):
             stream_of(words, made_model(), 1)
     made = stream_of("days=10 history=5 per_day=20 concept=3 prior=4+2 missing=0.2", made_model(), 1)
     assert [(one.kind, one.day, one.over_us) for one in made.shifts] == [("concept", 3, 0), ("prior", 4, 2 * DAY_US)]

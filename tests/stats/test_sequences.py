@@ -88,7 +88,7 @@ def test_looking_every_day_gives_what_one_look_at_the_end_does(days: list[float]
 
 
 def test_what_cannot_be_judged_is_said() -> None:
-    with pytest.raises(Misuse, match="needs one finite number a day, found shape"):
+    with pytest.raises(Misuse, match=r"needs one finite number a day, found \[0\.1, nan\]"):
         paired_sequence([0.1, math.nan], margin=0.1)
     with pytest.raises(Misuse, match="needs a margin above 0"):
         paired_sequence([0.1], margin=0.0)

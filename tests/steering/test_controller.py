@@ -400,7 +400,7 @@ def test_without_an_answer_the_candidate_is_dropped_and_the_cooldown_doubles(cat
     rig = asked(catalog, [True, True])
     assert later(rig, 2) == ["expire"]
     row = rig.ledger.rows()[-1]
-    assert row.cause.startswith("No one approved or rejected the candidate until ")
+    assert row.cause.startswith("No one approved or rejected the candidate by ")
     assert (row.version, rig.bench.in_service, rig.controller.state.repair) == ("v1", None, None)
     assert later(rig, 6) == []
     assert later(rig, 1) == ["trigger", "train", "gate", "ask"]

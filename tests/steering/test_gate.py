@@ -149,7 +149,7 @@ def test_without_a_champion_only_the_checks_without_a_rival_apply() -> None:
 def test_a_candidate_that_does_not_load_never_passes() -> None:
     judged, truth = window()
     assert not record(truth, None, judged, loads=False).passed
-    assert "not loads" in record(truth, None, judged, loads=False).reason
+    assert "Refused, not loadable" in record(truth, None, judged, loads=False).reason
 
 
 def test_false_promotions_of_equal_models_stay_below_the_level() -> None:

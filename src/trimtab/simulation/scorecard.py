@@ -39,13 +39,13 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     subject: str
     onset_us: int
-    explained_by: str | None  # the shift or fault that explains the alarm; None: no change at that time does
-    delay_us: int | None = None  # the time from the beginning of that change until the alarm; None: there is no change
+    explained_by: str | None  # the shift or fault that explains the alarm; None: nothing explains it
+    delay_us: int | None = None  # the time from the beginning of that change until the alarm; None: nothing explains it
     onset_off_us: int | None = None  # the alarm's estimate of the beginning minus the true beginning
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that was not put in service."""
+    """An attempt to replace the version that failed: no candidate was fitted, or it was not put in service."""
 
     at_us: int
     why: str
@@ -63,14 +63,14 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     days: list[Day]
     # the number of days on which the mean loss of the last three days exceeds the reference by more than a tenth
     days_above: int
-    # the number of requests in times in service in which a version's mean loss exceeds the reference by more than a
-    # tenth
+    # the number of requests in bad periods: a period is a run of requests scored by one version, and it is bad if its
+    # mean loss exceeds the reference by more than a tenth
     bad_requests: int
     above: float | None  # the sum, over all labelled rows, of the loss minus the reference's loss
     alarms: list[Alarm]  # alarms about quality
     input_alarms: list[Alarm]  # alarms about inputs, feeds, traffic and labels
-    # whether alarms are called true or false: the data were generated, or faults were simulated. (In a recorded history
-    # with simulated faults, an alarm about a real change counts as false.)
+    # whether alarms can be called true or false, because the data were generated or faults were simulated. (In a
+    # recorded history with simulated faults, an alarm about a real change counts as false.)
     changes_known: bool
     promotions: int  # how often a version was promoted after the first one
     refusals: list[Refusal]

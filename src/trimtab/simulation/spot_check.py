@@ -39,7 +39,7 @@ class Question(msgspec.Struct, frozen=True):
     at_us: int
     request: dict[str, Any]
     values: list[Any]
-    # for each value, the code that says why it is null, or that it is not; None: it does not come from a view
+    # for each value, the code of its null reason (one code means not null); None: the value does not come from a view
     reasons: list[int | None]
 
 

@@ -77,7 +77,7 @@ def load_code(code: dict[str, str]) -> None:
 def _run(file: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"trimtab_project_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise Misuse(f"{file}: is no Python file, and features need the functions that it defines.")
+        raise Misuse(f"{file} is no Python file, but features need functions that it defines.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     sys.path.insert(0, str(file.parent))

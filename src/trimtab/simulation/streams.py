@@ -226,8 +226,8 @@ class _Plan:
         lost = [name for name in self.weights if name not in (*numbers, *measured)]
         if lost or not self.weights:
             raise Misuse(
-                f"stream of {model.name!r}: weights of {', '.join(lost) or 'no column'}. Give weights of columns of "
-                f"numbers: {', '.join((*numbers, *measured)) or 'there is none, so declare one'}."
+                f"stream of {model.name!r}: found weights of {', '.join(lost) or 'no column'}. Needed: weights of "
+                f"columns of floats. The model has {', '.join((*numbers, *measured)) or 'none, so declare one'}."
             )
         self._first = next((name for name in self.weights if name in numbers), next(iter(self.weights)))
 
@@ -235,7 +235,7 @@ class _Plan:
         """Return the column that a change concerns."""
         name = self._first if one.column is None else one.column
         if name not in self.weights:
-            raise Misuse(f"shift: column {name!r} has no weight. There is: {', '.join(self.weights)}.")
+            raise Misuse(f"shift: column {name!r} has no weight. These columns have one: {', '.join(self.weights)}.")
         return name
 
 
@@ -289,7 +289,7 @@ def _move(
 ) -> None:
     name = plan.column_of(one)
     if name not in requests:
-        raise Misuse(f"shift: {name!r} is no column of the request. A covariate shift moves one.")
+        raise Misuse(f"shift: {name!r} is no column of the request. A covariate shift needs one.")
     sd = shapes.get(name, (0.0, 1.0))[1]
     requests[name] = Column("float", requests[name].values + sd * one.size * grown(one, day))
 
@@ -376,7 +376,7 @@ def _known(
     week: float,
     holidays: Sequence[float],
 ) -> Floats:
-    """Return the part of the score that depends on the calendar, minus 0.5."""
+    """Return the part of the score that depends on the calendar, plus a constant (-0.5), which makes "yes" rarer."""
     phase = rng.random()
     found = season * np.sin(2 * np.pi * (day / 365 + phase))
     found = found + week * np.cos(2 * np.pi * ((at_us // DAY_US + 3) % 7) / 7)
@@ -415,7 +415,7 @@ def stream_of(text: str, model: Model, seed: int) -> Stream:
             day on which it begins. A number after "+" is how many days it takes to reach its full size.
 
     Raises:
-        Misuse: A word is unknown, or its value is not a number.
+        Misuse: A word is unknown, or its value is no number, or not a whole one where this is needed.
     """
     given: dict[str, Any] = {}
     shifts: list[Shift] = []
@@ -436,6 +436,10 @@ def stream_of(text: str, model: Model, seed: int) -> Stream:
                     f"stream: {word!r} is none of history=, days=, per_day=, season=, week=, day_sd=, missing=, "
                     "holidays=10,20, concept=, covariate= and prior= (a day, or a day and how many it takes: 40+14)."
                 )
+        except Misuse:  # is a ValueError, too
+            raise
         except ValueError as error:
-            raise Misuse(f"stream: {word!r} holds no number.") from error
+            raise Misuse(
+                f"stream: {word!r} needs a number; for history=, days=, per_day= and after +, a whole one."
+            ) from error
     return stream(model, seed=seed, shifts=shifts, **given)

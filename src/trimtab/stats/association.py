@@ -74,7 +74,7 @@ def share_interval(hits: int, rows: int, *, level: float = 0.95) -> Interval:
     """Return the confidence interval of a share. The rows must be independent.
 
     Raises:
-        Misuse: There are no rows, or there are more hits than rows.
+        Misuse: There are no rows, `hits` is negative, or there are more hits than rows.
 
     Source: Wilson (1927).
 

@@ -13,7 +13,7 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
     Args:
         expected: Counts of the reference, shape (bins,).
         actual: Counts of the live data in the same bins, shape (bins,).
-        floor: If a bin has a smaller share than this, this is used instead, so that empty bins give a finite index.
+        floor: Smaller shares of bins are replaced by this one, so that empty bins give a finite index.
 
     Raises:
         Misuse: The bins differ, or a histogram is empty.
@@ -68,8 +68,8 @@ def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
     Raises:
         Misuse: The bins differ, or a histogram is empty.
 
-    Source: Smirnov (1939). This is the largest difference between the two cumulative shares, measured at the edges of
-    bins. Differences within a bin are not noticed, so the distance of the samples themselves may be larger.
+    Source: Smirnov (1939). The distance is the largest difference between the two cumulative shares, measured at the
+    edges of bins. Differences within a bin are not noticed, so the distance of the samples themselves may be larger.
 
     >>> ks_distance([50, 50], [90, 10])
     0.4

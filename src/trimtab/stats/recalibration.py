@@ -271,7 +271,7 @@ def _class_odds(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayLike) -
         return value / rows, slope / rows
 
     start = np.concatenate([[1.0], np.zeros(width)])
-    # a negative slope would reverse the order of the scores
+    # a negative `rise` would reverse the order of the scores
     bounds = [(0.0, None), *[(None, None)] * width]
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-9}

@@ -33,12 +33,12 @@ class Confusion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def precision(self) -> float | None:
-        """The share of positive predictions that are right; None if there are none."""
+        """The share of positive predictions that are right; None if no prediction is positive."""
         return _share(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float | None:
-        """The share of positive labels that are predicted as positive; None if there are none."""
+        """The share of positive labels that are predicted as positive; None if no label is positive."""
         return _share(self.true_positives, self.true_positives + self.false_negatives)
 
     @property

@@ -93,7 +93,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     retrain: Triggers
     gate: BeatsChampion
     learn: Learn = "batch"
-    # how long no repair begins after a promotion and, for the same kind of cause, after a refusal (then it doubles)
+    # how long no repair begins after a promotion and, for the same kind of cause, after a refusal; each further refusal
+    # doubles it
     cooldown_us: int = 7 * 86_400_000_000
     settle_us: int = 7 * 86_400_000_000  # how long after the beginning of a change of the data a repair waits
     fits_per_day: int | None = None  # how many fits automation may make; None: no limit
@@ -161,8 +162,8 @@ def beats_champion(
             independent. With 0.9, one in ten candidates that are only as good as the champion passes. This does no
             harm, because the quality of promoted versions is watched.
         window: The length of the window: the newest days with labels that candidate and champion have not seen.
-        calibration: The largest distance between mean score and mean label, if the champion's own distance is not
-            larger. For numbers, it is a share of the standard deviation of the labels.
+        calibration: The largest allowed distance between mean score and mean label. If the champion's distance is
+            larger, that is allowed. For numbers, it is a share of the standard deviation of the labels.
         slices: Names of request columns and features, each value of which is a slice, or a dict of expressions by slice
             name. A candidate is refused if it is provably worse than the champion on a slice. Of candidates that are
             worse on no slice, at most one in twenty is refused.

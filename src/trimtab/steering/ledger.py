@@ -21,7 +21,7 @@ from trimtab.store.ports import Append, Catalog, InFolder, Put, Remove
 
 GENESIS = "0" * 64
 JOURNAL = "ledger"
-HEAD = "ledger.head"  # the name of that file
+HEAD = "ledger.head"  # the name of the file next to the catalogue
 FORGET = "forget"  # the `act` of a row that records the erasure of data
 
 Evidence = Mapping[str, str | int | float | bool | None]

@@ -51,7 +51,7 @@ def test_weights_may_change_and_only_the_split_within_each_weight_counts() -> No
 
 
 def test_units_of_a_variant_without_weight_are_refused() -> None:
-    with pytest.raises(Misuse, match="no weight"):
+    with pytest.raises(Misuse, match="a variant with units has the weight 0"):
         sample_ratio([[10, 10]], [1.0, 0.0])
     with pytest.raises(Misuse, match="needs a weight for each variant"):
         sample_ratio([[10, 10]], [0.5, 0.3, 0.2])

@@ -104,7 +104,7 @@ class InputChecks:
                 self._look(look_us)
 
     def resume(self, predictions: Sequence[Prediction]) -> None:
-        """Add logged predictions again after a restart. Predictions in closed hours change nothing."""
+        """After a restart, add the logged predictions again, except those in hours whose counts are already stored."""
         if self._every_us:
             self._monitor.follow()
             self._monitor.add([p for p in predictions if p.made_at_us >= self._monitor.read_from_us])
@@ -115,7 +115,7 @@ class InputChecks:
             self._look(now_us, closed)
 
     def follow(self) -> None:
-        """From now on, check the version that is in service now."""
+        """If another version is in service since the last check, check this one from now on."""
         if self._every_us:
             self._monitor.follow()
 

@@ -25,12 +25,12 @@ from trimtab.training.definitions import Model
 
 
 class Block(msgspec.Struct, frozen=True, eq=False):
-    """Consecutive requests with the indices start to stop - 1, and one model's features as of each request."""
+    """Consecutive requests with the indices start to stop - 1, and their features for one model."""
 
     start: int
     stop: int
     requests: Columns
-    at_us: NDArray[Any]
+    at_us: NDArray[Any]  # for each request, the time as of which its features are; see also `AnsweredRows.ahead`
     features: FeatureFrame
     payloads: Sequence[bytes]  # the columns of each request, encoded as in the prediction log
     positions: Mapping[str, int]  # for each partition of the event log, the position up to which features include it
@@ -39,7 +39,7 @@ class Block(msgspec.Struct, frozen=True, eq=False):
 class Questions:
     """All requests of one kind, sorted by the time at which they are made.
 
-    This is `_known_at` if a row has it, and otherwise the request's own time minus the lead.
+    A request is made at its `_known_at` if it has one, and otherwise at its own time minus the lead.
     """
 
     def __init__(self, request: Request, table: Columns) -> None:
@@ -64,8 +64,8 @@ class Questions:
 class AnsweredRows:
     """The features and labels of the requests up to now, stored once for all scenarios.
 
-    Training uses the feature values of the predictions. Tests compare them with a training set that is built from the
-    log.
+    Models are fitted on the feature values that were computed for the predictions. A test checks that a training set
+    built from the log has the same values.
     """
 
     def __init__(self, questions: Questions, history: History) -> None:
@@ -153,7 +153,7 @@ class AnsweredRows:
     def training_set(
         self, model: Model, *, cut_us: int, since_us: int | None = None, left_out: Sequence[LeftOut] = ()
     ) -> TrainingSet:
-        """Return the requests up to `cut_us` as a training set. Rows in the times of `left_out` are not used to fit."""
+        """Return the requests from `since_us` to `cut_us` as a training set. Fits skip the time windows `left_out`."""
         key = (model.hash, cut_us, since_us, tuple(left_out))
         if key not in self._sets:
             first = 0 if since_us is None else self._questions.until(since_us)
@@ -196,10 +196,10 @@ class AnsweredRows:
 
 
 class ScenarioData:
-    """The training sets of one scenario. Rows from time windows with red input signals are left out.
+    """The training sets of one scenario. No fit uses rows from time windows with red input signals.
 
     Args:
-        left_out: Returns the time windows that are left out of a cut's training set. It is called for each set.
+        left_out: Given a cut, returns the time windows whose rows no fit uses. It is called for each training set.
     """
 
     def __init__(self, rows: AnsweredRows, left_out: Callable[[int], Sequence[LeftOut]]) -> None:

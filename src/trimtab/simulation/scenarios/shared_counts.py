@@ -16,7 +16,7 @@ from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashes
 from trimtab.simulation.scenarios.rows import Block
 
-_KEPT = 8
+_KEPT = 8  # the hourly counts of this many pairs of a version and a block are kept
 _encode = msgspec.msgpack.Encoder().encode
 Counted = dict[int, HourCounts]
 
@@ -32,7 +32,7 @@ class SharedCounts:
         self._hours: OrderedDict[tuple[str, int], Counted] = OrderedDict()
 
     def begin(self, until_us: int) -> None:
-        """Drop the results of the previous block. Only the first call for a block has an effect."""
+        """Drop the findings of the previous block. Only the first call for a block has an effect."""
         if until_us != self._until_us:
             self._until_us = until_us
             self.findings.clear()

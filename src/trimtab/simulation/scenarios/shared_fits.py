@@ -17,7 +17,7 @@ from trimtab.steering.candidates.recipes import Floats, Recipe, Rows, Scoring
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 
-_KEPT = 12
+_KEPT = 12  # this many fits are kept, the newest ones
 _FITS_AT_ONCE = 2
 # Libraries whose fits give the same bytes even if two run at the same time. Fits of other libraries may draw random
 # numbers from a generator that all threads share.
@@ -75,7 +75,7 @@ class Spent:
 
 
 class SharedRecipe:
-    """A recipe (how a model is fitted) that reuses stored fits. All other methods are those of the given recipe.
+    """A recipe (how a model is fitted) that reuses stored fits. Scores are computed by the given recipe.
 
     Args:
         recipe: The recipe that fits. It must be deterministic, so that a stored fit equals a new one.
@@ -143,7 +143,7 @@ class Sabotaged:
         return not self._share_of(training_set, rows) and self._recipe.expect(training_set, rows)
 
     def _share_of(self, training_set: TrainingSet, rows: Rows) -> float:
-        """Return the share of rows whose labels are shuffled; 0 unless the newest rows are learnt from."""
+        """Return the share of rows whose labels are shuffled; 0 if `rows` leaves out the newest usable row."""
         usable = np.flatnonzero(training_set.usable)
         return self._share() if usable.size and rows[usable[-1]] else 0.0
 

@@ -18,7 +18,7 @@ from trimtab.store.ports import Catalog
 
 # the median of the usual latencies in seconds, and the standard deviation of their logarithm
 _USUAL_S, _SPREAD = 0.008, 0.3
-_SLOWER = 3.0  # how many times as long as usual answers take, if the fault has no size
+_SLOWER = 3.0  # a slow version takes this many times the usual time per answer, if the fault has no size
 
 
 class SlowAnswers:
@@ -35,7 +35,7 @@ class SlowAnswers:
         self._registry = registry
         self._faults = list(faults)
         self._seed = seed
-        self._times: dict[str, float] = {}  # for each version, how many times as long as usual its answers take
+        self._times: dict[str, float] = {}  # for each version, the factor by which its latencies are multiplied
 
     def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
         """Write the metrics of predictions that were made before a time."""

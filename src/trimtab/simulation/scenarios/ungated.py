@@ -1,4 +1,4 @@
-"""A scenario with a policy without a gate: each new version goes into service at once."""
+"""A scenario whose policy has no gate: each new version goes into service at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trimtab.training.data.sets import TrainingSet, save_manifest
 
 ALIAS = "ungated"  # not "champion", which can only be moved with a gate record
 _SHOWN = 20_000  # of the rows on which the version was fitted, at most this many are passed to the policy
-_KEPT_DAYS = 90  # the inputs of the predictions of this many days are kept for the policy
+_KEPT_DAYS = 90  # the inputs of predictions are kept for this many days, so that the policy can look at them
 
 
 class Ungated:

@@ -46,7 +46,7 @@ class Steering(Protocol):
 
     @property
     def input_signals(self) -> list[Signal]:
-        """The signals about inputs, feeds, traffic and labels that began."""
+        """All signals so far about inputs, feeds, traffic and labels."""
         ...
 
     def take(
@@ -111,7 +111,8 @@ class World:
             )
         if deployment.learn == "online":
             raise Misuse(
-                f"replay: scenario {self.scenario.name!r}: a model that learns as it answers has no ungated policy."
+                f"replay: scenario {self.scenario.name!r}: a model that learns while it predicts cannot have a "
+                "policy without a gate."
             )
         recipe = self._around(BatchRecipe(deployment.model, seed=self._shared.seed))
         return Ungated(deployment, decide, recipe, self._shared, self.stores)
@@ -136,7 +137,10 @@ class World:
             return self._scorer.answer(block)
 
     def log(self, block: Block, answers: Answers, until_us: int) -> None:
-        """Log a prediction for each request of a block that ends at `until_us`, and pass them on for monitoring."""
+        """Log a prediction for each request of a block that ends at `until_us`.
+
+        If the scenario answers live requests, also pass the predictions on to its loop or policy.
+        """
         with self.spent.timed():
             predictions = self._logged(block, answers) if block.stop > block.start else []
             if predictions:
@@ -240,7 +244,7 @@ class World:
     def _logged(self, block: Block, answers: Answers) -> list[Prediction]:
         model = self.model
         made_at_us = self._rows_at(block)
-        # an id cannot contain a time before 1970, and nothing looks these ids up
+        # an id cannot contain a time before 1970, so it gets 0; nothing looks these ids up by their time
         named_us = max(0, int(made_at_us[0]))
         ids = batch_prediction_ids(f"{self.scenario.name}/{block.start}", named_us, range(len(made_at_us)))
         width = 8 * answers.matrix.shape[1]

@@ -20,7 +20,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     The day is that of a unit's first exposure. All arrays have the shape (blocks,), and a block may have no units. A
     unit with several rows, such as a customer with several orders, counts once: its value is the sum over its rows. For
-    a ratio such as the mean price of an order, the number of its rows is its denominator.
+    a ratio such as the mean price of an order, the denominator of a unit is the number of its rows.
     """
 
     units: FloatArray
@@ -55,8 +55,8 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """The difference between a treatment and the control after some blocks, with its confidence interval.
 
     If blocks are days, each day has the same weight in both variants (see `day_weights`). So the difference has no bias
-    if the treatment's share of the units changes from day to day. This is also why `control` and `treatment` can differ
-    a little from the plain means.
+    even if the treatment's share of the units changes from day to day. This is also why `control` and `treatment` can
+    differ a little from the plain means.
     """
 
     control: float  # the mean (or ratio, or quantile); NaN: there is none yet

@@ -1,7 +1,7 @@
 """A Bayesian reading of an effect: the probability that the treatment is better, and what a wrong choice would cost.
 
 The prior is a normal distribution around no effect, because most experiments change little. The result says how
-probable effects are after the data, and may be read at any time. But if the experiment is stopped as soon as this
+probable effects are given the data, and may be read at any time. But if the experiment is stopped as soon as this
 probability is high, the decision has no stated error rate. A confidence sequence (`ab.sequential`) has one.
 """
 
@@ -51,7 +51,7 @@ def posterior(
         control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         prior_sd: The standard deviation of the prior, in units of the metric. By default it is a tenth of the standard
-            deviation of a unit.
+            deviation of a unit's value.
         level: The probability with which the difference is inside the interval.
         better: The direction in which the metric is better.
 

@@ -50,8 +50,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not (0.5 < self.level < 1.0 and 0.0 <= self.day_sd < math.inf):
             raise Misuse(
-                f"power: level={self.level}, day_sd={self.day_sd}. Give a confidence between 0.5 and 1, such as 0.95, "
-                "and a standard deviation of days of 0 or more."
+                f"power: level={self.level}, day_sd={self.day_sd}. Give a level between 0.5 and 1, such as 0.95, "
+                "and a finite day_sd of 0 or more."
             )
         if not (math.isfinite(self.sd) and math.isfinite(self.units_per_day)):
             raise Misuse(f"power: sd={self.sd}, units_per_day={self.units_per_day}. Give finite numbers.")
@@ -195,7 +195,7 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
 
 @lru_cache(maxsize=4)
 def _drawn(days: int) -> tuple[FloatArray, FloatArray]:
-    """Return two arrays of standard normal noise, shape (RUNS, days): independent for units, correlated for days."""
+    """Return standard normal noise for the units (independent days) and the effect (correlated days), (RUNS, days)."""
     rng = np.random.default_rng(20_190_717)
     units, different = rng.standard_normal((2, RUNS, days))
     for day in range(1, days):

@@ -108,7 +108,7 @@ def _slope(value_at: Callable[[float], float], q: float, units: float) -> float:
     """Return an estimate of 1 / density at a quantile.
 
     Usually it is the slope of `value_at` over the narrower of two intervals around q. But if many units have the same
-    value, the quantile may jump to another value when q changes a little. It is taken for a jump if the slope over the
+    value, the quantile may jump to another value when q changes a little. A jump is assumed if the slope over the
     wider interval, or on one side of q, is much steeper. Then the steepest slope is returned.
     """
     value, slopes = value_at(q), list[float]()

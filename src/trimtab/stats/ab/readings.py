@@ -22,8 +22,8 @@ from trimtab.stats.ab.arms import Arm, Better, Effect, FloatArray
 from trimtab.stats.interval import check_level
 
 CORRELATION = 0.4  # the assumed correlation between the effects of neighbouring days
-FEWEST_EVENTS = 20.0  # there is no interval with fewer units that have a rare value (see `effective_events`)
-EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from too few days; see `rests_on_few`
+FEWEST_EVENTS = 20.0  # with fewer of `effective_events` (units with a rare value), there is no interval
+EVEN = 1.0 / 3.0  # see `rests_on_few`, which compares the days that make up a ratio's variance with all days
 MEASURABLE = 3.0  # there is no relative effect if the control's mean is within this many standard errors of 0
 
 
@@ -207,7 +207,10 @@ def readings(
     units_c * units_t / (units_c + units_t), give the least-squares estimate of a model in which each day has a level.
     """
     if control.units.shape != treatment.units.shape:
-        raise Misuse(f"comparison: {control.units.size} blocks against {treatment.units.size}. Use the same days.")
+        raise Misuse(
+            f"comparison: the control has {control.units.size} blocks, the treatment {treatment.units.size}. Both need "
+            "the same blocks."
+        )
     if ratio and cuped:
         raise Misuse("comparison: a ratio cannot be adjusted by a covariate, since its sums with d are not collected.")
     seen = np.arange(control.units.size) < np.asarray(ends)[:, None]

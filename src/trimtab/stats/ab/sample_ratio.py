@@ -33,7 +33,7 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
         error: The probability that the check ever fails, over all calls, although the variants get their shares.
 
     Raises:
-        Misuse: The shapes differ, or a variant with units has a weight of 0.
+        Misuse: The shapes differ, a number is negative, or a variant with units has a weight of 0.
 
     Source: Lindon & Malek (2022), "Anytime-valid inference for multinomial count data".
 
@@ -52,7 +52,8 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
     shares = np.broadcast_to(given, counts.shape)
     if (counts < 0.0).any() or (shares < 0.0).any() or ((shares == 0.0) & (counts > 0.0)).any():
         raise Misuse(
-            "sample ratio: a variant with units has no weight. Give the weights that the units were assigned by."
+            "sample ratio: a number of units or a weight is negative, or a variant with units has the weight 0. Give "
+            "the weights by which the units were assigned."
         )
     shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
     evidence, earlier, p, failed = 0.0, 0.0, 1.0, None

@@ -47,7 +47,7 @@ def compare_any_time(
     two_sided: bool = True,
     better: Better = "higher",
 ) -> list[Effect]:
-    """Return the effect after each block. Each of them may be read, and the experiment may be stopped at any block.
+    """Return the effect after each look. Each may be read, and the experiment may be stopped at any of them.
 
     With `days`, the evidence of "sequence" is a likelihood ratio of Student's t, computed from the daily differences
     and averaged over sizes of the effect. It can show an effect from the third day on. Without `days`, "sequence" is
@@ -293,7 +293,7 @@ class _Walk:
         self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
 
     def bound(self, seen: float, errors: FloatArray) -> FloatArray:
-        """Return for each design the score that its walk exceeds at this look with the given probability (upwards).
+        """Return for each design the score above which its walk is at this look with the given probability.
 
         The look becomes a past look: walks beyond the score (with `two_sided`, in either direction) are stopped. The
         logarithm of the probability is a concave function of the score, so Newton's method converges from any start.
@@ -305,7 +305,7 @@ class _Walk:
             beyond = (self.masses * ndtr(apart)).sum(1)
             slope = (self.masses * np.exp(-apart * apart / 2.0)).sum(1) * root / width / math.sqrt(2.0 * math.pi)
             moved = np.log(np.maximum(beyond, 1e-300) / errors) * beyond / np.maximum(slope, 1e-300)
-            # so far out, the probability may have been rounded to 0, which has no logarithm: go back by 1
+            # the probability of such a large score may have been rounded to 0, which has no logarithm: go back by 1
             moved = np.where(beyond > 1e-250, moved, -1.0)
             score = np.clip(score + moved, -FARTHEST, FARTHEST)
             if np.abs(moved).max() < 1e-9:

@@ -62,7 +62,7 @@ def _days_of_bets(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> 
 
 
 def _days_of_runs(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> float:
-    """Return the median number of days until enough days in a row exceed their bound; the smallest over `RUNS`."""
+    """Return the median number of days until a run of bad days is complete, for the fastest of the lengths `RUNS`."""
     found = math.inf
     for length, bound in zip(RUNS, spec.runs, strict=False):
         probability = 0.5 * math.erfc((bound + max(0.0, side.baseline) - moved) / math.sqrt(2.0))

@@ -74,7 +74,7 @@ class AlarmSpec(msgspec.Struct, frozen=True, kw_only=True):
     least_rows: int  # a day with fewer rows is combined with the following days
     reference_blocks: int
     sides: tuple[AlarmSide, ...]
-    # values are clipped to at least this, in standard deviations; negative values are harmless
+    # values are clipped to at least this, in standard deviations (a negative value is a change for the better)
     low: float = LOW
     # for 2, 3, ... days in a row: the alarm rings if all exceed the baseline by this many standard deviations
     runs: tuple[float, ...] = ()
@@ -92,7 +92,8 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
     """The evidence from all days up to now. Days are added one by one, in order."""
 
     days: int = 0  # the number of days that were added
-    last: float = 0.0  # the last day's distance from the reference mean; times `correlation`, it predicts the next one
+    # the last day's distance from the reference mean; multiplied by `correlation`, the prediction for the next day
+    last: float = 0.0
     log_values: tuple[float, ...] = ()  # for each direction and stake, the logarithm of the sum of all bets
     pooled_sum: float = 0.0
     pooled_rows: int = 0
@@ -149,7 +150,8 @@ def learn_alarm(
             later.
 
     Raises:
-        Misuse: There are fewer than 7 days, a value is not finite, or all values are the same.
+        Misuse: There are fewer than 7 days, a value is not finite, all values are the same, or `run_length` is not
+            above 1.
 
     >>> calm = [0.40, 0.42, 0.39, 0.41, 0.40, 0.38, 0.41, 0.43, 0.40, 0.39, 0.41, 0.40, 0.42, 0.38]
     >>> spec = learn_alarm(calm, run_length=365)
@@ -297,8 +299,8 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
 
     The mean of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations. `mean` is the
     median of these days, and `sd` is computed from the median distance of the days from it. So a single extreme day
-    changes neither. This matters if there was a slow rise, but the alarm only rang on the first day of a far larger
-    one: that day belongs to the further change.
+    changes neither. This matters if the alarm did not ring during a slow rise, but on the first day of a far
+    larger one: that day belongs to the further change.
     """
     values = _since_onset(spec, state)
     middle = statistics.median(values) if values else spec.mean

@@ -67,7 +67,7 @@ def paired_mean_bound(
 def blocks_needed(
     sd: float, margin: float, *, level: float = 0.95, power: float = 0.8, most: int = 10_000
 ) -> int | None:
-    """Return how many blocks a one-sided test needs to detect a true mean difference of `margin`; None: over `most`.
+    """Return how many blocks a one-sided test needs to detect a mean difference of `margin`; None: more than `most`.
 
     Args:
         sd: The standard deviation of the means of blocks, multiplied by sqrt((1 + r) / (1 - r)) if neighbouring blocks
@@ -103,7 +103,8 @@ def blocks_needed(
 def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tuple[float, int]:
     """Return the variance of a sum of values over all blocks, and its degrees of freedom.
 
-    It is estimated from the blocks' residuals: the sum of each block minus what the mean predicts, so they add up to 0.
+    It is estimated from the residuals of the blocks. The residual of a block is its sum minus the sum that the mean of
+    all rows predicts for it. Residuals add up to 0.
     """
     blocks = residuals.size
     slow = min(blocks - 1, max(3, round(0.7 * blocks ** (2 / 3))))

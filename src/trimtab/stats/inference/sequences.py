@@ -87,7 +87,10 @@ def paired_sequence(
     """
     x, before = np.asarray(differences, np.float64), np.asarray(earlier, np.float64)
     if x.ndim != 1 or before.ndim != 1 or not (np.isfinite(x).all() and np.isfinite(before).all()):
-        raise Misuse(f"paired sequence: needs one finite number a day, found shape {x.shape}. Leave out empty days.")
+        raise Misuse(
+            f"paired sequence: needs one finite number a day, found {x.tolist()} and (earlier) {before.tolist()}. "
+            "Leave out empty days."
+        )
     if not (margin > 0.0 and 0.0 <= correlation < 1.0):
         raise Misuse(
             f"paired sequence: needs a margin above 0 and a correlation in [0, 1), found {margin} and {correlation}."
@@ -116,7 +119,8 @@ def distance_seen(
 ) -> float:
     """Return how far the true difference may be from the observed mean after `days` days; may be infinite.
 
-    If this exceeds the margin of a test, the test cannot decide within this many days.
+    If this exceeds the margin of a test, the test cannot tell a model that is worse by the margin from an equal one
+    within this many days.
 
     Args:
         days: The number of days, at least 1.

@@ -22,7 +22,7 @@ class Ordered(msgspec.Struct, frozen=True, eq=False):
     rows: Ints  # the index of each row, in this order
     place: Ints  # the index of each row's list, in this order
     rank: Ints  # the position of each row in its list; 0 is the first
-    tie: Ints  # for each row, the number of its tie: the rows of one list that have equal scores
+    tie: Ints  # for each row, the index of its tie (a tie: all rows of one list with the same score)
 
 
 def unit_losses(

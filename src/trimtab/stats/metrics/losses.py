@@ -59,7 +59,7 @@ def expected_losses(metric: Loss, scores: ArrayLike, cap: float) -> FloatArray |
     Args:
         metric: A metric as in `row_losses`.
         scores: Scores, shape (rows,). For several classes the shape is (rows, classes).
-        cap: The largest loss that a row can have.
+        cap: Larger losses count as this.
 
     Returns:
         None for a metric whose scores are not probabilities, because a single number says nothing about the spread.

@@ -229,7 +229,7 @@ def metrics_by_class(
 
 
 def _macro_auc(y: IntArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int, seed: int) -> MetricValue:
-    """Return the mean of the one-against-rest AUCs, with an interval. Draws only count classes that they contain."""
+    """Return the mean of the one-against-rest AUCs, with an interval. In a draw, only the classes that occur count."""
     value, interval = macro_auc(y, p), None
     if value is not None and np.unique(blocks).size > 1:
         place, counts = block_draws(blocks, repeats, seed)

@@ -22,7 +22,7 @@ def ranking_metrics(
     repeats: int = 200,
     seed: int = 0,
 ) -> tuple[MetricValue, ...]:
-    """Return NDCG and its loss, mean average precision, reciprocal rank and recall at `top`, with intervals.
+    """Return NDCG at `top` and its loss, mean average precision, reciprocal rank, and recall at `top`, with intervals.
 
     Each metric is the mean over groups (queries, users or sessions). The reciprocal rank is that of the first relevant
     item. Groups whose items are all equally relevant are left out, because they say nothing about a ranking. Among
@@ -75,7 +75,7 @@ def ranking_metrics(
 def _of_hits(gain: FloatArray, p: FloatArray, place: NDArray[np.int64], top: int) -> dict[str, FloatArray]:
     """Return average precision, reciprocal rank and recall of each list.
 
-    For a list without relevant items, the reciprocal rank is 0, and the others are NaN.
+    For a list without relevant items, the reciprocal rank is 0, and average precision and recall are NaN.
     """
     count = int(place.max()) + 1
     found = ordered(p, place)

@@ -158,6 +158,9 @@ class CandidateBuilder:
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
         """Judge a stored version against the champion, on the newest window that neither has seen. # D0196
 
+        Args:
+            keep: Whether to store the record of the gate.
+
         Raises:
             Unavailable: There is no such window yet, or it has too few labels.
             Misuse: The version cannot be loaded here, has another task, or its features can no longer be computed.
@@ -246,7 +249,7 @@ class CandidateBuilder:
         )
 
     def _hopeless(self, scores: Floats, case: Case) -> str | None:
-        """Return why a shadow could not decide in its time. None: it could, this is unknown, or there is no shadow."""
+        """Return why a shadow could not come to a decision in its longest time; None if it could or need not."""
         days = self._judge.paired_days(scores, case)
         return hopeless(self._deployment.rollout, days, stood_in=bool(case.answered.note))
 
@@ -265,7 +268,7 @@ class CandidateBuilder:
 
         None: the reference only has the days of the window.
         """
-        # days before a change are no reference for the time after the change
+        # a plan with folds repairs a change, and days before a change are no reference for the time after it
         if plan.folds[1:] or self._deployment.learn == "online":
             return None
         found = walk_forward_rows(training_set, window)

@@ -1,4 +1,4 @@
-"""The stored model of the champion: whether a training now would give an equal one, and how to restore a lost one."""
+"""The stored model of the champion: find out whether training now would give an equal one; restore a lost one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ChampionArtifact:
     def same(self, cut_us: int) -> Version | None:
         """Return the champion if a training now would give an equal model (same data, code and seed); otherwise None.
 
-        If the champion's stored model is lost, it is fitted again, and equal bytes are stored.
+        If the champion's stored model is lost, it is fitted again, and must then have the same bytes.
         """
         champion = self._same_recipe()
         if champion is None:

@@ -72,7 +72,7 @@ def champion_target(
     if same_features and (champion.recipe == model.hash or learns):
         unseen_from_us = model.label.final_until(champion.cut_us)
         if until_us - unseen_from_us < LEAST_WINDOW_US and not learns and champion.imported is None:
-            # more days are new to the champion if labels that were final at its cut were loaded after its fit
+            # labels from before its cut may have been loaded only after its fit: then more days are new to the champion
             unseen_from_us = min(unseen_from_us, learnt_until(champion) or unseen_from_us)
         return ComparisonTarget(champion, unseen_from_us)
     if loss_kind(champion.metric) != loss_kind(model.metric):
@@ -85,7 +85,7 @@ def version_target(
 ) -> ComparisonTarget:
     """Return the target for a version: itself if enough days are new to it, or else the candidate it is a refit of.
 
-    If that candidate is not known, it is the version itself on fewer days.
+    If that candidate is not known, the target is the version itself, for fewer days.
 
     Args:
         model: The model whose requests are scored.
@@ -127,7 +127,9 @@ def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us:
         return target
     origin, started_us = found
     note = f"{origin.name} answered instead of its refit {version.name}, which learnt from labels that were not final "
-    return ComparisonTarget(origin, started_us, f"{note}when the window began; neither candidate did.")
+    return ComparisonTarget(
+        origin, started_us, f"{note}when the window began; {origin.name} and the new candidate did not."
+    )
 
 
 def _judged_candidate(registry: Registry, version: Version) -> tuple[Version, int] | None:
@@ -178,7 +180,7 @@ def target_scores(
 def with_features_of(
     loaded: LoadedModel, data: TrainingData, model: Model, training_set: TrainingSet, rows: Rows
 ) -> TrainingSet:
-    """Return some rows of a training set with the features of a version's training.
+    """Return some rows of a training set with the features that a version was trained with.
 
     Raises:
         Misuse: The version has another task than the model, or its features can no longer be computed.

@@ -100,7 +100,7 @@ class Comparisons:
         onset = changes.onset
         if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
             return (
-                f"Only {days_of(closed_us - onset.at_us)} of days were closed since the change of "
+                f"Only {days_of(closed_us - onset.at_us)} of closed days lie after the change of "
                 f"{day_of(onset.at_us)}; {LEAST_WINDOW} are needed. There are enough from "
                 f"{enough_from(onset.at_us, label)} on."
             )

@@ -104,7 +104,7 @@ class Fits:
         try:
             fitted = self.fit("walk forward", training_set, learnt, half_life_us)
             scores = self._recipe.candidate_scores(fitted, training_set, judged)
-        except Misuse:  # the reference then only has the days of the window; below 28, it is provisional
+        except Misuse:  # the reference then has only the days of the window; with fewer than 28, it is provisional
             return None
         return scores if np.isfinite(scores).all() else None
 

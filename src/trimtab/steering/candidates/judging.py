@@ -66,7 +66,7 @@ class Judge:
     """Judges candidates of one deployment by its rules.
 
     Args:
-        proving: A new process and a stopwatch for tests of candidates; None in a replay, which has neither.
+        proving: Loads candidates in a new process and measures their time; None in a replay, which does neither.
     """
 
     def __init__(self, parts: DeploymentParts, proving: Proving | None = None) -> None:
@@ -82,8 +82,8 @@ class Judge:
     ) -> tuple[Made, JudgingWindow]:
         """Return the candidate and the window with the strongest evidence.
 
-        This is the smallest upper bound of the difference in mean loss from the target or, without a target, the
-        smallest mean loss. In the returned window, `before` has the rows that this candidate learnt from.
+        The evidence is the upper bound of the difference in mean loss from the target or, without a target, the mean
+        loss; the smaller, the stronger. In the returned window, `before` has the rows that this candidate learnt from.
         """
         metric = self._deployment.model.metric
 
@@ -98,7 +98,7 @@ class Judge:
             return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
 
         windows = plan.windows if answered.scores is not None else plan.windows[:1]
-        # choose among candidates with only finite scores; if there are none, `finite` reports it
+        # candidates with a score that is not finite are left out; if none remains, `finite` reports it
         numbers = [one for one in made if np.isfinite(one.scores).all()] or made[:1]
         pairs = [(one, window) for one in numbers for window in windows]
         best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)

@@ -96,9 +96,9 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore there
     are two folds of alternate days, and each fit scores one fold and also learns from the other. If the estimated
     beginning is too early, the first days are from before the change, and favour the champion. So there is a
-    second window: the newest seven days or, if fewer days have passed since the latest likely beginning of the change,
-    these days, but at least five. It is used if at least five of its days have labels. The days since the latest likely
-    beginning are also a source of their own.
+    second, shorter window. It has the newest seven days; if fewer days have passed since the latest likely beginning of
+    the change, only these, but at least five days. It is used if at least five of its days have labels. The days since
+    the latest likely beginning are also a source of their own.
 
     Args:
         window: The days since the change began.
@@ -135,7 +135,8 @@ def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
         folds = ", in folds of alternate days; each fold was scored by a fit that had not seen it"
     return (
         f"Judged on the days from {day_of(window.start_us)} to {day_of(window.end_us - 1)}{folds}. "
-        f"Learnt from: {source.name}; this was the best of {plan.choices} choices, which share the allowed error."
+        f"Learnt from: {source.name}; this was the best of {plan.choices} choices, so "
+        "the allowed error was divided by that number."
     )
 
 

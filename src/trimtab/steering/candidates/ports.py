@@ -77,7 +77,7 @@ class DeploymentParts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Options for fitting, storing and testing candidates. The defaults are those of a replay."""
+    """Options for fitting, storing and testing candidates."""
 
     seed: int
     threads: int = 1  # how many threads a fit uses
@@ -136,7 +136,7 @@ class Candidates(Protocol):
         ...
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """Compare successor and champion by day, on requests since a time. Also return the end of the last such day.
+        """Compare successor and champion by day, on requests since a time. Also return the end of the compared days.
 
         The labels are those known at `cut_us`, and all days are closed at that time.
 

@@ -51,7 +51,7 @@ class Recipe(Protocol):
 
 
 def stored_scores(recipe: Recipe, loaded: LoadedModel, training_set: TrainingSet, model: Model) -> Floats:
-    """Return the scores that a stored version would give to all rows of a training set in service.
+    """Return the scores that a stored version would give in service to all rows of a training set.
 
     A model that learns online also learns from the rows while it scores them.
     """
@@ -102,9 +102,9 @@ class LiveScores(Protocol):
 
 
 class OnlineRecipe:
-    """The recipe of a model that learns from each label after its prediction.
+    """The recipe of a model that goes on learning in service, from each label after the request was predicted.
 
-    When a candidate is judged, it also learns from the labels, hour by hour.
+    A candidate that is judged learns from the labels in the same way, hour by hour.
     """
 
     def __init__(self, model: Model, live: LiveScores, *, seed: int) -> None:

@@ -59,7 +59,7 @@ class Answers(msgspec.Struct, frozen=True, eq=False):
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """The reference days, oldest first: all rows, and each slice."""
+    """The reference days, oldest first: the sums of all rows, and those of each slice."""
 
     days: tuple[DayQuality, ...]
     slices: dict[str, tuple[DayQuality, ...]]
@@ -84,7 +84,7 @@ def healthy_reference(
         training_set: The training set that the rows belong to.
         answered: Scores of rows, oldest first. No two items have rows of the same day.
         labels: Finds the labels that were known when a day was closed.
-        cap: The largest loss that a row can have.
+        cap: Larger losses of a row count as this.
         slices: Columns of the request, and expressions over them.
     """
     days: list[DayQuality] = []
@@ -131,13 +131,13 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
     """Return how far the daily loss and calibration may lie from the reference only because the version is a refit.
 
     The reference has the scores of the candidate, but its refit on more data goes into service. So even if the data do
-    not change, the daily loss and calibration of the refit differ from the reference. The result is this difference, if
-    the candidate's scores were the true probabilities.
+    not change, the daily loss and calibration of the refit differ from the reference. The result is this difference,
+    computed as if the candidate's scores were the true probabilities (for numbers, the true values).
 
     Args:
         scores: The scores of the candidate, shape (rows,). For several classes the shape is (rows, classes).
         again: The scores of the refit for the same rows.
-        cap: The largest loss that a row can have.
+        cap: Larger losses of a row count as this.
     """
     if loss_kind(metric) == "ranking":
         return {}

@@ -53,7 +53,7 @@ _AS_THEY_ARE = [name for name in _StoredFit.__struct_fields__ if name != "artifa
 
 
 def fit_codec(blob: Blob) -> Codec[Fitted]:
-    """Return the codec of fitted models. Equal trainings give equal bytes."""
+    """Return the codec of fitted models. Equal fits give equal bytes."""
 
     def encode(fitted: Fitted) -> bytes:
         fields = {name: getattr(fitted, name) for name in _AS_THEY_ARE}

@@ -117,7 +117,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
     last = day_of(int(training_set.at_us[training_set.usable].max()))
     labelled_days = np.unique(training_set.begun_us[rows & training_set.informative] // DAY_US).size
     if labelled_days < LEAST_DAYS:
-        what = "labels" if training_set.lists is None else "a list that has all of its labels, and different ones"
+        what = "labels" if training_set.lists is None else "a complete list whose labels are not all equal"
         return (
             f"Only {labelled_days} of the days from {first} to {last} have {what}; "
             f"{LEAST_DAYS} such days are needed. Load more, wait, or judge on more days: {_WIDER}."
@@ -134,7 +134,7 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
 
 
 def excluded_days(training_set: TrainingSet, model: str) -> str:
-    """Return a sentence about days with labels that red windows exclude, beginning with a space; empty if none are."""
+    """Return a sentence about labelled days that red windows exclude, beginning with a space; "" if there are none."""
     faulty = [one for one in training_set.manifest.left_out or () if one.why != TOO_NEW]
     if not faulty:
         return ""
@@ -146,8 +146,8 @@ def excluded_days(training_set: TrainingSet, model: str) -> str:
     count = np.unique(begun_us[final] // DAY_US)
     return (
         f" {out.size} of the {int((count >= out[0]).sum())} days with labels since {day_of(int(out[0]) * DAY_US)} are "
-        f"excluded from training, because inputs or labels were red: trimtab quality exclusions {model} (with "
-        "--release ID --why TEXT, their rows count again)."
+        f"excluded from training, because inputs or labels were red. To list them: trimtab quality exclusions {model} "
+        "(to use their rows again, add --release ID --why TEXT)."
     )
 
 

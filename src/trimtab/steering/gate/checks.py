@@ -147,7 +147,8 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
     """Remark how often candidates were judged on these days: the best of several looks better than it is. # D0195"""
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
-        said = f"Judgement number {facts.comparisons:.3g} on these days, so the proof needs {level} confidence."
+        said = f"With earlier ones, {facts.comparisons:.3g} comparisons were made on these days, so the proof needs "
+        said += f"{level} confidence."
         yield from _note("tries", said, value=facts.comparisons)
 
 

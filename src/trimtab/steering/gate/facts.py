@@ -28,7 +28,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     scores: Floats  # the scores of the candidate
     champion: str | None
     champion_scores: Floats | None
-    row_parts: tuple[Part, ...]
+    row_parts: tuple[Part, ...]  # the slices as arrays over rows; see also `parts`
     baseline_scores: Mapping[str, Floats]
     loads: bool  # whether the stored candidate was read back and gave the same scores
     own_checks: Mapping[str, GateCheck]  # checks that were made on the stored candidate alone, by name

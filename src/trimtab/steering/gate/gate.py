@@ -12,6 +12,7 @@ from trimtab.steering.gate.facts import Facts
 from trimtab.steering.gate.floor import BELOW_FLOOR, FLOOR, FLOOR_OF_SLICES
 from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
+from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
 from trimtab.steering.gate.window import Floats, Window
 
 _Found = list[tuple[Check, list[GateCheck]]]  # each check that applies, with its findings, in the order of `CHECKS`
@@ -61,7 +62,7 @@ def judge(
             not used.
         rival: If the champion did not score the rows: a sentence that says which version did, or why none did.
         stand_in: If the candidate did not score the rows itself: a sentence that says which version did.
-        baselines: The scores of the same rows by each baseline. The candidate must be better than the best baseline.
+        baselines: The scores of the same rows by each baseline. See `floor_checks` for what the candidate must prove.
         tries: How many comparisons with a champion were made on these days, including this one. An earlier comparison
             counts by the share of these days that it used (see `number_of`). Above 1, the evidence has to be stronger.
         choices: Candidate and window were chosen as the best of this many pairs. Therefore, the allowed error is
@@ -128,12 +129,20 @@ _WORDS = {
     "provably_better": "not provably better",
     "not_provably_worse": "provably worse",
     FLOOR: "not better than the best baseline",
-    FLOOR_OF_SLICES: "not better than the best baseline in each slice",
+    FLOOR_OF_SLICES: "worse than the best baseline in a slice",
+    EVERY_SLICE: "worse than the champion in a slice, or no slice was judged",
+    LOADS: "not loadable",
+    FRESH_PROCESS: "not loadable in a new process",
+    LATENCY: "too slow",
+    "finite": "not all scores finite",
+    "labels": "all labels equal",
+    "lists": "no lists to compare",
+    "calibration_error": "calibration error too large",
 }
 
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
-    """Return a text: whether the candidate passed, the deciding numbers, and why checks of other numbers failed."""
+    """Return a text: whether the candidate passed, its main numbers, and why checks of other things failed."""
     if facts.compares:
         difference, bound = facts.difference
         values = f"mean loss minus the champion's is {difference:+.4f}, at most {bound:+.4f} with "

@@ -69,7 +69,7 @@ def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Col
 
 
 def one_row_ms(loaded: LoadedModel, sample: Columns, stopwatch_ns: Callable[[], int]) -> tuple[float, float, int]:
-    """Return the 50th and 99th percentile of one-row predictions in ms, and the largest number of calls in a round.
+    """Return two percentiles of the time of a one-row prediction (50, 99) in ms, and the most calls in a round.
 
     Each percentile is computed for every round, and the smallest value is returned.
     """

@@ -47,5 +47,5 @@ class Approvals:
             return self._record.refuse([self._record.entry_about(repair, "refuse", reason, actor="policy")])
         if self._clock.now_us() < expires_us:
             return []
-        reason = f"No one approved or rejected the candidate until {format_time(expires_us)}."
+        reason = f"No one approved or rejected the candidate by {format_time(expires_us)}, when its time was over."
         return self._record.refuse([self._record.entry_about(repair, "expire", reason, actor="policy")])

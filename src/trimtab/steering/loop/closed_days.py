@@ -19,7 +19,7 @@ class ClosedDays:
         self._catalog = catalog
         self._deployment = deployment
         self._monitor = monitor
-        # rises by slice, beginning of the change, and newest closed day
+        # for a slice, a change and the newest closed day: by what share the slice has raised the loss
         self._rises: dict[tuple[str, ChangeOnset, int | None], float] = {}
         # the time of the training, the newest closed day, and the number of labels since that training
         self._counted = (-1, -1, 0)

@@ -96,7 +96,7 @@ class Controller:
         self._record.check_frozen()
 
     def finish(self) -> list[Decision]:
-        """Complete a promotion that was interrupted when a process ended. Return the decisions made.
+        """Carry out a promotion that was decided, also if it was interrupted before. Return the decisions made.
 
         While automation is frozen, the alias is not moved. A promotion is then only recorded if the alias was already
         moved.
@@ -307,7 +307,7 @@ class Controller:
         found = find_trigger(self._deployment, state, seen)
         if found is None or state.phase == "idle":
             return found
-        # a version that a person put forward may be in a shadow for weeks, so a call or an alarm can end that
+        # a version that a person put forward may be in a shadow for weeks; a request over HTTP or an alarm ends that
         if state.begun_by == "person":
             staged = state.phase in (SHADOW, CANARY)
             return found if staged and found.kind in ("call", "alarm") else None

@@ -1,4 +1,4 @@
-"""The stored state of a deployment's loop. It changes in the same transaction as decisions are recorded."""
+"""The stored state of a deployment's loop. It changes in the transaction that records the decisions."""
 
 from __future__ import annotations
 

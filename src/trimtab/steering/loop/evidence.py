@@ -25,7 +25,7 @@ def evidence_of_left_out(repair: Repair) -> Evidence:
 
 
 def most_gain(gate: GateRecord) -> float:
-    """Return by what share of the champion's mean loss the candidate's may at best be lower.
+    """Return how much lower the candidate's mean loss may at best be, as a share of the champion's.
 
     The gate only has the worse bound of the difference, so the better bound is assumed to be equally far from the
     difference. Infinite if nothing was compared.

@@ -163,7 +163,7 @@ def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(
     assert (of_slice.kind, of_slice.cause) == ("slice", "Slice alarm: state=FL.")
     assert of_slice.onset == watch.slice_onsets["state=FL"]
     if whole is not None:
-        assert whole.cause == "Quality alarm: the loss of all rows rose by slice state=FL."
+        assert whole.cause == "Quality alarm: slices raised the loss of all rows by 10% or more: state=FL."
         assert whole.onset == of_slice.onset
 
 

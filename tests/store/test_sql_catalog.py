@@ -86,7 +86,7 @@ def test_a_newer_revision_or_a_foreign_database_is_refused(tmp_path: Path) -> No
     SqlCatalog.sqlite(tmp_path / "newer.db").close()
     with contextlib.closing(sqlite3.connect(tmp_path / "newer.db", isolation_level=None)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(Misuse, match=r"newer.db: schema revision 9999, .* knows 0001, 0002"):
+    with pytest.raises(Misuse, match=r"newer.db: schema revision 9999, but .* reads 0001, 0002"):
         SqlCatalog.sqlite(tmp_path / "newer.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "foreign.db", isolation_level=None)) as connection:
         connection.execute("CREATE TABLE customers(name TEXT)")

@@ -42,9 +42,10 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     cut_us: int
     rows: int  # the number of rows on which the candidate was fitted
     data_hash: str
-    loss_cap: float = LOSS_CAP  # the largest loss that a row in `reference` can have
+    loss_cap: float = LOSS_CAP  # larger losses of a row count as this in `reference`
     slices: dict[str, tuple[DayQuality, ...]] = {}  # for each slice, its sums on these days
-    allowance: dict[str, float] = {}  # for each kind of value, a distance from `reference` that is no evidence
+    # for each watched metric, how far it may be from `reference` only because the version is a refit
+    allowance: dict[str, float] = {}
     name: str = ""  # the name of the successor
     left_out: dict[str, int] = {}  # how many rows were left out for each reason (faulty inputs or labels)
     fits: int = 1  # how many fits were made for this repair
@@ -74,7 +75,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     refreshes: bool = False  # whether the schedule or new labels began the repair
 
 
-IDLE: dict[str, Any] = {  # the state's fields about a repair, when there is none
+IDLE: dict[str, Any] = {  # the values of the fields about a repair while there is no repair
     "phase": "idle",
     "cause": "",
     "repair": None,

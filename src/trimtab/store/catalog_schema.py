@@ -36,15 +36,15 @@ def revision_of(connection: sqlite3.Connection, what: str) -> str | None:
     if "alembic_version" not in tables:
         if tables:
             raise Misuse(
-                f"{what}: not a trimtab catalogue: it has tables ({', '.join(tables[:5])}) but no version. Give an "
+                f"{what} is not a trimtab catalogue: it has tables ({', '.join(tables[:5])}) but no version. Give an "
                 "empty database."
             )
         return None
     revisions = [str(revision) for (revision,) in connection.execute("SELECT version_num FROM alembic_version")]
     if len(revisions) != 1 or revisions[0] not in KNOWN:
         raise Misuse(
-            f"{what}: schema revision {', '.join(revisions) or 'none'}, this trimtab knows {', '.join(KNOWN)}. Use the "
-            "trimtab that wrote it."
+            f"{what}: schema revision {', '.join(revisions) or 'none'}, but this trimtab reads {', '.join(KNOWN)}. Use "
+            "the trimtab that wrote it."
         )
     return revisions[0]
 

@@ -106,7 +106,7 @@ def publish(made: Path, path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that files can be made in a folder, so that no store is half made before an error. # D43
+    """Check that files can be made in a folder, before a store is made there, which could be left half made. # D43
 
     Without this check, a full disk would make LMDB end the process with SIGBUS, and SQLite would leave empty files
     behind.

@@ -97,5 +97,6 @@ def _check_catalog(path: Path) -> None:
         raise Corrupt(f"{path}: {error}. Restore it from a backup.") from error
     if found and found[0] not in KNOWN:
         raise Misuse(
-            f"{path}: schema revision {found[0]}, this trimtab knows {', '.join(KNOWN)}. Use the trimtab that wrote it."
+            f"{path}: schema revision {found[0]}, but this trimtab reads {', '.join(KNOWN)}. Use the trimtab that "
+            "wrote it."
         )

@@ -189,7 +189,7 @@ def check_format(path: Path, found: str) -> None:
     """Raise `Misuse` for a format that this trimtab does not read."""
     if found not in KNOWN:
         known = ", ".join(KNOWN)
-        raise Misuse(f"{path}: blob format {found!r}, this trimtab reads {known}. Use the trimtab that wrote it.")
+        raise Misuse(f"{path}: blob format {found!r}, but this trimtab reads {known}. Use the trimtab that wrote it.")
 
 
 def _weighed(digest: str, found: os.stat_result) -> StoredBlob:

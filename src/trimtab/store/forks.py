@@ -54,7 +54,7 @@ def forked(path: Path) -> Misuse:
 def _after_fork_in_child() -> None:
     for thing, path in list(_open.items()):
         _inherited.add(os.path.realpath(path))
-        # keep the object for ever: its end would close the parent's files
+        # keep the object for ever: if it were deleted, it would close the parent's files
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         thing.after_fork()
     _open.clear()

@@ -13,7 +13,7 @@ _appended_at = attrgetter("appended_at_us")
 
 
 class Gap(Exception):
-    """Raised if records to read were removed from the log.
+    """Raised if records that are to be read were removed from the log.
 
     A caller that has copied these records to a table can read them there.
     """

@@ -130,7 +130,7 @@ class Loop:
         """Add logged predictions. If there is a log, give all of its predictions between two positions.
 
         Args:
-            before: For each partition of the log, the position before the first of them.
+            before: For each partition of the log, the position after which the predictions begin.
             reached: For each partition of the log, the position up to which it was read.
         """
         if self._logged is not None:
@@ -191,7 +191,7 @@ class Loop:
         record = self._catalog.get(KIND, self._model.name)
         self._revision = 0 if record is None else record.revision
         self._reached = Reached() if record is None else msgspec.json.decode(record.body, type=Reached)
-        self._whole = True
+        self._whole = True  # False while days are being closed, and if that failed: the days in memory may be wrong
         self._logged: LoggedWaiting | None = None
         if self._predictions is not None:
             self._logged = LoggedWaiting(
@@ -282,7 +282,7 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
 
 
 def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
-    """Return the guard of a deployment's rollouts. All stages share the declared probability of a false alarm."""
+    """Return the guard of rollouts. The declared probability of a false alarm is divided among all stages."""
     rollout = deployment.rollout or Rollout()
     stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
     limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)

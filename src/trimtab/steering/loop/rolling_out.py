@@ -63,8 +63,8 @@ class RolloutStages:
             entry = self._entry("shadow", said, repair, entries)
             return self.after_shadow([*entries, entry], repair, **changes)
         said = (
-            "The candidate scores the same rows as the version in service once their labels are known, on at least "
-            f"{format_duration(rollout.shadow_us)} and at most {format_duration(rollout.within_us)} of closed days."
+            "Once labels are known, the candidate scores the same rows as the version in service, on closed days: at "
+            f"least {format_duration(rollout.shadow_us)} and at most {format_duration(rollout.within_us)}."
         )
         return self._record.write(
             [*entries, self._entry("shadow", said, repair, entries)],
@@ -112,7 +112,7 @@ class RolloutStages:
         return self._record.refuse([entry], self._exposure.share(repair, 0.0), **changes)
 
     def supersede(self, cause: str) -> list[Decision]:
-        """Drop the candidate in the rollout for a more urgent cause. This is no refusal, so no quiet time begins."""
+        """For a more urgent cause, drop the candidate in rollout. This is no refusal, so no quiet time begins."""
         repair = self._record.state.repair
         assert repair is not None  # only called while a candidate is being rolled out
         entry = self._record.entry_about(repair, "supersede", f"Dropped for a more urgent cause. {cause}")
@@ -260,7 +260,7 @@ class RolloutStages:
 
 
 def _is_early(new: Sequence[PairedDay], until_us: int, repair: Repair, closed_us: int) -> bool:
-    """Return whether the newest day was closed only hours ago, and has less than half the labels of a usual day."""
+    """Return whether the newest day was closed only hours ago, and has fewer than half as many labels as usual."""
     if closed_us >= until_us + LABELS_US:
         return False
     typical = sorted(one.rows for one in repair.gate_days)

@@ -13,7 +13,7 @@ from trimtab.store.ports import Catalog
 
 
 class ServiceGuard:
-    """Compares the service metrics of a version with those of the version that it answers next to, or has replaced.
+    """Compares the service metrics of a version with those of the other arm, or of the version that it replaced.
 
     Args:
         registry: Tells which version is in service.

@@ -84,7 +84,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
     if name == "shadow":
         repair, said = (
             state.repair,
-            "No day is compared yet: a day counts once the declared wait for its labels is over.",
+            "No day has been compared yet: a day is compared once the declared wait for its labels is over.",
         )
         if repair is not None and state.shadow:
             found = judged(rollout, state.shadow, repair)

@@ -52,7 +52,7 @@ class Seen(msgspec.Struct, frozen=True):
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
     """Return the most urgent trigger that holds and is not in its quiet time; None if there is none.
 
-    Triggers that are joined by `&` together have the kind, and so the quiet time, of the most urgent of them.
+    If triggers are joined by `&`, the most urgent one decides which kind, and so which quiet time, counts for all.
     """
     now_us = seen.now_us
     found: list[Trigger] = []
@@ -114,7 +114,13 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
                 for name, onset in watch.slice_onsets.items()
                 if seen.rise_by_slice(name, onset) >= HARMFUL_RISE
             }
-            return _of_slices("alarm", "Quality alarm: the loss of all rows rose by slice", harmful, rules, now_us)
+            return _of_slices(
+                "alarm",
+                f"Quality alarm: slices raised the loss of all rows by {HARMFUL_RISE:.0%} or more:",
+                harmful,
+                rules,
+                now_us,
+            )
         case OnSliceDrop():
             onsets = {} if watch is None else watch.slice_onsets
             return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)

@@ -171,8 +171,8 @@ class ParquetFiles:
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
         """Remove files that are not needed, and return the number of bytes freed.
 
-        A file is removed if it is in `old`. A file that is not in `known`, because the table's log does not name it, is
-        removed if it was last written before the time `untouched_s`.
+        Files in `old` are removed. Files that are not in `known` are not named by the table's log. These are removed if
+        they were last written before the time `untouched_s`, because then no process is still writing them.
         """
         freed = 0
         for name in os.listdir(self.directory):

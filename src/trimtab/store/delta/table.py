@@ -259,7 +259,7 @@ class DeltaTable(Closing):
             return self._files.read(self._log.active(delta), chosen, condition)
 
     def vacuum(self, older_h: int) -> int:
-        """Remove files that no version has needed in the last `older_h` hours, and return the number of bytes freed.
+        """Remove files that the newest version has not needed for `older_h` hours. Return the number of bytes freed.
 
         Without its files, an older version is unreadable. Files of a version that trimtab is reading are never removed.
         If other programs read the table, choose a longer `older_h` than they take to read.

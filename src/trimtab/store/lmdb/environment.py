@@ -309,7 +309,8 @@ class LmdbEnvironment:
         if found != str(FORMAT).encode():
             version = found.decode("ascii", "replace")
             raise Misuse(
-                f"{self.path}: key-value format {version}, this trimtab reads {FORMAT}. Use the trimtab that wrote it."
+                f"{self.path}: key-value format {version}, but this trimtab reads {FORMAT}. Use the trimtab that wrote "
+                "it."
             )
 
     def _recover(self, error: lmdb.Error) -> None:

@@ -36,7 +36,7 @@ class LmdbKeyValue(Closing):
         directory: The directory of the store. It is created if it does not exist.
         map_bytes: The initial size of the memory map.
         mode: With "relaxed", a write waits for one sync instead of two. Then a power cut may undo the last write, as a
-            whole. The mode of the first object for a directory holds for all of this process.
+            whole. The first object for a directory decides the mode for all objects of this process.
         repair: A sentence for messages that says what to do if the store is damaged. (Only the caller knows what the
             store holds and how to restore it.)
 

@@ -51,6 +51,9 @@ class LmdbPlace:
     def fresh(self, opened: Callable[[], KeyValue]) -> Iterator[None]:
         """Start with an empty store. The old one is set aside during the block, and restored if the block raises.
 
+        Args:
+            opened: Returns the open store, which is made to use the new folder.
+
         Raises:
             Unavailable: The folder cannot be moved.
         """

@@ -119,7 +119,7 @@ def test_lists_by_another_column_are_made_anew_for_the_same_requests_and_labels(
     (tmp_path / "regrouped" / "project.py").write_text(PROJECT.replace('group="search_id"', 'group="brand"'))
     with (
         shop.opened(tmp_path / "regrouped") as project,
-        pytest.raises(Unavailable, match="of 3 lists 0 have a final label for each of their rows"),
+        pytest.raises(Unavailable, match="0 of 3 lists have a final label for each of their rows"),
     ):
         project.train("offers")
 

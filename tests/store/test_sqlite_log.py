@@ -308,7 +308,7 @@ def test_nothing_is_appended_to_a_file_that_is_not_there_any_more(
     with SqliteLog(tmp_path / "log", mode=mode) as log:
         log.append([b"a"])
         lose(tmp_path / "log", tmp_path / "away")
-        with pytest.raises(Unavailable, match=r"p0001\.db: it or its -wal was removed"):
+        with pytest.raises(Unavailable, match=r"p0001\.db: this file or its -wal file was removed"):
             log.append([b"b"])
         if lose is not moved:
             shutil.rmtree(tmp_path / "log", ignore_errors=True)

@@ -111,7 +111,7 @@ def test_a_snapshot_that_is_damaged_or_of_another_model_is_refused(fitted: Fitte
             learner.restore(damaged)
     world = make(seed=5, estimator=sgd)
     other = OnlineLearner(fit_online(world.model, world.training_set()).artifact)
-    with pytest.raises(Misuse, match="snapshot started from"):
+    with pytest.raises(Misuse, match="the state is of a learner that started from"):
         other.restore(state)
 
 

@@ -315,7 +315,7 @@ def test_a_relevance_that_cannot_be_learnt_from_is_named(change: Any, said: str,
 
 
 def test_lists_beyond_the_library_or_of_no_name_are_named(shown: Searches):
-    with pytest.raises(Misuse, match=r"of 0 lists 0 have a final label.*, and 2,\d+ rows have no 'search_id'"):
+    with pytest.raises(Misuse, match=r"0 of 0 lists have a final label.*, and 2,\d+ rows have no 'search_id'"):
         fit(made(), msgspec.structs.replace(shown, lists=[None] * len(shown.keys)).training_set())
     long = searches(days=1, per_day=4, longest=10_400, seed=3)
     one: list[str | None] = ["all"] * len(long.keys)

@@ -253,6 +253,15 @@ def test_a_sample_by_class_keeps_the_level_of_probabilities(make: Any) -> None:
     assert plain.hash != sampled.hash
 
 
+def test_a_sample_that_keeps_one_class_names_this_class(make: Any) -> None:
+    made, training_set = bands(make)
+    label = msgspec.structs.replace(made.label, classes=(7, 8, 9))
+    few = msgspec.structs.replace(made, label=label, sample=tt.sample(classes={7: 1e-9, 8: 1e-9}))
+    chosen = np.flatnonzero(training_set.usable)
+    with pytest.raises(Misuse, match="all of them labelled 9"):
+        weigh(few, training_set, chosen, training_set.target[chosen])
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize(
     ("more", "said"),

@@ -68,7 +68,7 @@ def open(
     """Open the store at `url`. A store that does not exist is created.
 
     URLs have three slashes and an absolute path: `sqlite:///dir` (log), `sqlite:///file.db` (catalog), `delta:///dir`
-    (table), `lmdb:///dir` (kv), `file:///dir` (blob). The first two and `lmdb` take `?mode=durable` or `?mode=relaxed`.
+    (table), `lmdb:///dir` (kv), `file:///dir` (blob). `sqlite` and `lmdb` URLs take `?mode=durable` or `?mode=relaxed`.
 
     Args:
         url: The address of the store.
@@ -77,7 +77,7 @@ def open(
         repair: The advice in messages about a damaged key-value store; by default to restore it from a backup.
 
     Raises:
-        Misuse: The URL is unknown, or there is no store of this kind at such a URL. The message has an example.
+        Misuse: The URL is malformed, or no store of this kind has such URLs. The message has an example.
         Unavailable: The store cannot be reached or created now.
         Corrupt: The stored data are damaged.
 

@@ -150,7 +150,7 @@ class Prunable(Protocol):
         ...
 
     def vacuum(self, older_h: int) -> int:
-        """Delete files that no version has needed in the last `older_h` hours. Return the bytes freed."""
+        """Delete files that the newest version has not needed for `older_h` hours. Return the bytes freed."""
         ...
 
 

@@ -376,7 +376,7 @@ class SqlCatalog(Closing):
 def _above(prefix: str) -> str | None:
     """Return the smallest text above all texts that start with `prefix`.
 
-    Return None if the code point after the last one of the prefix is not a character.
+    Return None if the last character of the prefix is followed by a code point that is no character.
 
     >>> _above("day/2024-05")
     'day/2024-06'

@@ -23,7 +23,7 @@ class CatalogContract:
 
     @pytest.fixture
     def catalog(self, clock: VirtualClock) -> Catalog:
-        raise NotImplementedError("give a fixture `catalog` with an empty catalogue on `clock`")
+        raise NotImplementedError("give a fixture `catalog` with an empty catalogue that uses `clock`")
 
     def test_a_record_counts_its_writes(self, catalog: Catalog) -> None:
         assert catalog.get("model", "late") is None

@@ -23,7 +23,7 @@ class LogContract:
 
     @pytest.fixture
     def log(self, clock: VirtualClock) -> Log:
-        raise NotImplementedError("give a fixture `log` with an empty log on `clock`")
+        raise NotImplementedError("give a fixture `log` with an empty log that uses `clock`")
 
     def test_positions_count_from_one_and_are_contiguous(self, log: Log) -> None:
         assert log.append([b"a"]) == range(1, 2)

@@ -129,7 +129,7 @@ class RuntimeContract:
 
     def test_bytes_that_are_no_model_are_corrupt(self, make: Callable[[], Any]) -> None:
         runtime = runtime_for(make(), trust=self.trust)
-        # no other damage, because the bytes of a version are first checked by their hash
+        # other damage is not tested: the hash of a version's bytes is checked before they are loaded
         for data in (b"", b"nothing"):
             with pytest.raises(Corrupt):
                 runtime.load(data)

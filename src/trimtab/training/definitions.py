@@ -49,13 +49,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     estimator: Callable[..., Any]  # a function that returns a new, unfitted estimator; it is called for each fit
     metric: Metric
     calibration: RecalibrationKind | None = None  # part of the model's hash
-    # columns and features for whose values there are separate evaluations; not part of the model's hash
+    # columns and features: evaluations show the metric for each of their values; not part of the model's hash
     slices: tuple[str, ...] = ()
     costs: Costs | ClassCosts | None = None  # for evaluations; not part of the model's hash
     weights: Weights | None = None  # part of the model's hash, as are the next two fields
     sample: Sample | None = None
     rows: RowsFrom = "history"
-    # A column whose values should not be on both sides of a split. In a ranking, it names the list.
+    # a column or feature: evaluations judge known values and new values separately; in a ranking, it names the list
     group: str | None = None
     # columns, features and views that only look like leaks; part of the model's hash
     allow_leakage: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def about(self) -> list[str]:
-        """The columns of a request that identify its entities. If there are none, this is the request's key."""
+        """The columns of a request that identify its entities. If no column does, the list has the request's key."""
         named = {name for join in self.features.joins for name in join.by} & self.request.columns.keys()
         return [name for name in self.request.columns if name in named] or [self.request.key]
 

@@ -32,7 +32,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     packages: dict[str, str]
     cpu: str  # the widest instruction set that NumPy found; the last bits of results such as exp depend on it
-    commit: str | None = None  # the commit of the project's repository; None: it is in no repository
+    commit: str | None = None  # the commit of the project's repository; None: unknown (no repository, or no Git)
     system: str = ""  # for example "Linux"; "": the version is older than this field
     architecture: str = ""  # for example "x86_64" or "aarch64"; "": the version is older than this field
 
@@ -119,7 +119,7 @@ def cpu_level() -> str:
     """Return the widest instruction set that NumPy uses on this machine: avx512, avx2, asimd or baseline.
 
     On Linux with an x86 processor, it is read from /proc/cpuinfo, so that NumPy need not be loaded. It is read from
-    NumPy on other systems, if NumPy is already loaded, or if its settings disable instructions.
+    NumPy in three cases: on other systems; if NumPy is already loaded; and if NumPy's settings choose instructions.
     """
     flags = None if os.environ.keys() & _NUMPY_SETTINGS else _processor_flags()
     if flags is None or "numpy" in sys.modules:

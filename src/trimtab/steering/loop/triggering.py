@@ -114,13 +114,8 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
                 for name, onset in watch.slice_onsets.items()
                 if seen.rise_by_slice(name, onset) >= HARMFUL_RISE
             }
-            return _of_slices(
-                "alarm",
-                f"Quality alarm: slices raised the loss of all rows by {HARMFUL_RISE:.0%} or more:",
-                harmful,
-                rules,
-                now_us,
-            )
+            said = f"Quality alarm: slices raised the loss of all rows by {HARMFUL_RISE:.0%} or more:"
+            return _of_slices("alarm", said, harmful, rules, now_us)
         case OnSliceDrop():
             onsets = {} if watch is None else watch.slice_onsets
             return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)

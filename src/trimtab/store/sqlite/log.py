@@ -297,8 +297,8 @@ class SqliteLog(Closing):
             for each in mine.group:
                 if not each.done:
                     each.error = Unavailable(
-                        f"{self.directory}: the append was interrupted ({failure!r}): it was written whole or "
-                        "not at all. Check whether it is there, or try again."
+                        f"{self.directory}: the append was interrupted ({failure!r}): all of its records "
+                        "were written, or none. Check which, before you append them again."
                     )
                     each.done = True
             self._waiting = [each for each in self._waiting if each is not mine and not each.done]

@@ -114,8 +114,8 @@ class PartitionWriter:
             return
         self._drop()
         raise Unavailable(
-            f"{self.path}: it or its -wal was removed, moved or replaced while this process writes it; nothing was "
-            "appended. Put the files back (trimtab doctor says what is missing), and try again."
+            f"{self.path}: this file or its -wal file was removed, moved or replaced while this process uses it; "
+            "nothing was appended. Put the files back (trimtab doctor says what is missing), and try again."
         )
 
     def skip_to(self, position: int, again: Iterable[tuple[bytes, int]]) -> None:

@@ -101,7 +101,7 @@ def check_format(connection: sqlite3.Connection, path: Path) -> Head:
     if application != _APPLICATION:
         raise Corrupt(f"{path}: not a trimtab log (application id {application:#x}). Move it away, or restore it.")
     if version != FORMAT:
-        raise Misuse(f"{path}: log format {version}, this trimtab reads {FORMAT}. Use the trimtab that wrote it.")
+        raise Misuse(f"{path}: log format {version}, but this trimtab reads {FORMAT}. Use the trimtab that wrote it.")
     return read_head(connection, path)
 
 

@@ -40,7 +40,7 @@ TOO_GOOD: dict[Task, tuple[float, float]] = {
     "count": (0.999, 0.98),
     "ranking": (0.999, 0.98),
 }
-# a column has changed often if at least 5 requests changed, and the lower bound of their share is at least 5 %
+# a column has changed often if it changed in 5 requests or more, and the lower bound of their share is 5 % or more
 _LEAST_CHANGED, _LEAST_SHARE = 5, 0.05
 _LEAST_ASKED = 30  # the checks "only_in_history" and "label_at_request" need at least this many requests
 
@@ -105,8 +105,8 @@ def _without_values(training_set: TrainingSet, chosen: NDArray[np.int64]) -> Ite
                 name=name,
                 severity="warning",
                 found=f"Feature {name!r} is null in all {chosen.size:,} training rows.",
-                todo="Check whether its column was renamed, or its source has no events of that time. Otherwise leave "
-                "the feature out.",
+                todo="Check whether its column was renamed, or its source has no events of that time. If neither is "
+                "so, leave the feature out.",
             )
 
 
@@ -191,7 +191,7 @@ def _known_later(model: Model, seen: dict[str, RetroactiveChange]) -> Iterator[L
 def _label_at_request(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> Iterator[Leak]:
     """Find labels whose events have the time of the request, and not that of the outcome.
 
-    If they have, the features of other requests contain outcomes before these were known.
+    If labels have such times, features of other requests contain outcomes that were not known yet.
     """
     views = [join.name for join in model.features.joins if join.view.source.name == model.label.source.name]
     if not views or not chosen.size:

@@ -39,7 +39,7 @@ class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """How many lists can be used, as part of a sentence."""
         without = f", and {self.rows_without:,} rows have no {self.column!r}" if self.rows_without else ""
-        return f"of {self.lists:,} lists {self.whole:,} have a final label for each of their rows{without}"
+        return f"{self.whole:,} of {self.lists:,} lists have a final label for each of their rows{without}"
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     usable: int  # the number of usable rows (see `TrainingSet.usable`); only these are learnt from
     by_state: dict[str, int]  # for each state of labels, the number of rows
-    # for each feature of a view, the number of rows by reason (why a value is null, or that it is found); for other
+    # for each feature of a view, the number of rows by the reason why the value is null, or "found"; for other
     # features, only how often they failed
     by_reason: dict[str, dict[str, int]]
     data_hash: str  # the hash of all values, reasons and labels

@@ -42,7 +42,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]) -> Weighed:
-    """Return which of the rows `chosen` to fit on, and their weights, as declared by the model.
+    """Return which of the rows `chosen` to fit on, and their weights: those of the model, times those by age.
 
     Raises:
         Misuse: A weight is missing, negative or infinite, all weights are 0, rows of one list have different weights,
@@ -127,9 +127,10 @@ def _check_left(model: Model, target: NDArray[Any], kept: NDArray[np.int64]) -> 
             f"{needed} features. Keep a larger share."
         )
     if model.task in ("binary", "multiclass") and np.unique(left).size < 2:
+        said = model.label.class_names[int(left[0])] if model.label.classes else f"{left[0]:g}"
         raise Misuse(
             f"model {model.name!r}: sample={model.sample!r} keeps {left.size} of {target.size} rows, all of them "
-            f"labelled {left[0]:g}. Keep a larger share of the others."
+            f"labelled {said}. Keep a larger share of the other classes."
         )
 
 

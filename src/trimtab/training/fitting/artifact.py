@@ -48,7 +48,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     encoding: Encoding
     step: Standardize | None  # None: the estimator gets the matrix as it is, with nulls
     estimator: bytes
-    row_exact: bool  # whether the library promises equal bits for a row alone and in a batch
+    row_exact: bool  # whether the library promises that a row alone and in a batch get the same score, bit for bit
     # the largest difference found between the scores of a row alone and in a batch; 0 if `row_exact`
     row_tolerance: float
     golden: Golden

@@ -123,7 +123,7 @@ def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], w
     shared = [(place, given.index(name)) for place, name in enumerate(wanted) if name in given]
     if scores.ndim != 2 or not shared:
         raise Misuse(
-            f"{what}: the version in service predicts {', '.join(given) or 'no classes'}, but the model declares "
+            f"{what}: the compared version predicts {', '.join(given) or 'no classes'}, but the model declares "
             f"{', '.join(wanted) or 'none'}, so they cannot be compared. Give the model with other classes another "
             "name."
         )

@@ -26,7 +26,7 @@ class OutOfFold(msgspec.Struct, frozen=True, eq=False):
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
-    """One part: the rows of a time interval, with predictions of a model fitted on rows that were known before."""
+    """One part: the rows of a time interval, with predictions of a model fitted on labels that were known before it."""
 
     number: int
     start_us: int
@@ -44,7 +44,7 @@ def walk(
     first: float,
     what: str,
 ) -> Iterator[Part]:
-    """Fit on the rows known before a part, and predict the part, for `folds` parts with equally many rows.
+    """For each of `folds` equally large parts: fit on rows whose labels were known before the part, then predict it.
 
     Args:
         fit_on: Fits on the rows in a boolean array.

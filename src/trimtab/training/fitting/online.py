@@ -105,10 +105,11 @@ class OnlineLearner:
         try:
             state = msgspec.msgpack.decode(data, type=OnlineState)
         except msgspec.DecodeError as error:
-            raise Corrupt(f"online learner: these {len(data)} bytes are not a snapshot: {error}") from error
+            raise Corrupt(f"online learner: these {len(data)} bytes are not a stored state: {error}") from error
         if state.base != self._base:
             raise Misuse(
-                f"online learner: the snapshot started from {state.base[:12]}, this learner from {self._base[:12]}."
+                f"online learner: the state is of a learner that started from {state.base[:12]}, this one started from "
+                f"{self._base[:12]}."
             )
         self._use(loads(state.estimator))
         self.learned = state.learned

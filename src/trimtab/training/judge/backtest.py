@@ -79,7 +79,7 @@ def _fold(
     start_us, end_us = int(at_us.min()), int(at_us.max())
     try:
         fitted = refit(past)
-    # there is only one class before the part, or there are too few rows for the features or the calibration
+    # only one class occurs before the part, or there are too few rows for the features or the calibration
     except Misuse:
         return Fold(
             start_us=start_us,

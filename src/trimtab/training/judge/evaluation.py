@@ -320,7 +320,7 @@ def _check_labels(model: Model, labels: NDArray[np.float64]) -> None:
         needed = {"binary": "labels 0 and 1", "count": "counts of at least 0"}.get(model.task, "labels of at least 0")
         raise Misuse(
             f"evaluate {model.name!r}: metric {model.metric!r} needs {needed}; {int(unfit.sum())} of {labels.size} "
-            f"labels in the holdout are others, e.g. {labels[unfit][0]:g}. Change the label's expression."
+            f"labels in the holdout are something else, e.g. {labels[unfit][0]:g}. Change the label's expression."
         )
 
 

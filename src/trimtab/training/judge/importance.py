@@ -75,7 +75,7 @@ def permuted(
 
 
 def _sample(training_set: TrainingSet, chosen: NDArray[Any], most: int, generator: np.random.Generator) -> NDArray[Any]:
-    """Draw about `most` of the rows, and return them in their order. In a ranking, whole lists are drawn."""
+    """Draw about `most` rows, and return them in their order. In a ranking, whole lists are drawn."""
     lists = training_set.lists_of(chosen)
     if lists is None:
         kept: NDArray[Any] = chosen[np.sort(generator.permutation(chosen.size)[:most])]

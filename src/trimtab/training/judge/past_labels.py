@@ -116,7 +116,8 @@ class PastLabels:
         known_us = training_set.label_known_at_us[self._labelled]
         self._order = np.lexsort((training_set.at_us[self._labelled], known_us))
         known_us = known_us[self._order]
-        self._rank = np.searchsorted(known_us, known_us) + 1  # of the labels in this order, equal for equal times
+        # the rank of each label in this order; labels that became known at the same time have equal ranks
+        self._rank = np.searchsorted(known_us, known_us) + 1
         self._known = np.searchsorted(known_us, training_set.at_us, "right")  # how many labels each row could know
         self._hours = self._own_us // HOUR_US
         self._low, self._span = 0, 1

@@ -120,10 +120,10 @@ def test_numbers_far_from_0_are_learnt_as_well_as_those_near_it() -> None:
         (nothing, "nothing gave None. Needed: a torch.nn.Module"),
         (raising, r"raising\(3, 1\) raised ValueError: no such layer"),
         (wide, r"the module gives \(257, 2\) for 257 rows; needed \(257, 1\)"),
-        (lambda inputs, outputs: None, "cannot be found by its name"),
+        (lambda inputs, outputs: None, "cannot be imported by its name"),
         (paired, r"the module gives a tuple; needed a tensor of shape \(257, 1\)"),
         (arrayed, r"the module gives a ndarray; needed a tensor of shape \(257, 1\)"),
-        (MADE, "neural was given a Linear that was already made. Give its class, or a function that makes it"),
+        (MADE, "neural got a Linear object. Give its class, or a function that makes it"),
     ],
 )
 def test_a_module_that_cannot_be_fitted_is_named(layers: Any, said: str) -> None:
@@ -146,7 +146,7 @@ def test_weights_that_are_none_of_the_module_are_corrupt_and_code_in_them_is_not
 
 def test_answers_take_columns_in_number_and_do_not_write_to_what_they_are_given() -> None:
     found = fitted()
-    with pytest.raises(Misuse, match=r"inputs of shape \(257, 2\); needed 3 columns"):
+    with pytest.raises(Misuse, match=r"the inputs have shape \(257, 2\); needed 3 columns"):
         found.predict(INPUTS[:, :2])
     frozen = INPUTS.copy()
     frozen.setflags(write=False)

@@ -250,7 +250,7 @@ def test_a_module_of_ones_own_is_found_by_its_name_and_refused_once_it_was_chang
     monkeypatch.setitem(globals(), "narrow", lambda inputs, outputs: None)
     with pytest.raises(Misuse, match="was changed since it was trained"):
         runtime.load(saved)
-    with pytest.raises(Misuse, match="cannot be found by its name"):
+    with pytest.raises(Misuse, match="cannot be imported by its name"):
         contract.fitted(lambda: neural(lambda inputs, outputs: narrow(inputs, outputs)))
 
 
@@ -273,6 +273,18 @@ def test_a_river_model_with_code_inside_is_refused() -> None:
     contract = RuntimeContract()
     with pytest.raises(Misuse, match=r"skops cannot store it safely: it holds functools\.partial"):
         contract.fitted(naive_bayes.GaussianNB)
+
+
+def test_a_river_model_of_several_classes_is_not_exported() -> None:
+    pytest.importorskip("river")
+    from river import linear_model, multiclass
+
+    estimator = multiclass.OneVsRestClassifier(linear_model.LogisticRegression())
+    runtime = runtime_for(estimator)
+    labels = np.array([0, 1, 2, 1])
+    saved = runtime.save(runtime.fit(estimator, np.arange(8.0).reshape(4, 2), labels, ("a", "b")))
+    with pytest.raises(Misuse, match="river: a model of several classes cannot be exported"):
+        runtime.format.native(saved)
 
 
 def test_what_onnx_cannot_say_is_named() -> None:

@@ -74,14 +74,14 @@ def test_spaces_and_budgets_that_make_no_sense_are_refused(make: Callable[[], An
     ("estimator", "message"),
     [
         (lambda strength: None, r"search looks for intercept, but its estimator function takes strength"),
-        (lambda strength, intercept, depth: None, "needs depth, which search does not look for"),
+        (lambda strength, intercept, depth: None, "needs depth, but search only looks for strength, intercept"),
         (LogisticRegression, "search looks for strength, intercept"),
     ],
 )
 def test_the_estimators_function_takes_what_is_searched_for(estimator: Callable[..., Any], message: str) -> None:
     with pytest.raises(Misuse, match=message):
         checked_search("m", tt.search(SPACES), estimator)
-    with pytest.raises(Misuse, match="needs depth, which no search looks for"):
+    with pytest.raises(Misuse, match="needs depth, but the model declares no search"):
         checked_search("m", None, lambda depth: None)
     assert checked_search("m", tt.search(SPACES), lambda **parameters: None) is not None
 

@@ -1,4 +1,4 @@
-"""Parameter searches: the declaration of ranges and budget, and the results: trials and chosen parameters."""
+"""Parameter searches: how a model declares ranges and a budget, and what is found (trials, chosen parameters)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """The hash of everything in this declaration that the result of a trial depends on, so without the budget."""
+        """The hash of what the results of trials depend on: all of this declaration except the budget."""
         return content_hash([list(self.spaces.items()), self.seed, self.prune, self.folds])
 
     def holds(self, values: Mapping[str, Value]) -> bool:
@@ -105,7 +105,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 def integer(low: int, high: int, *, log: bool = False) -> Integer:
     """Declare a parameter that is a whole number from `low` to `high`, both included.
 
-    With `log`, all orders of magnitude are searched equally.
+    With `log`, it is searched on a logarithmic scale: 1 to 10 counts as much as 10 to 100.
 
     Raises:
         Misuse: A bound is not a whole number, the range is empty, or `log` is set and a bound is below 1.
@@ -165,12 +165,12 @@ def search(
     prune: bool = True,
     folds: int = 3,
 ) -> Search:
-    """Declare a search for an estimator's parameters. Parameters are judged by fits that walk forward in time.
+    """Declare a search for an estimator's parameters. Each trial is judged by fits that walk forward in time.
 
     Args:
-        spaces: For each argument of the estimator's function that is searched for: `integer`, `number` or `choice`.
+        spaces: The name of each searched argument of the estimator's function, with an `integer`, `number` or `choice`.
         trials: How many sets of parameters to try.
-        time: How long all trials together may take, such as "10m". The trial that exceeds it is still completed. None:
+        time: How long all trials together may take, such as "10m". A trial that began before is still completed. None:
             no limit.
         seed: The seed. With the same data and number of trials, it leads to the same parameters, even if the search is
             interrupted.
@@ -201,7 +201,11 @@ def search(
 
 
 def with_budget(declared: Search, *, trials: int | None, time: str | int | None) -> Search:
-    """Return the search with another number of trials or time. Both searches begin with the same trials.
+    """Return the search with another number of trials or another time. It begins with the same trials.
+
+    Args:
+        trials: The number of trials; None: as declared.
+        time: The time; None: as declared.
 
     Raises:
         Misuse: The budget is invalid.
@@ -212,10 +216,10 @@ def with_budget(declared: Search, *, trials: int | None, time: str | int | None)
 
 
 def checked_search(name: str, given: Search | None, estimator: Callable[..., Any]) -> Search | None:
-    """Check that the estimator's function has the parameters as arguments, and needs no others.
+    """Check that the estimator's function has the searched parameters as arguments, and needs no others.
 
     Raises:
-        Misuse: `given` was not made by `tt.search(...)`, or the function needs other arguments or lacks one of these.
+        Misuse: `given` was not made by `tt.search(...)`, or the function needs other arguments, or lacks a parameter.
     """
     if given is not None and not isinstance(given, Search):
         raise Misuse(f"model {name!r}: search={given!r}. Needed: {_FORM}.")
@@ -229,9 +233,9 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
     unknown = [] if anything else [n for n in wanted if n not in named or named[n].kind is named[n].POSITIONAL_ONLY]
     if needed:
         raise Misuse(
-            f"model {name!r}: its estimator function needs {', '.join(needed)}, which "
-            + ("no search looks for" if given is None else f"search does not look for ({', '.join(wanted)})")
-            + f". Give each a default, or a space: search={_FORM}."
+            f"model {name!r}: its estimator function needs {', '.join(needed)}, but "
+            + ("the model declares no search" if given is None else f"search only looks for {', '.join(wanted)}")
+            + f". Give each a default, or search for it: search={_FORM}."
         )
     if unknown:
         raise Misuse(
@@ -242,7 +246,7 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
 
 
 def defaults(given: Search, estimator: Callable[..., Any]) -> dict[str, Value] | None:
-    """Return the function's default for each parameter; None if one is missing or outside its parameter's range."""
+    """Return the function's default for each parameter; None if a default is missing or not an allowed value."""
     taken = _arguments(estimator) or {}
     own = {n: taken[n].default for n in given.spaces if n in taken and taken[n].default is not inspect.Parameter.empty}
     return own if given.holds(own) else None

@@ -18,9 +18,9 @@ GivenWeights: TypeAlias = Expression | str | Callable[..., Any]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """What share of rows to fit on. The weight of a kept row is 1 / share. `sample()` makes one.
+    """The shares of rows to fit on. The weight of a kept row is 1 / its share. `sample()` makes one.
 
-    The row's key and the seed decide whether a row is kept, so each training keeps the same rows.  # D54
+    The row's key and the seed decide whether a row is kept, so every fit keeps the same rows.  # D54
     """
 
     negatives: float = 1.0
@@ -50,8 +50,8 @@ def sample(
     Args:
         negatives: The share of rows with label 0 that are kept.
         positives: The share of rows with label 1 that are kept.
-        rows: The share of all rows that are kept, whatever their label. Models of numbers and counts can only have this
-            one.
+        rows: The share of all rows that are kept, whatever their label. Models of numbers, counts and lists can only
+            have this share. (Of lists, whole lists are kept.)
         classes: For several classes, the shares of some of them, such as {"on_time": 0.1}. Other classes are kept
             completely.
         seed: The seed. Another seed keeps other rows.
@@ -93,8 +93,8 @@ def checked_sample(
         ranks: Whether the model ranks lists, which are kept or left out as a whole.
 
     Raises:
-        Misuse: `given` was not made by `tt.sample(...)`, has shares of another kind of model, or names classes that the
-            model does not have.
+        Misuse: `given` was not made by `tt.sample(...)`, has a share that this kind of model cannot have, or names
+            classes that the model does not have.
     """
     if given is None:
         return None
@@ -102,9 +102,11 @@ def checked_sample(
         raise Misuse(f"model {name!r}: sample={given!r}. Needed: tt.sample(negatives=0.1, seed=1).")
     if not binary and (given.negatives, given.positives) != (1.0, 1.0):
         of = "several classes" if classes else "lists" if ranks else "numbers"
-        better = f"shares by class: tt.sample(classes={{{classes[0]!r}: 0.1}})" if classes else "a share of all"
+        better = "a share of all rows: "
+        if classes:
+            better = f"shares by class: tt.sample(classes={{{classes[0]!r}: 0.1}}), or "
         raise Misuse(
-            f"model {name!r}: sample={given!r} does not fit a model of {of}. Give {better}, or tt.sample(rows=0.1)."
+            f"model {name!r}: sample={given!r} does not fit a model of {of}. Give {better}tt.sample(rows=0.1)."
         )
     if given.classes is not msgspec.UNSET and (unknown := [one for one in given.classes if one not in classes]):
         found = f"its classes are {', '.join(classes)}" if classes else "the model does not have several classes"
@@ -129,8 +131,8 @@ def checked_weights(name: str, given: GivenWeights | None, known: dict[str, Dtyp
     if isinstance(given, str) and given == "balanced":
         if not classes:
             raise Misuse(
-                f'model {name!r}: weights="balanced" needs a model of classes, with a metric of probabilities '
-                "(log_loss, brier)."
+                f'model {name!r}: weights="balanced" needs a model of classes: a metric such as log_loss, or a '
+                "label with several classes."
             )
         return "balanced"
     expression = _expression(name, given)

@@ -48,7 +48,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
 
 
 def walk_forward(model: Model, training_set: TrainingSet, *, folds: int = 5, seed: int = 0) -> OutOfFold:
-    """Divide the usable rows by time into `folds` + 1 equal parts. Predict each, except the first, by a fit on older rows.
+    """Divide the usable rows by time into `folds` + 1 equal parts. Predict each but the first by a fit on older rows.
 
     Raises:
         Misuse: There are too few rows, or a fit fails. The message says which.

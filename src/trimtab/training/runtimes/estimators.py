@@ -33,9 +33,9 @@ class OnnxEstimator:
 
 
 def onnx(estimator: Any) -> OnnxEstimator:
-    """Let ONNX Runtime score an estimator. The stored, converted model is compared with the original.
+    """Let ONNX Runtime score an estimator. Each fit converts it, and compares its scores with those of the original.
 
-    The scores of both may differ by 1e-5, because some operations of ONNX only have single precision.
+    They may differ by 1e-5, because some operations of ONNX only have single precision.
 
     Args:
         estimator: A scikit-learn estimator or pipeline.
@@ -95,15 +95,15 @@ def neural(
     Args:
         layers: The widths of the hidden layers, or a function that builds the network. It gets the number of inputs and
             the number of outputs, and returns a `torch.nn.Module`, whose result must have the shape (rows, outputs):
-            logits of classes, or a number. The function must be at the top level of a file. A stored model has the
-            function's name, a hash of its code, and the weights as numbers.
+            logits of the classes, or the predicted number. The function must be at the top level of a file. A stored
+            model has the function's name, a hash of the function's code, and the weights as numbers.
         epochs: How often all rows are used.
         batch_rows: How many rows each step uses.
         learning_rate: The learning rate of Adam.
         seed: The seed; by default that of the project.
 
     Raises:
-        Misuse: A width, an epoch or a batch is below 1, or the learning rate is invalid.
+        Misuse: A width, `epochs` or `batch_rows` is below 1, or the learning rate is invalid.
 
     >>> neural([16])
     neural([16])
@@ -112,7 +112,7 @@ def neural(
     widths = () if callable(layers) else tuple(layers)
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*widths, epochs, batch_rows)):
         raise Misuse(
-            f"neural: layers={layers!r}, epochs={epochs!r}, batch_rows={batch_rows!r}. Give numbers of at least 1."
+            f"neural: layers={layers!r}, epochs={epochs!r}, batch_rows={batch_rows!r}. Give whole numbers above 0."
         )
     if not 0.0 < learning_rate < float("inf"):
         raise Misuse(f"neural: learning_rate={learning_rate!r}. Give a number above 0, e.g. 0.001.")

@@ -29,7 +29,7 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     data: bytes  # the model in the form in which trimtab stores models of this library
     kind: str
-    inputs: tuple[str, ...] = ()  # the names of its inputs; empty: the file has none
+    inputs: tuple[str, ...] = ()  # the names of its inputs; empty: the file does not contain them
     count: int | None = None  # the number of its inputs; None: not in the file
     accepts_null: bool = True
 
@@ -41,7 +41,7 @@ class ExportedCode(msgspec.Struct, frozen=True):
     trimtab.
     """
 
-    # a function of the file's bytes and the inputs' names; returns a function that scores a matrix
+    # gets the bytes of the model file and the names of the inputs, and returns a function that scores a matrix
     scorer: ExportedScorer
     needs: tuple[Callable[..., Any], ...] = ()  # functions of trimtab that it calls
     constants: dict[str, object] = {}  # a dict is safe as a default here, because msgspec copies it

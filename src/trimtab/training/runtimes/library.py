@@ -45,14 +45,14 @@ class LibraryRuntime:
 
     @contextmanager
     def progress(self, estimator: Any) -> Iterator[dict[str, Any]]:
-        """Yield arguments for the estimator's `fit` that make it report progress; none if no caller wants to know it.
+        """Yield arguments that make the estimator's `fit` report its progress; no arguments if no caller listens.
 
         These arguments do not change the fitted model.
         """
         yield {}
 
     def scoring_paths(self, model: Any) -> Mapping[str, RowCall]:
-        """Return functions that score one row faster than the library, fastest first. They must give its scores."""
+        """Return functions that score one row as the library does, but faster. The fastest comes first."""
         return {}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
@@ -67,7 +67,7 @@ def takes_weights(function: Any, name: str) -> bool:
 def no_weights(estimator: Any) -> Misuse:
     """Return the error for an estimator that does not accept weights."""
     return Misuse(
-        f"estimator {type(estimator).__name__}: its fit takes no sample_weight, and the model declares weights or a "
+        f"estimator {type(estimator).__name__}: its fit takes no sample_weight, but the model declares weights or a "
         "sample. Leave weights and sample out, or choose an estimator that takes them."
     )
 

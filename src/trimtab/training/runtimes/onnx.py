@@ -33,7 +33,7 @@ def open_session(data: bytes) -> Any:
 
 
 def run_session(session: Any, matrix: Any) -> Any:
-    """Return the scores of a model with one input. Scores are the last output (for classifiers, after the classes)."""
+    """Return the scores of a model that takes one matrix: its last output. (A classifier first returns classes.)"""
     import numpy as np
 
     taken = session.get_inputs()[0]
@@ -140,7 +140,7 @@ class OnnxRuntime(LibraryRuntime):
 
 
 class OnnxModel:
-    """A loaded model with one input of shape (rows, inputs)."""
+    """A loaded model that takes one matrix of shape (rows, inputs)."""
 
     def __init__(self, data: bytes) -> None:
         try:
@@ -165,7 +165,7 @@ class OnnxModel:
 
 
 def _converted(estimator: BaseEstimator) -> bytes:
-    """Return the ONNX model in double precision; in single precision if a part has no double precision."""
+    """Return the ONNX model in double precision, or in single precision if a part of it has no other."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     if _splits_on_null(estimator):
@@ -200,7 +200,7 @@ def _graph(estimator: BaseEstimator, kind: Any) -> bytes:
 
 
 def _splits_on_null(estimator: BaseEstimator) -> bool:
-    """Return whether a tree has a split with an infinite threshold, which only separates null from all values."""
+    """Return whether a tree has a split with an infinite threshold, which separates null from all numbers."""
     waiting: list[Any] = [estimator]
     seen: set[int] = set()
     while waiting:

@@ -28,7 +28,7 @@ def score_exported(data: bytes, inputs: list[str]) -> Any:
 def _inspect(file: ModelFile) -> Inspected:
     estimator = _loads(file.data)
     if not RUNTIME.handles(estimator):
-        raise Misuse(f"pickle: it holds a {type(estimator).__name__}, which has no fit and predict.")
+        raise Misuse(f"pickle: the file holds a {type(estimator).__name__}, which lacks fit or predict.")
     return Inspected(runtime="pickle", data=file.data, kind=type(estimator).__name__, **inputs_of(estimator))
 
 

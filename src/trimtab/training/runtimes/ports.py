@@ -49,7 +49,7 @@ def check_columns(library: str, matrix: NDArray[Any], inputs: int) -> None:
         Misuse: The matrix has another number of columns, or is not a matrix.
     """
     if matrix.ndim != 2 or matrix.shape[1] != inputs:
-        raise Misuse(f"{library}: inputs of shape {matrix.shape}; needed {inputs} columns.")
+        raise Misuse(f"{library}: the inputs have shape {matrix.shape}; needed {inputs} columns.")
 
 
 def wrong_row(library: str, given: int, inputs: int) -> Misuse:
@@ -84,12 +84,12 @@ class Runtime(Protocol):
 
     @property
     def row_exact(self) -> bool:
-        """Whether a row gets the same bits alone and in a batch."""
+        """Whether a row gets the same score alone and in a batch, bit for bit."""
         ...
 
     @property
     def parity(self) -> float:
-        """How far the scores of a stored model and of the one in memory may differ (above 1: relative to the score)."""
+        """How far the scores of a stored model and of the one in memory may differ; above 1, relatively."""
         ...
 
     def handles(self, estimator: Any) -> bool:
@@ -112,7 +112,7 @@ class Runtime(Protocol):
         names: tuple[str, ...],
         weights: NDArray[Any] | None = None,
     ) -> Any:
-        """Fit on `inputs`, shape (rows, inputs), with the given names, and with one weight per row.
+        """Fit on `inputs`, shape (rows, inputs). `weights` has one weight for each row; None: all are equal.
 
         Raise Misuse if there are weights and the estimator does not accept them.
         """

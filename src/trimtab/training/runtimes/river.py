@@ -16,7 +16,7 @@ from trimtab.training.runtimes.library import LibraryRuntime, no_weights, takes_
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-# A stored model may have types whose names begin with these: River's own types and plain containers, nothing callable.
+# Types whose names begin so may be loaded: River's own, and plain types of Python, but none of its functions.
 OWN_TYPES = (
     "river.",
     "builtins.frozenset",
@@ -28,12 +28,12 @@ OWN_TYPES = (
 
 
 class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is stored: the model, and the names of its inputs, because River's models read features by name."""
+    """A stored model, and the names of its inputs, because River's models look up their inputs by name."""
 
     names: tuple[str, ...]
     model: bytes
-    # the number of classes if there are at least 3, which River then calls 0, 1, 2, ...; 0: there are two classes
-    # (False and True), or none
+    # the number of classes; River calls them 0, 1, 2, ... (0: there are only two, False and True, or the model predicts
+    # numbers)
     classes: int = 0
 
 
@@ -66,6 +66,13 @@ def score_exported(data: bytes, inputs: list[str]) -> Any:
     return lambda matrix: np.array([score(row) for row in matrix.tolist()], np.float64)
 
 
+def _native(data: bytes) -> bytes:
+    saved = msgspec.msgpack.decode(data, type=_Saved)
+    if saved.classes:  # the file of River does not contain their number
+        raise Misuse("river: a model of several classes cannot be exported. Score it through trimtab.")
+    return saved.model
+
+
 def _inspect(file: ModelFile) -> Inspected:
     data = msgspec.msgpack.encode(_Saved(file.names, file.data))
     RUNTIME.load(data)
@@ -82,7 +89,7 @@ class RiverRuntime(LibraryRuntime):
         exported=ExportedCode(
             score_exported, needs=(row_scorer,), constants={"ALLOWED": ALLOWED, "OWN_TYPES": OWN_TYPES}
         ),
-        native=lambda data: msgspec.msgpack.decode(data, type=_Saved).model,
+        native=_native,
         inspect=_inspect,
     )
 
@@ -123,7 +130,7 @@ class RiverRuntime(LibraryRuntime):
             if not type(part).__module__.startswith("river."):
                 raise Misuse(
                     f"river: {type(part).__module__}.{type(part).__qualname__} is not part of River, and only parts "
-                    "of River can be stored. Use River's own, or a function of the request's features instead."
+                    "of River can be stored. Use one of those, or compute a feature instead (tt.transform)."
                 )
         return msgspec.msgpack.encode(_Saved(fitted.names, dumps(model, also=OWN_TYPES), fitted.classes))
 

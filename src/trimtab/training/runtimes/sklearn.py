@@ -62,9 +62,9 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Return SHAP values, then the offset, and raw scores; None unless it is a linear model of inputs with the mean 0.
+    """Return SHAP values, with the offset after those of each row, and raw scores.
 
-    `centred` says whether the inputs have this mean.
+    They are only known for a linear model whose inputs have the mean 0 (`centred`). Otherwise, the result is None.
     """
     if not centred:
         return None
@@ -80,7 +80,7 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
 def _inspect(file: ModelFile) -> Inspected:
     estimator = loads(file.data)
     if not RUNTIME.handles(estimator):
-        raise Misuse(f"skops: it holds a {type(estimator).__name__}, which is not an estimator of scikit-learn.")
+        raise Misuse(f"skops: the file holds a {type(estimator).__name__}, which is not an estimator of scikit-learn.")
     return Inspected(
         runtime="sklearn",
         data=RUNTIME.save(estimator),
@@ -163,7 +163,7 @@ class EstimatorModel:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        # the number of inputs; None: the estimator is of a class written by the user, which does not say it
+        # the number of inputs; None: the user wrote the estimator's class, which does not say the number
         self._inputs = getattr(estimator, "n_features_in_", None)
         self._threads = ThreadpoolController()
 
@@ -181,9 +181,9 @@ class EstimatorModel:
         return row_score(self.predict(np.array([row], np.float64)))
 
     def where_finite(self, call: RowCall) -> RowCall:
-        """Return a function that passes rows to `call`, except rows with values that do not fit in float32.
+        """Return a function that scores rows with `call` if all their values fit in float32.
 
-        It passes those to the library, which refuses them with its own message.
+        The library scores, or refuses, other rows.
         """
         alone = self.predict_row
 
@@ -196,7 +196,7 @@ class EstimatorModel:
     def agrees(self, call: RowCall) -> bool:
         """Return whether a function for single rows gives the library's scores, except for rounding.
 
-        They are compared on random rows, on rows of small whole numbers, and on rows with zeros.
+        This is tried with random rows, rows of small whole numbers, rows with zeros, and rows with nulls if allowed.
         """
         draw, width = np.random.default_rng(0), self.estimator.n_features_in_
         rows = np.vstack([draw.normal(size=(24, width)), draw.integers(-1, 4, size=(24, width)).astype(np.float64)])

@@ -1,4 +1,4 @@
-"""Score single rows with scikit-learn's models but without its code, whose checks take longer than the model.
+"""Score single rows with scikit-learn's models, but without its code, because its checks take longer than the model.
 
 Trees are followed in plain Python with the library's arithmetic (inputs in float32, sums in the order of the trees). A
 pipeline of scalers and a linear model becomes one dot product. The caller must compare the scores with those of the
@@ -25,7 +25,7 @@ _Node: TypeAlias = "tuple[Any, ...]"
 
 
 def quick_row(fitted: Any) -> tuple[str, RowCall] | None:
-    """Return the name and the function of a path that scores one row; None: this module does not know the estimator."""
+    """Return the name and the function of a path that scores one row; None: there is none for this estimator."""
     kind = type(fitted).__name__
     module = type(fitted).__module__
     if kind == "Pipeline" and module.startswith("sklearn."):
@@ -168,7 +168,8 @@ def _folded(pipeline: Any) -> RowCall | None:
     width = getattr(pipeline, "n_features_in_", None)
     if width is None:  # the first step is the user's own class, which may not say how many inputs it has
         return None
-    # after each step, an input x has become x * factor + shift; `instead` replaces nulls among the pipeline's inputs
+    # After each step, an input x has become x * factor + shift. `instead` has a number for each input of the pipeline,
+    # which replaces null before the first step; NaN: none does.
     factor, shift, instead = np.ones(width), np.zeros(width), np.full(width, np.nan)
     for part in steps:
         if isinstance(part, str):  # the step is "passthrough"

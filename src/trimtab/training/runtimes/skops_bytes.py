@@ -12,7 +12,7 @@ import skops.io
 from trimtab.core.errors import Corrupt, Misuse
 
 # Types in scikit-learn's own estimators that skops does not trust by itself. All are plain containers of numbers, and
-# none runs code when it is loaded. This list must stay fixed: never add types because a stored file names them.
+# none runs code when it is loaded. Never add a type only because a file contains it.
 ALLOWED = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
@@ -28,7 +28,7 @@ def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
     """Return a fitted estimator as bytes in the skops format.
 
     Args:
-        also: Beginnings of the names of further allowed types, those of the estimator's own library.
+        also: Types whose names begin with one of these are allowed too. They belong to the estimator's own library.
 
     Raises:
         Misuse: The estimator contains a type that is not allowed.
@@ -69,7 +69,7 @@ def _refused(fitted: Any, why: str) -> Misuse:
 
 
 def _canonical(data: bytes) -> bytes:
-    """Remove from an archive what differs from run to run: times, and memory addresses in names and references."""
+    """Make archives of equal estimators equal: remove times, and memory addresses in names and references."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         schema = msgspec.json.decode(archive.read("schema.json"))
         addresses: dict[int, int] = {}
@@ -87,7 +87,7 @@ def _canonical(data: bytes) -> bytes:
 def _rename(node: Any, addresses: dict[int, int], files: dict[str, str]) -> None:
     """Replace memory addresses and file names by numbers, in the order in which they appear.
 
-    Each plain value gets a number of its own, because it is arbitrary whether Python stores equal values as one object.
+    Each plain value gets a number of its own, because equal values may or may not be the same object in Python.
     """
     if isinstance(node, list):
         for part in node:

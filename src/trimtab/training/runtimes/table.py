@@ -15,7 +15,7 @@ _HERE = "trimtab.training.runtimes."
 
 
 class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What must be known about a runtime before its library is loaded. Everything else is in its `RUNTIME`."""
+    """What trimtab must know about a runtime before it loads the runtime's library. `RUNTIME` has everything else."""
 
     name: str  # the name that versions record
     module: str  # the module that defines the runtime's `RUNTIME`
@@ -24,7 +24,7 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     estimators: str = ""
     reader: str = ""  # the module that reads model files; "": `library`
     packages: dict[str, str]  # the modules that read stored bytes, each with the package that contains it
-    extra_modules: tuple[str, ...] = ()  # further modules of `pip install trimtab[NAME]`; NAME is the runtime
+    extra_modules: tuple[str, ...] = ()  # other modules in `pip install trimtab[NAME]`; NAME is the runtime's name
     has_extra: bool = True  # False: the library is installed together with trimtab
     file_format: str = ""  # the name of the format of its model files; "": the name of the runtime
     endings: tuple[str, ...] = ()  # endings of the model files that can be imported
@@ -32,7 +32,7 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     by_rows: bool = False  # whether a batch may be scored row by row, which is slow
     user_code: bool = False  # whether scores come from code of the user
     pickles_parts: bool = False  # whether an estimator may have parts that only pickle can store
-    # a model file from outside is read with at most this much memory plus 32 times its size; None: no limit
+    # reading a model file from outside may take this much memory, and 32 times the file's size; None: no limit
     memory_bytes: int | None = None
 
     @property
@@ -41,8 +41,8 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.file_format or self.name
 
 
-# The first row that fits an estimator counts. Estimators of XGBoost and LightGBM would also fit the row of
-# scikit-learn.
+# The first row that fits an estimator counts. So LightGBM and XGBoost come before scikit-learn, whose classes their
+# estimators extend.
 ROWS = (
     RuntimeRow(
         name="lightgbm",
@@ -159,8 +159,8 @@ def runtime_for(estimator: Any, *, trust: Trust | None = None) -> Runtime:
         return runtime_named("pickle")
     raise Misuse(
         f"estimator {type(estimator).__module__}.{type(estimator).__qualname__}: no safe format can store it. Use an "
-        f'estimator of {_SAFE}, or accept code that runs at load with trust="pickle", which is recorded on the '
-        "version."
+        f'estimator of {_SAFE}, or give trust="pickle": then loading the version runs code, and the version '
+        "records that."
     )
 
 

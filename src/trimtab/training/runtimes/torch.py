@@ -40,7 +40,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal[1] = 1
     layers: tuple[int, ...]
     build: str | None  # "module:function" that builds the user's own network; None: it consists of `layers`
-    code: str | None  # the hash of that function's code; None as above
+    code: str | None  # the hash of that function's code; None: there is no such function
     inputs: int
     outputs: int  # 1 for a number or for one probability; otherwise the number of classes
     chances: bool  # whether the network gives probabilities
@@ -79,7 +79,7 @@ class TorchRuntime(LibraryRuntime):
     ) -> TorchScorer:
         import torch
 
-        _named(estimator.build)  # if the network cannot be stored, raise the error before the fit
+        _named(estimator.build)  # raises an error before the fit if the network could not be stored after it
         probability = bool(np.issubdtype(target.dtype, np.integer))
         outputs = int(target.max()) + 1 if probability and target.max() > 1 else 1
         level, spread = (0.0, 1.0) if probability else _level_and_spread(target, weights)
@@ -185,7 +185,7 @@ def _learn(
 
 @contextmanager
 def _drawing(seed: int | tuple[int, ...]) -> Iterator[None]:
-    """Seed PyTorch's random generator, and lock it against other threads. Restore its state at the end of the block.
+    """Seed PyTorch's random generator, and restore its state at the end. Meanwhile, other threads cannot enter here.
 
     A long fit takes this lock for each step, so that other threads can load models in between.
     """
@@ -213,7 +213,7 @@ def _batches(order: Any, rows: int) -> list[Any]:
 
 
 def _level_and_spread(target: NDArray[Any], weights: NDArray[Any] | None) -> tuple[float, float]:
-    """Return the mean and the standard deviation of labels (1 if all are equal). Adam needs labels that are scaled."""
+    """Return the mean of labels, and their standard deviation (1 if all are equal). Adam needs scaled labels."""
     level = float(np.average(target, weights=weights))
     spread = float(np.sqrt(np.average((target - level) ** 2, weights=weights)))
     return level, spread if spread > 0.0 else 1.0
@@ -231,7 +231,7 @@ def _named(build: Any) -> str | None:
         return None
     if isinstance(build, torch.nn.Module):
         raise Misuse(
-            f"torch: neural was given a {type(build).__name__} that was already made. Give its class, or a function "
+            f"torch: neural got a {type(build).__name__} object. Give its class, or a function "
             "that makes it from the numbers of inputs and outputs."
         )
     name = f"{getattr(build, '__module__', None)}:{getattr(build, '__qualname__', type(build).__qualname__)}"
@@ -241,7 +241,8 @@ def _named(build: Any) -> str | None:
         found = getattr(found, part, None)
     if found is not build:
         raise Misuse(
-            f"torch: {name} cannot be found by its name, which loading the model needs. Define it at the top of a file."
+            f"torch: {name} cannot be imported by its name, but the model cannot be loaded otherwise. Define it at "
+            "the top of a file."
         )
     return name
 
@@ -286,7 +287,7 @@ def _builder(name: str, code: str | None) -> Any:
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise Misuse(f"torch: {name}, which builds the module, cannot be found: {error}. Bring it back.") from error
+        raise Misuse(f"torch: {name}, which builds the module, cannot be found: {error}. Define it again.") from error
     if code_hash(found) != code:
         raise Misuse(f"torch: {name}, which builds the module, was changed since it was trained. Train it again.")
     return found

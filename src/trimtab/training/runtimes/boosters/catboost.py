@@ -156,7 +156,7 @@ class CatboostRuntime(LibraryRuntime):
         return {} if compiled is None or not model.agrees(compiled) else {"compiled": compiled}
 
     def importance(self, fitted: Any) -> NDArray[Any] | None:
-        kind = "PredictionValuesChange"  # the default kind would need the training rows again if the model is a ranker
+        kind = "PredictionValuesChange"  # for rankers, the library's default kind needs the training rows
         return np.asarray(fitted.get_feature_importance(type=kind), np.float64)
 
 

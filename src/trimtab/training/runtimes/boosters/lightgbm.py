@@ -66,7 +66,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _check_trees(data: bytes) -> None:
-    """Refuse a model whose text is shorter than the sum of the tree sizes that are written in it.
+    """Refuse a model whose text is shorter, from the first tree on, than the tree sizes at its beginning say.
 
     LightGBM would read beyond the end of such bytes and crash.
     """
@@ -131,8 +131,8 @@ class LightgbmRuntime(LibraryRuntime):
         if int(sizes.max()) > _LONGEST:
             raise Misuse(
                 f"LGBMRanker: a list has {int(sizes.max()):,} rows, but LightGBM takes {_LONGEST:,} at most. Give "
-                "shorter lists (what people were shown), or use an estimator that learns from single rows: "
-                "LGBMRegressor."
+                "shorter lists (only what people were shown), or use an estimator that learns from single "
+                "rows: LGBMRegressor."
             )
         degrees = len(estimator.get_params().get("label_gain") or range(_DEGREES))
         bad = relevance[(relevance != np.floor(relevance)) | (relevance >= degrees)]
@@ -140,7 +140,8 @@ class LightgbmRuntime(LibraryRuntime):
             raise Misuse(
                 f"LGBMRanker: relevance must be a whole number from 0 to {degrees - 1}; {bad.size} of "
                 f"{relevance.size} labels are not, e.g. {bad[0]:g}. Let the label's expression give such "
-                "numbers, give LGBMRanker a longer label_gain, or use an estimator of numbers: LGBMRegressor."
+                "numbers, give LGBMRanker a longer label_gain, or use an estimator that predicts numbers: "
+                "LGBMRegressor."
             )
         with self.progress(estimator) as options:
             row_weights = None if weights is None else np.repeat(weights, sizes)

@@ -39,7 +39,7 @@ class Booster:
         rounds = ctypes.c_int()
         arguments = ctypes.c_char_p(text), ctypes.byref(rounds), ctypes.byref(self.handle)
         if self.library.LGBM_BoosterLoadModelFromString(*arguments):
-            raise Corrupt(f"lightgbm: these {len(text)} letters are not a booster: {self._why()}")
+            raise Corrupt(f"lightgbm: these {len(text)} bytes are not a booster: {self._why()}")
         self.inputs = self._number("LGBM_BoosterGetNumFeature")
         self.classes = self._number("LGBM_BoosterNumModelPerIteration")  # 1: there is one number per row
 
@@ -89,7 +89,7 @@ class Booster:
     def prepared_call(self) -> RowCall | None:
         """Return a function that scores one row. Each thread prepares a call of its own.
 
-        The result is None if the library has no such calls, or if these do not give the same bits as a batch.
+        The result is None if the library cannot prepare calls, or if their scores differ from those of a batch.
         """
         draw = random.Random(0)
         rows = [[draw.gauss(0.0, 100.0) for _ in range(self.inputs)] for _ in range(4)]

@@ -70,7 +70,7 @@ def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[An
 
     booster, rounds = read_booster(data)
     table = xgboost.DMatrix(inputs, missing=np.nan, nthread=1)
-    # a matrix has no names, so names are not checked
+    # `inputs` has no names that could be compared with the model's
     plain: Any = {"iteration_range": rounds, "validate_features": False}
     return booster.predict(table, pred_contribs=True, **plain), booster.predict(table, output_margin=True, **plain)
 
@@ -105,7 +105,7 @@ class XgboostRuntime(LibraryRuntime):
     format = Format(
         export_file="model.ubj",
         exported=ExportedCode(score_exported, needs=(read_booster,)),
-        requirements_note="xgboost-cpu of the same version does the same without graphics cards, and is much smaller",
+        requirements_note="xgboost-cpu of the same version gives equal scores and is much smaller (no graphics cards)",
         flavor=_flavor,
         parameters=_parameters,
         contributions=_contributions,

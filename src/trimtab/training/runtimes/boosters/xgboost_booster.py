@@ -24,9 +24,9 @@ _QUIET = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(lambda _: None)  # ignores what
 
 
 def no_linear(what: str) -> Misuse:
-    """Return the error for a linear booster. The library's function for rows in memory only scores trees."""
+    """Return the error for a linear booster. Without trees, the library cannot score rows in memory."""
     return Misuse(
-        f'{what}: booster="gblinear" has no trees, and XGBoost can score rows in memory only with trees. Take '
+        f'{what}: booster="gblinear" has no trees, without which XGBoost cannot score rows in memory. Take '
         'booster="gbtree", or a linear model of scikit-learn (LogisticRegression, ElasticNet).'
     )
 
@@ -60,7 +60,7 @@ class Booster:
 
         check_columns("xgboost", matrix, self.inputs)
         if not len(matrix):
-            classes = len(self.scores_of_nothing())
+            classes = len(self.scores_of_nulls())
             return np.empty(0 if classes == 1 else (0, classes))
         plain, address = matrix_address(matrix)
         found, shape = self._score(address, len(plain))
@@ -89,7 +89,7 @@ class Booster:
             raise wrong_row("xgboost", len(row), self.inputs)
         return row
 
-    def scores_of_nothing(self) -> list[float]:
+    def scores_of_nulls(self) -> list[float]:
         """Return the score of a row of nulls: one number, or one for each class."""
         row = (ctypes.c_double * self.inputs)(*[float("nan")] * self.inputs)
         found, shape = self._score(ctypes.addressof(row), 1)
@@ -120,7 +120,7 @@ class Booster:
         return found, tuple(shape[: dims.value])
 
     def _rounds(self) -> int:
-        """Return how many rounds (trees) scores use. If training was stopped early, these end with the best. 0: all."""
+        """Return how many rounds (trees) scores use: up to the best, if training was stopped early. 0 means all."""
         text, there = ctypes.c_char_p(), ctypes.c_int()
         self._done("XGBoosterGetAttr", self.handle, b"best_iteration", ctypes.byref(text), ctypes.byref(there))
         return int(text.value) + 1 if there.value and text.value else 0
@@ -149,7 +149,7 @@ class _RowCall:
         self._row = (ctypes.c_double * inputs)()
         self._call = booster.library.XGBoosterPredictFromDense
         self._found = ctypes.POINTER(ctypes.c_float)()
-        classes = len(booster.scores_of_nothing())
+        classes = len(booster.scores_of_nulls())
         self._classes = 0 if classes == 1 else classes
         interface = (_INTERFACE % (ctypes.addressof(self._row), 1, inputs)).encode()
         self._shape, self._dims = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()

@@ -219,7 +219,7 @@ def test_a_failed_search_says_so(loaded: Path) -> None:
     text = (loaded / "project.py").read_text()
     (loaded / "project.py").write_text(text.replace("C=strength", "C=-strength"))
     with shop.opened(loaded) as project:
-        with pytest.raises(Misuse, match=r"all of 3 trials failed. The newest error: trial 2"):
+        with pytest.raises(Misuse, match=r"all 3 trials failed. The newest error: trial 2"):
             project.search()
         run: Any = project.runs()[-1]
         assert (run.state, run.error) == ("failed", "Misuse")

@@ -118,7 +118,7 @@ def test_nothing_is_written_to_a_catalogue_that_is_not_there_any_more(tmp_path: 
     with SqlCatalog.sqlite(tmp_path / "catalog.db") as catalog:
         catalog.write([Put("k", "a", b"1")])
         (tmp_path / "catalog.db").rename(tmp_path / "away")
-        with pytest.raises(Unavailable, match=r"catalog\.db: it was removed"):
+        with pytest.raises(Unavailable, match=r"catalog\.db: the file was removed"):
             catalog.write([Put("k", "b", b"2")])
         (tmp_path / "away").rename(tmp_path / "catalog.db")
         catalog.write([Put("k", "c", b"3")])

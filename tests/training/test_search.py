@@ -206,7 +206,7 @@ def test_a_search_in_which_everything_fails_says_why(world: Any, training_set: T
         raise ValueError("no such thing")
 
     kept: list[Trial] = []
-    with pytest.raises(Misuse, match=r"all of 5 trials failed. The newest error: .*no such thing"):
+    with pytest.raises(Misuse, match=r"all 5 trials failed. The newest error: .*no such thing"):
         run_trials(searched(world, broken, trials=50), training_set, training_set.usable, keep=kept.append)
     assert len(kept) == 5
     few = np.zeros(training_set.rows, bool)

@@ -68,7 +68,7 @@ class FileBlob(Closing):
         except OSError as error:
             raise self._unavailable(error) from error
         if bytes_hash(data) != digest:
-            raise Corrupt(f"{path}: {len(data)} bytes that do not match their hash. Restore it, or put it again.")
+            raise Corrupt(f"{path}: its {len(data)} bytes do not match its hash. Restore it, or put it again.")
         return data
 
     def exists(self, digest: str) -> bool:

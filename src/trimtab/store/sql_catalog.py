@@ -129,8 +129,8 @@ class SqlCatalog(Closing):
             return
         if file_id(self.what) != self._file:  # the file was moved or replaced # D0169
             raise Unavailable(
-                f"{self.what}: it was removed, moved or replaced while this process uses it; nothing was written. Put "
-                "it back, or restart this process."
+                f"{self.what}: the file was removed, moved or replaced while this process was using it; nothing was "
+                "written. Put it back, or restart this process."
             )
         with self._transaction(_BEGIN_WRITING) as connection:
             for change in changes:

@@ -30,8 +30,8 @@ class Exposure:
     def share(self, repair: Repair, share: float) -> list[Put]:
         """Return the changes that let the successor of a repair answer a share of the requests as a canary.
 
-        The call itself points the alias `canary` to the successor. Its share takes effect when the caller writes the
-        returned changes.
+        The call itself points the alias `canary` to the successor. The share only takes effect when the caller writes
+        the returned changes.
 
         Raises:
             Conflict: Another version is the canary, or an experiment splits the requests.

@@ -14,9 +14,9 @@ def after_refusal(
 ) -> dict[str, Any]:
     """Return the changes of the state after a refusal: a quiet time for the kind of cause that began the repair.
 
-    The next refusal in a row doubles it. After an alarm about a recent change, it is shorter, but at least half as
-    long: it ends when the time since the change has grown by a half, because the new days may prove what the earlier
-    ones did not.
+    Each further refusal in a row doubles the quiet time. After an alarm about a recent change of the data, it is
+    shorter (but at least half as long): it ends when the time since the change has grown by a half, because the new
+    days may then prove what the earlier ones did not.
 
     Args:
         state: The state before the refusal, which says what began the repair.
@@ -40,7 +40,7 @@ def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, A
 
 
 def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """Return the changes of the state after a promotion: the declared quiet time, except for requests over HTTP."""
+    """Return the changes of the state after a promotion: the declared quiet time. Requests over HTTP have none."""
     until_us = now_us + cooldown_us
     return {
         "quiet_until_us": until_us,

@@ -118,5 +118,5 @@ def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
 
 
 def _follow_ups(state: LoopState) -> list[Stage]:
-    said = "At this time another candidate is trained, on more of the days since the last change of the data."
+    said = "Another candidate is then trained, when there are more days since the data last changed."
     return [Stage(name="follow up", state="next", until_us=at_us, said=said) for at_us in state.follow_ups_us]

@@ -111,7 +111,7 @@ class ParquetFiles:
         return int(row[0]) if row is not None else 0
 
     def without(self, names: Sequence[str], condition: str) -> list[tuple[str, int, str, int]]:
-        """Copy each of the named files that has rows which fulfil an SQL condition, without these rows.
+        """For each named file with rows that fulfil an SQL condition, write a copy without these rows.
 
         In the condition, the table `rows` holds all rows of the named files. The new files are synced; the old ones
         stay. Return for each copied file its name, the number of rows left out, the name of the new file ("" if no row
@@ -171,8 +171,8 @@ class ParquetFiles:
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
         """Remove files that are not needed, and return the number of bytes freed.
 
-        Files in `old` are removed. Files that are not in `known` are not named by the table's log. These are removed if
-        they were last written before the time `untouched_s`, because then no process is still writing them.
+        Files in `old` are removed. Files that are not in `known`, the files that the table's log names, are removed if
+        they were last written before the time `untouched_s`, because no process is writing them any more.
         """
         freed = 0
         for name in os.listdir(self.directory):

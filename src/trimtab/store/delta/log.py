@@ -59,7 +59,7 @@ class DeltaLog:
 
     @staticmethod
     def move(writer: str, position: int) -> list[deltalake.Transaction]:
-        """Return the entries by which a commit records that `writer` has reached `position`."""
+        """Return what a commit must contain to record that `writer` has reached `position`."""
         check = deltalake.Transaction(f"{writer}#crc", _position_crc(writer, position))
         return [deltalake.Transaction(writer, position), check]
 
@@ -148,7 +148,7 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """If an empty table has columns that `rows` lack or have with another type, give it the columns of `rows`.
+        """If an empty table has a column that `rows` lack, or that has another type there, take the columns of `rows`.
 
         The stored positions of the table's writers are kept. # D34
         """
@@ -338,7 +338,7 @@ def named(directory: Path) -> Iterator[None]:
 
 
 def _not_now(directory: Path, error: Exception) -> Unavailable:
-    """Return the error for a disk that fails or is full, as the system or Delta's library reported it."""
+    """Return the error to raise after the system or Delta's library has reported a full disk or a disk error."""
     other = isinstance(error, PermissionError | FileNotFoundError) or not directory.is_dir()
     if DISK_FULL.search(str(error)) or (not other and shutil.disk_usage(directory).free < _ROOM_BYTES):
         return Unavailable(f"{directory}: the disk is full. Nothing was lost; free some space and do this again.")

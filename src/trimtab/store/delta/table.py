@@ -269,7 +269,7 @@ class DeltaTable(Closing):
             if delta is None:
                 return 0
             with named(self.directory):
-                # all files that only older versions need, and those of them that were not needed for `older_h` hours
+                # `gone`: all files that only older versions need; `old`: those not needed for `older_h` hours
                 gone = set(delta.vacuum(0, dry_run=True, enforce_retention_duration=False))
                 old = set(delta.vacuum(older_h, dry_run=True, enforce_retention_duration=False))
             return self._files.sweep(old, gone | set(self._log.active(delta)), time.time() - 3600 * older_h)
@@ -314,7 +314,7 @@ class DeltaTable(Closing):
         return RemoveAction(name, data_change, time.time_ns() // 1_000_000, size, {})
 
     def _erase(self, active: set[str], condition: str, values: Sequence[Any]) -> None:
-        """Remove files that only older versions need and that have a row to erase, or cannot be read."""
+        """Of the files that only older versions need, remove those that have a row to erase or cannot be read."""
         # killed processes left these files; no process writes now, so they can be removed
         for leftover in self.directory.glob("_*.new"):
             leftover.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ _CHUNKS = (256, *range(32, 0, -1))
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
 _TRUNCATED = 20_000  # how many records one transaction removes, so that appends can run in between
 _BUSY_MS = 5_000  # how long to wait for other connections; also the default of `sqlite3.connect`
-_RETURNED = 2_000  # how many pages one transaction returns to the disk
+_RETURNED = 2_000  # how many pages one transaction gives back to the disk
 # once `checkpoint` was called, an append only checkpoints if the -wal file has this many pages
 _LONG_OVERDUE = 10_000
 _readers = count()
@@ -70,8 +70,9 @@ class PartitionWriter:
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
         """Append all groups of payloads in one transaction. Return the position of the first record once all are safe.
 
-        A group has payloads and their append times (None: `now_us`). A time that is earlier than that of the record
-        before is raised to it. After an error, the next call opens the file again and continues after its last record.
+        A group has payloads and their append times (None: `now_us`). If a time is earlier than that of the previous
+        record, the previous record's time is used. After an error, the next call opens the file again and continues
+        after its last record.
         """
         if self._connection is None:
             self._open()
@@ -114,7 +115,7 @@ class PartitionWriter:
             return
         self._drop()
         raise Unavailable(
-            f"{self.path}: this file or its -wal file was removed, moved or replaced while this process uses it; "
+            f"{self.path}: this file or its -wal file was removed, moved or replaced while this process was using it; "
             "nothing was appended. Put the files back (trimtab doctor says what is missing), and try again."
         )
 
@@ -171,7 +172,7 @@ class PartitionWriter:
         with self._named() as connection:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             if free:
-                # `execute` would return only one page
+                # `execute` would give back only one page
                 connection.executescript(f"PRAGMA incremental_vacuum({_RETURNED})")
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             else:  # this checkpoint also cuts the write-ahead log to 0 bytes, unless another process is reading it

@@ -23,7 +23,7 @@ class Answered(Protocol):
 
     @property
     def values(self) -> bytes:
-        """The inputs of the version, as little-endian float64."""
+        """The inputs that the version got, as little-endian float64."""
         ...
 
     @property

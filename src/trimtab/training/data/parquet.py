@@ -63,7 +63,7 @@ def read_parquet(data: bytes) -> Columns:
 
 
 def columns_hash(table: Columns) -> str:
-    """Return the SHA-256 of a table's names, types, values and nulls. It does not depend on how they are stored."""
+    """Return the SHA-256 of a table's names, types, values and nulls. The same table has the same hash in any file."""
     digest = hashlib.sha256()
     for name, column in table.by_name.items():
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())

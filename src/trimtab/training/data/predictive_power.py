@@ -32,7 +32,7 @@ class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     interval: Interval
     rows: int
-    of: str = ""  # for several classes, a text to put after "the label", with the predicted class: " being 'late'"
+    of: str = ""  # for several classes: the class that is predicted, as words to follow "the label": " being 'late'"
 
 
 def predictive_power(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64]) -> tuple[FeaturePower, ...]:
@@ -125,7 +125,7 @@ def _by_range(feature: _Numbers, labels: Floats, binary: bool) -> tuple[float, I
     counts = np.bincount(bins[:half], minlength=int(bins.max()) + 1)
     sums = np.bincount(bins[:half], weights=labels[:half], minlength=counts.size)
     middle = float(labels[:half].mean())
-    # each mean includes one row with the overall mean, so that rare values have little effect
+    # each mean counts one more row, with the mean label of all rows, so that rare values have little effect
     means = (sums + middle) / (counts + 1)
     scores, target = means[bins[half:]], labels[half:]
     if np.ptp(scores) == 0.0:

@@ -37,7 +37,7 @@ def retroactive_changes(
         served: The requests as they were at their time.
         again: The rows of `served` whose later values are known.
         later: The later values of these rows, in the same order.
-        history: Requests that are only known from history, as training uses them.
+        history: Requests that are only known from history, with the values that training uses.
     """
     return {name: _of(served[name], again, later[name], history[name]) for name in names}
 

@@ -329,7 +329,7 @@ def load_training_set(digest: str, blob: Blob, *, key: str) -> TrainingSet:
 
     Raises:
         NotFound: The training set is not stored.
-        Corrupt: No rows are stored with the manifest, or not those that it describes.
+        Corrupt: The rows are not stored, or are not those that the manifest describes.
     """
     manifest = load_manifest(digest, blob)
     if manifest.parquet is None:
@@ -377,7 +377,7 @@ def whole_lists(lists: NDArray[np.int64], rows: NDArray[np.bool_]) -> NDArray[np
 
 
 def numbered_lists(requests: Columns, column: str | None) -> NDArray[np.int64]:
-    """Return the index of each row's list, or -1 if it belongs to no list. Lists are numbered in the order of ids."""
+    """Return the index of each row's list, or -1 if it is in no list. Lists are numbered in the order of their ids."""
     assert column is not None  # a ranking always declares this column
     given = requests[column]
     there = given.present()

@@ -23,7 +23,7 @@ from trimtab.training.runtimes.table import runtime_named
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# without `order=`, which would sort dicts: the features of an encoding must keep the order of the matrix's columns
+# no `order=`, because it would sort dicts, but the features of an encoding must keep the order of the matrix's columns
 _encoder = msgspec.msgpack.Encoder()
 
 

@@ -21,15 +21,15 @@ _OFF = 1e-4
 class Contributions(msgspec.Struct, frozen=True, eq=False):
     """How much each feature adds to the estimator's raw score (log odds, a number, or the logarithm of a count).
 
-    In each row, `base` plus the sum of `values` is `raw`, the score before calibration. For several classes, each has a
-    raw score, so all arrays have one more, last axis in the order of `classes`.
+    In each row, `base` plus the sum of `values` is `raw`, the score before calibration. For several classes, each class
+    has a raw score. All arrays then have one more axis: the last, in the order of `classes`.
     """
 
     names: tuple[str, ...]
     values: NDArray[Any]  # float64, shape (rows, features)
     base: NDArray[Any]  # shape (rows,): the raw score of an average row
     raw: NDArray[Any]  # shape (rows,)
-    classes: tuple[str, ...] = ()  # for several classes: those that have a raw score (of two fitted ones, the second)
+    classes: tuple[str, ...] = ()  # for several classes: those that have a raw score (of only two, just the second)
 
 
 def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
@@ -58,8 +58,11 @@ def contributions(artifact: Artifact, matrix: NDArray[Any]) -> Contributions:
     found, raw = (np.asarray(one, np.float64) for one in computed)
     wanted = (len(inputs), max(len(classes), 1), len(artifact.inputs) + 1)
     if found.size != np.prod(wanted) or raw.size != np.prod(wanted[:2]):
-        raise Misuse(f"contributions of {artifact.model!r}: {found.shape} values for inputs of shape {inputs.shape}.")
-    # runtimes return shape (rows, classes, features + 1), where the last one is the base
+        raise Misuse(
+            f"contributions of {artifact.model!r}: the library gave values of shape {found.shape} for inputs of shape "
+            f"{inputs.shape}."
+        )
+    # runtimes return shape (rows, classes, features + 1); the last value of each row is the base
     found, raw = np.moveaxis(found.reshape(wanted), 1, 2), raw.reshape(wanted[:2])
     if not classes:
         found, raw = found[..., 0], raw[..., 0]

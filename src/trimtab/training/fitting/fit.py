@@ -210,8 +210,8 @@ def _sizes(estimator: Any, prepared: Prepared) -> NDArray[np.int64]:
     if prepared.sizes is None:
         kind = type(estimator).__name__
         raise Misuse(
-            f"{kind} learns from lists, but the model has none. Declare metric=tt.ndcg_loss(10) and group=, or take "
-            f"another estimator than {kind}."
+            f'{kind} learns from lists, but the model has none. Declare metric=tt.ndcg_loss(10) and group="...", or '
+            f"choose another estimator than {kind}."
         )
     return prepared.sizes
 
@@ -228,7 +228,7 @@ def new_estimator(model: Model, trust: Trust | None, *, seed: int, threads: int)
         misspelt = isinstance(error, ImportError) and str(error).startswith("cannot import name")
         if isinstance(error, ImportError) and not misspelt:
             raise missing_library(error.name or "estimator", error) from error
-        # a library could not be loaded: errors of the linker have no error number
+        # an error without a number is one of the linker, which could not load a library
         if isinstance(error, OSError) and error.errno is None:
             raise missing_library("estimator", error) from error
         why = f"its estimator function raised {type(error).__name__}: {error}{place_raised(error)}"
@@ -329,7 +329,8 @@ def finish(
             f"{tolerance:.3g}."
         )
     artifact = msgspec.structs.replace(draft, row_tolerance=tolerance, golden=golden)
-    if not runtime.row_exact:  # loading a model scores the golden rows (see `Golden`) one by one
+    # each load compares the golden rows (see `Golden`), also one by one, so their differences must be allowed, too
+    if not runtime.row_exact:
         with answering(model.name):
             worst = max(tolerance, golden_difference(artifact, scorer))
         artifact = msgspec.structs.replace(artifact, row_tolerance=worst)
@@ -356,8 +357,7 @@ def finish(
 def _stored(name: str, estimator: Any, runtime: Runtime, trust: Trust | None) -> tuple[Runtime, bytes]:
     """Return an estimator as bytes, and the runtime that can read them.
 
-    If the estimator's own runtime cannot store it, because it has parts from other libraries, and `trust` allows
-    pickle, it is pickled.
+    An estimator with parts from other libraries, which its own runtime cannot store, is pickled if `trust` allows that.
     """
     try:
         return runtime, runtime.save(estimator)

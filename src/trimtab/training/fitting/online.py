@@ -87,7 +87,7 @@ class OnlineLearner:
             return
         partial_fit(self._estimator, self._stepped(matrix), target)
         self.learned += len(target)
-        if isinstance(self._scorer, LinearScorer):  # it has a copy of the weights before this call, so make a new one
+        if isinstance(self._scorer, LinearScorer):  # its copy of the weights is old now
             self._scorer = RUNTIME.scorer(self._estimator)
 
     def state(self) -> bytes:
@@ -168,7 +168,7 @@ def fit_online(
 
 
 def partial_fit(estimator: Any, inputs: NDArray[Any], target: NDArray[Any]) -> None:
-    """Let an estimator learn rows. A classifier is given the list of all classes, which it needs in the first call."""
+    """Let an estimator learn rows. In its first call, a classifier also gets the list of all classes."""
     if not is_classifier(estimator):
         estimator.partial_fit(inputs, target)
     elif hasattr(estimator, "classes_"):

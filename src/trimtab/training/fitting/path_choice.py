@@ -20,7 +20,7 @@ from trimtab.training.runtimes.table import runtime_named, runtime_row
 
 _TIME_NS = 20_000_000  # for how long each path is measured
 _LEAST_CALLS = 5  # at least how many times each path is called
-ROUNDING = 1e-12  # if the library does not promise equal bits, differences up to this are always allowed
+ROUNDING = 1e-12  # differences up to this are always allowed, except if the library promises none
 
 
 class RowTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ def machine_kind(environment: Environment, runtime: str) -> str:
 
 
 def allowed_difference(artifact: Artifact) -> float:
-    """Return how far scores of a row alone and in a batch may differ. 0 if the library promises equal bits."""
+    """Return how far the scores of a row alone and in a batch may differ. 0: the library promises equal ones."""
     return 0.0 if artifact.row_exact else max(artifact.row_tolerance, ROUNDING)
 
 

@@ -1,4 +1,4 @@
-"""Calibration: fit a correction of scores, using scores of rows that the scoring models were not fitted on."""
+"""Calibration: learn how to correct scores, from predictions for rows that the model was not fitted on."""
 
 from __future__ import annotations
 

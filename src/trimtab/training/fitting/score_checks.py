@@ -128,7 +128,7 @@ def check_repeats(name: str, estimator: Any, inputs: NDArray[Any], allowed: floa
 
 
 def _own_answers(estimator: Any, inputs: NDArray[Any], classes: Classes | None) -> NDArray[np.float64]:
-    """Return the scores of an estimator that was not stored and loaded."""
+    """Return the scores of an estimator as it was fitted, before it was stored."""
     if hasattr(estimator, "predict_proba"):
         own = np.asarray(estimator.predict_proba(inputs), np.float64)
         own = own[:, 1] if own.ndim == 2 and own.shape[1] == 2 else own

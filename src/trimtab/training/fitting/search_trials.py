@@ -61,7 +61,7 @@ class Proposal:
     def is_prunable(self, fold: int, value: float) -> bool:
         """Return whether a trial may be stopped after part `fold`.
 
-        It may if `value`, its mean loss until then, is worse than the median of those of earlier trials.
+        It may if its mean loss until then (`value`) is above the median of the earlier trials' mean losses until then.
         """
         self._trial.report(value, fold)
         return bool(self._trial.should_prune())
@@ -105,7 +105,7 @@ def run_trials(
     while not _is_over(search, trials):
         if len(trials) >= _MOST_FAILED and all(trial.state == "failed" for trial in trials):
             raise Misuse(
-                f"search of {model.name!r}: all of {len(trials)} trials failed. The newest error: {trials[-1].error}"
+                f"search of {model.name!r}: all {len(trials)} trials failed. The newest error: {trials[-1].error}"
             )
         progress(_used(search, trials, 0.0))
         proposal = Proposal(search, trials, first=first)
@@ -124,9 +124,7 @@ def run_trials(
         )
         keep(trials[-1])
     if best_trial(trials) is None:
-        raise Misuse(
-            f"search of {model.name!r}: all of {len(trials)} trials failed. The newest error: {trials[-1].error}"
-        )
+        raise Misuse(f"search of {model.name!r}: all {len(trials)} trials failed. The newest error: {trials[-1].error}")
     return trials
 
 

@@ -170,7 +170,7 @@ def evaluate(
         )
     if champion_scores is not None and len(champion_scores) != usable.size:
         raise Misuse(
-            f"evaluate {model.name!r}: {len(champion_scores)} scores of the champion for {usable.size} usable rows."
+            f"evaluate {model.name!r}: got {len(champion_scores)} scores of the champion for {usable.size} usable rows."
         )
     _check_labels(model, training_set.target[chosen])
     columns = model.slices if slices is None else checked_slices(model.name, model.request, model.features, slices)
@@ -180,7 +180,7 @@ def evaluate(
     judged = _judged(model, training_set, chosen, fitted)
     labels, scores, at_us = judged.labels, judged.scores, judged.at_us
     blocks = at_us // (DAY_US if block == "day" else 7 * DAY_US)
-    # each draw sorts the rows once per class, so there are fewer draws from eight classes on
+    # each draw sorts the rows once per class, so models of eight or more classes get fewer draws
     drawn = chosen.size * max(1, len(model.label.classes) // 4)
     repeats = min(max(_DRAWN // drawn, _REPEATS[0]), _REPEATS[1])
     if judged.lists is None:

@@ -51,8 +51,8 @@ def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: t
     names, there = _names(group, model, training_set)
     learnt, judged = (rows[there[rows]] for rows in (sides.learnt, sides.judged))
     both = np.intersect1d(names[learnt], names[judged]).size
-    values = f"{model.metric} {slices[0].value:.4f}" + (
-        f", {slices[1].value:.4f} on rows of new groups" if slices[1:] else ""
+    values = f"Their {model.metric} is {slices[0].value:.4f}" + (
+        f"; on rows of new groups it is {slices[1].value:.4f}" if slices[1:] else ""
     )
     yield Leak(
         check="group",
@@ -60,7 +60,7 @@ def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: t
         severity="warning",
         found=(
             f"{slices[0].rows:,} of {sides.judged.size:,} evaluated rows belong to {both:,} groups ({group!r}) that "
-            f"also have training rows: {values}."
+            f"also have training rows. {values}."
         ),
         todo="If the model will serve groups that it never saw, rely on the metric of the new groups.",
     )

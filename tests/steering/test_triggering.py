@@ -94,7 +94,7 @@ def test_both_of_two_joined_causes_must_hold_and_the_sentence_names_both() -> No
     assert found is not None
     assert (found.kind, found.cause) == (
         "labels",
-        "5,000 new labels (a training is due from 5,000 on). Schedule: the last training was 30d ago or more.",
+        "5,000 new labels (5,000 are enough for a training). Schedule: the last training was at least 30d ago.",
     )
 
 

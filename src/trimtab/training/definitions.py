@@ -325,10 +325,10 @@ def _check_ranking(name: str, request: Request, group: str | None, **given: obje
     """Check the group of a ranking, and refuse options that a ranking cannot have. # D86"""
     columns = ", ".join(c for c, dtype in request.columns.items() if dtype in _LISTS and c != request.key)
     if group is None or request.columns.get(group) not in _LISTS:
-        found = "has no group" if group is None else f"group={group!r} is not such a column"
+        found = "has no group" if group is None else f"group={group!r} is no column of this kind"
         raise Misuse(
-            f"model {name!r}: it ranks lists and {found}. Needed: the column of the request, a str or an int, whose "
-            f'value the rows of one list share, e.g. group="search_id"; such columns: {columns}.'
+            f"model {name!r}: it ranks lists and {found}. Needed: a column of the request, of type str or int, "
+            f'with one value for all rows of a list, e.g. group="search_id". Columns of these types: {columns}.'
         )
     if group == request.key:
         raise Misuse(

@@ -60,8 +60,8 @@ class Loop:
     Args:
         options: How candidates are fitted, stored and tested.
         live: The scores that a deployment gave in service (for a model that learns online).
-        outside: Returns the object to use in place of the builder of candidates. In a project, it runs the builder in
-            another process.
+        outside: Returns what to use in place of the given builder of candidates: in a project, an object that runs the
+            builder in another process.
         predictions: The log in which predictions wait for their labels. None: they wait in memory.
         served: Whether a service answers the requests. Canaries are then guarded by its metrics.
     """
@@ -127,7 +127,7 @@ class Loop:
     def add(
         self, predictions: Sequence[Prediction], *, before: Mapping[str, int] | None = None, reached: Positions = None
     ) -> None:
-        """Add logged predictions. If there is a log, give all of its predictions between two positions.
+        """Add logged predictions. If the loop has a log, these must be all predictions from `before` to `reached`.
 
         Args:
             before: For each partition of the log, the position after which the predictions begin.

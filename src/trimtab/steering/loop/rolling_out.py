@@ -63,8 +63,8 @@ class RolloutStages:
             entry = self._entry("shadow", said, repair, entries)
             return self.after_shadow([*entries, entry], repair, **changes)
         said = (
-            "Once labels are known, the candidate scores the same rows as the version in service, on closed days: at "
-            f"least {format_duration(rollout.shadow_us)} and at most {format_duration(rollout.within_us)}."
+            "Once labels are known, the candidate scores the same rows as the version in service, for at least "
+            f"{format_duration(rollout.shadow_us)} and at most {format_duration(rollout.within_us)} of closed days."
         )
         return self._record.write(
             [*entries, self._entry("shadow", said, repair, entries)],
@@ -228,7 +228,7 @@ class RolloutStages:
         return self._record.write([], phase=PROMOTING)
 
     def _breach(self, version: str, against: str, since_us: int) -> str | None:
-        """Return a sentence about the limit that a version exceeds; None if it exceeds none, or without a service."""
+        """Return a sentence about the limit that a version exceeds; None if there is none, or no service."""
         return None if self._guard is None else self._guard(version, against, since_us=since_us)
 
     def _share(self, step: int, entries: Sequence[Entry], repair: Repair, **changes: Any) -> list[Decision]:

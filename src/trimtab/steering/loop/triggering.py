@@ -122,7 +122,7 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
         case OnNewLabels(least=least):
             labels = seen.new_labels()
             return (
-                Trigger("labels", f"{labels:,} new labels (a training is due from {least:,} on).", now_us)
+                Trigger("labels", f"{labels:,} new labels ({least:,} are enough for a training).", now_us)
                 if labels >= least
                 else None
             )
@@ -130,7 +130,7 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
             if now_us - state.trained_at_us < period_us:
                 return None
             return Trigger(
-                "schedule", f"Schedule: the last training was {format_duration(period_us)} ago or more.", now_us
+                "schedule", f"Schedule: the last training was at least {format_duration(period_us)} ago.", now_us
             )
 
 

@@ -227,7 +227,7 @@ def _too_good(model: Model, found: Iterable[FeaturePower]) -> Iterator[Leak]:
             severity="error" if one.interval.low >= error else "warning",
             found=(
                 f"Feature {one.name!r} alone predicts the label{one.of} with {one.measure} {one.value:.4f} (at "
-                f"least {one.interval.low:.4f}, on {one.rows:,} rows; above {error:g} is refused)."
+                f"least {one.interval.low:.4f}, on {one.rows:,} rows; {error:g} or more is refused)."
                 f"{inputs}"
             ),
             todo="Check whether its value is known at request time.",

@@ -89,6 +89,18 @@ def test_a_refresh_that_is_provably_worse_is_refused_also_within_an_allowed_marg
     assert gate.passed, gate.reason
 
 
+def test_a_refresh_that_is_much_worse_is_refused_although_days_differ_too_much_to_prove_it() -> None:
+    judged, truth = window()
+    # the candidate is much worse on the first four days, and a little better on the ten others
+    first = judged.at_us < 4 * DAY_US
+    candidate = np.where(first, np.clip(0.8 - truth, 0.01, 0.99), truth)
+    champion = np.where(first, truth, np.clip(truth + 0.1, 0.01, 0.99))
+    gate = record(candidate, champion, judged, refreshes=True, rule=BeatsChampion(calibration=1.0))
+    assert gate.difference is not None
+    assert (gate.checks["not_provably_worse"], gate.checks["not_much_worse"]) == (True, False)
+    assert gate.reason.startswith("Refused, much worse: mean loss minus the champion's is +0.0872")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_of_refreshes_that_are_as_good_most_pass_and_of_worse_ones_few(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -24,6 +24,7 @@ Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 # only its name; the reason is in the findings). "slices" is also shown if a slice has too little evidence.
 # "remark" and "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
+_MOST_WORSE = 0.05  # a scheduled refit is refused if its loss is higher by more than this share of the champion's
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
 _REFRESHED = (
     "A scheduled refit of the same model definition must not be provably worse; no proof that it is better is required."
@@ -143,6 +144,13 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     yield finding("not_provably_worse", low <= allowed, reason, value=low, bound=allowed)
 
 
+def _not_much_worse(facts: Facts) -> Iterator[GateCheck]:
+    """Refuse a scheduled refit whose mean loss is much higher, also if the days differ too much to prove it."""
+    most, difference = max(-facts.rule.margin, _MOST_WORSE * float(facts.champion_losses.mean())), facts.difference[0]
+    reason = f"Mean loss minus the champion's: {difference:+.4f}; without a proof, at most {most:.4f} is allowed."
+    yield finding("not_much_worse", difference <= most, reason, value=difference, bound=most)
+
+
 def _tries(facts: Facts) -> Iterator[GateCheck]:
     """Remark how often candidates were judged on these days: the best of several looks better than it is. # D0195"""
     if facts.comparisons > 1:
@@ -241,6 +249,7 @@ CHECKS: tuple[Check, ...] = (  # in the order in which a gate record lists the f
     Check(("better_by_margin",), _better_by_margin, "numbers", _needs_margin),
     Check(("provably_better",), _provably_better, "numbers", _is_repair),
     Check(("not_provably_worse",), _not_provably_worse, "numbers", _is_refresh),
+    Check(("not_much_worse",), _not_much_worse, "numbers", _is_refresh),
     Check(("refresh",), lambda facts: _note("refresh", _REFRESHED), "remark", _is_refresh),
     Check(("tries",), _tries, "remark", _is_repair),
     Check(("calibrated",), _calibrated, "numbers", lambda facts: not facts.ranks),

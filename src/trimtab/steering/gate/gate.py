@@ -128,6 +128,7 @@ _WORDS = {
     "better_by_margin": "not better by the margin",
     "provably_better": "not provably better",
     "not_provably_worse": "provably worse",
+    "not_much_worse": "much worse",
     FLOOR: "not better than the best baseline",
     FLOOR_OF_SLICES: "worse than the best baseline in a slice",
     EVERY_SLICE: "worse than the champion in a slice, or no slice was judged",

@@ -11,6 +11,7 @@ import pytest
 
 from trimtab import store
 from trimtab.core.columns.data import Columns
+from trimtab.core.columns.packs import pack
 from trimtab.core.errors import Corrupt, TrimtabError
 from trimtab.store.delta.table import DeltaTable
 from trimtab.store.file_blob import FileBlob, blob_files
@@ -26,6 +27,7 @@ def write_log(path: Path) -> None:
         for i in range(40):
             log.append([b"%d" % i * (i + 1) for _ in range(5)], at_us=[i * 1_000] * 5)
         log.truncate("p0001", 7)
+        log.append_packs([pack(50, [[b"%d" % n * 30 for n in range(50)]])])
         log.append([b"x" * 20_000])
 
 

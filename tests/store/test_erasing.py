@@ -12,6 +12,7 @@ import pytest
 
 import forked
 from trimtab.core.columns.data import Columns
+from trimtab.core.columns.packs import pack
 from trimtab.core.errors import Conflict, Unavailable
 from trimtab.store.delta.table import DeltaTable
 from trimtab.store.lmdb.kv import LmdbKeyValue
@@ -33,7 +34,10 @@ def test_no_page_of_a_log_keeps_an_erased_payload(tmp_path: Path, seed: int) -> 
     with SqliteLog(tmp_path) as log:
         payloads = [said(f"person-{n % 50:02}", chance.choice([1, 3, 40, 900])) for n in range(600)]
         for start in range(0, 600, 60):
-            log.append(payloads[start : start + 60])
+            if start % 120:
+                log.append(payloads[start : start + 60])
+            else:
+                log.append_packs([pack(60, [payloads[start : start + 60]])])
         log.truncate(log.partition, 200)  # these leave free pages behind
         for name in ("person-07", "person-08", "person-31"):
             assert files_with(tmp_path, name.encode())

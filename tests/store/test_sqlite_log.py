@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import forked
 from trimtab.core.clock import VirtualClock
+from trimtab.core.columns.packs import pack
 from trimtab.core.errors import Conflict, Corrupt, Misuse, Unavailable
 from trimtab.store.sqlite.log import SqliteLog
 from trimtab.testing import LogContract, MemoryLog
@@ -198,10 +199,10 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     with SqliteLog(tmp_path) as log:
         log.append([b"a"])
     with contextlib.closing(sqlite3.connect(tmp_path / "p0001.db")) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with SqliteLog(tmp_path) as log, pytest.raises(Misuse, match=r"p0001.db: log format 2, .* reads 1"):
+        connection.execute("PRAGMA user_version = 3")
+    with SqliteLog(tmp_path) as log, pytest.raises(Misuse, match=r"p0001.db: log format 3, .* reads up to 2"):
         log.positions()
-    with SqliteLog(tmp_path) as log, pytest.raises(Misuse, match="format 2"):
+    with SqliteLog(tmp_path) as log, pytest.raises(Misuse, match="format 3"):
         log.append([b"b"])
 
 
@@ -240,27 +241,42 @@ def test_a_torn_last_frame_is_no_damage(start_writer: Start, tmp_path: Path) -> 
 
 @given(
     batches=st.lists(
-        st.tuples(st.lists(st.binary(max_size=30), max_size=5), st.one_of(st.none(), st.integers(0, 10_000))),
+        st.tuples(
+            st.lists(st.binary(max_size=30), max_size=5), st.one_of(st.none(), st.integers(0, 10_000)), st.booleans()
+        ),
         max_size=8,
     ),
     cuts=st.lists(st.integers(0, 30), max_size=3),
+    erased=st.sets(st.integers(1, 30), max_size=3),
 )
-@settings(max_examples=10, deadline=None)
-def test_it_is_the_log_in_memory_made_durable(batches: list[tuple[list[bytes], int | None]], cuts: list[int]) -> None:
+@settings(max_examples=25, deadline=None)
+def test_it_is_the_log_in_memory_made_durable(
+    batches: list[tuple[list[bytes], int | None, bool]], cuts: list[int], erased: set[int]
+) -> None:
     with tempfile.TemporaryDirectory() as directory:
         clock = VirtualClock(5_000)
         logs = SqliteLog(Path(directory), clock=clock), MemoryLog(clock=clock)
         with logs[0]:
             for log in logs:
                 log.append([b"first"])
-            for i, (batch, at_us) in enumerate(batches):
+            for i, (batch, at_us, packed) in enumerate(batches):
                 times = None if at_us is None else [at_us] * len(batch)
-                assert logs[0].append(batch, at_us=times) == logs[1].append(batch, at_us=times)
+                if packed and batch:
+                    packs = [pack(len(some), [b"p", some]) for some in (batch[:3], batch[3:]) if some]
+                    assert logs[0].append_packs(packs, at_us=at_us) == logs[1].append_packs(packs, at_us=at_us)
+                else:
+                    assert logs[0].append(batch, at_us=times) == logs[1].append(batch, at_us=times)
                 if i < len(cuts):
                     assert logs[0].truncate("p0001", cuts[i]) == logs[1].truncate("p0001", cuts[i])
             assert logs[0].positions() == logs[1].positions()
+            assert logs[0].erase("p0001", dict.fromkeys(erased, b"")) == logs[1].erase(
+                "p0001", dict.fromkeys(erased, b"")
+            )
         with SqliteLog(Path(directory), clock=clock) as reopened:
             assert reopened.read("p0001", 0) == logs[1].read("p0001", 0)
+            for after in range(0, logs[1].positions()["p0001"], 3):
+                for limit in (1, 2, 7):
+                    assert reopened.read("p0001", after, limit=limit) == logs[1].read("p0001", after, limit=limit)
 
 
 def test_a_write_ahead_log_that_cannot_be_read_is_said_and_no_other_partition_is_taken(tmp_path: Path) -> None:
@@ -348,6 +364,23 @@ def test_a_partition_skips_positions_that_others_have_read(tmp_path: Path) -> No
         assert other.partition == "p0002"
         with pytest.raises(Conflict):
             log.skip_to("p0002", 7, [])
+
+
+def test_a_pack_is_one_row_that_is_read_as_records(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path, clock=VirtualClock(5_000)) as log:
+        log.append([b"a"])
+        assert log.append_packs([pack(3, [b"x", [b"1", b"22", b"3"]]), pack(2, [b"y"])]) == range(2, 7)
+        log.append([b"b"])
+        with contextlib.closing(sqlite3.connect(tmp_path / "p0001.db")) as connection:
+            assert connection.execute("SELECT position FROM record").fetchall() == [(1,), (4,), (6,), (7,)]
+        assert payloads(log, "p0001") == [b"a", b"x1", b"x22", b"x3", b"y", b"y", b"b"]
+        assert log.restamp("p0001", 4_000, 6_000) == 7
+        assert {record.appended_at_us for record in log.read("p0001", 0)} == {6_000}
+    with contextlib.closing(sqlite3.connect(tmp_path / "p0001.db")) as connection:
+        connection.execute("DELETE FROM record WHERE position = 4")
+        connection.commit()
+    with SqliteLog(tmp_path) as log, pytest.raises(Corrupt, match="position 2 is missing"):
+        log.read("p0001", 0)
 
 
 def test_records_that_a_clock_ahead_stamped_are_stamped_again(tmp_path: Path) -> None:

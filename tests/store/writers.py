@@ -16,19 +16,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trimtab import store
+from trimtab.core.columns.packs import pack
 from trimtab.core.errors import Conflict, Unavailable
+from trimtab.store.sqlite.log import SqliteLog
 
 Write = Callable[[int], None]
 
 
 def log_writer(path: Path) -> Write:
-    log = store.open(f"sqlite://{path}", "log")
+    log = SqliteLog(path)
     log.append([b"0/0/1/start"])
     noise = os.urandom(5_000)
 
     def write(number: int) -> None:
         size = 1 + number % 4
-        log.append([b"%d/%d/%d/%d/" % (os.getpid(), number, i, size) + noise[: number % 5_000] for i in range(size)])
+        payloads = [b"%d/%d/%d/%d/" % (os.getpid(), number, i, size) + noise[: number % 5_000] for i in range(size)]
+        if number % 3:
+            log.append(payloads)
+        else:
+            log.append_packs([pack(size, [payloads])])
 
     return write
 

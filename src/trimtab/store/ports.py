@@ -82,6 +82,15 @@ class Log(Protocol):
 
 
 @runtime_checkable
+class Packing(Protocol):
+    """A log that stores packs of payloads (`core.columns.packs`). When it is read, each payload is a record."""
+
+    def append_packs(self, packs: Sequence[bytes], *, at_us: int | None = None) -> range:
+        """Append the payloads in all packs or none, with one append time. Return their positions."""
+        ...
+
+
+@runtime_checkable
 class Repairable(Protocol):
     """A log whose partitions can be repaired, after records were lost or were stamped by a wrong clock."""
 

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from trimtab.core.clock import VirtualClock
+from trimtab.core.columns.packs import pack
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.store.ports import Log, LogRecord
+from trimtab.store.ports import Log, LogRecord, Packing
 
 
 class LogContract:
@@ -53,6 +54,14 @@ class LogContract:
         assert [r.position for r in log.read(log.partition, 10, limit=3)] == [11, 12, 13]
         assert [r.position for r in log.read(log.partition, 23, limit=10)] == [24, 25]
         assert log.read(log.partition, 25) == []
+
+    def test_a_pack_is_read_as_records(self, log: Log) -> None:
+        if isinstance(log, Packing):
+            log.append([b"a"])
+            assert log.append_packs([pack(3, [b"x", [b"", b"1", b"22"]])], at_us=7) == range(2, 5)
+            log.append([b"b"])
+            assert [r.payload for r in log.read(log.partition, 0)] == [b"a", b"x", b"x1", b"x22", b"b"]
+            assert [r.payload for r in log.read(log.partition, 2, limit=1)] == [b"x1"]
 
     def test_given_times_are_kept(self, log: Log) -> None:
         log.append([b"a", b"b"], at_us=[1_500_000, 1_600_000])

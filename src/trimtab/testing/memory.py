@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from trimtab.core.clock import Clock, SystemClock
+from trimtab.core.columns.packs import unpack
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.store.ports import LogRecord
 
@@ -44,6 +45,10 @@ class MemoryLog:
                 self._at_us = max(self._at_us, time_us)
                 self._records.append(LogRecord(self.partition, self._position, self._at_us, payload))
             return range(first, self._position + 1)
+
+    def append_packs(self, packs: Sequence[bytes], *, at_us: int | None = None) -> range:
+        payloads = [payload for pack in packs for payload in unpack(pack)]
+        return self.append(payloads, at_us=None if at_us is None else [at_us] * len(payloads))
 
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
         self._check(partition)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from trimtab.core.clock import Clock, SystemClock
 from trimtab.core.closing import Closing
+from trimtab.core.columns.packs import packed_rows
 from trimtab.core.errors import Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
@@ -71,7 +72,16 @@ class SqliteLog(Closing):
                 does. Or the thread that wrote the payloads of several threads was interrupted. Then it is unknown
                 whether these were appended, and the message says so.
         """
-        mine = _Append(payloads, at_us)
+        return self._append(_Append(payloads, at_us))
+
+    def append_packs(self, packs: Sequence[bytes], *, at_us: int | None = None) -> range:
+        """Append the payloads in packs, all or none. Return their positions. Errors are those of `append`.
+
+        A pack becomes one row of the file, until one of its records is erased. Then each becomes a row of its own.
+        """
+        return self._append(_Append(packs, None if at_us is None else [at_us] * len(packs), packs=True))
+
+    def _append(self, mine: _Append) -> range:
         if not mine.payloads:
             return range(0)
         self._refuse_closed()
@@ -262,10 +272,12 @@ class SqliteLog(Closing):
         mine.group = ()
 
     def _write(self, group: list[_Append]) -> None:
-        position = self._own().append([(each.payloads, each.at_us) for each in group], self._clock.now_us())
+        appended = [(each.payloads, each.at_us, each.packs) for each in group]
+        position = self._own().append(appended, self._clock.now_us())
         for each in group:
-            each.positions = range(position, position + len(each.payloads))
-            position += len(each.payloads)
+            end = position + (sum(map(packed_rows, each.payloads)) if each.packs else len(each.payloads))
+            each.positions = range(position, end)
+            position = end
 
     def _alone(self, work: Callable[[], _T]) -> _T:
         """Wait like an append until this thread is the leader. Then run `work`, which may use the writer alone."""
@@ -384,9 +396,9 @@ class SqliteLog(Closing):
 class _Append:
     """One call of `append`, waiting to be written."""
 
-    __slots__ = ("at_us", "done", "error", "group", "payloads", "positions", "wakeup")
+    __slots__ = ("at_us", "done", "error", "group", "packs", "payloads", "positions", "wakeup")
 
-    def __init__(self, payloads: Sequence[bytes], at_us: Sequence[int] | None) -> None:
+    def __init__(self, payloads: Sequence[bytes], at_us: Sequence[int] | None, *, packs: bool = False) -> None:
         for kind in set(map(type, payloads)):
             if not issubclass(kind, bytes):
                 raise Misuse(f"log: a payload is a {kind.__name__}, not bytes. Encode it first.")
@@ -401,6 +413,7 @@ class _Append:
                 raise Misuse("log: the append times decrease. Sort the records by the time they became known.")
         self.payloads = payloads
         self.at_us = at_us
+        self.packs = packs
         self.positions = range(0)
         self.error: TrimtabError | None = None
         self.done = False

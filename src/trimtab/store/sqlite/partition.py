@@ -9,27 +9,34 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from trimtab.core.columns.packs import packed_rows, unpack
 from trimtab.core.errors import Conflict, Corrupt, Unavailable
 from trimtab.store.durable_files import check_writable
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import LogRecord
 from trimtab.store.sqlite.errors import SQLITE_RAISES, named
 from trimtab.store.sqlite.partition_file import (
+    PACKED,
     PREFIX,
     SELECT,
+    SELECT_WITHOUT_PACKS,
     FileId,
     Head,
     Mode,
+    StoredRow,
     check_format,
+    crc_of,
     create,
     file_id,
+    missing,
     read_head,
     sequence,
+    stored,
     verified,
     write_head,
 )
@@ -67,11 +74,11 @@ class PartitionWriter:
             create(path)
         self._open()
 
-    def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None]], now_us: int) -> int:
+    def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None, bool]], now_us: int) -> int:
         """Append all groups of payloads in one transaction. Return the position of the first record once all are safe.
 
-        A group has payloads and their append times (None: `now_us`). If a time is earlier than that of the previous
-        record, the previous record's time is used. After an error, the next call opens the file again and continues
+        A group has payloads, their append times (None: `now_us`), and whether they are packs. A time that is earlier
+        than that of the record before is raised to it. After an error, the next call opens the file again and continues
         after its last record.
         """
         if self._connection is None:
@@ -81,8 +88,14 @@ class PartitionWriter:
         first = position = self.position
         at_us = self.at_us
         crc32, prefix = zlib.crc32, PREFIX
-        for payloads, times in groups:
-            if times is None:
+        for payloads, times, packs in groups:
+            if packs:
+                for packed, time_us in zip(payloads, times or [now_us] * len(payloads), strict=True):
+                    count = packed_rows(packed)
+                    payload = packed if count > 1 else unpack(packed)[0]  # `read` finds packs by gaps between positions
+                    position, at_us = position + count, max(at_us, time_us)
+                    values += (position, at_us, crc_of(payload, position, at_us, is_pack=count > 1), payload)
+            elif times is None:
                 at_us = max(at_us, now_us)
                 for payload in payloads:
                     position += 1
@@ -93,12 +106,14 @@ class PartitionWriter:
                     if time_us > at_us:
                         at_us = time_us
                     values += (position, at_us, crc32(payload, crc32(prefix(position, at_us))), payload)
-        rows = position - first
-        if rows in _INSERTS:  # a single statement is a transaction by itself
+        rows, with_packs = len(values) // 4, any(packs for *_, packs in groups)
+        if rows in _INSERTS and not with_packs:  # a single statement is a transaction by itself
             with self._named() as connection:
                 connection.execute(_INSERTS[rows], values)
         else:
             with self._transaction() as connection:
+                if with_packs:
+                    connection.execute(f"PRAGMA user_version = {PACKED}")
                 done = 0
                 for size in _CHUNKS:
                     while rows - done >= size:
@@ -129,25 +144,25 @@ class PartitionWriter:
             write_head(connection, Head(self.path.stem, self.mode == "durable", position, 0))
             for number, (payload, time_us) in enumerate(again, position + 1):
                 at_us = max(at_us, time_us)
-                crc = zlib.crc32(payload, zlib.crc32(PREFIX(number, at_us)))
-                connection.execute(_INSERTS[1], (number, at_us, crc, payload))
+                connection.execute(_INSERTS[1], (number, at_us, crc_of(payload, number, at_us), payload))
         self.at_us = _NO_APPEND_US  # makes `_open` read the last append time from the file
         self._drop()
 
     def restamp(self, above_us: int, at_us: int) -> int:
         """Set the append time of all records appended after `above_us` to `at_us`, and return their number."""
         with self._transaction() as connection:
+            changed = 0
             rows = connection.execute(f"{SELECT} WHERE appended_at_us > ? ORDER BY position", (above_us,)).fetchall()
-            for record in verified(rows, rows[0][0] - 1 if rows else 0, self.path):
-                crc = zlib.crc32(record.payload, zlib.crc32(PREFIX(record.position, at_us)))
-                row = at_us, crc, record.position
+            for one in stored(rows, self.path):
+                row = at_us, crc_of(one.payload, one.position, at_us, is_pack=one.is_pack), one.position
                 connection.execute("UPDATE record SET appended_at_us = ?, crc = ? WHERE position = ?", row)
+                changed += one.rows
             head = read_head(connection, self.path)
             if head.truncated_at_us > above_us:
                 write_head(connection, msgspec.structs.replace(head, truncated_at_us=at_us))
         self.at_us = _NO_APPEND_US  # makes `_open` read the last append time from the file
         self._drop()
-        return len(rows)
+        return changed
 
     def truncate(self, through: int) -> int:
         """Remove the oldest of the records up to and including position `through`, and return the number removed.
@@ -155,15 +170,18 @@ class PartitionWriter:
         A call removes some thousand records. Call this until it returns 0.
         """
         with self._transaction() as connection:
+            pack = self._pack_at(connection, through)
+            if pack is not None and pack.position > through:
+                _split(connection, pack)
             (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
             if first is None or first > through:
                 return 0
-            through = min(through, first + _TRUNCATED - 1)
             last = connection.execute(
                 "SELECT position, appended_at_us FROM record WHERE position <= ? ORDER BY position DESC LIMIT 1",
-                (through,),
+                (min(through, first + _TRUNCATED - 1),),
             ).fetchone()
-            removed = connection.execute("DELETE FROM record WHERE position <= ?", (through,)).rowcount
+            connection.execute("DELETE FROM record WHERE position <= ?", last[:1])
+            removed = int(last[0]) - read_head(connection, self.path).truncated_through
             write_head(connection, Head(self.path.stem, self.mode == "durable", *last))
         return removed
 
@@ -194,10 +212,12 @@ class PartitionWriter:
             connection.execute("PRAGMA secure_delete = ON")
         with self._transaction() as connection:
             for position, payload in sorted(instead.items()):
+                pack = self._pack_at(connection, position)
+                if pack is not None:
+                    _split(connection, pack)
                 found = connection.execute(f"{SELECT} WHERE position = ?", (position,)).fetchall()
-                for record in verified(found, position - 1, self.path):
-                    crc = zlib.crc32(payload, zlib.crc32(PREFIX(position, record.appended_at_us)))
-                    row = crc, payload, position
+                for one in stored(found, self.path):
+                    row = crc_of(payload, position, one.at_us), payload, position
                     connection.execute("UPDATE record SET crc = ?, payload = ? WHERE position = ?", row)
                     changed += 1
         with self._named() as connection:
@@ -209,6 +229,11 @@ class PartitionWriter:
                 f"{self.path}-wal: another process is reading it, so old bytes stay in it. Do this again later."
             )
         return changed
+
+    def _pack_at(self, connection: sqlite3.Connection, position: int) -> StoredRow | None:
+        """Return the pack that contains the record at a position; None if the record is a row of its own."""
+        rows = connection.execute(f"{SELECT} WHERE position >= ? ORDER BY position LIMIT 1", (position,)).fetchall()
+        return next((one for one in stored(rows, self.path) if one.is_pack and one.first <= position), None)
 
     def checkpoint(self) -> None:
         """Copy the write-ahead log to the file, which takes two syncs.
@@ -286,9 +311,9 @@ class PartitionWriter:
                         "Records were lost; restore the partition from a copy, or move its files away."
                     )
                 rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
-                at_us = head.truncated_at_us or _NO_APPEND_US  # it is 0 if no records were removed
-                if rows:
-                    at_us = verified(rows, rows[0][0] - 1, self.path)[0].appended_at_us
+                at_us = head.truncated_at_us or _NO_APPEND_US  # 0 if no records were ever removed
+                for one in stored(rows, self.path):
+                    at_us = one.at_us
                 last = sequence(connection, head)
                 found = rows[0][0] if rows else head.truncated_through
                 if last != found:
@@ -320,6 +345,9 @@ class PartitionReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._mutex = threading.Lock()
+        self._pack: tuple[tuple[int, int, int, None], StoredRow] | None = (
+            None  # the last pack that was read, by its row
+        )
         self._path = str(path)
         check_writable(path.parent)  # SQLite creates a -shm file in the folder even for a reader
         self._connection = self._opened()
@@ -348,22 +376,47 @@ class PartitionReader:
         return self._in_snapshot(lambda connection: self._read(connection, after, limit))
 
     def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
-        rows = connection.execute(f"{SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit)).fetchall()
-        if rows and rows[0][0] == after + 1 and len(rows) == limit:
+        select = f"{SELECT_WITHOUT_PACKS} WHERE position > ? ORDER BY position LIMIT ?"
+        rows = connection.execute(select, (after, limit)).fetchall()
+        # a pack of several records leaves a gap before its position, unless it is the first row
+        with_packs = bool(rows) and (rows[0][3] is None or rows[-1][0] - rows[0][0] >= len(rows))
+        if rows and rows[0][0] == after + 1 and len(rows) == limit and not with_packs:
             # no record is missing before or between these, so the two look-ups below are not needed
             return verified(rows, after, self.path)
         head = read_head(connection, self.path)
         last = sequence(connection, head)
         start = max(after, head.truncated_through)
-        records = verified(rows, start, self.path)
+        records = self._unpacked(connection, rows, start, limit) if with_packs else verified(rows, start, self.path)
         end = records[-1].position if records else start
-        if len(rows) < limit and end != last:
+        if len(records) < limit and end != last:
             lost = (
                 f"records {end + 1} to {last} are missing"
                 if end < last
                 else f"it ends at position {last}, but was read up to {end}"
             )
             raise Corrupt(f"{self.path}: {lost}. Restore the partition from a copy, or rebuild what was read from it.")
+        return records
+
+    def _unpacked(self, connection: sqlite3.Connection, rows: list[Any], after: int, limit: int) -> list[LogRecord]:
+        """Return up to `limit` records of rows, of which some are packs. A row is read when its records are needed."""
+        records = list[LogRecord]()
+        for row in rows:
+            if row[3] is not None:
+                records += verified([row], after, self.path)
+            else:
+                if self._pack is None or self._pack[0] != row:
+                    whole = connection.execute(f"{SELECT} WHERE position = ?", row[:1]).fetchall()
+                    self._pack = row, next(stored(whole, self.path))
+                pack = self._pack[1]
+                if pack.first > after + 1:
+                    raise missing(self.path, after + 1, pack.first)
+                skipped = after + 1 - pack.first
+                payloads = unpack(pack.payload, skipped, min(skipped + limit - len(records), pack.rows))
+                numbered = enumerate(payloads, after + 1)
+                records += [LogRecord(self.path.stem, number, pack.at_us, payload) for number, payload in numbered]
+            if len(records) == limit:
+                break
+            after = records[-1].position
         return records
 
     def position(self) -> int:
@@ -448,3 +501,10 @@ def busy(path: Path, lock_path: Path) -> Conflict:
     return Conflict(
         f"{path}: process {FileLock.holder(lock_path)} is writing to it. Do this in that process, or when it has ended."
     )
+
+
+def _split(connection: sqlite3.Connection, pack: StoredRow) -> None:
+    """Store each record of a pack in a row of its own."""
+    connection.execute("DELETE FROM record WHERE position = ?", (pack.position,))
+    for position, payload in enumerate(unpack(pack.payload), pack.first):
+        connection.execute(_INSERTS[1], (position, pack.at_us, crc_of(payload, position, pack.at_us), payload))

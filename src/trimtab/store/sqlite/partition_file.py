@@ -7,11 +7,13 @@ import os
 import sqlite3
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from trimtab.core.columns.packs import packed_rows
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.store.durable_files import narrow, sync_directory
 from trimtab.store.ports import LogRecord
@@ -20,7 +22,7 @@ from trimtab.store.sqlite.errors import SQLITE_RAISES, named
 Mode = Literal["durable", "relaxed"]
 FileId: TypeAlias = tuple[int, int]  # the device and inode number of a file
 
-FORMAT = 1
+FORMAT, PACKED = 1, 2  # the format of a file; in the second, which the first pack makes of it, rows can be packs
 _APPLICATION = 0x74724C67  # the application id in the file's header: the letters "trLg"
 _SCHEMA = """
 CREATE TABLE record(
@@ -37,7 +39,10 @@ CREATE TABLE head(
     crc INTEGER NOT NULL
 );
 """
+# A row is a record; or a pack of several records, whose positions end with that of the row. The `crc` of a pack is
+# negative: all bits of the checksum are inverted. # D0222
 SELECT = "SELECT position, appended_at_us, crc, payload FROM record"
+SELECT_WITHOUT_PACKS = SELECT.replace("payload", "CASE WHEN crc < 0 THEN NULL ELSE payload END")
 PREFIX = struct.Struct("<qq").pack
 
 
@@ -100,8 +105,8 @@ def check_format(connection: sqlite3.Connection, path: Path) -> Head:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
         raise Corrupt(f"{path}: not a trimtab log (application id {application:#x}). Move it away, or restore it.")
-    if version != FORMAT:
-        raise Misuse(f"{path}: log format {version}, but this trimtab reads {FORMAT}. Use the trimtab that wrote it.")
+    if version not in (FORMAT, PACKED):
+        raise Misuse(f"{path}: log format {version}, this trimtab reads up to {PACKED}. Use the trimtab that wrote it.")
     return read_head(connection, path)
 
 
@@ -134,8 +139,51 @@ def sequence(connection: sqlite3.Connection, head: Head) -> int:
     return head.truncated_through if row is None else int(row[0])
 
 
+class StoredRow(msgspec.Struct, frozen=True):
+    """A row of the file: one record, or a pack of the records `first` to `position`."""
+
+    first: int
+    position: int
+    at_us: int
+    payload: bytes
+
+    is_pack: bool
+
+    @property
+    def rows(self) -> int:
+        """Return the number of records."""
+        return self.position - self.first + 1
+
+
+def crc_of(payload: bytes, position: int, at_us: int, *, is_pack: bool = False) -> int:
+    """Return the `crc` of a row."""
+    crc = zlib.crc32(payload, zlib.crc32(PREFIX(position, at_us)))
+    return ~crc if is_pack else crc
+
+
+def stored(rows: Iterable[tuple[int, int, int, bytes]], path: Path, after: int | None = None) -> Iterator[StoredRow]:
+    """Yield the rows of a query. Check their checksums and, with `after`, that they follow it without a gap.
+
+    Raises:
+        Corrupt: A row is damaged, or a record is missing.
+    """
+    for position, at_us, crc, payload in rows:
+        try:
+            is_pack = crc < 0
+            sound = crc == crc_of(payload, position, at_us, is_pack=is_pack)
+        except (TypeError, struct.error):  # damage can turn a number into a text
+            sound = False
+        if not sound:
+            raise _damaged(path, position)
+        first = position - packed_rows(payload) + 1 if is_pack else position
+        if after is not None and not first <= after + 1 <= position:
+            raise missing(path, after + 1, first)
+        after = position
+        yield StoredRow(first, position, at_us, payload, is_pack)
+
+
 def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) -> list[LogRecord]:
-    """Return the rows as records. Check their checksums, and that they follow position `after` without a gap."""
+    """Return rows that are no packs as records. Check their checksums, and that they follow `after` without a gap."""
     crc32, prefix, name = zlib.crc32, PREFIX, path.stem
     records = []
     for position, at_us, crc, payload in rows:
@@ -145,10 +193,17 @@ def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) ->
         except (TypeError, struct.error):  # damage can turn a number into a text
             sound = False
         if position != after:
-            raise Corrupt(f"{path}: position {after} is missing (found {position}). Restore the partition from a copy.")
+            raise missing(path, after, position)
         if not sound:
-            raise Corrupt(
-                f"{path}: position {position} is damaged (wrong checksum). Restore the partition from a copy."
-            )
+            raise _damaged(path, position)
         records.append(LogRecord(name, position, at_us, payload))
     return records
+
+
+def missing(path: Path, position: int, found: int) -> Corrupt:
+    """Return the error to raise if there is a later record than that at a position, but not this one."""
+    return Corrupt(f"{path}: position {position} is missing (found {found}). Restore the partition from a copy.")
+
+
+def _damaged(path: Path, position: int) -> Corrupt:
+    return Corrupt(f"{path}: position {position} is damaged (wrong checksum). Restore the partition from a copy.")

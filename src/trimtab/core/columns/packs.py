@@ -1,0 +1,102 @@
+"""Packs: many payloads in one, stored in columns. Bytes that all payloads have in common are stored once.
+
+A pack begins with the size of its head. The head, in msgpack, is the number of payloads and, for each part, its kind
+and its size. The parts follow. A payload is the concatenation of its bytes in every part.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:  # NumPy is imported at the first use, so that `import trimtab` is fast
+    from numpy.typing import NDArray
+
+# bytes that all payloads have in common; or a uint8 matrix with one row for each payload; or the bytes of each payload
+Part: TypeAlias = "bytes | NDArray[Any] | list[bytes]"
+
+_SAME, _FIXED, _RAGGED = range(3)  # the kinds of parts; a ragged one begins with uint32 offsets, one more than payloads
+_SIZE = struct.Struct("<I")
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    rows: int
+    parts: list[tuple[int, int]]
+
+
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
+
+
+def pack(rows: int, parts: Sequence[Part]) -> bytes:
+    """Return a pack of `rows` payloads, made of these parts.
+
+    >>> two = pack(2, [b"x=", [b"1", b"10"], b";"])
+    >>> packed_rows(two), unpack(two)
+    (2, [b'x=1;', b'x=10;'])
+    """
+    import numpy as np
+
+    kinds: list[tuple[int, int]] = []
+    blobs: list[bytes] = []
+    for part in parts:
+        if isinstance(part, bytes):
+            kind, blob = _SAME, part
+        elif not isinstance(part, list):
+            kind, blob = _FIXED, np.ascontiguousarray(part, np.uint8).tobytes()
+        else:
+            sizes, blob = np.fromiter(map(len, part), np.uint32, rows), b"".join(part)
+            kind = _FIXED if rows and (sizes == sizes[0]).all() else _RAGGED
+            if kind == _RAGGED:
+                blob = np.append(np.uint32(0), sizes.cumsum(dtype=np.uint32)).astype("<u4").tobytes() + blob
+        kinds.append((kind, len(blob)))
+        blobs.append(blob)
+    head = msgspec.msgpack.encode(_Head(rows, kinds))
+    return b"".join([_SIZE.pack(len(head)), head, *blobs])
+
+
+def packed_rows(packed: bytes) -> int:
+    """Return the number of payloads in a pack."""
+    return _head(packed)[0].rows
+
+
+def unpack(packed: bytes, start: int = 0, stop: int | None = None) -> list[bytes]:
+    """Return the payloads of a pack, from number `start` up to, but not including, number `stop`."""
+    import numpy as np
+
+    head, at = _head(packed)
+    stop = head.rows if stop is None else stop
+    rows = stop - start
+    runs: list[list[bytes]] = []
+    fixed: list[NDArray[Any]] = []  # neighbouring parts whose bytes have one size
+
+    def end_run() -> None:
+        if any(part.shape[1] for part in fixed):
+            matrix = np.concatenate([np.broadcast_to(part, (rows, part.shape[1])) for part in fixed], axis=1)
+            runs.append(matrix.view(f"V{matrix.shape[1]}").ravel().tolist())  # each row becomes one element
+        fixed.clear()
+
+    for kind, size in head.parts:
+        if kind == _RAGGED:
+            end_run()
+            bounds = np.frombuffer(packed, "<u4", head.rows + 1, at)[start : stop + 1].tolist()
+            first = at + 4 * (head.rows + 1)
+            text = packed[first + bounds[0] : first + bounds[-1]]
+            runs.append([text[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)])
+        else:
+            part = np.frombuffer(packed, np.uint8, size, at)
+            fixed.append(part[None] if kind == _SAME else part.reshape(head.rows, -1)[start:stop])
+        at += size
+    end_run()
+    if not runs:
+        return [b""] * rows
+    return runs[0] if len(runs) == 1 else list(map(b"".join, zip(*runs, strict=True)))
+
+
+def _head(packed: bytes) -> tuple[_Head, int]:
+    """Return the head of a pack, and where its first part begins."""
+    end = _SIZE.size + _SIZE.unpack_from(packed)[0]
+    return _decode_head(memoryview(packed)[_SIZE.size : end]), end

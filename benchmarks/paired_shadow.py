@@ -18,9 +18,10 @@ import numpy as np
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
+from trimtab.core.columns.packs import unpack
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, parse_time_us
-from trimtab.serving.log.prediction_record import encode_all
+from trimtab.serving.log.prediction_record import pack_all
 from trimtab.steering.loop_state import Repair
 
 NAME = "paired_shadow"
@@ -106,7 +107,7 @@ def _ask(project: Any, clock: VirtualClock, champion: Any, rng: Any) -> None:
         "values": [row.astype("<f8").tobytes() for row in values],
     }
     clock.advance_to(NOW_US + DAY_US)
-    project.predictions.append_payloads(encode_all(common, columns), at_us=times)
+    project.predictions.append_payloads(unpack(pack_all(common, columns)), at_us=times)
     project.ingestor.load("sales", _sales(names, np.array(times), values, rng), history=True)
     clock.advance_to(NOW_US + 4 * DAY_US)
 

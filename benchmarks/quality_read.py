@@ -20,12 +20,13 @@ import trimtab as tt
 from trimtab.app.features.source_counts import KIND, store_counts
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
+from trimtab.core.columns.packs import unpack
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.events.records import Event, encode
 from trimtab.feedback.blocks import block_days
 from trimtab.monitoring.quality.quality_days import store_days
-from trimtab.serving.log.prediction_record import encode_all
+from trimtab.serving.log.prediction_record import pack_all
 from trimtab.store.ports import Put
 
 NAME = "quality_read"
@@ -91,7 +92,7 @@ def _log(project: tt.Project, version: str) -> None:
         times = [NOW_US - (PREDICTIONS - n) * (DAYS * DAY_US // PREDICTIONS) for n in range(first, first + each)]
         names = [f"p{n}" for n in range(first, first + each)]
         columns = {"id": names, "request_id": names, "made_at_us": times, "at_us": times}
-        project.predictions.append_payloads(encode_all(common, columns), at_us=times)
+        project.predictions.append_payloads(unpack(pack_all(common, columns)), at_us=times)
 
 
 def _append_labels(project: tt.Project) -> None:

@@ -19,9 +19,10 @@ import trimtab as tt
 from trimtab.app.training.loops import Loops
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
+from trimtab.core.columns.packs import unpack
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
-from trimtab.serving.log.prediction_record import encode_all
+from trimtab.serving.log.prediction_record import pack_all
 
 NAME = "summary_cost"
 TARGET = "ratio <= 0.1"
@@ -93,7 +94,7 @@ def ours(state: dict[str, Any]) -> float:
         "values": [row.astype("<f8").tobytes() for row in values],
     }
     before = project.predictions.log.positions()
-    project.predictions.append_payloads(encode_all(common, columns), at_us=times)
+    project.predictions.append_payloads(unpack(pack_all(common, columns)), at_us=times)
     start = time.process_time()
     project.part(Loops).read_ahead("one")
     taken = time.process_time() - start

@@ -24,13 +24,14 @@ import numpy as np
 import trimtab as tt
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
+from trimtab.core.columns.packs import unpack
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, parse_time_us
 from trimtab.events.records import Event, encode
 from trimtab.feedback.logged_waiting import Extent
 from trimtab.monitoring.inputs.input_state import WatchStore
 from trimtab.serving.log.prediction_ids import PredictionIds
-from trimtab.serving.log.prediction_record import encode_all
+from trimtab.serving.log.prediction_record import pack_all
 from trimtab.steering.loop.loop import KIND, Reached
 from trimtab.store.ports import Put
 
@@ -149,7 +150,7 @@ class Logged:
         asked = [msgspec.msgpack.encode([key, at_us, 0.5, "s1"]) for key, at_us in zip(keys, times, strict=True)]
         columns = {"id": ids, "request_id": keys, "made_at_us": times, "at_us": times, "request": asked}
         after = project.predictions.log.positions()
-        project.predictions.append_payloads(encode_all(self._common, columns), at_us=times)
+        project.predictions.append_payloads(unpack(pack_all(self._common, columns)), at_us=times)
         for name, last in project.predictions.log.positions().items():
             for day in range(times[0] // DAY_US, times[-1] // DAY_US + 1):
                 self.extents.setdefault(day, []).append(Extent(name, after.get(name, 0), last))

@@ -96,11 +96,11 @@ class _Interrupted(PredictionLog):
         self.left = appends
         self.after = after
 
-    def append_payloads(self, payloads: Any, *, at_us: Any = None) -> range:
+    def append_packs(self, packs: Any, *, at_us: Any = None) -> range:
         self.left -= 1
         if self.left < 0 and not self.after:
             raise KeyboardInterrupt
-        positions = super().append_payloads(payloads, at_us=at_us)
+        positions = super().append_packs(packs, at_us=at_us)
         if self.left < 0:
             raise KeyboardInterrupt
         return positions
@@ -222,7 +222,7 @@ def test_the_lease_is_kept_while_something_is_slow(
         predict = staticmethod(slowly("model", shop.scorer.predict))
 
     table, at_us, live = questions(shop, 5)
-    monkeypatch.setattr(shop.log, "append_payloads", slowly("disk", shop.log.append_payloads))
+    monkeypatch.setattr(shop.log, "append_packs", slowly("disk", shop.log.append_packs))
     monkeypatch.setattr(shop.inputs, "compute", slowly("features", shop.inputs.compute))
     catalog = store.open(f"sqlite://{tmp_path}/leases.db", "catalog", clock=clock)
     acquire = catalog.acquire
@@ -248,11 +248,11 @@ class _Stalled(PredictionLog):
         self.left = interrupts
         self.stalls, self.go = threading.Event(), threading.Event()
 
-    def append_payloads(self, payloads: Any, *, at_us: Any = None) -> range:
+    def append_packs(self, packs: Any, *, at_us: Any = None) -> range:
         if not self.stalls.is_set():
             self.stalls.set()
             assert self.go.wait(30)
-        return super().append_payloads(payloads, at_us=at_us)
+        return super().append_packs(packs, at_us=at_us)
 
     def wait(self, ends: Any, timeout: float) -> Any:
         """Wait for something, until Ctrl-C, because the append hangs."""

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.clock import SystemClock, VirtualClock
+from trimtab.core.columns.packs import packed_rows, unpack
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving.log.prediction_ids import PredictionIds, batch_prediction_ids, id_time_us
@@ -24,7 +25,7 @@ from trimtab.serving.log.prediction_record import (
     FORMAT,
     decode,
     encode,
-    encode_all,
+    pack_all,
     payload_writer,
     prediction_columns,
 )
@@ -147,23 +148,38 @@ def columns(draw: st.DrawFn) -> dict[str, list[object]]:
 
 
 @pytest.mark.fast
-@given(columns(), st.sampled_from([None, {"late": 0.5}]))
+@given(columns(), st.sampled_from([None, {"late": 0.5}]), st.sampled_from([(), ("id", "score", "at_us")]))
 def test_predictions_that_are_encoded_together_have_the_bytes_of_each_alone(
-    given_columns: dict[str, list[object]], scores: dict[str, float] | None
+    given_columns: dict[str, list[object]], scores: dict[str, float] | None, arrays: tuple[str, ...]
 ) -> None:
     common = prediction("p", scores=scores)
     each = [
         encode(msgspec.structs.replace(common, **dict(zip(given_columns, row, strict=True))))
         for row in zip(*given_columns.values(), strict=True)
     ]
-    assert encode_all(common, given_columns) == each
+    kinds = {"id": "S", "score": float, "at_us": np.int64}
+    as_arrays = {name: np.array(given_columns[name], kinds[name]) for name in arrays if name in given_columns}
+    assert unpack(pack_all(common, given_columns | as_arrays)) == each
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("width", [1, 3, 31, 32, 300])
+def test_a_matrix_is_a_column_of_bytes(width: int) -> None:
+    matrix, numbers = np.arange(2 * width, dtype=np.uint8).reshape(2, -1), np.arange(2.0 * width).reshape(2, -1)
+    packed = pack_all(prediction("p"), {"reasons": matrix, "values": numbers, "at_us": np.array([5, 1 << 40])})
+    each = [
+        prediction("p", reasons=bytes(row), values=more.tobytes(), at_us=at_us)
+        for row, more, at_us in zip(matrix, numbers, (5, 1 << 40), strict=True)
+    ]
+    assert unpack(packed) == [encode(one) for one in each]
+    assert packed_rows(packed) == 2
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("wrong", [{}, {"id": ["a"], "score": []}, {"identifier": ["a"]}])
 def test_columns_that_make_no_predictions_are_refused(wrong: dict[str, list[object]]) -> None:
     with pytest.raises(Misuse, match="predictions: found columns"):
-        encode_all(prediction("p"), wrong)
+        pack_all(prediction("p"), wrong)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x03abc", CLASSES, FORMAT, FORMAT + b"\x93\x01\x02\x03", FORMAT + b"\xc1"])

@@ -70,12 +70,15 @@ def unpack(packed: bytes, start: int = 0, stop: int | None = None) -> list[bytes
     head, at = _head(packed)
     stop = head.rows if stop is None else stop
     rows = stop - start
+    if rows <= 0:
+        return []
     runs: list[list[bytes]] = []
     fixed: list[NDArray[Any]] = []  # neighbouring parts whose bytes have one size
 
     def end_run() -> None:
         if any(part.shape[1] for part in fixed):
-            matrix = np.concatenate([np.broadcast_to(part, (rows, part.shape[1])) for part in fixed], axis=1)
+            parts = [np.broadcast_to(part, (rows, part.shape[1])) for part in fixed]
+            matrix = np.ascontiguousarray(np.concatenate(parts, axis=1))
             runs.append(matrix.view(f"V{matrix.shape[1]}").ravel().tolist())  # each row becomes one element
         fixed.clear()
 
@@ -88,7 +91,7 @@ def unpack(packed: bytes, start: int = 0, stop: int | None = None) -> list[bytes
             runs.append([text[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)])
         else:
             part = np.frombuffer(packed, np.uint8, size, at)
-            fixed.append(part[None] if kind == _SAME else part.reshape(head.rows, -1)[start:stop])
+            fixed.append(part[None] if kind == _SAME else part.reshape(head.rows, size // head.rows)[start:stop])
         at += size
     end_run()
     if not runs:

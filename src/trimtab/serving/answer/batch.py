@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from time import monotonic
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,16 +30,19 @@ from trimtab.serving.answer.answering import NOT_AT_LEAD
 from trimtab.serving.answer.inputs import OfflineInputs
 from trimtab.serving.answer.model_scores import scores_of
 from trimtab.serving.answer.served import RowScorer, ServedVersion
-from trimtab.serving.log.prediction_ids import batch_prediction_ids
+from trimtab.serving.log.prediction_ids import batch_prediction_ids, packed_batch_ids
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.serving.log.prediction_record import encode_all
+from trimtab.serving.log.prediction_record import pack_all
 from trimtab.store.ports import Catalog, Put, read_record
 
 KIND = "batch"  # the kind of the manifests in the catalogue
 PART_ROWS = 12_500
+_PACK_ROWS = 4_096  # log this many rows in one record, because a search for a prediction reads a whole record
 _TOGETHER_ROWS = 50_000  # compute the features of this many rows together, because each computation reads all events
+_SCORING = 2  # the number of parts that are scored at once
 LEASE_S = 60.0  # if the lease of a batch is not renewed for this long, another process may resume the batch
 _T = TypeVar("_T")
+_Fields: TypeAlias = "Mapping[str, list[Any] | NDArray[Any]]"  # by field of a prediction: its value in each row
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -94,7 +98,7 @@ def score_table(
     Args:
         requests: The columns of the request, with one row for each request.
         at_us: The time as of which each row is answered (int64 microseconds), or one time for all rows.
-        scorer: The fitted model. It is called in another thread.
+        scorer: The fitted model. It is called in two other threads.
         batch_id: The name of the batch. By default, this is the hash of version, table and times.
         holder: The name under which this call holds the lease of the batch. By default, this is a new name.
         mode: The mode of the predictions: "batch", or "precomputed" for answers that are stored for later requests.
@@ -224,7 +228,7 @@ class _Batch:
             reasons=b"",
         )
 
-    def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], dict[str, list[Any]]]]:
+    def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], _Fields]]:
         """Yield for each part its rows, its model inputs, and the other fields of its predictions.
 
         The features of several parts are computed together.
@@ -238,7 +242,7 @@ class _Batch:
                 cut = slice(rows.start - start, rows.stop - start)
                 yield rows, matrix[cut], {name: values[cut] for name, values in log_fields.items()}
 
-    def log_fields(self, rows: range) -> tuple[NDArray[Any], dict[str, list[Any]]]:
+    def log_fields(self, rows: range) -> tuple[NDArray[Any], _Fields]:
         """Return the model inputs of some rows, and all logged fields of their predictions except the scores."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us = self._table.take(cut), self._at_us[cut]
@@ -248,24 +252,24 @@ class _Batch:
         off = off_lead(request, table, common.made_at_us) & (at_us == common.made_at_us)
         return matrix, {
             **({"flags": [(NOT_AT_LEAD,) if one else () for one in off.tolist()]} if off.any() else {}),
-            "id": batch_prediction_ids(common.id, common.made_at_us, rows),
+            "id": packed_batch_ids(common.id, common.made_at_us, rows),
             "request_id": list(map(str, table[request.key].values.tolist())),
-            "at_us": at_us.tolist(),
+            "at_us": at_us,
             "request": list(map(msgspec.msgpack.Encoder().encode, requests)),
-            "values": _rows(matrix.astype("<f8", copy=False)),
-            "reasons": _rows(reasons),
+            "values": matrix.astype("<f8", copy=False),
+            "reasons": reasons,
         }
 
-    def predict(self, rows: range, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return the scores of some rows: float64, shape (rows,), or (rows, classes) for several classes."""
-        return scores_of(self._served, self._scorer, matrix, first=rows.start)
-
-    def payloads(self, log_fields: Mapping[str, list[Any]], scores: NDArray[Any]) -> list[bytes]:
-        """Return the predictions encoded for the log."""
+    def packs(self, rows: range, matrix: NDArray[Any], log_fields: _Fields) -> list[bytes]:
+        """Score some rows, and return their predictions encoded for the log."""
+        scores = scores_of(self._served, self._scorer, matrix, first=rows.start)
         if scores.ndim == 1:
-            return encode_all(self._common, {**log_fields, "score": scores.tolist()})
-        named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
-        return encode_all(self._common, {**log_fields, "score": scores.max(axis=1).tolist(), "scores": named})
+            columns: _Fields = {**log_fields, "score": scores}
+        else:
+            named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
+            columns = {**log_fields, "score": scores.max(axis=1), "scores": named}
+        cuts = [slice(start, start + _PACK_ROWS) for start in range(0, len(scores), _PACK_ROWS)]
+        return [pack_all(self._common, {name: values[cut] for name, values in columns.items()}) for cut in cuts]
 
 
 class _Held:
@@ -348,15 +352,15 @@ class _Held:
 
 
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
-    """Log part after part, each in one transaction, while the model scores the next part.  # D108
+    """Log part after part, each in one transaction, while the model scores the next parts.  # D108
 
-    One thread computes features, one computes scores, and one writes to the log. The calling thread waits for these
+    One thread computes features, two compute scores, and one writes to the log. The calling thread waits for these
     threads and renews the lease. A part is logged only when the previous part is in the manifest.
     """
-    scoring: tuple[range, Mapping[str, list[Any]], Future[NDArray[Any]]] | None = None
+    scoring: deque[tuple[range, str, Future[list[bytes]]]] = deque()
     appending: tuple[range, Future[tuple[str, int]]] | None = None
 
-    def append(payloads: Sequence[bytes], first_id: str) -> tuple[str, int]:
+    def append(packs: Sequence[bytes], first_id: str) -> tuple[str, int]:
         try:
             place = None
             if not held.is_alone():  # another process may have logged the part and then ended
@@ -364,7 +368,7 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
                 held.keep()  # the search for the part may have taken long
             if place is None:
                 at_us = max(clock.now_us(), held.manifest.made_at_us)  # the clock may have been set back. # D170
-                place = log.log.partition, log.append_payloads(payloads, at_us=[at_us] * len(payloads)).start
+                place = log.log.partition, log.append_packs(packs, at_us=at_us).start
             return place
         finally:
             held.appending = False
@@ -374,24 +378,26 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
             rows, place = appending
             held.add(Part(*held.keep_until(place).result(), len(rows)))
 
-    with _thread() as appends, _thread() as scores, _thread() as evaluations:
+    with _threads(1) as appends, _threads(_SCORING) as scores, _threads(1) as evaluations:
         try:
             parts = batch.parts(left)
             more = True
-            while more:
-                part = held.keep_until(evaluations.submit(next, parts, None)).result()
-                before, more = scoring, part is not None
-                scoring = None if part is None else (part[0], part[2], scores.submit(batch.predict, *part[:2]))
-                if before is None:
+            while more or scoring:
+                part = held.keep_until(evaluations.submit(next, parts, None)).result() if more else None
+                more = part is not None
+                if part is not None:
+                    rows, _, log_fields = part
+                    scoring.append((rows, log_fields["id"][0].decode(), scores.submit(batch.packs, *part)))
+                if not scoring or (more and len(scoring) <= _SCORING):
                     continue
-                rows, log_fields, found = before
+                rows, first_id, found = scoring.popleft()
                 held.keep_until(found)
                 add_appended()
                 appending = None
-                payloads = batch.payloads(log_fields, found.result())
+                packs = found.result()
                 held.keep()
                 held.appending = True
-                appending = rows, appends.submit(append, payloads, log_fields["id"][0])
+                appending = rows, appends.submit(append, packs, first_id)
             add_appended()
         finally:
             scores.shutdown(wait=False, cancel_futures=True)
@@ -399,8 +405,8 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
                 held.outlast(appending[1])
 
 
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "batch")
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "batch")
 
 
 def _joined(parts: tuple[Part, ...], part: Part) -> tuple[Part, ...]:
@@ -421,13 +427,6 @@ def _left(manifest: Manifest) -> list[range]:
     done = sum(part.rows for part in manifest.parts)
     starts = range(done, manifest.rows, manifest.part_rows)
     return [range(start, min(start + manifest.part_rows, manifest.rows)) for start in starts]
-
-
-def _rows(matrix: NDArray[Any]) -> list[bytes]:
-    """Return the bytes of each row of a matrix."""
-    whole = np.ascontiguousarray(matrix).view(f"V{matrix.shape[1] * matrix.itemsize}")  # each row becomes one element
-    found: list[bytes] = whole.ravel().tolist()
-    return found
 
 
 def _begin(catalog: Catalog, fresh: Manifest) -> tuple[Manifest, int]:

@@ -200,6 +200,13 @@ class BufferedLog:
             self._write()
             return self.log.append(payloads, at_us=at_us)
 
+    def append_packs(self, packs: Sequence[bytes], *, at_us: int | None = None) -> range:
+        """Append the payloads in packs, all or none, after those in the buffer."""
+        self._check_process()
+        with self._writing:
+            self._write()
+            return PredictionLog(self.log).append_packs(packs, at_us=at_us)
+
     def read(self, partition: str, after: int, *, limit: int = 10_000) -> list[LogRecord]:
         """Read the log, after writing the buffer to it."""
         self._flush_for_read()

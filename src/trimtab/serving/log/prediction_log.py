@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
+from trimtab.core.columns.packs import unpack
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.serving.log.logged_late import SOON_US, LoggedLate, check_search, holds_id
@@ -13,7 +14,7 @@ from trimtab.serving.log.prediction_ids import id_time_us
 from trimtab.serving.log.prediction_record import ERASED, KNOWN, decode, encode, encode_value
 from trimtab.store.log_order import in_order, intervals
 from trimtab.store.log_places import position_before, positions_before, records_between
-from trimtab.store.ports import Log, LogRecord
+from trimtab.store.ports import Log, LogRecord, Packing
 
 _BLOCK = 2_000  # this many records are read together; more would not fit into the processor's caches
 _FIRST_READ = 50
@@ -55,6 +56,13 @@ class PredictionLog:
         id, so that the prediction can be found.  # D170
         """
         return self.log.append(payloads, at_us=at_us)
+
+    def append_packs(self, packs: Sequence[bytes], *, at_us: int | None = None) -> range:
+        """Append the predictions in packs (see `pack_all`), all or none, with one append time."""
+        if isinstance(self.log, Packing):
+            return self.log.append_packs(packs, at_us=at_us)
+        payloads = [payload for pack in packs for payload in unpack(pack)]
+        return self.log.append(payloads, at_us=None if at_us is None else [at_us] * len(payloads))
 
     def blocks(
         self, after: Mapping[str, int] | None = None, *, model: str | None = None

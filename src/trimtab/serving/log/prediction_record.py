@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from trimtab.core.codegen import define
 from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.columns.packs import Part, pack
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.records import Prediction
 from trimtab.features.frames import NO_VIEW, REASONS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # first byte of a payload without `scores`; then a msgpack array of all fields in order, or of those before `scores` if
 # the others have their defaults
@@ -88,24 +91,24 @@ def _array_head(fields: int) -> bytes:
     return encode_value([None] * fields)[:-fields]
 
 
-def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
-    """Return the payloads of predictions that have most fields in common.
-
-    This gives the same bytes as `encode` in half the time.
+def pack_all(common: Prediction, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> bytes:
+    """Return a pack of predictions that have most fields in common. Its payloads are those of `encode`.
 
     Args:
         common: A prediction with the common fields. Its fields that are named in `columns` are ignored.
-        columns: By field: its value in each prediction. No value of `scores` may be None.
+        columns: By field: its value in each prediction. No value of `scores` may be None. A column of numbers can be an
+            array. So can ASCII texts of one length (type S), and bytes (a matrix, each row of which is a value).
 
     Raises:
         Misuse: The columns have different lengths, there are no columns, or a name is not that of a field.
 
+    >>> from trimtab.core.columns.packs import unpack
     >>> one = Prediction(
     ...     id="a", request_id="r", model="m", version="v", arm="champion", mode="batch", made_at_us=1, at_us=1,
     ...     positions={}, score=0.5, request=b"", values=b"", reasons=b"",
     ... )
     >>> other = msgspec.structs.replace(one, id="b", score=0.25)
-    >>> encode_all(one, {"id": ["a", "b"], "score": [0.5, 0.25]}) == [encode(one), encode(other)]
+    >>> unpack(pack_all(one, {"id": ["a", "b"], "score": [0.5, 0.25]})) == [encode(one), encode(other)]
     True
     """
     lengths = {name: len(values) for name, values in columns.items()}
@@ -114,8 +117,28 @@ def encode_all(common: Prediction, columns: Mapping[str, Sequence[Any]]) -> list
     several = common.scores is not None or "scores" in columns
     tail = [columns.get(name, getattr(common, name)) for name in _FIELDS[_ALWAYS:]]
     format_, fields = CLASSES if several else FORMAT, _FIELDS[:_ALWAYS] if tail == [*_TAIL] else _FIELDS
-    of_field = (columns[name] if name in columns else repeat(getattr(common, name)) for name in fields)
-    return [format_ + encode_value(row) for row in zip(*of_field, strict=False)]  # because `repeat` never ends
+    parts: list[Part] = [format_ + _array_head(len(fields))]
+    for name in fields:
+        parts += _encoded(columns[name]) if name in columns else (encode_value(getattr(common, name)),)
+    return pack(next(iter(lengths.values())), parts)
+
+
+def _encoded(values: Sequence[Any] | NDArray[Any]) -> Sequence[Part]:
+    """Return the encoded values of a column, as parts of a pack."""
+    if isinstance(values, (list, tuple)):
+        return ([*map(encode_value, values)],)
+    import numpy as np
+
+    array = np.asarray(values)
+    if array.dtype == np.float64 and array.ndim == 1:
+        return b"\xcb", array.astype(">f8")[:, None].view(np.uint8)
+    if array.dtype == np.int64 and array.min(initial=1 << 32) >= 1 << 32:  # msgpack writes smaller integers shorter
+        return b"\xcf", array.astype(">u8")[:, None].view(np.uint8)
+    if array.ndim == 1 and array.dtype.kind != "S":
+        return _encoded(array.tolist())
+    matrix = np.ascontiguousarray(array if array.ndim > 1 else array[:, None]).view(np.uint8)
+    one = b"\0" * matrix.shape[1]
+    return encode_value(one if array.ndim > 1 else one.decode())[: -len(one) or None], matrix
 
 
 def decode(payload: bytes, partition: str, position: int) -> Prediction:

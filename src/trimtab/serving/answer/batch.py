@@ -10,6 +10,8 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import reduce
+from itertools import accumulate, chain, pairwise
 from time import monotonic
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -40,6 +42,7 @@ PART_ROWS = 12_500
 _PACK_ROWS = 4_096  # log this many rows in one record, because a search for a prediction reads a whole record
 _TOGETHER_ROWS = 50_000  # compute the features of this many rows together, because each computation reads all events
 _SCORING = 2  # the number of parts that are scored at once
+_AHEAD = 6  # the most parts that are scored, or wait for it, while others are logged
 LEASE_S = 60.0  # if the lease of a batch is not renewed for this long, another process may resume the batch
 _T = TypeVar("_T")
 _Fields: TypeAlias = "Mapping[str, list[Any] | NDArray[Any]]"  # by field of a prediction: its value in each row
@@ -103,7 +106,7 @@ def score_table(
         holder: The name under which this call holds the lease of the batch. By default, this is a new name.
         mode: The mode of the predictions: "batch", or "precomputed" for answers that are stored for later requests.
         part_rows: The number of rows that are scored and logged together.
-        progress: Called after each part with the number of rows done and the total number of rows.
+        progress: Called after each append with the number of rows done and the total number of rows.
 
     Raises:
         Misuse: A column is missing, of the wrong type or not declared, a key is null, or `at_us` has the wrong length
@@ -147,10 +150,11 @@ def score_table(
         )
         held = _Held(catalog, holder, begun_s, *_begin(catalog, fresh), progress)
         left = _left(held.manifest)
-        if record is not None and left:  # an earlier call may have logged the next part, but not listed it
+        while record is not None and left:  # an earlier call may have logged the next parts, but not listed them
             place = log.locate(batch_prediction_ids(name, held.manifest.made_at_us, left[0])[0])
-            if place is not None:
-                held.add(Part(*place, len(left.pop(0))))
+            if place is None:
+                break
+            held.add([Part(*place, len(left.pop(0)))])
         batch = _Batch(served, inputs, scorer, mode, table, times_us, frames, held.manifest)
         _log_all(batch, left, log, held, clock)
     finally:
@@ -272,6 +276,13 @@ class _Batch:
         return [pack_all(self._common, {name: values[cut] for name, values in columns.items()}) for cut in cuts]
 
 
+class _Scored(msgspec.Struct, frozen=True):
+    """A part that is being scored or logged: its rows, and the id of its first prediction."""
+
+    rows: range
+    first_id: str
+
+
 class _Held:
     """A batch for which this process holds the lease, with its manifest."""
 
@@ -340,9 +351,9 @@ class _Held:
             self.keep()
         return not (paused or self._lapsed)
 
-    def add(self, part: Part) -> None:
-        """Add a part that is in the log to the manifest."""
-        self.manifest = msgspec.structs.replace(self.manifest, parts=_joined(self.manifest.parts, part))
+    def add(self, parts: Sequence[Part]) -> None:
+        """Add parts that are in the log to the manifest."""
+        self.manifest = msgspec.structs.replace(self.manifest, parts=reduce(_joined, parts, self.manifest.parts))
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
         self._revision += 1
@@ -352,52 +363,62 @@ class _Held:
 
 
 def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
-    """Log part after part, each in one transaction, while the model scores the next parts.  # D108
+    """Log part after part while the model scores the next parts.  # D108
 
     One thread computes features, two compute scores, and one writes to the log. The calling thread waits for these
-    threads and renews the lease. A part is logged only when the previous part is in the manifest.
+    threads and renews the lease. Parts that are scored while others are logged are then logged together. A part is
+    logged only when those before it are in the manifest, or together with them.
     """
-    scoring: deque[tuple[range, str, Future[list[bytes]]]] = deque()
-    appending: tuple[range, Future[tuple[str, int]]] | None = None
+    scoring: deque[tuple[_Scored, Future[list[bytes]]]] = deque()
+    appending: tuple[list[_Scored], Future[list[tuple[str, int]]]] | None = None
 
-    def append(packs: Sequence[bytes], first_id: str) -> tuple[str, int]:
+    def append(parts: Sequence[_Scored], packs: Sequence[Sequence[bytes]]) -> list[tuple[str, int]]:
         try:
-            place = None
-            if not held.is_alone():  # another process may have logged the part and then ended
-                place = log.locate(first_id)
+            at_us = max(clock.now_us(), held.manifest.made_at_us)  # the clock may have been set back. # D170
+            if held.is_alone():
+                positions = log.append_packs([*chain.from_iterable(packs)], at_us=at_us)
+                ends = accumulate((len(part.rows) for part in parts), initial=positions.start)
+                return [(log.log.partition, first) for first, _ in pairwise(ends)]
+            places = []
+            for part, made in zip(parts, packs, strict=True):
+                place = log.locate(part.first_id)  # another process may have logged the part and then ended
                 held.keep()  # the search for the part may have taken long
-            if place is None:
-                at_us = max(clock.now_us(), held.manifest.made_at_us)  # the clock may have been set back. # D170
-                place = log.log.partition, log.append_packs(packs, at_us=at_us).start
-            return place
+                places.append(place or (log.log.partition, log.append_packs(made, at_us=at_us).start))
+            return places
         finally:
             held.appending = False
 
     def add_appended() -> None:
         if appending is not None:
-            rows, place = appending
-            held.add(Part(*held.keep_until(place).result(), len(rows)))
+            parts, logged = appending
+            places = zip(held.keep_until(logged).result(), parts, strict=True)
+            held.add([Part(*place, len(part.rows)) for place, part in places])
 
     with _threads(1) as appends, _threads(_SCORING) as scores, _threads(1) as evaluations:
         try:
-            parts = batch.parts(left)
+            evaluated = batch.parts(left)
             more = True
             while more or scoring:
-                part = held.keep_until(evaluations.submit(next, parts, None)).result() if more else None
-                more = part is not None
-                if part is not None:
-                    rows, _, log_fields = part
-                    scoring.append((rows, log_fields["id"][0].decode(), scores.submit(batch.packs, *part)))
-                if not scoring or (more and len(scoring) <= _SCORING):
-                    continue
-                rows, first_id, found = scoring.popleft()
-                held.keep_until(found)
+                if more and len(scoring) < _AHEAD:
+                    part = held.keep_until(evaluations.submit(next, evaluated, None)).result()
+                    more = part is not None
+                    if part is not None:
+                        one = _Scored(part[0], part[2]["id"][0].decode())
+                        scoring.append((one, scores.submit(batch.packs, *part)))
+                    if more and not (scoring[0][1].done() and (appending is None or appending[1].done())):
+                        continue
+                if not scoring:
+                    break
+                held.keep_until(scoring[0][1])
                 add_appended()
                 appending = None
-                packs = found.result()
+                group: list[tuple[_Scored, Future[list[bytes]]]] = []
+                while scoring and scoring[0][1].done() and not (group and scoring[0][1].exception()):
+                    group.append(scoring.popleft())
+                packs, parts = [found.result() for _, found in group], [one for one, _ in group]
                 held.keep()
                 held.appending = True
-                appending = rows, appends.submit(append, packs, first_id)
+                appending = parts, appends.submit(append, parts, packs)
             add_appended()
         finally:
             scores.shutdown(wait=False, cancel_futures=True)

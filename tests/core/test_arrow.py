@@ -13,6 +13,8 @@ import pandas
 import polars
 import pyarrow
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimtab.core.columns.data import Columns, WrongColumn, read_arrow
 from trimtab.core.errors import Misuse
@@ -77,6 +79,22 @@ def test_slices_and_chunks_are_read_where_they_lie() -> None:
     batches = [batch for start in (0, 20, 35) for batch in whole.slice(start, 15).to_batches()]
     assert Columns.from_arrow(arro3.Table.from_batches(batches))["v"].to_list() == values[:15] + values[20:50]
     assert Columns.from_arrow(batches[0])["v"].to_list() == values[:15]
+
+
+_SHORT = st.text("ab01", max_size=12)
+
+
+@given(
+    st.lists(_SHORT, max_size=20),
+    st.lists(st.one_of(_SHORT, st.sampled_from([None, "", "\0", "a\0", "é", "x" * 12, "x" * 13])), max_size=2),
+    st.integers(0, 3),
+)
+def test_views_of_texts_are_these_texts(short: list[str], others: list[str | None], start: int) -> None:
+    texts = [*short, *others]
+    views = arro3.Array(texts, arro3.DataType.string()).cast(arro3.DataType.string_view())
+    found = Columns.from_arrow(arro3.Table.from_pydict({"s": views}).slice(min(start, len(texts))))["s"]
+    assert found.to_list() == texts[start:]
+    assert {type(text) for text in found.to_list()} <= {str, type(None)}
 
 
 class Pretender:

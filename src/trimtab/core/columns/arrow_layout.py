@@ -17,6 +17,7 @@ from trimtab.core.time import DAY_US
 
 Bytes = NDArray[np.uint8]
 
+_SAMPLE = 1_000  # the number of texts of which it is seen whether most differ
 _WIDTHS = "c=i1 C=u1 s=i2 S=u2 i=i4 I=u4 l=i8 L=u8 e=f2 f=f4 g=f8"
 _NUMBERS = {pair[0]: "<" + pair[2:] for pair in _WIDTHS.split()}
 # for each format: the type of the stored numbers, microseconds per unit, units per microsecond
@@ -242,7 +243,24 @@ def _views(piece: Piece, valid: NDArray[Any] | None) -> Column:
         text: bytes = held[buffer][at : at + size]
         return text
 
-    return _texts(piece, _typed(piece, 1, "V16", piece.offset, piece.rows).tolist(), valid, text_of)
+    views = _typed(piece, 1, "V16", piece.offset, piece.rows)
+    if valid is None and (texts := _short_texts(views)) is not None:
+        return Column("str", texts)
+    return _texts(piece, views.tolist(), valid, text_of)
+
+
+def _short_texts(views: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the texts of views as Python objects, if all are short and ASCII, and most seem to differ; else None."""
+    if len(set(views[:_SAMPLE].tolist())) <= min(len(views), _SAMPLE) // 2:
+        return None  # it takes less time and memory to make one object for equal texts
+    sizes, letters = views.view("<i4")[::4], views.view(np.uint8).reshape(-1, 16)[:, 4:]
+    if sizes.min() < 0 or sizes.max() > letters.shape[1]:
+        return None
+    letters = np.where(np.arange(letters.shape[1]) < sizes[:, None], letters, 0).astype(np.uint8)
+    if letters.max() > 127 or np.count_nonzero(letters) != sizes.sum():  # NumPy would drop a zero at the end of a text
+        return None
+    texts: NDArray[Any] = letters.view(f"S{letters.shape[1]}").ravel().astype(f"U{letters.shape[1]}").astype(object)
+    return texts
 
 
 def _decimals(piece: Piece, valid: NDArray[Any] | None) -> Column:

@@ -401,7 +401,10 @@ def test_a_process_paused_before_an_append_checks_whether_another_made_it(
     assert len(shop.log.read()[0]) == 20 + len(live)
 
 
-def test_a_batch_goes_on_and_can_be_asked_for_after_the_clock_was_set_back(shop: Shop, catalog: Catalog) -> None:
+def test_a_batch_goes_on_and_can_be_asked_for_after_the_clock_was_set_back(
+    shop: Shop, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.serving.answer.batch._AHEAD", 1)  # so that parts are logged one by one
     table, at_us, live = questions(shop, 20)
     begun_us = shop.clock.now_us()
     at_us[-1] = begun_us

@@ -24,7 +24,8 @@ from trimtab.events import Rows, read_rows
 from trimtab.events.files.files import problem_of
 from trimtab.events.values.fitting import FileRows
 from trimtab.features.definitions import Request
-from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, off_lead, score_table
+from trimtab.serving.answer.batch import Manifest, batch_manifest, batch_predictions, lease_of, score_table
+from trimtab.serving.answer.batch_rows import off_lead
 from trimtab.serving.answer.served import Answer, ServedVersion, shown
 from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.store.duckdb_opening import open_duckdb

@@ -16,8 +16,23 @@ import msgspec
 if TYPE_CHECKING:  # NumPy is imported at the first use, so that `import trimtab` is fast
     from numpy.typing import NDArray
 
+
+class Ragged(msgspec.Struct, frozen=True, eq=False):
+    """The bytes of each payload in a part, one after another, and the number of bytes of each."""
+
+    data: bytes
+    sizes: NDArray[Any]
+
+    @classmethod
+    def of(cls, pieces: Sequence[bytes]) -> Ragged:
+        """Return the bytes of each payload as one object."""
+        import numpy as np
+
+        return cls(b"".join(pieces), np.fromiter(map(len, pieces), np.int64, len(pieces)))
+
+
 # bytes that all payloads have in common; or a uint8 matrix with one row for each payload; or the bytes of each payload
-Part: TypeAlias = "bytes | NDArray[Any] | list[bytes]"
+Part: TypeAlias = "bytes | NDArray[Any] | list[bytes] | Ragged"
 
 _SAME, _FIXED, _RAGGED = range(3)  # the kinds of parts; a ragged one begins with uint32 offsets, one more than payloads
 _SIZE = struct.Struct("<I")
@@ -45,13 +60,15 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
     for part in parts:
         if isinstance(part, bytes):
             kind, blob = _SAME, part
-        elif not isinstance(part, list):
-            kind, blob = _FIXED, np.ascontiguousarray(part, np.uint8).tobytes()
+        elif isinstance(part, (list, Ragged)):
+            ragged = part if isinstance(part, Ragged) else Ragged.of(part)
+            kind, blob = _FIXED, ragged.data
+            if not rows or (ragged.sizes != ragged.sizes[0]).any():
+                offsets = np.zeros(rows + 1, "<u4")
+                ragged.sizes.cumsum(out=offsets[1:])
+                kind, blob = _RAGGED, offsets.tobytes() + blob
         else:
-            sizes, blob = np.fromiter(map(len, part), np.uint32, rows), b"".join(part)
-            kind = _FIXED if rows and (sizes == sizes[0]).all() else _RAGGED
-            if kind == _RAGGED:
-                blob = np.append(np.uint32(0), sizes.cumsum(dtype=np.uint32)).astype("<u4").tobytes() + blob
+            kind, blob = _FIXED, np.ascontiguousarray(part, np.uint8).tobytes()
         kinds.append((kind, len(blob)))
         blobs.append(blob)
     head = msgspec.msgpack.encode(_Head(rows, kinds))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import reduce
-from itertools import accumulate, chain, pairwise
+from itertools import chain, islice
 from time import monotonic
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,27 +25,21 @@ from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.hashing import bytes_hash, content_hash
 from trimtab.core.records import Mode, Prediction
 from trimtab.core.shown import Shown
-from trimtab.core.time import DAY_US, format_time
-from trimtab.events.columns.frames import EventFrame
-from trimtab.features.definitions import Request
-from trimtab.serving.answer.answering import NOT_AT_LEAD
+from trimtab.core.time import format_time
+from trimtab.serving.answer.batch_rows import BatchRows
 from trimtab.serving.answer.inputs import OfflineInputs
-from trimtab.serving.answer.model_scores import scores_of
 from trimtab.serving.answer.served import RowScorer, ServedVersion
-from trimtab.serving.log.prediction_ids import batch_prediction_ids, packed_batch_ids
+from trimtab.serving.log.prediction_ids import batch_prediction_ids
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.serving.log.prediction_record import pack_all
 from trimtab.store.ports import Catalog, Put, read_record
 
 KIND = "batch"  # the kind of the manifests in the catalogue
 PART_ROWS = 12_500
-_PACK_ROWS = 4_096  # log this many rows in one record, because a search for a prediction reads a whole record
-_TOGETHER_ROWS = 50_000  # compute the features of this many rows together, because each computation reads all events
 _SCORING = 2  # the number of parts that are scored at once
-_AHEAD = 6  # the most parts that are scored, or wait for it, while others are logged
+_TOGETHER = 4  # after the first part, log at least this many together
+_AHEAD = 8  # the most parts that are scored, or wait for it, while others are logged
 LEASE_S = 60.0  # if the lease of a batch is not renewed for this long, another process may resume the batch
 _T = TypeVar("_T")
-_Fields: TypeAlias = "Mapping[str, list[Any] | NDArray[Any]]"  # by field of a prediction: its value in each row
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -155,22 +149,28 @@ def score_table(
             if place is None:
                 break
             held.add([Part(*place, len(left.pop(0)))])
-        batch = _Batch(served, inputs, scorer, mode, table, times_us, frames, held.manifest)
+        common = Prediction(
+            id=name,
+            request_id="",
+            model=served.model,
+            version=served.version,
+            arm=served.arm,
+            mode=mode,
+            made_at_us=held.manifest.made_at_us,
+            at_us=0,
+            positions=held.manifest.positions,
+            score=0.0,
+            request=b"",
+            values=b"",
+            reasons=b"",
+        )
+        batch = BatchRows(served, inputs, scorer, common, table, times_us, frames)
         _log_all(batch, left, log, held, clock)
     finally:
         # if an append may still be running, keep the lease until it expires, so that no process resumes the batch
         if held is None or not held.appending:
             catalog.release(lease, holder)
     return held.manifest
-
-
-def off_lead(request: Request, table: Columns, now_us: int) -> NDArray[np.bool_]:
-    """Return which rows would be answered more than a day too early if they were answered now.
-
-    A row should be answered at its own time minus the lead. Without a lead, no row is too early.
-    """
-    ahead: NDArray[np.bool_] = table[request.time].values - request.lead_us - now_us > DAY_US
-    return ahead & bool(request.lead_us)
 
 
 def lease_of(batch_id: str) -> str:
@@ -194,86 +194,6 @@ def batch_manifest(catalog: Catalog, batch_id: str) -> Manifest | None:
 def batch_manifests(catalog: Catalog) -> list[Manifest]:
     """Return the manifests of all batches."""
     return [msgspec.json.decode(record.body, type=Manifest) for record in catalog.find(KIND, "")]
-
-
-class _Batch:
-    """Makes the predictions of each part of a batch."""
-
-    def __init__(
-        self,
-        served: ServedVersion,
-        inputs: OfflineInputs,
-        scorer: RowScorer,
-        mode: Mode,
-        table: Columns,
-        at_us: NDArray[Any],
-        frames: Mapping[str, EventFrame],
-        manifest: Manifest,
-    ) -> None:
-        self._inputs = inputs
-        self._scorer = scorer
-        self._table = table
-        self._at_us = at_us
-        self._frames = frames
-        self._served = served
-        self._common = Prediction(
-            id=manifest.id,
-            request_id="",
-            model=served.model,
-            version=served.version,
-            arm=served.arm,
-            mode=mode,
-            made_at_us=manifest.made_at_us,
-            at_us=0,
-            positions=manifest.positions,
-            score=0.0,
-            request=b"",
-            values=b"",
-            reasons=b"",
-        )
-
-    def parts(self, left: Sequence[range]) -> Iterator[tuple[range, NDArray[Any], _Fields]]:
-        """Yield for each part its rows, its model inputs, and the other fields of its predictions.
-
-        The features of several parts are computed together.
-        """
-        count = max(1, _TOGETHER_ROWS // max(map(len, left), default=1))
-        for n in range(0, len(left), count):
-            together = left[n : n + count]
-            start = together[0].start
-            matrix, log_fields = self.log_fields(range(start, together[-1].stop))
-            for rows in together:
-                cut = slice(rows.start - start, rows.stop - start)
-                yield rows, matrix[cut], {name: values[cut] for name, values in log_fields.items()}
-
-    def log_fields(self, rows: range) -> tuple[NDArray[Any], _Fields]:
-        """Return the model inputs of some rows, and all logged fields of their predictions except the scores."""
-        cut, common = slice(rows.start, rows.stop), self._common
-        table, at_us = self._table.take(cut), self._at_us[cut]
-        matrix, reasons = self._inputs.compute(table, at_us, self._frames)
-        requests = zip(*(column.to_list() for column in table.by_name.values()), strict=True)
-        request = self._inputs.features.request
-        off = off_lead(request, table, common.made_at_us) & (at_us == common.made_at_us)
-        return matrix, {
-            **({"flags": [(NOT_AT_LEAD,) if one else () for one in off.tolist()]} if off.any() else {}),
-            "id": packed_batch_ids(common.id, common.made_at_us, rows),
-            "request_id": list(map(str, table[request.key].values.tolist())),
-            "at_us": at_us,
-            "request": list(map(msgspec.msgpack.Encoder().encode, requests)),
-            "values": matrix.astype("<f8", copy=False),
-            "reasons": reasons,
-        }
-
-    def packs(self, rows: range, matrix: NDArray[Any], log_fields: _Fields) -> list[bytes]:
-        """Score some rows, and return their predictions encoded for the log."""
-        scores = scores_of(self._served, self._scorer, matrix, first=rows.start)
-        if scores.ndim == 1:
-            columns: _Fields = {**log_fields, "score": scores}
-        else:
-            named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
-            columns = {**log_fields, "score": scores.max(axis=1), "scores": named}
-        cuts = [slice(start, start + _PACK_ROWS) for start in range(0, len(scores), _PACK_ROWS)]
-        return [pack_all(self._common, {name: values[cut] for name, values in columns.items()}) for cut in cuts]
 
 
 class _Scored(msgspec.Struct, frozen=True):
@@ -301,7 +221,7 @@ class _Held:
         self._revision = revision
         self._progress = progress
         self._held_at_s = held_at_s  # the time (`monotonic`) at which the lease was last renewed
-        self._lapsed = False  # whether the lease expired since the last part was added to the manifest
+        self._lapsed = False  # whether another process may have logged parts that are not in the manifest
         self._keeping = threading.Lock()
         self.appending = False  # whether an append to the log may be running
 
@@ -338,10 +258,10 @@ class _Held:
             self._catalog.acquire(lease_of(self.manifest.id), self._holder, LEASE_S)
 
     def is_alone(self) -> bool:
-        """Return whether the next part can be logged without searching the log for it first.
+        """Return whether the next parts can be logged without searching the log for them first.
 
-        It can if the lease did not expire since the previous part was listed (so no other process has logged the next
-        part), and was renewed in the last 30 s (so it lasts until the next part is logged).
+        They can if the lease did not expire since the last part (so no other process has logged these parts) and was
+        renewed in the last 30 s (so it lasts until the parts are logged).
 
         Raises:
             Conflict: The lease expired, and another process resumed the batch.
@@ -351,48 +271,52 @@ class _Held:
             self.keep()
         return not (paused or self._lapsed)
 
-    def add(self, parts: Sequence[Part]) -> None:
-        """Add parts that are in the log to the manifest."""
+    def add(self, parts: Sequence[Part], *, found: bool = False) -> None:
+        """Add parts that are in the log to the manifest.
+
+        `found` is whether another process logged the last of them, so that it may have logged the next one as well.
+        """
         self.manifest = msgspec.structs.replace(self.manifest, parts=reduce(_joined, parts, self.manifest.parts))
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
         self._revision += 1
-        self._lapsed = False  # the write succeeded, so no other process has resumed the batch and added this part
+        self._lapsed = found  # the write succeeded, so no other process has resumed the batch and added these parts
         if self._progress is not None:
             self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
 
 
-def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
+def _log_all(batch: BatchRows, left: Sequence[range], log: PredictionLog, held: _Held, clock: Clock) -> None:
     """Log part after part while the model scores the next parts.  # D108
 
     One thread computes features, two compute scores, and one writes to the log. The calling thread waits for these
     threads and renews the lease. Parts that are scored while others are logged are then logged together. A part is
     logged only when those before it are in the manifest, or together with them.
     """
+    batch_id = held.manifest.id
     scoring: deque[tuple[_Scored, Future[list[bytes]]]] = deque()
-    appending: tuple[list[_Scored], Future[list[tuple[str, int]]]] | None = None
+    appending: Future[tuple[list[Part], bool]] | None = None
 
-    def append(parts: Sequence[_Scored], packs: Sequence[Sequence[bytes]]) -> list[tuple[str, int]]:
+    def append(parts: Sequence[_Scored], packs: Sequence[Sequence[bytes]]) -> tuple[list[Part], bool]:
+        """Log parts. Return where they are, and whether the last of them was in the log already."""
         try:
             at_us = max(clock.now_us(), held.manifest.made_at_us)  # the clock may have been set back. # D170
             if held.is_alone():
                 positions = log.append_packs([*chain.from_iterable(packs)], at_us=at_us)
-                ends = accumulate((len(part.rows) for part in parts), initial=positions.start)
-                return [(log.log.partition, first) for first, _ in pairwise(ends)]
-            places = []
+                return [Part(log.log.partition, positions.start, len(positions))], False
+            logged, place = list[Part](), None
             for part, made in zip(parts, packs, strict=True):
                 place = log.locate(part.first_id)  # another process may have logged the part and then ended
                 held.keep()  # the search for the part may have taken long
-                places.append(place or (log.log.partition, log.append_packs(made, at_us=at_us).start))
-            return places
+                partition, first = place or (log.log.partition, log.append_packs(made, at_us=at_us).start)
+                logged.append(Part(partition, first, len(part.rows)))
+            return logged, place is not None
         finally:
             held.appending = False
 
     def add_appended() -> None:
         if appending is not None:
-            parts, logged = appending
-            places = zip(held.keep_until(logged).result(), parts, strict=True)
-            held.add([Part(*place, len(part.rows)) for place, part in places])
+            logged, found = held.keep_until(appending).result()
+            held.add(logged, found=found)
 
     with _threads(1) as appends, _threads(_SCORING) as scores, _threads(1) as evaluations:
         try:
@@ -403,13 +327,18 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
                     part = held.keep_until(evaluations.submit(next, evaluated, None)).result()
                     more = part is not None
                     if part is not None:
-                        one = _Scored(part[0], part[2]["id"][0].decode())
-                        scoring.append((one, scores.submit(batch.packs, *part)))
-                    if more and not (scoring[0][1].done() and (appending is None or appending[1].done())):
-                        continue
+                        first = range(part.rows.start, part.rows.start + 1)
+                        one = _Scored(part.rows, *batch_prediction_ids(batch_id, held.manifest.made_at_us, first))
+                        scoring.append((one, scores.submit(batch.packs, part)))
                 if not scoring:
                     break
-                held.keep_until(scoring[0][1])
+                least = min(len(scoring), _TOGETHER if held.manifest.parts else 1)
+                if more and len(scoring) < _AHEAD:
+                    busy = appending is not None and not appending.done()
+                    if busy or not all(found.done() for _, found in islice(scoring, least)):
+                        continue
+                for _, found in islice(scoring, least):
+                    held.keep_until(found)
                 add_appended()
                 appending = None
                 group: list[tuple[_Scored, Future[list[bytes]]]] = []
@@ -418,12 +347,12 @@ def _log_all(batch: _Batch, left: Sequence[range], log: PredictionLog, held: _He
                 packs, parts = [found.result() for _, found in group], [one for one, _ in group]
                 held.keep()
                 held.appending = True
-                appending = parts, appends.submit(append, parts, packs)
+                appending = appends.submit(append, parts, packs)
             add_appended()
         finally:
             scores.shutdown(wait=False, cancel_futures=True)
             if appending is not None:
-                held.outlast(appending[1])
+                held.outlast(appending)
 
 
 def _threads(count: int) -> ThreadPoolExecutor:

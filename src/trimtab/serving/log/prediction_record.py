@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -91,13 +91,28 @@ def _array_head(fields: int) -> bytes:
     return encode_value([None] * fields)[:-fields]
 
 
-def pack_all(common: Prediction, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> bytes:
+class EncodedColumn(msgspec.Struct, frozen=True):
+    """A column whose values are encoded already, as parts of a pack."""
+
+    rows: int
+    parts: Sequence[Part]
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+Fields: TypeAlias = (
+    "Mapping[str, Sequence[Any] | NDArray[Any] | EncodedColumn]"  # by field: its value in each prediction
+)
+
+
+def pack_all(common: Prediction, columns: Fields) -> bytes:
     """Return a pack of predictions that have most fields in common. Its payloads are those of `encode`.
 
     Args:
         common: A prediction with the common fields. Its fields that are named in `columns` are ignored.
-        columns: By field: its value in each prediction. No value of `scores` may be None. A column of numbers can be an
-            array. So can ASCII texts of one length (type S), and bytes (a matrix, each row of which is a value).
+        columns: The other fields. No value of `scores` may be None. A column of numbers can be an array. So can ASCII
+            texts of one length (type S), and bytes (a matrix, each row of which is a value).
 
     Raises:
         Misuse: The columns have different lengths, there are no columns, or a name is not that of a field.
@@ -123,8 +138,10 @@ def pack_all(common: Prediction, columns: Mapping[str, Sequence[Any] | NDArray[A
     return pack(next(iter(lengths.values())), parts)
 
 
-def _encoded(values: Sequence[Any] | NDArray[Any]) -> Sequence[Part]:
+def _encoded(values: Sequence[Any] | NDArray[Any] | EncodedColumn) -> Sequence[Part]:
     """Return the encoded values of a column, as parts of a pack."""
+    if isinstance(values, EncodedColumn):
+        return values.parts
     if isinstance(values, (list, tuple)):
         return ([*map(encode_value, values)],)
     import numpy as np

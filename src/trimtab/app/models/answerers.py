@@ -183,6 +183,7 @@ class Answerers:
                 past=KeptPast(self.offline(loaded), partial(self._features.from_us, features)),
                 bare=bare,
                 reads_state=bool(features.views),
+                tables=None if features.views else self.offline(loaded),
             ),
             self.scorer(loaded) if arm is None else loaded,
             log=self._log,

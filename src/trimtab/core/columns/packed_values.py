@@ -14,7 +14,7 @@ from trimtab.core.columns.packs import Ragged
 _NULL, _FALSE, _BYTES, _FLOAT = 0xC0, 0xC2, 0xC4, 0xCB
 # by the size of an encoded integer: the first byte of one that is not negative, and of one that is
 _INTEGERS = {2: (0xCC, 0xD0), 3: (0xCD, 0xD1), 5: (0xCE, 0xD2), 9: (0xCF, 0xD3)}
-_MOST = 0xFF  # the longest bytes that have a head of two bytes
+_MOST = 0xFF  # the longest bytes whose head has two bytes; that of longer bytes has three
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -49,12 +49,13 @@ def packed_rows_of(columns: list[Column]) -> list[bytes | Ragged]:
     rows, head = len(columns[0]), _encode([None] * len(columns))[: -len(columns)]
     values = [packed_values(column) for column in columns]
     sizes = sum((part.sizes for part in values), np.full(rows, len(head), np.int64))
-    if sizes.max(initial=0) > _MOST:
+    if sizes.max(initial=0) >= 1 << 16:
         encoded = zip(*(column.to_list() for column in columns), strict=True)
         return [Ragged.of([_encode(_encode(row)) for row in encoded])]
-    heads = np.full((rows, 2), _BYTES, np.uint8)
-    heads[:, 1] = sizes
-    return [Ragged(heads.tobytes(), np.full(rows, 2)), head, *values]
+    long = sizes > _MOST
+    heads = np.empty((rows, 3), np.uint8)
+    heads[:, 0], heads[:, 1], heads[:, 2] = _BYTES + long, np.where(long, sizes >> 8, sizes), sizes & 0xFF
+    return [Ragged(heads[np.arange(3) < (2 + long)[:, None]].tobytes(), 2 + long), head, *values]
 
 
 def _integers(values: NDArray[Any], cells: NDArray[Any], sizes: NDArray[Any]) -> None:

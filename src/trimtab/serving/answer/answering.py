@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,8 +17,8 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, format_time, parse_time_us
 from trimtab.features.definitions import Request
-from trimtab.features.frames import NO_VIEW
-from trimtab.serving.answer.model_scores import model_raised, no_number, scores_of
+from trimtab.features.frames import FAILED, NO_VIEW
+from trimtab.serving.answer.model_scores import model_raised, no_number, scores_by_halves, scores_of
 from trimtab.serving.answer.request_rows import RequestRows, Row
 from trimtab.serving.answer.served import (
     Answer,
@@ -30,8 +30,14 @@ from trimtab.serving.answer.served import (
     shown,
 )
 from trimtab.serving.failures import check_deadline
+from trimtab.serving.log.prediction_ids import id_time_us, packed_batch_ids
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.serving.log.prediction_record import payload_writer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trimtab.serving.answer.table_rows import TableAnswers, TableRows
 
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
@@ -246,6 +252,33 @@ class Answerer:
             flags=flags,
             scores=scores,
         )
+
+    def predict_table(self, rows: TableRows, deadline_s: float | None = None) -> TableAnswers | None:
+        """Return predictions for checked rows in columns, as of now. The caller must log them.
+
+        They are those of `predict`. None: this version cannot do this, so call `predict`.
+        """
+        if self.readers.tables is None or self._off_lead is not None:
+            return None
+        from trimtab.serving.answer.table_rows import TableAnswers
+
+        check_deadline(deadline_s)
+        now_us = self.now_us()
+        matrix, reasons = self.table_inputs(rows, now_us)
+        if (reasons == FAILED).any():  # `predict` logs why
+            return None
+        check_deadline(deadline_s)
+        scores, first_id = scores_by_halves(self.served, self.scorer, matrix), self._ids()
+        common = self.ruled(dict.fromkeys(self.rows.names), 0.0, now_us, ())
+        ids = packed_batch_ids(first_id, id_time_us(first_id), range(len(rows)))
+        return TableAnswers(self.served, common, rows, self._key, ids, scores, matrix, reasons)
+
+    def table_inputs(self, rows: TableRows, now_us: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the model inputs of rows as of now, and the codes of their reasons; see `OfflineInputs.compute`."""
+        import numpy as np
+
+        assert self.readers.tables is not None
+        return self.readers.tables.compute(rows.table, np.full(len(rows), now_us, np.int64), {})
 
     def repeated(self, last: Prediction, row: Row, now_us: int, flags: tuple[str, ...]) -> Prediction:
         """Return a prediction for `row` that has the score and inputs of `last`, an earlier prediction."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns.data import Columns
-from trimtab.core.columns.packed_values import packed_rows_of, packed_values
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US
 from trimtab.events.columns.frames import EventFrame
@@ -19,10 +18,10 @@ from trimtab.serving.answer.answering import NOT_AT_LEAD
 from trimtab.serving.answer.inputs import OfflineInputs
 from trimtab.serving.answer.model_scores import scores_of
 from trimtab.serving.answer.served import RowScorer, ServedVersion
+from trimtab.serving.answer.table_rows import packed_parts, request_fields, score_fields
 from trimtab.serving.log.prediction_ids import packed_batch_ids
-from trimtab.serving.log.prediction_record import EncodedColumn, Fields, pack_all
+from trimtab.serving.log.prediction_record import Fields
 
-_PACK_ROWS = 4_096  # log this many rows in one record, because a search for a prediction reads a whole record
 _TOGETHER_ROWS = 50_000  # compute the features of this many rows together, because each computation reads all events
 
 
@@ -74,34 +73,25 @@ class BatchRows:
     def packs(self, part: BatchPart) -> list[bytes]:
         """Score the rows of a part, and return their predictions encoded for the log, in packs."""
         scores = scores_of(self._served, self._scorer, part.matrix, first=part.rows.start)
-        found = []
-        for first in range(0, len(part.rows), _PACK_ROWS):
-            cut = slice(first, first + _PACK_ROWS)
+
+        def fields_of(rows: range) -> Fields:
+            cut = slice(rows.start, rows.stop)
             inputs: Fields = {"values": part.matrix[cut].astype("<f8", copy=False), "reasons": part.reasons[cut]}
-            rows = part.rows[cut]
-            found.append(pack_all(self._common, {**inputs, **self._requests(rows), **self._scores(scores[cut])}))
-        return found
+            return {**inputs, **self._requests(part.rows[cut]), **score_fields(self._served, scores[cut])}
+
+        return packed_parts(self._common, len(part.rows), fields_of)
 
     def _requests(self, rows: range) -> Fields:
         """Return the fields that say what was asked and when."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us, request = self._table.take(cut), self._at_us[cut], self._inputs.features.request
-        columns, key = [*table.by_name.values()], table[request.key]
-        ids = EncodedColumn(len(rows), [packed_values(key)]) if key.dtype == "str" else [*map(str, key.to_list())]
         off = off_lead(request, table, common.made_at_us) & (at_us == common.made_at_us)
         return {
             **({"flags": [(NOT_AT_LEAD,) if one else () for one in off.tolist()]} if off.any() else {}),
             "id": packed_batch_ids(common.id, common.made_at_us, rows),
-            "request_id": ids,
             "at_us": at_us,
-            "request": EncodedColumn(len(rows), packed_rows_of(columns)),
+            **request_fields(table, request.key),
         }
-
-    def _scores(self, scores: NDArray[Any]) -> Fields:
-        if scores.ndim == 1:
-            return {"score": scores}
-        named = [dict(zip(self._served.classes, row, strict=True)) for row in scores.tolist()]
-        return {"score": scores.max(axis=1), "scores": named}
 
 
 def off_lead(request: Request, table: Columns, now_us: int) -> NDArray[np.bool_]:

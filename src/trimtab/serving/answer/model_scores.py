@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from trimtab.serving.answer.served import RowScorer, ServedVersion
@@ -10,6 +11,7 @@ from trimtab.serving.failures import ModelFailed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_MANY = 2_000  # it takes less time to score fewer rows in one thread
 _NUMBERS = frozenset("biuf")  # the kinds of NumPy types that are numbers
 
 
@@ -39,6 +41,18 @@ def scores_of(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any], *,
     if not finite.all():
         raise no_number(served, first + int(np.flatnonzero(~finite.reshape(len(matrix), -1).all(axis=1))[0]))
     return scores
+
+
+def scores_by_halves(served: ServedVersion, scorer: RowScorer, matrix: NDArray[Any]) -> NDArray[Any]:
+    """Do the same as `scores_of`, but compute the scores of many rows in two threads, each for half of the rows."""
+    if len(matrix) < _MANY:
+        return scores_of(served, scorer, matrix)
+    import numpy as np
+
+    half = len(matrix) // 2
+    with ThreadPoolExecutor(1, "trimtab-scores") as other:
+        later = other.submit(scores_of, served, scorer, matrix[half:], first=half)
+        return np.concatenate([scores_of(served, scorer, matrix[:half]), later.result()])
 
 
 def no_number(served: ServedVersion, row: int | None = None) -> ModelFailed:

@@ -54,7 +54,7 @@ _NEEDED: dict[Dtype, str] = {
 class RequestBody(msgspec.Struct, frozen=True, gc=False):
     """A decoded body: its rows, whether it has a list of rows, and its as-of time and time limit, if it has them."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     many: bool
     at_us: int | None
     timeout_s: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -14,6 +14,9 @@ from trimtab.serving.answer.request_rows import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from trimtab.core.columns.data import Columns
+    from trimtab.events.columns.frames import EventFrame
 
 _UNREMARKABLE = bytes((0, NO_VIEW))  # the reason codes of inputs that were found, or that are not from a view
 _NO_REASONS: dict[str, str] = {}
@@ -48,6 +51,16 @@ class PastReader(Protocol):
     def read(self, rows: Sequence[Row], at_us: int) -> ModelInputs: ...
 
 
+class TableReader(Protocol):
+    """Computes the model inputs of many requests, in columns."""
+
+    def compute(
+        self, requests: Columns, at_us: NDArray[Any], frames: Mapping[str, EventFrame], /
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the model inputs, float64 (rows, inputs), and their reason codes, uint8 (rows, inputs)."""
+        ...
+
+
 class Readers(msgspec.Struct):
     """The readers from which one version gets its model inputs."""
 
@@ -55,6 +68,7 @@ class Readers(msgspec.Struct):
     past: PastReader | None = None  # reads inputs as of past times; if None, requests about the past are refused
     bare: InputReader | None = None  # reads inputs without features of views, for degraded responses
     reads_state: bool = True  # whether `now` reads any online features
+    tables: TableReader | None = None  # gives the inputs of `now` for tables; None: it reads online features
 
 
 class RowScorer(Protocol):

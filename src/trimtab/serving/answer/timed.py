@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trimtab.serving.answer.table_rows import TableRows
+
 
 class TimedAnswerer(Answerer):
     """A copy of an answerer for one request. It gives the same answers, and measures the time of each stage.
@@ -46,6 +48,13 @@ class TimedAnswerer(Answerer):
         begun_s = perf_counter()
         try:
             return super().inputs(rows, now_us, deadline_s)
+        finally:
+            self.features_s += perf_counter() - begun_s
+
+    def table_inputs(self, rows: TableRows, now_us: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        begun_s = perf_counter()
+        try:
+            return super().table_inputs(rows, now_us)
         finally:
             self.features_s += perf_counter() - begun_s
 

@@ -16,7 +16,7 @@ from trimtab.core.records import Prediction
 from trimtab.serving.log.buffered_log import MAINTENANCE_BYTES, TOGETHER, BufferedLog
 from trimtab.serving.log.log_health import LogHealth
 from trimtab.serving.log.prediction_log import PredictionLog
-from trimtab.serving.log.prediction_record import encode
+from trimtab.serving.log.prediction_record import PackedPredictions, encode
 
 SLOW_S = 0.005  # if appends usually take longer than this, they are made in a thread
 _LOOKS = 4  # a group waits at most this many iterations of the event loop for more predictions
@@ -165,10 +165,10 @@ class GroupCommit:
 
     def _append_turn(self) -> None:
         waiting, self._turn = self._turn, []
-        if waiting:
-            self._finish(waiting, self._append(waiting))
-            if self._written_bytes >= MAINTENANCE_BYTES:
-                self._start_maintenance()
+        for group in _groups(waiting):
+            self._finish(group, self._append(group))
+        if waiting and self._written_bytes >= MAINTENANCE_BYTES:
+            self._start_maintenance()
         if self.usual_s > SLOW_S:
             self._in_loop, self._in_thread = False, 0
 
@@ -183,14 +183,15 @@ class GroupCommit:
     def _append_handed(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._mutex:
             waiting, self._handed = self._handed, []
-        error = self._append(waiting)
-        loop.call_soon_threadsafe(self._appended, waiting, error)
+        appended = [(group, self._append(group)) for group in _groups(waiting)]
+        loop.call_soon_threadsafe(self._appended, appended)
         if self._written_bytes >= MAINTENANCE_BYTES:
             self._maintain()
 
-    def _appended(self, waiting: Sequence[_Waiting], error: Exception | None) -> None:
-        """Complete futures in the event loop, after an append in the thread."""
-        self._finish(waiting, error)
+    def _appended(self, appended: Sequence[tuple[Sequence[_Waiting], Exception | None]]) -> None:
+        """Complete futures in the event loop, after appends in the thread."""
+        for waiting, error in appended:
+            self._finish(waiting, error)
         self._busy -= 1
         self._in_thread += 1
         # try the loop again, even if `usual_s` is high: in a thread, times are longer, as it waits for other threads
@@ -210,10 +211,15 @@ class GroupCommit:
             asyncio.get_running_loop().call_soon(self._finish, rest, error)
 
     def _append(self, waiting: Sequence[_Waiting]) -> Exception | None:
+        """Append predictions: lists of them, or a single `PackedPredictions`."""
         start = perf_counter()
         try:
-            payloads = [encode(p) for predictions, _ in waiting for p in predictions]
-            self._log.append_payloads(payloads)
+            if isinstance(waiting[0][0], PackedPredictions):
+                payloads = waiting[0][0].packs()
+                self._log.append_packs(payloads)
+            else:
+                payloads = [encode(p) for predictions, _ in waiting for p in predictions]
+                self._log.append_payloads(payloads)
         except Exception as error:  # each waiting task gets the error
             self._health.failed(error)
             return error
@@ -257,3 +263,9 @@ class GroupCommit:
         if not self._closed:
             self.append_buffered()
             self._append_turn()
+
+
+def _groups(waiting: Sequence[_Waiting]) -> list[list[_Waiting]]:
+    """Return what is appended together: all lists of predictions, and each `PackedPredictions` alone."""
+    plain = [one for one in waiting if not isinstance(one[0], PackedPredictions)]
+    return [*([plain] if plain else []), *([one] for one in waiting if isinstance(one[0], PackedPredictions))]

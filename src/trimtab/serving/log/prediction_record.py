@@ -7,6 +7,7 @@ it is written and read without a change here. To show the field, add a line to `
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -104,6 +105,17 @@ class EncodedColumn(msgspec.Struct, frozen=True):
 Fields: TypeAlias = (
     "Mapping[str, Sequence[Any] | NDArray[Any] | EncodedColumn]"  # by field: its value in each prediction
 )
+
+
+class PackedPredictions(Sequence[Prediction]):
+    """Predictions in columns, which can be encoded together."""
+
+    common: Prediction  # a prediction with the fields that all predictions share
+    reasons: NDArray[Any]  # for each prediction, the code of the reason for each input; uint8 (rows, inputs)
+
+    @abstractmethod
+    def packs(self) -> list[bytes]:
+        """Return all predictions encoded for the log, in packs."""
 
 
 def pack_all(common: Prediction, columns: Fields) -> bytes:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import RequestBody, rows_of_table
-from trimtab.serving.answer.served import Answer
+from trimtab.serving.answer.served import Answer, named_reasons
 from trimtab.serving.arms.endpoint import Endpoint, Prepared
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body
 from trimtab.serving.http.requests.wire import Reply, Scope
+
+if TYPE_CHECKING:
+    from trimtab.core.columns.arrow_ipc import Values
+    from trimtab.serving.answer.table_rows import TableAnswers
 
 _encode = msgspec.json.Encoder().encode
 _PLAIN = ("id", "request_id", "model", "version", "arm", "mode", "score", "at_us")
@@ -42,7 +47,12 @@ class ArrowForm:
             Refused: There are too many rows (413).
             Misuse: The body is not an Arrow stream, or a row is not as declared.
         """
+        from trimtab.serving.answer.table_rows import plain_table
+
         table = table_of_body(body, self._most_rows, "rows").columns
+        plain = plain_table(answerer.rows.request, table)
+        if plain is not None:
+            return RequestBody(plain, True, None)
         declared = answerer.rows.request.columns
         # one unknown column is enough to refuse the request
         unknown = [name for name in table.names if name not in declared][:1]
@@ -71,8 +81,11 @@ def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepare
 
     The columns `flags` and `reasons` contain JSON. There is a column `scores.CLASS` for each class.
     """
-    from trimtab.core.columns.arrow_ipc import Values, write_ipc_stream
+    from trimtab.core.columns.arrow_ipc import write_ipc_stream
+    from trimtab.serving.answer.table_rows import TableAnswers
 
+    if isinstance(prepared, TableAnswers):
+        return Reply(200, write_ipc_stream(_shown_columns(prepared)), ARROW_TYPE)
     answers = [
         msgspec.json.decode(one, type=Answer) if isinstance(one, bytes) else endpoint.shown(answerer, one)
         for one in prepared
@@ -85,3 +98,32 @@ def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepare
         for label in answerer.served.classes:
             columns[f"scores.{label}"] = [(one.scores or {}).get(label, math.nan) for one in answers]
     return Reply(200, write_ipc_stream(columns), ARROW_TYPE)
+
+
+def _shown_columns(made: TableAnswers) -> dict[str, Values]:
+    """Return the columns of the response for predictions that are in columns."""
+    import numpy as np
+
+    common, rows = made.common, len(made)
+    same = {"model": common.model, "version": made.served.label, "arm": common.arm, "mode": common.mode}
+    columns: dict[str, Values] = dict.fromkeys(_PLAIN, ())
+    columns |= {name: np.full(rows, text.encode()) for name, text in (same | {"flags": "[]"}).items()}
+    several = made.scores.ndim > 1
+    columns["id"], columns["request_id"] = made.ids, [*map(str, made.rows.table[made.key].values.tolist())]
+    columns["score"], columns["at_us"] = (
+        made.scores.max(axis=1) if several else made.scores,
+        np.full(rows, common.at_us),
+    )
+    texts: dict[bytes, bytes] = {}
+    shown = []
+    for packed in made.reasons.view(f"V{made.reasons.shape[1]}").ravel().tolist():
+        text = texts.get(packed)
+        if text is None:
+            text = texts[packed] = _encode(named_reasons(packed, made.served.inputs))
+        shown.append(text)
+    columns["reasons"], columns["flags"] = np.array(shown), columns.pop("flags")
+    if several:
+        classes = np.array([name.encode() for name in made.served.classes])
+        columns["prediction"] = classes[made.scores.argmax(axis=1)]
+        columns |= {f"scores.{name}": made.scores[:, n] for n, name in enumerate(made.served.classes)}
+    return columns

@@ -10,6 +10,7 @@ from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.timed import TimedAnswerer
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.request_record import STAGES
+from trimtab.serving.log.prediction_record import PackedPredictions
 from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
 
 _UNREMARKABLE = bytes((0, NO_VIEW))  # reason codes that are not counted, because no value is missing
@@ -59,6 +60,11 @@ class ModelMetrics:
         if answerer.__class__ is TimedAnswerer:
             self._show(answerer, made, rows, times)
         counted = self.answers
+        if isinstance(made, PackedPredictions):
+            by = made.common.version, made.common.arm
+            counted[by] = counted.get(by, 0) + logged
+            self._count_reasons(made.reasons.tobytes())
+            return
         for one in made:
             by = one.version, one.arm
             counted[by] = counted.get(by, 0) + 1
@@ -83,5 +89,8 @@ class ModelMetrics:
     def _count_remarks(self, one: Prediction) -> None:
         for flag in one.flags:
             self._flags.add(self._endpoint.name, flag)
-        for code in one.reasons.translate(None, _UNREMARKABLE):
+        self._count_reasons(one.reasons)
+
+    def _count_reasons(self, reasons: bytes) -> None:
+        for code in reasons.translate(None, _UNREMARKABLE):
             self._nulls.add(self._endpoint.name, REASONS[code])

@@ -27,6 +27,7 @@ from trimtab.serving.http.predict.predict_metrics import ModelMetrics, PredictMe
 from trimtab.serving.http.predict.shadowing import Shadowing
 from trimtab.serving.http.requests.request_record import RawHeaders, RequestRecord
 from trimtab.serving.http.requests.wire import JSON_TYPE
+from trimtab.serving.log.prediction_record import PackedPredictions
 from trimtab.serving.problems import Refused
 from trimtab.serving.protect.degradation import LATE
 
@@ -418,9 +419,13 @@ class Predictor:
         """
         return await (self._threads.wait if late else self._threads.go_on)(function, *arguments)
 
-    async def _safe(self, prepared: Sequence[Prepared]) -> list[Prediction]:
+    async def _safe(self, prepared: Sequence[Prepared]) -> Sequence[Prediction]:
         """Log the new predictions among these answers, and return them when they are safely buffered or in the log."""
-        made = [one for one in prepared if isinstance(one, Prediction)]
+        made: Sequence[Prediction]
+        if isinstance(prepared, PackedPredictions):
+            made = prepared
+        else:
+            made = [one for one in prepared if isinstance(one, Prediction)]
         if made and not self._commit.buffer(made):
             await self._commit.append(made)
         return made

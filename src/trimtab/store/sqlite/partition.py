@@ -36,6 +36,7 @@ from trimtab.store.sqlite.partition_file import (
     missing,
     read_head,
     sequence,
+    split_pack,
     stored,
     verified,
     write_head,
@@ -170,9 +171,7 @@ class PartitionWriter:
         A call removes some thousand records. Call this until it returns 0.
         """
         with self._transaction() as connection:
-            pack = self._pack_at(connection, through)
-            if pack is not None and pack.position > through:
-                _split(connection, pack)
+            split_pack(connection, self.path, through, unless_last=True)
             (first,) = connection.execute("SELECT min(position) FROM record").fetchone()
             if first is None or first > through:
                 return 0
@@ -212,9 +211,7 @@ class PartitionWriter:
             connection.execute("PRAGMA secure_delete = ON")
         with self._transaction() as connection:
             for position, payload in sorted(instead.items()):
-                pack = self._pack_at(connection, position)
-                if pack is not None:
-                    _split(connection, pack)
+                split_pack(connection, self.path, position)
                 found = connection.execute(f"{SELECT} WHERE position = ?", (position,)).fetchall()
                 for one in stored(found, self.path):
                     row = crc_of(payload, position, one.at_us), payload, position
@@ -229,11 +226,6 @@ class PartitionWriter:
                 f"{self.path}-wal: another process is reading it, so old bytes stay in it. Do this again later."
             )
         return changed
-
-    def _pack_at(self, connection: sqlite3.Connection, position: int) -> StoredRow | None:
-        """Return the pack that contains the record at a position; None if the record is a row of its own."""
-        rows = connection.execute(f"{SELECT} WHERE position >= ? ORDER BY position LIMIT 1", (position,)).fetchall()
-        return next((one for one in stored(rows, self.path) if one.is_pack and one.first <= position), None)
 
     def checkpoint(self) -> None:
         """Copy the write-ahead log to the file, which takes two syncs.
@@ -501,10 +493,3 @@ def busy(path: Path, lock_path: Path) -> Conflict:
     return Conflict(
         f"{path}: process {FileLock.holder(lock_path)} is writing to it. Do this in that process, or when it has ended."
     )
-
-
-def _split(connection: sqlite3.Connection, pack: StoredRow) -> None:
-    """Store each record of a pack in a row of its own."""
-    connection.execute("DELETE FROM record WHERE position = ?", (pack.position,))
-    for position, payload in enumerate(unpack(pack.payload), pack.first):
-        connection.execute(_INSERTS[1], (position, pack.at_us, crc_of(payload, position, pack.at_us), payload))

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from trimtab.core.columns.packs import packed_rows
+from trimtab.core.columns.packs import packed_rows, unpack
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.store.durable_files import narrow, sync_directory
 from trimtab.store.ports import LogRecord
@@ -198,6 +198,20 @@ def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) ->
             raise _damaged(path, position)
         records.append(LogRecord(name, position, at_us, payload))
     return records
+
+
+def split_pack(connection: sqlite3.Connection, path: Path, position: int, *, unless_last: bool = False) -> None:
+    """If the record at a position is in a pack, store each record of the pack in a row of its own.
+
+    `unless_last`: whether not to do so if it is the last record of the pack.
+    """
+    rows = connection.execute(f"{SELECT} WHERE position >= ? ORDER BY position LIMIT 1", (position,)).fetchall()
+    for pack in stored(rows, path):
+        if pack.is_pack and pack.first <= position and not (unless_last and position == pack.position):
+            connection.execute("DELETE FROM record WHERE position = ?", (pack.position,))
+            numbered = enumerate(unpack(pack.payload), pack.first)
+            single = [(n, pack.at_us, crc_of(payload, n, pack.at_us), payload) for n, payload in numbered]
+            connection.executemany("INSERT INTO record VALUES (?,?,?,?)", single)
 
 
 def missing(path: Path, position: int, found: int) -> Corrupt:

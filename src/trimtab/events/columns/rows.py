@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,15 @@ class Rows:
         if not {width}.issuperset(map(len, tuples)):
             tuples = [padded(row, width) for row in tuples]
         block: Block = {}
-        for (name, dtype), values in zip(self.dtypes.items(), zip(*tuples, strict=True), strict=True):
-            block[name], block[_valid(name)] = self._column(name, dtype, values)
+        for place, (name, dtype) in enumerate(self.dtypes.items()):
+            if dtype == "float":
+                try:  # numbers without a null need no list
+                    block[name] = np.fromiter(map(itemgetter(place), tuples), np.float64, len(tuples))
+                    block[_valid(name)] = np.ones(len(tuples), bool)
+                    continue
+                except TypeError:
+                    pass
+            block[name], block[_valid(name)] = self._column(name, dtype, [*map(itemgetter(place), tuples)])
         return block
 
     def block_of(self, columns: Columns) -> Block:

@@ -81,6 +81,7 @@ def test_few_bytes_of_json_may_not_become_much() -> None:
         assert refusal.value.status == 413
     rows = json.dumps([{f"column_{n}": n / 7 for n in range(40)}] * 5_000).encode()
     check_decoded(decoded_bytes(rows), len(rows))
+    assert decoded_bytes(bytes(range(256)), binary=True) == 4 * 256  # braces and commas mean nothing there
 
 
 @pytest.fixture

@@ -11,19 +11,22 @@ from contextlib import suppress
 from trimtab.serving.problems import Refused
 
 _SMALL_BYTES = 65_536  # the first bytes of each body are not counted, so that small requests always have room
-_COPIES = 3  # bytes of memory per byte of a body: for the text itself, and for the records made from it
+_COPIES = 3  # bytes of memory per byte of content: the text itself, and the records made from it
+_BINARY = 4  # the same for numbers in columns
 _LEAST_BYTES = 24 << 20  # a decoded body may take this many bytes plus eight times its size
 _TRIMMED_BYTES = 16 << 20  # if more was used, free memory is returned to the system as soon as no body is held
 _OBJECT, _LIST, _VALUE = 64, 64, 45  # bytes of memory for each brace, bracket and comma of the JSON
 _FULL = "Other requests use all the memory for bodies (serve.max_bodies_bytes). Send the request again later."
 
 
-def decoded_bytes(part: bytes) -> int:
-    """Estimate the memory that a part of a JSON body takes when it is decoded, from its punctuation.
+def decoded_bytes(part: bytes, *, binary: bool = False) -> int:
+    """Estimate the memory that a part of a body takes when it is decoded: of JSON, from its punctuation.
 
     >>> decoded_bytes(b'[{"x": 1}, {"x": 2}]')
     297
     """
+    if binary:
+        return _BINARY * len(part)
     return _COPIES * len(part) + _OBJECT * part.count(b"{") + _LIST * part.count(b"[") + _VALUE * part.count(b",")
 
 

@@ -27,6 +27,7 @@ HEADERS: Headers = ((b"x-content-type-options", b"nosniff"),)  # the headers of 
 _LONGEST_MS = 600_000
 _SEARCH_S = 10.0
 _PAUSES_S = itertools.cycle((b"1", b"2", b"3"))
+_ARROW = b"\xff\xff\xff\xff", b"ARROW1"  # how Arrow bodies begin; no JSON does
 _CLOSE: Headers = ((b"connection", b"close"),)  # otherwise the rest of a body would be read as a request
 
 
@@ -93,7 +94,8 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
                 fits = fits and (share is None or max(announced, size) > limit_bytes or share.add(len(part)))
                 if fits and max(announced, size) <= limit_bytes:
                     parts.append(part)
-                    decoded += decoded_bytes(part)  # part by part, so that the event loop is not delayed for long
+                    # part by part, so that the event loop is not delayed for long
+                    decoded += decoded_bytes(part, binary=parts[0].startswith(_ARROW))
                 else:
                     parts.clear()
                     share_back(scope)

@@ -4,6 +4,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,24 @@ def test_columns_are_encoded_as_their_values_are(table: dict[str, tuple[Dtype, l
     rows = zip(*(of_column.to_list() for of_column in columns), strict=True)
     packed = pack(len(columns[0]), packed_rows_of(columns))
     assert unpack(packed) == [encode(encode(row)) for row in rows]
+
+
+@pytest.mark.fast
+@given(tables(), st.data())
+def test_numbers_that_are_in_another_part_are_stored_once(
+    table: dict[str, tuple[Dtype, list[Any]]], data: st.DataObject
+) -> None:
+    columns = [column(dtype, values) for dtype, values in table.values()]
+    floats = [of_column.values for of_column in columns if of_column.dtype == "float"]
+    extra = np.full(len(columns[0]), data.draw(st.sampled_from([0.0, -0.0, np.nan, 1.5])))
+    matrix = np.ascontiguousarray(np.column_stack([*data.draw(st.permutations(floats)), extra]))
+    rows = [encode(encode(row)) for row in zip(*(of_column.to_list() for of_column in columns), strict=True)]
+    packed = pack(len(rows), [*packed_rows_of(columns, matrix), b"-", matrix.view(np.uint8)])
+    expected = [row + b"-" + values.tobytes() for row, values in zip(rows, matrix, strict=True)]
+    assert unpack(packed) == expected
+    assert unpack(packed, 1, len(rows)) == expected[1:]
+    if floats and len(rows) > 5 and all(of_column.valid is None for of_column in columns):
+        assert len(packed) < sum(map(len, expected))
 
 
 @pytest.mark.fast

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.columns.column import Column
-from trimtab.core.columns.packs import Ragged
+from trimtab.core.columns.packs import Mirrored, Part, Ragged
 
 _NULL, _FALSE, _BYTES, _FLOAT = 0xC0, 0xC2, 0xC4, 0xCB
 # by the size of an encoded integer: the first byte of one that is not negative, and of one that is
@@ -44,18 +44,34 @@ def packed_values(column: Column) -> Ragged:
     return Ragged(cells[np.arange(9) < sizes[:, None]].tobytes(), sizes)
 
 
-def packed_rows_of(columns: list[Column]) -> list[bytes | Ragged]:
-    """Return rows, each as bytes that contain a msgpack array of its values, as parts of a pack."""
+def packed_rows_of(columns: list[Column], matrix: NDArray[Any] | None = None) -> list[Part]:
+    """Return rows, each as bytes that contain a msgpack array of its values, as parts of a pack.
+
+    `matrix` is a matrix of float64 that is another part of the pack. A column that equals one of its columns to the bit
+    is not stored again.
+    """
     rows, head = len(columns[0]), _encode([None] * len(columns))[: -len(columns)]
-    values = [packed_values(column) for column in columns]
-    sizes = sum((part.sizes for part in values), np.full(rows, len(head), np.int64))
+    numbers = None if matrix is None or not rows else matrix.view(np.int64)
+    places = {} if numbers is None else {bits: place for place, bits in enumerate(numbers[0].tolist())}
+    sizes, parts = np.full(rows, len(head), np.int64), list[Part]()
+    for column in columns:
+        if matrix is not None and numbers is not None and column.dtype == "float" and column.valid is None:
+            own = column.values.view(np.int64)
+            place = places.get(int(own[0]))
+            if place is not None and (own == numbers[:, place]).all():
+                parts += [bytes([_FLOAT]), Mirrored(matrix, place)]
+                sizes += 9
+                continue
+        values = packed_values(column)
+        parts.append(values)
+        sizes += values.sizes
     if sizes.max(initial=0) >= 1 << 16:
         encoded = zip(*(column.to_list() for column in columns), strict=True)
         return [Ragged.of([_encode(_encode(row)) for row in encoded])]
     long = sizes > _MOST
     heads = np.empty((rows, 3), np.uint8)
     heads[:, 0], heads[:, 1], heads[:, 2] = _BYTES + long, np.where(long, sizes >> 8, sizes), sizes & 0xFF
-    return [Ragged(heads[np.arange(3) < (2 + long)[:, None]].tobytes(), 2 + long), head, *values]
+    return [Ragged(heads[np.arange(3) < (2 + long)[:, None]].tobytes(), 2 + long), head, *parts]
 
 
 def _integers(values: NDArray[Any], cells: NDArray[Any], sizes: NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -31,10 +31,20 @@ class Ragged(msgspec.Struct, frozen=True, eq=False):
         return cls(b"".join(pieces), np.fromiter(map(len, pieces), np.int64, len(pieces)))
 
 
-# bytes that all payloads have in common; or a uint8 matrix with one row for each payload; or the bytes of each payload
-Part: TypeAlias = "bytes | NDArray[Any] | list[bytes] | Ragged"
+class Mirrored(msgspec.Struct, frozen=True, eq=False):
+    """Eight bytes of each payload, which another part (all of `matrix`, a matrix of 64-bit numbers) has in reverse."""
 
-_SAME, _FIXED, _RAGGED = range(3)  # the kinds of parts; a ragged one begins with uint32 offsets, one more than payloads
+    matrix: NDArray[Any]
+    column: int
+
+
+# bytes that all payloads have in common; or a uint8 matrix with one row for each payload; or the bytes of each payload
+Part: TypeAlias = "bytes | NDArray[Any] | list[bytes] | Ragged | Mirrored"
+
+# The kinds of parts. A ragged one begins with uint32 offsets, one more than there are payloads. A mirrored one has the
+# number of another part, and the place of its bytes there, both as uint32.
+_SAME, _FIXED, _RAGGED, _MIRRORED = range(4)
+_PLACE = struct.Struct("<II")
 _SIZE = struct.Struct("<I")
 
 
@@ -60,6 +70,10 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
     for part in parts:
         if isinstance(part, bytes):
             kind, blob = _SAME, part
+        elif isinstance(part, Mirrored):
+            address = part.matrix.ctypes.data
+            of = [n for n, one in enumerate(parts) if isinstance(one, np.ndarray) and one.ctypes.data == address]
+            kind, blob = _MIRRORED, _PLACE.pack(of[0], 8 * part.column)
         elif isinstance(part, (list, Ragged)):
             ragged = part if isinstance(part, Ragged) else Ragged.of(part)
             kind, blob = _FIXED, ragged.data
@@ -89,6 +103,7 @@ def unpack(packed: bytes, start: int = 0, stop: int | None = None) -> list[bytes
     rows = stop - start
     if rows <= 0:
         return []
+    begins = [*accumulate((size for _, size in head.parts), initial=at)]
     runs: list[list[bytes]] = []
     fixed: list[NDArray[Any]] = []  # neighbouring parts whose bytes have one size
 
@@ -99,17 +114,23 @@ def unpack(packed: bytes, start: int = 0, stop: int | None = None) -> list[bytes
             runs.append(matrix.view(f"V{matrix.shape[1]}").ravel().tolist())  # each row becomes one element
         fixed.clear()
 
-    for kind, size in head.parts:
+    def rows_of(number: int) -> NDArray[Any]:
+        part = np.frombuffer(packed, np.uint8, head.parts[number][1], begins[number])
+        return part.reshape(head.rows, len(part) // head.rows)[start:stop]
+
+    for number, (kind, size) in enumerate(head.parts):
+        at = begins[number]
         if kind == _RAGGED:
             end_run()
             bounds = np.frombuffer(packed, "<u4", head.rows + 1, at)[start : stop + 1].tolist()
             first = at + 4 * (head.rows + 1)
             text = packed[first + bounds[0] : first + bounds[-1]]
             runs.append([text[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)])
+        elif kind == _MIRRORED:
+            of, place = _PLACE.unpack_from(packed, at)
+            fixed.append(rows_of(of)[:, place : place + 8][:, ::-1])
         else:
-            part = np.frombuffer(packed, np.uint8, size, at)
-            fixed.append(part[None] if kind == _SAME else part.reshape(head.rows, size // head.rows)[start:stop])
-        at += size
+            fixed.append(np.frombuffer(packed, np.uint8, size, at)[None] if kind == _SAME else rows_of(number))
     end_run()
     if not runs:
         return [b""] * rows

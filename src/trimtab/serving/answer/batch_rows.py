@@ -76,12 +76,13 @@ class BatchRows:
 
         def fields_of(rows: range) -> Fields:
             cut = slice(rows.start, rows.stop)
-            inputs: Fields = {"values": part.matrix[cut].astype("<f8", copy=False), "reasons": part.reasons[cut]}
-            return {**inputs, **self._requests(part.rows[cut]), **score_fields(self._served, scores[cut])}
+            matrix = np.ascontiguousarray(part.matrix[cut], "<f8")
+            inputs: Fields = {"values": matrix, "reasons": part.reasons[cut]}
+            return {**inputs, **self._requests(part.rows[cut], matrix), **score_fields(self._served, scores[cut])}
 
         return packed_parts(self._common, len(part.rows), fields_of)
 
-    def _requests(self, rows: range) -> Fields:
+    def _requests(self, rows: range, matrix: NDArray[Any]) -> Fields:
         """Return the fields that say what was asked and when."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us, request = self._table.take(cut), self._at_us[cut], self._inputs.features.request
@@ -90,7 +91,7 @@ class BatchRows:
             **({"flags": [(NOT_AT_LEAD,) if one else () for one in off.tolist()]} if off.any() else {}),
             "id": packed_batch_ids(common.id, common.made_at_us, rows),
             "at_us": at_us,
-            **request_fields(table, request.key),
+            **request_fields(table, request.key, matrix),
         }
 
 

@@ -81,11 +81,14 @@ def packed_parts(common: Prediction, rows: int, fields_of: Any) -> list[bytes]:
     return [pack_all(common, fields_of(range(start, min(start + _PACK_ROWS, rows)))) for start in starts]
 
 
-def request_fields(table: Columns, key: str) -> Fields:
-    """Return the fields of predictions that say what was asked, for rows of a request."""
+def request_fields(table: Columns, key: str, matrix: NDArray[Any]) -> Fields:
+    """Return the fields of predictions that say what was asked, for rows of a request.
+
+    `matrix` are the values of the same predictions. What is in both is stored once.
+    """
     of_key, rows = table[key], table.rows
     ids = EncodedColumn(rows, [packed_values(of_key)]) if of_key.dtype == "str" else [*map(str, of_key.to_list())]
-    return {"request_id": ids, "request": EncodedColumn(rows, packed_rows_of([*table.by_name.values()]))}
+    return {"request_id": ids, "request": EncodedColumn(rows, packed_rows_of([*table.by_name.values()], matrix))}
 
 
 def score_fields(served: ServedVersion, scores: NDArray[Any]) -> Fields:
@@ -158,10 +161,11 @@ class TableAnswers(PackedPredictions):
 
     def _fields(self, rows: range) -> Fields:
         cut = slice(rows.start, rows.stop)
+        matrix = np.ascontiguousarray(self.matrix[cut], "<f8")
         return {
-            **request_fields(self.rows.table.take(cut), self.key),
+            **request_fields(self.rows.table.take(cut), self.key, matrix),
             **score_fields(self.served, self.scores[cut]),
             "id": self.ids[cut],
-            "values": self.matrix[cut].astype("<f8", copy=False),
+            "values": matrix,
             "reasons": self.reasons[cut],
         }

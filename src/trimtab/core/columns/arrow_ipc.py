@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from trimtab.core.columns.arrow_size import MAGIC, MORE, Bounds, TooLarge, TooManyRows, check_size
 from trimtab.core.columns.data import ArrowTable, Columns, WrongColumn, read_arrow
@@ -19,9 +19,26 @@ from trimtab.core.errors import Misuse, TrimtabError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NoPyarrow", "TooLarge", "TooManyRows", "is_ipc", "read_ipc", "read_ipc_file", "write_ipc_stream"]
+__all__ = [
+    "NoPyarrow",
+    "Repeated",
+    "TooLarge",
+    "TooManyRows",
+    "is_ipc",
+    "read_ipc",
+    "read_ipc_file",
+    "write_ipc_stream",
+]
 
-Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int] | NDArray[Any]"
+
+class Repeated(NamedTuple):
+    """A column that has one text in all rows."""
+
+    text: str
+    rows: int
+
+
+Values: TypeAlias = "Sequence[str] | Sequence[float] | Sequence[int] | NDArray[Any] | Repeated"
 
 _INDEX = re.compile(r"__index_level_\d+__")  # the name that pandas gives to its index
 _LEAST_BYTES = 24 << 20  # decoded data of up to this size are always allowed
@@ -101,7 +118,7 @@ def write_ipc_stream(columns: Mapping[str, Values]) -> bytes:
 
     Args:
         columns: The values by name; all columns have the same length. Texts become Utf8, floats Float64, ints Int64. A
-            column without values becomes Utf8. An array may have numbers, or texts in UTF-8 (type S).
+            column without values becomes Utf8. An array may have numbers, texts, or texts in UTF-8 (type S).
 
     >>> written = write_ipc_stream({"id": ["a", "é"], "score": [0.5, 1.0]})
     >>> read_ipc(written, "stream").columns.to_rows()
@@ -117,6 +134,8 @@ def write_ipc_stream(columns: Mapping[str, Values]) -> bytes:
 
 
 def _array(pa: Any, values: Values) -> Any:
+    if isinstance(values, Repeated):
+        return pa.repeat(values.text, values.rows)
     if not isinstance(values, Sequence):
         return pa.array(values, pa.binary()).cast(pa.string()) if values.dtype.kind == "S" else pa.array(values)
     first = next(iter(values), "")

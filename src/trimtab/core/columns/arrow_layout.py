@@ -67,7 +67,7 @@ def read_piece(piece: Piece) -> Column:
     if kind[:3] in _TIMES:
         return _column("time", _times(_fixed(piece, _TIMES[kind[:3]][0]), *_TIMES[kind[:3]][1:]), valid)
     if kind in ("u", "U"):
-        return _texts(piece, _slices(piece, "<i4" if kind == "u" else "<i8"), valid)
+        return _offset_texts(piece, "<i4" if kind == "u" else "<i8", valid)
     if kind == "vu":
         return _views(piece, valid)
     if kind.startswith("d:"):
@@ -139,7 +139,7 @@ def _column(dtype: Dtype, values: NDArray[Any], valid: NDArray[Any] | None) -> C
 def _number(piece: Piece, values: NDArray[Any], valid: NDArray[Any] | None) -> Column:
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):  # NumPy would warn about signalling NaNs
-            floats = values.astype(np.float64)
+            floats = values.astype(np.float64, copy=False)
         return float_column(floats if valid is None else np.where(valid, floats, np.nan))
     if values.dtype == np.uint64:
         there = values if valid is None else values[valid]
@@ -211,19 +211,26 @@ def _texts(
     return _column("str", values, valid)
 
 
-def _slices(piece: Piece, kind: str) -> list[bytes]:
-    """Return the texts of a column that has an offset for each text, and all texts in one buffer."""
+def _offset_texts(piece: Piece, kind: str, valid: NDArray[Any] | None) -> Column:
+    """Return a column that has an offset for each text, and all texts in one buffer."""
     if not piece.rows:
-        return []
+        return _texts(piece, [], valid)
     offsets = _typed(piece, 1, kind, piece.offset, piece.rows + 1).astype(np.int64)
     data = piece.buffers[2]
     size = 0 if data is None else len(data)
     if offsets[0] < 0 or offsets[-1] > size or (np.diff(offsets) < 0).any():
         raise _broken(piece, "its texts lie outside their buffer")
     begin = int(offsets[0])
-    text = b"" if data is None else data[begin : int(offsets[-1])].tobytes()
+    encoded = b"" if data is None else data[begin : int(offsets[-1])].tobytes()
     bounds = (offsets - begin).tolist()
-    return [text[a:b] for a, b in pairwise(bounds)]
+    if valid is None and encoded.isascii():
+        text = encoded.decode()
+        first = [text[a:b] for a, b in pairwise(bounds[: _SAMPLE + 1])]
+        if len(set(first)) > len(first) // 2:  # otherwise it takes less memory to make one object for equal texts
+            values = np.empty(piece.rows, object)
+            values[:] = first if piece.rows <= _SAMPLE else [text[a:b] for a, b in pairwise(bounds)]
+            return Column("str", values)
+    return _texts(piece, [encoded[a:b] for a, b in pairwise(bounds)], valid)
 
 
 def _views(piece: Piece, valid: NDArray[Any] | None) -> Column:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trimtab.core.columns.data import Columns
     from trimtab.events.columns.frames import EventFrame
 
-_UNREMARKABLE = bytes((0, NO_VIEW))  # the reason codes of inputs that were found, or that are not from a view
+UNREMARKABLE = bytes((0, NO_VIEW))  # the reason codes of inputs that were found, or that are not from a view
 _NO_REASONS: dict[str, str] = {}
 
 
@@ -138,6 +138,6 @@ def named_reasons(reasons: bytes, inputs: Sequence[str]) -> dict[str, str]:
     >>> named_reasons(bytes([0, 4, 255]), ["sky.wind", "sky.temp", "hour"])
     {'sky.temp': 'expired'}
     """
-    if not reasons.strip(_UNREMARKABLE):
+    if not reasons.strip(UNREMARKABLE):
         return _NO_REASONS
-    return {name: REASONS[code] for name, code in zip(inputs, reasons, strict=True) if code not in _UNREMARKABLE}
+    return {name: REASONS[code] for name, code in zip(inputs, reasons, strict=True) if code not in UNREMARKABLE}

@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import RequestBody, rows_of_table
-from trimtab.serving.answer.served import Answer, named_reasons
+from trimtab.serving.answer.served import UNREMARKABLE, Answer, named_reasons
 from trimtab.serving.arms.endpoint import Endpoint, Prepared
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body
 from trimtab.serving.http.requests.wire import Reply, Scope
@@ -104,24 +104,24 @@ def _shown_columns(made: TableAnswers) -> dict[str, Values]:
     """Return the columns of the response for predictions that are in columns."""
     import numpy as np
 
-    common, rows = made.common, len(made)
+    from trimtab.core.columns.arrow_ipc import Repeated
+
+    common, rows, keys = made.common, len(made), made.rows.table[made.key].values
     same = {"model": common.model, "version": made.served.label, "arm": common.arm, "mode": common.mode}
-    columns: dict[str, Values] = dict.fromkeys(_PLAIN, ())
-    columns |= {name: np.full(rows, text.encode()) for name, text in (same | {"flags": "[]"}).items()}
     several = made.scores.ndim > 1
-    columns["id"], columns["request_id"] = made.ids, [*map(str, made.rows.table[made.key].values.tolist())]
-    columns["score"], columns["at_us"] = (
-        made.scores.max(axis=1) if several else made.scores,
-        np.full(rows, common.at_us),
-    )
-    texts: dict[bytes, bytes] = {}
-    shown = []
-    for packed in made.reasons.view(f"V{made.reasons.shape[1]}").ravel().tolist():
-        text = texts.get(packed)
-        if text is None:
-            text = texts[packed] = _encode(named_reasons(packed, made.served.inputs))
-        shown.append(text)
-    columns["reasons"], columns["flags"] = np.array(shown), columns.pop("flags")
+    columns: dict[str, Values] = {
+        "id": made.ids,
+        "request_id": keys if keys.dtype == object else [*map(str, keys.tolist())],
+        **{name: Repeated(text, rows) for name, text in same.items()},
+        "score": made.scores.max(axis=1) if several else made.scores,
+        "at_us": np.full(rows, common.at_us),
+        "reasons": Repeated("{}", rows),
+        "flags": Repeated("[]", rows),
+    }
+    if not np.isin(made.reasons, [*UNREMARKABLE]).all():
+        columns["reasons"] = [
+            _encode(named_reasons(row.tobytes(), made.served.inputs)).decode() for row in made.reasons
+        ]
     if several:
         classes = np.array([name.encode() for name in made.served.classes])
         columns["prediction"] = classes[made.scores.argmax(axis=1)]

@@ -69,12 +69,10 @@ class Rows:
         block: Block = {}
         for place, (name, dtype) in enumerate(self.dtypes.items()):
             if dtype == "float":
-                try:  # numbers without a null need no list
-                    block[name] = np.fromiter(map(itemgetter(place), tuples), np.float64, len(tuples))
-                    block[_valid(name)] = np.ones(len(tuples), bool)
+                found = np.fromiter(map(itemgetter(place), tuples), np.float64, len(tuples))
+                if not np.isnan(found).any():  # NumPy converts None to NaN
+                    block[name], block[_valid(name)] = found, np.ones(len(found), bool)
                     continue
-                except TypeError:
-                    pass
             block[name], block[_valid(name)] = self._column(name, dtype, [*map(itemgetter(place), tuples)])
         return block
 

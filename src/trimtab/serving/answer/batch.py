@@ -344,6 +344,8 @@ def _log_all(batch: BatchRows, left: Sequence[range], log: PredictionLog, held: 
                 group: list[tuple[_Scored, Future[list[bytes]]]] = []
                 while scoring and scoring[0][1].done() and not (group and scoring[0][1].exception()):
                     group.append(scoring.popleft())
+                    if not held.manifest.parts:
+                        break  # log the first part alone, and soon
                 packs, parts = [found.result() for _, found in group], [one for one, _ in group]
                 held.keep()
                 held.appending = True

@@ -41,11 +41,14 @@ class Mirrored(msgspec.Struct, frozen=True, eq=False):
 # bytes that all payloads have in common; or a uint8 matrix with one row for each payload; or the bytes of each payload
 Part: TypeAlias = "bytes | NDArray[Any] | list[bytes] | Ragged | Mirrored"
 
-# The kinds of parts. A ragged one begins with uint32 offsets, one more than there are payloads. A mirrored one has the
-# number of another part, and the place of its bytes there, both as uint32.
-_SAME, _FIXED, _RAGGED, _MIRRORED = range(4)
+# The kinds of parts. A ragged part begins with uint32 offsets, one more than there are payloads. A mirrored one has the
+# number of another part, and the place of its bytes there, both as uint32. A led one begins with the bytes with which
+# all payloads begin, after their number as uint32. A repeated one has the number of a part that is equal.
+_SAME, _FIXED, _RAGGED, _MIRRORED, _LED, _REPEATED = range(6)
 _PLACE = struct.Struct("<II")
 _SIZE = struct.Struct("<I")
+_COMPARED = 64  # parts that differ mostly differ in these first bytes
+_LEAST = 3  # fewer bytes that all payloads begin with are not stored apart
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -67,6 +70,8 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
 
     kinds: list[tuple[int, int]] = []
     blobs: list[bytes] = []
+    known: dict[tuple[int, int, bytes], int] = {}  # parts by their kind, their size and their first bytes
+    mirrored = {part.matrix.ctypes.data for part in parts if isinstance(part, Mirrored)}
     for part in parts:
         if isinstance(part, bytes):
             kind, blob = _SAME, part
@@ -83,10 +88,28 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
                 kind, blob = _RAGGED, offsets.tobytes() + blob
         else:
             kind, blob = _FIXED, np.ascontiguousarray(part, np.uint8).tobytes()
+        if kind in (_FIXED, _RAGGED) and rows:
+            before = known.setdefault((kind, len(blob), blob[:_COMPARED]), len(blobs))
+            if before < len(blobs) and kinds[before][0] == kind and blobs[before] == blob:
+                kind, blob = _REPEATED, _SIZE.pack(before)
+            elif kind == _FIXED and not (isinstance(part, np.ndarray) and part.ctypes.data in mirrored):
+                kind, blob = _led(blob, rows)
         kinds.append((kind, len(blob)))
         blobs.append(blob)
     head = msgspec.msgpack.encode(_Head(rows, kinds))
     return b"".join([_SIZE.pack(len(head)), head, *blobs])
+
+
+def _led(blob: bytes, rows: int) -> tuple[int, bytes]:
+    """Return the kind and the bytes of a part whose payloads have one size. What all begin with is stored once."""
+    import numpy as np
+
+    matrix = np.frombuffer(blob, np.uint8).reshape(rows, len(blob) // rows)
+    differs = (matrix[[rows // 2, -1]] != matrix[0]).any(axis=0)
+    lead = int(differs.argmax()) if differs.any() else matrix.shape[1]
+    if lead < _LEAST or not (matrix[:, :lead] == matrix[0, :lead]).all():
+        return _FIXED, blob
+    return _LED, _SIZE.pack(lead) + matrix[0, :lead].tobytes() + matrix[:, lead:].tobytes()
 
 
 def packed_rows(packed: bytes) -> int:
@@ -118,8 +141,9 @@ def unpack(packed: bytes, start: int = 0, stop: int | None = None) -> list[bytes
         part = np.frombuffer(packed, np.uint8, head.parts[number][1], begins[number])
         return part.reshape(head.rows, len(part) // head.rows)[start:stop]
 
-    for number, (kind, size) in enumerate(head.parts):
-        at = begins[number]
+    for place, (of_kind, _) in enumerate(head.parts):
+        number = _SIZE.unpack_from(packed, begins[place])[0] if of_kind == _REPEATED else place
+        (kind, size), at = head.parts[number], begins[number]
         if kind == _RAGGED:
             end_run()
             bounds = np.frombuffer(packed, "<u4", head.rows + 1, at)[start : stop + 1].tolist()
@@ -127,8 +151,14 @@ def unpack(packed: bytes, start: int = 0, stop: int | None = None) -> list[bytes
             text = packed[first + bounds[0] : first + bounds[-1]]
             runs.append([text[a - bounds[0] : b - bounds[0]] for a, b in pairwise(bounds)])
         elif kind == _MIRRORED:
-            of, place = _PLACE.unpack_from(packed, at)
-            fixed.append(rows_of(of)[:, place : place + 8][:, ::-1])
+            of, first = _PLACE.unpack_from(packed, at)
+            fixed.append(rows_of(of)[:, first : first + 8][:, ::-1])
+        elif kind == _LED:
+            lead = _SIZE.size + _SIZE.unpack_from(packed, at)[0]
+            rest = np.frombuffer(packed, np.uint8, size - lead, at + lead).reshape(
+                head.rows, (size - lead) // head.rows
+            )
+            fixed += [np.frombuffer(packed, np.uint8, lead, at)[None, _SIZE.size :], rest[start:stop]]
         else:
             fixed.append(np.frombuffer(packed, np.uint8, size, at)[None] if kind == _SAME else rows_of(number))
     end_run()

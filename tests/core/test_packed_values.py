@@ -60,8 +60,9 @@ def test_numbers_that_are_in_another_part_are_stored_once(
     extra = np.full(len(columns[0]), data.draw(st.sampled_from([0.0, -0.0, np.nan, 1.5])))
     matrix = np.ascontiguousarray(np.column_stack([*data.draw(st.permutations(floats)), extra]))
     rows = [encode(encode(row)) for row in zip(*(of_column.to_list() for of_column in columns), strict=True)]
-    packed = pack(len(rows), [*packed_rows_of(columns, matrix), b"-", matrix.view(np.uint8)])
-    expected = [row + b"-" + values.tobytes() for row, values in zip(rows, matrix, strict=True)]
+    same = matrix.copy().view(np.uint8)
+    packed = pack(len(rows), [same, *packed_rows_of(columns, matrix), b"-", matrix.view(np.uint8)])
+    expected = [values.tobytes() + row + b"-" + values.tobytes() for row, values in zip(rows, matrix, strict=True)]
     assert unpack(packed) == expected
     assert unpack(packed, 1, len(rows)) == expected[1:]
     if floats and len(rows) > 5 and all(of_column.valid is None for of_column in columns):

@@ -88,11 +88,12 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
                 kind, blob = _RAGGED, offsets.tobytes() + blob
         else:
             kind, blob = _FIXED, np.ascontiguousarray(part, np.uint8).tobytes()
-        if kind in (_FIXED, _RAGGED) and rows:
+        # what another part mirrors stays as it is
+        if kind in (_FIXED, _RAGGED) and rows and not (isinstance(part, np.ndarray) and part.ctypes.data in mirrored):
             before = known.setdefault((kind, len(blob), blob[:_COMPARED]), len(blobs))
             if before < len(blobs) and kinds[before][0] == kind and blobs[before] == blob:
                 kind, blob = _REPEATED, _SIZE.pack(before)
-            elif kind == _FIXED and not (isinstance(part, np.ndarray) and part.ctypes.data in mirrored):
+            elif kind == _FIXED:
                 kind, blob = _led(blob, rows)
         kinds.append((kind, len(blob)))
         blobs.append(blob)

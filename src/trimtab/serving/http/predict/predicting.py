@@ -276,6 +276,15 @@ class Predictor:
         else:
             prepared = await self._joined(joined, answerer)
         times = *times, perf_counter()
+        if isinstance(prepared, PackedPredictions):  # these are logged while their response is written
+            safe = asyncio.ensure_future(self._safe(prepared))
+            try:
+                answer = await self.finish(False, form.write, answerer, request, prepared)
+            finally:
+                made = await safe
+            logged = perf_counter()
+            self._done(form, answerer, request, made, (*times, logged, logged))
+            return answer
         made = await self._safe(prepared)
         if len(rows) <= self._rows_inline and not begun:
             return self._answered(form, answerer, request, prepared, made, times)

@@ -91,14 +91,14 @@ def test_a_refresh_that_is_provably_worse_is_refused_also_within_an_allowed_marg
 
 def test_a_refresh_that_is_much_worse_is_refused_although_days_differ_too_much_to_prove_it() -> None:
     judged, truth = window()
-    # the candidate is much worse on the first four days, and a little better on the ten others
-    first = judged.at_us < 4 * DAY_US
-    candidate = np.where(first, np.clip(0.8 - truth, 0.01, 0.99), truth)
+    # the candidate is much worse on the first five days, and a little better on the nine others
+    first = judged.at_us < 5 * DAY_US
+    candidate = np.where(first, np.clip(1.0 - truth, 0.01, 0.99), truth)
     champion = np.where(first, truth, np.clip(truth + 0.1, 0.01, 0.99))
     gate = record(candidate, champion, judged, refreshes=True, rule=BeatsChampion(calibration=1.0))
     assert gate.difference is not None
     assert (gate.checks["not_provably_worse"], gate.checks["not_much_worse"]) == (True, False)
-    assert gate.reason.startswith("Refused, much worse: mean loss minus the champion's is +0.0872")
+    assert gate.reason.startswith("Refused, much worse: mean loss minus the champion's is +0.304")
 
 
 @pytest.mark.parametrize("seed", range(3))

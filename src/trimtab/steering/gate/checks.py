@@ -24,7 +24,7 @@ Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 # only its name; the reason is in the findings). "slices" is also shown if a slice has too little evidence.
 # "remark" and "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
-_MOST_WORSE = 0.05  # a scheduled refit is refused if its loss is higher by more than this share of the champion's
+_MOST_WORSE = 0.25  # a scheduled refit is refused if its loss is higher by more than this share of the champion's
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
 _REFRESHED = (
     "A scheduled refit of the same model definition must not be provably worse; no proof that it is better is required."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import threading
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from trimtab.core.columns.data import Dtype
 
 Config = dict[str, str | bool | int | float | list[str]]
-
 SQL_TYPES: Mapping[Dtype, str] = {  # of the columns in Parquet files that trimtab writes
     "float": "DOUBLE",
     "int": "BIGINT",
@@ -23,7 +21,7 @@ SQL_TYPES: Mapping[Dtype, str] = {  # of the columns in Parquet files that trimt
     "str": "VARCHAR",
     "time": "TIMESTAMP WITH TIME ZONE",
 }
-_SHARED: dict[tuple[int, str], DuckDBPyConnection] = {}  # by the process and the settings
+_SHARED: dict[str, DuckDBPyConnection] = {}  # by the process and what databases are opened with
 _MUTEX = threading.Lock()
 
 
@@ -38,7 +36,12 @@ def open_duckdb(config: Config | None = None) -> DuckDBPyConnection:
     """
     import duckdb
 
-    connection = duckdb.connect(":memory:", config=_completed(config))
+    given = dict(config or {})
+    # the folder for rows that do not fit into memory; DuckDB's default is the current folder
+    given.setdefault("temp_directory", os.path.join(tempfile.gettempdir(), f"trimtab-duckdb-{os.getpid()}"))
+    if (allowed := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(allowed):
+        given.setdefault("threads", int(allowed))
+    connection = duckdb.connect(":memory:", config=given)
     connection.execute("SET enable_progress_bar = false")
     return connection
 
@@ -46,37 +49,17 @@ def open_duckdb(config: Config | None = None) -> DuckDBPyConnection:
 def shared_duckdb(config: Config | None = None) -> DuckDBPyConnection:
     """Return a connection to a database that this process keeps, because opening one takes 10 ms of processor time.
 
-    Use it to read and write files. Tables and views must be temporary, because others would see them.
-
-    >>> with shared_duckdb() as connection, shared_duckdb() as other:
-    ...     _ = connection.execute("CREATE TEMP TABLE t AS SELECT 1")
-    ...     other.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = 'memory'").fetchone()
-    (0,)
+    Tables and views must be temporary, because all connections see the others. No file is kept in memory.
     """
     import duckdb
 
-    # a file that was replaced must not be read from memory
-    completed = _completed({"enable_external_file_cache": False, **(config or {})})
-    kept = (os.getpid(), str(sorted(completed.items())))
+    kept = f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {tempfile.gettempdir()} {config}"
     with _MUTEX:
-        if kept in _SHARED:
-            connection = _SHARED[kept].cursor()
-            with contextlib.suppress(duckdb.FatalException):  # DuckDB closes a database in which it found a fault
-                connection.execute("SET enable_progress_bar = false")
-                return connection
-        _SHARED[kept] = open_duckdb(completed)
-        connection = _SHARED[kept].cursor()
-    connection.execute("SET enable_progress_bar = false")
-    return connection
-
-
-def _completed(config: Config | None) -> Config:
-    given = dict(config or {})
-    # the folder for rows that do not fit into memory; DuckDB's default is the current folder
-    given.setdefault("temp_directory", os.path.join(tempfile.gettempdir(), f"trimtab-duckdb-{os.getpid()}"))
-    if (allowed := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(allowed):
-        given.setdefault("threads", int(allowed))
-    return given
+        try:
+            return _SHARED[kept].cursor().execute("SET enable_progress_bar = false")
+        except (KeyError, duckdb.FatalException):  # DuckDB closes a database in which it found a fault
+            _SHARED[kept] = open_duckdb({**(config or {}), "enable_external_file_cache": False})
+            return _SHARED[kept].cursor()
 
 
 def quoted(name: str) -> str:

@@ -101,6 +101,4 @@ def _put_together(files: Sequence[Path], out: Path) -> None:
 
 def _connected() -> duckdb.DuckDBPyConnection:
     """Return a DuckDB connection of one thread that keeps the order of rows: equal tables give equal bytes."""
-    connection = shared_duckdb({"threads": 1, "preserve_insertion_order": True})
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
+    return shared_duckdb({"threads": 1, "preserve_insertion_order": True}).execute("SET TimeZone = 'UTC'")

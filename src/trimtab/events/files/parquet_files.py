@@ -18,7 +18,7 @@ from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
 from trimtab.events.files.unpacked import check_table
 from trimtab.events.values.fitting import FileRows, fit_table, wanted_columns
-from trimtab.store.duckdb_opening import quoted, shared_duckdb
+from trimtab.store.duckdb_opening import Config, quoted, shared_duckdb
 
 _DURATION = 18  # the code of the type Duration in Arrow's schema
 # with these options, DuckDB adds no columns from the path, and does not read binary columns as texts
@@ -126,17 +126,14 @@ def _opened(path: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
         yield connection, _scan(path)
 
 
-@contextmanager
-def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
-    offline: dict[str, str | bool | int | float | list[str]] = {
+def _connected() -> duckdb.DuckDBPyConnection:
+    offline: Config = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "arrow_output_version": "1.4",  # texts as views, which are read faster
         "produce_arrow_string_view": True,
     }
-    with shared_duckdb(offline) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        yield connection
+    return shared_duckdb(offline).execute("SET TimeZone = 'UTC'")
 
 
 def _scan(path: Path) -> str:

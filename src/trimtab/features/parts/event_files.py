@@ -12,7 +12,7 @@ import msgspec
 from trimtab.core.columns.data import Dtype
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
-from trimtab.store.duckdb_opening import open_duckdb, quoted, shared_duckdb
+from trimtab.store.duckdb_opening import Config, open_duckdb, quoted, shared_duckdb
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR", "time": "BIGINT"}
 
@@ -44,7 +44,7 @@ def connected(scratch: Path, memory_bytes: int, *, ordered: bool = False) -> duc
 
     `ordered`: whether the rows of a query are in the order of the rows in the files.
     """
-    config: dict[str, str | bool | int | float | list[str]] = {
+    config: Config = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "arrow_output_version": "1.4",  # texts as views, which are read faster
@@ -55,9 +55,7 @@ def connected(scratch: Path, memory_bytes: int, *, ordered: bool = False) -> duc
         # each thread holds row groups of its own, so a second thread needs more memory
         "threads": 2 if memory_bytes >= _FOR_TWO_THREADS else 1,
     }
-    connection = open_duckdb(config)
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
+    return open_duckdb(config).execute("SET TimeZone = 'UTC'")
 
 
 def table_events(

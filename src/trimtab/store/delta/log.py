@@ -55,7 +55,7 @@ class DeltaLog:
         self.closed = False
         self._delta: deltalake.DeltaTable | None = None
         self._checked_through = -1  # the newest commit whose hash was compared
-        self._positions: tuple[int, dict[str, int]] = (-1, {})  # of writers, read at a version
+        self._positions: dict[str, tuple[int, int]] = {}  # by writer: a version, and the position in it
 
     @staticmethod
     def move(writer: str, position: int) -> list[deltalake.Transaction]:
@@ -109,7 +109,9 @@ class DeltaLog:
                 )
             self._delta, self._checked_through = delta, delta.version()
             return delta
-        if self._is_newest(self._delta.version()):
+        newest, following = (f"{self._delta.version() + more:020}.json" for more in (0, 1))
+        commits = self.directory / "_delta_log"
+        if (commits / newest).exists() and not (commits / following).exists():  # commits are never removed
             return self._delta
         with named(self.directory):
             self._delta.update_incremental()
@@ -117,11 +119,6 @@ class DeltaLog:
             self._check_sealed(f"{version:020}.json")
         self._checked_through = self._delta.version()
         return self._delta
-
-    def _is_newest(self, version: int) -> bool:
-        """Return whether the file of this commit exists and that of the next does not: commits are never removed."""
-        commits = os.path.join(self.directory, "_delta_log", "")
-        return not os.path.exists(f"{commits}{version + 1:020}.json") and os.path.exists(f"{commits}{version:020}.json")
 
     def create(self, rows: Columns) -> deltalake.DeltaTable:
         if not rows.by_name:
@@ -276,16 +273,13 @@ class DeltaLog:
 
     def position(self, delta: deltalake.DeltaTable, writer: str) -> int:
         version = delta.version()
-        if self._positions[0] != version:
-            self._positions = (version, {})
-        if writer in self._positions[1]:
-            return self._positions[1][writer]
-        with named(self.directory):
-            found, check = delta.transaction_version(writer), delta.transaction_version(f"{writer}#crc")
-        if (found is None) != (check is None) or (found is not None and check != _position_crc(writer, found)):
-            raise Corrupt(f"{self.directory}/_delta_log: the position of writer {writer!r} is damaged. Restore it.")
-        self._positions[1][writer] = int(found or 0)
-        return self._positions[1][writer]
+        if self._positions.get(writer, (-1, 0))[0] != version:
+            with named(self.directory):
+                found, check = delta.transaction_version(writer), delta.transaction_version(f"{writer}#crc")
+            if (found is None) != (check is None) or (found is not None and check != _position_crc(writer, found)):
+                raise Corrupt(f"{self.directory}/_delta_log: the position of writer {writer!r} is damaged. Restore it.")
+            self._positions[writer] = (version, int(found or 0))
+        return self._positions[writer][1]
 
     def check_columns(self, delta: deltalake.DeltaTable, rows: Columns) -> None:
         needed = self.dtypes(delta)

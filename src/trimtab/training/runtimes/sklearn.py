@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from operator import mul
 from typing import Any
 
@@ -158,6 +160,11 @@ class SklearnRuntime(LibraryRuntime):
         return sizes.mean(axis=0) if sizes.ndim == 2 and len(sizes) > 1 else sizes.reshape(-1)
 
 
+@lru_cache(maxsize=1)
+def _thread_pools(modules: int) -> ThreadpoolController:  # searched for again once more `modules` are loaded
+    return ThreadpoolController()  # takes 4 ms
+
+
 class EstimatorModel:
     """A fitted estimator that is scored by its own methods."""
 
@@ -165,7 +172,7 @@ class EstimatorModel:
         self.estimator = estimator
         # the number of inputs; None: the user wrote the estimator's class, which does not say the number
         self._inputs = getattr(estimator, "n_features_in_", None)
-        self._threads = ThreadpoolController()
+        self._threads = _thread_pools(len(sys.modules))
 
     def predict(self, matrix: NDArray[Any]) -> NDArray[Any]:
         if not len(matrix):

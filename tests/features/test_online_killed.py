@@ -177,7 +177,7 @@ def campaign(examples: int, steps: int) -> Counter[str]:
 
 
 def test_after_sigkill_features_on_disk_equal_the_oracle() -> None:
-    counts = campaign(20, 20)
+    counts = campaign(10, 20)
     assert counts["killed"] >= 10
     assert counts["in a write"] > 0
 

@@ -36,7 +36,6 @@ LOADED = (  # the imports of a project that serves or trains; none of them start
     "trimtab.app.training.training_child",
     "trimtab.cli.group",
     "trimtab.serving.http.server.fast_path",
-    "trimtab.store.delta.table",
     "trimtab.store.lmdb.kv",
     "trimtab.store.sql_catalog",
     "trimtab.store.sqlite.log",

@@ -196,7 +196,7 @@ def _class_source(kind: type) -> str:
     """
     for method in vars(kind).values():
         if isinstance(method, types.FunctionType) and method.__qualname__ == f"{kind.__qualname__}.{method.__name__}":
-            lines, _ = inspect.findsource(method.__code__)
+            lines, _ = inspect.findsource(_bare(method.__code__))
             for node in ast.walk(_parsed("".join(lines))):
                 if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
                     first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
@@ -205,11 +205,17 @@ def _class_source(kind: type) -> str:
     return textwrap.dedent(inspect.getsource(kind)).rstrip()
 
 
+def _bare(code: types.CodeType) -> types.CodeType | types.FunctionType:
+    """Return code as a function without a module: `inspect` would look at the files of all modules to find it."""
+    cells = tuple(types.CellType() for _ in code.co_freevars)
+    return types.FunctionType(code, {}, None, None, cells) if Path(code.co_filename).exists() else code
+
+
 def _source(code: types.CodeType) -> Any:
     try:
         if code.co_name == "<lambda>":
             return _lambda_source(code)
-        return textwrap.dedent(inspect.getsource(code)).rstrip()
+        return textwrap.dedent(inspect.getsource(_bare(code))).rstrip()
     except (OSError, TypeError, SyntaxError, IndentationError):
         return _without_source(code)
 
@@ -220,7 +226,7 @@ def _lambda_source(code: types.CodeType) -> Any:
     Of several lambdas in a line, the right one is found by the positions that the compiler recorded, or else by its
     constants. If it cannot be found, return the text of the whole statement, and the constants and names.
     """
-    lines, _ = inspect.findsource(code)
+    lines, _ = inspect.findsource(_bare(code))
     text = "".join(lines)
     here = [n for n in ast.walk(_parsed(text)) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno]
     start, end = _span(code)
@@ -229,14 +235,11 @@ def _lambda_source(code: types.CodeType) -> Any:
         sources = {ast.get_source_segment(text, n) or "" for n in chosen}
         if len(sources) == 1:
             return textwrap.dedent(sources.pop())
-    return [textwrap.dedent(inspect.getsource(code)).rstrip(), _without_source(code)]
+    return [textwrap.dedent(inspect.getsource(_bare(code))).rstrip(), _without_source(code)]
 
 
 def _same_constants(node: ast.Lambda, code: types.CodeType) -> bool:
-    """Return whether the constants of a lambda are those of the compiled code.
-
-    This is for lambdas whose positions are unknown: Python 3.12 records none for a lambda that only returns a constant.
-    """
+    """Return whether a lambda has the constants of this code, for which Python 3.12 does not record all positions."""
     compiled = compile(ast.Expression(node), "<lambda>", "eval")
     inner = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
     return (repr(inner.co_consts), inner.co_names) == (repr(code.co_consts), code.co_names)

@@ -25,6 +25,8 @@ from trimtab.training.runtimes.sklearn_rows import is_linear, is_softmax, quick_
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
 _LARGE = 3.0e38  # larger numbers do not fit in float32
+# to search for them takes 4 ms, and is repeated once more `modules` are loaded
+_thread_pools = lru_cache(maxsize=1)(lambda modules: ThreadpoolController())
 
 
 def estimator_scores(estimator: Any, matrix: Any) -> Any:
@@ -158,11 +160,6 @@ class SklearnRuntime(LibraryRuntime):
         sizes = np.abs(np.asarray(weights, np.float64))
         # for several classes, the mean over them
         return sizes.mean(axis=0) if sizes.ndim == 2 and len(sizes) > 1 else sizes.reshape(-1)
-
-
-@lru_cache(maxsize=1)
-def _thread_pools(modules: int) -> ThreadpoolController:  # searched for again once more `modules` are loaded
-    return ThreadpoolController()  # takes 4 ms
 
 
 class EstimatorModel:

@@ -138,11 +138,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         """The kinds that have an alarm."""
         own = [
             kind
-            for kind in dict.fromkeys((*self.figures, *self.healthy))
-            for figures in (self.figures, self.healthy)
-            if kind in figures and figures[kind].alarming
+            for kind in (*self.figures, *self.healthy)
+            if any(kind in part and part[kind].alarming for part in (self.figures, self.healthy))
         ]
-        return own if self.earlier is None else [*own, *self.earlier.rung]
+        return list(dict.fromkeys(own if self.earlier is None else [*own, *self.earlier.rung]))
 
     @property
     def slice_onsets(self) -> dict[str, ChangeOnset]:

@@ -61,7 +61,7 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     best: float | None  # the mean loss of the reference on the same rows
     predictions: int
     days: list[Day]
-    # the number of days on which the mean loss of the last three days exceeds the reference by more than a tenth
+    # on how many judged days the mean loss of the last three days exceeds the reference by more than a tenth
     days_above: int
     # the number of requests in bad periods: a period is a run of requests scored by one version, and it is bad if its
     # mean loss exceeds the reference by more than a tenth
@@ -209,13 +209,13 @@ def _days(scenario: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
 
 
 def _days_above(days: Sequence[Day]) -> int:
-    """Return the number of days on which the mean of the last three days exceeds the reference by more than a tenth."""
+    """Return on how many judged days the mean of the last three days exceeds the reference by more than a tenth."""
     count = 0
     for n in range(len(days)):
         part = [one for one in days[max(0, n - _SMOOTH + 1) : n + 1] if one.value is not None and one.best is not None]
         value = sum(one.judged * (one.value or 0.0) for one in part)
         best = sum(one.judged * (one.best or 0.0) for one in part)
-        count += bool(part) and value > (1.0 + ABOVE) * best
+        count += days[n].judged > 0 and value > (1.0 + ABOVE) * best
     return count
 
 

@@ -204,6 +204,7 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     assert document["shifts"][0]["kind"] == "concept"
     for part in ("days above", "bad requests", "CPU s", "Faults that were put in", "dashed: the mean of optimum"):
         assert part in shown.stdout
+    assert "days before each day" not in shown.stdout  # the charts of a terminal are by day
 
 
 def test_a_search_chooses_on_the_first_half_and_shows_the_second(

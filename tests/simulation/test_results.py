@@ -95,4 +95,4 @@ def test_the_picture_of_a_replay_has_a_line_for_each_scenario(
     year_end: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     picture = result(line("mine", *year_end), line("never", *year_end)).plot()
-    assert 'aria-label="Log loss, 14 days: 2 series (never, mine)' in picture._repr_svg_()
+    assert 'aria-label="Log loss, mean of 14 days: 2 series (never, mine)' in picture._repr_svg_()

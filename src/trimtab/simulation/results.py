@@ -205,7 +205,7 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
         ]
         marks.sort(key=lambda mark: mark.at_us)
         own = shown_name(lines[0].metric)
-        title = f"{own.capitalize()}, {SMOOTH_DAYS} days"
+        title = f"{own.capitalize()}, mean of {SMOOTH_DAYS} days"
         return Picture((line_chart(series, title=title, y_label=own, marks=marks),))
 
 

@@ -29,7 +29,7 @@ from trimtab.report.markup import Markup
 from trimtab.report.text_chart import text_chart
 from trimtab.simulation.faults import in_words
 from trimtab.simulation.policy_search import PolicyChoice
-from trimtab.simulation.results import SMOOTH_DAYS, Comparison, ReplayResult, shown_name
+from trimtab.simulation.results import Comparison, ReplayResult, shown_name
 from trimtab.simulation.scorecard import Scorecard, scorecards
 
 _CHARTS = 4  # the maximum number of different text charts
@@ -73,11 +73,9 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
         document.heading("Faults that were put in")
         for text in in_words(result.faults):
             document.paragraph(text)
-    metric = shown_name(scenarios[0].metric)
     document.heading("Quality over time")
-    caption = f"The mean {metric} over the {SMOOTH_DAYS} days before each day; lower is better."
     if any(one.judged.any() for one in scenarios):
-        document.plot(quality_picture(result), caption, plain=_text_charts(cards))
+        document.plot(quality_picture(result), "Lower is better.", plain=_text_charts(cards))
     else:
         document.paragraph("No replayed request has a label, so quality cannot be shown.")
     add_months(document, scenarios)

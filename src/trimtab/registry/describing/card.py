@@ -143,7 +143,7 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
         card.paragraph(
             f"Rows by origin: {', '.join(f'{count:,} {origin}' for origin, count in manifest.origins.items())}."
         )
-    for one in manifest.left_out or ():
+    for one in [one for one in manifest.left_out or () if one.rows]:
         until = "the end" if one.end_us is None else format_time(one.end_us)[:16]
         card.paragraph(
             f"Left out: {one.rows:,} labelled rows from {format_time(one.start_us)[:16]} to {until} ({one.why})."

@@ -48,7 +48,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     start_us: int
     end_us: int | None  # None: it had not ended when the training set was made
     why: str  # for example "null_values of column temp"
-    rows: int = 0  # how many of its rows would otherwise be used
+    rows: int = 0  # how many of its rows would otherwise be used, without those of intervals before it in the list
 
     def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which times are in the interval, as a boolean array."""
@@ -279,14 +279,15 @@ def assemble(
         lists=numbered_lists(requests, model.group) if model.task == "ranking" else None,
     )
     if left_out:
-        final = draft._final
-        spans = [
-            msgspec.structs.replace(one, rows=int((final & one.covers(at_us)).sum()))
-            for one in sorted(left_out, key=lambda one: (one.start_us, one.why))
-        ]
-        found = tuple(one for one in spans if one.rows)
+        final, free, found = draft._final, draft._final, list[LeftOut]()
+        for one in sorted(left_out, key=lambda one: (one.start_us, one.why)):
+            within = one.covers(at_us)
+            if (final & within).any():
+                found.append(msgspec.structs.replace(one, rows=int((free & within).sum())))
+            free = free & ~within
         if found:
-            draft = msgspec.structs.replace(draft, manifest=msgspec.structs.replace(draft.manifest, left_out=found))
+            manifest = msgspec.structs.replace(draft.manifest, left_out=tuple(found))
+            draft = msgspec.structs.replace(draft, manifest=manifest)
     manifest = msgspec.structs.replace(
         draft.manifest,
         usable=int(draft.usable.sum()),

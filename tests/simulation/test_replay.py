@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import worlds
+from msgspec.structs import replace
 from worlds import day_us
 
 import trimtab as tt
@@ -18,13 +19,16 @@ from trimtab import store
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
-from trimtab.core.records import Decision, Prediction
+from trimtab.core.records import DayQuality, Decision, Prediction
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
+from trimtab.monitoring.quality.quality import QualityMonitor
+from trimtab.monitoring.quality.quality_signals import KINDS
+from trimtab.monitoring.signals import every_signal
 from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.simulation.results import ReplayResult
@@ -183,6 +187,23 @@ def test_before_the_repair_the_lines_are_the_same(drifted: Done) -> None:
     same = policy.scores == never.scores
     assert same[policy.at_us < promoted_us].all()
     assert not same[policy.at_us >= promoted_us].any()
+
+
+def test_signals_that_begin_at_a_promotion_are_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    anchor = QualityMonitor.anchor
+
+    def worse(monitor: QualityMonitor, version: str, reference: Sequence[DayQuality], **given: Any) -> Any:
+        if monitor.watch is not None:  # the second version is worse than the first on its reference days
+            reference = [replace(day, capped_loss_sum=day.capped_loss_sum + 0.2 * day.labelled) for day in reference]
+        return anchor(monitor, version, reference, **given)
+
+    monkeypatch.setattr(QualityMonitor, "anchor", worse)
+    line = Scenario(name="one", deployment=worlds.deployed(retrain=tt.every("7d"), gate=tt.beats_champion(margin=-1.0)))
+    result = worlds.replay(tmp_path, worlds.make(5, days=8), [line], days=8)
+    with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as catalog:
+        stored = [one for one in every_signal(catalog) if one.kind in KINDS]
+    assert [(one.kind, one.severity) for one in stored] == [("quality_level", "red")]
+    assert result.lines["one"].signals == stored
 
 
 @pytest.mark.parametrize("days", [60, pytest.param(365, marks=pytest.mark.soak)])

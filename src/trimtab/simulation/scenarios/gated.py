@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from trimtab.core.ids import Ids
 from trimtab.core.records import Decision, Prediction, Signal
 from trimtab.monitoring.inputs.red_windows import left_out
+from trimtab.monitoring.quality.quality_signals import KINDS
+from trimtab.monitoring.signals import listed_signals
 from trimtab.registry.protection import CHAMPION
 from trimtab.simulation.scenarios.inputs import InputChecks
 from trimtab.simulation.scenarios.rows import Block, ScenarioData
@@ -48,7 +50,7 @@ class Gated:
         served: bool,
     ) -> None:
         self.signals: list[Signal] = []
-        self._clock = shared.clock
+        self._clock, self._catalog, self._model = shared.clock, stores.catalog, deployment.model.name
         self._decisions: list[Decision] = []
         self._inputs = InputChecks(deployment, shared, stores)
         rows = shared.rows
@@ -88,6 +90,10 @@ class Gated:
         self.signals += self._loop.close_days()
         self._inputs.close(self._clock.now_us(), self._loop.newly_closed)
         decisions = self._loop.controller.tick()
+        if decisions:  # a promotion may begin signals, too
+            known = {one.id for one in self.signals}
+            listed = listed_signals(self._catalog, self._model)
+            self.signals += [one for one in listed if one.kind in KINDS and one.id not in known]
         self._decisions += decisions
         self._inputs.follow()
         return decisions

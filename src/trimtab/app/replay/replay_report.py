@@ -60,9 +60,9 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     document.table(quality_table(cards))
     document.paragraph(
         "best: the loss of the best possible predictions where they are known, otherwise that of the best scenario. "
-        "days above: judged days whose mean loss, with the two days before, is more than a tenth above best. bad requests: "
-        "answered by a version whose loss, over its time in service, is more than a tenth above best. staleness: loss "
-        "minus best, summed over all judged requests."
+        "days above: judged days whose mean loss, with the two days before, is more than a tenth above best. "
+        "bad requests: answered by a version whose loss, over its time in service, is more than a tenth above best. "
+        "staleness: loss minus best, summed over all judged requests."
     )
     own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))
     if own:

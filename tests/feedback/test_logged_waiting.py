@@ -73,9 +73,7 @@ class Reader:
     ) -> None:
         join = OutcomeJoin(labels, **JOIN_ARGUMENTS)
         self.log = log
-        self.waiting = LoggedWaiting(
-            log, "m", lambda some: judged_table(join, "m", some), extents=extents, open_from_us=closed_until_us
-        )
+        self.waiting = LoggedWaiting(log, "m", lambda some: judged_table(join, "m", some), extents=extents)
         self.days = OpenDays("m", "brier", join, waiting=self.waiting, closed_until_us=closed_until_us)
         self.positions = positions or {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import worlds
 from worlds import day_us
@@ -12,7 +13,7 @@ from worlds import day_us
 import trimtab as tt
 from trimtab import store
 from trimtab.core.clock import VirtualClock
-from trimtab.core.columns.data import Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
@@ -37,12 +38,14 @@ def faulty(tables: dict[str, Columns]) -> dict[str, Columns]:
     return tables | {"visit": visits.replace({"x": Columns.of({"x": ("float", given)})["x"]})}
 
 
-def replayed(folder: Path, line: Scenario, *, look_every_us: int) -> ReplayResult:
+def replayed(
+    folder: Path, line: Scenario, *, look_every_us: int, tables: dict[str, Columns] | None = None, days: int = DAYS
+) -> ReplayResult:
     with Replay(
         [msgspec.structs.replace(line, main=True)],
-        Recording(faulty(worlds.make(4, days=DAYS, per_day=400)), worlds.SOURCES),
+        Recording(tables or faulty(worlds.make(4, days=DAYS, per_day=400)), worlds.SOURCES),
         folder,
-        ReplaySettings(start_us=day_us(0), until_us=day_us(DAYS), seed=1, look_every_us=look_every_us),
+        ReplaySettings(start_us=day_us(0), until_us=day_us(days), seed=1, look_every_us=look_every_us),
     ) as running:
         return running.run()
 
@@ -85,6 +88,22 @@ def test_rows_of_the_red_window_are_in_no_fit(hourly: tuple[Path, ReplayResult],
     result = replayed(tmp_path, blind, look_every_us=0)
     assert result.lines["weekly"].input_signals == []
     assert not any(manifest.left_out for manifest in worlds.manifests(tmp_path, line))
+
+
+def test_days_whose_labels_came_late_are_learnt_from(tmp_path: Path) -> None:
+    tables = worlds.make(4, days=DAYS, per_day=200)
+    closed_us, line = tables["sales"]["closed_at"].values, Scenario(name="weekly", deployment=worlds.deployed())
+    known_us = np.where((closed_us >= day_us(0)) & (closed_us < day_us(4)), day_us(6), closed_us)
+    late = tables | {"sales": Columns({**tables["sales"].by_name, "_known_at": Column("time", known_us)})}
+    kinds, lost = [], []
+    for days in (6, DAYS):
+        folder = tmp_path / str(days)
+        result = replayed(folder, line, look_every_us=DAY_US, tables=late, days=days)
+        kinds.append([one.kind for one in result.lines["weekly"].input_signals])
+        with store.open(f"sqlite://{folder}/catalog.db", "catalog") as catalog:
+            lost.append("labels_missing" in [one.kind for one in red_windows(catalog, "buyer")])
+    assert "labels_missing" in kinds[0]
+    assert lost == [True, False]
 
 
 def test_the_signals_are_those_of_a_monitor_that_reads_the_log(

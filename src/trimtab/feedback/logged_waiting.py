@@ -9,11 +9,9 @@ import msgspec
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US
-from trimtab.feedback.open_days import AHEAD_US, counts
+from trimtab.feedback.open_days import AHEAD_US, KEPT_US, counts
 from trimtab.serving.log.prediction_log import PredictionLog
 
-# after the wait for a day's labels, its log positions are kept for this long, for late labels
-KEPT_US = 35 * DAY_US
 _CHUNK_ROWS = 20_000
 
 
@@ -34,7 +32,6 @@ class LoggedWaiting:
     Args:
         judged: Returns the table of the predictions that count towards quality.
         extents: Where each day's predictions are in the log, by the day (counted since 1970).
-        open_from_us: The wait for labels of days before this time is over.
     """
 
     def __init__(
@@ -44,13 +41,11 @@ class LoggedWaiting:
         judged: Callable[[Sequence[Prediction]], Columns],
         *,
         extents: Mapping[int, Sequence[Extent]] | None = None,
-        open_from_us: int = -(2**62),
     ) -> None:
         self._predictions = predictions
         self._model = model
         self._judged = judged
         self._extents = {day: list(found) for day, found in (extents or {}).items()}
-        self._open_from_us = open_from_us
         self._reading: list[Extent] = []
 
     @property
@@ -84,11 +79,10 @@ class LoggedWaiting:
                     yield table if here.all() else table.take(here)
 
     def drop(self, until_us: int) -> None:
-        self._open_from_us = until_us
         self._extents = {day: found for day, found in self._extents.items() if (day + 1) * DAY_US > until_us - KEPT_US}
 
     def first_us(self) -> int | None:
-        return min((day * DAY_US for day in self._extents if day * DAY_US >= self._open_from_us), default=None)
+        return min((day * DAY_US for day in self._extents), default=None)
 
     def _chunks(self, extents: Iterable[Extent]) -> Iterator[Columns]:
         held: list[Prediction] = []

@@ -22,6 +22,9 @@ from trimtab.serving.answer.answering import PAST
 from trimtab.stats.metrics.losses import Loss
 
 AHEAD_US = 36 * HOUR_US  # the largest age of a prediction that was computed in advance, as in `ServedModel`
+# after the wait for a day's labels, its predictions, or their positions in the log, are kept for this long, for late
+# labels
+KEPT_US = 35 * DAY_US
 MOST_SLICES = 200  # a column with more values on a day has no slices on that day
 _PART_ROWS = 10_000
 # columns of predictions that are not needed to compute quality
@@ -40,7 +43,7 @@ class Waiting(Protocol):
         ...
 
     def drop(self, until_us: int) -> None:
-        """Drop the predictions before a time, at once or some weeks later."""
+        """Drop the predictions of days that ended `KEPT_US` before a time or earlier."""
         ...
 
     def first_us(self) -> int | None:
@@ -76,7 +79,7 @@ class InMemory:
                 yield part if here.all() else part.take(here)
 
     def drop(self, until_us: int) -> None:
-        kept = [(part, part["at"].values >= until_us) for part in self.parts]
+        kept = [(part, part["at"].values >= until_us - KEPT_US) for part in self.parts]
         self.parts = [part if here.all() else part.take(here) for part, here in kept if here.any()]
 
     def first_us(self) -> int | None:
@@ -128,11 +131,11 @@ class OpenDays:
         until_us = self._outcomes.closed_until(now_us)
         if until_us <= self.closed_until_us:
             return []
-        self.closed_until_us = until_us
+        since_us, self.closed_until_us = self.closed_until_us, until_us
         first_us = self._waiting.first_us()
         days: list[DayBlocks] = []
         if first_us is not None:
-            for day_us in range(first_us // DAY_US * DAY_US, until_us, DAY_US):
+            for day_us in range(max(first_us, since_us) // DAY_US * DAY_US, until_us, DAY_US):
                 days += self._blocks(day_us)
         self._waiting.drop(until_us)
         return days

@@ -199,7 +199,6 @@ class Loop:
                 self._model.name,
                 lambda predictions: judged_table(self._outcomes, self._model.name, predictions),
                 extents=self._reached.extents,
-                open_from_us=self._reached.closed_until_us,
             )
         waiting: Waiting | None = self._logged
         self._days = OpenDays(
@@ -231,11 +230,9 @@ class Loop:
 
     def _amended(self, from_us: int, until_us: int, now_us: int) -> list[DayBlocks]:
         """Return earlier closed days whose labels have changed since, with the labels known now."""
-        if self._logged is None:
-            return []
         found: list[DayBlocks] = []
         since_us = until_us - DAY_US * AMENDED_AFTER[-1]
-        closed = range(max(from_us, since_us), until_us, DAY_US)
+        closed = range(max(from_us, since_us) if self._logged else until_us, until_us, DAY_US)  # none in a replay
         due = {day_us - age * DAY_US for day_us in closed for age in AMENDED_AFTER}
         due.update(
             days_with_missing_labels(self._catalog, self._model.name, since_us=until_us - _REREAD_US, until_us=until_us)

@@ -16,7 +16,7 @@ from trimtab.app.project import Project
 from trimtab.app.replay import replaying
 from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.simulation.results import ReplayResult
 from trimtab.store.file_lock import FileLock
@@ -164,6 +164,15 @@ def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(
     assert acts[2] == 1
     with pytest.raises(Misuse, match="both lines and policies"):
         project.simulate(lines=["never"], policies=words)
+    with pytest.raises(Misuse, match="both lines and model"):
+        project.simulate(lines=["never"], model="buyer")
+    with pytest.raises(NotFound, match="nosuch"):
+        project.simulate(model="nosuch")
+    with pytest.raises(Misuse, match="found seed=-1"):
+        project.simulate(seed=-1)
+    for made in (None, "history=30 days=21 per_day=60"):
+        with pytest.raises(Misuse, match="is not before the end"):
+            project.simulate(start=LATER_US, until=START_US, stream=made)
     project.close()
     monkeypatch.chdir(project.config.folder)
     given = [part for word in words for part in ("--policy", word)]

@@ -1058,7 +1058,7 @@ class Project(ProjectRows):
         """Replay the ingested history in virtual time under several policies. The project's state stays as it is.
 
         Args:
-            lines: Scenarios of [demo]; default: all. Without [demo]: "project" (as declared), "never" (no retraining).
+            lines: Scenarios of [demo]; default: all. Without [demo] or with `model`: "project" (as declared), "never".
             policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
                 "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas in between.
             model: The deployment whose policy is replaced; default: the only one.

@@ -13,7 +13,7 @@ import numpy as np
 
 from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests, ingested_requests
 from trimtab.app.replay.beginnings import Starts, check_judged, check_labels, last_request, recording_end, starts
-from trimtab.app.replay.scenarios import scenario_settings, scenarios_of, scenarios_of_policies
+from trimtab.app.replay.scenarios import USUAL, scenario_settings, scenarios_of, scenarios_of_policies
 from trimtab.app.system import System
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
@@ -48,18 +48,22 @@ def simulate_project(
     progress: Callable[[int, int], object] | None,
 ) -> ReplayResult:
     """Replay the recorded history of a project; see `Project.simulate`."""
-    if policies is not None and lines is not None:
+    if lines is not None and (policies is not None or model is not None):
+        other = "model" if policies is None else "policies"
         raise Misuse(
-            "simulate: both lines and policies are given. Give `lines` (the names of scenarios in section [demo] of "
-            "trimtab.toml) or `policies`, not both."
+            f"simulate: both lines and {other} are given. Give `lines` (the names of scenarios in section [demo] of "
+            f"trimtab.toml) or `{other}`, not both."
         )
     if isinstance(policies, str):
         policies = policies.split(",")
-    if policies is None:
+    if policies is None and model is None:
         chosen = scenarios_of(system.definitions, scenario_settings(system.config, lines))
     else:
-        chosen = scenarios_of_policies(system.definitions, policies, model, system.config.folder)
+        usual = [one.policy for one in USUAL]
+        chosen = scenarios_of_policies(system.definitions, policies or usual, model, system.config.folder)
     used = system.config.seed if seed is None else seed
+    if used < 0:
+        raise Misuse(f"simulate: found seed={used}, needed a whole number of 0 or more.")
     if stream is None:
         tables, from_us = _history(system, chosen)
         check_labels(chosen, tables)
@@ -72,7 +76,10 @@ def simulate_project(
         until_us = made.until_us if until is None else given_time_us(until, "until", system.clock)
         ended_us = None
     if not begin.at_us[-1] < until_us:
-        raise NotFound(f"simulate: nothing lies between {format_time(begin.at_us[-1])} and {format_time(until_us)}.")
+        raise Misuse(
+            f"simulate: the start {format_time(begin.at_us[-1])} is not before the end {format_time(until_us)}. Give "
+            "an earlier start (--start) or a later end (--until)."
+        )
 
     def show(at: Progress) -> None:
         if progress is not None:
@@ -146,7 +153,8 @@ def _times(
             f"simulate: a replay from {format_time(start_us)} needs events that were removed ([retention]). "
             f"Start at {format_time(from_us)} or later (--start)."
         )
-    check_judged(chosen, asked_us, (start_us, until_us), ended_us)
+    if start_us < until_us:  # otherwise refused by the caller
+        check_judged(chosen, asked_us, (start_us, until_us), ended_us)
     return Starts((start_us,)), until_us, ended_us
 
 

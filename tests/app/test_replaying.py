@@ -173,6 +173,10 @@ def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(
     for made in (None, "history=30 days=21 per_day=60"):
         with pytest.raises(Misuse, match="is not before the end"):
             project.simulate(start=LATER_US, until=START_US, stream=made)
+    for kind, at_us in (("outage", shop.NOW_US), ("freeze", START_US - 2 * DAY_US)):
+        fault = {"kind": kind, "start": at_us, "end": at_us + DAY_US, "source": "sales" if kind == "outage" else ""}
+        with pytest.raises(Misuse, match=f"the fault {kind}.* is outside of the replayed time"):
+            project.simulate(faults=[fault], start=START_US, until=shop.NOW_US)
     project.close()
     monkeypatch.chdir(project.config.folder)
     given = [part for word in words for part in ("--policy", word)]
@@ -188,7 +192,7 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     project.close()
     monkeypatch.chdir(folder)
     (folder / "faults.csv").write_text(
-        "kind,start,end,source,column,size\nnull_column,2024-02-20,2024-02-22,,x,\nrestart,2024-02-25,,,,\n"
+        "kind,start,end,source,column,size\nnull_column,2024-02-20,2024-02-22,,x,\nrestart,2024-02-20T12:00Z,,,,\n"
     )
     words = ["simulate", "--model", "buyer", "--policy", "ungated 7d", "--policy", "never", "--seed", "3"]
     words += ["--stream", "history=30 days=21 per_day=60 concept=10", "--faults", "faults.csv"]

@@ -117,13 +117,21 @@ def test_faults_are_read_from_files_and_tables(tmp_path: Path) -> None:
     ):
         with pytest.raises(Misuse, match=said):
             read_faults([wrong])
-    tables = worlds.make(2, days=1, per_day=10)
+    tables = worlds.make(2, days=4, per_day=10)
     with pytest.raises(NotFound, match="no source 'rain'"):
         put(tables, "outage", source="rain")
     with pytest.raises(NotFound, match="no column 'y'"):
         put(tables, "null_column", column="y")
     with pytest.raises(Misuse, match="only the unit of a column of floats"):
         put(tables, "unit_change", column="site")
+    with pytest.raises(Misuse, match="to 2020-02-06T00:00 has no effect: 'readings' has no event"):
+        put({**tables, "readings": tables["readings"].take(slice(0, 5))}, "outage", source="readings")
+    for size in (0, 1, float("nan")):
+        with pytest.raises(Misuse, match="Give a finite factor other than 0 and 1"):
+            fault("unit_change", START_US, END_US, column="x", size=size)
+    file.write_text("kind,start,end\n")
+    with pytest.raises(Misuse, match=r"holds no fault. Give a line for each, under kind,start,end"):
+        read_faults(file)
     with pytest.raises(Misuse, match="is the time or the key"):
         put(tables, "null_column", column="at")
 

@@ -100,6 +100,8 @@ def fault(
         raise Misuse(f"fault {kind!r}: size={size:g} is no share of the rows. Give a number above 0 and at most 1.")
     if kind == "slow_model" and size is not None and not 1.0 < size < math.inf:
         raise Misuse(f"fault {kind!r}: size={size:g}. Give how many times as long an answer takes, above 1.")
+    if kind == "unit_change" and size is not None and (size in (0.0, 1.0) or not math.isfinite(size)):
+        raise Misuse(f"fault {kind!r}: size={size:g}. Give a finite factor other than 0 and 1.")
     return Fault(kind=kind, start_us=start_us, end_us=end_us, source=source, column=column, size=size)
 
 
@@ -112,7 +114,7 @@ def read_faults(given: str | Path | Columns | Sequence[Fault | Mapping[str, Any]
 
     Raises:
         NotFound: The file does not exist.
-        Misuse: A column or a value is not valid; the message names the row.
+        Misuse: A column or a value is not valid (the message names the row), or the file holds no fault.
     """
     rows: Sequence[Fault | Mapping[str, Any]]
     if isinstance(given, str | Path):
@@ -121,6 +123,8 @@ def read_faults(given: str | Path | Columns | Sequence[Fault | Mapping[str, Any]
                 rows = list(csv.DictReader(file))
         except OSError as error:
             raise NotFound(f"faults: {given} cannot be read: {error}") from error
+        if not rows:
+            raise Misuse(f"faults: {given} holds no fault. Give a line for each, under {','.join(_FIELDS)}.")
     elif isinstance(given, Columns):
         rows = given.to_rows()
     else:

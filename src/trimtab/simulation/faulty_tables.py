@@ -15,7 +15,7 @@ from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Label
-from trimtab.simulation.faults import OF_DATA, Fault
+from trimtab.simulation.faults import OF_DATA, Fault, in_words
 from trimtab.training.definitions import Model
 
 _LATE_H = 24.0
@@ -35,7 +35,8 @@ def with_faults(
 
     Raises:
         NotFound: A source or a column does not exist.
-        Misuse: A fault does not fit a column, such as a change of units for a column of texts.
+        Misuse: A fault does not fit a column, such as a change of units for a column of texts; or its source has no
+            event in its time.
     """
     found, by_name = dict(tables), {one.name: one for one in sources}
     for one in faults:
@@ -51,6 +52,9 @@ def with_faults(
         source, table = by_name[name], found[name]
         times = table[source.time]
         rows = times.present() & (times.values >= one.start_us) & (times.values < one.end_us)
+        at_us = tables[name][source.time].values
+        if not ((at_us >= one.start_us) & (at_us < one.end_us)).any():
+            raise Misuse(f"fault {in_words([one])[0]} has no effect: {name!r} has no event in this time.")
         found[name] = _CHANGES[one.kind](table, source, one, rows, model)
     return found
 

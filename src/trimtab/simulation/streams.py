@@ -153,7 +153,7 @@ def stream(
 
     Raises:
         Misuse: A weight belongs to no column, the label cannot be generated (its value must be a column, or a
-            comparison of a column with a number), or a time or share is out of range.
+            comparison of a column with a number), or a time or share is out of range, or a shift begins too late.
     """
     plan = _Plan(model, weights)
     least_us, most_us = (duration_us(one) for one in delay)
@@ -162,6 +162,9 @@ def stream(
             f"stream: history={history}, days={days}, per_day={per_day}, missing={missing}, delay={delay}. history, "
             "days, per_day and both delays must be above 0, delays in rising order, and missing from 0 to below 1."
         )
+    for one in shifts:
+        if one.day >= days:
+            raise Misuse(f"stream: the {one.kind} shift of day {one.day:g} begins after the last of days={days}.")
     rng = np.random.default_rng(seed)
     begin_us = parse_time_us(start) // DAY_US * DAY_US
     spans = history + days

@@ -22,7 +22,7 @@ from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Source
 from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
-from trimtab.simulation.faults import Fault, read_faults
+from trimtab.simulation.faults import OF_LOOP, Fault, in_words, read_faults
 from trimtab.simulation.policies import Policy
 from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
@@ -80,6 +80,11 @@ def simulate_project(
             f"simulate: the start {format_time(begin.at_us[-1])} is not before the end {format_time(until_us)}. Give "
             "an earlier start (--start) or a later end (--until)."
         )
+    put_in = [] if faults is None else read_faults(faults)
+    for one in put_in:
+        if one.start_us >= until_us or (one.kind in OF_LOOP and one.end_us <= begin.at_us[0]):
+            span = f"{format_time(begin.at_us[0])} to {format_time(until_us)}"
+            raise Misuse(f"simulate: the fault {in_words([one])[0]} is outside of the replayed time, {span}.")
 
     def show(at: Progress) -> None:
         if progress is not None:
@@ -93,7 +98,7 @@ def simulate_project(
                 tables,
                 system.sources,
                 stream=made,
-                faults=[] if faults is None else read_faults(faults),
+                faults=put_in,
                 until_us=ended_us,
             ),
             folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -158,8 +159,25 @@ def test_words_that_name_no_policy_are_refused(tmp_path: Path) -> None:
     assert policies.policy_of("rules.py:mine", tmp_path).name == "mine"
     with pytest.raises(NotFound, match="has no function 'limit'"):
         policies.policy_of("rules.py:limit", tmp_path)
+    (tmp_path / "half.py").write_text("def mine(:\n")
+    with pytest.raises(Misuse, match=r"half.py raised SyntaxError"):
+        policies.policy_of("half.py:mine", tmp_path)
     with pytest.raises(Misuse, match="a name occurs twice"):
         scenarios_of_policies(definitions(), ["never", "never"], None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("decide", "said"),
+    [
+        (lambda standing: {}["x"], "it raised KeyError: 'x'"),
+        (lambda standing: "refit", "it returned 'refit'. Return a"),
+    ],
+)
+def test_a_policy_that_fails_is_named(decide: Any, said: str, tmp_path: Path) -> None:
+    line = Scenario(name="mine", deployment=worlds.deployed(), decide=decide)
+    with pytest.raises(Misuse, match="policy 'mine' at 2020-02-01T00:00:00Z: ") as told:
+        worlds.replay(tmp_path, worlds.make(5, days=3), [line], days=3)
+    assert said in str(told.value)
 
 
 def test_a_learner_has_no_policy_without_a_gate(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def policy_of(text: str, folder: Path) -> Policy:
         folder: The folder to which FILE is relative.
 
     Raises:
-        Misuse: The text is not a policy.
+        Misuse: The text is not a policy, or the file raises an error.
         NotFound: There is no such file or function.
 
     >>> policy_of("30d", Path()).name, policy_of("alarm|30d", Path()).name
@@ -223,7 +223,10 @@ def _of_file(text: str, folder: Path) -> Policy:
     assert spec is not None  # a .py file always has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's file may raise any error
+        raise Misuse(f"policy {text!r}: {file.name} raised {type(error).__name__}: {error}") from error
     found = getattr(module, function, None)
     if isinstance(found, Policy):
         return found

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.core.records import Decision, Prediction, Signal
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, format_time
 from trimtab.registry import Version
 from trimtab.simulation.policies import Decide, Refit, Standing
 from trimtab.simulation.scenarios.rows import Block
@@ -30,12 +30,16 @@ class Ungated:
     """Asks a policy at each midnight whether to refit. If so, fits a new version and puts it in service.
 
     Args:
+        name: The name of the policy, for messages.
         stores: The stores of this scenario, with its versions, the alias `ungated`, and the list of decisions.
     """
 
     alias = ALIAS
 
-    def __init__(self, deployment: Deployment, decide: Decide, recipe: Recipe, shared: Shared, stores: Stores) -> None:
+    def __init__(
+        self, name: str, deployment: Deployment, decide: Decide, recipe: Recipe, shared: Shared, stores: Stores
+    ) -> None:
+        self._name = name
         self._deployment = deployment
         self._decide = decide
         self._recipe = recipe
@@ -64,16 +68,23 @@ class Ungated:
         now_us = self._clock.now_us()
         if self._registry.alias(self._deployment.name, ALIAS) is None:
             return self._fit(Refit(why="There is no version yet."))
-        wanted = self._decide(
-            Standing(
-                now_us=now_us,
-                fitted_us=self._fitted_us,
-                inputs=tuple(self._deployment.model.features.names),
-                learnt=self._learnt,
-                asked=self._inputs,
-                training_set=self._training_set,
-            )
+        standing = Standing(
+            now_us=now_us,
+            fitted_us=self._fitted_us,
+            inputs=tuple(self._deployment.model.features.names),
+            learnt=self._learnt,
+            asked=self._inputs,
+            training_set=self._training_set,
         )
+        said = f"policy {self._name!r} at {format_time(now_us)}"
+        try:
+            wanted = self._decide(standing)
+        except TrimtabError:
+            raise
+        except Exception as error:  # a user's function may raise any error
+            raise Misuse(f"{said}: it raised {type(error).__name__}: {error}") from error
+        if wanted is not None and not isinstance(wanted, Refit):
+            raise Misuse(f"{said}: it returned {wanted!r}. Return a trimtab.simulation.Refit, or None.")
         return [] if wanted is None else self._fit(wanted)
 
     def lack(self) -> str:

@@ -115,7 +115,7 @@ class World:
                 "policy without a gate."
             )
         recipe = self._around(BatchRecipe(deployment.model, seed=self._shared.seed))
-        return Ungated(deployment, decide, recipe, self._shared, self.stores)
+        return Ungated(self.scenario.name, deployment, decide, recipe, self._shared, self.stores)
 
     def _around(self, recipe: Recipe) -> Recipe:
         deployment = self.scenario.deployment

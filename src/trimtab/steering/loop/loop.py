@@ -11,8 +11,8 @@ from trimtab.core.errors import NotFound
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks, day_qualities
-from trimtab.feedback.logged_waiting import KEPT_US, Extent, LoggedWaiting
-from trimtab.feedback.open_days import OpenDays, Waiting, judged_table
+from trimtab.feedback.logged_waiting import Extent, LoggedWaiting
+from trimtab.feedback.open_days import KEPT_US, OpenDays, Waiting, judged_table
 from trimtab.feedback.outcomes import ListColumn, OutcomeJoin
 from trimtab.feedback.slices import RequestSlices
 from trimtab.monitoring.inputs.red_windows import days_with_missing_labels

@@ -12,7 +12,8 @@ from input_world import Shop, World
 
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.monitoring.inputs.checks.labels import incomplete_days
+from trimtab.feedback.blocks import BlockSums
+from trimtab.monitoring.inputs.checks.labels import lacking_days
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.profiles.profile_records import LabelDays
 from trimtab.monitoring.signals import standing_signals
@@ -276,5 +277,9 @@ def test_the_day_after_one_without_half_of_its_labels_is_incomplete_at_half_the_
     labels = LabelDays(
         first_day=0, rows=rows.tobytes(), labelled=(rows * 0.94).astype("<u4").tobytes(), sums=(rows * 0.3).tobytes()
     )
-    days = [(day * DAY_US, 400, missing) for day, missing in enumerate((100, 24, 210, 100, 100, 24, 100))]
-    assert incomplete_days(days, labels) == [2 * DAY_US, 3 * DAY_US, 4 * DAY_US]
+    missing = (100, 24, 210, 100, 100, 24, 100)
+    days = {day * DAY_US: BlockSums(predictions=400, missing=count) for day, count in enumerate(missing)}
+    assert lacking_days("labels_missing", days, labels) == [2 * DAY_US, 3 * DAY_US, 4 * DAY_US]
+    positives = (300.0, 30.0, 270.0, 0.0, 299.0)  # of 300 labels, of which a third is positive on training days
+    days = {day * DAY_US: BlockSums(predictions=400, labelled=300, label=(n,)) for day, n in enumerate(positives)}
+    assert lacking_days("one_class", days, labels) == [0, 3 * DAY_US, 4 * DAY_US]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -174,8 +174,8 @@ def test_days_of_missing_labels_count_again_when_their_labels_have_come(
     ]
     catalog.write(list(store_days(days)))
 
-    def incomplete(found: Sequence[tuple[int, int, int]]) -> list[int]:
-        return [day_us for day_us, predictions, missing in found if missing > 0.2 * predictions]
+    def incomplete(kind: str, found: Mapping[int, BlockSums]) -> list[int]:
+        return [day_us for day_us, one in found.items() if one.missing > 0.2 * one.predictions]
 
     assert with_late_labels(catalog, "m", incomplete, reach=REACH) == []  # the signal stands
     assert days_with_missing_labels(catalog, "m", since_us=0, until_us=6 * DAY_US) == [

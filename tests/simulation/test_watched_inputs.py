@@ -90,10 +90,14 @@ def test_rows_of_the_red_window_are_in_no_fit(hourly: tuple[Path, ReplayResult],
     assert not any(manifest.left_out for manifest in worlds.manifests(tmp_path, line))
 
 
-def test_days_whose_labels_came_late_are_learnt_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["labels_missing", "one_class"])
+def test_days_whose_labels_came_late_are_learnt_from(kind: str, tmp_path: Path) -> None:
     tables = worlds.make(4, days=DAYS, per_day=200)
     closed_us, line = tables["sales"]["closed_at"].values, Scenario(name="weekly", deployment=worlds.deployed())
-    known_us = np.where((closed_us >= day_us(0)) & (closed_us < day_us(4)), day_us(6), closed_us)
+    stops = (closed_us >= day_us(0)) & (closed_us < day_us(4))
+    if kind == "one_class":  # only the labels of what was not sold stop
+        stops &= ~tables["sales"]["bought"].values
+    known_us = np.where(stops, day_us(6), closed_us)
     late = tables | {"sales": Columns({**tables["sales"].by_name, "_known_at": Column("time", known_us)})}
     kinds, lost = [], []
     for days in (6, DAYS):
@@ -101,9 +105,10 @@ def test_days_whose_labels_came_late_are_learnt_from(tmp_path: Path) -> None:
         result = replayed(folder, line, look_every_us=DAY_US, tables=late, days=days)
         kinds.append([one.kind for one in result.lines["weekly"].input_signals])
         with store.open(f"sqlite://{folder}/catalog.db", "catalog") as catalog:
-            lost.append("labels_missing" in [one.kind for one in red_windows(catalog, "buyer")])
-    assert "labels_missing" in kinds[0]
-    assert lost == [True, False]
+            lost.append({one.kind for one in red_windows(catalog, "buyer")} & {"labels_missing", "one_class"})
+    assert kind in kinds[0]
+    assert kind in lost[0]
+    assert lost[1] == set()
 
 
 def test_the_signals_are_those_of_a_monitor_that_reads_the_log(

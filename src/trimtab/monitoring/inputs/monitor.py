@@ -16,7 +16,7 @@ from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.monitoring.inputs.checks.columns import column_findings, lost_columns
 from trimtab.monitoring.inputs.checks.findings import KINDS, LONGEST_H, Finding, Known, found_once
-from trimtab.monitoring.inputs.checks.labels import incomplete_days, label_findings
+from trimtab.monitoring.inputs.checks.labels import label_findings, lacking_days
 from trimtab.monitoring.inputs.checks.shapes import shape_findings
 from trimtab.monitoring.inputs.checks.traffic import KEPT_H, traffic_findings
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged, summarise
@@ -203,8 +203,8 @@ class InputMonitor:
     def _with_late_labels(self) -> _Changes:
         if self._watched.reading is None:
             return []
-        incomplete = partial(incomplete_days, labels=self._watched.reading.layout.profile.labels)
-        return list(with_late_labels(self._catalog, self._model.name, incomplete, reach=self._reach))
+        lacking_of = partial(lacking_days, labels=self._watched.reading.layout.profile.labels)
+        return list(with_late_labels(self._catalog, self._model.name, lacking_of, reach=self._reach))
 
     def _open_hours(self) -> set[int]:
         return {*self._traffic.hours, *self._open}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -10,6 +10,7 @@ from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.feedback.blocks import BlockSums, merged
 from trimtab.monitoring.inputs.checks.file_loads import FILES
 from trimtab.monitoring.inputs.checks.findings import KINDS
 from trimtab.monitoring.inputs.input_state import WatchStore
@@ -22,6 +23,7 @@ KIND = "red_window"
 JOURNAL = "red_windows"  # the journal of all releases
 # signals that are found when a day of labels is closed
 _OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))
+_OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # perhaps only the labels of one class came in time
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _SILENT = frozenset(("feed_stopped", "feed_late"))  # the events that came are right, and the missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
@@ -221,22 +223,22 @@ def window_changes(
 
 
 def with_late_labels(
-    catalog: Catalog, model: str, incomplete: Callable[[Sequence[tuple[int, int, int]]], list[int]], *, reach: Reach
+    catalog: Catalog, model: str, lacking_of: Callable[[str, Mapping[int, BlockSums]], list[int]], *, reach: Reach
 ) -> list[Put | Remove]:
     """Return the changes that shorten or remove red windows of missing labels, if these labels came later. # D0185
 
-    `incomplete` gets for each day its beginning, and the numbers of predictions and of missing labels. It returns the
-    days on which too many labels are still missing.
+    `lacking_of` gets the kind of a window, and the sums of each of its days by the beginning of the day. It returns the
+    days on which labels are still missing.
     """
     changes: list[Put | Remove] = []
     for window, record in _missing_labels(catalog, model):
         if window.end_us is None:
             continue
-        days: dict[int, tuple[int, int]] = {}
+        parts: dict[int, list[BlockSums]] = {}
         for one in stored_sums(catalog, model, range(window.start_us // DAY_US * DAY_US, window.end_us, DAY_US)):
-            now, before = one.amended or one.whole, days.get(one.day_us, (0, 0))
-            days[one.day_us] = before[0] + now.predictions, before[1] + now.missing
-        lacking = incomplete([(day_us, *counts) for day_us, counts in sorted(days.items())])
+            parts.setdefault(one.day_us, []).append(one.amended or one.whole)
+        days = {day_us: merged(blocks) for day_us, blocks in sorted(parts.items())}
+        lacking = lacking_of(window.kind, days)
         if not lacking and days:
             changes.append(Remove(KIND, record.key, expected=record.revision))
         elif lacking:
@@ -258,6 +260,6 @@ def days_with_missing_labels(catalog: Catalog, model: str, *, since_us: int, unt
 
 
 def _missing_labels(catalog: Catalog, model: str) -> list[tuple[RedWindow, Record]]:
-    """Return the red windows of missing labels that were not released, with their records."""
+    """Return the red windows that may end with late labels and were not released, with their records."""
     found = [(msgspec.json.decode(one.body, type=RedWindow), one) for one in catalog.find(KIND, f"{model}/")]
-    return [one for one in found if one[0].kind == "labels_missing" and one[0].released_why is None]
+    return [one for one in found if one[0].kind in _OF_LATE_LABELS and one[0].released_why is None]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US, format_time
+from trimtab.feedback.blocks import BlockSums
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
+from trimtab.stats.exact_sums import rounded
 
 _ROWS = 40  # days with fewer rows are not checked
 # by how much the share of missing labels must exceed the normal share: on two of three days, or on the newest day alone
@@ -92,15 +94,28 @@ def _incomplete(days: Sequence[tuple[int, int, int]], high: float) -> list[int]:
     return found
 
 
-def incomplete_days(days: Sequence[tuple[int, int, int]], labels: LabelDays) -> list[int]:
-    """Return the days on which too many labels are missing, by the same limit as in `label_findings`.
+def lacking_days(kind: str, days: Mapping[int, BlockSums], labels: LabelDays) -> list[int]:
+    """Return the days on which labels are missing, by the limits of `label_findings`.
 
-    `days` has for each day its beginning, and the numbers of predictions and of missing labels.
+    With the kind "labels_missing", too many labels are missing; with "one_class", nearly all are of one class.
+
+    Args:
+        days: The sums of each day, by the day's beginning, oldest first.
     """
-    rows, labelled, _ = labels.columns
+    rows, labelled, sums = labels.columns
+    if kind == "one_class":
+        enough = labelled >= _ROWS / 2
+        low, _, high = _trimmed((sums / np.maximum(labelled, 1))[enough]) if enough.any() else (1.0, 1.0, 0.0)
+        rarer = {day_us: _rarer(rounded(one.label) / max(one.labelled, 1), low, high) for day_us, one in days.items()}
+        return [day_us for day_us, (rare, least) in rarer.items() if rare <= least / _NEARLY]
     full = rows >= _ROWS / 2
     high = _trimmed((1.0 - labelled / np.maximum(rows, 1))[full])[2] if full.any() else 0.0
-    return _incomplete(days, high)
+    return _incomplete([(day_us, one.predictions, one.missing) for day_us, one in days.items()], high)
+
+
+def _rarer(share: float, low: float, high: float) -> tuple[float, float]:
+    """Return the share of the rarer class, and the smallest share that it had on training days."""
+    return (share, low) if share < 0.5 else (1.0 - share, 1.0 - high)
 
 
 def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Finding]:
@@ -112,7 +127,7 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
     evidence = {"share": share, "usual": middle, "score": score, "labels": float(day.labelled)}
     usual = f"normal is {percent(middle)} ({percent(low)} to {percent(high)})"
     said = f"Labels: {percent(share)} of the {day.labelled:,} labels of {_day(day)} are positive; {usual}"
-    rare, least = (share, low) if share < 0.5 else (1.0 - share, 1.0 - high)
+    rare, least = _rarer(share, low, high)
     if (
         rare <= least / _NEARLY
         and evidence_above(round((1.0 - rare) * day.labelled), day.labelled, 1 - least) >= ENOUGH

@@ -40,6 +40,8 @@ def compared(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Co
     with shop.opened(folder) as project:
         _changed(folder, project, _WIDER, ('{"x": tt.col("x"),', '{"x": tt.col("x"), "x2": tt.col("x") * 2.0,'))
     with shop.opened(folder, shop.NOW_US + DAY_US) as project:
+        # a label that did not come with the file: since then, labels are complete up to now
+        project.push("sales", [{"visit_id": "other", "site": "north", "bought": True, "closed_at": shop.NOW_US}])
         project.train("buyer")
         return project.compare("buyer@2", "buyer@3", window="10d")
 

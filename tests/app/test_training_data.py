@@ -28,6 +28,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.parts import loaded_frames, parted_views
+from trimtab.steering.candidates.windows import labelled_until
 from trimtab.training.data.sets import TrainingSet
 
 
@@ -237,3 +238,27 @@ def test_the_prediction_log_is_read_once_for_the_pin_of_a_set_and_the_set(
         assert sum(begun) == 1
         data.training_set(model, cut_us=shop.NOW_US)  # of a set that was not pinned it is read anew
         assert sum(begun) == 2
+
+
+def test_labels_after_the_end_of_their_file_are_waited_for_however_late_it_is(tmp_path: Path) -> None:
+    """Positives come after an hour and negatives after two days, so the newest days of the file have only positives."""
+    with shop.opened(shop.write_project(tmp_path / "shop"), shop.NOW_US + 60 * DAY_US) as project:
+        at_us = np.arange(shop.BEGIN_US, shop.NOW_US, 2 * HOUR_US)
+        bought = np.random.default_rng(1).random(at_us.size) < 0.5
+        closed_us = at_us + np.where(bought, HOUR_US, 2 * DAY_US)
+        visits = [shop.visit(f"n{n}", int(us)) for n, us in enumerate(at_us)]
+        sales = [
+            {"visit_id": f"n{n}", "site": "north", "bought": bool(bought[n]), "closed_at": int(closed_us[n])}
+            for n in np.flatnonzero(closed_us < shop.NOW_US).tolist()
+        ]
+        project.ingestor.push("visit", visits, history=True)
+        project.ingestor.push("sales", sales, history=True)
+        found = training_set(project, project.clock.now_us())
+        assert found.manifest.labels_until_us == shop.NOW_US
+        np.testing.assert_array_equal(found.usable, (at_us <= shop.NOW_US - 2 * DAY_US) & (closed_us < shop.NOW_US))
+        assert labelled_until(found) == shop.NOW_US - 2 * DAY_US
+        assert training_set(project, found.manifest.cut_us).manifest == found.manifest
+        shop.move(project, DAY_US)
+        assert training_set(project, project.clock.now_us()).manifest == found.manifest
+        project.push("sales", [{**sales[-1], "visit_id": "live", "closed_at": project.clock.now_us()}])
+        assert training_set(project, project.clock.now_us()).manifest.complete_us is msgspec.UNSET

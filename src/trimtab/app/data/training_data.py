@@ -123,6 +123,7 @@ class LivingData:
                 hindsight=chosen.hindsight(model, opened.frames[model.request.name], cut_us),
                 origins=chosen.origins,
                 left_out=self.left_out(model, cut_us),
+                complete_us=labels_complete_until(opened.frames[model.label.source.name], cut_us),
             )
             return msgspec.structs.replace(found, answers=LoggedAnswers.of(chosen.rows)) if answers else found
 
@@ -268,6 +269,19 @@ def _answered_in_time(
 
 def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArray[Any]]:
     return decode_requests(model.request, [p.request for p in rows]), np.array([p.at_us for p in rows], np.int64)
+
+
+def labels_complete_until(frame: EventFrame, cut_us: int) -> int:
+    """Return the time up to which the events of labels are complete, at most `cut_us`.
+
+    If the newest event known at `cut_us` was loaded with a file of history, this is the end of the event's day, because
+    later labels are not in the file. Otherwise, it is `cut_us`.
+    """
+    known = np.flatnonzero(frame.known_at_us <= cut_us)
+    if frame.loaded_h is None or not known.size:
+        return cut_us
+    newest = known[int(frame.known_at_us[known].argmax())]
+    return min(cut_us, (int(frame.known_at_us[newest]) // DAY_US + 1) * DAY_US) if frame.loaded_h[newest] else cut_us
 
 
 def settled_cut(model: Model, frames: Mapping[str, EventFrame], at_us: NDArray[Any], cut_us: int) -> int:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.app.data.training_data import labels_complete_until
 from trimtab.app.features.feature_runs import run_of_model
 from trimtab.app.state.documents import Part, expression_words, part_differences, phrase_of, words_of
 from trimtab.app.state.retention_needs import features_from_us, labels_from_us
@@ -215,8 +216,9 @@ def _labelled(system: System, model: Model, versions: tuple[Version, Version], w
         labels = LabelIndex(model.label)
         labels.update(opened.frames[model.label.source.name])
         found = labels.join(requests[model.request.key].to_list(), at_us, now_us)
+        complete_us = labels_complete_until(opened.frames[model.label.source.name], now_us)
     there = np.isin(found.state, (LABELLED, LATE)) & np.isfinite(found.values)
-    there &= (at_us <= model.label.final_until(now_us)) & (at_us >= from_us)
+    there &= (at_us <= model.label.final_until(complete_us)) & (at_us >= from_us)
     lists = numbered_lists(requests, model.group) if model.task == "ranking" else None
     there = there if lists is None else whole_lists(lists, there)
     if not there.any():

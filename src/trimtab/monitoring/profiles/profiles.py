@@ -68,7 +68,7 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 
 
 def _label_days(training_set: TrainingSet) -> LabelDays:
-    final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.cut_us)
+    final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.labels_until_us)
     newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-DAY_US)
     # days after the newest label are left out, because their labels may not have arrived yet
     final &= training_set.at_us // DAY_US <= newest_us // DAY_US

@@ -190,7 +190,8 @@ class Comparisons:
         except NotFound:  # no request came since then
             return (), since_us
         too_new_us = [one.start_us for one in training_set.manifest.left_out or () if one.end_us is None]
-        until_us = min([model.label.closed_until(cut_us), *too_new_us]) // DAY_US * DAY_US
+        closed_us = model.label.closed_until(training_set.manifest.complete_us or cut_us)
+        until_us = min([closed_us, *too_new_us]) // DAY_US * DAY_US
         begun_us = training_set.begun_us
         rows = training_set.usable & (begun_us >= since_us) & (begun_us < until_us)
         if not rows.any():

@@ -47,7 +47,7 @@ def judging_window(training_set: TrainingSet, window_us: int, unseen_from_us: in
 
 def labelled_until(training_set: TrainingSet) -> int:
     """Return the end of the newest closed day with labels or, if there is none, of the newest closed day."""
-    closed_us = training_set.manifest.closed_until(training_set.manifest.cut_us)
+    closed_us = training_set.manifest.closed_until(training_set.manifest.labels_until_us)
     begun_us = training_set.begun_us
     labelled = begun_us[training_set.usable & (begun_us < closed_us)]
     return int(labelled.max()) // DAY_US * DAY_US + DAY_US if labelled.size else closed_us
@@ -70,21 +70,24 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
 
     `seen` is inserted into the sentence. It begins with a comma, and says which data a version has learnt from already.
     """
-    labelled = training_set.at_us[training_set.usable]
+    labelled, manifest, ends = training_set.at_us[training_set.usable], training_set.manifest, ""
+    if manifest.complete_us is not msgspec.UNSET:
+        ended, last = day_of(manifest.complete_us - 1), day_of(manifest.final_until(manifest.complete_us) - 1)
+        ends = f" The file of labels ends on {ended}, so labels of requests after {last} are not final."
     if not labelled.size:
-        states = ", ".join(f"{n} {state}" for state, n in training_set.manifest.by_state.items())
-        lists = training_set.manifest.lists
+        states = ", ".join(f"{n} {state}" for state, n in manifest.by_state.items())
+        lists = manifest.lists
         states += "" if lists is msgspec.UNSET else f"; {lists.text}"
         return (
             f"None of {training_set.rows} requests has a label that is final ({states}). A label is final "
-            f"{format_duration(training_set.manifest.wait_us)} (the label's wait) after its request. "
-            "Load labels, or wait."
+            f"{format_duration(manifest.wait_us)} (the label's wait) after its request. "
+            f"Load labels, or wait.{ends}"
         )
     if window.end_us - window.start_us < LEAST_WINDOW_US:
         return (
             f"The newest labels are of {day_of(int(labelled.max()))}{seen}: there are "
             f"{days_of(window.end_us - window.start_us)} to judge on, and {LEAST_WINDOW} are needed. "
-            "Load labels, or wait for more."
+            f"Load labels, or wait for more.{ends}"
         )
     return None
 
@@ -139,7 +142,7 @@ def excluded_days(training_set: TrainingSet, model: str) -> str:
     if not faulty:
         return ""
     manifest, at_us, begun_us = training_set.manifest, training_set.at_us, training_set.begun_us
-    final = np.isfinite(training_set.target) & (at_us <= manifest.final_until(manifest.cut_us))
+    final = np.isfinite(training_set.target) & (at_us <= manifest.final_until(manifest.labels_until_us))
     out = np.unique(begun_us[final & np.any([one.covers(at_us) for one in faulty], axis=0)] // DAY_US)
     if not out.size:
         return ""

@@ -79,6 +79,13 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # only set for rankings
     left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # unset if nothing is left out
     parquet: str | None = None  # the hash of the blob with the rows, if they are stored
+    # only set if labels are complete up to an earlier time than the cut, at which the file that they come from ended
+    complete_us: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def labels_until_us(self) -> int:
+        """The time up to which labels are complete. A label is final if the wait for it ended before this time."""
+        return self.cut_us if self.complete_us is msgspec.UNSET else self.complete_us
 
 
 class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -113,7 +120,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """Which rows can be learnt from: those whose label is final, because the wait for it ended before the cut.
+        """Which rows can be learnt from: those whose label is final; see `Manifest.labels_until_us`.
 
         A label that arrives early does not make its row usable, because rows with early labels would then be too
         frequent. In a ranking, a row is only usable if all rows of its list are. Rows in left-out intervals are not
@@ -128,7 +135,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def _final(self) -> NDArray[np.bool_]:
         """Return which rows have a final label."""
         there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
-        return there & (self.at_us <= self.manifest.final_until(self.manifest.cut_us))
+        return there & (self.at_us <= self.manifest.final_until(self.manifest.labels_until_us))
 
     @property
     def begun_us(self) -> NDArray[np.int64]:
@@ -232,10 +239,12 @@ def assemble(
     hindsight: Mapping[str, RetroactiveChange] | None = None,
     origins: Mapping[str, int] | None = None,
     left_out: Sequence[LeftOut] = (),
+    complete_us: int | None = None,
 ) -> TrainingSet:
     """Build a training set from given feature values and labels, such as those of logged predictions.
 
-    Rows in the intervals `left_out` stay in the set and are counted, but are not used.
+    Rows in the intervals `left_out` stay in the set and are counted, but are not used. Labels are complete up to
+    `complete_us` (None: up to the cut).
 
     Raises:
         Misuse: The parts have different lengths, or the features are not those of the model.
@@ -270,6 +279,7 @@ def assemble(
             data_hash="",
             hindsight=dict(hindsight or {}),
             origins=dict(origins or {}),
+            complete_us=msgspec.UNSET if complete_us is None or complete_us >= cut_us else complete_us,
         ),
         keys=requests[model.request.key],
         requests=requests,

@@ -33,7 +33,7 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
     Raises:
         Misuse: One of the sides has no rows.
     """
-    end_us = training_set.manifest.final_until(training_set.manifest.cut_us) + 1
+    end_us = training_set.manifest.final_until(training_set.manifest.labels_until_us) + 1
     start_us = end_us - holdout_us
     begun_us = training_set.begun_us  # whole lists are on one side
     holdout = training_set.usable & (begun_us >= start_us) & (begun_us < end_us)

@@ -453,6 +453,13 @@ def test_nobody_trains_or_approves_while_a_candidate_waits_or_automation_is_froz
     assert later(rig, 0) == ["expire"]
 
 
+def test_a_person_may_reject_the_waiting_candidate_while_automation_is_frozen(catalog: Catalog) -> None:
+    rig = asked(catalog, [True])
+    freeze(catalog)
+    assert [d.act for d in rig.controller.reject("Ada", "It is not needed any more.")] == ["reject"]
+    assert (rig.controller.state.phase, rig.bench.in_service) == ("idle", None)
+
+
 @pytest.mark.parametrize("step", ["before the alias moves", "after the alias moved"])
 def test_a_crash_after_an_approval_is_finished_by_the_next_tick(catalog: Catalog, step: str) -> None:
     rig = asked(catalog, [True])

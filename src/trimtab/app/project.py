@@ -949,7 +949,7 @@ class Project(ProjectRows):
         Raises:
             NotFound: There is no such deployment.
             Misuse: No reason is given; or several candidates wait and no deployment is named.
-            Conflict: As for `approve`, unless the candidate is in its rollout.
+            Conflict: As for `approve`, except for a freeze; in its rollout, a candidate can always be rejected.
         """
         from trimtab.app.training.resolve_deployment import waiting
 

@@ -241,8 +241,8 @@ class DeploymentLoop:
 
         Raises:
             Misuse: No reason is given.
-            Conflict: No candidate waits, its time has run out, the champion has changed, automation is frozen, or
-                another process is using the loop.
+            Conflict: No candidate waits, its time has run out, the champion has changed, automation is frozen (only
+                for "approve"), or another process is using the loop.
         """
         with self._turn(what) as mine:
             if not mine:

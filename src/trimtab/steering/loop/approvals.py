@@ -27,11 +27,10 @@ class Approvals:
         """Return the candidate that waits for approval and can still take over. `what` begins error messages.
 
         Raises:
-            Conflict: No candidate waits, its time is over, the champion has changed, or automation is frozen.
+            Conflict: No candidate waits, its time is over, or the champion has changed.
         """
         if self._record.state.phase != APPROVAL:
             raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")
-        self._record.check_frozen()
         dropped = self.drop_unanswered()
         if dropped:
             raise Conflict(f"{what}: {dropped[-1].cause} The candidate was dropped; train another one.")

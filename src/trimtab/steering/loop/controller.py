@@ -251,6 +251,7 @@ class Controller:
                 or automation is frozen. A candidate that can never take over is dropped, and the ledger records this.
         """
         self.finish()
+        self.check_frozen()
         repair = self._approvals.waiting(f"approve {self._deployment.name!r}")
         gate = {"gate": repair.gate.id}
         entry = self._record.entry(
@@ -264,7 +265,7 @@ class Controller:
 
         Raises:
             Misuse: `why` gives no reason.
-            Conflict: As in `approve`.
+            Conflict: As in `approve`, but a freeze does not matter.
         """
         what = f"reject {self._deployment.name!r}"
         if not why.strip():

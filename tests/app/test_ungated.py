@@ -93,3 +93,23 @@ def test_a_repair_that_was_asked_for_over_http_is_made_by_the_next_tick_in_the_n
         assert (row.act, row.actor) == ("trigger", "ada")
         assert row.cause == "Requested over HTTP by ada: Prices changed today."
         assert project.tick() == []
+
+
+def test_a_freeze_and_a_requested_repair_are_shown_on_the_page_and_in_the_stages(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        models = ProjectModels(project)
+        before, page = models.stages("buyer")[0].said, models.page("buyer")
+        assert "frozen" not in page
+        models.ask_repair("buyer", AskRepair(why="Prices changed today."), actor="ada")
+        requested = f"ada has requested a repair over HTTP (Prices changed today.). {before}"
+        assert models.stages("buyer")[0].said == requested
+        project.freeze("A storm is coming.")
+        frozen = "Automation is frozen (A storm is coming.), so nothing goes on until: trimtab unfreeze."
+        assert models.stages("buyer")[0].said == f"{frozen} {requested}"
+        page = models.page("buyer")
+        assert "Automation is frozen (A storm is coming.): nothing is trained or promoted" in page
+        assert ">freeze</td>" in page
+        project.unfreeze("It has passed.")
+        assert "Automation is frozen" not in models.page("buyer")
+        assert [decision.act for decision in project.tick()] == ["trigger"]
+        assert "over HTTP (" not in models.stages("buyer")[0].said

@@ -16,7 +16,8 @@ from trimtab.app.training.searches import with_chosen
 from trimtab.features.stored import with_sources
 from trimtab.monitoring.inputs.red_windows import left_out
 from trimtab.steering.loop.stages import Stage, stages
-from trimtab.steering.loop_state import loop_state
+from trimtab.steering.loop_state import FREEZE, REQUEST, Requested, loop_state
+from trimtab.store.ports import read_record
 from trimtab.training.definitions import Model
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
     """Return the stages of a deployment's present repair, or else of the next one, and later ones; see `stages`."""
-    deployment = system.definitions.deployment(model)
-    return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
+    deployment, catalog = system.definitions.deployment(model), system.state.catalog
+    state, frozen = loop_state(catalog, deployment.name), read_record(catalog, FREEZE, "all", str)
+    requested = read_record(catalog, REQUEST, deployment.name, Requested)
+    return stages(deployment, state, system.clock.now_us(), frozen=frozen, requested=requested)
 
 
 class Loops:

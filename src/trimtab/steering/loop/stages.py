@@ -11,7 +11,7 @@ from trimtab.core.time import format_duration, format_time
 from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.shadow import judged, level_of, said_of_shadow
-from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, is_before
+from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, Requested, is_before
 from trimtab.steering.rollouts import Rollout
 
 WATCH = "watch"
@@ -28,16 +28,26 @@ class Stage(Shown, msgspec.Struct, frozen=True, kw_only=True):
     said: str = ""  # what the stage waits for, or what it has found
 
 
-def stages(deployment: Deployment, state: LoopState, now_us: int) -> list[Stage]:
+def stages(
+    deployment: Deployment, state: LoopState, now_us: int, *, frozen: str | None, requested: Requested | None
+) -> list[Stage]:
     """Return the stages of the present repair or else of the next one, and then the planned follow-ups.
 
     Exactly one of them is the present stage. Only this one and the follow-ups have times.
+
+    Args:
+        frozen: Why a person has frozen automation; None if it is not frozen.
+        requested: A requested repair that has not begun.
     """
     names = _names(deployment)
     at = names.index(_present(deployment, state, now_us))
     found = []
     for place, name in enumerate(names):
         since_us, until_us, said = _details(name, deployment, state, now_us) if place == at else (None, None, "")
+        if place == at and requested is not None:
+            said = f"{requested.actor} has requested a repair over HTTP ({requested.why}). {said}"
+        if place == at and frozen is not None:
+            said = f"Automation is frozen ({frozen}), so nothing goes on until: trimtab unfreeze. {said}"
         reached: Literal["done", "now", "next"] = "done" if place < at else "now" if place == at else "next"
         found.append(Stage(name=name, state=reached, since_us=since_us, until_us=until_us, said=said))
     if state.phase == "idle":  # all other stages belong to the next repair

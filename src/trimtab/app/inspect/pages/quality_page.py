@@ -24,7 +24,9 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.report import Document, Mark, Picture, Series, Table, html_page, line_chart
 from trimtab.report.markup import Markup
 from trimtab.steering.ledger import Ledger
+from trimtab.steering.loop_state import FREEZE
 from trimtab.store.durable_files import write_durably
+from trimtab.store.ports import read_record
 
 DAYS = 120  # the number of days that the page shows
 SLICE_DAYS = 28
@@ -70,11 +72,15 @@ def quality_page(system: System, model: str) -> str:
             "the loop": status.phase,
         }
     )
+    frozen = read_record(system.state.catalog, FREEZE, "all", str)
+    if frozen is not None:
+        page.note(f"Automation is frozen ({frozen}): nothing is trained or promoted until trimtab unfreeze.", "warning")
     _stages(page, system, name)
     signals = sorted(listed_signals(system.state.catalog, name), key=lambda one: -one.raised_at_us)
     _open_signals(page, system, [one for one in signals if one.ended_at_us is None])
     rows = _rows(system, name, now_us - DAYS * DAY_US)
-    decisions = [one for one in Ledger(system.state.catalog).rows() if one.model == name]
+    ledger = Ledger(system.state.catalog).rows()
+    decisions = [one for one in ledger if one.model == name or one.act in ("freeze", "unfreeze")]
     if rows:
         _days(page, system, rows, _marks(signals, decisions, rows[0]["block"]))
         _slices(page, system, name, now_us)

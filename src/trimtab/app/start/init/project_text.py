@@ -296,7 +296,8 @@ def _model(planned: Plan) -> str:
     metric={python(metric)},{allowed}
 )
 
-# Train again when quality has dropped, or after 30 days; promote a version only if it is shown to be better.
+# When quality has dropped, train again and promote only what is shown to be better; after 30 days, also what is not
+# shown to be worse.
 tt.deployment(
     model,
     retrain=tt.on_quality_drop() | tt.every("30d"),

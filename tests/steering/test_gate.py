@@ -313,7 +313,7 @@ def test_a_record_comes_back_from_its_bytes() -> None:
         ({"calibration_error": 3.0}, "between 0 and 1"),
         ({"latency": "0ms"}, "would refuse every version"),
         ({"latency": "fast"}, "duration"),
-        ({"margin": float("nan")}, "finite margin"),
+        ({"margin": float("nan")}, "margin=nan. Give a finite number"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused_where_they_are_declared(given: dict[str, Any], said: str) -> None:

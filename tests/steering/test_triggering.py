@@ -246,7 +246,7 @@ def test_automation_stays_within_its_budget_and_says_so_once(catalog: Catalog) -
 def test_a_budget_changes_the_address_of_a_deployment_only_where_it_is_declared() -> None:
     plain = deployment(target, retrain=OnNewLabels(5))
     assert plain.hash != deployment(target, retrain=OnNewLabels(5), fits_per_day=3).hash
-    with pytest.raises(Misuse, match="fits_per_week=0 allows no fit"):
+    with pytest.raises(Misuse, match="fits_per_week=0 is not a number of fits"):
         deployment(target, fits_per_week=0)
 
 

@@ -15,10 +15,10 @@ class _Joined(msgspec.Struct, frozen=True):
     """A trigger that can be joined with others. `a | b`: one is enough. `a & b`: both must hold at the same time."""
 
     def __or__(self, other: Trigger | Triggers) -> Triggers:
-        return _listed(self) | other
+        return triggers_of(self) | other
 
     def __and__(self, other: Trigger | Triggers) -> Triggers:
-        return _listed(self) & other
+        return triggers_of(self) & other
 
 
 class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
@@ -59,10 +59,10 @@ class Triggers(msgspec.Struct, frozen=True):
     any_of: tuple[Trigger, ...] = ()
 
     def __or__(self, other: Trigger | Triggers) -> Triggers:
-        return Triggers(tuple(dict.fromkeys(self.any_of + _listed(other).any_of)))
+        return Triggers(tuple(dict.fromkeys(self.any_of + triggers_of(other).any_of)))
 
     def __and__(self, other: Trigger | Triggers) -> Triggers:
-        return Triggers(tuple(_both(one, also) for one in self.any_of for also in _listed(other).any_of))
+        return Triggers(tuple(_both(one, also) for one in self.any_of for also in triggers_of(other).any_of))
 
     def singles(self) -> Iterator[Single]:
         """Yield all single triggers, whether they are joined by `|` or by `&`."""
@@ -75,6 +75,22 @@ def parts_of_trigger(trigger: Trigger) -> tuple[Single, ...]:
     return trigger.all_of if isinstance(trigger, AllOf) else (trigger,)
 
 
+def triggers_of(given: _Joined | Triggers) -> Triggers:
+    """Return a trigger as `Triggers`.
+
+    Raises:
+        Misuse: What was given is not a trigger, such as "30d" or the function `every` itself.
+    """
+    if isinstance(given, Triggers):
+        return given
+    if not isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf):
+        raise Misuse(
+            f'retrain: {given!r} is not a trigger. Give tt.on_quality_drop(), tt.every("30d") or another trigger, or '
+            "several joined by | and &."
+        )
+    return Triggers((given,))
+
+
 def shortest_period_us(triggers: Triggers) -> int | None:
     """Return the shortest period of the schedules among the triggers; None if there is no schedule."""
     return min((one.period_us for one in triggers.singles() if isinstance(one, Every)), default=None)
@@ -84,8 +100,14 @@ def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
     """Retrain when the quality alarm rings. On average, at least `run_length` passes until a false alarm.
 
     If a slice alone has raised the mean loss of all rows by a tenth or more, the alarm of the slice also counts.
+
+    Raises:
+        Misuse: `run_length` is not longer than a day.
     """
-    return OnQualityDrop(duration_us(run_length) / duration_us("1d"))
+    days = duration_us(run_length) / duration_us("1d")
+    if days <= 1.0:
+        raise Misuse(f'on_quality_drop: run_length={run_length!r}. Give a duration longer than a day, such as "1000d".')
+    return OnQualityDrop(days)
 
 
 def on_slice_drop() -> OnSliceDrop:
@@ -114,14 +136,6 @@ def every(period: str | int) -> Every:
     if period_us < duration_us("1d"):
         raise Misuse(f'every: {period!r} is shorter than a day. Retrain daily at most, or use learn="online".')
     return Every(period_us)
-
-
-def _listed(given: _Joined | Triggers) -> Triggers:
-    if isinstance(given, Triggers):
-        return given
-    # `Single` is the union of these classes
-    assert isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf)
-    return Triggers((given,))
 
 
 def _both(one: Trigger, other: Trigger) -> AllOf:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Literal
 
@@ -16,7 +16,7 @@ from trimtab.core.time import DAY_US, duration_us, format_duration
 from trimtab.serving.answer.score_cache import Cache
 from trimtab.serving.protect.degradation import Degradation
 from trimtab.stats.metrics.loss_names import PROBABILITIES
-from trimtab.steering.causes import Trigger, Triggers
+from trimtab.steering.causes import Trigger, Triggers, triggers_of
 from trimtab.steering.rollouts import Rollout
 from trimtab.training.definitions import Model, checked_slices
 
@@ -24,6 +24,16 @@ Learn = Literal["batch", "online"]
 ALWAYS_COMPARED = ("constant", "random")  # baselines without features, which are added to every declared list
 _BASELINES = ("last_value", "seasonal_naive", "last_year", "as_shown", "best_feature", "linear")
 _REFIT_SHARE = 0.5
+# for each number of a gate, a test of its value, and the text that says what is needed
+_NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "margin": (math.isfinite, "a finite number such as 0.01"),
+    "level": (lambda given: 0.5 < given < 1, "a number above 0.5 and below 1"),
+    "calibration": (lambda given: 0 <= given < math.inf, "0 or more: how far mean score and mean label may differ"),
+    "slice_margin": (lambda given: 0 <= given < math.inf, "0 or more: how much worse a slice may be"),
+    "calibration_error": (lambda given: 0 < given < 1, "a distance between 0 and 1"),
+    "refit_distance": (lambda given: 0 < given < math.inf, "a number above 0, or leave it out"),
+    "refit_share": (lambda given: 0 < given < math.inf, "a number above 0, or leave it out"),
+}
 LEAST_WINDOW_US = 7 * DAY_US  # with fewer days, the standard error would be too large for any useful margin
 
 
@@ -75,6 +85,9 @@ class BeatsChampion(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(self.baselines, tuple):
             return baseline in (*ALWAYS_COMPARED, *self.baselines)
         return self.baselines is not False
+
+
+_USUAL_GATE = BeatsChampion()
 
 
 class _FirstRules(msgspec.Struct, frozen=True):
@@ -186,22 +199,20 @@ def beats_champion(
             default, it must not be provably worse, and be better by `margin` if one is declared.
 
     Raises:
-        Misuse: A baseline is unknown; a margin, level or distance makes no sense; the window is shorter than 7 days; or
-            slices are neither a list of names nor expressions by name.
+        Misuse: A baseline is unknown; a margin, level or distance is not a number or makes no sense; the window is
+            shorter than 7 days; or slices are neither a list of names nor expressions by name.
     """
     window_us = duration_us(window)
     if window_us < LEAST_WINDOW_US:
         least = format_duration(LEAST_WINDOW_US)
         raise Misuse(f"beats_champion: window={window!r} is too short to prove anything. Give {least} or more.")
-    if not math.isfinite(margin) or not 0.5 < level < 1:
-        raise Misuse(f"beats_champion: margin={margin}, level={level}. Give a finite margin and 0.5 < level < 1.")
-    if not 0 <= slice_margin < math.inf:
-        raise Misuse(f"beats_champion: slice_margin={slice_margin}. Give 0 or more: how much worse a slice may be.")
-    if calibration_error is not None and not 0 < calibration_error < 1:
-        raise Misuse(f"beats_champion: calibration_error={calibration_error}. Give a distance between 0 and 1.")
-    for name, distance in (("refit_distance", refit_distance), ("refit_share", refit_share)):
-        if distance is not None and not 0 < distance < math.inf:
-            raise Misuse(f"beats_champion: {name}={distance}. Give a number above 0, or leave {name} out.")
+    optional = {"calibration_error": calibration_error, "refit_distance": refit_distance, "refit_share": refit_share}
+    numbers = {"margin": margin, "level": level, "calibration": calibration, "slice_margin": slice_margin}
+    numbers |= {name: number for name, number in optional.items() if number is not None}
+    for name, number in numbers.items():
+        fits, wanted = _NUMBERS[name]
+        if isinstance(number, bool) or not isinstance(number, int | float) or not fits(number):
+            raise Misuse(f"beats_champion: {name}={number!r}. Give {wanted}.")
     latency_us = None if latency is None else duration_us(latency)
     if latency_us == 0:
         raise Misuse(f'beats_champion: latency={latency!r} would refuse every version. Give a limit such as "5ms".')
@@ -251,7 +262,7 @@ def deployment(
     model: Model,
     *,
     retrain: Trigger | Triggers | None = None,
-    gate: BeatsChampion | None = None,
+    gate: BeatsChampion = _USUAL_GATE,
     learn: Learn = "batch",
     cooldown: str | int = "7d",
     settle: str | int = "7d",
@@ -290,14 +301,14 @@ def deployment(
         owner: The team or person responsible for signals about this deployment. Alerts name the owner.
 
     Raises:
-        Misuse: `learn` is unknown, or is "online" with a cache; a slice of the gate does not exist, or its checks do
-            not fit the model's metric; a limit of fits is below 1; or `owner` is not text.
+        Misuse: An argument has another type, such as retrain="30d"; `learn` is unknown, or is "online" with a cache; a
+            slice of the gate does not exist, or its checks do not fit the model's metric; a limit of fits is not a
+            whole number of at least 1; or `owner` is not text.
     """
-    triggers = Triggers() if retrain is None else retrain if isinstance(retrain, Triggers) else Triggers((retrain,))
     made = Deployment(
         model=model,
-        retrain=triggers,
-        gate=gate or BeatsChampion(),
+        retrain=Triggers() if retrain is None else triggers_of(retrain),
+        gate=gate,
         learn=learn,
         cooldown_us=duration_us(cooldown),
         settle_us=duration_us(settle),
@@ -317,17 +328,28 @@ def deployment(
 
 
 def _check(made: Deployment) -> None:
-    """Refuse rules that contradict each other, and a gate that names an unknown column."""
+    """Refuse parts of another type, rules that contradict each other, and a gate that names an unknown column."""
     model, gate, rollout = made.model, made.gate, made.rollout
     what, classes, online = f"deployment of {model.name!r}", len(model.label.classes), made.learn == "online"
     owner, budgets = made.owner, {"fits_per_day": made.fits_per_day, "fits_per_week": made.fits_per_week}
+    for name, part, kind, form in (
+        ("gate", gate, BeatsChampion, "tt.beats_champion()"),
+        ("rollout", rollout, Rollout, 'tt.rollout(shadow="1d")'),
+        ("degrade", made.degrade, Degradation, "tt.degrade(rule=0.0)"),
+        ("cache", made.cache, Cache, "tt.cache()"),
+    ):
+        if not isinstance(part, kind) and (part is not None or name == "gate"):
+            raise Misuse(f"{what}: {name}={part!r}. Give e.g. {form}, or leave {name} out.")
     wrong: tuple[tuple[bool, str], ...] = (
         (
             owner is not None and not (isinstance(owner, str) and owner.strip()),
             f'owner={owner!r}. Give a text such as "team pricing", or leave owner out.',
         ),
         *(
-            (fits is not None and fits < 1, f"{name}={fits} allows no fit. Give 1 or more.")
+            (
+                fits is not None and (isinstance(fits, bool) or not isinstance(fits, int) or fits < 1),
+                f"{name}={fits!r} is not a number of fits. Give a whole number of 1 or more.",
+            )
             for name, fits in budgets.items()
         ),
         (made.learn not in ("batch", "online"), f'learn={made.learn!r} is neither "batch" nor "online".'),

@@ -69,8 +69,8 @@ def rollout(
     if within_us % DAY_US or within_us < (shadow_us or DAY_US):
         least = format_duration(shadow_us or DAY_US)
         raise Misuse(f"rollout: within={within!r}. Give whole days, {least} or more.")
-    if not 0.0 < margin < 1.0:
-        raise Misuse(f"rollout: margin={margin}. Give a share of the champion's loss between 0 and 1, such as 0.02.")
+    if not isinstance(margin, int | float) or not 0.0 < margin < 1.0:
+        raise Misuse(f"rollout: margin={margin!r}. Give a share of the champion's loss between 0 and 1, such as 0.02.")
     if isinstance(canary, str | float | int):
         raise Misuse(f"rollout: canary={canary!r}. Give a list of shares: [0.05, 0.25].")
     shares = tuple(float(share) for share in canary)

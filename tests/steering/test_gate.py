@@ -151,6 +151,26 @@ def test_a_miscalibrated_candidate_does_not_pass_even_when_it_ranks_well() -> No
     assert not gate.passed
 
 
+def test_a_refusal_for_calibration_names_the_gap_what_is_allowed_and_what_to_do() -> None:
+    judged, truth = window()
+    low, lower = np.clip(truth * 0.7, 0.01, 0.99), np.clip(truth * 0.6, 0.01, 0.99)
+    gaps = [abs(float((scores - judged.labels).mean())) for scores in (low, lower)]
+    loss = float(-np.where(judged.labels > 0, np.log(low), np.log1p(-low)).mean())
+    todo = "Change the features or the estimator, or declare tt.beats_champion(..., calibration=...) to allow a larger"
+    todo += " gap."
+    first = record(low, None, judged)
+    assert first.reason == (
+        f"Refused, not calibrated: mean loss {loss:.4f}. Calibration gap {gaps[0]:.4f}; allowed: 0.03. {todo}"
+    )
+    second = record(lower, low, judged)
+    assert f"Calibration gap {gaps[1]:.4f}; allowed: {gaps[0]:.4g} (the champion's own gap). {todo}" in second.reason
+    refresh = record(lower, low, judged, refreshes=True)
+    assert f"Calibration gap {gaps[1]:.4f}, at least 0." in refresh.reason
+    passed = record(truth, None, judged)
+    assert passed.reason.startswith("Passed: calibration gap 0.0")
+    assert not any("tt.beats_champion" in one.reason for one in passed.findings)
+
+
 def test_without_a_champion_only_the_checks_without_a_rival_apply() -> None:
     judged, truth = window()
     gate = record(truth, None, judged)

@@ -29,6 +29,9 @@ _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error
 _REFRESHED = (
     "A scheduled refit of the same model definition must not be provably worse; no proof that it is better is required."
 )
+_ALLOW = (
+    "Change the features or the estimator, or declare tt.beats_champion(..., calibration=...) to allow a larger gap."
+)
 _BELOW_FLOOR = (
     "The version in service, an earlier fit of the same definition, is worse, so the newer fit is let through."
 )
@@ -172,17 +175,14 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     if facts.champion_scores is not None:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
     why = "" if most == allowed else " (the champion's own gap)"
-    if not facts.refreshes:
-        yield finding(
-            "calibrated", gap <= most, f"Calibration gap {gap:.4f}; allowed: {most:.4g}{why}.", value=gap, bound=most
-        )
-        return
-    residuals = calibration_residuals(facts.metric, labels, facts.scores)
-    above, days = residuals * np.sign(residuals.mean()), facts.window.at_us // DAY_US
-    low = paired_mean_bound(above, days, level=_CALIBRATION_LEVEL, side="lower").low
-    reason = f"Calibration gap {gap:.4f}, at least {low:.4f} with {_CALIBRATION_LEVEL:.0%} confidence; "
-    reason += f"allowed: {most:.4g}{why}."
-    yield finding("calibrated", low <= most, reason, value=gap, bound=most)
+    low, bounded = gap, ""
+    if facts.refreshes:
+        residuals = calibration_residuals(facts.metric, labels, facts.scores)
+        above, days = residuals * np.sign(residuals.mean()), facts.window.at_us // DAY_US
+        low = paired_mean_bound(above, days, level=_CALIBRATION_LEVEL, side="lower").low
+        bounded = f", at least {low:.4f} with {_CALIBRATION_LEVEL:.0%} confidence"
+    reason = f"Calibration gap {gap:.4f}{bounded}; allowed: {most:.4g}{why}."
+    yield finding("calibrated", low <= most, reason if low <= most else f"{reason} {_ALLOW}", value=gap, bound=most)
 
 
 def _calibration_error(facts: Facts) -> Iterator[GateCheck]:
@@ -252,7 +252,7 @@ CHECKS: tuple[Check, ...] = (  # in the order in which a gate record lists the f
     Check(("not_much_worse",), _not_much_worse, "numbers", _is_refresh),
     Check(("refresh",), lambda facts: _note("refresh", _REFRESHED), "remark", _is_refresh),
     Check(("tries",), _tries, "remark", _is_repair),
-    Check(("calibrated",), _calibrated, "numbers", lambda facts: not facts.ranks),
+    Check(("calibrated",), _calibrated, needs=lambda facts: not facts.ranks),
     Check(("calibration_error",), _calibration_error, needs=lambda facts: facts.rule.calibration_error is not None),
     Check((EVERY_SLICE,), _slices, "slices", lambda facts: bool(facts.rule.slices)),
     Check((FRESH_PROCESS,), _own(FRESH_PROCESS)),

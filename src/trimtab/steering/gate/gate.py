@@ -144,15 +144,15 @@ _WORDS = {
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     """Return a text: whether the candidate passed, its main numbers, and why checks of other things failed."""
+    failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if facts.compares:
         difference, bound = facts.difference
         values = f"mean loss minus the champion's is {difference:+.4f}, at most {bound:+.4f} with "
         values += f"{percent(facts.rule.level)} confidence; margin {facts.rule.margin:g}"
-    elif facts.gap is None:
+    elif facts.gap is None or any(one.name == "calibrated" for _, one in failed):
         values = f"mean loss {facts.losses.mean():.4f}"
     else:
         values = f"calibration gap {facts.gap:.4f}"
-    failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if not failed:
         return f"Passed: {values}."
     refused = f"Refused, {', '.join(_WORDS.get(one.name, f'not {one.name}') for _, one in failed)}: {values}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -97,7 +98,14 @@ def test_a_model_that_a_linear_one_provably_beats_is_refused() -> None:
     half = truth.mean() + 0.3 * (truth - truth.mean())
     refused = held(judged, half, baselines=baselines)
     assert not refused.passed
-    assert "The best baseline, linear, has a mean loss of" in refused.reason
+    of_linear = next(one.reason for one in refused.findings if one.name == "baseline linear")
+    proof = of_linear[of_linear.index("The difference is at least 0.0") :]
+    assert re.search(r"best baseline, linear, has a mean loss of \S+; the candidate has \S+\. The diff", refused.reason)
+    assert f" {proof} Change the features" in refused.reason
+    near = held(judged, np.clip(truth + 0.01, 0.01, 0.99), baselines=baselines)
+    (floor,) = (one for one in near.findings if one.name == "floor")
+    assert near.checks["floor"]
+    assert re.search(r"\. The difference is at least \S+ with 95% confidence, and \S+ is allowed\.$", floor.reason)
 
 
 def test_a_slice_that_a_baseline_provably_answers_better_refuses_beyond_its_margin() -> None:
@@ -110,7 +118,8 @@ def test_a_slice_that_a_baseline_provably_answers_better_refuses_beyond_its_marg
     refused = held(judged, broken, rule=strict, parts=parts, baselines={"constant": constant})
     assert refused.checks["floor"]
     assert refused.checks["floor_of_slices"] is False
-    assert "Compared with the baseline constant: Provably worse on these slices: region=south" in refused.reason
+    said = "Compared with the baseline constant: Provably worse on these slices: region=south (by at least 0."
+    assert said in refused.reason
     lenient = beats_champion(slices=["region"], slice_margin=0.5, calibration=0.5)
     assert held(judged, broken, rule=lenient, parts=parts, baselines={"constant": constant}).passed
 

@@ -82,7 +82,12 @@ def test_a_refresh_that_is_better_within_the_noise_passes_and_says_why() -> None
 def test_a_refresh_that_is_provably_worse_is_refused_also_within_an_allowed_margin() -> None:
     judged, truth = window()
     worse = np.clip(truth * 0.8 + 0.05, 0.01, 0.99)
-    assert not record(worse, truth, judged, refreshes=True).checks["not_provably_worse"]
+    refused = record(worse, truth, judged, refreshes=True, rule=BeatsChampion(calibration=0.2))
+    assert not refused.checks["not_provably_worse"]
+    low = next(one.figure for one in refused.findings if one.name == "not_provably_worse")
+    assert low > 0.0
+    assert f"Refused, provably worse: mean loss minus the champion's is {refused.difference:+.4f}, " in refused.reason
+    assert f", at least {low:+.4f} with 90% confidence; margin 0" in refused.reason
     allowed = msgspec.structs.replace(RULE, margin=-0.2, calibration=0.2)
     gate = record(worse, truth, judged, refreshes=True, rule=allowed)
     assert gate.checks["not_provably_worse"]

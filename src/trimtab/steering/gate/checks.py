@@ -140,9 +140,8 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     This is enough for a scheduled refit: the same definition, fitted on newer data. Most of the difference over a
     fortnight is noise, and after each refusal a version that was fitted on older data stays in service.
     """
-    allowed, level = max(0.0, -facts.rule.margin), facts.rule.level
-    low = paired_mean_bound(facts.differences, facts.at_us // DAY_US, level=level, side="lower").low
-    reason = f"The difference in mean loss is at least {low:+.4f} with {percent(level)} confidence; "
+    allowed, low = max(0.0, -facts.rule.margin), facts.least_difference
+    reason = f"The difference in mean loss is at least {low:+.4f} with {percent(facts.rule.level)} confidence; "
     reason += f"it must not be above {allowed:g}."
     yield finding("not_provably_worse", low <= allowed, reason, value=low, bound=allowed)
 

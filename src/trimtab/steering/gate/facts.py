@@ -89,6 +89,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
         return found.estimate, found.high
 
     @cached_property
+    def least_difference(self) -> float:
+        """The one-sided lower bound of the mean difference at the level of the rules; see `paired_mean_bound`."""
+        return paired_mean_bound(self.differences, self.at_us // DAY_US, level=self.rule.level, side="lower").low
+
+    @cached_property
     def gap(self) -> float | None:
         """The candidate's calibration gap; None for a ranking, because its scores have no scale."""
         return None if self.ranks else calibration_gap(self.metric, self.window.labels, self.scores)

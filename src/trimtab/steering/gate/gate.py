@@ -146,8 +146,9 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     """Return a text: whether the candidate passed, its main numbers, and why checks of other things failed."""
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if facts.compares:
-        difference, bound = facts.difference
-        values = f"mean loss minus the champion's is {difference:+.4f}, at most {bound:+.4f} with "
+        difference, high = facts.difference
+        bound = f"at least {facts.least_difference:+.4f}" if facts.refreshes else f"at most {high:+.4f}"
+        values = f"mean loss minus the champion's is {difference:+.4f}, {bound} with "
         values += f"{percent(facts.rule.level)} confidence; margin {facts.rule.margin:g}"
     elif facts.gap is None or any(one.name == "calibrated" for _, one in failed):
         values = f"mean loss {facts.losses.mean():.4f}"

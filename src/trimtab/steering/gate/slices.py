@@ -99,7 +99,10 @@ def _abstained(part: Part, rows: int, days: int) -> GateCheck:
 
 
 def _together(found: Sequence[GateCheck], margin: float, may_abstain: bool) -> GateCheck:
-    worse = [one.name.removeprefix("slice ") for one in found if one.verdict == "failed"]
+    # of a slice that was judged, `bound` is the lower bound of the difference
+    worse = [
+        f"{one.name.removeprefix('slice ')} (by at least {one.bound:.4f})" for one in found if one.verdict == "failed"
+    ]
     silent = sum(one.verdict == "no evidence" for one in found)
     judged = len(found) - silent
     said = f"{judged} of {len(found)} slices were judged" + (f", {silent} had too few rows or days" if silent else "")

@@ -122,6 +122,9 @@ def test_faults_are_read_from_files_and_tables(tmp_path: Path) -> None:
         put(tables, "outage", source="rain")
     with pytest.raises(NotFound, match="no column 'y'"):
         put(tables, "null_column", column="y")
+    known = put(tables, "late_feed", source="readings")
+    with pytest.raises(NotFound, match=r"no column '_known_at'\. There is: site, level, read_at\.$"):
+        put(known, "null_column", source="readings", column="_known_at")
     with pytest.raises(Misuse, match="only the unit of a column of floats"):
         put(tables, "unit_change", column="site")
     with pytest.raises(Misuse, match="to 2020-02-06T00:00 has no effect: 'readings' has no event"):

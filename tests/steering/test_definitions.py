@@ -98,3 +98,8 @@ def test_a_number_of_a_gate_that_makes_no_sense_is_refused_by_name(name: str, va
 def test_a_margin_of_a_shadow_that_is_a_text_is_refused() -> None:
     with pytest.raises(Misuse, match=r"rollout: margin='0\.02'\. Give a share"):
         tt.rollout(shadow="1d", margin="0.02")  # type: ignore[arg-type]  # what is tested
+
+
+def test_an_unknown_slice_is_refused_with_each_name_that_there_is_once() -> None:
+    with pytest.raises(Misuse, match=r"slices=\['y'\]\. Give a list of names, each one of id, at, x\.$"):
+        tt.deployment(MODEL, gate=tt.beats_champion(slices=["y"]))

@@ -46,10 +46,10 @@ def with_faults(
         name = one.source or (model.label.source.name if of_labels else model.request.name)
         if name not in found or name not in by_name:
             raise NotFound(f"fault {one.said}: no source {name!r}. There is: {', '.join(found)}.")
-        if one.column is not None and one.column not in found[name]:
-            there = ", ".join(found[name].names)
-            raise NotFound(f"fault {one.said}: {name!r} has no column {one.column!r}. There is: {there}.")
         source, table = by_name[name], found[name]
+        columns = [column for column in table.names if column in source.columns]  # without _known_at and the like
+        if one.column is not None and one.column not in columns:
+            raise NotFound(f"fault {one.said}: {name!r} has no column {one.column!r}. There is: {', '.join(columns)}.")
         times = table[source.time]
         rows = times.present() & (times.values >= one.start_us) & (times.values < one.end_us)
         at_us = tables[name][source.time].values

@@ -288,9 +288,10 @@ def _cost(value: object, needed: str) -> float:
 
 
 def _checked_names(name: str, what: str, given: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
+    names = ", ".join(dict.fromkeys(there))  # a feature may have the name of its column
     for one in [given] if isinstance(given, str) else given:
         if isinstance(given, str) or one not in there:
-            raise Misuse(f"model {name!r}: {what}={given!r}. Give a list of names, each one of {', '.join(there)}.")
+            raise Misuse(f"model {name!r}: {what}={given!r}. Give a list of names, each one of {names}.")
     return tuple(dict.fromkeys(given))
 
 

@@ -332,7 +332,7 @@ def test_nothing_moves_into_tables_while_somebody_is_erased_nor_the_other_way_ro
     with market.opened(texts) as project, market.opened(texts) as beside:
         use(project, TEXTS, texts)
         with ThreadPoolExecutor(1) as pool, writing_tables(beside.state):
-            with pytest.raises(Conflict, match="another process moves events into tables"):
+            with pytest.raises(Conflict, match="another process copies events to the tables of record"):
                 project.forget("customer", TEXTS[0])
             moving = pool.submit(project.materialise)
             time.sleep(0.05)

@@ -202,7 +202,7 @@ def test_wrong_requests_are_refused_before_any_work(project: Project, tmp_path: 
         (asked, None, {"out": tmp_path / "x.xlsx"}, "must end in"),
         (tmp_path / "x.txt", None, {}, "not found"),
         ([{"site": 1}, {"site": "a"}], None, {}, "holds int and str"),
-        (5, None, {}, "a int"),
+        (5, None, {}, "requests: found an object of type int"),
     ):  # fmt: skip
         with pytest.raises((Misuse, NotFound), match=words):
             project.join(given, of, **how)

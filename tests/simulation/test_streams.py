@@ -227,7 +227,7 @@ def test_in_a_replay_only_who_learns_comes_back_to_the_optimum(tmp_path: Path) -
 def test_what_cannot_be_made_up_is_refused() -> None:
     odd = msgspec.structs.replace(made_model().label, value=tt.col("amount") + 1)
     strange = msgspec.structs.replace(made_model("number"), label=odd)
-    with pytest.raises(Misuse, match="other labels cannot be made up"):
+    with pytest.raises(Misuse, match="Other labels cannot be generated"):
         tt.stream(strange)
     with pytest.raises(Misuse, match="weights of z"):
         tt.stream(made_model(), weights={"z": 1.0})

@@ -39,7 +39,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class PublicNames(type):
     """The type of classes for which `dir` only lists public names, for completion in notebooks.
 
-    Each class in the hierarchy adds the names in its `_public` or, without that, its names without an underscore.
+    Each class in the hierarchy adds the names in its `_public` or, if it has none, all its names that do not begin
+    with an underscore.
     """
 
     def __dir__(cls) -> list[str]:

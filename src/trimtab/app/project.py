@@ -393,9 +393,9 @@ class Project(ProjectRows):
         Raises:
             Conflict: Another process was not done within a minute.
         """
-        from trimtab.app.features.materialising import move_into_tables
+        from trimtab.app.features.materialising import copy_to_tables
 
-        return move_into_tables(self)
+        return copy_to_tables(self)
 
     def rebuild(self, view: str, *, progress: Meter | None = None) -> int:
         """Rebuild the online features of a view from history. Until then, the old ones are used.

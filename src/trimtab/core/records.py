@@ -111,7 +111,8 @@ class Signal(Shown, msgspec.Struct, frozen=True, kw_only=True):
     message: str
     subject: str = ""  # for example "column temp", "source weather" or "slice state=CA"; empty: the whole model
     owner: str | None = None  # the person who should act, as declared in the deployment
-    cause: str | None = None  # the id of another finding of that time, which may explain this one
+    # other red findings of that time, which may explain this one, for example "feed_late of source weather"
+    cause: str | None = None
     ended_at_us: int | None = None  # None: the finding is still true
     ended_because: str | None = None  # for example "the labels are back" or "repaired by late_flight@8"
 

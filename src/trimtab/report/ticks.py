@@ -37,8 +37,9 @@ def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
 def time_ticks(low_us: int, high_us: int, most: int = 8) -> list[tuple[int, str]]:
     """Return round UTC times within [low, high], each with a label.
 
-    A label includes the day if it differs from that of the previous label. If ticks are days or months apart, this also
-    holds for the year.
+    Ticks that are less than a day apart have the time of day as label, and the date where it differs from that of the
+    previous tick. Ticks that are days or weeks apart have the date, and others the month. Both have the year where it
+    differs from that of the previous tick.
 
     >>> day = 86_400_000_000
     >>> [label for _, label in time_ticks(15_706 * day, 16_070 * day, most=5)]

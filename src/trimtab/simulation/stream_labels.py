@@ -24,18 +24,22 @@ class Outcomes(msgspec.Struct, frozen=True, eq=False):
 
     column: str  # the name of the source's column that holds the outcomes
     values: Column
-    best: Floats  # the best possible predictions, shape (rows,); for several classes (rows, classes)
+    # the best predictions for one who knows the score and takes the unknown effects as 0; these are nearly the best
+    # possible ones if the effects are small. Shape (rows,); for several classes (rows, classes).
+    best: Floats
 
 
 def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Floats) -> Outcomes:
     """Draw the outcomes of requests at random.
 
     Args:
-        score: The predictable part of each outcome, shape (rows,): a logit, a mean, or the logarithm of a rate.
-        effects: A part that is added to the score, and that no model can know, shape (rows,).
+        score: The predictable part of each outcome, shape (rows,). Each kind of model turns it into a distribution; see
+            `_binary`, `_classes`, `_number`, `_count`, `_quantile` and `_ranking`.
+        effects: A part that is added to the score, except for rankings, and that no model can know, shape (rows,).
 
     Raises:
-        Misuse: The label's value is neither a column, nor a comparison of a column with a number.
+        Misuse: The label's value is neither a column of bools, integers, floats or declared classes, nor a comparison
+            of a column of floats with a number.
     """
     name, raw = _label_column(model)
     drawn, best = _BY_KIND[model.task](rng, model, score, effects)
@@ -64,8 +68,8 @@ def _label_column(model: Model) -> tuple[str, Callable[[np.random.Generator, NDA
 
             return name, compared
     raise Misuse(
-        f"stream of {model.name!r}: its label is {value!r}. Needed: a column, or a column of floats compared with a "
-        "number (>=, >, <=, <); other labels cannot be made up."
+        f"stream of {model.name!r}: its label is {value!r}. Needed: a column of bools, integers, floats or declared "
+        "classes, or a column of floats compared with a number (>=, >, <=, <). Other labels cannot be generated."
     )
 
 

@@ -215,7 +215,7 @@ def test_another_process_that_changes_it_first_makes_a_change_fail(folder: Path)
         late = Running(other, "checkout", why="Too late.", actor="Bo")
         one.pause_experiment("checkout", why="A fault.")
         assert other.assign("checkout", "tester").reason == "paused"
-        with pytest.raises(Conflict, match="another process changed it meanwhile, so it was not changed"):
+        with pytest.raises(Conflict, match="another process changed it meanwhile, so your change was not made"):
             late.stop()
         both = [Running(each, "banner", why="Larger is better.", actor="Bo") for each in (one, other)]
         both[0].start()

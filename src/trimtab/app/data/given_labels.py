@@ -230,7 +230,7 @@ class _Labelled:
         return self._values.counts_as(given, event.get(self._values.columns[0])) if isinstance(given, str) else None
 
     def fill(self, event: dict[str, Any], known: dict[str, tuple[Dtype, Any]]) -> None:
-        """Add the columns that the label did not give from the request, except those from which a label is computed."""
+        """Copy from the request the columns that the label did not give, except those that a label is computed from."""
         for name in self._filled:
             dtype, value = known.get(name, (None, None))
             if name not in event and dtype == self.source.declared[name]:

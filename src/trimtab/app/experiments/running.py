@@ -143,7 +143,8 @@ class Running:
     def must_stop(self) -> str | None:
         """Return why an experiment over versions must stop now; None if it need not.
 
-        A version exceeds a guardrail of the service or became the champion, or a person has ended the canary.
+        The reasons: a version exceeds a guardrail of the service or became the champion, a compared deployment has no
+        version in service, or a person has ended the canary.
         """
         state = self.state
         if state is None or state.phase != "running" or not state.versions:
@@ -171,7 +172,10 @@ class Running:
         return None
 
     def _harm_of(self, model: str, control: str, limits: Guardrails) -> str | None:
-        """Return why a deployment must stop: it exceeds a guardrail compared with the control's, or has no champion."""
+        """Return why the experiment must stop because of the deployment `model`; None if it need not.
+
+        The reasons: `model` exceeds a guardrail compared with the deployment `control`, or one of them has no champion.
+        """
         assert self.state is not None  # `must_stop` has checked this
         found = []
         for name in (model, control):
@@ -251,7 +255,7 @@ class Running:
         return msgspec.structs.replace(state, allocations=[*state.allocations, new])
 
     def _take_slots(self, definition: Experiment) -> tuple[tuple[int, int], list[Change]]:
-        """Return the run of its layer's buckets that an experiment gets, and the changes that reserve them."""
+        """Return the slots that the experiment gets in its layer (first, end), and the changes that reserve them."""
         if not definition.layer:
             return (0, BUCKETS), []
         taken, revision = self._taken(definition.layer)
@@ -315,7 +319,10 @@ class Running:
         return found
 
     def _check_no_overlap(self, definition: Experiment) -> None:
-        """Raise Conflict if predictions that another experiment routes to a deployment would look like this one's."""
+        """Raise Conflict if a running experiment has a deployment in common, and one of the two compares deployments.
+
+        The predictions of the two could not be told apart.
+        """
         for state in running_experiments(self._catalog):
             other = stored_definition(state)
             both = [model for model in definition.models if model in other.models]
@@ -354,12 +361,12 @@ class Running:
             return self._write_with_canary(definition, state, entry, changes)
         except Conflict as error:
             raise Conflict(
-                f"experiment {self._name!r}: another process changed it meanwhile, so it was not changed. Look at its "
-                "state, and try again."
+                f"experiment {self._name!r}: another process changed it meanwhile, so your change was not made. Look "
+                "at its state, and try again."
             ) from error
 
     def _write_with_shares(self, model: str, state: ExperimentState, entry: Entry, changes: list[Change]) -> Decision:
-        """Write the state of an experiment over deployments. While it runs, it splits requests to the control's."""
+        """Write the state of an experiment over deployments. While it runs, the requests to its control are split."""
         record = self._catalog.get(ARMS, model)
         shares = shares_of(record)
         starts = len(state.allocations) == 1 and state.phase == "running"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trimtab import store
 from trimtab.app.features.feature_files import GROUP_ROWS
-from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.features.materialising import copy_to_tables
 from trimtab.app.features.recorded_events import reached_in, table_files
 from trimtab.app.online.history import SharedHistory, fits_memory
 from trimtab.app.system import System
@@ -381,7 +381,7 @@ def _event_files(
     if not rest:
         return found
     if system.state.tables(system.sources, make=False):
-        move_into_tables(system)
+        copy_to_tables(system)
         tables = system.state.tables(system.sources, make=False)
         return found | {s.name: table_events(s, table_files(tables[s.name]), list(positions), positions) for s in rest}
     with ExitStack() as stack:  # without tables of record, write the log as tables for this run only

@@ -19,7 +19,7 @@ SPARED_H = 1  # replaced files of a table stay for this long, for other tools th
 _PATIENCE_S = 60.0  # how long to wait for another process, which usually ends within this time
 
 
-def move_into_tables(system: System) -> Materialised:
+def copy_to_tables(system: System) -> Materialised:
     """Copy new events to the tables of record; see `Project.materialise`."""
     with writing_tables(system.state, patience_s=_PATIENCE_S):
         moved = system.state.moved(system.sources)
@@ -41,8 +41,8 @@ def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
         Conflict: Another process still has the tables locked.
     """
     otherwise = (
-        f"{state.folder}: another process moves events into tables (`trimtab storage materialise` or `prune`, a "
-        "snapshot or a join), or erases some of them. Try again when it is done."
+        f"{state.folder}: another process copies events to the tables of record (`trimtab storage materialise` "
+        "or `prune`, a snapshot or a join), or erases some of them. Try again when it is done."
     )
     with Lease(state.catalog, LEASE, state.folder).taken(otherwise, patience_s=patience_s):
         yield

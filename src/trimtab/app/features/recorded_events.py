@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from trimtab.app.features.materialising import SPARED_H, move_into_tables, writing_tables
+from trimtab.app.features.materialising import SPARED_H, copy_to_tables, writing_tables
 from trimtab.app.system import System
 from trimtab.core.errors import Misuse
 from trimtab.events.definitions import Source
@@ -29,7 +29,7 @@ def recorded_events(system: System, source: Source) -> EventFiles:
         Conflict: Another process holds the tables.
         Misuse: The tables are not in files of this machine.
     """
-    move_into_tables(system)
+    copy_to_tables(system)
     merge_files(system)
     table = system.state.tables(system.sources, make=False)[source.name]
     positions = system.state.events.positions()  # not below those of the table, which was filled from the log

@@ -57,13 +57,13 @@ def read_loosely(
     """Return the rows of the input, and the types of all columns. Rows that cannot be converted are in `bad`.
 
     Args:
-        given: As for `request_table`, like `times`.
+        given, times: As for `request_table`.
         needed: Returns the columns that are needed, given those of the input.
-        what: A name of the rows for errors.
+        what: The name of the rows in errors, such as "requests".
         delimiters: If a CSV file lacks a needed column, it is read again with each of these, until it has all.
         hint: A sentence for the error about a missing column.
     """
-    table, found = _with_columns(given)
+    table, found = _with_columns(given, what)
     declared = needed(found)
     reading = PLAIN
     for delimiter in delimiters:
@@ -83,7 +83,7 @@ def read_loosely(
     return read_rows(table, Source(name=what, time="", columns=wanted, reads=reading), on_error="quarantine"), wanted
 
 
-def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
+def _with_columns(given: Rows, what: str) -> tuple[Rows, dict[str, Dtype]]:
     """Return the input, and the types of its columns. Of Parquet and CSV files, only the header is read here."""
     if isinstance(given, str | Path):
         path = local_file(given)
@@ -93,9 +93,9 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
         if ending in (".csv", ".tsv"):
             return path, dict.fromkeys(csv_header(path), "str")
         if ending in (".ndjson", ".jsonl"):
-            return _with_columns(_lines(path))
+            return _with_columns(_lines(path), what)
         if ending in (".arrow", ".arrows", ".feather", ".ipc"):
-            return _with_columns(read_ipc_file(path).columns)
+            return _with_columns(read_ipc_file(path).columns, what)
         raise Misuse(f"file {path}: needs a name that ends in .parquet, .csv, .tsv, .ndjson, .arrow or .feather.")
     if is_table(given):
         table = given if isinstance(given, Columns) else Columns.from_arrow(given)
@@ -104,8 +104,8 @@ def _with_columns(given: Rows) -> tuple[Rows, dict[str, Dtype]]:
         rows = [row for row in given if isinstance(row, Mapping)]
         if len(rows) == len(given):
             names = dict.fromkeys(name for row in rows for name in row)
-            return rows, {name: _of_values(name, [row.get(name) for row in rows]) for name in names}
-    raise Misuse(f"requests: a {type(given).__name__}. Give a file, a table, or a list of dicts.")
+            return rows, {name: _of_values(name, what, [row.get(name) for row in rows]) for name in names}
+    raise Misuse(f"{what}: found an object of type {type(given).__name__}. Give a file, a table, or a list of dicts.")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -119,11 +119,11 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _of_values(name: str, values: Sequence[Any]) -> Dtype:
+def _of_values(name: str, what: str, values: Sequence[Any]) -> Dtype:
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return "float"
     if len(kinds) > 1 or not kinds <= _PYTHON.keys():
         shown = " and ".join(sorted(kind.__name__ for kind in kinds))
-        raise Misuse(f"requests: column {name!r} holds {shown}. Give numbers, texts, truth values or datetimes.")
+        raise Misuse(f"{what}: column {name!r} holds {shown}. Give numbers, texts, truth values or datetimes.")
     return _PYTHON[kinds.pop()] if kinds else "str"

@@ -1,8 +1,8 @@
 """Count the events of each source for the status, without reading the whole log.
 
 The counts are stored in the catalogue with the log positions up to which records are counted, so only newer records are
-read. They are compared with the earlier versions of their events, which an index finds, so the counts are those of the
-whole history.
+read. Each new record is compared with the earlier versions of its event, which an index finds, so the counts are the
+same as if the whole history were read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SourceCounts(msgspec.Struct, frozen=True):
 
     positions: dict[str, int] = {}  # for each partition, the position of the last record that is counted
     sources: dict[str, EventCount] = {}
-    unknown: int = 0  # the number of records of undeclared sources; 0 from `_with_new`, which adds them to `sources`
+    unknown: int = 0  # the number of records of undeclared sources; 0 from `_with_new`, whose `sources` include them
     behind: int = 0  # the number of records in the log that are not counted yet
 
     def of(self, source: str) -> EventCount:
@@ -92,7 +92,7 @@ def _exact(system: System) -> SourceCounts:
 def _stored(system: System) -> tuple[SourceCounts, int]:
     """Return the stored counts, and the revision of their record.
 
-    If the stored counts do not fit the log or the declared sources, empty counts are returned instead.
+    If the stored counts do not fit the log, empty counts are returned instead.
     """
     record, ends = system.state.catalog.get(KIND, _KEY), system.state.events.positions()
     if record is None:
@@ -100,9 +100,6 @@ def _stored(system: System) -> tuple[SourceCounts, int]:
     stored = msgspec.json.decode(record.body, type=SourceCounts)
     if any(position > ends.get(name, position) for name, position in stored.positions.items()):
         return SourceCounts(), record.revision  # an older copy replaced the log
-    if stored.unknown and not stored.sources.keys() >= system.definitions.sources.keys():
-        # the unknown records may be those of a source that was declared since
-        return SourceCounts(), record.revision
     return stored, record.revision
 
 
@@ -136,7 +133,7 @@ def _with_new(system: System, *, most: int | None = None, appended: Appended | N
                 new = EventCount(events=known.last - after, newest_us=known.newest_us)
                 sources[known.source] = _sum(sources.get(known.source) or EventCount(), new)
                 positions[partition] = after = known.last
-    counted = SourceCounts(positions, sources, stored.unknown)
+    counted = SourceCounts(positions, sources)
     _store(system, stored, revision, counted)
     behind = sum(max(0, end - positions.get(name, 0)) for name, end in ends.items())
     return msgspec.structs.replace(counted, behind=behind)

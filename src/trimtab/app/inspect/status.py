@@ -58,7 +58,8 @@ from trimtab.training.runtimes.table import missing_library
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long
 _STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for this long
-_UNFOLLOWED_US = HOUR_US  # while no process does, a record may wait for this long: the next prediction applies it
+# while no process does, a record may wait for this longer time, because the next prediction applies it anyway
+_UNFOLLOWED_US = HOUR_US
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:
@@ -272,7 +273,10 @@ def _reference_in_words(watch: Watch) -> str:
     """Return, in parentheses, that the version's reference has few days; empty if it has enough."""
     if watch.short is not None and watch.healthy:
         found = len(watch.short.days)
-        return f" (by the reference of an earlier version until its own has {GROWN_DAYS} days; it has {found})"
+        return (
+            " (compared with the reference of an earlier version until that of the version in service has "
+            f"{GROWN_DAYS} days; now it has {found})"
+        )
     if not watch.provisional:
         return ""
     days = min(figure.spec.reference_blocks for figure in watch.figures.values())

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from trimtab.app.features.clock_ahead import Ahead, restamp, stamped_ahead
-from trimtab.app.features.materialising import move_into_tables
+from trimtab.app.features.materialising import copy_to_tables
 from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.online.views import LEASE
 from trimtab.app.state.lease import Lease
@@ -97,7 +97,7 @@ def recover(system: System, *, dry_run: bool = False, actor: str = "a person") -
     if dry_run or done.is_empty:
         return done
     if any(one.log == EVENTS for one in lost):
-        move_into_tables(system)
+        copy_to_tables(system)
     otherwise = f"{state.folder}: a service is running. Stop it, then run this again."
     with Lease(state.catalog, LEASE, state.folder).taken(otherwise):
         discard_counts(system)

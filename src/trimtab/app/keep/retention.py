@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from trimtab.app.features.materialising import SPARED_H, move_into_tables
+from trimtab.app.features.materialising import SPARED_H, copy_to_tables
 from trimtab.app.features.source_counts import discard_counts, store_counts
 from trimtab.app.keep.disk_usage import Taken, log_growth, over_budget, record_bytes, taken
 from trimtab.app.state.lease import Lease
@@ -168,7 +168,7 @@ def _retain(system: System) -> Retained:
     state.check_clock()
     before = taken(system.state_folder)
     growth = growths(system, before)
-    move_into_tables(system)
+    copy_to_tables(system)
     system.views.catch_up()
     truncated, notes = _truncate_events(system)
     tables = state.tables(system.sources, make=True)

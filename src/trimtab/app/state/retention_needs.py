@@ -33,7 +33,7 @@ def view_reach(view: View) -> Need:
 
     Features without a limit do not count: those over all past events, and those of the newest event of any age.
     """
-    reach = Need(0, f"view {view.name!r}")
+    reach = Need(0, f"view {view.name!r} reads them")
     for name, aggregate in view.features.items():
         us = aggregate.reach_us
         if us is not None and us > reach.us:

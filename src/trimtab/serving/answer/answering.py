@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
 # the flag of an answer that was given more than a day away from the time that training assumes: the row's time minus
-# the lead (see `_off_lead`). A batch only flags answers that are too early.
+# the lead (see `_off_lead`). Batch predictions (batch.py) have this flag only if they are too early.
 NOT_AT_LEAD = "not_at_lead"
 # the fields of a prediction that differ between live answers
 _GIVEN = ("id", "request_id", "made_at_us", "at_us", "positions", "score", "request", "values", "reasons")

@@ -165,7 +165,11 @@ class GrpcForm(InferForm):
         self._heads: dict[tuple[str, int, tuple[TensorMetadata, ...]], bytes] = {}
 
     def read(self, answerer: Answerer, body: tuple[Any, bytes]) -> InferBody:
-        """Return the rows of a request, given as `RawInferRequest` and as the bytes of the message."""
+        """Return the rows of a request.
+
+        `body` is the request as `RawInferRequest` (descriptions of tensors are left as bytes; see messages.py), and the
+        bytes of the whole message.
+        """
         message, sent = body
         if not message.parameters and message.raw_input_contents:
             key = tuple(message.inputs), tuple(message.outputs)

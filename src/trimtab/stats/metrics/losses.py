@@ -24,7 +24,8 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
             counts as 1e-9.
 
     Raises:
-        Misuse: The shapes differ, labels are outside their range, or the metric does not exist.
+        Misuse: Labels are outside their range, or the metric does not exist or is one of rankings. For log loss and
+            several classes, also: the shapes differ. Other metrics do not check this.
 
     >>> row_losses("absolute_error", [1.0, 2.0], [1.5, 2.0]).tolist()
     [0.5, 0.0]

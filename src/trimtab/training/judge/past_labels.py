@@ -20,7 +20,7 @@ Scores = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Predictions: TypeAlias = tuple[Scores | None, tuple[str, ...]]
 
-_LAST_LABELS = 100  # the "last value" of a class or a count is the mean of this many labels
+_LAST_LABELS = 100  # the "last value" of a class or a count is the mean of at most this many labels and the constant
 _WEEKS = _YEARS = 4  # how many weeks or years to go back to find known labels; see `last_week` and `last_year`
 _WEEK_US = 7 * DAY_US
 _COMPARED_ROWS = 20_000  # the grouping of a baseline is chosen on at most this many of the newest training rows
@@ -156,7 +156,7 @@ class PastLabels:
     def last_value(self, grouping: Grouping, rows: Ints) -> Scores | None:
         """Return for each row the label of its series that became known last before the row's time.
 
-        For classes and counts, return the mean of the last hundred such labels and of the constant.
+        For classes and counts, return the mean of the last (at most 100) such labels and, as one more, the constant.
         """
         labels = self._in_order(grouping)
         wanted = grouping.codes[rows] * (self._labelled.size + 1)

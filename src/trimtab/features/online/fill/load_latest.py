@@ -29,7 +29,7 @@ ByRows: TypeAlias = Callable[[ViewPlan, Mapping[bytes, list[Row]], int], Iterato
 _FLOAT, _INT, _NULL, _FALSE, _TRUE = 0xCB, 0xD3, 0xC0, 0xC2, 0xC3  # MessagePack's bytes for types
 _LONGEST = 160  # the longest name or text in a matrix, in bytes; rows with a longer one are encoded one by one
 _CHUNK = 20_000  # how many entities a matrix has
-_WORDS = 4  # names with at most this many words of eight bytes are sorted as numbers
+_WORDS = 4  # names that differ in at most this many words of eight bytes are sorted as numbers
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -120,8 +120,8 @@ class LatestLoad:
         """Sort the rows by entity, with the newest row of each entity last.
 
         Return the order, the index in this order at which each entity begins, and which entities are not simple: those
-        with an odd text (see `Bytes`), with a row whose event time or known-at time S has not reached, or with two rows
-        of the newest event time.
+        with an odd text (see `Bytes`), with a row whose event time or known-at time is after S, or with two rows of the
+        newest event time.
         """
         import numpy as np
 
@@ -272,7 +272,7 @@ def _by_name(names: Array) -> Array:
 
 
 def _codes(names: Array) -> Array:
-    """Return numbers that have the order of the names. There must be few distinct names."""
+    """Return numbers that have the order of the names. This is only fast if there are few distinct names."""
     import numpy as np
 
     if (names == names[0]).all():

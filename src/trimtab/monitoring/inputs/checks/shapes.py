@@ -191,7 +191,9 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Return whether a distance from a profile is about the usual one, `high`, so that values fit this profile.
+    """Return whether a distance from a profile is at most the usual one, `high`, so that values fit this profile.
+
+    The limit is `high`, but at least 0.1 and at most `_MOST_FIT`, plus the noise of a sample of this size.
 
     `distance` is that of values that were converted back, or of a column's values from another column's profile. It
     must also be at most half of the distance of the column from its own profile, `one.distance`.
@@ -365,7 +367,7 @@ def _moving_unit(column: ColumnProfile, one: _Off, before: Floats, course: Seque
     evidence = {"factor": best.a, "shift": best.b, "median": float(now[1]), "median_before": float(then[1])}
     message = (
         f"Column {column.name} looks converted by x -> {best.said} since {one.window.said[:16]}: the median is "
-        f"{now[1]:,.5g}, on the day before it was {then[1]:,.5g}; converted back, {percent(inside)} of its values are "
+        f"{now[1]:,.5g}, before the change it was {then[1]:,.5g}; converted back, {percent(inside)} of its values are "
         "within the range of training. Check the unit in which it is sent."
     )
     return [Finding("units", column.subject, one.window.onset_us, evidence, message)]

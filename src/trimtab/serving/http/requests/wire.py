@@ -85,7 +85,7 @@ async def whole_body(scope: Scope, receive: Receive, limit_bytes: int, timeout_s
     try:
         async with asyncio.timeout(timeout_s):
             while more:
-                message = await receive()  # the first message may contain only the head
+                message = await receive()  # the first message may come before any byte of the body
                 if message["type"] != "http.request":
                     raise Gone
                 part: bytes = message.get("body", b"")

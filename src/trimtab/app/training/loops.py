@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
     """Return the stages of a deployment's present repair, or else of the next one, and the follow-ups; see `stages`."""
-    deployment = system.definitions.deployment(model)
-    return stages(deployment, loop_state(system.state.catalog, deployment.name), system.clock.now_us())
+    deployment, catalog = system.definitions.deployment(model), system.state.catalog
+    state, frozen = loop_state(catalog, deployment.name), read_record(catalog, FREEZE, "all", str)
+    requested = read_record(catalog, REQUEST, deployment.name, Requested)
+    return stages(deployment, state, system.clock.now_us(), frozen=frozen, requested=requested)
 
 
 class Loops:

@@ -28,7 +28,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.parts import loaded_frames, parted_views
-from trimtab.steering.candidates.windows import labelled_until
+from trimtab.steering.candidates.windows import judging_window, labelled_until, lack_of_days
 from trimtab.training.data.sets import TrainingSet
 
 
@@ -257,6 +257,10 @@ def test_labels_after_the_end_of_their_file_are_waited_for_however_late_it_is(tm
         assert found.manifest.labels_until_us == shop.NOW_US
         np.testing.assert_array_equal(found.usable, (at_us <= shop.NOW_US - 2 * DAY_US) & (closed_us < shop.NOW_US))
         assert labelled_until(found) == shop.NOW_US - 2 * DAY_US
+        lack = lack_of_days(found, judging_window(found, 14 * DAY_US, shop.NOW_US - 4 * DAY_US), "")
+        ends = "The file of labels ends on 2024-04-09, so labels of requests after 2024-04-07 are not final."
+        assert lack is not None
+        assert lack.endswith(ends)
         assert training_set(project, found.manifest.cut_us).manifest == found.manifest
         shop.move(project, DAY_US)
         assert training_set(project, project.clock.now_us()).manifest == found.manifest

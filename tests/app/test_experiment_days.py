@@ -247,7 +247,7 @@ def test_attributes_with_too_many_values_have_no_slices(tmp_path: Path, monkeypa
         assert day.crowded == {"size": 8}
         notes = project.experiment_report("prices").notes
         assert notes[0].startswith(
-            "size has up to 8 values a day, too many for slices: 1 of 2 days have none. Slice by"
+            "size has up to 8 values a day, too many for slices: 1 of 2 days have no slices of it. Slice by"
         )
         assert not any("country" in one for one in notes)
 

@@ -178,6 +178,8 @@ def test_a_tester_gets_the_variant_whatever_else_holds() -> None:
 
 def test_a_switchback_gives_a_block_and_region_one_variant() -> None:
     definition = defined(switchback=Switchback(every_us=100, gap_us=20, by=("country",)))
+    with pytest.raises(Misuse, match=r"'country' is missing\. It identifies the region"):
+        check_row(definition, {"customer": "x"})
     assigner = Assigner(definition, started())
     found: dict[tuple[int, str | None], set[str]] = {}
     for n, row in enumerate(ROWS):

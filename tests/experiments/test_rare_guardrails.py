@@ -69,7 +69,7 @@ def test_a_guardrail_without_events_is_within_its_margin_once_they_are_surely_ra
         "crashes within its margin; crashes: no event in either variant (at most 0.092 % of the units have one)"
     )
     assert any("no unit has any event of crashes: is customer of 'crashes' the id" in note for note in late.notes)
-    assert "if no unit has an event, 0.001 of them may have one" in late.decided_before["guardrail"]
+    assert "without any event it holds if at most 0.001 of the units can have one" in late.decided_before["guardrail"]
 
 
 def test_the_first_event_opens_it_again_and_too_little_traffic_is_said() -> None:
@@ -79,7 +79,7 @@ def test_the_first_event_opens_it_again_and_too_little_traffic_is_said() -> None
     assert of_crashes(read(guarded(negligible=0.01), 400, 2)) == "open"  # two days are too few
     text = read(guarded(), 40, 20, effect=0.2).decision.text
     assert text.startswith("cannot be seen with this traffic: crashes: no event in either variant (at most 0.46 %")
-    assert "60 days without an event would show at most 0.15 %" in text
+    assert "60 days without an event would show that at most 0.15 %" in text
 
 
 def test_an_event_on_a_day_that_is_left_out_forbids_to_ship() -> None:
@@ -92,7 +92,7 @@ def test_an_event_on_a_day_that_is_left_out_forbids_to_ship() -> None:
     text = once.decision.text
     assert text.startswith(
         f"keep running: crashes: no event on the days that count, but units of {day}, which is left out, have events. "
-        "So it is no event that never happens. Look at these events: if green caused them, do not choose it; "
+        "So this event does happen. Look at these events: if green caused them, do not choose it; "
         "otherwise conclude the experiment with this reason, or start it again."
     )
     assert "is proven better, but guardrail crashes is not proven within its margin" in text

@@ -157,7 +157,7 @@ def test_a_feed_that_was_down_and_ids_that_never_match_are_named() -> None:
     days = days_of({v: {**values[v], "errors": [np.zeros(100)] * 10} for v in V})
     (note,) = read_experiment(definition, state_of(definition), days).notes
     assert note.startswith("no unit has any event of errors")
-    assert "If so, at most 0.1 % of them may have one (negligible=)" in note
+    assert "If so, the guardrail holds once at most 0.1 % of them can have one (negligible=)" in note
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,9 @@ def test_a_day_of_changed_weights_is_left_out_and_said() -> None:
     assert reading.excluded == {"2024-03-07": "the weights changed on this day"}
     assert reading.days == 9
     (note,) = reading.notes
+    excluding = msgspec.structs.replace(definition, crossovers="exclude")
+    (other,) = read_experiment(excluding, state, days).notes
+    assert "and came back, do not count if their day was not closed yet. If" in other
     assert note.startswith(
         "the weights changed on 2024-03-07: units that got another variant then, and came back, count"
     )
@@ -270,7 +273,7 @@ def test_a_guardrail_worse_than_its_margin_stops_the_variant() -> None:
     assert one(reading).verdict == "better"
     assert one(reading, "latency").verdict == "worse"
     assert reading.decision.act == "stop"
-    assert reading.decision.text.startswith("stop green: guardrail latency is worse than its margin of 2 %")
+    assert reading.decision.text.startswith("stop green: guardrail latency is worse by more than its margin of 2 %")
 
 
 def test_the_page_shows_the_distance_from_a_margin_and_one_sided_bounds() -> None:
@@ -403,6 +406,7 @@ def test_excluded_days_do_not_count_and_marks_are_listed() -> None:
     reading = read_experiment(definition, state_of(definition), marked)
     assert reading.days == 20
     assert list(reading.excluded) == [f"2024-03-{day}" for day in range(21, 26)]
+    assert next(reading.lines()) == f"{reading.experiment}: running, 20 of 25 closed days count"
     assert reading.marks == {"2024-03-01": ["retraining"]}
     assert one(reading).looks == one(read_experiment(definition, state_of(definition), days[:20])).looks
 

@@ -17,7 +17,7 @@ from trimtab.experiments.records import Allocation, ExperimentState, Exposure
 from trimtab.experiments.unit_hash import UnitHash
 
 BUCKETS = 10_000
-ROUTED = "routed"  # the flag of predictions that an experiment over deployments takes from another endpoint
+ROUTED = "routed"  # the flag of predictions for requests that an experiment passed on to another deployment
 # flags of predictions, if an experiment over versions selects requests by features: whether their unit is eligible
 ELIGIBLE, FEATURE_MISSING = "eligible", "feature_missing"
 Reason = Literal[
@@ -138,7 +138,7 @@ class Assigner:
     def exposure(
         self, row: Mapping[str, Any], at_us: int, generation: int, *, reason: str = "", missing: str = ""
     ) -> Exposure | None:
-        """Return the exposure of the unit of a row; None if it takes no part.
+        """Return the exposure of the unit of a row; None if it takes no part, with two exceptions.
 
         If the unit takes no part only because a feature is missing, the variant is "", so that such units are counted.
         The variant is also "" if the unit is not eligible now, but would get another variant than the control if it
@@ -149,7 +149,7 @@ class Assigner:
             at_us: The time at which the unit met its variant.
             generation: The number of the experiment's start.
             reason: Why the variant was not shown; empty if it was.
-            missing: The features without a value, for the reason.
+            missing: The features without a value, as the reason if the unit takes no part because of them.
         """
         found = self.assign(row, at_us)
         lacks = found.reason == "feature missing" and self._in_share(row, at_us)
@@ -262,7 +262,8 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
     for name in dict.fromkeys((*unit, *region, *sorted(kinds))):
         value = plain(row.get(name))
         if name not in row and name not in kinds:
-            raise Misuse(f"{what}: {name!r} is missing. It identifies the unit, so give it as a text or an integer.")
+            part = "unit" if name in unit else "region"
+            raise Misuse(f"{what}: {name!r} is missing. It identifies the {part}, so give it as a text or an integer.")
         if name in unit and value == "":
             value = None
         if name in (*unit, *region) and value is not None:
@@ -290,7 +291,7 @@ def plain(value: Any) -> Any:
 
 
 def whole(text: str) -> int | None:
-    """Return the whole number that a text stands for; None if Python writes it otherwise, or it exceeds 64 bits.
+    """Return the whole number of a text; None if Python would write the number otherwise, or if it exceeds 64 bits.
 
     >>> whole("71"), whole("071"), whole("x")
     (71, None, None)
@@ -339,8 +340,8 @@ def first_buckets(weights: Mapping[str, float]) -> list[tuple[int, str]]:
 def reallocated(buckets: Sequence[tuple[int, str]], weights: Mapping[str, float]) -> list[tuple[int, str]]:
     """Return the buckets under new weights. Only as many buckets as necessary get another variant.
 
-    A variant that has too many gives its last ones away. They go, in order, to the variants that have too few, in
-    declared order.
+    A variant that has too many gives its last ones away. Of these, the first go to the variant that is declared first
+    among those that have too few, and so on.
 
     >>> reallocated([(5000, "control"), (5000, "green")], {"control": 0.4, "green": 0.6})
     [(4000, 'control'), (6000, 'green')]

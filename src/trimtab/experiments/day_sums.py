@@ -1,4 +1,4 @@
-"""Add up the numbers of exposed units by variant and slice. The sums are exact, so their order does not matter."""
+"""Add up the metric values of exposed units by variant and slice. The sums are exact, so the order does not matter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DaySums:
         self._metrics = {metric.name: metric for metric in experiment.metrics}
         empty = VariantDay(metrics={metric.name: ArmSums() for metric in experiment.metrics})
         self._days = dict.fromkeys(experiment.variants, empty)
-        self.events: dict[str, dict[str, float]] = {name: {} for name in self._days}  # by variant and metric
+        self.events: dict[str, dict[str, float]] = {name: {} for name in self._days}  # by variant, and "METRIC events"
         self._seen: dict[str, set[str]] = {name: set() for name in experiment.slices}
 
     def add(self, units: ExposureBlock, values: Mapping[str, UnitValues], labels: Array | None = None) -> None:
@@ -44,7 +44,7 @@ class DaySums:
 
         Args:
             units: The first exposures of the units.
-            values: The numbers of the units, by metric. Under a metric's name and " events": the numbers of its events.
+            values: The values of the units, by metric. Under "NAME events": how many events of metric NAME they have.
             labels: How many predictions of each unit have a label, and how many have none, shape (units, 2).
         """
         slices = self._slices(units)
@@ -124,7 +124,7 @@ class DaySums:
 
 
 def late_outcomes(metrics: Sequence[Metric], before: DaySums, after: DaySums) -> dict[str, dict[str, int]]:
-    """Return how many more events, or labels, units have in `after` than in `before`, by metric and variant."""
+    """Return how many more events (for metrics of predictions: labels) `after` has, by metric and variant."""
     found: dict[str, dict[str, int]] = {}
     labels = [{name: day.labelled for name, day in one.variants().items()} for one in (before, after)]
     for metric in metrics:

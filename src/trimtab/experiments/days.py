@@ -28,7 +28,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int
     closed_until_us: int  # all days before this time are closed
-    # for each day that has such units: the address of the blob with the units that were first exposed on this day
+    # for each day on which units were first exposed: the address of the blob with these units
     units: list[str] = []
     # the same for the units that on this day, and on no earlier one, met another variant than their first
     crossed: list[str] = []
@@ -37,7 +37,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lateness(msgspec.Struct, frozen=True, kw_only=True):
-    """The longest time from an exposure to its logging with which it counts. An import of older exposures raises it."""
+    """The longest time after an exposure at which it may be logged to count. Importing older exposures raises it."""
 
     generation: int
     late_us: int
@@ -75,7 +75,7 @@ class DueDay(msgspec.Struct, frozen=True):
 
 
 def longest_wait_us(metrics: Sequence[Metric], label: LabelWait | None = None) -> int:
-    """Return how long after its end a day is closed: when the numbers of all its units are known.
+    """Return how long after its end a day is closed: when the metrics of all its units are known.
 
     Args:
         metrics: The metrics of an experiment.
@@ -139,7 +139,7 @@ def stored_reached(catalog: Catalog, state: ExperimentState) -> tuple[Reached, i
 def store_day(
     day: ExperimentDay, units: str, crossed: str, reached: Reached, revision: int
 ) -> tuple[list[Put], Reached]:
-    """Return the changes that store a day and record that it is closed, and the new record.
+    """Return the changes that store a closed day, and the `Reached` that one of them stores.
 
     The changes belong in one transaction. It fails if another process has closed the day. `units` and `crossed` are
     the addresses of the day's blobs in `Reached`, "" for none.

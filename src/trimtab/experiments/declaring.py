@@ -105,9 +105,9 @@ def experiment(
         overrides: By unit, the variant of a tester. Testers are left out of the analysis. For a unit of several columns
             the unit is a tuple of their values, or the same as a JSON array of texts.
         switchback: Assign blocks of time and not units; made with `switchback()`.
-        crossovers: Units that meet a second variant, because a tester's override or the weights changed: "first" counts
-            them for their first variant; "exclude" leaves them out if it happens before their day is closed.
-        metrics: What is compared, made with `metric()`. One of them is primary.
+        crossovers: Units that meet a second variant, for example because the weights changed: "first" counts them for
+            their first variant; "exclude" leaves them out if they meet the second before their day is closed.
+        metrics: What is compared, made with `metric()`. At least one of them is primary.
         slices: Attributes and features with few values. The units of each value are also analysed on their own.
         strata: One of `slices`, such as "country". Differences between countries are subtracted from means and
             proportions (post-stratification), which narrows their intervals.
@@ -303,7 +303,9 @@ def _checked_variants(what: str, variants: Any, model: Model | None) -> dict[str
         found[name] = reference if reference.startswith(f"{model.name}@") else f"{model.name}@{reference}"
     first, *others = found.values()
     if first != f"{model.name}@champion" or first in others:
-        raise Misuse(f'{what}: the control is the version in service. Make "champion" the first variant, and only it.')
+        raise Misuse(
+            f'{what}: the control is the version in service. Give "champion" to the first variant, and to no other.'
+        )
     if len({*others}) < len(others):
         raise Misuse(f"{what}: variants={dict(variants)} names a version twice. Give each variant its own.")
     return found
@@ -336,12 +338,10 @@ def _deployed_models(what: str, variants: Any, model: Model | None, metrics: Seq
                 "Declare both models with the same request."
             )
         if one.label.classes != first.label.classes or (judged and one.label.hash != first.label.hash):
-            raise Misuse(
-                f"{what}: {one.name!r} has another label than {first.name!r}, so their predictions differ anyway."
-            )
+            raise Misuse(f"{what}: {one.name!r} has another label than {first.name!r}, so the two cannot be compared.")
         if judged and one.metric != first.metric:
             raise Misuse(
-                f"{what}: {one.name!r} has metric={one.metric!r}, and {first.name!r} {first.metric!r}. Use one."
+                f"{what}: {one.name!r} has metric={one.metric!r}, but {first.name!r} has {first.metric!r}. Use one."
             )
     return found
 

@@ -63,7 +63,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def age_ends_us(self) -> list[int]:
         """The ends of the parts into which the window of a metric is divided, as times since the exposure.
 
-        A part is a day, or longer if the window has more than seven days. There are no parts in a window of one day.
+        A part is a day, or longer if the window has more than seven days. There are no parts in a window of one day,
+        and none for the time to an event.
 
         >>> [end // DAY_US for end in Metric(name="m", kind="mean", within_us=10 * DAY_US).age_ends_us]
         [2, 4, 6, 8, 10]

@@ -24,14 +24,14 @@ _KEY, _TIME = "experiment_unit", "experiment_time"  # columns that a request mus
 def eligibility_joins(
     what: str, given: Sequence[View | Join], of_model: FeatureSet | None, read: set[str], columns: Mapping[str, Dtype]
 ) -> tuple[Join, ...]:
-    """Return the views that an experiment reads at the assignment: those given, and those of its model for `read`.
+    """Return the views that an experiment reads at the assignment: those given, and those of its model in `read`.
 
     Args:
         what: The experiment, for errors.
         given: Views, or views that are joined under another name or by other columns.
         of_model: The features of the model whose versions are compared.
-        read: The names that `where` and `slices` read.
-        columns: The columns by which views can be looked up, with their types; "" for those of the unit (not known).
+        read: The names that `where` and `slices` read, such as "customer.orders_7d".
+        columns: The columns by which views can be looked up, with their types; "" if the type is not known.
 
     Raises:
         Misuse: An item is no view, or a view cannot be looked up by the given columns.

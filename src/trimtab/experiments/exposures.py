@@ -57,7 +57,7 @@ class ExposureBlock(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Intake(msgspec.Struct, frozen=True):
-    """The exposures that may be the first of their unit on a day: those from `from_us` until before `until_us`."""
+    """The times of exposures that may be the first of their unit on a day: from `from_us` until before `until_us`."""
 
     from_us: int
     until_us: int
@@ -75,8 +75,8 @@ class Intake(msgspec.Struct, frozen=True):
 
     def holds(self, at_us: int, appended_at_us: int) -> bool:
         """Return whether an exposure at `at_us` that was logged at `appended_at_us` counts."""
-        early = self.from_us <= at_us < self.until_us and appended_at_us <= self.known_by_us
-        return early and -EARLY_US <= appended_at_us - at_us <= self.late_us
+        in_time = self.from_us <= at_us < self.until_us and appended_at_us <= self.known_by_us
+        return in_time and -EARLY_US <= appended_at_us - at_us <= self.late_us
 
     def block(self, number: int, rows: Sequence[tuple[int, Exposure]], variants: Mapping[str, int]) -> ExposureBlock:
         """Return exposures as columns.
@@ -171,7 +171,7 @@ def decode(record: LogRecord) -> Exposure:
 
 
 def unit_values(unit: str, columns: int) -> list[str]:
-    """Return the values of the columns of a unit that is given as text, each as text.
+    """Return a unit's value in each of its columns, as text. `unit` is the unit as text.
 
     >>> unit_values("ann", 1), unit_values('["ann","7"]', 2)
     (['ann'], ['ann', '7'])

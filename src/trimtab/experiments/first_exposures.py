@@ -53,7 +53,7 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def chunks(self, blocks: Iterable[ExposureBlock], rows: int = _CHUNK_ROWS) -> Iterator[ExposureBlock]:
         """Yield the first exposures with all their columns, in the order of the log, in chunks of at least `rows`.
 
-        `blocks` are the exposures that `first_exposures` was given.
+        The last chunk may be smaller. `blocks` are the exposures that `first_exposures` was given.
         """
         waiting: list[ExposureBlock] = []
         for block in blocks if len(self) else ():
@@ -77,7 +77,8 @@ def first_exposures(
 
     Args:
         blocks: The exposures, in any order. They may be repeated.
-        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They are left out.
+        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They only
+            count for `met_another`.
         fallbacks: Exposures of units that got the control because they did not take part (for example, they no longer
             fulfilled `where`). They only count for `met_another`.
     """
@@ -116,7 +117,7 @@ def first_exposures(
 
 
 def not_in(keys: Array, others: Iterable[bytes]) -> Array:
-    """Return those of some sorted hashes of units that are in none of the packed hashes (`keys.tobytes()`)."""
+    """Return the sorted hashes of units in `keys` without those in `others`, which are packed (`keys.tobytes()`)."""
     for packed in others:
         keys = np.setdiff1d(keys, np.frombuffer(packed, "<u8"), assume_unique=True)
     return keys
@@ -137,7 +138,8 @@ def unpacked_units(packed: bytes) -> tuple[Array, Array]:
 class _Group:
     """The units whose hashes begin with the same bits.
 
-    `columns` are the first fields of `FirstExposures`, with a row for each variant that a unit met, by unit and time.
+    `columns` are the first four fields of `FirstExposures`, with a row for each variant that a unit met, sorted by unit
+    and time.
     """
 
     def __init__(self) -> None:

@@ -43,8 +43,8 @@ def metric(
         by: The source's columns that identify the unit, in the order of the experiment's `unit`.
         value: The aggregate of a unit's events, without a window: `tt.sum("amount")`.
         denominator: Makes the metric a ratio: the sum of `value` over all units divided by the sum of this.
-        prediction: Instead of events, the mean over a unit's labelled predictions: "loss", "label" or "score". It needs
-            an experiment over the versions of a model.
+        prediction: Instead of events: "loss" or "label", the mean over a unit's predictions that have a label; or
+            "score", the mean over all of them. It needs an experiment over versions or deployments.
         kind: "mean" (the default); "proportion": the share of units whose value is present and not 0; "ratio";
             "quantile"; "time_to_event": the time to the first event that `value=tt.count(where=...)` counts.
         within: How long after the first exposure events count. A unit's value is known after this time.
@@ -145,7 +145,7 @@ def _check_aggregates(
         raise Misuse(f"{what}: source={shown(source)[:100]} is no source. Make one with tt.source().")
     for column in by:
         if source.columns.get(column) not in ("str", "int"):
-            found = source.columns.get(column, f"missing among {', '.join(source.columns)}")
+            found = source.columns.get(column, f"not one of {', '.join(source.columns)}")
             raise Misuse(
                 f"{what}: by={column!r} must be a column of {source.name!r} of type str or int; it is {found}."
             )

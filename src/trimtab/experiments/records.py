@@ -116,8 +116,8 @@ class VariantDay(msgspec.Struct, frozen=True, kw_only=True):
     units: int = 0
     testers: int = 0  # units with an override, which are in no other count
     not_shown: dict[str, int] = {}  # the units that did not get their variant, by reason
-    labelled: int = 0  # predictions with and without a label, for metrics about predictions
-    missing: int = 0
+    labelled: int = 0  # predictions with a label, for metrics about predictions
+    missing: int = 0  # predictions without a label
     metrics: dict[str, ArmSums] = {}
     slices: dict[str, dict[str, ArmSums]] = {}  # by slice, such as "country=DE", and metric
     slice_units: dict[str, int] = {}
@@ -138,7 +138,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
     known_by_us: int = 0  # what became known later does not count, and does not change `variants`
-    with_late: dict[str, VariantDay] | None = None  # the same with the outcomes that came late; None: none came
+    with_late: dict[str, VariantDay] | None = None  # `variants` with the outcomes that came late; None: none came
     late: dict[str, dict[str, int]] = {}  # by metric and variant: the events or labels that came late
 
     @property
@@ -162,7 +162,7 @@ def running_experiments(catalog: Catalog) -> list[ExperimentState]:
 
 
 def past_state(catalog: Catalog, name: str, generation: int) -> ExperimentState | None:
-    """Return the state with which a start of an experiment ended, before the next start; None if there is none."""
+    """Return the last state of an earlier start of an experiment; None if there is no such start."""
     return read_record(catalog, PAST, past_key(name, generation), ExperimentState)
 
 

@@ -1,4 +1,4 @@
-"""The numbers of exposed units: for each metric, an aggregate of a unit's events after its first exposure."""
+"""The values of exposed units: for each metric, an aggregate of a unit's events after its first exposure."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _COVARIATES = ("mean", "proportion")  # the kinds of metrics that can have a cov
 
 
 class UnitValues(msgspec.Struct, frozen=True, eq=False):
-    """The numbers of some units for one metric: float64 arrays of shape (units,). NaN in `y`: the unit has no value."""
+    """The values of some units for one metric: float64 arrays of shape (units,). NaN in `y`: the unit has no value."""
 
     y: Array
     x: Array | None = None  # the covariate, which was known at the exposure
     d: Array | None = None  # for a ratio: the denominator
-    ages: tuple[UnitValues, ...] = ()  # the same numbers for each part of the window since the exposure
+    ages: tuple[UnitValues, ...] = ()  # the same values for each part of the window since the exposure
 
     def take(self, rows: Array) -> UnitValues:
-        """Return the numbers of the units at `rows`: positions or a boolean mask."""
+        """Return the values of the units at `rows`: positions or a boolean mask."""
         y, x, d = (None if one is None else one[rows] for one in (self.y, self.x, self.d))
         assert y is not None  # every metric has it
         return UnitValues(y, x, d, tuple(one.take(rows) for one in self.ages))
@@ -83,12 +83,13 @@ class MetricFeatures:
             joins.append(_join(f"{'after' if end_us else 'before'}_{place}", sources[name], by, over_us, features))
             self._sets.append((end_us, over_us, feature_set(self._request, [joins[-1]], texts=True)))
         self._read = {name for join in joins for name in join.by}
-        self.every = feature_set(self._request, joins, texts=True) if joins else None  # all of them, for one run
+        # all features, to prepare one run
+        self.every = feature_set(self._request, joins, texts=True) if joins else None
 
     def values(
         self, units: Sequence[str], exposed_us: Array, known_by_us: int, evaluate: Evaluate
     ) -> dict[str, UnitValues]:
-        """Return the numbers of some units, by metric.
+        """Return the values of some units, by metric.
 
         Args:
             units: The units as text.
@@ -114,7 +115,7 @@ class MetricFeatures:
         for number, metric in enumerate(self.metrics):
             past, x = read.get((0, metric.before_us), {}).get(f"value_{number}"), None
             if past is not None:
-                x = np.nan_to_num(_numbers(metric, past, exposed_us))
+                x = np.nan_to_num(_metric_values(metric, past, exposed_us))
             whole, *ages = [self._values(number, read[window], exposed_us, x) for window in self._windows(metric)]
             found[metric.name] = msgspec.structs.replace(whole, ages=tuple(ages))
         return found
@@ -126,7 +127,7 @@ class MetricFeatures:
 
     def _values(self, number: int, read: Mapping[str, Column], exposed_us: Array, x: Array | None) -> UnitValues:
         metric, d = self.metrics[number], None
-        y = _numbers(metric, read[f"value_{number}"], exposed_us)
+        y = _metric_values(metric, read[f"value_{number}"], exposed_us)
         if metric.kind == "ratio":
             d = within_range(_floats(read[f"denominator_{number}"]))
             y = np.where(np.isnan(d), np.nan, y)
@@ -180,8 +181,8 @@ def _over(aggregate: Aggregate, over_us: int) -> Aggregate:
     return msgspec.structs.replace(aggregate, over_us=over_us, hop_us=0, until_us=0)
 
 
-def _numbers(metric: Metric, read: Column, exposed_us: Array) -> Array:
-    """Return the number of each unit. NaN: it has none."""
+def _metric_values(metric: Metric, read: Column, exposed_us: Array) -> Array:
+    """Return the metric's value for each unit, given the aggregate that was read. NaN: it has none."""
     if metric.kind == "time_to_event":
         passed_us = np.where(read.present(), read.values - exposed_us, metric.within_us)
         return capped(metric, passed_us / SECOND_US)

@@ -69,7 +69,7 @@ def test_units_of_two_variants_are_counted_and_count_by_rule(rule: str, tmp_path
         assert days[0].variants[name].units == len(wanted)
         assert sum(one.variants[name].units for one in days[1:]) == 0
     assert [one.crossed for one in days[:3]] == [len(moved), len(late), 0]
-    said = "count for their first one" if rule == "first" else "do not count, if their day was open"
+    said = "count for their first one" if rule == "first" else "do not count if their day was not closed yet"
     both = f"{len(moved) + len(late)} units met another variant than their first"  # also on the day that is left out
     assert any(both in note and said in note for note in notes)
 

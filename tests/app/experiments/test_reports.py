@@ -179,7 +179,7 @@ def test_simulate_plants_an_effect_in_the_projects_own_history(folder: Path) -> 
     none = printed(folder, "simulate", "--experiment", "later", "--runs", "20", when="--experiment")
     assert none["right"] >= 16
     shown = run(folder, "simulate", "--experiment", "later", "--effect", "0.4", "--runs", "3")
-    assert "planted: the primary metrics of b are 0.4 of the control's better" in shown
+    assert "planted: the primary metrics of b are 40 % better than the control's" in shown
     assert "--policy is about the loop" in run_failing(
         folder, "simulate", "--experiment", "later", "--policy", "never", status=2
     )

@@ -44,8 +44,8 @@ class Rule(msgspec.Struct, frozen=True, eq=False):
     """The compiled rule by which an experiment assigns units now."""
 
     assigner: Assigner
-    generation: int  # the number of its newest start; 0 before the first
-    reader: EligibilityReader | None = None  # None: no features are read (the rule has none, or is not running)
+    generation: int  # the number of the experiment's newest start; 0 before the first
+    reader: EligibilityReader | None = None  # None: the experiment reads no features, or is not running
     closed_until_us: int = 0  # the days before this time are closed
     wait_us: int = 0  # how long after its end a day is closed
     end_us: int = sys.maxsize  # from this time on no more units are taken in
@@ -75,7 +75,7 @@ class Rules:
         self._mutex = threading.Lock()
         self._mark: Hashable = None
         self._of: dict[str, Rule] = {}
-        self._logged_us: int | None = None  # the newest append time in the log that is known here; None: not read yet
+        self._logged_us: int | None = None  # the newest append time in the log, as far as known; None: not read yet
         self._caught: Hashable = None  # the mark of the state at which online features were last brought up to date
 
     @cached_property
@@ -113,11 +113,11 @@ class Rules:
         """Return the time that an exposure gets if it is logged now."""
         if self._logged_us is None:
             self._logged_us = newest_at_us(self.log)
-        self._logged_us = max(self._logged_us, now_us)  # no record gets an earlier time, even if the clock is set back
+        self._logged_us = max(self._logged_us, now_us)  # the log gives no record an earlier time than the newest
         return self._logged_us
 
     def log_all(self, name: str, exposures: Sequence[Exposure], now_us: int) -> None:
-        """Log exposures. If some are older than `LATE_US` (a day), first let the experiment count ones that late."""
+        """Log exposures. If some are older than `LATE_US` (a day), first let them count (`allow_late`)."""
         if not exposures:
             return
         late_us = self.logged_us(now_us) - min(one.at_us for one in exposures)
@@ -164,8 +164,8 @@ def expose(
     assigner, definition = rule.assigner, rule.assigner.definition
     if definition.model is not None:
         raise Misuse(
-            f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Leave "
-            "expose out."
+            f"experiment {name!r}: its exposures are the predictions of {definition.model!r}, which are logged. Do "
+            "not call expose()."
         )
     if not isinstance(not_shown, str):  # the log would be unreadable
         raise Misuse(
@@ -247,7 +247,10 @@ def cannot_close(system: System, state: ExperimentState) -> str | None:
 
 
 def lacking(system: System, definition: Experiment) -> str | None:
-    """Return what the metrics of an experiment read and the project file does not declare; None if it has all."""
+    """Return the first source, column or deployment that an experiment needs and the project file does not declare.
+
+    None: all are declared.
+    """
     sources = system.declared.sources
     for one in definition.metrics:
         if one.source is None:
@@ -273,7 +276,7 @@ def placed(system: System, definition: Experiment) -> Experiment:
 
 
 def notes(system: System, state: ExperimentState) -> list[str]:
-    """Return what else a person should know about an experiment, each as a text."""
+    """Return texts about an experiment that need a person's attention, such as that its planned time is over."""
     definition = stored_definition(state)
     if definition.deployments and state.phase == "concluded" and state.winner not in (None, definition.control):
         won, model, declared = definition.variants[str(state.winner)], definition.model, system.declared.deployments
@@ -297,7 +300,8 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     if newest_us > system.clock.now_us() + EARLY_US:
         found.append(
             f"exposures were logged at {format_time(newest_us)}, which the clock has not reached: it was set back. "
-            "Until then, exposures are recorded as logged at this time, and count only on days that are closed later"
+            "Until it reaches this time, new exposures are logged with this time, and only count if their day is "
+            "closed after it"
         )
     if state.started_at_us > system.clock.now_us():
         found.append(
@@ -316,7 +320,8 @@ def _note(system: System, state: ExperimentState, definition: Experiment) -> str
     if declared.hash != state.hash:
         return "the definition changed since the start: stop and start it again (units are assigned again)"
     if model is not None and arm_shares(system.state.catalog, model).experiment != state.name:
-        return "its canary was ended, so the champion answers all requests: stop it"
+        split = "split" if definition.deployments else "canary"
+        return f"its {split} was ended, so the champion answers all requests: stop the experiment"
     champion = None if model is None or definition.deployments else system.registry.alias(model, CHAMPION)
     if champion is not None and champion.id != state.versions.get(definition.control):
         if champion.id in state.versions.values():

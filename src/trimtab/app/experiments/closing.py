@@ -140,14 +140,14 @@ class ExperimentDays:
 
         Args:
             due: The day.
-            reached: The units of earlier days.
+            reached: How far days are closed, and the units of earlier days.
             evaluate: Computes features.
 
         Returns:
             The day, and the units that were first exposed on it or that met two variants for the first time.
         """
         state, intake, blob = self._state, self._intake(due), self._system.state.blob
-        lacking = self._lacking(intake)  # before the units of earlier days are read, which are no such units
+        lacking = self._lacking(intake)  # made first: while units of earlier days are read, they are removed from it
         earlier = _without(lacking, (unpacked_units(blob.get(digest)) for digest in reached.units))
         first = first_exposures(self._exposures(intake), earlier, self._fallbacks(intake))
         met_another = not_in(first.met_another, (blob.get(digest) for digest in reached.crossed))
@@ -224,7 +224,7 @@ class ExperimentDays:
         evaluate: Evaluate,
         known_by_us: int | None = None,
     ) -> DaySums:
-        """Add up the numbers of units. With `known_by_us`, outcomes that became known until then count, too."""
+        """Add up the units' values. With `known_by_us`, outcomes that became known until then count, too."""
         sums = DaySums(self.definition)
         of_predictions, labels = dict[str, UnitValues](), None
         if self._predictions is not None:
@@ -244,7 +244,7 @@ class ExperimentDays:
     def _left_out(self, first: FirstExposures, intake: Intake) -> NDArray[Any] | None:
         """Return which units met another variant until their day is closed; None if such units count.
 
-        In a switchback, a unit counts once in each block of time, where it has a single variant.
+        In a switchback, none is left out: a unit counts once in each block of time, and has a single variant there.
         """
         if self.definition.crossovers == "first":
             return None
@@ -253,9 +253,10 @@ class ExperimentDays:
         return first.crossed(chain(self._exposures(longer), self._fallbacks(longer)))
 
     def _exposures(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the exposures that may be the first ones of a day.
+        """Yield the exposures that may be the first of their units on a day.
 
-        For an experiment over versions, these are predictions, and logged exposures of requests that got no answer.
+        For an experiment over versions or deployments, these are predictions, and logged exposures of
+        requests that got no answer.
         """
         codes = {name: code for code, name in enumerate(self.definition.variants)}
         state = self._state
@@ -263,7 +264,7 @@ class ExperimentDays:
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
     def _fallbacks(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield when units met the control because they did not fulfil `where`, or a feature was missing."""
+        """Yield the exposures of units that got the control because they did not fulfil `where` or lacked a feature."""
         if self.definition.where is None or self.definition.switchback is not None:
             return iter(())
         state = self._state
@@ -303,7 +304,7 @@ class ExperimentDays:
         return tuple(dict.fromkeys(found))
 
     def _excluded(self, day_us: int) -> str | None:
-        """Return why a day does not count: the inputs or the labels of a model were faulty at some time of it."""
+        """Return why a day does not count: the inputs or the labels of a model were faulty at some time of the day."""
         catalog = self._system.state.catalog
         for window in chain.from_iterable(red_windows(catalog, model) for model in self.definition.models):
             if window.start_us < day_us + DAY_US and (window.end_us is None or window.end_us > day_us):

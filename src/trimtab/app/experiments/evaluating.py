@@ -42,7 +42,7 @@ def evaluating(system: System, features: FeatureSet | None, what: Sequence[Any])
 def with_past_features(
     system: System, definition: Experiment, rows: Sequence[Mapping[str, Any]], at_us: NDArray[Any]
 ) -> list[tuple[dict[str, Any], str]]:
-    """Return rows of units with the features that an experiment reads, each as of its time, computed from history.
+    """Return rows of units with the features that an experiment reads, as of each row's time, computed from history.
 
     The text next to a row names the features that `where` needs and that have no value, with reasons.
     """
@@ -79,4 +79,4 @@ def _evaluate(
 
 
 def _without_features(*given: object) -> FeatureFrame:
-    raise AssertionError("no metric reads events")  # in this case, `MetricFeatures.values` computes no features
+    raise AssertionError("no metric reads events")  # never called: `MetricFeatures.values` then computes no features

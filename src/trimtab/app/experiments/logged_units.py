@@ -80,12 +80,13 @@ class LoggedUnits:
                 yield intake.block(number, rows, {"": 0})
 
     def not_eligible(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the units that got the control because they did not fulfil `where` at that time, in blocks."""
+        """Yield the units that got the control because they did not fulfil `where` when answered, in blocks."""
         by_flag = bool(self._definition.features)
         for number, found in self.predictions(intake):
             rows = []
             for position, one, row in found:
-                reason = self._assignments.at(row, one.made_at_us).reason  # without `where`, if flags tell
+                # if the experiment reads features, this leaves `where` out, and the prediction's flags decide
+                reason = self._assignments.at(row, one.made_at_us).reason
                 unflagged = reason == "assigned" and not {ELIGIBLE, FEATURE_MISSING} & {*one.flags}
                 if unflagged if by_flag else reason == "not eligible":
                     rows.append((position, self._exposed(one, row, "", "not eligible")))
@@ -105,7 +106,7 @@ class LoggedUnits:
                 if not any(name in record.payload for name in names) or record.payload.startswith(ERASED):
                     continue
                 one = decode(record.payload, record.partition, record.position)
-                routed = ROUTED in one.flags  # also the control's own answer, if the other deployment was not loaded
+                routed = ROUTED in one.flags  # also if the control answered because the other deployment was not loaded
                 own = one.model == models[0] and (not routed or self._definition.deployments)
                 mine = own or (one.model in models and routed and self._definition.deployments)
                 given = mine and one.mode in _OWN_TIME and one.arm != SHADOW
@@ -163,7 +164,7 @@ class LoggedUnits:
         return ", ".join(found) or "feature missing"  # older answers do not name them
 
     def _row(self, prediction: Prediction) -> dict[str, Any] | None:
-        """Return the columns of a logged request; None if it does not have the columns that identify its unit."""
+        """Return the columns of a logged request; None if it does not fit the columns, or lacks the unit's."""
         names = self._columns.get(prediction.version)
         if names is None:
             request = self._request_of(prediction.version) or self._request

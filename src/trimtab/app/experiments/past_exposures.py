@@ -34,7 +34,7 @@ def past_exposures(
 ) -> tuple[list[Assignment], list[Exposure]]:
     """Return the assignments of units as of past times, and the exposures to log.
 
-    A unit whose day is closed takes no part any more, because sums of closed days do not change.
+    A unit with a time on a closed day takes no part, because sums of closed days do not change.
 
     Args:
         system: The project.
@@ -42,7 +42,7 @@ def past_exposures(
         units: The units, as for `Project.expose_units`.
         at: A time for each unit, or one for all.
         not_shown: Why the variants were not shown; empty if they were.
-        refusal: Why an exposure at a time does not count any more; None if it counts.
+        refusal: Returns why an exposure at a time does not count any more; None if it counts.
 
     Raises:
         Misuse: There is not one time for each unit, or a time lies in the future.
@@ -70,7 +70,7 @@ def past_exposures(
         for place, (row, missing) in zip(places, rows_of, strict=True):
             at_us = times_us[place]
             assigner = past.assigner(at_us)
-            # no more days of an earlier start are closed
+            # exposures of an earlier start no longer count, because its days are not closed any more
             why: Reason | None = "day is closed" if one is not state else refusal(at_us)
             assigned = assigner.assign(row, at_us)
             if why is not None and assigned.takes_part:

@@ -55,12 +55,12 @@ class PredictionValues:
     def of(
         self, first: FirstExposures, intake: Intake, known_by_us: int | None = None
     ) -> tuple[dict[str, UnitValues], Array]:
-        """Return the numbers of the units in `first`, which were exposed in the time of the intake.
+        """Return the metric values of the units in `first`, which were exposed in the time of the intake.
 
         With `known_by_us`, late labels (after the declared wait) count, too, if they were known by this time.
 
         Returns:
-            By metric, the number of each unit, and for primary metrics also its number for each part of the window. And
+            By metric, the value of each unit, and for primary metrics also its value for each part of the window. And
             an array of shape (units, 2): how many predictions of each unit have a label, and how many have none.
         """
         labels = np.zeros((len(first), 2), np.int64)
@@ -107,7 +107,10 @@ class PredictionValues:
 
 
 def _of_units(metric: Metric, parts: Sequence[tuple[Array, Array, Array]], units: int) -> UnitValues:
-    """Return the numbers of units from their predictions: the unit, the value, and the time since the exposure."""
+    """Return the metric values of units.
+
+    `parts` are blocks of predictions as columns: the unit, the value, and the time since the exposure.
+    """
     unit, values, after_us = (np.concatenate(one) for one in zip(*parts, strict=True)) if parts else (np.zeros(0),) * 3
     ends_us = metric.age_ends_us if metric.role == "primary" else []
     ages = [(after_us >= begin) & (after_us < end) for begin, end in pairwise([0, *ends_us])]
@@ -118,7 +121,7 @@ def _of_units(metric: Metric, parts: Sequence[tuple[Array, Array, Array]], units
 
 
 def _means(unit: Array, values: Array, units: int) -> Array:
-    """Return the mean of each unit's values, from its exact sum; NaN: it has no value."""
+    """Return the mean of each unit's values, from their exact sum. NaN: the unit has no value."""
     out = np.full(units, np.nan)
     if len(unit):
         order = np.argsort(unit, kind="stable")

@@ -14,7 +14,7 @@ from trimtab.core.errors import Conflict, NotFound, Unavailable
 from trimtab.experiments.days import stored_days
 from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.reading import read_experiment
-from trimtab.experiments.reading.results import Reading, Recommendation
+from trimtab.experiments.reading.results import Reading, Recommendation, shown_days
 from trimtab.experiments.records import experiment_state, past_state, stored_definition
 from trimtab.report import html_page
 from trimtab.store.durable_files import write_durably
@@ -83,5 +83,5 @@ def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
         if one.phase in ("running", "paused"):
             reading = experiment_report(system, one.name, close=False, slices=False)
             note = f" ({'; '.join(reading.notes)})" if reading.notes else ""
-            text = f"{one.phase}, {reading.days} closed days: {reading.decision.text}{note}"
+            text = f"{one.phase}, {shown_days(reading)}: {reading.decision.text}{note}"
             yield one.name, text, reading.decision.act in ("blocked", "stop")

@@ -80,8 +80,8 @@ class Running:
         definition = self._system.declared.experiment(name)
         if before is not None and before.phase == "concluded" and not again:
             raise Conflict(
-                f"experiment {name!r}: it was concluded, and all units get {before.winner!r}. A new start takes that "
-                "away and assigns the units again. If you want this: start_experiment(..., again=True), or trimtab "
+                f"experiment {name!r}: it was concluded, and all units get {before.winner!r}. A new start ends that "
+                "and assigns the units again. If you want this: start_experiment(..., again=True), or trimtab "
                 f"experiment start {name} --again"
             )
         weights = dict(zip(definition.variants, definition.weights, strict=True))
@@ -141,10 +141,10 @@ class Running:
         return self._write("ramp_experiment", self._allocated(state, due[-1], last.weights, by_hand=False))
 
     def must_stop(self) -> str | None:
-        """Return why an experiment over versions must stop now; None if it need not.
+        """Return why an experiment over versions or deployments must stop now; None if it need not.
 
         The reasons: a version exceeds a guardrail of the service or became the champion, a compared deployment has no
-        version in service, or a person has ended the canary.
+        version in service, or a person has ended the canary (or the split among deployments).
         """
         state = self.state
         if state is None or state.phase != "running" or not state.versions:
@@ -152,7 +152,7 @@ class Running:
         definition, catalog, registry = stored_definition(state), self._catalog, self._system.registry
         model, treatments = str(definition.model), [n for n in state.versions if n != definition.control]
         if arm_shares(catalog, model).experiment != self._name:
-            return "A person has ended the canary."
+            return f"A person has ended the {'split' if definition.deployments else 'canary'}."
         champion = registry.alias(model, CHAMPION)
         deployment = self._system.definitions.deployments.get(model)
         rollout = Rollout() if deployment is None or deployment.rollout is None else deployment.rollout
@@ -223,7 +223,8 @@ class Running:
         reading = experiment_report(self._system, self._name, slices=False)
         more = {"reading": reading.decision.text}
         if definition.deployments and winner != definition.control:
-            more |= {"call instead": str(definition.variants[winner])}  # its versions have their own gate
+            # nothing is promoted, because clients can call the winner's own endpoint
+            more |= {"call instead": str(definition.variants[winner])}
         elif definition.model is not None and winner != definition.control:
             wanted = PromotionRequest(why=self._why, actor=self._actor, seen_until_us=None, dry_run=False)
             more |= {"promotion": promote_version(self._system, state.versions[winner], wanted, None).state}

@@ -24,7 +24,7 @@ def tick_project(
     """Run one tick of all deployments, then the steps in `also`, and all experiments; see `Project.tick`.
 
     The days of experiments are closed last, because the deployments find red windows (times of faulty inputs or labels)
-    in which days do not count. All of this is done even if a deployment failed.
+    in which days do not count. All of this is done even if a deployment failed; its error is raised afterwards.
     """
     decisions: list[Decision] = []
     try:
@@ -41,7 +41,7 @@ def tick_project(
 
 
 def tick_experiments(system: System) -> list[Decision]:
-    """Stop experiments that must stop (see `Running.must_stop`), and ramp others as declared, unless all is frozen.
+    """Stop experiments that must stop (see `must_stop`), and ramp others as declared, unless the project is frozen.
 
     An experiment that another process changes at the same time is left for the next tick.
     """

@@ -64,11 +64,11 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
     text = f"units are split {shares}; declared: {declared} (p = {found.p:.2g})"
     if found.holds:
         return RatioCheck(holds=True, p=found.p, text=text)
-    where = _where(definition, [day for day, _ in steady], expected)
+    where = _slices_off(definition, [day for day, _ in steady], expected)
     if found.failed is not None:
         early = np.sum(counts[: found.failed + 1], axis=0)
         split = " : ".join(f"{share:.1%}" for share in early / early.sum())
-        text += f". It first failed on {format_time(steady[found.failed][0].day_us)[:10]}, at {split} until then"
+        text += f". It first failed on {format_time(steady[found.failed][0].day_us)[:10]}; until then: {split}"
     cause = _left_out(definition, [day for day, _ in steady], expected)
     if cause:
         text += cause
@@ -113,7 +113,7 @@ def weights_changed(definition: Experiment, state: ExperimentState, day_us: int)
 def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
     """Return a sentence if a metric has no event at all, or none on days on which many are expected; otherwise None.
 
-    If only days that are left out have events, the decision says so.
+    Nothing is said if only days that are left out have events: the text of the decision mentions these.
     """
     if metric.source is None:
         return None
@@ -124,7 +124,8 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         by = ", ".join(metric.by)
         found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
         if metric.role == "guardrail" and metric.kind != "quantile" and never_is_good(metric):
-            found += f" If so, at most {100 * metric.negligible:.3g} % of them may have one (negligible=)"
+            share = f"{100 * metric.negligible:.3g} %"
+            found += f" If so, the guardrail holds once at most {share} of them can have one (negligible=)"
         return found if sum(one.units for one in every) >= _MANY_UNITS else None
     days = [day for day in days if day.excluded is None]
     if metric.kind not in ("mean", "proportion", "ratio") or not days:
@@ -153,7 +154,7 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         return None
     shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more days" if len(empty) > 5 else "")
     return (
-        f"no unit of {shown} has any event of {metric.name}: if its feed was down, the units of these days count as 0"
+        f"no unit of {shown} has any event of {metric.name}: if the feed of these events was down, the units count as 0"
     )
 
 
@@ -191,7 +192,7 @@ def _counts(definition: Experiment, day: ExperimentDay, slice_: str = "") -> lis
     return [0 if one is None else one.units for one in here]
 
 
-def _where(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
+def _slices_off(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
     """Return the slices whose units are split otherwise than declared, with their shares; at most the five clearest."""
     names = sorted({name for day in days for one in day.variants.values() for name in one.slice_units})
     found = []

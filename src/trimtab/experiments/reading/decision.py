@@ -30,11 +30,11 @@ def recommend(
 ) -> Recommendation:
     """Return what to do.
 
-    The rules, in this order: a failed sample-ratio check blocks. A variant is shipped if a primary metric is proven
-    better, none is proven worse, and all guardrails are proven within their margins. A variant is stopped if a primary
-    metric is proven worse, or a guardrail worse than its margin; if this is true of all variants, stop the experiment.
-    Otherwise keep running or, if it is over, no difference is shown. A metric is undecided if late outcomes contradict
-    the closed days.
+    The rules, in this order: a failed sample-ratio check blocks. While effects are `withheld`, wait. A variant is
+    shipped if a primary metric is proven better, none is proven worse, and all guardrails are proven within their
+    margins. A variant is stopped if a primary metric is proven worse, or a guardrail worse by more than its margin; if
+    this is true of all variants, stop the experiment. Otherwise keep running or, if it is over, no difference is shown.
+    A metric is undecided if late outcomes contradict the closed days.
     """
     if not ratio.holds:
         return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
@@ -151,7 +151,7 @@ def _stops(some: Sequence[MetricReading]) -> str | None:
     for one in some:
         if one.role == "guardrail" and one.verdict == "worse":
             margin = f"{100 * (one.margin or 0.0):.3g} %"
-            return f"guardrail {one.metric} is worse than its margin of {margin}: {shown_effect(one)}"
+            return f"guardrail {one.metric} is worse by more than its margin of {margin}: {shown_effect(one)}"
     for one in some:
         if one.role == "primary" and one.verdict == "worse":
             return f"it is worse: {shown_effect(one)}"
@@ -271,7 +271,8 @@ def _go_on(
         text = f"{act}{' with this traffic' * (act != 'keep running')}: {effect} after {_days(days)}"
         if look.at_most is not None:
             least = -math.expm1(math.log1p(-min(look.at_most, 0.999)) * days / horizon)
-            text += f"; {horizon} days without an event would show at most {100 * least:.2g} %"
+            shown = f"{horizon} days without an event would show that at most {100 * least:.2g} %"
+            text += f"; {shown} of the units have one"
     if more is None and smallest is not None:
         text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
     text += "".join(f". {name}: {proven}" for name, some in going.items() if (proven := _proven(definition, some)))
@@ -283,7 +284,7 @@ def _advice(one: MetricReading) -> str:
     """Return what a person can do about a guardrail without events that cannot be within its margin."""
     if one.left_out:
         return (
-            f"So it is no event that never happens. Look at these events: if {one.variant} caused them, do not choose "
+            f"So this event does happen. Look at these events: if {one.variant} caused them, do not choose "
             "it; otherwise conclude the experiment with this reason, or start it again"
         )
     if one.kind != "quantile":

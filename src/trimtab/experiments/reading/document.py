@@ -63,8 +63,8 @@ def _units(page: Document, reading: Reading) -> None:
     if reading.not_eligible:
         lacking = "; ".join(f"{why}: {count:,}" for why, count in reading.not_eligible.items())
         page.note(
-            f"Units that took no part because a feature was missing (on each day that they came, by "
-            f"reason; without those that took part until the day was closed): {lacking}",
+            f"Units that took no part because a feature was missing, by reason (a unit counts on each day on which it "
+            f"came, unless it took part before that day was closed): {lacking}",
             "warning",
         )
     series = [
@@ -87,8 +87,8 @@ def _units(page: Document, reading: Reading) -> None:
         if one.differs:
             page.note(
                 f"Labels are not equally complete: compared day by day, {one.variant} has {one.share:.2%}, the control "
-                f"{one.control_share:.2%}. If the values of a metric have a limit, its intervals are widened by what "
-                "the surplus labels can hide.",
+                f"{one.control_share:.2%}. If the values of a metric have a limit, its intervals are widened, because "
+                "the surplus labels may be the highest or the lowest values of their variant.",
                 "warning",
             )
 
@@ -124,11 +124,11 @@ def _effects(page: Document, reading: Reading) -> None:
         )
     methods = sorted({one.looks[-1].method for one in reading.metrics})
     page.paragraph(
-        f"Methods: {', '.join(methods)}. p is for no difference to the control. Of primary metrics, p, interval and "
-        "verdict are corrected alike for the number of primary metrics and variants (Bonferroni); p and verdict of "
-        "secondary metrics after Benjamini and Hochberg. In each row the days weigh alike in both variants, so the "
-        "control's value may differ a little from its plain mean, and from row to row. P(better) is the Bayesian "
-        "reading: the probability that the variant is better. No rule decides by it."
+        f"Methods: {', '.join(methods)}. p is the p-value for no difference to the control. Of primary metrics, p, "
+        "interval and verdict are corrected alike for the number of primary metrics and variants (Bonferroni); p and "
+        "verdict of secondary metrics after Benjamini and Hochberg. In each row the days weigh alike in both "
+        "variants, so the control's value may differ a little from its plain mean, and from row to row. P(better) is "
+        "the Bayesian reading: the probability that the variant is better. No rule decides by it."
     )
 
 

@@ -184,7 +184,9 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
 
 
 def has_event(metric: Metric, sums: ArmSums) -> bool:
-    """Return whether a unit has an event of a metric. Without one its value is 0 or null; as a time, the whole window.
+    """Return whether a unit has an event of a metric.
+
+    A unit without one has the value 0 or null; its time to an event is the whole window.
 
     >>> crash = Metric(name="crash", kind="time_to_event", within_us=DAY_US)
     >>> has_event(crash, ArmSums(units=2, y=(172800.0,))), has_event(crash, ArmSums(units=2, y=(172799.0,)))
@@ -225,7 +227,7 @@ def _planned_looks(definition: Experiment, state: ExperimentState) -> tuple[int,
 def novelty_of(
     definition: Experiment, metric: Metric, state: ExperimentState, days: Sequence[ExperimentDay], variant: str
 ) -> list[Look]:
-    """Return the effect on the units that were first exposed in each week since the start, each by itself.
+    """Return for each week since the start the effect on the units that were first exposed in that week alone.
 
     The intervals are those of a single look.
     """

@@ -50,7 +50,7 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     # the p-value corrected for the number of comparisons: for a primary metric like its interval (Bonferroni), for a
     # secondary metric after Benjamini-Hochberg; None for a guardrail, and without a p-value
     adjusted_p: float | None = None
-    bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if they differ
+    bounded: tuple[float, float] | None = None  # the interval after allowing for missing labels, if their shares differ
     probability_better: float | None = None  # the Bayesian reading: the probability that the variant is better
     expected_loss: float | None = None  # the loss to expect from choosing the variant, in units of the metric
     with_late: Look | None = None  # the newest look, if outcomes that came late had counted; None: it is the same
@@ -98,12 +98,16 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
 
 
 def never_is_good(metric: Metric | MetricReading) -> bool:
-    """Return whether it is good if no unit ever has an event of a metric, as of crashes; not of orders."""
+    """Return whether it is good if no unit ever has an event of a metric: true of crashes, false of orders."""
     return (metric.better == "lower") != (metric.kind == "time_to_event")
 
 
 def cannot_be_within(one: MetricReading) -> bool:
-    """Return whether a guardrail without events, or a quantile that is 0, cannot be within its margin for now."""
+    """Return whether a guardrail cannot be within its margin, however many units without an event there are.
+
+    It has no event, but events are good or happened on days that are left out; or it is a quantile of 0 in both
+    variants.
+    """
     last = one.looks[-1]
     if one.margin is None or one.kind == "quantile":
         return one.margin is not None and last.control == last.variant == 0.0

@@ -46,7 +46,7 @@ class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
     metric: str
     role: Role
     mean: float  # of a unit; for ratios and quantiles, the ratio or quantile
-    sd: float  # the standard deviation of a unit within a day, after the covariate was subtracted
+    sd: float  # the standard deviation of the units' values within a day, after the covariate was subtracted
     explained: float | None  # the share of the variance that the covariate explains; null: there is none
     day_sd: float  # the standard deviation of the difference from day to day, without the part that units explain
     rules: list[RulePlan]
@@ -77,12 +77,13 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             yield f"Assumption: {self.assumption}"
         for one in self.metrics:
             kind = "time_to_event" if one.unit else "mean"
-            noise = f", days add {in_units(one.day_sd, kind)}" if one.day_sd else ""
+            day_sd = in_units(one.day_sd, kind)
+            noise = f"; from day to day the difference varies by another {day_sd}" if one.day_sd else ""
             less = "" if one.explained is None else f", the covariate explains {one.explained:.0%}"
             yield ""
             mean, sd = (in_units(value, kind, digits=4) for value in (one.mean, one.sd))
             values = f"mean {mean}, standard deviation {sd}"
-            yield f"{one.metric} ({one.role}): {values}{noise}{less}"
+            yield f"{one.metric} ({one.role}): {values}{less}{noise}"
             yield terminal_table(rules_table(one.rules, self.rule))
         yield ""
         if self.constant:
@@ -247,7 +248,7 @@ def _metric_plan(
 
 
 def _any_event(metric: Metric, y: NDArray[np.float64]) -> bool:
-    """Return whether a unit has an event. Without one its value is 0 or NaN; as a time, the whole window."""
+    """Return whether a unit has an event. Otherwise values are 0 or NaN, and times to an event the whole window."""
     none = metric.within_us / SECOND_US if metric.kind == "time_to_event" else 0.0
     return bool((np.nan_to_num(y, nan=none) != none).any())
 

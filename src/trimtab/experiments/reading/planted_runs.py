@@ -24,7 +24,7 @@ from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.association import share_interval
 
 Array = NDArray[Any]
-# for kinds of metrics that are no sum over units: what a total of units is a total of
+# what the lost total of a metric consists of, for kinds of metrics that are no sum over units
 _TOTALS = {"ratio": "of its numerator", "quantile": "of all values", "time_to_event": "seconds"}
 _FIRST = 100_000  # the generation of the first run of seed 0; no real start of an experiment has such a number
 
@@ -38,7 +38,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     origin: str  # the source or request whose rows stand for exposures
     rows: Sequence[Mapping[str, Any]]  # the unit's columns and attributes, as `Assigner.assign` reads them
     at_us: Array  # int64
-    values: Mapping[str, UnitValues]  # the numbers of the units, by metric
+    values: Mapping[str, UnitValues]  # the values of the units, by metric
     assumption: str = ""  # what is taken for granted about them, and how to change it
 
     @property
@@ -87,7 +87,7 @@ class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> Iterator[str]:
         """Yield what the runs say, for a terminal."""
         better = "better" if self.effect > 0.0 else "worse"
-        what = f"the primary metrics of {self.variant} are {abs(self.effect):.3g} of the control's {better}"
+        what = f"the primary metrics of {self.variant} are {100 * abs(self.effect):.3g} % {better} than the control's"
         yield f"{self.experiment}, rule {self.rule}: {self.runs} runs of {self.days} days, {self.units:,} units each"
         yield f"units: {self.origin}; planted: {what if self.effect else 'no variant differs'}"
         if self.assumption:
@@ -127,7 +127,7 @@ def planted_runs(
         progress: Called with the number of finished runs and of all runs.
 
     Raises:
-        Misuse: There are no units or no runs, or the effect would make a proportion larger than 1.
+        Misuse: There are no units or no runs, no unit takes part, or a proportion would be larger than 1.
     """
     if not past.rows or runs < 1:
         raise Misuse(f"simulate: found {len(past.rows)} past units and {runs} runs. Needed: at least one of each.")
@@ -268,9 +268,9 @@ def _days(
 
 
 def planted(metric: Metric, y: Array, treated: Array, day: Array, effect: float, rng: np.random.Generator) -> Array:
-    """Return the numbers of units, after those of the treated units were made better by the share `effect`.
+    """Return the values `y` of units, with those of treated units made better by the share `effect`.
 
-    The numbers of a proportion are 0 or 1, so some of these are changed at random.
+    The values of a proportion are 0 or 1, so some of these are changed at random.
 
     Raises:
         Misuse: The probability over all days would be larger than 1.

@@ -144,9 +144,9 @@ def _described(metric: Metric) -> str:
     parts = [metric.kind, f"{metric.better} is better"]
     parts += [f"within {format_duration(metric.within_us)}"] if metric.within_us else []
     if metric.role == "guardrail":
-        parts.append(f"may be {metric.margin:.4g} of the control worse")
+        parts.append(f"may be worse by {metric.margin:.4g} of the control")
         if metric.source is not None:
-            parts.append(f"if no unit has an event, {metric.negligible:.4g} of them may have one")
+            parts.append(f"without any event it holds if at most {metric.negligible:.4g} of the units can have one")
     parts += [] if metric.cap is None else [f"larger values are cut to {metric.cap:.6g}"]
     parts += [f"covariate: the {format_duration(metric.before_us)} before"] if metric.before_us else []
     return f"{metric.name} ({', '.join(parts)})"
@@ -273,15 +273,15 @@ def _late(days: Sequence[ExperimentDay]) -> dict[str, dict[str, int]]:
 def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Sequence[MetricReading]) -> list[str]:
     """Return what weakens the effects: changed weights, crossed units, missing events, and outcomes that came late."""
     found, by_name = list[str](), {one.name: one for one in definition.metrics}
+    is_first = definition.crossovers == "first"
+    rule = "count for their first one" if is_first else "do not count if their day was not closed yet"
+    smaller = ", which makes differences smaller" if is_first else ""
     if changed := [_day(one.day_us) for one in days if one.excluded == _CHANGED]:
         found.append(
-            f"the weights changed on {', '.join(changed)}: units that got another variant then, and came back, count "
-            "for their first one, which makes differences smaller. If many come back, start the experiment again"
+            f"the weights changed on {', '.join(changed)}: units that got another variant then, and came "
+            f"back, {rule}{smaller}. If many come back, start the experiment again"
         )
     if crossed := sum(one.crossed for one in days):
-        rule = (
-            "count for their first one" if definition.crossovers == "first" else "do not count, if their day was open"
-        )
         or_where = "" if definition.where is None else ", or they no longer fulfilled where= and got the control"
         found.append(
             f"{crossed:,} units met another variant than their first (an override or the weights changed"
@@ -292,8 +292,8 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
             adjusts = ", and effects are not adjusted for it" if name == definition.strata else ""
             share = f"{len(crowded)} of {len(days)} days"
             found.append(
-                f"{name} has up to {max(crowded):,} values a day, too many for slices: {share} have none{adjusts}. "
-                "Slice by something with fewer values, such as bins of a number"
+                f"{name} has up to {max(crowded):,} values a day, too many for slices: {share} have no "
+                f"slices of it{adjusts}. Slice by something with fewer values, such as bins of a number"
             )
     found += [text for metric in definition.metrics if (text := without_events(metric, days)) is not None]
     for name, counts in _late([one for one in days if one.excluded is None]).items():

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, count_of
 from trimtab.experiments.reading.looks import Look, MetricReading, shown_effect
 from trimtab.experiments.records import Phase
 
@@ -123,8 +123,14 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> Iterator[str]:
         """Yield the decision, and the newest effect on each metric."""
-        yield f"{self.experiment}: {self.phase}, {self.days} closed days"
+        yield f"{self.experiment}: {self.phase}, {shown_days(self)}"
         yield self.decision.text
         yield from self.notes
         for one in self.metrics:
             yield f"  {one.variant}, {one.role}: {shown_effect(one)}: {one.verdict}"
+
+
+def shown_days(reading: Reading) -> str:
+    """Return how many closed days a reading has, as text: "5 closed days", or "5 of 7 closed days count"."""
+    days, left_out = reading.days, len(reading.excluded)
+    return f"{days} of {days + left_out} closed days count" if left_out else count_of(days, "closed day")

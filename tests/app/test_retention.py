@@ -338,7 +338,10 @@ def test_a_version_in_service_that_looks_back_further_than_what_is_declared_now_
     file.write_text(narrow)
     (folder / "trimtab.toml").write_text('[retention]\nevents = "22d"\n')
     with shop.opened(folder) as project:
-        said = "readings are kept for 31d and not for the 22d of [retention], because site.level_1d looks back 30d"
+        said = (
+            "readings are kept for 31d and not for the 22d of [retention], because a version in service needs them: "
+            "site.level_1d looks back 30d"
+        )
         assert [said in line for line in project.retain(dry_run=True).red] == [True]
         done = project.retain()
         assert [said in line for line in done.red] == [True]

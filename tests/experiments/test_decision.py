@@ -70,7 +70,8 @@ def test_why_nothing_is_compared_yet_is_said() -> None:
     assert said([]) == "keep running: no day is closed yet. A look sees closed days only."
     red = [msgspec.structs.replace(one, excluded="red window: x was null") for one in days]
     assert said(red) == "keep running: 4 closed days, and none counts (red window: x was null)."
-    few = "fewer than two units of the control or of each other variant have a value of revenue after 1 closed day that"
+    few = "fewer than two units of the control, or of every other variant, have a value of revenue"
+    few += " after 1 closed day that"
     assert said([*red[:3], *days[:1]]) == f"keep running: {few} counts."
     assert said(days[:1], duration_us=DAY_US) == f"no difference shown: {few} counts."
     planned = {"rule": "obrien_fleming", "looks": 2, "duration_us": 10 * DAY_US}

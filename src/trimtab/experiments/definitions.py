@@ -43,7 +43,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cap: float | None = None  # larger values of a unit are cut to this (winsorising)
     role: Role = "secondary"
     better: Literal["higher", "lower"] = "higher"
-    margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's mean
+    margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's value
     negligible: float = NEGLIGIBLE  # for a guardrail without any event: this share of units may have one without harm
 
     @property

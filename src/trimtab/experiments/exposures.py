@@ -34,7 +34,7 @@ class ExposureBlock(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Some exposures as columns: arrays of shape (rows,)."""
 
     units: Array  # object: the unit as text
-    keys: Array  # uint64: a hash of the unit; for a switchback, of the unit in its block, as it counts once in each
+    keys: Array  # uint64: a hash of the unit; for a switchback, of unit and block, as a unit counts once in each block
     at_us: Array  # int64
     places: Array  # int64: the partition and the position in the log, as one number
     variants: Array  # uint8: the number of the assigned variant among the declared ones

@@ -77,8 +77,8 @@ def first_exposures(
 
     Args:
         blocks: The exposures, in any order. They may be repeated.
-        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They only
-            count for `met_another`.
+        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They
+            are left out, but count for `met_another`.
         fallbacks: Exposures of units that got the control because they did not take part (for example, they no longer
             fulfilled `where`). They only count for `met_another`.
     """

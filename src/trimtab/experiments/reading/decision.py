@@ -83,7 +83,7 @@ def _nothing_to_compare(definition: Experiment, state: ExperimentState, closed: 
         over = _is_over(definition, state, closed)
         return "it ended before its first look." if over else f"no look is due after {_days(len(closed))}."
     primary = ", ".join(one.name for one in definition.metrics if one.role == "primary")
-    found = f"fewer than two units of the control or of each other variant have a value of {primary}"
+    found = f"fewer than two units of the control, or of every other variant, have a value of {primary}"
     return f"{found} after {_days(len(closed) - len(left_out))} that count{'s' * (len(closed) - len(left_out) == 1)}."
 
 

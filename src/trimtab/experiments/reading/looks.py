@@ -46,7 +46,7 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     looks: list[Look]  # oldest first; empty as long as nothing may be shown
     verdict: Verdict  # "open" if outcomes that came late contradict `at_close`
     at_close: Verdict  # what the closed days alone say
-    margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's mean
+    margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's value
     # the p-value corrected for the number of comparisons: for a primary metric like its interval (Bonferroni), for a
     # secondary metric after Benjamini-Hochberg; None for a guardrail, and without a p-value
     adjusted_p: float | None = None

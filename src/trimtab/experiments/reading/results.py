@@ -69,7 +69,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     variant: str | None = None  # the variant that the act is about
     days_more: int | None = None  # about how many more days are needed at this rate
-    smallest: float | None = None  # the smallest effect that the remaining time can show, as a share of the control
+    smallest: float | None = None  # the smallest effect that all its days can show, as a share of the control's value
 
 
 class VariantReading(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,8 +49,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
 
     applied: int = 0  # all records of the view's source
     duplicates: int = 0  # records that repeat an event, as far as the view still has the event
-    # without a key: ignored records, which have the event time and id of an earlier record, but other content
-    id_conflicts: int = 0
+    id_conflicts: int = 0  # without a key: ignored records with the event time and id of another, but other content
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
     no_entity: int = 0  # events in which a column that identifies the entity is null
@@ -243,10 +242,7 @@ class OnlineStore:
         return gone
 
     def cursors(self) -> dict[str, Cursor]:
-        """The cursor of each view, by its name in the record of positions (see `generations.py`).
-
-        If a crash interrupted the deletion of states, the deletion is finished first.
-        """
+        """The cursor of each view, by its name in the record of positions. Interrupted deletions are finished first."""
         cursors = read_cursors(self.kv)
         if any(name.startswith(GOING) for name in cursors):
             self._sweep(cursors)

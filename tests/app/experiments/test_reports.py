@@ -247,6 +247,31 @@ def test_a_plan_says_that_its_units_are_those_of_a_metric(folder: Path) -> None:
         file.write_text(PROJECT)
 
 
+@pytest.mark.parametrize("origin", ["visits", "orders"])
+def test_a_plan_takes_the_source_with_most_units_even_if_a_metric_reads_one_with_more_rows(
+    origin: str, tmp_path: Path
+) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT)
+    rng, visitors = np.random.default_rng(2), 60 if origin == "visits" else 20
+    with open_project(tmp_path, clock=VirtualClock(START_US + 8 * DAY_US), environment={}) as project:
+        for day in range(8):
+            at_us = START_US + day * DAY_US
+            met = [{"customer": f"{day}_{n}", "country": "DE", "at": at_us} for n in range(visitors)]
+            bought = [f"{day}_{n}" for n in range(40)]  # three orders each
+            orders = [{"customer": one, "at": at_us + 1, "amount": float(rng.random())} for one in bought * 3]
+            project.push("visits", met)
+            project.push("orders", orders)
+        runs = project.simulate_experiment("verbs", runs=1)
+        plan = project.experiment_plan("verbs") if origin == "visits" else None
+    assert runs.origin == origin
+    said = "no other source with the unit's columns has as many units"
+    assert (said in runs.assumption) == (origin == "orders")
+    if plan is not None:
+        assert (plan.origin, plan.assumption) == ("visits", "")
+        assert plan.metrics[0].mean == pytest.approx(40 / 60, abs=0.02)
+
+
 def test_events_that_came_late_are_in_the_report_and_on_the_page(tmp_path: Path) -> None:
     (tmp_path / "trimtab.toml").write_text("")
     (tmp_path / "project.py").write_text(PROJECT)

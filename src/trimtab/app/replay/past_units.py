@@ -35,7 +35,8 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
         definition: An experiment. If it compares versions, the units are those of logged predictions; otherwise, those
             of the events or requests of a source.
         origin: The source or request whose rows count as exposures. By default, a request that has all columns that the
-            assignment reads, or if none has, such a source. If there are several, the one with most events is taken.
+            assignment reads, or if none has, such a source. If there are several, the one with most units is taken,
+            and of equal ones one that no metric reads.
 
     Raises:
         NotFound: There is no such source, or it has no rows, or no prediction was logged.
@@ -46,11 +47,11 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
     if definition.model is not None:
         name, until_us, blocks = f"predictions of {definition.model}", system.clock.now_us(), None
     else:
-        name, columns = _origin(system, definition, origin)
+        name, columns = _origin(system, definition, origin, days)
         if origin is None and any(one.source is not None and one.source.name == name for one in definition.metrics):
             assumption = (
                 f"Units are those with an event in {name!r}, which a metric reads, because no other source with the "
-                "unit's columns has more rows. Units without such events are missing, so there may be many more "
+                "unit's columns has as many units. Units without such events are missing, so there may be many more "
                 "units, and fewer of them have an event. If another source has all visits, name it: --units SOURCE."
             )
         frame = system.history.frame(name)
@@ -120,7 +121,7 @@ def _logged(system: System, definition: Experiment, intake: Intake) -> LoggedUni
     return LoggedUnits(system, everyone, made_state(everyone, intake.from_us, 0, weights), request)
 
 
-def _origin(system: System, definition: Experiment, given: str | None) -> tuple[str, dict[str, str]]:
+def _origin(system: System, definition: Experiment, given: str | None, days: int) -> tuple[str, dict[str, str]]:
     """Return the source whose rows count as exposures, and its names for the columns that the assignment reads."""
     sources = {one.name: one for one in system.sources}
     if given is not None and given not in sources:
@@ -141,8 +142,24 @@ def _origin(system: System, definition: Experiment, given: str | None) -> tuple[
             "are not known. Name a source that has them (--units)."
         )
     requests = [name for name in found if name in system.definitions.requests] or list(found)
-    best = max(requests, key=lambda name: system.history.frame(name).rows)
+    units = _units_of(system, definition, {name: found[name] for name in requests}, days)
+    best = max(requests, key=lambda name: (units[name], name not in by))
     return best, found[best]
+
+
+def _units_of(
+    system: System, definition: Experiment, found: Mapping[str, Mapping[str, str]], days: int
+) -> dict[str, int]:
+    """Return the number of different units in the newest days of each source, given its names for the columns."""
+    if len(found) == 1:
+        return dict.fromkeys(found, 0)
+    frames = {name: system.history.frame(name) for name in found}
+    newest_us = max((int(one.event_at_us.max()) for one in frames.values() if one.rows), default=0)
+    counts = {}
+    for name, frame in frames.items():
+        rows = frame.columns.take(~frame.deleted & (frame.event_at_us > newest_us - days * DAY_US))
+        counts[name] = len({*zip(*(rows[found[name][one]].to_list() for one in definition.unit), strict=True)})
+    return counts
 
 
 def _read(definition: Experiment) -> list[str]:

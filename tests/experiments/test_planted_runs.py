@@ -69,6 +69,26 @@ def test_a_worse_variant_is_stopped() -> None:
     assert found.right == 10
 
 
+def test_with_several_variants_it_is_right_to_stop_the_worse_one() -> None:
+    several = bought(variants={"blue": 1, "green": 2, "red": 3})
+    worse, better = (planted_runs(several, past(3, units=12_000), effect=effect, runs=6) for effect in (-0.6, 0.6))
+    assert (worse.acts, worse.right) == ({"stop": 6}, 6)
+    assert (better.acts, better.right) == ({"ship": 6}, 6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"), [("fixed", "fixed reads them after day 28"), ("obrien_fleming", "only 3 of the 4 looks are made")]
+)
+def test_a_past_that_is_shorter_than_the_experiment_is_said(rule: str, said: str) -> None:
+    enough, short = (
+        planted_runs(bought(rule=rule, looks=4, duration_us=days * DAY_US), past(1, units=400), effect=0.1, runs=1)
+        for days in (DAYS, DAYS + 1)
+    )
+    assert enough.assumption == ""
+    assert f"The experiment lasts 29 days, but units of 28 days are known. So {said}" in short.assumption
+    assert any(short.assumption in line for line in short.lines())
+
+
 def false_decisions(rule: str, runs: int, *, units: int) -> int:
     found = planted_runs(bought(rule=rule, looks=4), past(4, units=units), effect=0.0, runs=runs)
     assert found.acts.get("nothing", 0) == found.right

@@ -88,13 +88,15 @@ def _nothing_to_compare(definition: Experiment, state: ExperimentState, closed: 
 
 
 def first_act(
-    definition: Experiment, looks: Mapping[tuple[str, str], Sequence[Look]]
+    definition: Experiment, looks: Mapping[tuple[str, str], Sequence[Look]], planted: str | None = None
 ) -> tuple[Literal["ship", "stop", "nothing"], str | None, int | None]:
     """Return what is done first if every look is acted on: the act, the variant, and the time of the look.
 
     Args:
         definition: The definition of the experiment.
         looks: By metric and variant: all looks, oldest first.
+        planted: The variant that differs from the control. If several variants are compared, this one being stopped is
+            an act, and others being stopped are none until all are. None: to stop any of them is an act.
     """
     metrics = {one.name: one for one in definition.metrics}
     for at_us in sorted({look.until_us for some in looks.values() for look in some}):
@@ -106,8 +108,11 @@ def first_act(
         for variant, verdicts in found.items():
             if _may_ship(definition, verdicts):
                 return "ship", variant, at_us
-        if found and all(_must_stop(definition, verdicts) for verdicts in found.values()):
-            return "stop", next(iter(found)), at_us
+        stopped = [variant for variant, verdicts in found.items() if _must_stop(definition, verdicts)]
+        if planted is not None and len(stopped) < len(found):
+            stopped = [variant for variant in stopped if variant == planted]
+        if stopped:
+            return "stop", stopped[0], at_us
     return "nothing", None, None
 
 

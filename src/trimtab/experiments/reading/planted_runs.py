@@ -132,6 +132,7 @@ def planted_runs(
     if not past.rows or runs < 1:
         raise Misuse(f"simulate: found {len(past.rows)} past units and {runs} runs. Needed: at least one of each.")
     past = past.first_days(definition.duration_us)
+    assumption = " ".join(filter(None, (past.assumption, _too_short(definition, past.days))))
     variant = list(definition.variants)[1]
     wanted = ("nothing", None) if not effect else ("ship" if effect > 0.0 else "stop", variant)
     acts: dict[str, int] = {}
@@ -146,7 +147,7 @@ def planted_runs(
             for metric in definition.metrics
             for name in list(definition.variants)[1:]
         }
-        act, chosen, until_us = first_act(definition, looks)
+        act, chosen, until_us = first_act(definition, looks, variant if effect else None)
         acts[act] = acts.get(act, 0) + 1
         end = past.days if until_us is None else until_us // DAY_US - int(past.at_us.min()) // DAY_US
         if (act, chosen) == wanted:
@@ -162,7 +163,7 @@ def planted_runs(
         experiment=definition.name,
         rule=definition.rule,
         origin=past.origin,
-        assumption=past.assumption,
+        assumption=assumption,
         effect=effect,
         variant=variant,
         runs=runs,
@@ -179,6 +180,21 @@ def planted_runs(
             one.name: abs(effect) * float(np.nanmean(past.values[one.name].y)) * worse_units / runs for one in primary
         },
         cost_in={one.name: _TOTALS[one.kind] for one in primary if one.kind in _TOTALS},
+    )
+
+
+def _too_short(definition: Experiment, days: int) -> str:
+    """Return what is different if fewer days of the past are known than the experiment lasts; "" if they suffice."""
+    planned = -(-(definition.duration_us or 0) // DAY_US)
+    if days >= planned or definition.rule not in ("fixed", "obrien_fleming"):
+        return ""
+    what = f"fixed reads them after day {days}"
+    if definition.rule == "obrien_fleming":
+        made = sum(round(planned * number / definition.looks) <= days for number in range(1, definition.looks + 1))
+        what = f"only {made} of the {definition.looks} looks are made"
+    return (
+        f"The experiment lasts {planned} days, but units of {days} days are known. So {what}, and fewer runs decide than "
+        f"would in {planned} days. Ingest older history, or raise --days (days=)."
     )
 
 

@@ -173,6 +173,18 @@ def stored_days(catalog: Catalog, experiment: str, generation: int) -> list[Expe
     return [_decoder.decode(record.body) for record in found]
 
 
+def not_closed(catalog: Catalog, state: ExperimentState) -> str | None:
+    """Return a sentence about the days of an ended start that are not closed; None if all are."""
+    days = stored_days(catalog, state.name, state.generation)
+    from_us = max([begun(state).closed_until_us, *(one.day_us + DAY_US for one in days)])
+    if from_us >= end_us(state, stored_definition(state).duration_us):
+        return None
+    return (
+        f"start {state.generation}: the days from {format_time(from_us)[:10]} on were not closed before the next "
+        "start, because outcomes of their units could still come. So these units do not count"
+    )
+
+
 def needed_from_us(catalog: Catalog) -> int:
     """Return the time from which logged predictions and exposures are needed, because their days are not closed."""
     times_us = [_FAR_US]

@@ -18,7 +18,7 @@ from trimtab.app.project import open_project
 from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.experiments.exposures import log_exposures
 from trimtab.experiments.records import Exposure
 
@@ -291,6 +291,38 @@ def test_events_that_came_late_are_in_the_report_and_on_the_page(tmp_path: Path)
     run(tmp_path, "experiment", "show", "verbs", "--page", str(tmp_path / "page.html"))
     assert said in (tmp_path / "page.html").read_text()
     assert said in run(tmp_path, "status")
+
+
+def test_a_start_that_ended_says_which_days_are_lost_and_never_to_keep_running(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT.replace('"12h"', '"2d"'))
+    clock = VirtualClock(START_US)
+    with open_project(tmp_path, clock=clock, environment={}) as project:
+        assert "not closed" not in project.start_experiment("verbs", why="A test.").evidence
+        for day in range(5):
+            clock.advance_to(START_US + day * DAY_US + HOUR_US)
+            project.expose_units("verbs", [f"{day}_{n}" for n in range(40)])
+        project.stop_experiment("verbs", why="A test.")
+        text = project.experiment_report("verbs").decision.text
+        assert text.startswith("wait, it has ended: its last days are not closed yet. So far: no difference shown: ")
+        lost = project.start_experiment("verbs", why="A test.").evidence["not closed"]
+        from_day = format_time(START_US + 2 * DAY_US)[:10]  # of the two first days all is known
+        assert f"start 1: the days from {from_day} on were not closed before the next start" in str(lost)
+        clock.advance_to(START_US + 9 * DAY_US)
+        project.tick()
+        first = project.experiment_report("verbs", generation=1)
+        assert (first.days, first.notes[-1]) == (2, lost)
+        assert first.decision.text.startswith("no difference shown: ")
+        project.stop_experiment("verbs", why="A test.")
+        project.start_experiment("verbs", why="A test.")
+        project.stop_experiment("verbs", why="A test.")
+        wait = project.experiment_report("verbs").decision.text
+        assert wait == "wait, it has ended: no day is closed yet. A look sees closed days only."
+        project.start_experiment("verbs", why="A test.")
+        none = project.experiment_report("verbs", generation=3).decision.text
+        assert none == "no difference shown: no day was closed before the experiment was started again."
+    shown = run(tmp_path, "experiment", "show", "verbs", "--generation", "1")
+    assert "keep running" not in shown
 
 
 def test_an_experiment_that_is_blocked_is_red_in_the_status(tmp_path: Path) -> None:

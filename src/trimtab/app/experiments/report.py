@@ -11,7 +11,7 @@ import msgspec
 from trimtab.app.experiments.assigning import cannot_close, experiments, notes
 from trimtab.app.experiments.closing import close_due
 from trimtab.core.errors import Conflict, NotFound, Unavailable
-from trimtab.experiments.days import stored_days
+from trimtab.experiments.days import not_closed, stored_days
 from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading, Recommendation, shown_days
@@ -46,7 +46,9 @@ def experiment_report(
             what = f"there is no start {generation!r}. Give a number from 1 to {state.generation}, the newest start"
             raise NotFound(f"experiment {name!r}: {what}.")
         days = stored_days(system.state.catalog, name, past.generation)
-        return read_experiment(stored_definition(past), past, days, slices=slices)
+        reading = read_experiment(stored_definition(past), past, days, slices=slices, final=True)
+        lost = not_closed(system.state.catalog, past)
+        return msgspec.structs.replace(reading, notes=[*reading.notes, *filter(None, [lost])])
     if close:
         close_due(system, name)
     days = stored_days(system.state.catalog, name, state.generation)

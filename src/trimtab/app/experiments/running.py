@@ -12,6 +12,7 @@ from trimtab.app.versions.arms import ArmOfExperiment, set_arm
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision
 from trimtab.experiments.assignment import BUCKETS, first_buckets, free_slots, reallocated
+from trimtab.experiments.days import not_closed
 from trimtab.experiments.declaring import checked_weights
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.records import (
@@ -84,6 +85,12 @@ class Running:
                 "and assigns the units again. If you want this: start_experiment(..., again=True), or trimtab "
                 f"experiment start {name} --again"
             )
+        lost = None
+        if before is not None:
+            from trimtab.app.experiments.closing import close_due  # loads NumPy
+
+            close_due(self._system, name)  # the days that are not closed now never will be
+            lost = not_closed(self._catalog, before)
         weights = dict(zip(definition.variants, definition.weights, strict=True))
         slots, taken = self._take_slots(definition)
         state = ExperimentState(
@@ -104,7 +111,7 @@ class Running:
             raise Misuse(f"experiment {name!r}: where= cannot be stored. Use no Python functions in it.")
         if before is not None:
             taken = [*taken, Put(PAST, past_key(name, before.generation), msgspec.json.encode(before))]
-        return self._write("start_experiment", state, taken)
+        return self._write("start_experiment", state, taken, {"not closed": lost} if lost else None)
 
     def ramp(self, share: float | None, weights: Mapping[str, float] | None) -> Decision:
         """Let another share of the units take part, or change the weights of the variants."""

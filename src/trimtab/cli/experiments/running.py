@@ -23,7 +23,8 @@ _BY = click.option("--by", "actor", metavar="NAME", help="Who does it (default: 
 def _changed(change: Callable[[Project], Decision]) -> None:
     with opened_project() as project:
         decision = change(project)
-    show(decision, shown_decisions([decision]))
+    lost = decision.evidence.get("not closed")
+    show(decision, [*shown_decisions([decision]), *([f"Lost: {lost}."] if lost else [])])
 
 
 def _verb(verb: str, summary: str, example: str) -> click.Command:

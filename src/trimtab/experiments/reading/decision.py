@@ -27,8 +27,10 @@ def recommend(
     metrics: Sequence[MetricReading],
     ratio: RatioCheck,
     withheld: str | None,
+    *,
+    final: bool = False,
 ) -> Recommendation:
-    """Return what to do.
+    """Return what to do. With `final`, no more days will be closed, because the experiment was started again.
 
     The rules, in this order: a failed sample-ratio check blocks. While effects are `withheld`, wait. A variant is
     shipped if a primary metric is proven better, none is proven worse, and all guardrails are proven within their
@@ -38,17 +40,20 @@ def recommend(
     """
     if not ratio.holds:
         return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
+    over = final or _is_over(definition, state, closed)
     if withheld is not None:
-        return Recommendation(act="wait", text=f"keep running: {withheld}")
+        if final:
+            return Recommendation(act="no difference shown", text=f"no difference shown: {withheld}")
+        return Recommendation(act="wait", text=f"{_waits(state)}: {withheld}")
     if not definition.metrics:
         return Recommendation(act="wait", text="keep running: no metric is declared, so nothing is compared.")
     by_variant = {name: [one for one in metrics if one.variant == name] for name in list(definition.variants)[1:]}
     by_variant = {name: some for name, some in by_variant.items() if any(one.role == "primary" for one in some)}
     if not by_variant:
-        no_effect = _nothing_to_compare(definition, state, closed)
-        if _is_over(definition, state, closed):
+        no_effect = _nothing_to_compare(definition, state, closed, over=over)
+        if over:
             return Recommendation(act="no difference shown", text=f"no difference shown: {no_effect}")
-        return Recommendation(act="wait", text=f"keep running: {no_effect}")
+        return Recommendation(act="wait", text=f"{_waits(state)}: {no_effect}")
     shipped = [
         name for name, some in by_variant.items() if _may_ship(definition, {one.metric: one.verdict for one in some})
     ]
@@ -64,23 +69,33 @@ def recommend(
         effects = "; ".join(
             f"{one.variant}: {shown_effect(one)}, with them {shown_effect(one, one.with_late)}" for one in taken_back
         )
-        what = "no difference shown" if _is_over(definition, state, closed) else "keep running"
+        what = "no difference shown" if over else _waits(state)
         text = f"{what}: outcomes that came late contradict what the closed days say. {effects}"
         return Recommendation(act="no difference shown" if what == "no difference shown" else "wait", text=text)
-    if _is_over(definition, state, closed):
+    if over:
         return _undecided(definition, going, stopped)
+    if state.ended_at_us is not None:
+        so_far = _undecided(definition, going, stopped).text
+        return Recommendation(act="wait", text=f"{_waits(state)}: its last days are not closed yet. So far: {so_far}")
     return _go_on(definition, closed, going, stopped)
 
 
-def _nothing_to_compare(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> str:
+def _waits(state: ExperimentState) -> str:
+    return "keep running" if state.ended_at_us is None else "wait, it has ended"
+
+
+def _nothing_to_compare(
+    definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay], *, over: bool
+) -> str:
     """Return why no primary metric has an effect yet."""
     left_out = [one for one in closed if one.excluded is not None]
     if not closed:
+        if over:
+            return "no day was closed before the experiment was started again."
         return "no day is closed yet. A look sees closed days only."
     if len(left_out) == len(closed):
         return f"{_days(len(closed))}, and none counts ({left_out[-1].excluded})."
     if not days_shown(definition, state, closed):
-        over = _is_over(definition, state, closed)
         return "it ended before its first look." if over else f"no look is due after {_days(len(closed))}."
     primary = ", ".join(one.name for one in definition.metrics if one.role == "primary")
     found = f"fewer than two units of the control, or of every other variant, have a value of {primary}"

@@ -193,8 +193,8 @@ def _too_short(definition: Experiment, days: int) -> str:
         made = sum(round(planned * number / definition.looks) <= days for number in range(1, definition.looks + 1))
         what = f"only {made} of the {definition.looks} looks are made"
     return (
-        f"The experiment lasts {planned} days, but units of {days} days are known. So {what}, and fewer runs decide than "
-        f"would in {planned} days. Ingest older history, or raise --days (days=)."
+        f"The experiment lasts {planned} days, but units of {days} days are known. So {what}, and fewer runs decide "
+        f"than would in {planned} days. Ingest older history, or raise --days (days=)."
     )
 
 

@@ -47,7 +47,12 @@ _CHANGED = "the weights changed on this day"
 
 
 def read_experiment(
-    definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay], *, slices: bool = True
+    definition: Experiment,
+    state: ExperimentState,
+    days: Sequence[ExperimentDay],
+    *,
+    slices: bool = True,
+    final: bool = False,
 ) -> Reading:
     """Return what an experiment says from its closed days.
 
@@ -56,6 +61,7 @@ def read_experiment(
         state: What happened to the experiment since its start.
         days: Closed days, in any order; those of other generations are left out.
         slices: Whether to read slices as well, which takes longest if there are many.
+        final: Whether the experiment was started again since, so that no more of these days will be closed.
     """
     closed = [
         msgspec.structs.replace(one, excluded=_CHANGED) if weights_changed(definition, state, one.day_us) else one
@@ -94,7 +100,7 @@ def read_experiment(
         late=_late(counted),
         withheld=withheld,
         notes=_notes(definition, closed, metrics),
-        decision=recommend(definition, state, closed, metrics, ratio, withheld),
+        decision=recommend(definition, state, closed, metrics, ratio, withheld, final=final),
     )
 
 

@@ -186,3 +186,11 @@ def test_the_stated_rates_of_the_paired_sequence(soak_report: Callable[..., None
     failures = (max(bare, known[0]) > 0.05) + (max(alike, both, known[1]) > 0.06) + (three < 0.95) + (eight < 0.95)
     soak_report("paired_sequence", runs=12_000, failures=int(failures), **{k: float(v) for k, v in figures.items()})
     assert not failures, figures
+
+
+@pytest.mark.fast
+def test_days_that_contradict_an_early_proof_hold_the_promotion() -> None:
+    gate = [-0.50, -0.49, -0.40, -0.39, -0.51]  # the world changed back after the first day of the shadow
+    assert paired_sequence([-0.52], margin=0.02, earlier=gate).verdict == "promote"
+    assert paired_sequence([-0.52, 0.5, 0.5], margin=0.02, earlier=gate, least=3).verdict == "hold"
+    assert paired_sequence([-0.52, -0.5, -0.5], margin=0.02, earlier=gate, least=3).verdict == "promote"

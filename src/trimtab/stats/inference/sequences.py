@@ -63,8 +63,8 @@ def paired_sequence(
         margin: The successor may take over even if it is worse by less than this, in units of the loss.
         earlier: Differences on earlier days, of a model similar to the successor. Their variation is used, but not
             their mean.
-        least: The first day on which the verdict may be "promote" (1 = the first day). "reject" is possible on every
-            day.
+        least: The first day on which the verdict may be "promote" (1 = the first day), if all days together still prove
+            it then. "reject" is possible on every day.
         level: The confidence level of each of the two bounds. If the models are equal, the probability that the
             successor is ever rejected is at most 1 - level.
         correlation: The correlation of neighbouring days, at least 0 and below 1.
@@ -106,7 +106,7 @@ def paired_sequence(
         mean, spread = float(x[:days].mean()), math.sqrt((squares + _squares(x[:days])) / freedom)
         reach = distance_seen(days, spread, known=known, level=level, correlation=correlation)
         low, high = max(low, mean - reach), min(high, mean + reach)
-        if low > 0.0 or (high < margin and days >= least):
+        if low > 0.0 or (mean + reach < margin and days >= least):
             verdict, decided = "reject" if low > 0.0 else "promote", days
             break
     seen = x.size if decided is None else decided

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from trimtab.core.time import DAY_US, format_time
@@ -22,6 +23,7 @@ _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts a
 _MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
 _MANY_EVENTS = 20.0  # a day without any event is reported if so many of its units should have one
 _SLICE_P = 0.05  # an imbalance is said to be in a slice if the slice's p is below this / the number of slices
+_RATIO_ERROR = 0.001  # of the sample-ratio check at all looks: one half is for all units, the other for the slices
 
 
 def limit_of(metric: Metric, days: Sequence[ExperimentDay]) -> float | None:
@@ -43,7 +45,7 @@ def wanted_shares(definition: Experiment) -> dict[str, float]:
 
 
 def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[ExperimentDay]) -> RatioCheck:
-    """Check whether units were split as declared. Days on which the weights changed are left out.
+    """Check whether units were split as declared, also those of each slice. Days of changed weights are left out.
 
     If the check fails, the result names the slices whose units are not split as declared.
     """
@@ -54,7 +56,7 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
     if not sum(map(sum, counts)):
         return RatioCheck(holds=True, p=None, text="not checked: no unit yet")
     expected = np.array([weights for _, weights in steady], np.float64)
-    found = sample_ratio(np.array(counts, np.int64), expected)
+    found = sample_ratio(np.array(counts, np.int64), expected, error=_RATIO_ERROR / 2.0)
     total = np.sum(counts, axis=0)
     shares = ", ".join(
         f"{name} {share:.2%}" for name, share in zip(definition.variants, total / total.sum(), strict=True)
@@ -63,8 +65,11 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
     declared = ", ".join(f"{share:.2%}" for share in wanted)
     text = f"units are split {shares}; declared: {declared} (p = {found.p:.2g})"
     if found.holds:
-        return RatioCheck(holds=True, p=found.p, text=text)
-    where = _slices_off(definition, [day for day, _ in steady], expected)
+        where = _lopsided(definition, [day for day, _ in steady], expected)
+        if where:
+            text += f". This hides that units of slices are split otherwise: {', '.join(where)}."
+        return RatioCheck(holds=not where, p=found.p, text=text, slices=where)
+    where = _where(definition, [day for day, _ in steady], expected)
     if found.failed is not None:
         early = np.sum(counts[: found.failed + 1], axis=0)
         split = " : ".join(f"{share:.1%}" for share in early / early.sum())
@@ -192,14 +197,36 @@ def _counts(definition: Experiment, day: ExperimentDay, slice_: str = "") -> lis
     return [0 if one is None else one.units for one in here]
 
 
-def _slices_off(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
-    """Return the slices whose units are split otherwise than declared, with their shares; at most the five clearest."""
-    names = sorted({name for day in days for one in day.variants.values() for name in one.slice_units})
-    found = []
-    for name in names:
+def _slice_counts(definition: Experiment, days: Sequence[ExperimentDay]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield the text of each slice, such as "country=DE (40.0% : 60.0%)", and its units by day and variant."""
+    for name in sorted({name for day in days for one in day.variants.values() for name in one.slice_units}):
         counts = np.array([_counts(definition, day, name) for day in days], np.int64)
         if counts.sum():
-            p = sample_ratio(counts, expected).p
             shares = " : ".join(f"{share:.1%}" for share in counts.sum(axis=0) / counts.sum())
-            found.append((p, f"{name} ({shares})"))
-    return [text for p, text in sorted(found) if p < _SLICE_P / len(names)][:5]
+            yield f"{name} ({shares})", counts
+
+
+def _lopsided(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
+    """Return the slices whose sample-ratio check ever failed, with their shares; at most the five clearest.
+
+    The slices together have one error. New ones may come on any day, so those that come on the k-th day with new ones
+    share 1 / (k * (k + 1)) of it: these parts add up to 1, and no slice's part changes later.
+    """
+    slices = [
+        (int((counts.sum(axis=1) > 0).argmax()), text, counts) for text, counts in _slice_counts(definition, days)
+    ]
+    by_day: dict[int, int] = {}
+    for first, _, _ in slices:
+        by_day[first] = by_day.get(first, 0) + 1
+    order, found = {first: k for k, first in enumerate(sorted(by_day), 1)}, []
+    for first, text, counts in slices:
+        k = order[first]
+        checked = sample_ratio(counts, expected, error=_RATIO_ERROR / 2.0 / (k * (k + 1)) / by_day[first])
+        found += [] if checked.holds else [(checked.p, text)]
+    return [text for _, text in sorted(found)][:5]
+
+
+def _where(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
+    """Return the slices whose units are split otherwise than declared, with their shares; at most the five clearest."""
+    slices = [(sample_ratio(counts, expected).p, text) for text, counts in _slice_counts(definition, days)]
+    return [text for p, text in sorted(slices) if p < _SLICE_P / len(slices)][:5]

@@ -234,3 +234,24 @@ def test_without_a_metric_nothing_is_compared() -> None:
     definition = msgspec.structs.replace(definition, metrics=())
     found = read_experiment(definition, state_of(definition), days_of(normal_days(np.random.default_rng(1), days=3)))
     assert "no metric is declared" in found.decision.text
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "fixed"])
+def test_a_harmful_guardrail_stops_a_one_sided_experiment(rule: str) -> None:
+    crash = metric("crash", role="guardrail", better="lower", margin=0.3)
+    definition = experiment(metric(), crash, rule=rule, two_sided=False, duration_us=20 * DAY_US)
+    rng, values = np.random.default_rng(5), {"blue": {}, "green": {}}
+    for name, effect in (("revenue", 0.0), ("crash", 1.0)):
+        for variant, found in normal_days(rng, days=20, effect=effect, name=name).items():
+            values[variant] |= found
+    reading = read_experiment(definition, state_of(definition), days_of(values))
+    assert reading.decision.text.startswith("stop green: guardrail crash is worse than its margin of 30 %")
+    assert "those of guardrails have both bounds" in reading.guarantee
+
+
+def test_a_one_sided_experiment_says_that_it_never_proves_harm() -> None:
+    definition = experiment(rule="fixed", two_sided=False, duration_us=20 * DAY_US)
+    days = days_of(normal_days(np.random.default_rng(5), days=20, effect=-0.3))
+    text = read_experiment(definition, state_of(definition), days).decision.text
+    assert "improvements above" in text
+    assert "it looks worse, which an experiment with two_sided=False cannot prove" in text

@@ -114,7 +114,7 @@ def experiment(
         rule: How the result is read. "sequence" and "msprt" hold at every look; "obrien_fleming" has `looks` planned
             ones; "fixed" has one, at the end.
         level: The confidence of the intervals.
-        two_sided: Whether a harmful effect is looked for as well.
+        two_sided: Whether a harmful effect is looked for as well. Of guardrails it always is.
         duration: How long units are taken in. Needed for "fixed" and "obrien_fleming".
         looks: For "obrien_fleming": how often the result is read, evenly over the duration.
         owner: Who is responsible.

@@ -213,7 +213,9 @@ def _undecided(
         for one in some:
             if (one.role == "guardrail" or (one.role == "primary" and not proven)) and one.verdict == "open":
                 smallest = smallest_effect(definition, one.looks[-1], 1, 1)
-                seen = f"; effects above about {100 * smallest:.2g} % would probably have been seen" if smallest else ""
+                what = "effects" if definition.two_sided or one.role == "guardrail" else "improvements"
+                seen = f"; {what} above about {100 * smallest:.2g} % would probably have been seen" if smallest else ""
+                seen += _not_looked_for(definition, one)
                 seen = f". {_advice(one)}" if cannot_be_within(one) else seen
                 parts.append(f"{name}: {shown_effect(one)}{seen}")
     parts += [f"do not choose {name}: {why}" for name, why in stopped.items()]
@@ -293,6 +295,7 @@ def _go_on(
             least = -math.expm1(math.log1p(-min(look.at_most, 0.999)) * days / horizon)
             shown = f"{horizon} days without an event would show that at most {100 * least:.2g} %"
             text += f"; {shown} of the units have one"
+    text += _not_looked_for(definition, one)
     if more is None and smallest is not None:
         text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
     text += "".join(f". {name}: {proven}" for name, some in going.items() if (proven := _proven(definition, some)))
@@ -315,6 +318,14 @@ def _advice(one: MetricReading) -> str:
         "The quantile is 0 in both variants, and a share of 0 is no margin. Declare it as the share of the units with "
         'an event (kind="proportion"), which has a rule for events that never happen, and start the experiment again'
     )
+
+
+def _not_looked_for(definition: Experiment, one: MetricReading) -> str:
+    """Return that a primary metric looks worse, but the experiment is one-sided and never proves that; otherwise ""."""
+    sign = 1.0 if one.better == "higher" else -1.0
+    if definition.two_sided or one.role != "primary" or sign * one.looks[-1].difference >= 0.0:
+        return ""
+    return "; it looks worse, which an experiment with two_sided=False cannot prove"
 
 
 def _days(days: int) -> str:

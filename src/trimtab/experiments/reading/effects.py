@@ -287,11 +287,14 @@ def adjusted(
 
 
 def _how(definition: Experiment, metric: Metric) -> dict[str, Any]:
+    level = level_of(definition, metric)
+    # a guardrail may be proven within its margin or worse, so it always has both bounds, each with its own error
+    both = metric.role == "guardrail" and not definition.two_sided
     return {
         "ratio": metric.kind == "ratio",
         "cuped": bool(metric.before_us),
-        "level": level_of(definition, metric),
-        "two_sided": definition.two_sided,
+        "level": 2.0 * level - 1.0 if both else level,
+        "two_sided": definition.two_sided or both,
         "better": metric.better,
     }
 

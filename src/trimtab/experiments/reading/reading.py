@@ -114,7 +114,9 @@ def guarantee(definition: Experiment) -> str:
         what = f"{primary} primary metrics" if primary > 1 else f"{shared} variants"
         what = f"{shared // primary} variants and {what}" if primary > 1 and shared > primary else what
         text += f" The error is divided evenly among {what}."
-    sides = "two-sided" if definition.two_sided else "one-sided"
+    sides = "two-sided" if definition.two_sided else "one-sided, so that a primary metric is never proven worse"
+    if not definition.two_sided and any(one.role == "guardrail" for one in definition.metrics):
+        sides += f"; those of guardrails have both bounds, each with an error of {alpha}"
     return f"{text} Standard errors are computed from whole days; intervals are {sides}."
 
 

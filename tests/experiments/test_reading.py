@@ -633,3 +633,18 @@ def test_strata_narrow_the_interval_and_leave_the_estimate_unbiased() -> None:
     assert np.mean(widths["country"]) < 0.4 * np.mean(widths[""])
     assert np.std(differences["country"]) < 0.4 * np.std(differences[""])
     assert np.mean(differences["country"]) == pytest.approx(0.5, abs=0.03)
+
+
+def test_strata_that_are_taken_together_are_counted() -> None:
+    definition, values = experiment(slices=("country",), strata="country"), {name: {} for name in V}
+    rng, parts = np.random.default_rng(31), {}
+    for where, units in (("DE", 200), ("FR", 1), ("US", 1)):
+        parts[f"country={where}"] = {name: {"revenue": [rng.normal(10.0, 4.0, units) for _ in range(9)]} for name in V}
+    for name in V:
+        values[name] = {
+            "revenue": [
+                np.concatenate(some) for some in zip(*(p[name]["revenue"] for p in parts.values()), strict=True)
+            ]
+        }
+    notes = read_experiment(definition, state_of(definition), days_of(values, slices=parts)).notes
+    assert any(note.startswith("2 of 3 values of country have fewer than 20 units of a variant") for note in notes)

@@ -259,6 +259,48 @@ def test_post_stratification_is_unbiased_and_removes_what_strata_explain() -> No
         post_stratified([])
 
 
+def test_post_stratification_with_many_small_strata_keeps_the_effect_and_its_error() -> None:
+    """Strata of 10 units, and strata of 60 with unequal variants: once, the former took away a tenth of the effect."""
+    rng = np.random.default_rng(11)
+    for count, size, share in ((150, 10, 0.5), (20, 120, 0.3)):
+        found = []
+        for _ in range(150):
+            strata = []
+            for level in np.linspace(0.0, 3.0, count):
+                days = rng.integers(0, 10, size)
+                treated = rng.random(size) < share
+                y = rng.standard_normal(size) + level + 2.0 * treated
+                strata.append(tuple(arm_of(y[treated == one], days[treated == one], count=10) for one in (0, 1)))
+            found.append(compare(*post_stratified(strata), days=False))
+        errors = np.array([one.difference for one in found]) - 2.0
+        assert errors.mean() == pytest.approx(0.0, abs=4.0 * errors.std() / math.sqrt(errors.size))
+        assert np.mean([one.low <= 2.0 <= one.high for one in found]) >= 0.9
+
+
+def test_small_strata_are_taken_together() -> None:
+    rng = np.random.default_rng(12)
+
+    def pair(units: int) -> tuple[Arm, Arm]:
+        return tuple(arm_of(rng.standard_normal(units) + units, np.zeros(units, np.int64), count=1) for _ in range(2))
+
+    def joined(*pairs: tuple[Arm, Arm]) -> tuple[Arm, Arm]:
+        return tuple(
+            Arm(**{name: sum(getattr(arm, name) for arm in arms) for name in ("units", "y", "yy")})
+            for arms in zip(*pairs, strict=True)
+        )
+
+    small, tiny, middle, large = pair(7), pair(5), pair(40), pair(90)
+    for strata, same in (
+        ((small, large, tiny), (joined(small, tiny, large),)),  # 7 + 5 units are too few: with the next one
+        ((small, large, tiny, middle), (joined(small, tiny, middle), large)),
+        ((middle, large), (middle, large)),
+    ):
+        for one, other in zip(post_stratified(strata), post_stratified(same), strict=True):
+            assert one.y == pytest.approx(other.y)
+            assert one.yy == pytest.approx(other.yy)
+    assert post_stratified([tiny])[0].y == pytest.approx(tiny[0].y)
+
+
 def test_bins_hold_their_values_and_are_as_narrow_as_stated() -> None:
     rng = np.random.default_rng(10)
     values = np.concatenate([np.exp(5.0 * rng.standard_normal(2000)), [0.0], -np.exp(rng.standard_normal(500))])

@@ -14,7 +14,7 @@ from trimtab.experiments.reading.effects import has_event
 from trimtab.experiments.reading.looks import never_is_good
 from trimtab.experiments.reading.results import Completeness, RatioCheck
 from trimtab.experiments.records import ExperimentDay, ExperimentState, VariantDay
-from trimtab.stats.ab.arms import Arm
+from trimtab.stats.ab.arms import FEWEST_OF_STRATUM, Arm
 from trimtab.stats.ab.readings import readings
 from trimtab.stats.ab.sample_ratio import sample_ratio
 from trimtab.stats.exact_sums import total_of
@@ -160,6 +160,20 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
     shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more days" if len(empty) > 5 else "")
     return (
         f"no unit of {shown} has any event of {metric.name}: if the feed of these events was down, the units count as 0"
+    )
+
+
+def small_strata(definition: Experiment, days: Sequence[ExperimentDay]) -> str | None:
+    """Return a sentence if effects are adjusted for strata of which some have too few units; otherwise None."""
+    names = {name for day in days for one in day.variants.values() for name in one.slice_units}
+    strata = [name for name in names if name.partition("=")[0] == definition.strata]
+    units = [np.sum([_counts(definition, day, name) for day in days], axis=0).min() for name in strata]
+    small = sum(one < FEWEST_OF_STRATUM for one in units)
+    if not small or not definition.strata:
+        return None
+    return (
+        f"{small} of {len(strata)} values of {definition.strata} have fewer than {FEWEST_OF_STRATUM} units of a "
+        "variant: the adjustment for strata takes them together"
     )
 
 

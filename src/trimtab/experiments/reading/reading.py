@@ -12,6 +12,7 @@ from trimtab.experiments.reading.checks import (
     check_completeness,
     check_ratio,
     limit_of,
+    small_strata,
     wanted_shares,
     weights_changed,
     without_events,
@@ -303,6 +304,8 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
                 f"{name} has up to {max(crowded):,} values a day, too many for slices: {share} have no "
                 f"slices of it{adjusts}. Slice by something with fewer values, such as bins of a number"
             )
+    if (text := small_strata(definition, [one for one in days if one.excluded is None])) is not None:
+        found.append(text)
     found += [text for metric in definition.metrics if (text := without_events(metric, days)) is not None]
     for name, counts in _late([one for one in days if one.excluded is None]).items():
         source = by_name[name].source

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 
+FEWEST_OF_STRATUM = 20  # strata with fewer units of a variant are taken together
 FloatArray = NDArray[np.float64]
 Better = Literal["higher", "lower"]
 
@@ -97,16 +98,19 @@ def arm_of(values: FloatArray, blocks: NDArray[np.int64], *, count: int, covaria
     )
 
 
-def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
+def post_stratified(strata: Sequence[tuple[Arm, Arm]], *, fewest: int = FEWEST_OF_STRATUM) -> tuple[Arm, Arm]:
     """Add up the strata (such as countries) of each variant, after removing the differences between strata.
 
-    From each value, the mean of its stratum minus the mean of all units is subtracted (both means are over both
-    variants). The interval becomes narrower if strata differ, and a variant that by accident got more units of a
-    stratum with high values no longer looks better.
+    From each value, the mean of its stratum minus the mean of all strata is subtracted. The interval becomes narrower
+    if strata differ, and a variant that by accident got more units of a stratum with high values no longer looks
+    better. The mean of a stratum gives each variant's mean the share of units of the other variant, whatever the split
+    in the stratum is. So the means shift alike in all strata if there is an effect, and the effect is not removed.
 
     Args:
         strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for
             ratios. The stratum of a unit was known before its exposure.
+        fewest: Strata with fewer units of a variant count as one, with the next larger ones until this has so many.
+            The mean of a small stratum follows its own units, so the interval would be too narrow.
 
     Raises:
         Misuse: There is no stratum.
@@ -114,14 +118,19 @@ def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
     Source: Miratrix, Sekhon & Yu (2013), "Adjusting treatment effect estimates by post-stratification".
 
     >>> low, high = (arm_of(np.array(values), np.array([0, 0]), count=1) for values in ([1.0, 1.5], [5.0, 5.5]))
-    >>> control, treatment = post_stratified([(low, low), (high, high)])
+    >>> control, treatment = post_stratified([(low, low), (high, high)], fewest=2)
     >>> float(control.y[0]), float(control.yy[0] - control.y[0] ** 2 / 4)
     (13.0, 0.25)
     """
     if not strata:
         raise Misuse("post-stratification: needs at least one stratum, found none.")
-    totals = np.array([[np.sum([arm.y for arm in pair]), np.sum([arm.units for arm in pair])] for pair in strata])
-    apart = totals[:, 0] / np.maximum(totals[:, 1], 1.0) - totals[:, 0].sum() / max(totals[:, 1].sum(), 1.0)
+    group = _groups(np.array([[arm.units.sum() for arm in pair] for pair in strata]), fewest)
+    y, n = (np.zeros((group.max() + 1, 2)) for _ in range(2))
+    np.add.at(y, group, [[arm.y.sum() for arm in pair] for pair in strata])
+    np.add.at(n, group, [[arm.units.sum() for arm in pair] for pair in strata])
+    shares = n.sum(0) / max(n.sum(), 1.0)
+    middle = y / np.maximum(n, 1.0) @ shares[::-1]
+    apart = (middle - middle @ n.sum(1) / max(n.sum(), 1.0))[group]
 
     def joined(arms: tuple[Arm, ...]) -> Arm:
         def added(values: list[FloatArray | None]) -> FloatArray | None:
@@ -140,3 +149,19 @@ def post_stratified(strata: Sequence[tuple[Arm, Arm]]) -> tuple[Arm, Arm]:
 
     control, treatment = zip(*strata, strict=True)
     return joined(control), joined(treatment)
+
+
+def _groups(units: FloatArray, fewest: int) -> NDArray[np.int64]:
+    """Return the number of the group of each stratum, from the units of both variants, shape (strata, 2).
+
+    Group 0 has the strata that are too small, and larger ones until it is large enough. Each other group is a stratum.
+    """
+    least = units.min(1)
+    order = np.argsort(least, kind="stable")
+    together = units[order].cumsum(0).min(1)
+    small = int((least < fewest).sum())
+    if small:  # how many of the smallest strata have enough units together
+        small = max(small, int((together < fewest).sum()) + 1)
+    group = np.zeros(units.shape[0], np.int64)
+    group[order[small:]] = np.arange(order.size - small) + bool(small)
+    return group

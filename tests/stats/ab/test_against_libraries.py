@@ -19,7 +19,7 @@ from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare, compare_shares
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
 from trimtab.stats.ab.power import Design, days_needed, detectable_effect, power
-from trimtab.stats.ab.readings import readings
+from trimtab.stats.ab.readings import effective_days, readings
 from trimtab.stats.ab.sequential import compare_any_time
 
 near = partial(pytest.approx, rel=1e-6, abs=1e-9)
@@ -91,8 +91,11 @@ def test_day_blocks_agree_with_cluster_robust_least_squares(rows: dict[str, np.n
     found = readings(*arms_of(rows), [12], correlated=False)
     assert found.difference[0] == near(fit.params[0])
     errors = found.errors()
-    assert math.sqrt(errors.variance[0]) == near(fit.bse[0] * math.sqrt(12 / 11))
-    assert errors.freedom[0] == 11.0
+    n = np.stack([arm.units for arm in arms_of(rows)])
+    effective, factor = effective_days(n.prod(0) / n.sum(0) / (n.prod(0) / n.sum(0)).sum())
+    assert math.sqrt(errors.variance[0]) == near(fit.bse[0] * math.sqrt(factor))
+    assert errors.freedom[0] == near(effective - 1.0)
+    assert 10.0 < errors.freedom[0] < 11.0
     # the standard error of the units is that of least squares, if both variants had the variance of their own
     assert errors.floor[0] == pytest.approx(model.fit().bse[0] ** 2, rel=0.15)
 
@@ -104,8 +107,9 @@ def test_switchback_by_days_agrees_with_cluster_robust_least_squares(rows: dict[
     )
     found = readings(*arms_of(rows), [12], correlated=False)
     assert found.difference[0] == near(fit.params[0])
-    assert math.sqrt(found.errors().variance[0]) == near(fit.bse[0] * math.sqrt(6 / 5))  # 6 days of each variant
-    assert found.errors().freedom[0] == 10.0
+    effective, factor = effective_days(np.stack([arm.units / arm.units.sum() for arm in arms_of(rows)]))
+    assert factor.min() < found.errors().variance[0] / fit.bse[0] ** 2 < factor.max()  # each variant has its own
+    assert found.errors().freedom[0] == near(effective.sum() - 2.0)
 
 
 def test_a_ratio_over_clusters_agrees_with_cluster_robust_least_squares() -> None:

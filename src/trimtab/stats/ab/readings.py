@@ -41,7 +41,7 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         It is the larger of two distances: a normal one from `floor`, and that of Student's t from `variance` with the
         same probability. It is infinite if the variance is unknown.
         """
-        known = np.maximum(self.freedom, 1.0)
+        known = np.where(self.freedom > 0.0, self.freedom, 1.0)
         with np.errstate(invalid="ignore", over="ignore"):
             wider = -stdtrit(known, ndtr(-np.asarray(score))) * np.sqrt(self.variance)
             found: FloatArray = np.maximum(score * np.sqrt(self.floor), wider)
@@ -54,7 +54,8 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             plain = np.abs(difference) / np.sqrt(self.floor)
-            by_days = -ndtri(stdtr(np.maximum(self.freedom, 1.0), -np.abs(difference) / np.sqrt(self.variance)))
+            known = np.where(self.freedom > 0.0, self.freedom, 1.0)
+            by_days = -ndtri(stdtr(known, -np.abs(difference) / np.sqrt(self.variance)))
         found = np.where(self.freedom > 0.0, np.sign(difference) * np.minimum(plain, by_days), 0.0)
         return np.where(np.isnan(found), 0.0, found)
 
@@ -66,7 +67,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     units: FloatArray  # shape (2, looks)
     variances: FloatArray  # of the means, if units are independent; shape (2, looks)
     residuals: FloatArray  # what each block adds to the error of the mean, shape (2, looks, blocks)
-    freedom: FloatArray  # the degrees of freedom of the days, shape (looks,); 0: the variance of days is unknown
+    # the degrees of freedom of the days (see `effective_days`), shape (looks,); 0: the variance of days is unknown
+    freedom: FloatArray
     events: FloatArray  # see `effective_events`, shape (looks,)
     # units_c * units_t / (units_c + units_t), shape (looks,); summed over blocks if variants are compared within blocks
     information: FloatArray
@@ -240,12 +242,13 @@ def readings(
         used = weights > 0.0
         spread_of_units = np.maximum((squares * used).sum(2), 0.0) / ((n - 1.0) * used).sum(2)
         variances = spread_of_units * (weights**2 * n).sum(2) / scale**2
-        counts = used.sum(2)
-        residuals = weights * apart / scale[:, :, None] * np.sqrt(counts / np.maximum(counts - 1.0, 1.0))[:, :, None]
+        effective, factor = effective_days(weights * d / scale[:, :, None])
+        residuals = weights * apart / scale[:, :, None] * np.sqrt(factor)[:, :, None]
     events = effective_events(control, treatment, seen, days)
     if ratio and days:
         events = np.where(rests_on_few(np.maximum(squares * used, 0.0), n * used), 0.0, events)
-    freedom = np.where((counts > 1).all(0), np.where(paired, counts[0] - 1.0, counts.sum(0) - 2.0), 0.0)
+    several = (used.sum(2) > 1).all(0) & np.isfinite(effective).all(0)
+    freedom = np.where(several, np.where(paired, effective.min(0) - 1.0, effective.sum(0) - 2.0), 0.0)
     return Readings(
         means=means,
         units=n.sum(2),
@@ -257,6 +260,26 @@ def readings(
         days=days,
         correlated=correlated,
     )
+
+
+def effective_days(shares: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the effective number of blocks, and the factor that makes the sum of squared residuals unbiased.
+
+    If blocks weigh the same, these are n and n / (n - 1). Otherwise there are fewer effective blocks, (sum of
+    shares)**2 / (sum of squared shares): one that weighs much pulls the mean to itself, so its residual is small. The
+    factor is exact if effects differ from block to block by the same variance, and too large if only units vary.
+
+    Args:
+        shares: The weight of each block, which add up to 1; shape (2, looks, blocks). The results: (2, looks).
+
+    >>> effective, factor = effective_days(np.array([[[0.5, 0.25, 0.25, 0.0]]]))
+    >>> round(float(effective[0, 0]), 2), round(float(factor[0, 0]), 2)
+    (2.67, 1.85)
+    """
+    squares, cubes = (shares**2).sum(-1), (shares**3).sum(-1)
+    rest = squares - 2.0 * cubes + squares**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 1.0 / squares, np.where(rest > 1e-12, squares / rest, 1.0)
 
 
 def day_weights(units: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:

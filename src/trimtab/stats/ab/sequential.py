@@ -102,10 +102,16 @@ def _reach_of_days(
     """Return the distance between the estimate and its bounds, by Student's t of the days; shape (looks,)."""
     errors = found.errors(weights)
     level = 1.0 - error / (2.0 if two_sided else 1.0)
-    critical = critical_by_days(errors.freedom, level)
+    critical = critical_by_days(_whole(errors.freedom), level)
     with np.errstate(invalid="ignore"):
         reach: FloatArray = critical * np.sqrt(errors.variance)
     return reach
+
+
+def _whole(freedom: FloatArray) -> FloatArray:
+    """Return whole degrees of freedom. Three days with about as many units each count as three."""
+    found: FloatArray = np.floor(freedom + 0.25)
+    return found
 
 
 def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
@@ -116,7 +122,7 @@ def _p_of_days(found: Readings, two_sided: bool, better: Better) -> FloatArray:
     """
     errors = found.errors()
     p = np.ones(errors.variance.size)
-    for look, freedom in enumerate(errors.freedom):
+    for look, freedom in enumerate(_whole(errors.freedom)):
         if freedom >= 2.0:
             t = float(found.difference[look] / math.sqrt(errors.variance[look]))
             towards = abs(t) if two_sided else t if better == "higher" else -t
@@ -165,7 +171,7 @@ def mixture_score(strength: FloatArray, error: float, two_sided: bool) -> FloatA
 
 
 def critical_by_days(freedom: FloatArray, level: float) -> FloatArray:
-    """Return for each number of degrees of freedom (days - 1) the t at which the evidence reaches 1 / (1 - level)."""
+    """Return for each number of degrees of freedom the t at which the evidence of the days reaches 1 / (1 - level)."""
     rungs = _LADDER[: int(np.searchsorted(_LADDER, freedom.max(initial=1.0))) + 1]
     known = np.array([critical_t(int(one) + 1, int(one), level) for one in rungs])
     with np.errstate(invalid="ignore"):

@@ -255,3 +255,23 @@ def test_a_one_sided_experiment_says_that_it_never_proves_harm() -> None:
     text = read_experiment(definition, state_of(definition), days).decision.text
     assert "improvements above" in text
     assert "it looks worse, which an experiment with two_sided=False cannot prove" in text
+
+
+def test_a_stop_by_a_guardrail_shows_the_bound_that_decided() -> None:
+    """The interval of the effect may contain the margin, because the control's value is uncertain as well."""
+    crash = metric("crash", kind="proportion", role="guardrail", better="lower", margin=0.5)
+    definition, rng = experiment(metric(), crash, rule="fixed", duration_us=14 * DAY_US), np.random.default_rng(3)
+    for _ in range(100):
+        values = normal_days(rng, days=14)
+        for name, share in (("blue", 0.02), ("green", 0.045)):
+            values[name]["crash"] = [(rng.random(80) < share) * 1.0 for _ in range(14)]
+        reading = read_experiment(definition, state_of(definition), days_of(values))
+        found = reading.metrics[-1]
+        low = found.looks[-1].relative_low
+        if found.verdict == "worse" and low is not None and low < 0.5:
+            break
+    assert found.verdict == "worse"
+    least = f"{100.0 * found.looks[-1].beyond_low:.3g}"
+    text = reading.decision.text
+    assert text.endswith(f"which is at least {least} %-points more than the margin allows")
+    assert " to " not in text

@@ -9,7 +9,17 @@ from typing import Literal
 from trimtab.core.time import DAY_US
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.reading.effects import days_shown
-from trimtab.experiments.reading.looks import Look, MetricReading, Verdict, cannot_be_within, shown_effect, verdict
+from trimtab.experiments.reading.looks import (
+    Look,
+    MetricReading,
+    Verdict,
+    cannot_be_within,
+    from_margin,
+    in_units,
+    shown_effect,
+    shown_values,
+    verdict,
+)
 from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
@@ -171,7 +181,17 @@ def _stops(some: Sequence[MetricReading]) -> str | None:
     for one in some:
         if one.role == "guardrail" and one.verdict == "worse":
             margin = f"{100 * (one.margin or 0.0):.3g} %"
-            return f"guardrail {one.metric} is worse by more than its margin of {margin}: {shown_effect(one)}"
+            # The control's value, of which the margin is a share, is uncertain as well. So the interval of the effect
+            # may contain the margin: what decides is the distance from it.
+            low, high = from_margin(one.looks[-1], one.bounded)
+            least = abs((low if one.better == "lower" else high) or 0.0)
+            beyond = in_units(least, one.kind, signed=True).removeprefix("+")
+            beyond += " more" if one.better == "lower" else " less"
+            effect = shown_values(one.looks[-1], one.kind)[0]
+            return (
+                f"guardrail {one.metric} is worse by more than its margin of {margin}: {one.metric} {effect}, which is at "
+                f"least {beyond} than the margin allows"
+            )
     for one in some:
         if one.role == "primary" and one.verdict == "worse":
             return f"it is worse: {shown_effect(one)}"

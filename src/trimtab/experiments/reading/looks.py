@@ -81,20 +81,26 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
     proven that it is worse by more. (`beyond_low` and `beyond_high` also allow for the error of the control's value.)
     If no unit has an event, it is "within margin" once at most the share `negligible` of the units can have one.
     """
-    ends = look.low, look.high
-    low, high = bounded or ends
     if look.at_most is not None:
         return "within margin" if look.at_most <= metric.negligible else "open"
-    if metric.role == "guardrail":
-        wider = [0.0 if old is None or new is None else new - old for old, new in zip(ends, (low, high), strict=True)]
-        ends = look.beyond_low, look.beyond_high
-        low, high = (None if end is None else end + more for end, more in zip(ends, wider, strict=True))
+    low, high = from_margin(look, bounded) if metric.role == "guardrail" else bounded or (look.low, look.high)
     low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
     if metric.better == "lower":  # from here on, higher is better
         low, high = -high, -low
     if metric.role != "guardrail":
         return "better" if low > 0.0 else "worse" if high < 0.0 else "open"
     return "within margin" if low > 0.0 else "worse" if high < 0.0 else "open"
+
+
+def from_margin(look: Look, bounded: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    """Return the bounds of a guardrail's value minus the worst one that its margin allows, which decide about it.
+
+    If the interval of the difference was widened for missing labels to `bounded`, these bounds are widened as much.
+    """
+    ends = look.low, look.high
+    wider = [0.0 if old is None or new is None else new - old for old, new in zip(ends, bounded or ends, strict=True)]
+    low, high = look.beyond_low, look.beyond_high
+    return None if low is None else low + wider[0], None if high is None else high + wider[1]
 
 
 def never_is_good(metric: Metric | MetricReading) -> bool:

@@ -275,3 +275,23 @@ def test_a_stop_by_a_guardrail_shows_the_bound_that_decided() -> None:
     text = reading.decision.text
     assert text.endswith(f"which is at least {least} %-points more than the margin allows")
     assert " to " not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "cap", "said"),
+    [
+        ("mean", None, "which cap= would cut"),
+        ("mean", 1e6, "a smaller cap= would cut more"),
+        ("ratio", 1e6, "or of its denominator, which cap= does not cut: keep such units out, by where="),
+    ],
+)
+def test_a_few_huge_units_are_explained_by_what_cap_cuts(kind: str, cap: float | None, said: str) -> None:
+    definition, rng = experiment(metric(kind=kind, cap=cap)), np.random.default_rng(1)
+    days = days_of({name: {"revenue": [rng.random(400) for _ in range(5)]} for name in ("blue", "green")})
+    huge = sums(np.array([1e6, *rng.random(399)]))
+    for day in days:
+        for one in day.variants.values():
+            own = huge if day is days[0] else one.metrics["revenue"]
+            with_d = msgspec.structs.replace(own, d=own.y, dd=own.yy, yd=own.yy)
+            one.metrics["revenue"] = with_d if kind == "ratio" else own
+    assert said in read_experiment(definition, state_of(definition), days).decision.text

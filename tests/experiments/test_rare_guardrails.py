@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generated_days import START_US, days_of, experiment, metric, normal_days, state_of
+from generated_days import START_US, days_of, experiment, metric, normal_days, state_of, sums
 
 from trimtab.core.time import DAY_US
 from trimtab.events.definitions import source
@@ -249,3 +249,25 @@ def test_it_is_wrongly_passed_at_any_look_as_rarely_as_stated() -> None:
                 passed += 1
                 break
     assert 0.012 <= passed / runs <= 0.036  # .999^3750 is .0235
+
+
+def test_a_quantile_of_0_is_0_although_its_linear_form_is_rounded() -> None:
+    waits, rng = metric("wait", kind="quantile", role="guardrail", better="lower", margin=0.1), np.random.default_rng(3)
+    definition, days = experiment(metric(), waits), []
+    for number in range(10):
+        variants = {}
+        for name in ("blue", "green"):
+            y = np.where(rng.random(300) < 0.45, rng.lognormal(3.0, 1.0, 300), 0.0)
+            bins, counts = np.unique(bins_of(y), return_counts=True)
+            histogram = dict(zip(bins.tolist(), counts.tolist(), strict=True))
+            of = {
+                "wait": msgspec.structs.replace(sums(y), histogram=histogram),
+                "revenue": sums(rng.normal(10, 4, 300)),
+            }
+            variants[name] = VariantDay(units=300, metrics=of)
+        day_us = START_US + number * DAY_US
+        days.append(ExperimentDay(experiment="checkout", generation=1, day_us=day_us, variants=variants))
+    reading = read_experiment(definition, state_of(definition), days)
+    look = reading.metrics[-1].looks[-1]
+    assert (look.control, look.variant, look.difference, look.relative) == (0.0, 0.0, 0.0, None)
+    assert "The quantile is 0 in both variants" in reading.decision.text

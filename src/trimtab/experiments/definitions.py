@@ -40,7 +40,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     within_us: int = 0  # how long after the first exposure events count
     before_us: int = 0  # for CUPED: the same aggregate over this time before the exposure; 0: no covariate
     quantile: float = 0.5
-    cap: float | None = None  # larger values of a unit are cut to this (winsorising)
+    cap: float | None = None  # larger values of a unit are cut to this (winsorising); the denominator is not cut
     role: Role = "secondary"
     better: Literal["higher", "lower"] = "higher"
     margin: float = 0.0  # for a guardrail: by how much it may be worse, as a share of the control's value

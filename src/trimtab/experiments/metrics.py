@@ -51,7 +51,8 @@ def metric(
         before: For a smaller error (CUPED): the same aggregate over this long before the exposure. Only for means and
             proportions.
         quantile: Makes the metric a quantile over the units, such as 0.9.
-        cap: A unit's value counts at most this much (winsorising). For means and ratios.
+        cap: A unit's value counts at most this much (winsorising). For means, and for the numerators of ratios. The
+            denominator of a ratio is not cut.
         role: "primary": the decision depends on it; "guardrail": it may not become worse than by `margin`; or
             "secondary".
         better: "higher" or "lower". By default "lower" for losses and times, and otherwise "higher". Guardrails of

@@ -299,7 +299,7 @@ def _go_on(
     elif look.at_most is None and not math.isfinite(_reach(look)):
         text = f"keep running: too few days or events to say anything about {whose} after {_days(days)}"
         if one.kind in ("mean", "ratio") and look.control and min(look.units) >= _MANY_UNITS:
-            text += "; perhaps a few units have nearly all of it, which cap= would cut"
+            text += f"; perhaps a few units have nearly all of it{_cut(definition, one)}"
     elif needed <= horizon:
         more = max(1, math.ceil(needed - days))
         loses = one.role == "primary" and look.difference * (1.0 if one.better == "higher" else -1.0) < 0.0
@@ -338,6 +338,15 @@ def _advice(one: MetricReading) -> str:
         "The quantile is 0 in both variants, and a share of 0 is no margin. Declare it as the share of the units with "
         'an event (kind="proportion"), which has a rule for events that never happen, and start the experiment again'
     )
+
+
+def _cut(definition: Experiment, one: MetricReading) -> str:
+    """Return what can be done about a few units with huge values. The denominator of a ratio is never cut."""
+    is_capped = any(metric.name == one.metric and metric.cap is not None for metric in definition.metrics)
+    if one.kind != "ratio":
+        return ", although cap= cuts them: a smaller cap= would cut more" if is_capped else ", which cap= would cut"
+    named = " or of its denominator, which cap= does not cut: keep such units out, by where= of the experiment"
+    return named if is_capped else f"{named}. Of the numerator, cap= would cut them"
 
 
 def _not_looked_for(definition: Experiment, one: MetricReading) -> str:

@@ -20,7 +20,7 @@ from trimtab.stats.ab.arms import Arm, Effect, post_stratified
 from trimtab.stats.ab.bayes import posterior
 from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
-from trimtab.stats.ab.quantiles import quantile_arm
+from trimtab.stats.ab.quantiles import SMALLEST, quantile_arm
 from trimtab.stats.ab.readings import day_weights
 from trimtab.stats.ab.sequential import compare_any_time, obrien_fleming
 from trimtab.stats.exact_sums import rounded
@@ -126,7 +126,7 @@ def looks_of(
         # the sums of a quantile depend on its value over all days of a look, so they are computed for each look
         return [compared(end, margin=margin, last=True)[-1] for end in ends if end <= len(shown)]
 
-    looks = [_look(effect, shown[end - 1]) for effect, end in zip(at_looks(margin=False), ends, strict=False)]
+    looks = [_look(metric, effect, shown[end - 1]) for effect, end in zip(at_looks(margin=False), ends, strict=False)]
     if metric.role != "guardrail":
         return looks
     beyond, never = at_looks(margin=True), {}
@@ -239,7 +239,7 @@ def novelty_of(
         return []
     how = _how(definition, metric)
     return [
-        _look(compare(*_pair(definition, metric, week, variant), **how), week[-1])
+        _look(metric, compare(*_pair(definition, metric, week, variant), **how), week[-1])
         for _, week in sorted(weeks.items())
         if _enough(definition, metric, week, variant)
     ]
@@ -258,7 +258,7 @@ def effects_by_age(
     for number, (begin, end) in enumerate(pairwise([0, *ends]), 1):
         if _enough(definition, metric, days, variant, number):
             name = f"day {end}" if end - begin == 1 else f"days {begin + 1}-{end}"
-            found[name] = _look(compare(*_pair(definition, metric, days, variant, number), **how), days[-1])
+            found[name] = _look(metric, compare(*_pair(definition, metric, days, variant, number), **how), days[-1])
     return found
 
 
@@ -339,7 +339,12 @@ def _enough(
     return all(sum(_sums(day, name, metric.name, slice_).units for day in days) >= _LEAST for name in names)
 
 
-def _look(effect: Effect, day: ExperimentDay) -> Look:
+def _look(metric: Metric, effect: Effect, day: ExperimentDay) -> Look:
+    if metric.kind == "quantile":  # the mean of the linear form of a quantile of 0 may be 1e-15
+        control, treatment = (0.0 if abs(one) < SMALLEST else one for one in (effect.control, effect.treatment))
+        difference = treatment - control
+        effect = msgspec.structs.replace(effect, control=control, treatment=treatment, difference=difference)
+        effect = effect if control else msgspec.structs.replace(effect, relative=None)
     share = max(1.0, abs(effect.relative or 0.0))
     return Look(
         until_us=day.day_us + DAY_US,

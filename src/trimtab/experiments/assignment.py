@@ -24,6 +24,8 @@ Reason = Literal[
     "assigned", "override", "holdout", "other slots", "not eligible", "feature missing", "not in share",
     "carry-over gap", "day is closed", "planned end", "no unit", "not started", "paused", "stopped", "concluded",
 ]  # fmt: skip
+# units with these reasons get the control, also those that have met another variant before
+FALLBACKS = ("not eligible", "paused")
 _pack: Any = msgspec.msgpack.Encoder().encode
 _as_json: Any = msgspec.json.Encoder().encode
 
@@ -76,13 +78,15 @@ class Assigner:
         if allocation is None and state.phase != "running":
             self._ended = self._result(state.winner or definition.control, state.phase)
         now = allocation or state.allocations[-1]
-        if allocation is not None and not allocation.share:  # it was paused then
+        share = now.share
+        if (allocation is not None or state.phase == "paused") and not share:  # units may have met a variant before
             self._ended = self._result(definition.control, "paused")
+            share = max(one.share for one in state.allocations)
         self._slots = begin, end = state.slots
         self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
         self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed
         # `share` is a share of all units. Units in the experiment's slots take part if their bucket is below this.
-        self._below = round(now.share * BUCKETS / (end - begin) * BUCKETS)
+        self._below = round(share * BUCKETS / (end - begin) * BUCKETS)
         chosen = [name for count, name in now.buckets for _ in range(count)]
         self._assigned = [self._result(name, "assigned") for name in chosen]
         self._in_gap = [self._result(name, "carry-over gap") for name in chosen]
@@ -105,7 +109,7 @@ class Assigner:
             return self._result(variant, "override")
         if held_out:
             return self._result(self.definition.control, "holdout")
-        if self._layer is not None and not self._slots[0] <= self._layer(packed) % BUCKETS < self._slots[1]:
+        if not self._in_slots(packed):
             return self._result(self.definition.control, "other slots")
         if self._where is not None and (eligible := self._where(row)) is not True:
             missing = eligible is None and any(row[name] is None for name in self._features)
@@ -141,8 +145,8 @@ class Assigner:
         """Return the exposure of the unit of a row; None if it takes no part, with two exceptions.
 
         If the unit takes no part only because a feature is missing, the variant is "", so that such units are counted.
-        The variant is also "" if the unit is not eligible now, but would get another variant than the control if it
-        were eligible: it may have met that variant before.
+        The variant is also "" if the unit is not eligible now, or the experiment is paused, but the unit would get
+        another variant than the control otherwise: it may have met that variant before.
 
         Args:
             row: As for `assign`.
@@ -153,9 +157,10 @@ class Assigner:
         """
         found = self.assign(row, at_us)
         lacks = found.reason == "feature missing" and self._in_share(row, at_us)
-        left = found.reason == "not eligible"
+        texts = [_text(row[name]) for name in self._unit]
+        left = found.reason in FALLBACKS and joined(texts) not in self._overrides and self._in_slots(_pack(texts))
         if left:
-            drawn = self._drawn(_pack([_text(row[name]) for name in self._unit]), row, at_us)
+            drawn = self._drawn(_pack(texts), row, at_us)
             left = drawn.takes_part and drawn.variant != self.definition.control
         if not found.takes_part and not lacks and not left:
             return None
@@ -172,6 +177,9 @@ class Assigner:
             if left
             else _pack({name: row[name] for name in (*self.definition.attributes, *self.definition.feature_types)}),
         )
+
+    def _in_slots(self, packed: bytes) -> bool:
+        return self._layer is None or self._slots[0] <= self._layer(packed) % BUCKETS < self._slots[1]
 
     def _in_share(self, row: Mapping[str, Any], at_us: int) -> bool:
         switchback, texts = self.definition.switchback, [_text(row[name]) for name in self._unit]

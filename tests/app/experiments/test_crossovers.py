@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,31 @@ def test_units_that_fall_back_to_the_control_met_another_variant(rule: str, tmp_
     assert days[0].variants["new"].units == wanted
     assert days[0].variants["old"].units == [*first.values()].count("old")
     assert reading.not_eligible == {}  # no feature was missing
+
+
+@pytest.mark.parametrize("rule", ["first", "exclude"])
+def test_units_that_come_back_in_a_pause_met_another_variant(rule: str, tmp_path: Path) -> None:
+    users = [f"u{n}" for n in range(60)]
+    with opened(tmp_path, rule, BEGIN_US) as project:
+        project.start_experiment("prices", why="A test.")
+        first = meet(project, BEGIN_US + HOUR_US, users)
+        project.pause_experiment("prices", why="A test.")
+        assert {*meet(project, BEGIN_US + 2 * HOUR_US, users[:10]).values()} == {"old"}
+        assert {*meet(project, BEGIN_US + DAY_US, [*users[:20], "never"]).values()} == {"old"}  # ten of them again
+        meet(project, BEGIN_US + 3 * DAY_US, [])
+        project.resume_experiment("prices", why="A test.")
+        assert meet(project, BEGIN_US + 3 * DAY_US + HOUR_US, users[20:]) == {user: first[user] for user in users[20:]}
+        meet(project, BEGIN_US + 9 * DAY_US, ["other"])
+        close_due(project)
+        days, reading = stored_days(project.state.catalog, "prices", 1), project.experiment_report("prices")
+    back = [user for user in users[:20] if first[user] == "new"]
+    at_once = sum(user in users[:10] for user in back)
+    assert 0 < at_once < len(back)
+    assert [one.crossed for one in days[:4]] == [at_once, len(back) - at_once, 0, 0]
+    assert any("or it was paused): " in one for one in reading.notes)
+    wanted = [*first.values()].count("new") - (len(back) if rule == "exclude" else 0)
+    assert days[0].variants["new"].units == wanted
+    assert not any("weights changed on" in one for one in reading.notes)
+    assert reading.excluded[str(datetime.fromtimestamp((BEGIN_US + 2 * DAY_US) / 1e6, UTC).date())] == (
+        "the experiment was paused on this day"
+    )

@@ -25,6 +25,7 @@ from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
 from trimtab.app.state.lease import Lease
 from trimtab.core.time import DAY_US
+from trimtab.experiments.assignment import FALLBACKS
 from trimtab.experiments.day_sums import DaySums, late_outcomes
 from trimtab.experiments.days import (
     DueDay,
@@ -264,10 +265,11 @@ class ExperimentDays:
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
     def _fallbacks(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the exposures of units that got the control because they did not fulfil `where` or lacked a feature."""
-        if self.definition.where is None or self.definition.switchback is not None:
-            return iter(())
+        """Yield the exposures of units that got the control because of a pause, of `where`, or of a missing feature."""
         state = self._state
+        paused = any(not one.share for one in state.allocations)
+        if (self.definition.where is None and not paused) or self.definition.switchback is not None:
+            return iter(())
         logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, {"": 0})
         if self._units is None:
             return logged
@@ -285,7 +287,7 @@ class ExperimentDays:
         seen: dict[int, str] = {}
         for block in logged if self._units is None else chain(self._units.missing(intake), logged):
             for key, reason in zip(block.keys.tolist(), block.reasons.tolist(), strict=True):
-                if reason != "not eligible":
+                if reason not in FALLBACKS:
                     seen.setdefault(key, reason)
         if seen:
             until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
-from trimtab.experiments.assignment import ELIGIBLE, FEATURE_MISSING, ROUTED, Assigner, PastAssignments
+from trimtab.experiments.assignment import ELIGIBLE, FALLBACKS, FEATURE_MISSING, ROUTED, Assigner, PastAssignments
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake
 from trimtab.experiments.records import ExperimentState, Exposure
@@ -80,7 +80,7 @@ class LoggedUnits:
                 yield intake.block(number, rows, {"": 0})
 
     def not_eligible(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the units that got the control because they did not fulfil `where` when answered, in blocks."""
+        """Yield the units that got the control because of a pause, or did not fulfil `where` then, in blocks."""
         by_flag = bool(self._definition.features)
         for number, found in self.predictions(intake):
             rows = []
@@ -88,7 +88,7 @@ class LoggedUnits:
                 # if the experiment reads features, this leaves `where` out, and the prediction's flags decide
                 reason = self._assignments.at(row, one.made_at_us).reason
                 unflagged = reason == "assigned" and not {ELIGIBLE, FEATURE_MISSING} & {*one.flags}
-                if unflagged if by_flag else reason == "not eligible":
+                if reason in FALLBACKS or (by_flag and unflagged):
                     rows.append((position, self._exposed(one, row, "", "not eligible")))
             if rows:
                 yield intake.block(number, rows, {"": 0})

@@ -19,6 +19,8 @@ from trimtab.stats.ab.readings import readings
 from trimtab.stats.ab.sample_ratio import sample_ratio
 from trimtab.stats.exact_sums import total_of
 
+CHANGED = "the weights changed on this day"
+PAUSED = "the experiment was paused on this day"
 _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts as real
 _MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
 _MANY_EVENTS = 20.0  # a day without any event is reported if so many of its units should have one
@@ -110,9 +112,11 @@ def check_completeness(definition: Experiment, days: Sequence[ExperimentDay]) ->
     return found
 
 
-def weights_changed(definition: Experiment, state: ExperimentState, day_us: int) -> bool:
-    """Return whether the weights of the variants changed on a day."""
-    return bool(state.allocations) and _weights(definition, state, day_us) is None
+def left_out_by_shares(definition: Experiment, state: ExperimentState, day_us: int) -> str | None:
+    """Return why a day does not count because of the shares in force: `CHANGED` or `PAUSED`. None: it counts."""
+    if not state.allocations or _weights(definition, state, day_us) is not None:
+        return None
+    return CHANGED if _in_force(definition, state, day_us) else PAUSED
 
 
 def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
@@ -178,16 +182,22 @@ def small_strata(definition: Experiment, days: Sequence[ExperimentDay]) -> str |
 
 
 def _weights(definition: Experiment, state: ExperimentState, day_us: int) -> tuple[float, ...] | None:
-    """Return the declared shares on a day, or None if they changed on that day."""
+    """Return the declared shares on a day, or None if they changed on that day, or no unit took part."""
+    if not state.allocations:
+        return tuple(wanted_shares(definition).values())
+    found = _in_force(definition, state, day_us)
+    return found.pop() if len(found) == 1 else None
+
+
+def _in_force(definition: Experiment, state: ExperimentState, day_us: int) -> set[tuple[float, ...]]:
+    """Return the declared shares that were in force at any time of a day on which units took part."""
     found: set[tuple[float, ...]] = set()
     for number, one in enumerate(state.allocations):
         until_us = state.allocations[number + 1].from_us if number + 1 < len(state.allocations) else day_us + DAY_US
         if one.share > 0.0 and one.from_us < day_us + DAY_US and until_us > day_us:
             total = sum(one.weights.values())
             found.add(tuple(one.weights.get(name, 0.0) / total for name in definition.variants))
-    if not state.allocations:
-        return tuple(wanted_shares(definition).values())
-    return found.pop() if len(found) == 1 else None
+    return found
 
 
 def _left_out(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> str:

@@ -9,12 +9,13 @@ import msgspec
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.experiments.definitions import Experiment, Metric, Switchback
 from trimtab.experiments.reading.checks import (
+    CHANGED,
     check_completeness,
     check_ratio,
+    left_out_by_shares,
     limit_of,
     small_strata,
     wanted_shares,
-    weights_changed,
     without_events,
 )
 from trimtab.experiments.reading.decision import recommend
@@ -44,8 +45,6 @@ GUARANTEES = {
     "because looking early would raise the error.",
 }
 
-_CHANGED = "the weights changed on this day"
-
 
 def read_experiment(
     definition: Experiment,
@@ -65,7 +64,7 @@ def read_experiment(
         final: Whether the experiment was started again since, so that no more of these days will be closed.
     """
     closed = [
-        msgspec.structs.replace(one, excluded=_CHANGED) if weights_changed(definition, state, one.day_us) else one
+        msgspec.structs.replace(one, excluded=left_out_by_shares(definition, state, one.day_us) or one.excluded)
         for one in sorted(days, key=lambda one: one.day_us)
         if one.generation == state.generation
     ]
@@ -285,7 +284,7 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     is_first = definition.crossovers == "first"
     rule = "count for their first one" if is_first else "do not count if their day was not closed yet"
     smaller = ", which makes differences smaller" if is_first else ""
-    if changed := [_day(one.day_us) for one in days if one.excluded == _CHANGED]:
+    if changed := [_day(one.day_us) for one in days if one.excluded == CHANGED]:
         found.append(
             f"the weights changed on {', '.join(changed)}: units that got another variant then, and came "
             f"back, {rule}{smaller}. If many come back, start the experiment again"
@@ -293,8 +292,8 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     if crossed := sum(one.crossed for one in days):
         or_where = "" if definition.where is None else ", or they no longer fulfilled where= and got the control"
         found.append(
-            f"{crossed:,} units met another variant than their first (an override or the weights changed"
-            f"{or_where}): {rule}"
+            f"{crossed:,} units met another variant than their first (an override or the weights changed, or it was "
+            f"paused{or_where}): {rule}"
         )
     for name in definition.slices:
         if crowded := [one.crowded[name] for one in days if name in one.crowded]:

@@ -311,7 +311,9 @@ def test_days_are_marked_and_left_out_by_rule(tmp_path: Path) -> None:
             Ledger(project.state.catalog).write([row, msgspec.structs.replace(row, model="another")])
         red = RedWindow(id="w", model="one", kind="null_values", subject="column x",
                         start_us=BEGIN_US + 3 * DAY_US - 1, end_us=BEGIN_US + 3 * DAY_US)  # fmt: skip
-        project.state.catalog.write([Put(RED, "one/w", msgspec.json.encode(red))])
+        # the model does not read the unit's column, in which new values are no fault
+        ids = msgspec.structs.replace(red, id="v", subject="column user", start_us=BEGIN_US)
+        project.state.catalog.write([Put(RED, f"one/{one.id}", msgspec.json.encode(one)) for one in (ids, red)])
         shop.clock.advance_to(BEGIN_US + 2 * DAY_US)
         shop.answer("a")  # after the shares became 0
         shop.clock.advance_to(BEGIN_US + 4 * DAY_US)

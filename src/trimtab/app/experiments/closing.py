@@ -307,10 +307,15 @@ class ExperimentDays:
 
     def _excluded(self, day_us: int) -> str | None:
         """Return why a day does not count: the inputs or the labels of a model were faulty at some time of the day."""
-        catalog = self._system.state.catalog
-        for window in chain.from_iterable(red_windows(catalog, model) for model in self.definition.models):
-            if window.start_us < day_us + DAY_US and (window.end_us is None or window.end_us > day_us):
-                return f"red window: {window.kind}{f' of {window.subject}' if window.subject else ''}"
+        system = self._system
+        for model in self.definition.models:
+            # the values of the unit's own columns matter only if the model reads them
+            read = system.definitions.deployment(model).model.features.request_columns
+            ids = {f"column {name}" for name in self.definition.unit if name not in read}
+            for window in red_windows(system.state.catalog, model):
+                on_day = window.start_us < day_us + DAY_US and (window.end_us is None or window.end_us > day_us)
+                if on_day and window.subject not in ids:
+                    return f"red window: {window.kind}{f' of {window.subject}' if window.subject else ''}"
         return None
 
 

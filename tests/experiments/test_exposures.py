@@ -17,6 +17,8 @@ from memory import Memory
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.experiments.day_sums import DaySums
+from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import (
     ERASED,
     ExposureBlock,
@@ -204,3 +206,24 @@ def test_only_the_canonical_digits_of_a_text_unit_are_an_integer() -> None:
     texts = ["70", "7_0", " 71", "+74", "073", "-0", "-5", "0", "\u0667", str(2**63)]
     (found,) = unit_columns(texts, ["int"])
     assert found.to_list() == [70, None, None, None, None, None, -5, 0, None, None]
+
+
+def test_long_values_that_begin_alike_are_different_slices() -> None:
+    texts = ["x" * 59 + "AA", "x" * 59 + "AB", "x" * 60, "x" * 59 + "AA"]
+    count = len(texts)
+    block = ExposureBlock(
+        units=np.array([str(n) for n in range(count)], object),
+        keys=np.arange(count, dtype=np.uint64),
+        at_us=np.zeros(count, np.int64),
+        places=np.arange(count),
+        variants=np.zeros(count, np.uint8),
+        reasons=np.array([""] * count, object),
+        overrides=np.zeros(count, bool),
+        attributes=np.array([msgspec.msgpack.encode({"page": text}) for text in texts], object),
+    )
+    sums = DaySums(Experiment(name="e", unit=("u",), variants={"a": 1, "b": 2}, slices=("page",)))
+    sums.add(block, {})
+    found = sums.variants()["a"].slice_units
+    assert sorted(found.values()) == [1, 1, 2]
+    assert found["page=" + "x" * 60] == 1
+    assert all(len(name) <= 65 for name in found)

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.hashing import content_hash
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.exposures import ExposureBlock
 from trimtab.experiments.records import ArmSums, VariantDay
@@ -114,13 +115,20 @@ class DaySums:
         found: dict[str, Array] = {}
         for name, seen in self._seen.items():
             given = [one.get(name) for one in decoded]
-            texts = ["" if value is None else f"{name}={str(value)[:_MOST_CHARACTERS]}" for value in given]
+            texts = ["" if value is None else f"{name}={_short(str(value))}" for value in given]
             seen.update(text for text, tester in zip(texts, units.overrides, strict=True) if text and not tester)
             if len(seen) <= MOST_SLICES:
                 codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
                 of_units = np.array([codes[text] for text in texts], np.int64)
                 found |= {text: of_units == code for text, code in codes.items() if text}
         return found
+
+
+def _short(value: str) -> str:
+    """Return a value in the name of a slice. A long one is cut, and ends with a hash, so that no two are the same."""
+    if len(value) <= _MOST_CHARACTERS:
+        return value
+    return f"{value[: _MOST_CHARACTERS - 10]}~{content_hash(value)[:9]}"
 
 
 def late_outcomes(metrics: Sequence[Metric], before: DaySums, after: DaySums) -> dict[str, dict[str, int]]:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of, sums
 
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.events.definitions import source
 from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.effects import looks_of
@@ -186,6 +186,17 @@ def test_a_feed_that_was_down_and_ids_that_never_match_are_named() -> None:
     assert down.startswith(
         "no unit of 2024-03-11, 2024-03-12, 2024-03-13, 2024-03-14, 2024-03-15 and 2 more days has any"
     )
+    for kind, none, some in (("quantile", 0.0, 5.0), ("time_to_event", 3600.0, 60.0), ("mean", 0.0, 5.0)):
+        one = metric("spent", kind=kind, source=ORDERS, by=("customer",), within_us=3600 * SECOND_US, better="lower")
+        definition = experiment(metric(), msgspec.structs.replace(one, role="secondary"))
+        values = normal_days(rng, days=9, units=200)
+        for name in V:
+            came = [rng.random(200) < (0.0 if name == V[1] and day > 6 else 0.2) for day in range(9)]
+            values[name]["spent"] = [np.where(here, some, none) for here in came]
+        (note,) = read_experiment(definition, state_of(definition), days_of(values)).notes
+        what = f"no unit of {V[1]} on 2024-03-08, 2024-03-09 has any event of spent: "
+        assert note == f"{what}if its feed was down, these units count as if they had none"
+    definition = experiment(bought)
     assert noted([0.1] * 10 + [0.0] * 2, 40) == []  # 8 events are expected on a day, so none is no proof
     (never,) = noted([0.0] * 10, 60)
     assert never == "no unit has any event of bought: is customer of 'orders' the id of the units?"

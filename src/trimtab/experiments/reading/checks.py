@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from trimtab.core.time import DAY_US, format_time
+from trimtab.core.time import DAY_US, SECOND_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.effects import has_event
 from trimtab.experiments.reading.looks import never_is_good
 from trimtab.experiments.reading.results import Completeness, RatioCheck
-from trimtab.experiments.records import ExperimentDay, ExperimentState, VariantDay
+from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState, VariantDay
 from trimtab.stats.ab.arms import FEWEST_OF_STRATUM, Arm
 from trimtab.stats.ab.readings import readings
 from trimtab.stats.ab.sample_ratio import sample_ratio
@@ -23,7 +23,7 @@ CHANGED = "the weights changed on this day"
 PAUSED = "the experiment was paused on this day"
 _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts as real
 _MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
-_MANY_EVENTS = 20.0  # a day without any event is reported if so many of its units should have one
+_MANY_EVENTS = 20.0  # a day of a variant without any event is reported if so many of its units should have one
 _SLICE_P = 0.05  # an imbalance is said to be in a slice if the slice's p is below this / the number of slices
 _RATIO_ERROR = 0.001  # of the sample-ratio check at all looks: one half is for all units, the other for the slices
 
@@ -122,6 +122,8 @@ def left_out_by_shares(definition: Experiment, state: ExperimentState, day_us: i
 def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
     """Return a sentence if a metric has no event at all, or none on days on which many are expected; otherwise None.
 
+    Each variant is also judged by its own other days, so a feed that stops for one variant is seen, too.
+
     Nothing is said if only days that are left out have events: the text of the decision mentions these.
     """
     if metric.source is None:
@@ -137,34 +139,36 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
             found += f" If so, the guardrail holds once at most {share} of them can have one (negligible=)"
         return found if sum(one.units for one in every) >= _MANY_UNITS else None
     days = [day for day in days if day.excluded is None]
-    if metric.kind not in ("mean", "proportion", "ratio") or not days:
-        return None
-    sums = [[one.metrics[metric.name] for one in day.variants.values() if metric.name in one.metrics] for day in days]
-    units, y, yy = (
-        np.array(
-            [
-                [sum(one.units for one in some), total_of(one.y for one in some), total_of(one.yy for one in some)]
-                for some in sums
-            ]
-        )
-        .reshape(-1, 3)
-        .T
-    )
-    if not yy.any():
-        return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = y.sum() ** 2 / yy.sum() / max(units[yy > 0.0].sum(), 1.0)  # about the share of units with events
-    empty = [
+    names = list(dict.fromkeys(name for day in days for name in day.variants))
+    everywhere, found = _silent_days(metric, days, names), list[str]()
+    for name in ("", *names):
+        silent = [day for day in _silent_days(metric, days, [name]) if day not in everywhere] if name else everywhere
+        if silent:
+            shown = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more days" if len(silent) > 5 else "")
+            found.append(f"no unit of {f'{name} on ' if name else ''}{shown} has any event of {metric.name}")
+    return f"{', and '.join(found)}: if its feed was down, these units count as if they had none" if found else None
+
+
+def _silent_days(metric: Metric, days: Sequence[ExperimentDay], names: Sequence[str]) -> list[str]:
+    """Return the days on which no unit of some variants has an event, although many should, as on their other days."""
+    here = [[day.variants.get(name, VariantDay()) for name in names] for day in days]
+    sums = [[one.metrics.get(metric.name, ArmSums()) for one in some] for some in here]
+    happened = np.array([any(has_event(metric, one) for one in some) for some in sums], bool)
+    units, known = (np.array([sum(one.units for one in some) for some in of], np.float64) for of in (here, sums))
+    y, yy = (np.array([total_of(getattr(one, of) for one in some) for some in sums]) for of in ("y", "yy"))
+    if metric.kind == "time_to_event":  # the time that is left of the window is 0 without an event
+        window = metric.within_us / SECOND_US
+        y, yy = window * known - y, window**2 * known - 2.0 * window * y + yy
+    squares = float(yy[happened].sum())
+    if squares <= 0.0:
+        return []
+    rate = float(y[happened].sum()) ** 2 / squares / units[happened].sum()  # about the share of units with events
+    expected = units * rate
+    return [
         format_time(day.day_us)[:10]
-        for day, n, one in zip(days, units, yy, strict=True)
-        if not one and n * rate >= _MANY_EVENTS
+        for day, there, many in zip(days, happened.tolist(), expected.tolist(), strict=True)
+        if not there and many >= _MANY_EVENTS
     ]
-    if not empty:
-        return None
-    shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more days" if len(empty) > 5 else "")
-    return (
-        f"no unit of {shown} has any event of {metric.name}: if the feed of these events was down, the units count as 0"
-    )
 
 
 def small_strata(definition: Experiment, days: Sequence[ExperimentDay]) -> str | None:

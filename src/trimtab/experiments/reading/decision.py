@@ -189,8 +189,8 @@ def _stops(some: Sequence[MetricReading]) -> str | None:
             beyond += " more" if one.better == "lower" else " less"
             effect = shown_values(one.looks[-1], one.kind)[0]
             return (
-                f"guardrail {one.metric} is worse by more than its margin of {margin}: {one.metric} {effect}, which is at "
-                f"least {beyond} than the margin allows"
+                f"guardrail {one.metric} is worse by more than its margin of {margin}: {one.metric} {effect}, which "
+                f"is at least {beyond} than the margin allows"
             )
     for one in some:
         if one.role == "primary" and one.verdict == "worse":

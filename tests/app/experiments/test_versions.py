@@ -89,6 +89,17 @@ tt.experiment("several", model=compared.model, unit="visit_id", weights={"contro
 """
 
 
+def test_a_champion_that_changed_and_changed_back_is_said(three: Project) -> None:
+    three.start_experiment("smaller", why="The smaller one is as good.")
+    assert three.experiment("smaller").note == ""
+    shop.move(three, 60_000_000)
+    three.promote("buyer@3", why="It is better.")
+    assert "the champion changed since the start, so the control of newer days" in three.experiment("smaller").note
+    three.roll_back("buyer", why="It is worse.")
+    assert three.registry.get("buyer@champion").name == "buyer@2"
+    assert "changed since the start and changed back, so on some days the control" in three.experiment("smaller").note
+
+
 def test_several_versions_are_compared_with_the_champion_at_one_time(three: Project) -> None:
     champion = three.registry.get("buyer@champion").name
     assert champion == "buyer@2"

@@ -28,6 +28,7 @@ from trimtab.experiments.records import (
 )
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import arm_shares
+from trimtab.steering.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -327,4 +328,13 @@ def _note(system: System, state: ExperimentState, definition: Experiment) -> str
         if champion.id in state.versions.values():
             return "a treatment's version is the champion now, so it equals the control: stop the experiment"
         return "the champion changed since the start, so the control of newer days is another version than before"
+    if champion is not None and _champion_changed(system, state, str(model)):
+        return "the champion changed since the start and changed back, so on some days the control is another version"
     return ""
+
+
+def _champion_changed(system: System, state: ExperimentState, model: str) -> bool:
+    """Return whether another version was put in service since the start, whichever is in service now."""
+    rows = Ledger(system.state.catalog).rows()
+    acts = ("promote", "roll_back")
+    return any(row.model == model and row.act in acts and row.at_us > state.started_at_us for row in rows)

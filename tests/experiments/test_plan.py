@@ -63,6 +63,16 @@ def test_mean_noise_and_covariate_are_those_of_the_past() -> None:
     adjusted = planned("adjusted")["adjusted"]
     assert adjusted.explained == pytest.approx(0.64, abs=0.03)
     assert adjusted.sd == pytest.approx(4.0 * 0.6, abs=0.1)
+    assert adjusted.plain_sd == pytest.approx(4.0, abs=0.1)  # what `power` takes as --sd, next to --explained
+    (line,) = [
+        one
+        for one in plan_experiment(experiment(metric("adjusted", before_us=DAY_US)), past(), effects=[0.1]).lines()
+        if one.startswith("adjusted (primary)")
+    ]
+    assert (
+        f"standard deviation {adjusted.plain_sd:.4g}, of which the covariate explains 64% ({adjusted.sd:.4g} left)"
+        in line
+    )
     for plain, narrow in zip(found.rules, adjusted.rules, strict=True):
         assert narrow.smallest[28] == pytest.approx(0.6 * plain.smallest[28], rel=0.05)
     basket = planned("basket")["basket"]
@@ -144,7 +154,7 @@ def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> No
 
 
 def test_what_cannot_be_planned_is_refused() -> None:
-    with pytest.raises(Misuse, match="above 0"):
+    with pytest.raises(Misuse, match=r"^effects=\[0.0\]. Give shares above 0"):  # `power` says the same
         plan_experiment(experiment(metric("spent")), past(), effects=[0.0])
     with pytest.raises(Misuse, match="does not vary"):
         plan_experiment(experiment(metric("same")), past(), effects=[0.1])

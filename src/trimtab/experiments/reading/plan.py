@@ -52,6 +52,11 @@ class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
     rules: list[RulePlan]
     unit: str = ""  # the unit of the metric's values, " s" for times
 
+    @property
+    def plain_sd(self) -> float:
+        """The standard deviation of a unit within a day before the covariate is subtracted."""
+        return self.sd / math.sqrt(1.0 - (self.explained or 0.0)) if self.explained != 1.0 else self.sd
+
 
 class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """How long an experiment takes, and which effects it can show."""
@@ -79,10 +84,13 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             kind = "time_to_event" if one.unit else "mean"
             day_sd = in_units(one.day_sd, kind)
             noise = f"; from day to day the difference varies by another {day_sd}" if one.day_sd else ""
-            less = "" if one.explained is None else f", the covariate explains {one.explained:.0%}"
             yield ""
-            mean, sd = (in_units(value, kind, digits=4) for value in (one.mean, one.sd))
+            mean, sd = (in_units(value, kind, digits=4) for value in (one.mean, one.plain_sd))
             values = f"mean {mean}, standard deviation {sd}"
+            left = in_units(one.sd, kind, digits=4)
+            less = (
+                "" if one.explained is None else f", of which the covariate explains {one.explained:.0%} ({left} left)"
+            )
             yield f"{one.metric} ({one.role}): {values}{less}{noise}"
             yield terminal_table(rules_table(one.rules, self.rule))
         yield ""
@@ -189,9 +197,9 @@ def plan_rules(design: Design, mean: float, effects: Sequence[float], days: Sequ
         Misuse: The mean is 0 or not finite, or an effect is not a finite share above 0.
     """
     if not effects or not all(0.0 < one < math.inf for one in effects):
-        raise Misuse(f"plan: effects={list(effects)}. Give shares above 0, such as 0.05.")
+        raise Misuse(f"effects={list(effects)}. Give shares above 0, such as 0.05.")
     if not math.isfinite(mean) or not mean:
-        raise Misuse(f"plan: mean={mean}. Give a finite value of the control that is not 0; effects are shares of it.")
+        raise Misuse(f"mean={mean}. Give a finite value of the control that is not 0; effects are shares of it.")
     found = []
     for rule in get_args(Rule):
         this = msgspec.structs.replace(design, rule=rule)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from generated_days import START_US, changed, days_of, experiment, metric, normal_days, state_of, sums
 
 from trimtab.core.time import DAY_US
+from trimtab.events.definitions import source
 from trimtab.experiments.definitions import Switchback
 from trimtab.experiments.reading.decision import days_needed, smallest_effect
 from trimtab.experiments.reading.effects import looks_of
@@ -245,7 +246,7 @@ def test_a_harmful_guardrail_stops_a_one_sided_experiment(rule: str) -> None:
         for variant, found in normal_days(rng, days=20, effect=effect, name=name).items():
             values[variant] |= found
     reading = read_experiment(definition, state_of(definition), days_of(values))
-    assert reading.decision.text.startswith("stop green: guardrail crash is worse than its margin of 30 %")
+    assert reading.decision.text.startswith("stop green: guardrail crash is worse by more than its margin of 30 %")
     assert "those of guardrails have both bounds" in reading.guarantee
 
 
@@ -295,3 +296,18 @@ def test_a_few_huge_units_are_explained_by_what_cap_cuts(kind: str, cap: float |
             with_d = msgspec.structs.replace(own, d=own.y, dd=own.yy, yd=own.yy)
             one.metrics["revenue"] = with_d if kind == "ratio" else own
     assert said in read_experiment(definition, state_of(definition), days).decision.text
+
+
+def test_what_is_true_of_several_metrics_of_a_source_is_noted_once_in_their_order() -> None:
+    orders = source("orders", time="at", columns={"customer": str})
+    names = ("spent", "bought", "basket")
+    several = [metric(name, source=orders, by=("customer",)) for name in names]
+    definition, rng = experiment(*several), np.random.default_rng(5)
+    came = {v: [(rng.random(200) < (0.3 if day < 7 else 0.0)) * 1.0 for day in range(9)] for v in ("blue", "green")}
+    days = days_of({v: dict.fromkeys(names, some) for v, some in came.items()})
+    late = {"basket": {"green": 3}, "bought": {"green": 5, "blue": 1}, "spent": {"blue": 1, "green": 5}}
+    days[2] = changed(days[2], late=late)
+    down, same, other = read_experiment(definition, state_of(definition), days).notes
+    assert down.startswith("no unit of 2024-03-08, 2024-03-09 has any event of spent, bought, basket: if its feed")
+    assert same.startswith("events of spent, bought came after their day was closed and do not count: 1 of blue, 5 of")
+    assert other.startswith("events of basket came after their day was closed and do not count: 3 of green.")

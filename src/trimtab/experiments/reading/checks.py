@@ -21,6 +21,7 @@ from trimtab.stats.exact_sums import total_of
 
 CHANGED = "the weights changed on this day"
 PAUSED = "the experiment was paused on this day"
+_NAME = "\0"  # stands for the names of metrics
 _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts as real
 _MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
 _MANY_EVENTS = 20.0  # a day of a variant without any event is reported if so many of its units should have one
@@ -119,8 +120,19 @@ def left_out_by_shares(definition: Experiment, state: ExperimentState, day_us: i
     return CHANGED if _in_force(definition, state, day_us) else PAUSED
 
 
-def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
-    """Return a sentence if a metric has no event at all, or none on days on which many are expected; otherwise None.
+def without_events(metrics: Sequence[Metric], days: Sequence[ExperimentDay]) -> list[str]:
+    """Return a sentence about metrics without events, on all days or on some; one for those that lack the same."""
+    found: dict[str, list[str]] = {}
+    for metric in metrics:
+        if (text := _without_events(metric, days)) is not None:
+            found.setdefault(text, []).append(metric.name)
+    return [text.replace(_NAME, ", ".join(names)) for text, names in found.items()]
+
+
+def _without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
+    """Return a sentence with `_NAME` for the metric's name, or None.
+
+    It is about a metric that has no event at all, or none on days on which many are expected.
 
     Each variant is also judged by its own other days, so a feed that stops for one variant is seen, too.
 
@@ -133,20 +145,20 @@ def without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
         if any(metric.name in day.late for day in days):
             return None  # the ids match, but all events came late
         by = ", ".join(metric.by)
-        found = f"no unit has any event of {metric.name}: is {by} of {metric.source.name!r} the id of the units?"
+        found = f"no unit has any event of {_NAME}: is {by} of {metric.source.name!r} the id of the units?"
         if metric.role == "guardrail" and metric.kind != "quantile" and never_is_good(metric):
             share = f"{100 * metric.negligible:.3g} %"
             found += f" If so, the guardrail holds once at most {share} of them can have one (negligible=)"
         return found if sum(one.units for one in every) >= _MANY_UNITS else None
     days = [day for day in days if day.excluded is None]
     names = list(dict.fromkeys(name for day in days for name in day.variants))
-    everywhere, found = _silent_days(metric, days, names), list[str]()
+    everywhere, parts = _silent_days(metric, days, names), list[str]()
     for name in ("", *names):
         silent = [day for day in _silent_days(metric, days, [name]) if day not in everywhere] if name else everywhere
         if silent:
             shown = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more days" if len(silent) > 5 else "")
-            found.append(f"no unit of {f'{name} on ' if name else ''}{shown} has any event of {metric.name}")
-    return f"{', and '.join(found)}: if its feed was down, these units count as if they had none" if found else None
+            parts.append(f"no unit of {f'{name} on ' if name else ''}{shown} has any event of {_NAME}")
+    return f"{', and '.join(parts)}: if its feed was down, these units count as if they had none" if parts else None
 
 
 def _silent_days(metric: Metric, days: Sequence[ExperimentDay], names: Sequence[str]) -> list[str]:

@@ -280,7 +280,7 @@ def _late(days: Sequence[ExperimentDay]) -> dict[str, dict[str, int]]:
 
 def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Sequence[MetricReading]) -> list[str]:
     """Return what weakens the effects: changed weights, crossed units, missing events, and outcomes that came late."""
-    found, by_name = list[str](), {one.name: one for one in definition.metrics}
+    found = list[str]()
     is_first = definition.crossovers == "first"
     rule = "count for their first one" if is_first else "do not count if their day was not closed yet"
     smaller = ", which makes differences smaller" if is_first else ""
@@ -305,14 +305,17 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
             )
     if (text := small_strata(definition, [one for one in days if one.excluded is None])) is not None:
         found.append(text)
-    found += [text for metric in definition.metrics if (text := without_events(metric, days)) is not None]
-    for name, counts in _late([one for one in days if one.excluded is None]).items():
-        source = by_name[name].source
-        what, wait = ("labels", "wait for the label") if source is None else ("events", f"delay of {source.name!r}")
-        of = ", ".join(f"{count:,} of {variant}" for variant, count in counts.items())
-        text = f"{what} of {name} came after their day was closed and do not count: {of}"
+    found += without_events(definition.metrics, days)
+    late, alike = _late([one for one in days if one.excluded is None]), dict[tuple[str, str], list[str]]()
+    for metric in definition.metrics:  # those of one source mostly have the same events
+        if counts := late.get(metric.name):
+            of = ", ".join(f"{counts[name]:,} of {name}" for name in definition.variants if name in counts)
+            alike.setdefault(("" if metric.source is None else metric.source.name, of), []).append(metric.name)
+    for (source, of), names in alike.items():
+        what, wait = ("events", f"delay of {source!r}") if source else ("labels", "wait for the label")
+        text = f"{what} of {', '.join(names)} came after their day was closed and do not count: {of}"
         for one in metrics:
-            if one.metric == name and one.with_late is not None:
+            if one.metric in names and one.with_late is not None:
                 text += f"; with them, {one.variant} has {shown_effect(one, one.with_late)}"
         found.append(f"{text}. To count such {what}, declare a longer {wait} and start the experiment again")
     return found

@@ -311,3 +311,21 @@ def test_what_is_true_of_several_metrics_of_a_source_is_noted_once_in_their_orde
     assert down.startswith("no unit of 2024-03-08, 2024-03-09 has any event of spent, bought, basket: if its feed")
     assert same.startswith("events of spent, bought came after their day was closed and do not count: 1 of blue, 5 of")
     assert other.startswith("events of basket came after their day was closed and do not count: 3 of green.")
+
+
+def test_an_imbalance_in_all_slices_of_an_attribute_is_not_blamed_on_them() -> None:
+    definition, counts = experiment(slices=("site", "page")), {"blue": 700, "green": 300}
+    rows = {name: {"revenue": [np.ones(count)] * 3} for name, count in counts.items()}
+
+    def inside(blue: int, green: int) -> dict[str, dict[str, list[np.ndarray]]]:
+        return {"blue": {"revenue": [np.ones(blue)] * 3}, "green": {"revenue": [np.ones(green)] * 3}}
+
+    slices = {
+        "site=a": inside(350, 150),
+        "site=b": inside(350, 150),
+        "page=x": inside(550, 150),
+        "page=y": inside(150, 150),
+    }
+    ratio = read_experiment(definition, state_of(definition), days_of(rows, slices=slices)).ratio
+    assert ratio.slices == ["all slices of site", "page=x (78.6% : 21.4%)"]
+    assert ratio.text.endswith("The imbalance is in all slices of site, page=x (78.6% : 21.4%).")

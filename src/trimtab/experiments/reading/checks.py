@@ -267,6 +267,13 @@ def _lopsided(definition: Experiment, days: Sequence[ExperimentDay], expected: n
 
 
 def _where(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
-    """Return the slices whose units are split otherwise than declared, with their shares; at most the five clearest."""
+    """Return the slices whose units are split otherwise than declared, with their shares; at most the five clearest.
+
+    If this is true of all slices of an attribute, they are named together: then the attribute does not tell the cause.
+    """
     slices = [(sample_ratio(counts, expected).p, text) for text, counts in _slice_counts(definition, days)]
-    return [text for p, text in sorted(slices) if p < _SLICE_P / len(slices)][:5]
+    off = [text for p, text in sorted(slices) if p < _SLICE_P / len(slices)]
+    sound = {text.partition("=")[0] for _, text in slices if text not in off}  # some slice is split as declared
+    every = dict.fromkeys(one.partition("=")[0] for one in off)
+    some = [text for text in off if text.partition("=")[0] in sound]
+    return [*(f"all slices of {one}" for one in every if one not in sound), *some][:5]

@@ -144,3 +144,11 @@ def test_an_experiment_whose_planned_time_is_over_says_so(folder: Path) -> None:
         assert over in "\n".join(project.experiment_report("made").lines())
         project.stop_experiment("made", why="It is over.")
         assert project.experiment("made").note == ""
+
+
+@pytest.mark.parametrize(("kept", "said"), [("3d", True), ("4d", False)])
+def test_exposures_that_are_kept_too_shortly_for_late_events_are_said(kept: str, said: bool, folder: Path) -> None:
+    (folder / "trimtab.toml").write_text(f'[retention]\npredictions = "{kept}"\n')
+    with opened(folder, VISITS + MADE) as project:
+        project.start_experiment("made", why="A test.")
+        assert ("exposures are kept too shortly" in project.experiment("made").note) == said

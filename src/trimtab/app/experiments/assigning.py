@@ -13,9 +13,9 @@ import msgspec
 from trimtab.app.models.experiment_split import assigner_of
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
-from trimtab.core.time import DAY_US, format_time
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.experiments.assignment import Assigner, Assignment, Reason, check_row
-from trimtab.experiments.days import EARLY_US, LATE_US, allow_late, end_us, longest_wait_us, stored_reached
+from trimtab.experiments.days import EARLY_US, LATE_AFTER, LATE_US, allow_late, end_us, longest_wait_us, stored_reached
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import log_exposures, newest_at_us
 from trimtab.experiments.records import (
@@ -296,6 +296,12 @@ def notes(system: System, state: ExperimentState) -> list[str]:
         found.append(
             f"days before {format_time(until_us)[:10]} were closed by a process whose clock was ahead, so units "
             "exposed before that do not count: stop it and start it again"
+        )
+    kept_us, wait_us = system.config.retention.predictions_us, longest_wait_us(placed(system, definition).metrics)
+    if kept_us is not None and kept_us <= wait_us + (1 + LATE_AFTER[0]) * DAY_US:
+        found.append(
+            "exposures are kept too shortly ([retention] predictions) to look for events that come after their day was "
+            f"closed; keep them for {format_duration(wait_us + (1 + LATE_AFTER[-1]) * DAY_US)} to count these"
         )
     newest_us = newest_at_us(system.state.exposures)
     if newest_us > system.clock.now_us() + EARLY_US:

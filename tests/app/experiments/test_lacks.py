@@ -94,7 +94,7 @@ def test_what_an_earlier_start_said_stays_readable(folder: Path) -> None:
         assert (now.generation, now.days) == (2, 0)
         assert (past.generation, past.phase, past.days) == (1, "stopped", 3)
         assert past.variants == before.variants == stopped.variants
-        assert past.decision == stopped.decision
+        assert stopped.decision.text.endswith(f"So far: {past.decision.text}")
         assert project.experiment_report("made", generation=2).generation == 2
         with pytest.raises(NotFound, match="no start 3"):
             project.experiment_report("made", generation=3)

@@ -329,3 +329,19 @@ def test_an_imbalance_in_all_slices_of_an_attribute_is_not_blamed_on_them() -> N
     ratio = read_experiment(definition, state_of(definition), days_of(rows, slices=slices)).ratio
     assert ratio.slices == ["all slices of site", "page=x (78.6% : 21.4%)"]
     assert ratio.text.endswith("The imbalance is in all slices of site, page=x (78.6% : 21.4%).")
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "fixed"])
+def test_units_that_all_came_on_one_day_cannot_be_judged_and_the_report_says_so(rule: str) -> None:
+    definition = experiment(rule=rule, duration_us=7 * DAY_US)
+    days = days_of(normal_days(np.random.default_rng(5), days=7, effect=0.5))
+    quiet = [days[0], *(changed(day, variants={}) for day in days[1:])]
+    found = read_experiment(definition, state_of(definition), quiet).decision
+    assert found.text.startswith("no decision: all 1,000 units that count came on 2024-03-01. Errors are computed from")
+    if rule != "fixed":
+        assert "too early to say" in read_experiment(definition, state_of(definition), quiet[:1]).decision.text
+        found = read_experiment(definition, state_of(definition), quiet[:3]).decision
+        assert found.act == "cannot be seen"
+        assert "If no more come, it never can. Start the experiment again and spread the units" in found.text
+        again = [*quiet[:3], *days[3:]]  # more units come
+        assert "all 1,000 units" not in read_experiment(definition, state_of(definition), again).decision.text

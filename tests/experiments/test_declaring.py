@@ -202,6 +202,7 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ({"level": 95}, "level=95. Give a confidence between 0.5 and 1"),
         ({"rule": "fixed"}, "rule='fixed' needs duration="),
         ({"duration": 0}, "duration=0 is less than a day"),
+        ({"duration": "1d"}, "so after one day nothing could be judged"),
         ({"duration": 14}, "duration=14 is less than a day (a number without a unit is in microseconds)"),
         ({"duration": "7d", "share": 0.1, "ramp": {"7d": 1.0}}, "the last step of ramp= comes 7d after the start"),
         ({"rule": "obrien_fleming", "duration": "5d", "looks": 10}, "there is at most one look a day"),

@@ -161,6 +161,11 @@ def experiment(
             'read by whole days. Give a duration such as "14d", or leave duration out.',
         ),
         (
+            planned == DAY_US,
+            f"duration={duration!r}: errors are computed from the differences between days, so after one day nothing "
+            'could be judged. Give several days, such as "14d", and spread the units over them.',
+        ),
+        (
             planned is not None and steps[-1][0] >= planned,
             f"the last step of ramp= comes {format_duration(steps[-1][0])} after the start, which is not before the "
             f"end of duration={duration!r}. Give an earlier step.",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.reading.effects import days_shown
 from trimtab.experiments.reading.looks import (
@@ -82,6 +82,9 @@ def recommend(
         what = "no difference shown" if over else _waits(state)
         text = f"{what}: outcomes that came late contradict what the closed days say. {effects}"
         return Recommendation(act="no difference shown" if what == "no difference shown" else "wait", text=text)
+    if (why := _too_few_days(definition, closed, going, over)) is not None:
+        act: Act = "no difference shown" if over else "cannot be seen"
+        return Recommendation(act=act, text=f"{'no decision' if over else act}: {why}")
     if over:
         return _undecided(definition, going, stopped)
     if state.ended_at_us is not None:
@@ -355,6 +358,27 @@ def _not_looked_for(definition: Experiment, one: MetricReading) -> str:
     if definition.two_sided or one.role != "primary" or sign * one.looks[-1].difference >= 0.0:
         return ""
     return "; it looks worse, which an experiment with two_sided=False cannot prove"
+
+
+def _too_few_days(
+    definition: Experiment, closed: Sequence[ExperimentDay], going: Mapping[str, Sequence[MetricReading]], over: bool
+) -> str | None:
+    """Return why nothing can be judged if all units came on a few days and no more seem to come; otherwise None."""
+    came = [number for number, day in enumerate(closed) if any(one.units for one in day.variants.values())]
+    days = [closed[number] for number in came if closed[number].excluded is None]
+    primary = [one.looks[-1] for some in going.values() for one in some if one.role == "primary"]
+    known = any(end is not None for look in primary for end in (look.low, look.high))
+    if known or not days or len(days) >= _EARLY_DAYS or not (over or came[-1] + 1 < len(closed)):
+        return None
+    units = sum(one.units for day in days for one in day.variants.values())
+    on = " and ".join(format_time(day.day_us)[:10] for day in days)
+    more = "" if over else "If no more come, it never can. "
+    return (
+        f"all {units:,} units that count came on {on}. Errors are computed from the differences between days, so "
+        f"with the rule {definition.rule} nothing can be judged after {_days(len(days))} with units. {more}"
+        "Start the experiment again and spread the units over a week or more, such as a mailing in parts, each of "
+        "them with all variants"
+    )
 
 
 def _days(days: int) -> str:

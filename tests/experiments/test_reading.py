@@ -16,6 +16,7 @@ from generated_days import START_US, changed, days_of, experiment, metric, norma
 
 from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.events.definitions import source
+from trimtab.experiments.definitions import Metric
 from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.reading.looks import shown_effect, verdict
@@ -659,3 +660,20 @@ def test_strata_that_are_taken_together_are_counted() -> None:
         }
     notes = read_experiment(definition, state_of(definition), days_of(values, slices=parts)).notes
     assert any(note.startswith("2 of 3 values of country have fewer than 20 units of a variant") for note in notes)
+
+
+def test_skewed_values_of_a_small_variant_are_warned_of() -> None:
+    orders = metric(source=ORDERS, by=("customer",))
+    rng = np.random.default_rng(32)
+
+    def warned(of: Metric, sigma: float, small: int) -> bool:
+        units = {"blue": 540, "green": small}
+        values = {name: {"revenue": [rng.lognormal(2.0, sigma, n) for _ in range(14)]} for name, n in units.items()}
+        definition = experiment(of, weights=(540 / (540 + small), small / (540 + small)))
+        notes = read_experiment(definition, state_of(definition), days_of(values)).notes
+        return any("units of green count like" in note and "declare cap=" in note for note in notes)
+
+    assert warned(orders, 2.5, 60)
+    assert not warned(orders, 2.5, 540)
+    assert not warned(orders, 0.5, 60)
+    assert not warned(metric(source=ORDERS, by=("customer",), cap=100.0), 2.5, 60)

@@ -26,6 +26,8 @@ _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts a
 _MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
 _MANY_EVENTS = 20.0  # a day of a variant without any event is reported if so many of its units should have one
 _SLICE_P = 0.05  # an imbalance is said to be in a slice if the slice's p is below this / the number of slices
+_EFFECTIVE = 50.0  # values are called skewed if the units of the smallest variant count like fewer than this
+_UNEVEN = 0.5  # ... and it has at most this many times the units of the largest one
 _RATIO_ERROR = 0.001  # of the sample-ratio check at all looks: one half is for all units, the other for the slices
 
 
@@ -194,6 +196,30 @@ def small_strata(definition: Experiment, days: Sequence[ExperimentDay]) -> str |
     return (
         f"{small} of {len(strata)} values of {definition.strata} have fewer than {FEWEST_OF_STRATUM} units of a "
         "variant: the adjustment for strata takes them together"
+    )
+
+
+def skewed_values(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
+    """Return a sentence if a few units have most of a metric in a variant with far fewer units; otherwise None.
+
+    The mean of such values is far from normally distributed. If variants have as many units, this cancels.
+    """
+    if metric.kind not in ("mean", "ratio") or metric.source is None or metric.cap is not None:
+        return None
+    arms = {name: [day.variants.get(name, VariantDay()) for day in days] for name in definition.variants}
+    units = {name: sum(one.units for one in some) for name, some in arms.items()}
+    name = min(units, key=lambda one: units[one])
+    sums = [one.metrics[metric.name] for one in arms[name] if metric.name in one.metrics]
+    y, yy = total_of(one.y for one in sums), total_of(one.yy for one in sums)
+    if not yy or y == yy or units[name] > _UNEVEN * max(units.values()):
+        return None
+    effective = y**2 / yy
+    if effective >= _EFFECTIVE:
+        return None
+    return (
+        f"the {units[name]:,} units of {name} count like {effective:.0f} for {metric.name}, because a few have most of "
+        "it, and the other variants have far more units. The error may then be twice the stated one: declare cap=, "
+        "or equal weights, and start the experiment again"
     )
 
 

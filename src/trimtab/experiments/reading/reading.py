@@ -14,6 +14,7 @@ from trimtab.experiments.reading.checks import (
     check_ratio,
     left_out_by_shares,
     limit_of,
+    skewed_values,
     small_strata,
     wanted_shares,
     without_events,
@@ -306,7 +307,9 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     if (text := small_strata(definition, [one for one in days if one.excluded is None])) is not None:
         found.append(text)
     found += without_events(definition.metrics, days)
-    late, alike = _late([one for one in days if one.excluded is None]), dict[tuple[str, str], list[str]]()
+    counted = [one for one in days if one.excluded is None]
+    found += [text for one in definition.metrics if (text := skewed_values(definition, one, counted)) is not None]
+    late, alike = _late(counted), dict[tuple[str, str], list[str]]()
     for metric in definition.metrics:  # those of one source mostly have the same events
         if counts := late.get(metric.name):
             of = ", ".join(f"{counts[name]:,} of {name}" for name in definition.variants if name in counts)

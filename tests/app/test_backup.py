@@ -265,7 +265,7 @@ def test_a_project_whose_process_was_killed_can_be_replaced(trained: Path, tmp_p
     with forked.Popen(command, stdout=subprocess.PIPE, env=shop.environment()) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(Conflict, match="a project is open there"):
+        with pytest.raises(Conflict, match="a process has a project open there"):
             restore(tmp_path / "copy", trained / ".trimtab", force=True)
         process.kill()
     restore(tmp_path / "copy", trained / ".trimtab", force=True)

@@ -353,7 +353,7 @@ def test_a_look_says_what_an_estimator_takes() -> None:
     assert (plain.count, plain.inputs, plain.accepts_null) == (4, (), False)
     with pytest.raises(Misuse, match="not an estimator of scikit-learn"):
         look("skops", skops.io.dumps({"a": 1}))
-    with pytest.raises(Misuse, match="no fit and predict"):
+    with pytest.raises(Misuse, match="lacks fit or predict"):
         look("pickle", pickle.dumps({"a": 1}))
 
 

@@ -108,7 +108,7 @@ def test_what_is_shown_of_a_rollout(rolled: Path) -> None:
             ("bake", "next"),
             ("watch", "next"),
         ]
-        assert found[2].said.startswith("No day is compared yet")
+        assert found[2].said.startswith("No day has been compared yet")
         (shown,) = [one for one in project.status().deployments if one.model == "buyer"]
         assert shown.phase.startswith("buyer@1 in its shadow stage until 2024-0")
         with pytest.raises(Conflict, match="in its shadow stage"):

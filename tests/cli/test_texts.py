@@ -150,7 +150,7 @@ def test_completion_after_a_misspelt_command_says_nothing() -> None:
             ["versions", "show", "m@7", "--tag", "seen"],
             ["No such option '--tag'. It is an option of: trimtab versions list"],
         ),
-        (["versions", "list", "m@7"], ["m@7 is one version", "trimtab versions show m@7"]),
+        (["versions", "list", "m@7"], ["m@7 is a single version", "trimtab versions show m@7"]),
         (
             ["versions", "compare", "m@7", "m@8", "--no-rows", "--window", "14d"],
             ["--window has no effect with"],

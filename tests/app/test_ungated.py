@@ -78,7 +78,7 @@ def test_the_first_champion_of_elsewhere_needs_a_reason_and_is_shown_as_ungated(
         assert project.registry.alias("buyer", "champion") is None
         project.import_model(tmp_path / "out", "buyer", first=True, why=WHY, actor="ada")
         (found,) = project.status().deployments
-        assert found.ungated == f"the version has no passed gate record; ada: {WHY}"
+        assert found.ungated == f"it has no passed gate record; ada: {WHY}"
         assert f"WARN buyer: NOT GATED: {found.ungated}" in project.status().lines()
 
 

@@ -135,7 +135,7 @@ def test_killing_recover_at_any_time_leaves_it_to_be_finished(trained: Path, tmp
     steps = 0
     for n in range(6):
         folder = Path(shutil.copytree(trained, tmp_path / f"killed{n}"))
-        words = [str(folder), str(shop.NOW_US), str(0.02 + 0.03 * n)]
+        words = [str(folder), str(shop.NOW_US), str(0.01 * n)]
         killed = forked.run([sys.executable, "-c", RECOVERS, *words], check=False, timeout=60)
         steps += killed.returncode == -9
         with shop.opened(folder) as project:

@@ -265,7 +265,7 @@ def test_killing_recover_at_any_time_loses_no_more(behind: Path, loss: Loss, tmp
     for n in range(5):
         state = Path(shutil.copytree(behind, tmp_path / f"killed{n}"))
         killed = forked.run(
-            [sys.executable, "-c", RECOVERS, state, str(shop.NOW_US), str(n * 0.04)], check=False, timeout=60
+            [sys.executable, "-c", RECOVERS, state, str(shop.NOW_US), str(n * 0.012)], check=False, timeout=60
         )
         steps += killed.returncode == -9
         with shop.opened(state) as project:

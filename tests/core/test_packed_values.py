@@ -66,7 +66,7 @@ def test_numbers_that_are_in_another_part_are_stored_once(
     assert unpack(packed) == expected
     assert unpack(packed, 1, len(rows)) == expected[1:]
     if floats and len(rows) > 5 and all(of_column.valid is None for of_column in columns):
-        assert len(packed) < sum(map(len, expected))
+        assert len(packed) < sum(map(len, expected)) + 100  # the head of a pack takes up to about 100 bytes
 
 
 @pytest.mark.fast

@@ -53,7 +53,8 @@ class QualityMonitor:
 
     Each watch is also stored under its version, so that after a roll-back, a version is compared with its earlier
     reference again. When a version is replaced, the next version gets a second reference: the second reference of the
-    replaced version or, if it had none, its own one. It is dropped when seven days of the next version have met it.
+    replaced version or, if it had none, its own one. It is dropped when seven days of the next version have
+    met it, and the next version has a reference of its own. # D0223
     Canaries and shadows are watched, too, and compared with the reference of the version in service. # D0187
     """
 

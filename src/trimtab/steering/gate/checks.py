@@ -27,7 +27,8 @@ Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _MOST_WORSE = 0.25  # a scheduled refit is refused if its loss is higher by more than this share of the champion's
 _CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
 _REFRESHED = (
-    "A scheduled refit of the same model definition must not be provably worse; no proof that it is better is required."
+    "A scheduled refit of the same model definition must not be provably worse, nor worse by more than a quarter; no "
+    "proof that it is better is required."
 )
 _ALLOW = (
     "Change the features or the estimator, or declare tt.beats_champion(..., calibration=...) to allow a larger gap."

@@ -49,7 +49,7 @@ def test_the_only_candidate_that_waits_is_meant_and_of_several_none(catalog: Cat
     assert waiting("approve", None, NAMES, catalog) == "two"
     assert waiting("approve", "one", NAMES, catalog) == "one"
     ask(catalog, "three")
-    with pytest.raises(Misuse, match=r"there is a waiting candidate of each of two, three\. Name one of them"):
+    with pytest.raises(Misuse, match=r"candidates of two, three wait for approval\. Name one of them"):
         waiting("approve", None, NAMES, catalog)
     assert waiting("approve", None, ["one"], catalog) is None  # the only deployment, which says itself what is wrong
 
@@ -60,6 +60,6 @@ def test_the_only_search_is_meant_and_of_several_none(catalog: Catalog) -> None:
     search(catalog, "three")
     assert searched_for("trials", None, NAMES, catalog) == "three"
     search(catalog, "one")
-    with pytest.raises(Misuse, match=r"there is a search of each of one, three\. Name one of them"):
+    with pytest.raises(Misuse, match=r"there are searches for one, three\. Name one of them"):
         searched_for("trials", None, NAMES, catalog)
     assert searched_for("trials", "two", NAMES, catalog) == "two"

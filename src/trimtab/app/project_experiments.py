@@ -137,7 +137,7 @@ class ProjectExperiments(System):
     ) -> Decision:
         """Change the share of the units that take part, or the weights. A declared ramp ends.
 
-        With a larger share, all units that take part already stay in. With new weights, only as many units as necessary
+        With a larger share, all units that already take part stay in. With new weights, only as many units as necessary
         get another variant.
 
         Args:
@@ -207,7 +207,8 @@ class ProjectExperiments(System):
     def experiment_report(self, experiment: str, *, generation: int | None = None) -> Reading:
         """What an experiment says: units, checks, the effect on each metric over time, and what to do.
 
-        A day can be closed when all outcomes of its units can be known. Such days are closed first; only these count.
+        Only closed days count. A day can be closed when all outcomes of its units can be known; this closes such days
+        before it reads them.
 
         Args:
             experiment: Its name.

@@ -38,7 +38,7 @@ class ProjectRows(ProjectExperiments):
         return f"<trimtab project {self.config.project.name!r} in {self.config.folder}: {models}>"
 
     def __dir__(self) -> list[str]:
-        """Return the public names: the verbs, and the parts that the documents name."""
+        """Return the public names: the verbs, and the parts in `System._public`."""
         return dir(type(self))
 
     def push(self, source: str, rows: Sequence[Mapping[str, object]] | Table) -> Pushed:
@@ -91,8 +91,7 @@ class ProjectRows(ProjectExperiments):
         """Give the true value of a prediction. It becomes an event of the label's source, safe when this returns.
 
         The event's key and its other columns are taken from the request of the prediction. A second value for the same
-        prediction corrects the first. To send an equal value again changes nothing if the source has the time column of
-        the request (see `at`).
+        prediction corrects the first. An equal value with the same time (see `at`) changes nothing.
 
         Args:
             prediction: The id of an answer.
@@ -186,12 +185,14 @@ class ProjectRows(ProjectExperiments):
     ) -> Any:
         """Predict for the rows of a frame, as `predict` does, and return the frame with the answers.
 
-        Without `at`, rows whose time minus the lead is more than an hour ago are answered as a batch, each as of that
-        time, as `predict_table` does. All others are answered as of now.
+        A request is due at its time minus the `lead` of `tt.request`. Without `at`, rows that were due more than an
+        hour ago are answered as a batch, each as of when it was due, as `predict_table` does. All others are answered
+        as of now.
 
         The result is a frame of the same library, with the same rows in the same order, and added columns `score`,
         `version`, `prediction_id` and `flags` (for several classes also `prediction`, and `scores.NAME` for each).
-        Columns that the request does not declare are kept, not read. A key that the request computes may be left out.
+        Columns that the request does not declare are kept, not read. The key may be left out if the request makes it of
+        other columns (`key_of`).
 
         Args:
             frame: A frame or table of pandas, polars, pyarrow, DuckDB or `Columns`, or a list of dicts.
@@ -233,7 +234,7 @@ class ProjectRows(ProjectExperiments):
             at: One time for all; default: each request's time minus its lead, but at most the batch's start.
             mode: "precomputed": answers are also stored for the service, which gives them while they are fresh.
             out: A .csv or .parquet file for the answers.
-            on_error: "skip" answers the other rows if some do not fit; `unanswered` of the result lists the latter.
+            on_error: "skip": rows that do not fit get no answer, and are listed in `unanswered` of the result.
             again: Answer the rows as a new batch, even if the same table was answered before.
             progress: Called with rows done and rows in total.
         """

@@ -160,8 +160,8 @@ class LivingData:
     def _read_for_pin(self, model: Model, cut_us: int, since_us: int | None, answers: bool) -> LoggedRequests:
         """Return a reader of the logged requests: the one that `requests` has used, if it was for the same cut.
 
-        This saves time after the pin of a training set was computed. A reader for another cut is dropped, because it
-        may hold data that was erased since.
+        `requests` is called to compute the pin of a training set (see training_pin.py), so this saves reading the log
+        twice. A reader for another cut is dropped, because it may hold data that was erased since.
         """
         if since_us is not None or answers:
             return self._logged_requests_of(model, since_us, answers)

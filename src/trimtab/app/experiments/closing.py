@@ -148,7 +148,8 @@ class ExperimentDays:
             The day, and the units that were first exposed on it or that met two variants for the first time.
         """
         state, intake, blob = self._state, self._intake(due), self._system.state.blob
-        lacking = self._lacking(intake)  # made first: while units of earlier days are read, they are removed from it
+        lacking = self._lacking(intake)
+        # `earlier` yields the units of earlier days, and meanwhile removes them from `lacking`
         earlier = _without(lacking, (unpacked_units(blob.get(digest)) for digest in reached.units))
         first = first_exposures(self._exposures(intake), earlier, self._fallbacks(intake))
         met_another = not_in(first.met_another, (blob.get(digest) for digest in reached.crossed))
@@ -176,8 +177,9 @@ class ExperimentDays:
     def read_again(self) -> None:
         """Read the outcomes of days again that were closed some days ago (`LATE_AFTER`), and store what came late.
 
-        If late outcomes changed the sums, the sums without late outcomes are computed again, too. If these differ from
-        the stored ones, because exposures or events were removed or units became testers, the day is left as it is.
+        If late outcomes changed the sums of a day, the sums that it had when it was closed are computed again, too. If
+        these differ from the stored ones, because exposures or events were removed or units became testers, the day is
+        left as it is.
 
         Raises:
             Conflict: Another process has stored the outcomes meanwhile.

@@ -80,12 +80,12 @@ class LoggedUnits:
                 yield intake.block(number, rows, {"": 0})
 
     def not_eligible(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the units that got the control because of a pause, or did not fulfil `where` then, in blocks."""
+        """Yield the units that got the control because of a pause or because of `where`, in blocks."""
         by_flag = bool(self._definition.features)
         for number, found in self.predictions(intake):
             rows = []
             for position, one, row in found:
-                # if the experiment reads features, this leaves `where` out, and the prediction's flags decide
+                # if the experiment reads features, `_assignments` does not evaluate `where`, and the flags decide
                 reason = self._assignments.at(row, one.made_at_us).reason
                 unflagged = reason == "assigned" and not {ELIGIBLE, FEATURE_MISSING} & {*one.flags}
                 if reason in FALLBACKS or (by_flag and unflagged):
@@ -106,7 +106,8 @@ class LoggedUnits:
                 if not any(name in record.payload for name in names) or record.payload.startswith(ERASED):
                     continue
                 one = decode(record.payload, record.partition, record.position)
-                routed = ROUTED in one.flags  # also if the control answered because the other deployment was not loaded
+                # the flag is also set if the control answered because the other deployment was not loaded
+                routed = ROUTED in one.flags
                 own = one.model == models[0] and (not routed or self._definition.deployments)
                 mine = own or (one.model in models and routed and self._definition.deployments)
                 given = mine and one.mode in _OWN_TIME and one.arm != SHADOW
@@ -164,7 +165,7 @@ class LoggedUnits:
         return ", ".join(found) or "feature missing"  # older answers do not name them
 
     def _row(self, prediction: Prediction) -> dict[str, Any] | None:
-        """Return the columns of a logged request; None if it does not fit the columns, or lacks the unit's."""
+        """Return the columns of a logged request; None if it does not fit the columns, or has no unit."""
         names = self._columns.get(prediction.version)
         if names is None:
             request = self._request_of(prediction.version) or self._request

@@ -21,7 +21,9 @@ from trimtab.features.parts.event_files import literal, parquet
 from trimtab.store.duckdb_opening import quoted, shared_duckdb
 from trimtab.store.durable_files import publish
 
-GROUP_ROWS = 122_880  # rows in a Parquet row group; blocks are whole groups, so that equal tables give equal bytes
+# Rows in a Parquet row group. Callers make blocks of whole groups, so the groups of a table, and thus the bytes of its
+# file, do not depend on the size of the blocks.
+GROUP_ROWS = 122_880
 
 _SQL: dict[Dtype, str] = {"float": "DOUBLE", "int": "BIGINT", "bool": "BOOLEAN", "str": "VARCHAR"}
 Block = Callable[[slice], "tuple[Columns, dict[str, int]]"]  # computes a block's table, and counts by feature

@@ -125,9 +125,10 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
 
 
 def quality_lines(table: Columns, level: float | None, *, chosen: bool) -> list[str]:
-    """Return the table as lines for a terminal, with a chart of the arm with most predictions (from three rows on).
+    """Return the table as lines for a terminal, with a chart of the arm with most predictions.
 
-    There is no chart of slices or batches. `chosen`: whether options may have left out closed days or batches.
+    There is no chart of slices or batches, or of fewer than three rows. `chosen`: whether options may have left out
+    closed days or batches.
     """
     rows = table.to_rows()
     if not rows:
@@ -186,7 +187,7 @@ def version_name(system: System, address: str) -> str:
 
 
 def mean_excess(blocks: Sequence[tuple[BlockSums, float]]) -> float | None:
-    """Return the mean capped loss minus its expectation if the scores are right; None without labels or expectation.
+    """Return the mean capped loss minus the one expected if the scores are right; None if either is not known.
 
     `blocks` has the sums of each block and its cap of losses, by which `capped_loss` and `expected_loss` are divided.
     """

@@ -116,7 +116,8 @@ class Subject:
         return self._fits(self._requests[model].name, self._requests[model].columns)
 
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
-        """Return the indices of the rows that have a key. Without a source, all columns with the right names count."""
+        """Return the indices of the rows that have a key. If `source` is None or has no columns that hold the
+        entity, the names of such columns in any source are searched for."""
         known = self.places.get(source or "")
         every = {names for _, names in self._places} if known is None else set(known)
         found: set[int] = set()
@@ -201,7 +202,7 @@ def columns_of(definitions: Definitions, sources: Sequence[Source], entity: str)
             f"{', '.join(usual) or 'none'}."
         )
     if columns[entity] not in _KEYS:
-        raise Misuse(f"forget: column {entity!r} is {columns[entity]}. Name one of texts or whole numbers.")
+        raise Misuse(f"forget: column {entity!r} is {columns[entity]}. Name a column of type str or int.")
     return (entity,)
 
 

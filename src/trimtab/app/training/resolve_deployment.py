@@ -26,7 +26,7 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
     found = [name for name in names if _waits(catalog, name)]
     if not found:
         raise Conflict(f"{what}: no candidate of {', '.join(names)} waits for approval. See: trimtab status")
-    _check_one(what, found, "there is a waiting candidate of each of")
+    _check_one(what, found, f"candidates of {', '.join(found)} wait for approval")
     return found[0]
 
 
@@ -44,13 +44,13 @@ def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Ca
     found = [name for name in names if searches(catalog, name)]
     if not found:
         raise NotFound(f"{what}: nothing was searched yet for {', '.join(names)}. Search: trimtab search run MODEL")
-    _check_one(what, found, "there is a search of each of")
+    _check_one(what, found, f"there are searches for {', '.join(found)}")
     return found[0]
 
 
 def _check_one(what: str, found: Sequence[str], why: str) -> None:
     if len(found) > 1:
-        raise Misuse(f"{what}: no model is named, and {why} {', '.join(found)}. Name one of them.")
+        raise Misuse(f"{what}: no model is named, and {why}. Name one of them.")
 
 
 def _waits(catalog: Catalog, name: str) -> bool:

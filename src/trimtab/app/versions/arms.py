@@ -23,7 +23,7 @@ ARMS = (CANARY, SHADOW)
 class ArmOfExperiment(msgspec.Struct, frozen=True, kw_only=True):
     """An experiment's changes and ledger row, which are written together with the canary that it sets or ends."""
 
-    name: str | None  # the experiment that splits the requests from now on; None: it ends
+    name: str | None  # the experiment that splits the requests from now on; None: no experiment does any more
     entry: Entry  # its row of the ledger
     changes: Sequence[Put | Append | Remove]
 
@@ -47,7 +47,8 @@ def set_arm(
     catalog, registry = system.state.catalog, system.registry
     name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)
-    there = registry.aliases(name).get(arm)  # read last, so that a later change raises Conflict
+    # read after `unmoved`, so that the write raises Conflict if the alias moves in between
+    there = registry.aliases(name).get(arm)
     if there is None and "@" not in reference:
         raise NotFound(f"{name}: no version is its {arm} yet. Name one: {name}@N")
     if experiment is None and share > 0.0:

@@ -162,7 +162,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     same_reason: bool
     # the clock was behind: a record that the prediction could see was appended after the time of the prediction
     clock_behind: bool = False
-    other_definitions: bool = False  # other definitions than the version's give the value that was used
+    other_definitions: bool = False  # the used value results from other definitions than the version's
     history_changed: bool = False  # records of its source that counted for the prediction are missing now
     # events that it needs were deleted, because the setting [retention] keeps them only for a time
     pruned: bool = False

@@ -75,7 +75,8 @@ class _Ranking:
         self._counts: dict[int, int] = {}
         self._alive: list[int] = []
         self._put, self._take = sorted_list(self._alive)
-        self._bounded = len(hashed) > RANKED  # if True, `first` may have to leave out values with large hashes
+        # True: a window may have more than `RANKED` values; then only those with the least hashes are counted
+        self._bounded = len(hashed) > RANKED
         self._hashes: list[int] = []  # the hashes of the values in the window, sorted
         self._put_hash, self._take_hash = sorted_list(self._hashes)
         self._first: list[int] | None = None

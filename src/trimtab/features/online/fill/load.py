@@ -1,9 +1,11 @@
 """Compute the states of a view from a whole history. They give the same values as records applied one by one. # D31
 
 Rows are processed entity by entity, and for each entity in the order of event times, so that each state is only encoded
-once. To limit the memory, a long history is read several times, each time for a part of the entities. In a source with
-a key, a correction can move an event to another entity. There, each reading is for a part of the event ids, and only
-stores their versions. Then the states are computed from the stored versions, for one part of the entities at a time.
+once. To limit the memory, a long history is read several times, each time for a part of the entities.
+
+In a source with a key, a later record (a version) of an event can move it to another entity. So a long history of such
+a source is read once for each part of the event ids, and the versions of these events are stored. Afterwards the states
+are computed from the stored versions, for one part of the entities at a time.
 """
 
 from __future__ import annotations
@@ -100,18 +102,19 @@ class _Groups:
         self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window contains events before this time
         self.last_us = s_us if plan.inclusive else s_us - 1
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        # Entities that also had rows which are not in `rows`: these are in no window any more, or were replaced. If the
-        # view has latest values, the list has the newest of the rows that are in no window.
+        # Entities with rows that were left out of `rows`, because they are in no window any more, or were replaced. The
+        # list is empty unless the view has latest values: then it has, of the rows in no window, those with the newest
+        # event time.
         self.past: dict[bytes, list[Row]] = {}
-        # for each entity: of the versions that were replaced before S reached their event time, the one whose event
-        # time is the earliest
+        # Versions that were replaced before S reached their event time. Their values never count, but an entity exists
+        # from its earliest event time on, so for each entity the version with the earliest event time is kept.
         self.dead: dict[bytes, Row] = {}
         self._latest = bool(plan.latest)
 
     def drop(self, name: bytes, row: Row) -> bool:
-        """Return whether a row can be dropped, because S has passed its times, and it is in no window any more.
+        """Record in `past` that an entity had a row which is in no window any more, and return True.
 
-        If the view has latest values, `past` keeps the dropped rows with the newest event time.
+        Return False if the row is in a window, or if S has not reached its event time and its known-at time.
         """
         if row[EVENT_AT] >= self.cut_us or row[EVENT_AT] > self.last_us or row[KNOWN_AT] > self.s_us:
             return False
@@ -126,7 +129,7 @@ class _Groups:
     def end(self, name: bytes, row: Row) -> None:
         """Record that an entity had a version that was replaced at or before S.
 
-        The entity is known from the event time of this version on.
+        From the event time of this version on, a read finds that the entity exists, even if it has no other rows.
         """
         if row[EVENT_AT] <= self.last_us:
             self.past.setdefault(name, [])
@@ -155,7 +158,7 @@ class _Groups:
 def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = False) -> EntityState:
     """Return the state at `s_us` of an entity with the given rows.
 
-    `known` says whether the entity has had further rows.
+    `known` says whether the entity also had rows that are not in `rows`, because they do not count any more.
     """
     state = EntityState(plan)
     state.seal(s_us)
@@ -194,7 +197,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
     names: dict[Any, bytes] = {}
     # for each event, its row, its entity, and a checksum of its content
     firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}
-    forgets = plan.life is None  # without unlimited windows, a repetition of an event in no window changes nothing
+    forgets = plan.life is None  # if all windows are limited, events that have left them need not be compared
     entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
         if part.is_first:
@@ -211,7 +214,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             if not part.has(name):
                 continue
             count["too_late"] += expired(event_at, known_at)
-            # until `give` replaces them, the last element has the event's values
+            # the last element has the event's values until `plan.give` puts the values of the series there
             row = [event_at, known_at, partition, position, NEVER_US, event_id, values]
             if forgets and event_at < groups.cut_us and groups.drop(name, row):
                 continue
@@ -260,7 +263,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
 
     If there is only one part, also write the states.
     """
-    # for each id, its versions, each with the S at which it would have been applied
+    # for each id, its versions, each with the latest append time in the log up to the version's record
     versions: dict[str, list[tuple[int, Version]]] = {}
     for chunk in rows:
         if part.is_first:
@@ -328,7 +331,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
 
 
 def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
-    """Add what stubs (see `_keyed_states`) say about these entities."""
+    """Record that those of the entities that have a stub (see `_keyed_states`) had rows which are not in the index."""
     keys = [groups.plan.keys.states + name for name in names]
     for name, packed in zip(names, kv.get_many(keys), strict=True):
         if packed is not None:

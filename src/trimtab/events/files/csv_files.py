@@ -295,7 +295,7 @@ class _ColumnParts:
         return (made, {}) if made is not None else _by_distinct(dtype, texts, self._nulls, written)
 
     def _quick(self, name: str, dtype: Dtype, texts: Sequence[str]) -> Column | None:
-        """Convert a whole column at once. Return None if the column may have an unusual text."""
+        """Convert a whole column at once. Return None if it may have texts that need the slower `_by_distinct`."""
         written, nulls = self._formats.get(name), self._nulls | _NULLS
         if written is None:
             quick = _QUICK.get(dtype)
@@ -307,7 +307,7 @@ class _ColumnParts:
 
 
 def _quick_formatted(dtype: Dtype, texts: Sequence[str], nulls: frozenset[str], written: ColumnFormat) -> Column | None:
-    """Convert a whole column with a declared format at once. Return None if it may have an unusual text."""
+    """Convert a whole column with a declared format at once, or return None, as `_ColumnParts._quick` does."""
     if written.times is not None:
         us = written.times.us
         try:

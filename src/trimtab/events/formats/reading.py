@@ -51,7 +51,7 @@ def checked_reading(
     """Return the rules of a source with these columns. `what` names the source in errors.
 
     Raises:
-        Misuse: A rule names a column that cannot have it, or has an unknown form.
+        Misuse: A rule is not written as it must be, or does not apply to the type of a column that it names.
     """
     if isinstance(nulls, str) or not all(isinstance(word, str) for word in nulls):
         raise Misuse(
@@ -62,7 +62,7 @@ def checked_reading(
     if isinstance(key_of, str) or not all(part in columns and part != key for part in key_of):
         others = ", ".join(name for name in columns if name != key)
         raise Misuse(
-            f"{what}: key_of={shown(key_of)[:100]} is not a list of columns without the key; allowed are {others}."
+            f"{what}: key_of={shown(key_of)[:100]} is not a list of columns other than the key; allowed are {others}."
         )
     if key_of and (key is None or columns.get(key) != "str"):
         raise Misuse(f'{what}: key_of needs a key of type str, which is made of those columns. Declare key="row_id".')

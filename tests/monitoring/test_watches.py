@@ -341,7 +341,9 @@ def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
         monitor.reload()
     (signal,) = standing_signals(catalog, "m")
     assert (signal.kind, signal.version, signal.subject) == ("quality_level", "other", "canary, quality_loss")
-    assert signal.message.startswith("For the canary: The daily loss in excess of what the scores expect is 0.134 away")
+    assert signal.message.startswith(
+        "For the canary: The daily loss beyond the loss that is expected from the scores is 0.134 away"
+    )
     assert "the level of the version in service" in signal.message
     assert monitor.watch is not None
     assert not monitor.watch.alarming

@@ -63,8 +63,8 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
 
     These are the red windows that were not released, and the time of the newest requests, which may still prove to be
     faulty. A fault of inputs is found within a day. A fault of labels is found when the day on which they came is
-    closed. On a day that is still open, labels of requests of the day before may have come (or of a shorter time
-    before, if the wait for labels is shorter than a day), so these requests are left out, too. # D0185
+    closed. So requests whose labels may have come on a day that is still open are left out, too: those of the
+    day before, or of a shorter time before if the wait for labels is shorter than a day. # D0185
     """
     found = [
         LeftOut(
@@ -164,9 +164,9 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         A fault is assumed to have begun a day before its signal was raised. If the evidence (from onset to signal) is
         longer than half a day, twice its length is taken instead of the day. If a feed stopped, the fault began with
         the last event. Labels that came during the fault may belong to requests that are older by the wait for labels.
-        The time ends with the signal, or later by the time for which features go on reading the source's events. For a
-        signal about a day of labels, the time begins `back_us` before that day, and the wait is subtracted from its
-        end, because the signal only ends after the wait.
+        The time ends with the signal or, if features read the source, when they no longer read events from before that
+        (`sources`). For a signal about a day of labels, the time begins `back_us` before that day, and the wait is
+        subtracted from its end, because the signal only ends after the wait.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:

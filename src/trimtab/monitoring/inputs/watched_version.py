@@ -50,5 +50,5 @@ class WatchedVersion:
         return True
 
     def others(self, versions: set[str]) -> bool:
-        """Return True if some of the versions is not the one whose rows are read, or if no version's rows are read."""
+        """Return whether rows of some of these versions are not read (only rows of the version in `reading` are)."""
         return self.reading is None or bool(versions - {self.reading.version})

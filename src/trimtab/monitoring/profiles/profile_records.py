@@ -103,7 +103,8 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     # the longest time in hours for which the column had only one value, including hours without values in between
     constant_h: int
     spreads: dict[Statistic, Spread]
-    null_h: float = 0.0  # length of the longest normal run of hours with too many nulls, see `null_runs`
+    # A run of hours with too many nulls is normal, and no finding, up to this length. 0: no run is; see `null_runs.py`.
+    null_h: float = 0.0
 
     @property
     def edges(self) -> Floats:

@@ -70,8 +70,8 @@ def next_excess(excesses: Floats, days: float) -> float:
 def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
     """Sort values, and leave out those that may be faulty.
 
-    `limit` computes a limit from all but the greatest fourteenth of the values (but at least one). Values above the
-    limit are left out. This way, a fault in the reference does not hide the next fault.
+    `limit` computes a limit from the values without the greatest fourteenth (at least the greatest one). Values above
+    the limit are left out. This way, a fault in the reference does not hide the next fault.
     """
     ordered = np.sort(values)
     return ordered[ordered <= limit(ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)])]
@@ -104,8 +104,8 @@ def _rare(excesses: Floats) -> float:
 def _beyond(extremes: Floats, middle: float, ranges: float, other: Floats | None = None) -> float:
     """Return the usual extreme of a day, plus a multiple of the range of values.
 
-    The range is the distance from that extreme to the usual extreme on the other side (`other`, with the opposite
-    sign), or without `other` to the middle.
+    Given `other` (the extremes on the other side, with the opposite sign), the range is the distance between the usual
+    extremes of both sides. Otherwise it is the distance from the usual extreme to the middle.
     """
     usual = _usual(extremes, middle)
     width = usual + _usual(other, -middle) if other is not None else usual - middle

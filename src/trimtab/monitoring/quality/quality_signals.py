@@ -20,7 +20,7 @@ SILENT_DAYS = 2
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
 _MOST_SLICES = 3  # only this many slices, the worst, have a signal
 _WHAT = {
-    (LOSS, True): "daily loss in excess of what the scores expect",
+    (LOSS, True): "daily loss beyond the loss that is expected from the scores",
     (LOSS, False): "daily loss",
     (CALIBRATION, False): "gap between predicted and true mean",
 }

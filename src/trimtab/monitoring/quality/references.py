@@ -1,4 +1,7 @@
-"""Learn the reference of a version from days before its promotion. If these are too few, add its days in service."""
+"""Learn a version's reference (its usual daily quality) from days that were scored before its promotion.
+
+If these days are too few, days in service are added.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ GROWN_DAYS = 14  # days in service are added to a short reference until it has t
 
 
 def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, reference: ShortReference) -> Watch:
-    """Return the watch with what is learnt from reference days. If fewer than 7 have labels, also keep them.
+    """Return the watch with the reference values of the given days. If fewer than 7 have labels, store the days, too.
 
     Args:
         kinds: The kinds of values to watch.
@@ -76,7 +79,7 @@ def _before_change(short: ShortReference, watch: Watch) -> ShortReference:
 
 
 def _from_now(watch: Watch, figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """Return values that count their days from the watch's first day, like all its values, so that onsets are right."""
+    """Return values that number their days from the first day of the watch, from which onsets are dated."""
     if watch.first_day_us is None or watch.last_day_us is None:
         return dict(figures)
     state = AlarmState(days=(watch.last_day_us - watch.first_day_us) // DAY_US + 1)

@@ -171,8 +171,8 @@ class ParquetFiles:
     def sweep(self, old: Set[str], known: Set[str], untouched_s: float) -> int:
         """Remove files that are not needed, and return the number of bytes freed.
 
-        Files in `old` are removed. Files that are not in `known`, the files that the table's log names, are removed if
-        they were last written before the time `untouched_s`, because no process is writing them any more.
+        Files in `old` are removed. Files that the table's log does not name (those not in `known`) are removed if they
+        were last written before the time `untouched_s`, because no process is writing them any more.
         """
         freed = 0
         for name in os.listdir(self.directory):

@@ -145,7 +145,7 @@ class DeltaLog:
             )
 
     def begin_again(self, rows: Columns) -> None:
-        """If an empty table has a column that `rows` lack, or that has another type there, take the columns of `rows`.
+        """Give an empty table the columns of `rows`, if `rows` lack one of its columns or have it with another type.
 
         The stored positions of the table's writers are kept. # D34
         """

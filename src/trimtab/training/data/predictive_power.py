@@ -15,7 +15,7 @@ from trimtab.stats.scores import auc
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
-_MOST_ROWS = 5_000  # use at most this many rows, spread over time; of two classes, at most half of this number each
+_MOST_ROWS = 5_000  # use at most this many rows, spread over time; for two classes, at most half as many of each class
 _LEAST_ROWS = 20
 # if the share of values that are not null is smaller, a feature is not judged by the order of its values
 _LEAST_SHARE = 0.05
@@ -125,7 +125,7 @@ def _by_range(feature: _Numbers, labels: Floats, binary: bool) -> tuple[float, I
     counts = np.bincount(bins[:half], minlength=int(bins.max()) + 1)
     sums = np.bincount(bins[:half], weights=labels[:half], minlength=counts.size)
     middle = float(labels[:half].mean())
-    # each mean counts one more row, with the mean label of all rows, so that rare values have little effect
+    # each mean counts one more row, with the mean label of the older half, so that rare values have little effect
     means = (sums + middle) / (counts + 1)
     scores, target = means[bins[half:]], labels[half:]
     if np.ptp(scores) == 0.0:

@@ -79,7 +79,7 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # only set for rankings
     left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # unset if nothing is left out
     parquet: str | None = None  # the hash of the blob with the rows, if they are stored
-    # only set if labels are complete up to an earlier time than the cut, at which the file that they come from ended
+    # the end of the file that the labels come from, if it is before the cut: labels are complete only up to this time
     complete_us: int | msgspec.UnsetType = msgspec.UNSET
 
     @property

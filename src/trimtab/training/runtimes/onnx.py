@@ -33,7 +33,10 @@ def open_session(data: bytes) -> Any:
 
 
 def run_session(session: Any, matrix: Any) -> Any:
-    """Return the scores of a model that takes one matrix: its last output. (A classifier first returns classes.)"""
+    """Return the last output of a model that takes one matrix: the scores, as a classifier also returns classes first.
+
+    Of one or two columns of scores, only the last is returned.
+    """
     import numpy as np
 
     taken = session.get_inputs()[0]
@@ -171,7 +174,7 @@ def _converted(estimator: BaseEstimator) -> bytes:
     if _splits_on_null(estimator):
         raise Misuse(
             f"onnx: {type(estimator).__name__} cannot be converted: its trees test for missing values, and skl2onnx "
-            "never finishes with such trees. Use the estimator without onnx(...), as scikit-learn's own."
+            "never finishes with such trees. Declare the estimator itself, without onnx(...)."
         )
     try:
         data = _graph(estimator, DoubleTensorType)
@@ -221,7 +224,7 @@ def _splits_on_null(estimator: BaseEstimator) -> bool:
 def _unconverted(estimator: BaseEstimator, error: Exception) -> Misuse:
     return Misuse(
         f"onnx: {type(estimator).__name__} cannot be converted: {type(error).__name__}: {str(error)[:200]}. "
-        "Use it without onnx(...), as scikit-learn's own."
+        "Declare the estimator itself, without onnx(...)."
     )
 
 

@@ -175,8 +175,8 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
         a, b = self.lines[line], self.lines[rival]
         if loss_kind(a.metric) != loss_kind(b.metric) or not np.array_equal(a.labels, b.labels, equal_nan=True):
             raise Misuse(
-                f"compare: {line!r} (judged by {a.metric}) and {rival!r} (by {b.metric}) have other labels or another "
-                "kind of metric. Compare scenarios of one label and one kind of metric."
+                f"compare: {line!r} (judged by {a.metric}) and {rival!r} (by {b.metric}) differ in their labels "
+                "or in the kind of metric. Compare scenarios of one label and one kind of metric."
             )
         weeks = a.at_us[a.judged] // WEEK_US
         one, other = a.rows(a.judged), b.rows(a.judged)

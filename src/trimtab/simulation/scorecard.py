@@ -45,7 +45,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt to replace the version that failed: no candidate was fitted, or it was not put in service."""
+    """A failed attempt to replace the version in service: no candidate was fitted, or the candidate was refused."""
 
     at_us: int
     why: str

@@ -52,7 +52,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     unseen_from_us: int = 0  # the successor has not learnt from requests since this time
     # candidate and champion on the days of the gate; empty: there was no comparison
     gate_days: tuple[PairedDay, ...] = ()
-    # whether another version took the champion's place on these days, which then do not show the usual variation
+    # whether another version scored `gate_days` in place of the champion; then they do not show the usual variation
     stood_in: bool = False
     # for a stored version that a person put forward: until when it may have seen data; None: `cut_us`
     trained_us: int | None = None

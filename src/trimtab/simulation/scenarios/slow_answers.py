@@ -22,11 +22,12 @@ _SLOWER = 3.0  # a slow version takes this many times the usual time per answer,
 
 
 class SlowAnswers:
-    """Writes service metrics with random latencies. A version that was fitted during a fault has larger ones.
+    """Writes service metrics with random latencies. They are larger for a version whose training cut is
+    during a fault.
 
     Args:
         catalog: Where the metrics are written, as a service would do.
-        registry: Tells when versions were fitted.
+        registry: Has the training cuts of the versions.
         faults: The faults of the kind "slow_model".
     """
 

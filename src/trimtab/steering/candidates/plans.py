@@ -95,10 +95,10 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
 
     A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore there
     are two folds of alternate days, and each fit scores one fold and also learns from the other. If the estimated
-    beginning is too early, the first days are from before the change, and favour the champion. So there is a
-    second, shorter window. It has the newest seven days; if fewer days have passed since the latest likely beginning of
-    the change, only these, but at least five days. It is used if at least five of its days have labels. The days since
-    the latest likely beginning are also a source of their own.
+    beginning is too early, the first days are from before the change, and favour the champion. So there is a second,
+    shorter window. It has the newest seven days or, if fewer have passed since the latest likely beginning of the
+    change, the days since then, but at least the newest five. It is used if at least five of its days have labels. The
+    days since the latest likely beginning are also a source of their own.
 
     Args:
         window: The days since the change began.

@@ -54,7 +54,7 @@ def loads_in_fresh_process(proving: Proving | None, version: Version) -> GateChe
 def fast_enough(proving: Proving | None, loaded: LoadedModel | None, sample: Columns, limit_us: int) -> GateCheck:
     """Check that the 99th percentile of the time of one-row predictions is at most `limit_us`.
 
-    Rows of the window are encoded and predicted one by one. The best of several rounds counts, because other load on
+    Rows of `sample` are encoded and predicted one by one. The best of several rounds counts, because other load on
     the machine can make a round slower, but not faster.
     """
     if proving is None or loaded is None:

@@ -40,7 +40,7 @@ def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, A
 
 
 def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """Return the changes of the state after a promotion: the declared quiet time. Requests over HTTP have none."""
+    """Return the changes of the state after a promotion: the declared quiet time. The cause "call" has none."""
     until_us = now_us + cooldown_us
     return {
         "quiet_until_us": until_us,

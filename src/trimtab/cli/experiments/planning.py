@@ -65,7 +65,7 @@ def power(
     if sd is None and not 0.0 < mean < 1.0:
         raise Misuse(f"--mean {mean} is no proportion. Give --sd as well.")
     if sd is None and any(mean * (1.0 + one) >= 1.0 for one in effects):
-        raise Misuse(f"--effect {max(effects)} of a proportion of {mean} is more than 1. Give a smaller effect.")
+        raise Misuse(f"--effect {max(effects)} would raise a proportion of {mean} to 1 or more. Give a smaller effect.")
     design = Design(
         units_per_day=units_a_day,
         sd=(mean * (1.0 - mean)) ** 0.5 if sd is None else sd,

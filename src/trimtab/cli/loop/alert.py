@@ -28,7 +28,7 @@ def list_() -> None:
 @command("test")
 @click.argument("receiver", required=False)
 def test(receiver: str | None) -> int:
-    """Send a test alert to all receivers, or to one. Exit status 1: one did not arrive.
+    """Send a test alert to all receivers, or to one. Exit status 1: one failed, or no receiver is declared.
 
     \b
     Example:

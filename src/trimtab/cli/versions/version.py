@@ -96,7 +96,10 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 )
 @click.option("--window", metavar="DURATION", help="Score the model on the labelled rows of the last DURATION.")
 @click.option(
-    "--category", multiple=True, metavar="NAME=A,B", help="A category's values, in the order of the model's numbers."
+    "--category",
+    multiple=True,
+    metavar="NAME=A,B",
+    help="A category's texts, in the order of their numbers in the model.",
 )
 @click.option("--seen-until", metavar="TIME", help="The end of the model's training data (default: now).")
 @click.option("--trust", type=click.Choice(["pickle"]), help="Allow a pickle, which runs code.")

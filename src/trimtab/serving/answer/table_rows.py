@@ -82,9 +82,9 @@ def packed_parts(common: Prediction, rows: int, fields_of: Any) -> list[bytes]:
 
 
 def request_fields(table: Columns, key: str, matrix: NDArray[Any]) -> Fields:
-    """Return the fields of predictions that say what was asked, for rows of a request.
+    """Return the fields `request_id` and `request` of the predictions for the rows of a table.
 
-    `matrix` are the values of the same predictions. What is in both is stored once.
+    `matrix` has the model's inputs of the same rows. A column that is also in `matrix` is stored only once.
     """
     of_key, rows = table[key], table.rows
     ids = EncodedColumn(rows, [packed_values(of_key)]) if of_key.dtype == "str" else [*map(str, of_key.to_list())]

@@ -238,7 +238,7 @@ class InferenceService:
             raise Refused(429, "Too many predictions are in flight. Send the request again soon.")
 
     async def refusal_turn(self) -> None:
-        """Wait until it is the turn of a refusal to be sent."""
+        """Wait until the calling task may send its refusal (see `Refusals`)."""
         await self.parts.scheduler.refusals.turn()
 
     def predictor(self, model: str) -> Predictor:

@@ -164,7 +164,8 @@ class StageShown(msgspec.Struct, frozen=True, kw_only=True):
 class AssignUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A unit that is to get a variant of an experiment."""
 
-    # the columns that identify the unit and those that the experiment reads; if it is a single column, only its value
+    # the values of the columns that identify the unit and of those that the experiment reads, by name; if there is only
+    # one such column, this may also be its value
     attributes: dict[str, Any] | str | int
     expose: bool = False  # whether the unit meets its variant now, which is logged
     not_shown: str = ""  # together with `expose`: why the unit did not get its variant

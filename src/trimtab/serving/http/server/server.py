@@ -64,8 +64,8 @@ def serve(
 
     Raises:
         Misuse: The certificate or its key cannot be used.
-        Unavailable: The port is taken, or the address does not belong to this machine. The same error is raised if a
-            server of another protocol cannot listen.
+        Unavailable: The port is taken, or the address does not belong to this machine. The same error is raised if
+            the service's gRPC server cannot listen.
     """
     context = None if tls is None else tls_context(tls)
     listener = listener or listen(host, port)

@@ -63,13 +63,13 @@ def duration_us(text: str | int) -> int:
     if us > _LONGEST_US:
         raise Misuse(
             f"duration: {shown(text)[:_SHOWN]} is longer than the years 1 to 9999. "
-            "Give at most 521722w; for all of the past leave the limit out."
+            "Give at most 521722w. To have no limit, leave the duration out."
         )
     return us
 
 
 def format_duration(us: int) -> str:
-    """Return the shortest text that gives a duration exactly.
+    """Return a duration as text in the largest unit, up to days, of which it is a whole multiple.
 
     >>> format_duration(5_400_000_000)
     '90min'
@@ -147,7 +147,7 @@ def _datetime(text: str) -> dt.datetime:
 
 
 def format_time(us: int) -> str:
-    """Return a time as ISO 8601 text in UTC, with no more digits than are needed.
+    """Return a time as ISO 8601 text in UTC. A fraction of a second has six digits; whole seconds have no fraction.
 
     >>> format_time(1_362_096_000_000_000)
     '2013-03-01T00:00:00Z'

@@ -37,7 +37,8 @@ class DaySums:
         self._metrics = {metric.name: metric for metric in experiment.metrics}
         empty = VariantDay(metrics={metric.name: ArmSums() for metric in experiment.metrics})
         self._days = dict.fromkeys(experiment.variants, empty)
-        self.events: dict[str, dict[str, float]] = {name: {} for name in self._days}  # by variant, and "METRIC events"
+        # by variant and by "NAME events": how many events of metric NAME the units have
+        self.events: dict[str, dict[str, float]] = {name: {} for name in self._days}
         self._seen: dict[str, set[str]] = {name: set() for name in experiment.slices}
 
     def add(self, units: ExposureBlock, values: Mapping[str, UnitValues], labels: Array | None = None) -> None:

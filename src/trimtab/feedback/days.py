@@ -32,7 +32,7 @@ def day_quality(
         scores: The scores, shape (rows,). For several classes, the shape is (rows, classes), and the sums are about the
             likeliest class of each row: its probability, and whether it was the label.
         labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
-        cap: The cap and the unit of `capped_loss_sum`: larger losses of rows count as this.
+        cap: In `capped_loss_sum`, a row's loss counts as a share of this; larger losses count as 1.
         lists: For a ranking, the index of each row's list, -1 for none, shape (rows,). Lists are then counted in place
             of rows, and a list consists of its rows on that day. A list is labelled if all of its rows have labels, and
             these differ. A list counts as missing if one of its labels is missing, and so does each row without a list.

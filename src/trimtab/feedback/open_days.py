@@ -270,7 +270,7 @@ def _numbered(names: Column) -> NDArray[Any]:
 
 
 def _fits(prediction: Prediction, classes: Sequence[str]) -> bool:
-    """Return whether a prediction can be compared with labels. With several classes, it must have one of these."""
+    """Return whether a prediction can be compared with labels. With several classes, it must score one of these."""
     if prediction.scores is None or not classes:
         return (prediction.scores is None) == (not classes)
     return any(name in prediction.scores for name in classes)

@@ -70,5 +70,5 @@ def _text(value: Any) -> str | None:
 
 
 def _fitting(dtype: Dtype, value: Any) -> Any:
-    """Return the value; null if it has another than the declared type, as in requests to other versions."""
+    """Return the value; null if its type is not the declared one, as in requests that were sent to another version."""
     return value if isinstance(value, _KINDS[dtype]) else None

@@ -17,7 +17,7 @@ from trimtab.core.time import DAY_US
 
 Bytes = NDArray[np.uint8]
 
-_SAMPLE = 1_000  # the number of texts of which it is seen whether most differ
+_SAMPLE = 1_000  # this many texts are compared, to decide whether most texts of a column differ
 _WIDTHS = "c=i1 C=u1 s=i2 S=u2 i=i4 I=u4 l=i8 L=u8 e=f2 f=f4 g=f8"
 _NUMBERS = {pair[0]: "<" + pair[2:] for pair in _WIDTHS.split()}
 # for each format: the type of the stored numbers, microseconds per unit, units per microsecond
@@ -192,7 +192,7 @@ def _texts(
 
     Args:
         parts: For each row, bytes that identify its text.
-        text_of: Returns the text, in UTF-8, that some of these bytes identify.
+        text_of: Returns the text, in UTF-8, that an item of `parts` identifies.
     """
     there: Sequence[bytes | None] = parts
     if valid is not None:

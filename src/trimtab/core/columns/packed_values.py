@@ -12,9 +12,9 @@ from trimtab.core.columns.column import Column
 from trimtab.core.columns.packs import Mirrored, Part, Ragged
 
 _NULL, _FALSE, _BYTES, _FLOAT = 0xC0, 0xC2, 0xC4, 0xCB
-# by the size of an encoded integer: the first byte of one that is not negative, and of one that is
+# by the size of an encoded integer: its first byte if it is not negative, and its first byte if it is negative
 _INTEGERS = {2: (0xCC, 0xD0), 3: (0xCD, 0xD1), 5: (0xCE, 0xD2), 9: (0xCF, 0xD3)}
-_MOST = 0xFF  # the longest bytes whose head has two bytes; that of longer bytes has three
+_MOST = 0xFF  # msgpack encodes bytes up to this length with a head of two bytes, and longer ones with a head of three
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -45,7 +45,9 @@ def packed_values(column: Column) -> Ragged:
 
 
 def packed_rows_of(columns: list[Column], matrix: NDArray[Any] | None = None) -> list[Part]:
-    """Return rows, each as bytes that contain a msgpack array of its values, as parts of a pack.
+    """Return the rows of a table as parts of a pack (see packs.py), in which each payload gets one row.
+
+    A row becomes a msgpack value of the type bytes, which contains the row's values as a msgpack array.
 
     `matrix` is a matrix of float64 that is another part of the pack. A column that equals one of its columns to the bit
     is not stored again.
@@ -94,7 +96,7 @@ def _texts(column: Column) -> Ragged:
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         data = _encode(texts)
         head = 1 if len(texts) < 16 else 3 if len(texts) < 1 << 16 else 5
-        # then each text is ASCII, and has a head of one byte
+        # if this is true, each text is ASCII, and has a head of one byte
         if sizes.max(initial=0) < 32 and len(data) - head == len(texts) + sizes.sum():
             return Ragged(data[head:], sizes + 1)
     return Ragged.of([*map(_encode, texts)])

@@ -28,7 +28,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     relative_high: float | None
     p: float | None
     method: str
-    # for a guardrail: the bounds of the variant's value minus the worst value that the margin allows
+    # for a guardrail: bounds of the difference between the variant's value and the worst value that the margin allows
     beyond_low: float | None = None
     beyond_high: float | None = None
     # for a guardrail, if no unit of either variant has an event: the share of units with one is surely at most this
@@ -93,7 +93,7 @@ def verdict(metric: Metric, look: Look, bounded: tuple[float, float] | None = No
 
 
 def from_margin(look: Look, bounded: tuple[float, float] | None) -> tuple[float | None, float | None]:
-    """Return the bounds of a guardrail's value minus the worst one that its margin allows, which decide about it.
+    """Return the bounds that decide about a guardrail: those of its distance from the worst value within its margin.
 
     If the interval of the difference was widened for missing labels to `bounded`, these bounds are widened as much.
     """
@@ -111,8 +111,8 @@ def never_is_good(metric: Metric | MetricReading) -> bool:
 def cannot_be_within(one: MetricReading) -> bool:
     """Return whether a guardrail cannot be within its margin, however many units without an event there are.
 
-    It has no event, but events are good or happened on days that are left out; or it is a quantile of 0 in both
-    variants.
+    This is so if no unit has an event on the days that count, but events are good, or happened on days that are left
+    out. It is also so for a quantile that is 0 in both variants.
     """
     last = one.looks[-1]
     if one.margin is None or one.kind == "quantile":
@@ -179,7 +179,7 @@ def shown_values(look: Look, kind: str, bounds: tuple[float, float] | None = Non
             found.append(None)
             continue
         wider = relative + (end - own) / abs(look.control)
-        # the bound in % may not have another sign than that of the difference, which decides the verdict
+        # the bound in % must have the sign of the bound of the difference, because that one decides the verdict
         found.append(percent(wider if wider * end > 0.0 else 0.0))
     return found
 

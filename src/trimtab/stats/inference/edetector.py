@@ -299,8 +299,8 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
 
     The mean of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations. `mean` is the
     median of these days, and `sd` is computed from the median distance of the days from it. So a single extreme day
-    changes neither. This matters if the alarm did not ring during a slow rise, but on the first day of a far
-    larger one: that day belongs to the further change.
+    changes neither. For example, the mean rises slowly without an alarm, and the alarm only rings on the first day of a
+    far larger rise: that day belongs to the further change.
     """
     values = _since_onset(spec, state)
     middle = statistics.median(values) if values else spec.mean

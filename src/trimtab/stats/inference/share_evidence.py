@@ -3,9 +3,11 @@
 Trials succeed with the probabilities p1, p2, ..., and the first n trials have K successes. For any number `tilt`, the
 quotient exp(tilt * K) / prod(1 - p + p * exp(tilt)) is 1 on average after each trial, even if each probability depends
 on earlier trials. With the mean probability in place of each p, the quotient is not larger, because
-log(1 - p + p * exp(tilt)) is concave in p. The evidence is the average of this quotient over several tilts, so it is at
-most 1 on average. Therefore the probability that it ever reaches 1 / a is at most a, for all looks together, even if
-the probabilities change over time. If two counts are independent, their evidence is multiplied.
+log(1 - p + p * exp(tilt)) is concave in p. With a `share` in place of p that is above the mean probability (for a
+negative `tilt`: below it), it is smaller still. The evidence that the mean probability is above (below) `share` is the
+average of the quotients with `share` over several tilts. If this is not so, the evidence is at most 1 on average.
+Therefore the probability that it ever reaches 1 / a is at most a, for all looks together, even if the probabilities
+change over time. If two counts are independent, their evidence is multiplied.
 
 Source: Howard, Ramdas, McAuliffe & Sekhon (2021), "Time-uniform, nonparametric, nonasymptotic confidence sequences"
 (the method of mixtures); Ville (1939).

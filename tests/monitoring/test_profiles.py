@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,7 @@ from trimtab.monitoring.profiles.profile_records import (
 from trimtab.monitoring.profiles.profile_store import KIND, Profiles
 from trimtab.monitoring.profiles.profiles import make_profile
 from trimtab.training import build_training_set, model
+from trimtab.training.data.sets import TOO_NEW, LeftOut
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +152,8 @@ DAILY = request(
 SALES = source("sales", key="row_id", time="at", columns={"row_id": str, "at": Time, "shop": int, "sold": float})
 
 
-def daily_profile(temp: NDArray[np.float64]) -> InputProfile:
-    """The profile of 30 rows a day, from 5 March on, with some temperature on each day."""
+def daily_profile(temp: NDArray[np.float64], left_out: Sequence[LeftOut] = ()) -> InputProfile:
+    """The profile of 30 rows a day, from 5 March on, with some temperature on each day (NaN: null)."""
     month, count = col("at").month(), 30 * len(temp)
     past = view("past", source=SALES, by="shop", features={"last": latest("sold")})
     own = {
@@ -176,7 +178,7 @@ def daily_profile(temp: NDArray[np.float64]) -> InputProfile:
             "shop": ("int", (numbers % 30 + 40_000).tolist()),
             "batch": ("int", (numbers * 7 % 1000).tolist()),
             "known_at": ("time", (at_us - HOUR_US).tolist()),
-            "temp": ("float", (np.repeat(temp, 30) + numbers % 3).tolist()),
+            "temp": ("float", [None if np.isnan(t) else t for t in (np.repeat(temp, 30) + numbers % 3).tolist()]),
             "units": ("int", (numbers % 37).tolist()),
         }
     )
@@ -185,8 +187,22 @@ def daily_profile(temp: NDArray[np.float64]) -> InputProfile:
     frame = EventFrame(
         "sales", sold, nothing, nothing, nothing, nothing.astype(bool), nothing.astype(np.int16), nothing, ()
     )
-    rows = build_training_set(mine, requests, {"sales": frame}, cut_us=int(at_us[-1]), positions={})
+    rows = build_training_set(mine, requests, {"sales": frame}, cut_us=int(at_us[-1]), positions={}, left_out=left_out)
     return make_profile(mine.features, encoding_fit(mine.features, rows.features.values), rows)
+
+
+def test_times_with_faulty_inputs_are_no_part_of_the_profile() -> None:
+    """The newest 20 of 100 days are null, which was found, and whose labels are not final yet."""
+    temp = np.where(np.arange(100) < 80, 10.0, np.nan)
+    begun_us = parse_time_us("2024-03-05T00:00:00Z") + 80 * DAY_US
+    fault = LeftOut(start_us=begun_us, end_us=None, why="nulls of column temp")
+    for given, rows in (([fault], 80 * 30), ([], 100 * 30)):
+        profile = daily_profile(temp, given)
+        found = column(profile, "temp")
+        assert (profile.rows, found.null_share > 0.0) == (rows, not given)
+        assert np.frombuffer(profile.hour_rows, "<u4").sum() == 28 * 30  # the traffic of the newest days was normal
+    of_labels = [msgspec.structs.replace(fault, why=why) for why in ("labels_missing of labels of sales", TOO_NEW)]
+    assert daily_profile(temp, of_labels).rows == 100 * 30
 
 
 def test_features_of_the_time_alone_are_only_checked_for_nulls() -> None:

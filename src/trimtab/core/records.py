@@ -114,7 +114,7 @@ class Signal(Shown, msgspec.Struct, frozen=True, kw_only=True):
     # other red findings of that time, which may explain this one, for example "feed_late of source weather"
     cause: str | None = None
     ended_at_us: int | None = None  # None: the finding is still true
-    ended_because: str | None = None  # for example "the labels are back" or "repaired by late_flight@8"
+    ended_because: str | None = None  # for example "the labels are back" or "late_flight@8 was put in service"
 
 
 class GateCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,18 +16,17 @@ from trimtab.monitoring.inputs.checks.findings import KINDS
 from trimtab.monitoring.inputs.input_state import WatchStore
 from trimtab.monitoring.quality.quality_days import stored_sums
 from trimtab.store.ports import Append, Catalog, Put, Record, Remove
-from trimtab.training.data.sets import LeftOut
+from trimtab.training.data.sets import LABEL_FAULTS, TOO_NEW, LeftOut
 from trimtab.training.definitions import Model
 
 KIND = "red_window"
 JOURNAL = "red_windows"  # the journal of all releases
 # signals that are found when a day of labels is closed
-_OF_DAYS = frozenset(("labels_missing", "one_class", "label_shift"))
+_OF_DAYS = frozenset(LABEL_FAULTS)
 _OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # perhaps only the labels of one class came in time
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _SILENT = frozenset(("feed_stopped", "feed_late"))  # the events that came are right, and the missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
-TOO_NEW = "too new to be judged"
 FOUND_WITHIN_US = DAY_US  # the time within which a fault of inputs gives a red signal
 
 

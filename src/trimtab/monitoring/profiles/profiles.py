@@ -45,10 +45,20 @@ _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
     """Return the input profile of the rows on which a version was trained.
 
+    Times with faulty inputs are left out, so that the fault is not normal for this version. They are only counted as
+    traffic.
+
     Args:
         training_set: The training set. If it is larger than two million rows, only the newest are used.
     """
     order = np.argsort(training_set.at_us, kind="stable")[-ROWS_AT_MOST:]
+    traffic = _ReferenceHours(training_set.at_us[order])
+    faulty = np.zeros(training_set.rows, np.bool_)
+    for one in training_set.manifest.left_out or ():
+        if one.of_inputs:
+            faulty |= one.covers(training_set.at_us)
+    if not faulty[order].all():
+        order = order[~faulty[order]]
     at_us = training_set.at_us[order]
     plans = planned(features, encoding)
     rows = rows_of_set(plans, encoding, training_set.requests.take(order), training_set.features.take(order))
@@ -61,8 +71,8 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
         columns=columns,
         pairs=_pairs(rows),
         request=tuple(features.request.columns),
-        first_hour=hours.first,
-        hour_rows=hours.sums(np.ones(len(at_us))).astype("<u4").tobytes(),
+        first_hour=traffic.first,
+        hour_rows=np.bincount(traffic.hour, minlength=traffic.count).astype("<u4").tobytes(),
         labels=_label_days(training_set),
     )
 

@@ -11,6 +11,7 @@ from trimtab.core.records import LOSS_CAP, DayQuality, Signal
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks
 from trimtab.monitoring.quality.arm_watches import ArmWatches, arm_of
+from trimtab.monitoring.quality.earlier_levels import EarlierLevel, added, begun
 from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, SILENT_DAYS, UNLISTED_SHARE, signals_of
 from trimtab.monitoring.quality.references import grown, with_reference
 from trimtab.monitoring.quality.watches import (
@@ -151,11 +152,13 @@ class QualityMonitor:
             healthy_cap=healthy_cap,
             short_of=shortfalls(healthy, alike, after_alarm=after_alarm),
             earlier=before if continues and not after_alarm else None,
+            earlier_levels=_since_change(before, {"": reference, **(slices or {})}, loss_cap, self._metric),
         )
         given = {name: tuple(days) for name, days in (slices or {}).items()}
         days = ShortReference(days=tuple(reference), slices=given, allowance=dict(allowance or {}))
         watch = with_reference(watch, self.kinds, self._run_length, days)
-        return watch, [*self._puts(watch), *self._handed_over(watch, at_us, f"repaired by {name or version[:12]}")]
+        handed_over = self._handed_over(watch, at_us, f"{name or version[:12]} was put in service")
+        return watch, [*self._puts(watch), *self._replaced(), *handed_over]
 
     def follow(self, version: str | None, *, now_us: int) -> bool:
         """Watch another version, because the alias was moved by hand. Return whether the watch changed.
@@ -167,24 +170,32 @@ class QualityMonitor:
         if version is None or before is None or before.version == version:
             return False
         known, healthy = self._stored(version), _healthy(before)
+        # a version that was replaced during an alarm goes on with it: nothing says that its quality has come back
+        alarmed = known is not None and (known.alarming or bool(known.slice_onsets))
+        begin = dict if alarmed else fresh
         why = "the version was put in service by hand, and no reference days are stored for it"
         watch = Watch(
             model=self._model,
             version=version,
             anchored_at_us=now_us,
-            figures={} if known is None else fresh(known.figures),
+            figures={} if known is None else begin(known.figures),
+            first_day_us=known.first_day_us if known is not None and alarmed else None,
+            last_day_us=known.last_day_us if known is not None and alarmed else None,
             unwatched=dict.fromkeys(self.kinds, why) if known is None else known.unwatched,
             loss_cap=before.loss_cap if known is None else known.loss_cap,
             metric=before.metric if known is None else known.metric,
             reference_loss=None if known is None else known.reference_loss,
-            slices={} if known is None else fresh(known.slices),
-            slice_gaps={} if known is None else fresh(known.slice_gaps),
+            levels={} if known is None else known.levels,
+            earlier_levels=_since_change(before, {}, before.loss_cap, self._metric),
+            slices={} if known is None else begin(known.slices),
+            slice_gaps={} if known is None else begin(known.slice_gaps),
             short=None if known is None else known.short,
             healthy=healthy,
             healthy_version=before.healthy_version or before.version,
             healthy_cap=_healthy_cap(before),
         )
-        self._catalog.write([*self._puts(watch), *self._handed_over(watch, now_us, f"{version[:12]} answers")])
+        handed_over = self._handed_over(watch, now_us, f"{version[:12]} answers")
+        self._catalog.write([*self._puts(watch), *self._replaced(), *handed_over])
         self.reload()
         return True
 
@@ -203,17 +214,17 @@ class QualityMonitor:
         self._arms.reload()
 
     def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
-        """Return the watch without its second reference, because a person accepts the present quality.
+        """Return the watch without second reference and earlier levels, because a person accepts the present quality.
 
-        Also return the changes that store it. The result is None if there is no second reference.
+        Also return the changes that store it. The result is None if there are none of these.
 
         Nothing is stored by this call; see `anchor`.
         """
         before = self._watch
-        if before is None or not before.healthy:
+        if before is None or not (before.healthy or before.earlier_levels):
             return None
         nothing: dict[str, object] = {"healthy": {}, "healthy_version": None, "healthy_cap": None, "short_of": {}}
-        watch = msgspec.structs.replace(before, **nothing, earlier=None)
+        watch = msgspec.structs.replace(before, **nothing, earlier=None, earlier_levels={})
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
         listed = listed_signals(self._catalog, self._model)
         settled = settle(_about(listed), (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
@@ -291,6 +302,10 @@ class QualityMonitor:
     def _puts(self, watch: Watch) -> list[Change]:
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
         return [put, self._put_own(watch)]
+
+    def _replaced(self) -> list[Put]:
+        """Return the change that stores the watch of the replaced version with its alarms, for a roll-back to it."""
+        return [] if self._watch is None else [self._put_own(self._watch)]
 
     def _put_own(self, watch: Watch) -> Put:
         """Return the change that stores the watch under its version, for a roll-back to this version."""
@@ -378,6 +393,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         healthy=stand,
         healthy_version=watch.healthy_version if stand else None,
         short_of={kind: by for kind, by in watch.short_of.items() if kind in worse},
+        earlier_levels=_levels_after(watch, day, blocks),
         first_day_us=day.day_us if watch.first_day_us is None else watch.first_day_us,
         last_day_us=day.day_us,
         silent_days=watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0,
@@ -385,6 +401,46 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         unlisted_told="no" if over else told if told != "no" else watch.unlisted_told,
         unlisted_day=None if over else day if told != "no" else watch.unlisted_day,
     )
+
+
+def _since_change(
+    before: Watch | None, days: Mapping[str, Sequence[DayQuality]], cap: float, metric: str
+) -> dict[str, EarlierLevel]:
+    """Return the losses before a change that the next version has to meet.
+
+    These are the ones that the replaced version has not met, and those before the changes it has alarms about. If the
+    loss of all rows is watched itself (scores are not probabilities), the second reference says whether it is met.
+
+    Args:
+        days: The reference days of the next version, for all rows ("") and for each slice.
+        cap: Losses of these days are multiples of this.
+    """
+    if before is None:
+        return {}
+    onsets = before.slice_onsets
+    changed_us = [one.at_us for one in (before.onset, *onsets.values()) if one is not None]
+    loss = before.figures.get(LOSS)
+    names = [*([""] if changed_us and (loss is None or loss.excess) else []), *onsets]
+    new = begun(before.levels, names, before.version, max(changed_us, default=0))
+    fresh_levels = {
+        name: added(msgspec.structs.replace(one, days=()), days.get(name, ()), cap, metric)
+        for name, one in {**new, **before.earlier_levels}.items()
+    }
+    return {name: one for name, one in fresh_levels.items() if one is not None}
+
+
+def _levels_after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> dict[str, EarlierLevel]:
+    """Return the losses before a change that are not met after one more day."""
+    found = dict(watch.earlier_levels)
+    for name, one in watch.earlier_levels.items():
+        there = not name or (blocks is not None and name in blocks.slices)
+        mine = [] if not there else [blocks.slice_quality(name) if name and blocks is not None else day]
+        after = added(one, mine, watch.loss_cap, watch.metric)
+        if after is None:
+            del found[name]
+        else:
+            found[name] = after
+    return found
 
 
 def _slices_after(

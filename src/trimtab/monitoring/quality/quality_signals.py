@@ -9,9 +9,11 @@ import msgspec
 
 from trimtab.core.records import DayQuality, Signal
 from trimtab.core.time import DAY_US, format_time
+from trimtab.monitoring.quality.earlier_levels import MOST_ABOVE, EarlierLevel
 from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, MetricValue, Watch
 from trimtab.serving.arms.arms import SHADOW
 from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
+from trimtab.stats.metrics.loss_names import PROBABILITIES
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
@@ -94,7 +96,34 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 subject=kind,
             )
         )
+    told = any(one.subject == LOSS for one in found)  # one signal about the loss of all rows is enough
+    whole = watch.earlier_levels.get("")
+    rows_above = 0.0 if whole is None or whole.above is None else whole.above
+    for name, earlier in watch.earlier_levels.items():
+        # a slice has a signal of its own if it is much further above its level than all rows are
+        if earlier.above is not None and (earlier.above > 2.0 * rows_above if name else not told):
+            found.append(_since_change(watch, name, earlier, earlier.above, at_us, now_us))
     return found
+
+
+def _since_change(watch: Watch, name: str, earlier: EarlierLevel, above: float, at_us: int, now_us: int) -> Signal:
+    """Return the signal that the version in service does not reach the loss before a change."""
+    how = ""
+    if watch.metric in PROBABILITIES:
+        how = " For this comparison, both are divided by the loss of the best constant for the labels of their days."
+    return _signal(
+        watch,
+        LEVEL,
+        at_us,
+        now_us,
+        onset_us=earlier.changed_us,
+        evidence={"above": above, "level": earlier.level.loss, "loss": earlier.loss},
+        message=f"{name + ': ' if name else ''}The loss is {above:.0%} above its level before the change of about "
+        f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {earlier.level.loss:.3g}.{how} "
+        "Training again has not repaired this; perhaps a feature no longer contains what it did. The signal stays red "
+        f"until the mean of seven days is within {MOST_ABOVE:.0%} of that level{_or_accept(watch)}",
+        subject=f"slice {name}" if name else "loss",
+    )
 
 
 def _or_accept(watch: Watch) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks
+from trimtab.monitoring.quality.earlier_levels import loss_level
 from trimtab.monitoring.quality.watches import (
     CALIBRATION,
     LOSS,
@@ -38,6 +39,7 @@ def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, r
     figures, unwatched = learnt_values(kinds, days, run_length, allowed)
     each = run_length * len(kinds) * len(slices)
     of_slices = {kind: learnt_slices(kind, slices, each, allowed) for kind in kinds}
+    levels = {name: loss_level(some, watch.loss_cap) for name, some in {"": days, **slices}.items()}
     return msgspec.structs.replace(
         watch,
         figures=_from_now(watch, figures),
@@ -45,6 +47,7 @@ def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, r
         slices=_from_now(watch, of_slices[LOSS]),
         slice_gaps=_from_now(watch, of_slices.get(CALIBRATION, {})),
         reference_loss=_mean_loss(days),
+        levels={name: level for name, level in levels.items() if level is not None},
         short=reference if sum(day.labelled > 0 for day in days) < LEAST_BLOCKS else None,
     )
 

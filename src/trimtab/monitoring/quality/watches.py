@@ -11,6 +11,7 @@ import msgspec
 from trimtab.core.errors import Misuse
 from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.quality.earlier_levels import EarlierLevel, LossLevel
 from trimtab.stats.inference.edetector import (
     HIGH,
     LOW,
@@ -104,6 +105,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version
     metric: str = ""  # the metric of the losses
     reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
+    levels: dict[str, LossLevel] = {}  # the loss of the reference days, for all rows ("") and for each slice
+    # after a change, the losses before it, for all rows ("") and for slices, until this version meets them  # D0224
+    earlier_levels: dict[str, EarlierLevel] = {}
     short_of: dict[str, float] = {}  # by kind, how much worse the reference is than the second reference
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
     # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
@@ -314,13 +318,15 @@ def shortfalls(
     errors = _AFTER_ALARM if after_alarm else _WITHOUT_ALARM
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
-        values = [value_of(kind, day, figure.excess) for day in days if day.labelled]
-        values = [value for value in values if not math.isnan(value)]
-        if values:
-            away = sum(values) / len(values) - figure.spec.mean
+        values = [(value_of(kind, day, figure.excess), day.labelled) for day in days if day.labelled]
+        # a day with fewer rows than usual, which are about twice `least_rows`, counts as a part of a day
+        parts = [(value, min(1.0, rows / (2.0 * figure.spec.least_rows))) for value, rows in values if value == value]
+        if parts:
+            count = sum(part for _, part in parts)
+            away = sum(value * part for value, part in parts) / count - figure.spec.mean
             whitened = away * (1.0 - figure.spec.correlation) / figure.spec.sd
             over = max(side.sign * whitened - side.baseline for side in figure.spec.sides)
-            if over > errors / math.sqrt(len(values)):
+            if over > errors / math.sqrt(count):
                 found[kind] = abs(away)
     return found
 

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.features.definitions import Label
-from trimtab.monitoring.inputs.red_windows import TOO_NEW
 from trimtab.steering.candidates.recipes import Rows
 from trimtab.steering.definitions import LEAST_WINDOW_US
-from trimtab.training.data.sets import TrainingSet
+from trimtab.training.data.sets import TOO_NEW, TrainingSet
 from trimtab.training.definitions import Model
 
 LEAST_DAYS = 5  # a window needs labels on this many days (a week without its weekend)
@@ -168,5 +167,6 @@ def rows_left_out(training_set: TrainingSet) -> dict[str, int]:
     """Return how many rows of a training set are left out for each reason."""
     found: dict[str, int] = {}
     for one in training_set.manifest.left_out or ():
-        found[one.why] = found.get(one.why, 0) + one.rows
+        if one.rows:
+            found[one.why] = found.get(one.why, 0) + one.rows
     return found

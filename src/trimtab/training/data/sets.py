@@ -42,6 +42,10 @@ class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.whole:,} of {self.lists:,} lists have a final label for each of their rows{without}"
 
 
+TOO_NEW = "too new to be judged"
+LABEL_FAULTS = ("labels_missing", "one_class", "label_shift")
+
+
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     """A time interval whose rows are not used, because inputs or labels were wrong."""
 
@@ -49,6 +53,11 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     end_us: int | None  # None: it had not ended when the training set was made
     why: str  # for example "null_values of column temp"
     rows: int = 0  # how many of its rows would otherwise be used, without those of intervals before it in the list
+
+    @property
+    def of_inputs(self) -> bool:
+        """Whether the inputs of the rows were wrong, and not only their labels; False if it is not known yet."""
+        return not self.why.startswith((*LABEL_FAULTS, TOO_NEW))
 
     def covers(self, at_us: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which times are in the interval, as a boolean array."""
@@ -289,10 +298,10 @@ def assemble(
         lists=numbered_lists(requests, model.group) if model.task == "ranking" else None,
     )
     if left_out:
-        final, free, found = draft._final, draft._final, list[LeftOut]()
+        free, found = draft._final, list[LeftOut]()
         for one in sorted(left_out, key=lambda one: (one.start_us, one.why)):
             within = one.covers(at_us)
-            if (final & within).any():
+            if within.any():
                 found.append(msgspec.structs.replace(one, rows=int((free & within).sum())))
             free = free & ~within
         if found:

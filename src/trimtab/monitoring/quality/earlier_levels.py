@@ -1,0 +1,119 @@
+"""After a change of the data: whether the loss is back at its level before the change.
+
+Alarms are about the loss beyond what the scores themselves lead one to expect. A version that knows less than the one
+before it is less sure, says so in its scores, and is above its own expectation by nothing, although its loss is higher.
+For example, a join broke, so that a column has values of other rows: the version that repairs this change no longer
+uses the column. So after a change, the loss itself is compared with that before the change. # D0224
+
+Days differ in how hard they are. If twice as many flights are late, each model has a higher loss. So the loss is
+divided by that of the best constant for the labels of the same days, if labels are of two classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from scipy.special import stdtrit
+
+from trimtab.core.records import DayQuality
+
+MOST_ABOVE: Final = 0.05  # up to this share above the earlier level, the level is met
+DAYS: Final = 7  # the level is met, or not, by the mean of this many days with labels
+_LEAST_DAYS: Final = 5  # reference days of a new version from which it can be said that it does not meet the level
+_PROVEN: Final = 0.95  # the confidence, one-sided, with which the loss must be above the earlier level
+
+
+class LossLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """The mean loss of some days, in units of the metric, and the share of positive labels on them."""
+
+    loss: float
+    positive: float
+
+
+class EarlierLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """The level of the loss before a change, and the newest days of the version that answers after it."""
+
+    level: LossLevel
+    version: str  # the version that had this level
+    changed_us: int  # when the change began
+    # the number of labelled rows, the sum of their losses, and that of their labels; for at most `DAYS` days
+    days: tuple[tuple[int, float, float], ...] = ()
+    above: float | None = None  # by which share the loss was found to be above the level; None: this is not proven
+    loss: float = 0.0  # the mean loss of these days, when `above` was found
+
+
+def loss_level(days: Sequence[DayQuality], cap: float) -> LossLevel | None:
+    """Return the level of some days whose losses are multiples of `cap`; None if no row has a label."""
+    rows = sum(day.labelled for day in days)
+    if not rows:
+        return None
+    loss, labels = sum(day.capped_loss_sum for day in days) * cap, sum(day.label_sum for day in days)
+    return LossLevel(loss=loss / rows, positive=labels / rows)
+
+
+def added(earlier: EarlierLevel, days: Sequence[DayQuality], cap: float, metric: str) -> EarlierLevel | None:
+    """Add days of the version in service, oldest first; return None once they have met the level.
+
+    Args:
+        cap: Losses of the days are multiples of this.
+        metric: The metric of the losses.
+    """
+    rows = [(day.labelled, day.capped_loss_sum * cap, day.label_sum) for day in days if day.labelled]
+    newest = (*earlier.days, *rows)[-DAYS:]
+    after = msgspec.structs.replace(earlier, days=newest)
+    share = share_above(after, metric)
+    if len(newest) == DAYS and share <= MOST_ABOVE:
+        return None
+    if len(newest) >= _LEAST_DAYS and share > MOST_ABOVE and (earlier.above is not None or _is_proven(after, metric)):
+        return msgspec.structs.replace(after, above=share, loss=_mean_loss(newest))
+    return after
+
+
+def begun(
+    levels: Mapping[str, LossLevel], names: Sequence[str], version: str, changed_us: int
+) -> dict[str, EarlierLevel]:
+    """Return the levels to compare with after a change, for all rows ("") and for slices, if they are known."""
+    return {
+        name: EarlierLevel(level=levels[name], version=version, changed_us=changed_us)
+        for name in names
+        if name in levels and levels[name].loss > 0.0
+    }
+
+
+def share_above(earlier: EarlierLevel, metric: str) -> float:
+    """Return by which share the loss of the newest days is above the level; 0 if nothing can be said."""
+    rows, loss, labels = (sum(one) for one in zip(*earlier.days, strict=True)) if earlier.days else (0, 0.0, 0.0)
+    if not rows:
+        return 0.0
+    level = earlier.level
+    now, before = _of_constant(labels / rows, metric), _of_constant(level.positive, metric)
+    if now <= 0.0 or before <= 0.0:
+        return 0.0
+    return (loss / rows / now) / (level.loss / before) - 1.0
+
+
+def _mean_loss(days: Sequence[tuple[int, float, float]]) -> float:
+    return sum(day[1] for day in days) / sum(day[0] for day in days)
+
+
+def _is_proven(earlier: EarlierLevel, metric: str) -> bool:
+    """Return whether the loss is provably above the level. Each day is one observation, weighted by its rows."""
+    rows = sum(day[0] for day in earlier.days)
+    mean = _mean_loss(earlier.days)
+    count = len(earlier.days)
+    squares = sum((loss - mean * labelled) ** 2 for labelled, loss, _ in earlier.days)
+    error = math.sqrt(squares * count / (count - 1)) / rows
+    share = share_above(earlier, metric)
+    return bool(share / (1.0 + share) * mean > float(stdtrit(count - 1, _PROVEN)) * error)
+
+
+def _of_constant(positive: float, metric: str) -> float:
+    """Return the loss of the best constant for labels of two classes; 1 for other metrics."""
+    if metric == "log_loss":
+        if not 0.0 < positive < 1.0:
+            return 0.0
+        return -positive * math.log(positive) - (1.0 - positive) * math.log1p(-positive)
+    return positive * (1.0 - positive) if metric == "brier" else 1.0

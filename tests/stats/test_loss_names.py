@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from trimtab.core.errors import Misuse
+from trimtab.core.records import LOSS_CAP
 from trimtab.stats import LOSSES, loss_kind, pinball, quantile_of, row_losses
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES
 from trimtab.steering.gate.scales import calibration_gap, gap_unit, loss_cap
@@ -69,3 +70,18 @@ def test_a_day_of_usual_misses_of_a_quantile_or_of_rare_counts_is_not_capped():
     counts = rng.poisson(0.1, 5000).astype(float)
     losses = row_losses("poisson_deviance", counts, np.full(5000, 0.1))
     assert (losses < loss_cap("poisson_deviance", losses)).mean() > 0.98
+
+
+def test_losses_of_a_rare_class_are_not_cut_off() -> None:
+    """With 1 % positives, three times a coin toss would cut off what tells a good model from a bad one."""
+    chance = np.random.default_rng(5)
+    own, score = chance.random(20_000) < 0.01, np.full(20_000, 0.01)
+    losses = np.where(own, -np.log(score), -np.log1p(-score))
+    cap = loss_cap("log_loss", losses)
+    assert cap > 1.5 * losses.max()
+    worse = np.where(own, -np.log(0.003), -np.log1p(-0.003))
+    assert np.minimum(worse, cap).mean() > 1.05 * np.minimum(losses, cap).mean()
+    half = np.where(chance.random(20_000) < 0.5, 0.4, 1.1)
+    assert loss_cap("log_loss", half) == LOSS_CAP
+    few = np.concatenate([np.full(1_000, 0.01), np.full(5, 30.0)])  # five absurd rows are no class
+    assert loss_cap("log_loss", few) == LOSS_CAP

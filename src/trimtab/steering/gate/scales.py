@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 _FAR = 3.0  # a cap is at least the loss of an error of this many times the median error
 _KEPT_OF_MEAN = 0.95  # a cap that leaves less than this share of the mean loss is raised until it leaves this share
 _FEW = 0.99  # but not above this quantile of the losses
+_FEW_ROWS = 20  # for probabilities, not above the loss that this many rows reach
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2
@@ -60,7 +61,9 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
 def loss_cap(metric: Loss, losses: Floats) -> float:
     """Return the largest loss that a row may have in daily sums, given the losses on reference days.
 
-    For probabilities, it is three times the log loss of a coin toss. For numbers, it is the loss of an error that is
+    For probabilities, it is three times the log loss of a coin toss. If this cuts off more than 5 % of the mean loss,
+    because one class is rare, the cap is higher than the one that leaves 95 %, by as much as that is higher than three
+    times a coin toss. Then losses of rare rows that rise after a change are still seen. For numbers, it is the loss of an error that is
     three times the median error: for squared errors nine times the median loss, and for a quantile the loss of such an
     error on its costlier side. For counts, it is nine times the median or mean deviance, whichever is larger, because
     most rows may be 0 and have nearly no loss. If losses differ so much that a large part of them would be cut off, the
@@ -73,7 +76,8 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     (6.0, 36.0)
     """
     if metric in PROBABILITIES:
-        return LOSS_CAP
+        kept = min(_leaving(losses, _KEPT_OF_MEAN), np.sort(losses)[-_FEW_ROWS]) if losses.size >= _FEW_ROWS else 0.0
+        return max(LOSS_CAP, 2.0 * float(kept) - LOSS_CAP)
     if top_of(metric) is not None:
         return 1.0
     typical = float(np.median(losses)) if losses.size else 0.0

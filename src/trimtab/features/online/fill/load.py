@@ -3,9 +3,11 @@
 Rows are processed entity by entity, and for each entity in the order of event times, so that each state is only encoded
 once. To limit the memory, a long history is read several times, each time for a part of the entities.
 
-In a source with a key, a later record (a version) of an event can move it to another entity. So a long history of such
-a source is read once for each part of the event ids, and the versions of these events are stored. Afterwards the states
-are computed from the stored versions, for one part of the entities at a time.
+In a source with a key, records with the same id are versions of one event, and a later version can move the event to
+another entity. So a long history of such a source is read once for each part of the ids, and the versions of these
+events are stored in the index of versions (`versions.py`). Afterwards the states are computed from this index, for one
+part of the entities at a time. Versions that can no longer matter are not in the index. For their entities, a stub is
+stored first: a state that only says that the entity exists, or from which event time on.
 """
 
 from __future__ import annotations
@@ -93,66 +95,66 @@ class _Part:
         return self.parts == 1 or zlib.crc32(name) % self.parts == self.number
 
 
-class _Groups:
-    """The rows of each entity that are needed to compute its state."""
+class _EntityRows:
+    """The rows of each entity that are needed to compute its state at S."""
 
     def __init__(self, plan: ViewPlan, s_us: int) -> None:
         self.plan = plan
         self.s_us = s_us
         self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window contains events before this time
-        self.last_us = s_us if plan.inclusive else s_us - 1
+        self.last_us = s_us if plan.inclusive else s_us - 1  # the latest event time of rows that count at S
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        # Entities with rows that were left out of `rows`, because they are in no window any more, or were replaced. The
-        # list is empty unless the view has latest values: then it has, of the rows in no window, those with the newest
-        # event time.
-        self.past: dict[bytes, list[Row]] = {}
-        # Versions that were replaced before S reached their event time. Their values never count, but an entity exists
-        # from its earliest event time on, so for each entity the version with the earliest event time is kept.
-        self.dead: dict[bytes, Row] = {}
+        # Entities with rows that were omitted from `rows` because they are in no window any more, or were replaced. The
+        # list is empty, except in a view with latest values of a source without a key: then it has the newest of the
+        # rows that are in no window (several if their event times are equal).
+        self.omitted: dict[bytes, list[Row]] = {}
+        # Versions that were replaced before S reached their event time never count, but their entity exists from the
+        # earliest of these event times on. For each entity, this is the version with the earliest event time.
+        self.known_from: dict[bytes, Row] = {}
         self._latest = bool(plan.latest)
 
-    def drop(self, name: bytes, row: Row) -> bool:
-        """Record in `past` that an entity had a row which is in no window any more, and return True.
+    def omit(self, name: bytes, row: Row) -> bool:
+        """If a row is in no window any more, omit it (see `omitted`), and return True.
 
         Return False if the row is in a window, or if S has not reached its event time and its known-at time.
         """
         if row[EVENT_AT] >= self.cut_us or row[EVENT_AT] > self.last_us or row[KNOWN_AT] > self.s_us:
             return False
-        before = self.past.setdefault(name, [])
+        before = self.omitted.setdefault(name, [])
         if self._latest:
             if not before or row[EVENT_AT] > before[0][EVENT_AT]:
-                self.past[name] = [row]
+                self.omitted[name] = [row]
             elif row[EVENT_AT] == before[0][EVENT_AT]:
                 before.append(row)
         return True
 
-    def end(self, name: bytes, row: Row) -> None:
-        """Record that an entity had a version that was replaced at or before S.
+    def omit_replaced(self, name: bytes, row: Row) -> None:
+        """Omit a version of an entity that was replaced at or before S.
 
         From the event time of this version on, a read finds that the entity exists, even if it has no other rows.
         """
         if row[EVENT_AT] <= self.last_us:
-            self.past.setdefault(name, [])
-        elif name not in self.dead or row[EVENT_AT] < self.dead[name][EVENT_AT]:
-            self.dead[name] = row
+            self.omitted.setdefault(name, [])
+        elif name not in self.known_from or row[EVENT_AT] < self.known_from[name][EVENT_AT]:
+            self.known_from[name] = row
 
-    def take(self, chain: Iterable[Link]) -> None:
-        """Add the rows of the versions of an id. Deletions are left out: they do not make an entity known."""
+    def add_versions(self, chain: Iterable[Link]) -> None:
+        """Add the versions of one event: a link (entity and row) for each. Deletions do not make an entity known."""
         for name, row in chain:
             if name is not None and row[GIVES] is not None:
                 if row[UNTIL] <= self.s_us:
-                    self.end(name, row)
+                    self.omit_replaced(name, row)
                 else:
                     self.rows[name].append(row)
 
     def states(self) -> Iterator[tuple[bytes, EntityState]]:
         """Yield the state of each entity, sorted by name."""
-        for name in sorted(self.rows.keys() | self.past.keys() | self.dead.keys()):
-            past = self.past.get(name)
-            rows = [*(past or ()), *self.rows.get(name, ())]
-            if name in self.dead:
-                rows.append(self.dead[name])
-            yield name, entity_state(self.plan, rows, self.s_us, known=past is not None)
+        for name in sorted(self.rows.keys() | self.omitted.keys() | self.known_from.keys()):
+            omitted = self.omitted.get(name)
+            rows = [*(omitted or ()), *self.rows.get(name, ())]
+            if name in self.known_from:
+                rows.append(self.known_from[name])
+            yield name, entity_state(self.plan, rows, self.s_us, known=omitted is not None)
 
 
 def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = False) -> EntityState:
@@ -181,7 +183,7 @@ def entity_state(plan: ViewPlan, rows: list[Row], s_us: int, *, known: bool = Fa
 
 
 def _entity_states(plan: ViewPlan, groups: Mapping[bytes, list[Row]], s_us: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield keys and states of entities, after removing repeated rows. The source has no key."""
+    """Yield the keys and encoded states of entities, for a source without a key. Repeated rows are removed."""
     return _packed(plan, ((name, entity_state(plan, _distinct(rows), s_us)) for name, rows in groups.items()))
 
 
@@ -193,11 +195,11 @@ def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iter
 
 def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts, part: _Part) -> Iterator[int]:
     """Load events of a source without a key. Repetitions are found by event time and id."""
-    groups = _Groups(plan, s_us)
+    entities = _EntityRows(plan, s_us)
     names: dict[Any, bytes] = {}
     # for each event, its row, its entity, and a checksum of its content
     firsts: dict[tuple[int, str], tuple[Row, bytes, bytes]] = {}
-    forgets = plan.life is None  # if all windows are limited, events that have left them need not be compared
+    forgets = plan.life is None  # without unlimited windows, old events need not be kept to find repetitions of them
     entity_of, expired = plan.entity_of, plan.expired
     for chunk in rows:
         if part.is_first:
@@ -216,7 +218,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             count["too_late"] += expired(event_at, known_at)
             # the last element has the event's values until `plan.give` puts the values of the series there
             row = [event_at, known_at, partition, position, NEVER_US, event_id, values]
-            if forgets and event_at < groups.cut_us and groups.drop(name, row):
+            if forgets and event_at < entities.cut_us and entities.omit(name, row):
                 continue
             check = zlib.crc32(_encode(values)).to_bytes(4, "big")
             first, owner, content = firsts.setdefault((event_at, event_id), (row, name, check))
@@ -226,11 +228,11 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
                     _take_earlier(first, row)
                 continue
             count.fail(plan, row, plan.give(row, values))
-            groups.rows[name].append(row)
+            entities.rows[name].append(row)
         yield chunk.rows
-    for past in groups.past.values():
-        past[:] = _distinct(past)
-        for row in past:
+    for omitted in entities.omitted.values():
+        omitted[:] = _distinct(omitted)
+        for row in omitted:
             count.fail(plan, row, plan.give(row, row[GIVES]))
     if plan.windowed:
         index = (
@@ -239,7 +241,7 @@ def _plain(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
         )
         yield from _written(kv, index)
     firsts.clear()
-    yield from _written(kv, _packed(plan, groups.states()))
+    yield from _written(kv, _packed(plan, entities.states()))
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
@@ -277,7 +279,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             version = [known_at, partition, position, event_at, op == "delete", list(values)]
             versions.setdefault(event_id, []).append((s_at, version))
         yield chunk.rows
-    groups = _Groups(plan, s_us)
+    entities = _EntityRows(plan, s_us)
     index = VersionIndex(plan, kv)
     keep: dict[bytes, bytes] = {}
     entries: list[bytes] = []
@@ -288,12 +290,13 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
         if len(of_id) == 1:  # if there are several versions, `_count_versions` has already counted failures
             count.fail_new(plan, chain, of_id[0])
         kept = needed(of_id, s_us)
-        if not plan.forever and all(v[0] < groups.cut_us and v[3] < groups.cut_us for v in kept):
+        # if all kept versions happened and became known before every window, none is stored
+        if not plan.forever and all(v[0] < entities.cut_us and v[3] < entities.cut_us for v in kept):
             for owner, row in chain:
                 if owner is not None and row[GIVES] is not None:
-                    groups.end(owner, row)
+                    entities.omit_replaced(owner, row)
         else:
-            groups.take(chain)
+            entities.add_versions(chain)
             name = name_bytes(event_id)
             keep[plan.keys.index + name] = _encode(kept)
             owner, row = chain[-1]
@@ -304,42 +307,38 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             yield _STEP
     yield from _written(kv, sorted(keep.items()))
     yield from _written(kv, ((key, b"") for key in sorted(entries)))
-    # With several parts, `_keyed_states` writes the states, from the index. An entity of which no row counts any more
-    # is not in the index, so write an almost empty state (a stub) for it here.
+    # with several parts, write only stubs here; `_keyed_states` writes the states later
     if part.parts > 1:
-        groups.rows.clear()
-        _take_stubs(kv, groups, [*groups.past, *groups.dead])
-    yield from _written(kv, _packed(plan, groups.states()))
+        entities.rows.clear()
+        _read_stubs(kv, entities, [*entities.omitted, *entities.known_from])
+    yield from _written(kv, _packed(plan, entities.states()))
 
 
 def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Iterator[int]:
-    """Write the states of a part of the entities, from the index of all versions and from stubs.
-
-    A stub is an almost empty state, written for an entity that has had rows which are not in the index.
-    """
-    groups = _Groups(plan, s_us)
+    """Write the states of a part of the entities, from the index of versions and from stubs."""
+    entities = _EntityRows(plan, s_us)
     index = VersionIndex(plan, kv)
     after = b""
     while found := list(kv.scan(plan.keys.index, after=after, limit=_STEP)):
         for _, packed in found:
             chain = index.chain("", _decode_versions(packed))
-            groups.take(link for link in chain if link[0] is not None and part.has(link[0]))
+            entities.add_versions(link for link in chain if link[0] is not None and part.has(link[0]))
         after = found[-1][0]
         yield len(found)
-    _take_stubs(kv, groups, [*groups.rows, *groups.past, *groups.dead])
-    yield from _written(kv, _packed(plan, groups.states()))
+    _read_stubs(kv, entities, [*entities.rows, *entities.omitted, *entities.known_from])
+    yield from _written(kv, _packed(plan, entities.states()))
 
 
-def _take_stubs(kv: KeyValue, groups: _Groups, names: Sequence[bytes]) -> None:
-    """Record that those of the entities that have a stub (see `_keyed_states`) had rows which are not in the index."""
-    keys = [groups.plan.keys.states + name for name in names]
+def _read_stubs(kv: KeyValue, entities: _EntityRows, names: Sequence[bytes]) -> None:
+    """Read the stubs of these entities, and record that those with a stub had rows which are not in the index."""
+    keys = [entities.plan.keys.states + name for name in names]
     for name, packed in zip(names, kv.get_many(keys), strict=True):
         if packed is not None:
-            state = EntityState(groups.plan, packed)
+            state = EntityState(entities.plan, packed)
             if state.known:
-                groups.past.setdefault(name, [])
+                entities.omitted.setdefault(name, [])
             for row in state.unsealed:
-                groups.end(name, row)
+                entities.omit_replaced(name, row)
 
 
 def _count_versions(

@@ -124,7 +124,7 @@ class _Behind:
         self._by_known: tuple[Array, Array] | None = None
 
     def touched(self, view: View, keys: Sequence[Column], *, everything: bool) -> Array:
-        """Return the requests whose entity in `view` may be affected by a record after their P."""
+        """Return the requests whose entity in `view` may be affected by a record (or any deletion) after their P."""
         if everything or not len(self._rows):
             return self._rows
         frame = self._frame
@@ -146,6 +146,7 @@ class _Behind:
         for number in range(len(frame.partitions)):
             mine = np.flatnonzero(frame.partition == number)
             mine = mine[np.argsort(frame.position[mine], kind="stable")]
+            # for each record: the earliest known-at time of this and all later records
             least = np.append(np.minimum.accumulate(frame.known_at_us[mine][::-1])[::-1], NEVER_US)
             found |= least[np.searchsorted(frame.position[mine], self._limits[:, number], "right")] <= self._at_us
         return found

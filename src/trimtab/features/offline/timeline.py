@@ -33,7 +33,7 @@ class Places(msgspec.Struct, frozen=True, eq=False):
 
     @staticmethod
     def of(entities: int, *times: Array) -> Places:
-        """Choose places for times. Different times get different places."""
+        """Choose places for times, so that they fit in 64 bits and differ for different times."""
         first = min(int(m.min(initial=NEVER_US)) for m in times) - 1
         last = max(int(m.max(initial=-NEVER_US)) for m in times) + 1
         if (last - first + 1) * max(entities, 1) < 2**63:
@@ -116,7 +116,7 @@ def timeline(
     place, enters = places.of_times(entity, event_at), places.of_times(entity, enters_us)
     delay = enters - place
     order, place = _total_order(place, frame, rows)
-    constant = len(delay) > 0 and bool((delay == delay[0]).all())
+    constant = len(delay) > 0 and bool((delay == delay[0]).all())  # then the sorted places give `enters`
     enters = place + delay[0] if constant else enters[order]
     stays = frame.superseded_at_us[rows] == NEVER_US
     stays = stays if stays.all() else stays[order]

@@ -29,7 +29,7 @@ FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
     REASONS.index(reason) for reason in ("found", "no_entity", "not_yet", "outside_window", "expired", "null")
 )
 
-_MISSING: dict[Dtype, Any] = {"float": np.nan, "str": None}  # in the values of other types: 0
+_MISSING: dict[Dtype, Any] = {"float": np.nan, "str": None}  # stands for null in arrays; 0 for other types
 
 
 def evaluate_view(

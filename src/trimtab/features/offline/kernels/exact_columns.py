@@ -107,7 +107,7 @@ def _bits(values: Array) -> tuple[int, int]:
         least = float(np.min(magnitude, where=magnitude > 0.0, initial=np.inf))
     lowest = max(int(np.frexp(least)[1]) - 53, -1074)
     if lowest < 0 and all((v == np.trunc(v)).all() for v in (values[:1_000], values)):
-        lowest = 0
+        lowest = 0  # all values are whole numbers (if not, the first 1,000 usually show it)
     return lowest, int(np.frexp(greatest)[1])
 
 

@@ -110,7 +110,7 @@ def _mean(one: Windowed) -> Found:
 def _extreme(one: Windowed) -> Found:
     """Return the smallest or largest values in the windows.
 
-    The first call for a series computes the extremes of all its windows, because windows share tables.
+    The first call for a series computes the extremes of all its windows, because they share doubling tables.
     """
     kind, (key, span) = one.aggregate.kind, one.key
 

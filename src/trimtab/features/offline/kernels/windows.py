@@ -229,7 +229,7 @@ class Window:
 
 
 def _first_request_after(edge: Array, events: int) -> Array:
-    """Return for each event the first request whose window begins (or ends) after it.
+    """Return for each event the first request whose window begins (or ends, if `edge` is its end) after the event.
 
     This is how many requests have `edge` at or before the event, because the edge never moves back from one request to
     the next.

@@ -26,10 +26,11 @@ from trimtab.store.durable_files import sync_directory
 
 Array = NDArray[Any]
 
+# the columns of a version next to those of the source (c0, c1, ...)
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
-_COUNTED = 16  # to find repeated ids, one query counts the ids of about this many parts
+_COUNTED = 16  # repeated ids are found by one query for this many parts, which counts an equal share of all ids
 _WRITTEN = 4  # this many groups of records with repeated ids are written in one query
 TOGETHER = 500_000  # the versions of about this many records are resolved at once
 
@@ -52,14 +53,15 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
 def settle(
     events: EventFiles, folder: Path, connection: duckdb.DuckDBPyConnection, parts: int = 1, together: int = TOGETHER
 ) -> str:  # fmt: skip
-    """Return a query for the versions that count, with `superseded_at` (when the next version became known).
+    """Return a query for the versions of all events, with `superseded_at` (when the next version became known).
 
-    A record whose id occurs once is the only version of its event. Only the other records are processed in Python.
+    A record whose id occurs once is the only version of its event. Only the other records are processed in Python. In
+    the queries, `h` is the hash of the id.
 
     Args:
         folder: The folder for files that the query needs. Existing files are reused. Keep the folder as long as the
             query is used.
-        parts: How many parts the events will be split into. Ids are counted for a few parts at a time.
+        parts: How many parts the events will be split into. With more parts, ids are counted by more queries.
         together: About how many records are resolved at once, in memory with all columns.
     """
     recurring = [folder / f"recurring-{turn:05}.parquet" for turn in range(-(-parts // _COUNTED))]

@@ -80,7 +80,7 @@ class LoadedFrames(Closing):
 
 
 def load(events: EventFiles, names: Collection[str], connection: duckdb.DuckDBPyConnection) -> EventFrame:
-    """Return the versions that count, in no particular order.
+    """Return the versions of all events, in no particular order.
 
     A record whose id occurs once is the only version of its event. Only the other records are processed in Python.
 
@@ -90,8 +90,8 @@ def load(events: EventFiles, names: Collection[str], connection: duckdb.DuckDBPy
     """
     columns = {name: f"c{i}" for i, name in enumerate(events.source.columns) if name in names}
     picked = "".join(f", {column}" for column in columns.values())
-    # If ids are hashes of all values, records with equal ids agree in the columns that are read anyway. A hash of these
-    # columns also finds a few other records that agree in them.
+    # If ids are hashes of all values, records with equal ids agree in the columns that are read, so a hash of these
+    # columns finds them, and a few other records. (`>> 1` makes hashes fit in int64.)
     hashed = f"hash(event_at{picked})" if events.content_ids else "h"
     rows = events.count(connection)
     own = ", ".join(map(quoted, _OWN))

@@ -55,7 +55,7 @@ class PartedViews(Closing):
         address: A hash that identifies these events, for example of their positions in the log, or of the files.
         memory_bytes: About how much memory to use, including that of Python and of the requests.
         clock: Gives the time that is stored with finished parts.
-        done: Called after each piece of work.
+        done: Called after each part that was evaluated, and after each view whose events were split.
 
     Raises:
         Misuse: The memory limit is too low.
@@ -84,7 +84,7 @@ class PartedViews(Closing):
         self._settled: dict[str, str] = {}
         self._catalog = store.open(store_url("sqlite", catalog_file(self.folder)), "catalog", clock=clock)
         self._blob = store.open(store_url("file", self.folder / "blob"), "blob")
-        self._connection = self._connected(4)
+        self._connection = self._connected(4)  # DuckDB may use a quarter of the memory
 
     def parts(self, view: View) -> int:
         """Return the number of parts that the entities of a view are split into."""
@@ -165,7 +165,7 @@ class PartedViews(Closing):
                 with named_errors(self.folder, name), self._connected(2) as connection:
                     if name not in self._settled:
                         versions = self.folder / f"{name}.versions.{self.address[:16]}"
-                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # at most as many as a part has
+                        together = min(TOGETHER, self.memory_bytes // _PER_EVENT_BYTES)  # not more than a part
                         self._settled[name] = settle(events, versions, connection, parts, together)
                     folder = self.folder / f"{name}.{key}.{self.address[:16]}"
                     self._splits[key] = split(

@@ -31,21 +31,21 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of one kind of aggregate.
 
     A new kind needs a row in `KINDS`, an offline kernel in `offline/kernels/table.py`, and online either a sketch in
-    `online/packed/sketches.py` or a value from sums in `online/read/reader.py`. `__all__` says what is public.
+    `online/packed/sketches.py` or a value from sums in `online/read/reader.py`. Its function is added to `__all__`.
     """
 
     # "value": the type of the values; "total": the same, but int for bool
     dtype: Literal["int", "float", "value", "total"]
-    zero: bool = False  # whether it is 0 for an empty window, and not null
+    zero: bool = False  # whether an empty window gives 0, and not null
     numeric: bool = False  # whether it only accepts numbers and bools
     # the form in which an online state has its values
     online: Literal["latest", "sums", "extreme", "sketch"] = "sketch"
-    # the sums that are kept: of the values, of the values as floats, of their squares
+    # the sums in an online state: "value": of the values, "float": of the values as floats, "square": of their squares
     sums: tuple[Literal["value", "float", "square"], ...] = ()
     decays: bool = False  # whether older values have a smaller weight
     # the function that declares several places at once (1st, 2nd, ...; see `Aggregate.place`): `last_n` or `top_k`
     places: str = ""
-    # `Aggregate.explains_loss` calls this with (used, left, keep), of which `keep` is the aggregate's
+    # called by `Aggregate.explains_loss` with its arguments `used` and `left`, and with `Aggregate.keep`
     explains_loss: Callable[[float, float, int], bool] = lambda used, left, keep: True
 
 
@@ -76,8 +76,8 @@ KINDS: dict[AggregateKind, Kind] = {
 
 MOST_PLACES = 100  # the largest number of places for `last_n` and `top_k`
 MOST_KEPT = 4_096  # the largest number of hashes for `count_distinct`
-MOST_STEPS = 10_000  # the largest number of hops in a decayed window, because each hop has a weight
-# the largest number of half-lives in a decayed window, because later weights are too small for a float
+MOST_STEPS = 10_000  # the largest number of hops in a decayed window, because a table has a weight for each hop
+# the largest number of half-lives in a decayed window, because the weights of older values are too small for a float
 MOST_HALF_LIVES = 1_000
 
 _HOPS_US = [  # the usual steps of windows, from a second to a day
@@ -86,8 +86,8 @@ _HOPS_US = [  # the usual steps of windows, from a second to a day
     DAY_US,
 ]
 _SHOWN = 100  # the number of characters of a value that a message shows
-_STEPS = 32  # the number of hops in a half-life
-_HALF_LIVES = 10
+_STEPS = 32  # by default, a half-life has at least this many hops
+_HALF_LIVES = 10  # the default length of a decayed window
 
 
 # with omit_defaults, hashes stay the same when a field is added
@@ -117,7 +117,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def reach_us(self) -> int | None:
-        """An event that is older than this at a request is not in the request's window; None: there is no limit."""
+        """No event that is older than this at the time of a request is in its window; None: there is no limit."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:
@@ -131,7 +131,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return "int" if declared == "total" and dtype == "bool" else dtype
 
     def explains_loss(self, used: float, left: float) -> bool:
-        """Return whether lost events explain that a window gives `left` now, but gave `used` before. NaN: null.
+        """Return whether lost events explain that a window gives `left` now, but gave `used` before. NaN is null.
 
         >>> count().explains_loss(7.0, 5.0), count().explains_loss(4.0, 5.0)
         (True, False)
@@ -163,7 +163,7 @@ def count(
     return _windowed("count", column, over, where, hop, until)
 
 
-def sum(  # the usual name in the field, used as tt.sum
+def sum(  # hides Python's `sum` in this file; users write tt.sum
     column: str | Expression,
     *,
     over: Duration | None = None,
@@ -470,7 +470,7 @@ def _windowed(
         hop_us = default_hop_us(over_us - until_us)
     of = None if column is None else value_of(column)
     if isinstance(of, Expression) and of.is_category and KINDS[kind].dtype == "int":
-        of = of.args[0]  # values can be counted without the vocabulary of a category
+        of = of.args[0]  # count the texts themselves, and not the numbers that stand for them
     return Aggregate(kind=kind, of=of, where=where, over_us=over_us, hop_us=hop_us, until_us=until_us)
 
 

@@ -17,7 +17,7 @@ from trimtab.features.definitions import Label
 
 Array = NDArray[Any]
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
-# in the order of their codes
+# late: known after the wait; pending: there is none, and the wait is not over; missing: there is none after the wait
 LABEL_STATES: tuple[LabelState, ...] = ("labelled", "late", "pending", "missing", "unlisted")
 LABELLED, LATE, PENDING, MISSING, UNLISTED = range(5)  # UNLISTED: the value is not one of the declared classes
 
@@ -34,7 +34,7 @@ class LabelIndex:
     """Finds labels of requests by their keys, in a history that grows.
 
     Args:
-        label: The declaration of the label: its source, and how long it is waited for.
+        label: The declaration of the label: its source, and how long to wait for it.
     """
 
     def __init__(self, label: Label) -> None:
@@ -63,7 +63,7 @@ class LabelIndex:
         previous = np.fromiter(map(last.get, keys, repeat(-1)), np.int64, len(keys))
         last.update(zip(keys, range(start, frame.rows), strict=True))
         newest = np.fromiter(map(last.__getitem__, keys), np.int64, len(keys))
-        order = np.argsort(newest, kind="stable")  # rows with the same key are next to each other
+        order = np.argsort(newest, kind="stable")  # by key: link each new row to the previous one
         again = np.flatnonzero(newest[order[1:]] == newest[order[:-1]])
         previous[order[again + 1]] = order[again] + start
         last.pop(None, None)
@@ -80,9 +80,9 @@ class LabelIndex:
         The label of a request is the value of the last event with its key that is not earlier than the request, was
         known at `cut_us`, and was not deleted or corrected by then. If this event has no value, there is no label.
 
-        If the source has one event for each key, with the request's time as event time (`dated_by_request`), the event
-        may be dated earlier than `at_us`, but only if no event with its key that is dated earlier was known at
-        `at_us`.  # D206
+        With `dated_by_request` (the source has one event for each key, with the request's time as event time), the
+        event may be earlier than `at_us`, unless an event with its key that is earlier than `at_us` was known by
+        then.  # D206
 
         Args:
             keys: The keys of the requests. A request whose key is None has no label.

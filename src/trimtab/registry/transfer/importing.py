@@ -1,4 +1,4 @@
-"""Import external models as versions of a declared model. Only a pickle, if it is allowed, runs its own code.  # D62"""
+"""Import external models as versions of a declared model. Only pickles can run code, and only if allowed.  # D62"""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class ModelProcess:
             )
         except Cancelled as error:
             raise Misuse(
-                f"{self._what}: {given.format} {done} it for {longest_s:.0f} s without a result. "
+                f"{self._what}: {given.format} has not {done} it after {longest_s:.0f} s. "
                 "If its graph has an endless loop, save it without one."
             ) from error
         except Unavailable as error:
@@ -283,7 +283,7 @@ def _check_kind(what: str, exported: dict[str, Any], model: Model) -> None:
     if task != model.task:
         raise Misuse(
             f"{what}: {exported['version']} predicts another kind of label ({task}, metric {metric}) than model "
-            f"{model.name!r} ({model.task}, {model.metric}). Import it as a version of a model of its kind."
+            f"{model.name!r} ({model.task}, {model.metric}). Import it for a model with that kind of label."
         )
     classes = exported.get("classes")
     if classes and tuple(classes["names"]) != model.label.class_names:

@@ -50,7 +50,7 @@ class Aliases:
         return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that stores the alias again as it is, so that moves which have already read it conflict."""
+        """Return a change that stores the alias unchanged, under a new revision. Moves that read it before conflict."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)
@@ -131,8 +131,8 @@ class Aliases:
             row: The row to write, made by `next_row`.
             place: The state of the alias when the row was made.
             unless: Records that must not exist, as removals with `expected=0`. If one exists, the write conflicts.
-            together: Writes the row and further changes in one transaction. It is called again after a conflict, unless
-                the alias was moved.
+            together: A function that writes the row and further changes in one transaction. It is called again after a
+                conflict, unless the alias was moved.
 
         Raises:
             Conflict: The state of the alias is no longer `place`. The message says who moved it, and to which version.

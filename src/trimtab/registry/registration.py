@@ -98,7 +98,7 @@ class Registration:
             try:
                 self._catalog.write(changes)
             except Conflict:
-                # another process registered an equal version, took the number, or moved the alias: try again
+                # another process registered an equal version, took the number, moved the alias, or removes a blob
                 continue
             self._records.keep(version)
             return version

@@ -204,15 +204,15 @@ class Registry:
         Args:
             model: The model.
             alias: Any alias except "champion", which always needs a passed gate record.
-            needs: What a move needs. "gate": a passed gate record that compares with the champion, or with the version
-                that the alias points to. "reason": a reason of ten characters or more. "nothing": no evidence. Rolling
-                back is always allowed.
+            needs: What a move needs. "gate": a passed gate record that compares the version with the champion, or with
+                the version that the alias points to. "reason": a reason of ten characters or more. "nothing": no
+                evidence. Rolling back is always allowed.
             why: The reason for this change in one sentence, kept in the history.
             actor: Who sets the protection; by default the registry's actor.
 
         Raises:
             NotFound: The model is not declared and has no version.
-            Misuse: The alias is "champion", `why` is no reason, or the settings require more than `needs`.
+            Misuse: The alias is "champion", `why` is too short, or the settings require more than `needs`.
             Conflict: The alias was moved at the same time.
         """
         _check_alias(f"alias {model}@{alias}", alias, why)
@@ -279,7 +279,7 @@ class Registry:
         return self._aliases.places(model)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that stores the alias again as it is, so that moves which have already read it conflict."""
+        """Return a change that stores the alias unchanged, under a new revision. Moves that read it before conflict."""
         return self._aliases.touch(model, alias)
 
     def move(
@@ -309,7 +309,7 @@ class Registry:
             first: For "champion": whether this version becomes the first champion, which needs no gate record.
             expected_previous: The id of the version that the alias must point to now; None if it must point to none.
             actor: Who moves the alias; by default the registry's actor.
-            together: Writes the row and further changes (such as rows of the ledger of decisions) in one transaction.
+            together: A function that writes the row and further changes (such as ledger rows) in one transaction.
 
         Raises:
             Misuse: The version is of another model, the given gate record differs from the stored one, or the evidence
@@ -376,7 +376,7 @@ class Registry:
             why: The reason in one sentence, kept in the history.
             expected_previous: The id of the version that the alias must point to now.
             actor: Who rolls back; by default the registry's actor.
-            together: Writes the row and further changes (such as rows of the ledger of decisions) in one transaction.
+            together: A function that writes the row and further changes (such as ledger rows) in one transaction.
 
         Raises:
             NotFound: There is no move to undo.

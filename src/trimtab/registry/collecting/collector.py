@@ -108,7 +108,7 @@ class Collector:
         keep: The rules for what is kept.
         also: Further reasons to keep versions, by version id, from outside the registry (a ledger row, logged
             predictions).
-        forgotten: Searches and finished steps to remove. Their blobs are not kept for them.
+        forgotten: Searches and finished steps that the caller removes. Their blobs are not kept for them.
         needed: The hashes of further blobs to keep.
     """
 
@@ -187,7 +187,7 @@ class Collector:
             self._catalog.release(gone.LEASE, holder)
 
     def _collect(self, one: Going, why: str, holder: str) -> bool:
-        """Remove the blobs of one version. Return False if the version is needed after all."""
+        """Remove a version's blobs in the steps that removed.py describes. Return False if it is needed after all."""
         if not self._catalog.acquire(gone.LEASE, holder, gone.LEASE_S):
             raise Conflict("collection: it took so long that another collection began. Run it again.")
         digests = [blob.digest for blob in one.blobs]
@@ -228,7 +228,7 @@ class Collector:
             mine = {one.digest: condemned[one.digest]}
             leaves = one in still and self._make_final(mine, gone.NO_VERSION)
             if leaves and self._listed.expire(one.digest, self._before_us(now_us)):
-                # a registration that needs the blob finds this record from now on, and stores the blob again
+                # a registration that needs the blob finds the record `gone` from now on, and stores the blob again
                 went.append(one)
                 self._catalog.write([gone.Fate("gone", gone.NO_VERSION).put(one.digest)])
             else:

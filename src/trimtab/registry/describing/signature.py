@@ -36,7 +36,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
-    """The output of each row."""
+    """What the model returns for each row."""
 
     name: str
     task: Task

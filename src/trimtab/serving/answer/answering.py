@@ -256,7 +256,7 @@ class Answerer:
     def predict_table(self, rows: TableRows, deadline_s: float | None = None) -> TableAnswers | None:
         """Return predictions for checked rows in columns, as of now. The caller must log them.
 
-        They are those of `predict`. None: this version cannot do this, so call `predict`.
+        They equal those of `predict`. None means that `predict` must be called instead.
         """
         if self.readers.tables is None or self._off_lead is not None:
             return None

@@ -36,8 +36,8 @@ from trimtab.store.ports import Catalog, Put, read_record
 KIND = "batch"  # the kind of the manifests in the catalogue
 PART_ROWS = 12_500
 _SCORING = 2  # the number of parts that are scored at once
-_TOGETHER = 4  # after the first part, log at least this many together
-_AHEAD = 8  # the most parts that are scored, or wait for it, while others are logged
+_TOGETHER = 4  # after the first part, wait for this many scored parts (or all that were begun), and log them together
+_AHEAD = 8  # the most parts that are being scored, wait to be scored, or are scored and wait to be logged
 LEASE_S = 60.0  # if the lease of a batch is not renewed for this long, another process may resume the batch
 _T = TypeVar("_T")
 
@@ -280,7 +280,7 @@ class _Held:
         name = self.manifest.id
         self._catalog.write([Put(KIND, name, msgspec.json.encode(self.manifest), expected=self._revision)])
         self._revision += 1
-        self._lapsed = found  # the write succeeded, so no other process has resumed the batch and added these parts
+        self._lapsed = found  # the write succeeded, so no other process has changed the manifest meanwhile
         if self._progress is not None:
             self._progress(sum(part.rows for part in self.manifest.parts), self.manifest.rows)
 
@@ -333,7 +333,7 @@ def _log_all(batch: BatchRows, left: Sequence[range], log: PredictionLog, held: 
                 if not scoring:
                     break
                 least = min(len(scoring), _TOGETHER if held.manifest.parts else 1)
-                if more and len(scoring) < _AHEAD:
+                if more and len(scoring) < _AHEAD:  # log now only if no append is running and `least` are scored
                     busy = appending is not None and not appending.done()
                     if busy or not all(found.done() for _, found in islice(scoring, least)):
                         continue

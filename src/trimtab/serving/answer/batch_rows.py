@@ -26,7 +26,7 @@ _TOGETHER_ROWS = 50_000  # compute the features of this many rows together, beca
 
 
 class BatchPart(msgspec.Struct, frozen=True):
-    """Some rows of a batch: their model inputs (float64), and the codes of the reasons for these (uint8)."""
+    """Some rows of a batch: their model inputs (float64), and the reason code of each input (uint8)."""
 
     rows: range
     matrix: NDArray[Any]

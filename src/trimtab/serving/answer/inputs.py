@@ -37,7 +37,7 @@ class OnlineInputs:
             version is a canary or a shadow.
 
     Raises:
-        Misuse: The encoding was fitted on other features. `read`, too, raises `Misuse`: if a row of the champion's
+        Misuse: The encoding was fitted on other features. `read` also raises this error, if a row of the champion's
             request lacks a column of this version's request, or has it with another type.
     """
 

@@ -63,7 +63,7 @@ class RequestBody(msgspec.Struct, frozen=True, gc=False):
 class RequestRows:
     """Decodes and checks the rows of one declared request. The checks are compiled once.
 
-    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many rows. `"at"` is a time in the past.
+    A body is `{"request": {...}}` for one row or `{"rows": [{...}, ...]}` for many rows. `"at"` is the as-of time.
     Null is allowed except for key and time. An integer time that looks like seconds or milliseconds is refused, as in
     events.  # D178
 
@@ -94,7 +94,7 @@ class RequestRows:
         nulls = request.source.reading.nulls
         required = {request.key, request.time}
         reading = request.source.reading
-        # the columns that a row may lack: by name the constant, or None for the key
+        # for each column that a row may lack: its constant; for the key: None
         self._made: dict[str, str | None] = {**({request.key: None} if reading.key_of else {}), **reading.constants}
         fields: list[tuple[str, Any]] = []
         for index, (name, dtype) in enumerate(request.columns.items()):
@@ -401,13 +401,13 @@ def _in_row(problem: Misuse, number: int) -> Misuse:
 def _as_time(value: Any) -> Any:
     """Return a text or date as microseconds (or as a datetime, see `_with_unit`) if it is a time.
 
-    Any other value is returned, and refused later. (A text beyond ASCII is escaped.)
+    Any other value is returned, and refused later.
     """
     if isinstance(value, str | dt.date) and not isinstance(value, dt.datetime):
         try:
             return _with_unit(parse_time_us(value))
         except Misuse:
-            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # ASCII, for msgspec
+            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # some cannot be encoded
     return value
 
 

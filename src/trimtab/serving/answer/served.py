@@ -68,7 +68,7 @@ class Readers(msgspec.Struct):
     past: PastReader | None = None  # reads inputs as of past times; if None, requests about the past are refused
     bare: InputReader | None = None  # reads inputs without features of views, for degraded responses
     reads_state: bool = True  # whether `now` reads any online features
-    tables: TableReader | None = None  # gives the inputs of `now` for tables; None: it reads online features
+    tables: TableReader | None = None  # gives the same inputs as `now`, for tables; None: `now` reads online features
 
 
 class RowScorer(Protocol):

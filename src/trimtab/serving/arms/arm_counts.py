@@ -118,7 +118,7 @@ class ArmCounts:
         self.requests = self.failures = self.degraded = self.refused = self.repeats = 0
         self.latencies = [0] * (len(LATENCY_EDGES_S) + 1)
         self._scores: defaultdict[int, int] = defaultdict(int)  # scores by bucket (see `score_bucket`)
-        self._last: float | None = None
+        self._last: float | None = None  # the previous score, to count repeats
 
     def answered(self, made: Sequence[Prediction], taken_s: float, shared: bool) -> None:
         """Count the answers to one request or, with `shared`, to several requests of one row each.
@@ -128,9 +128,8 @@ class ArmCounts:
         if len(made) != 1 and not shared:
             if made:
                 self.requests += 1
-                self._count(
-                    max(made, key=lambda one: bool(one.flags))
-                )  # the first flagged row counts, or else the first row
+                # the first flagged row counts, or else the first row
+                self._count(max(made, key=lambda one: bool(one.flags)))
             return
         bucket, latencies = bisect_left(LATENCY_EDGES_S, taken_s), self.latencies
         for one in made:
@@ -151,7 +150,7 @@ class ArmCounts:
         self.failures += requests
 
     def answered_instead(self, requests: int, made: Sequence[Prediction]) -> None:
-        """Count requests that others answered, because this version failed, as degraded if the answers are degraded."""
+        """Count requests as degraded if this version failed, and another version gave degraded answers (`made`)."""
         if not _DEGRADED.isdisjoint(made[0].flags):
             self.degraded += requests
 

@@ -81,7 +81,7 @@ class Share:
         return self._number(row) < self._below
 
     def arms(self, rows: Sequence[Row]) -> list[tuple[str, tuple[str, ...]]]:
-        """Return the arm of each request, as a `Split`."""
+        """Return the arm of each request; see `Split`."""
         return [(CANARY if self.holds(row) else "", ()) for row in rows]
 
 

@@ -298,7 +298,7 @@ class Endpoint:
             counts.failed(1)
             raise
         if made is not None:
-            counts.answered([made[0]] * 2, perf_counter() - begun_s, False)  # several rows count as one request
+            counts.answered([made[0]] * 2, perf_counter() - begun_s, False)  # two stand for all: one request
         return made
 
     def _predict_counted(
@@ -330,9 +330,9 @@ class Endpoint:
         deadline_s: float | None,
         shared: bool,
     ) -> list[Prediction]:
-        """Let each version answer its rows, and the champion all other rows. Return the predictions.
+        """Let each canary answer the rows that its share assigns to it, and the champion all others.
 
-        If the split fails, the champion answers all rows instead.
+        Return the predictions. If rows cannot be assigned, the champion answers all rows.
         """
         try:
             placed = canary.share.arms(rows)

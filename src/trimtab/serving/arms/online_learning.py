@@ -180,7 +180,7 @@ class OnlineDeployment:
         Returns the number of learnt examples. If the call fails, nothing was learnt, and it can be repeated.
 
         Args:
-            examples: All examples that became known between these times, in that order. Older ones are skipped.
+            examples: All examples that became known between these times, oldest first. Older ones are skipped.
                 Examples of an unfinished block must be given again in a later call.
             until_us: A time. No further label can become known at this time or earlier.
             positions: The positions up to which the event log was read. They are saved with the state.

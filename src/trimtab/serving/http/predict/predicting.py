@@ -56,7 +56,7 @@ class Form(Protocol):
         ...
 
     def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None:
-        """Count an answered request, given its start and the ends of its stages."""
+        """Count an answered request. `times` are its start, then the end of each stage in `STAGES`."""
         ...
 
     def failed(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ class JsonForm:
         out = [one if isinstance(one, bytes) else _encode(self._shown(answerer, one)) for one in prepared]
         return b'{"predictions":[' + b",".join(out) + b"]}" if request.many else out[0]
 
-    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None: ...  # `ModelMetrics` counts
+    def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None: ...  # see `ModelMetrics`
 
     def failed(self, seconds: float) -> None: ...
 
@@ -210,9 +210,9 @@ class Predictor:
         *,
         large: bool | None = None,
     ) -> Any:
-        """Return the response to a request for which a task waits. The arguments and errors are those of `take`."""
+        """Wait for the turn of a request, call `take`, and await the response. For arguments, see `take`."""
         scheduler = self._scheduler
-        read_s = await scheduler.turn()  # the body has arrived, so the wait in the queue begins
+        read_s = await scheduler.turn()  # the time before the wait in the queue
         begun_s, answer = perf_counter(), None
         try:
             answer = self.take(body, started, timeout_s, record, form, large=large)

@@ -59,7 +59,7 @@ class Access:
         share: float = 1.0,
         now_s: Callable[[], float] = monotonic,
     ) -> None:
-        self.asks = bool(required)  # whether `let_in` must call `admit` at all
+        self.asks = bool(required)  # whether `admit` must be called for requests other than administration
         self._required = required
         self._closed = bool(required)  # whether every request needs a key
         self._host = host
@@ -97,7 +97,7 @@ class Access:
         return NO_KEY
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]], right: Role) -> str:
-        """Return the name of the client's key, and count the request against the key's rate.
+        """Return the name of the client's key (or `NO_KEY`), and count the request against the key's rate.
 
         Raises:
             Refused: The request has no key or an unknown key (401), the key does not allow this (403), or its rate is

@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Appends lines to a file that other processes may append to as well. It tries to write each block at once.
+    """Appends lines to a file that other processes may append to as well. Each block is written at once if possible.
 
     Args:
         where: The path of the file, or `-` for standard output.

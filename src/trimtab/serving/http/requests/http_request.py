@@ -102,7 +102,7 @@ def as_json(document: Any) -> Reply:
 
 
 def _explained(problem: Misuse) -> Misuse:
-    """Return the error in words that also suit a body that is not a table row, and so has no columns."""
+    """Return the error, but do not speak of columns if a field is missing, because this body is not a table row."""
     if not isinstance(problem, InvalidField) or "is missing" not in str(problem):
         return problem
     return InvalidField(f"{problem.pointer}: is required, but missing.", field=problem.field, pointer=problem.pointer)

@@ -102,8 +102,8 @@ class Router:
     def find(self, method: str, path: str) -> Match:
         """Return the handler for a request, and the right that the request needs.
 
-        If the path exists, but not with this method, the right is that of the path's first method; instead of "write"
-        and "admin", it is "read". It is also "read" if the path does not exist.  # D96
+        If the path does not answer the method, the right is that of its first method, but "read" instead of "write" or
+        "admin". If the path does not exist, the right is "read".  # D96
         """
         for place in self._places.get(path.split("/", 2)[1] if "/" in path else "", {}).values():
             if (found := place.pattern.fullmatch(path)) is not None:

@@ -86,7 +86,7 @@ def shown(operation: str) -> Handler:
 
 
 def listed(operation: str) -> Handler:
-    """Make a handler that returns a field named after an operation on models: the list that the operation returns."""
+    """Make a handler that returns `{operation: [...]}` with the list that this operation on models returns."""
 
     async def handler(project: ProjectRoutes, request: HttpRequest) -> Reply:
         call = getattr(await project.models(), operation)
@@ -162,7 +162,7 @@ async def label(project: ProjectRoutes, request: HttpRequest) -> Reply:
         raise Refused(413, f"body: {len(given)} labels; the limit is {limit}. Send them in parts.")
     service.append_buffered()
     service.parts.threads.check_room()
-    find = (await project.records()).label_events  # uses the pool for waiting requests  # D123
+    find = (await project.records()).label_events  # mostly waits for the disk  # D123
     made = await service.parts.threads.wait(find, request.names["model"], given, search_until_s)
     taken = await service.intake.take(
         lambda push: Taken(made.source, push(made.source, made.events), len(given)), "label", until_s=until_s

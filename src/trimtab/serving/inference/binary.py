@@ -87,7 +87,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def one_row(body: bytes) -> tuple[Row, str, tuple[str, ...]] | None:
-    """Return the row, the id and the outputs of a plain request for one row. None: not plain; use `read_infer`.
+    """Return the row, the id and the outputs of a plain request for one row; None if it is not plain.
 
     >>> one_row(b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [2]}]}')
     ({'x': 2.0}, '', ())

@@ -29,7 +29,7 @@ _CONTENTS = {  # by datatype: the field of `InferTensorContents` that has the el
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-_MOST_LAYOUTS = 256  # how many layouts (and heads of responses) are kept; if there are more, all are dropped
+_MOST_LAYOUTS = 256  # how many layouts (see `_OneRow`) and heads of responses are kept; before more, all are dropped
 _LONGEST_LAYOUT_BYTES = 16_384
 _RAW_OUTPUT = b"\x32"  # the tag of `raw_output_contents`
 _MOST_FIELDS = 10_000  # the maximum number of fields in a message, not counting those of nested messages
@@ -127,7 +127,7 @@ def _output(output: Any) -> str:
 
 
 def _parameters(given: Mapping[str, Any], *, refuse: bool = False) -> dict[str, Any]:
-    """Return parameters as Python values. With `refuse`, check them with `check_parameters`."""
+    """Return parameters as Python values. With `refuse`, raise an error for one that is not supported."""
     out = {}
     for name, value in given.items():
         choice = value.WhichOneof("parameter_choice")
@@ -246,7 +246,7 @@ class _OneRow(NamedTuple):
         )
 
     def row(self, raw: list[bytes]) -> Row | None:
-        """Return the values by tensor name; a NaN becomes None. If the bytes do not fit this layout, return no row."""
+        """Return the values by tensor name (None for NaN), or no row if the bytes do not fit or texts are not ASCII."""
         texts = list[str]()
         for n in self.texts:
             text = raw[n] if n < len(raw) else b""

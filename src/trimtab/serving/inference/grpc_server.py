@@ -171,7 +171,7 @@ class GrpcServer:
         return handle
 
     async def _model_stream_infer(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Answer the requests of a stream one after another. After a request that fails, the stream continues."""
+        """Answer the requests of a stream one after another. Only a request that is not admitted ends the stream."""
         name = "ModelStreamInfer"
         while (sent := await self._next(requests, context)) is not None:
             with self._request(name, context, again=True) as request_state:

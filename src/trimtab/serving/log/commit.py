@@ -41,7 +41,7 @@ class GroupCommit:
 
     If the log is a `BufferedLog`, answers are sent as soon as their predictions are in the buffer. The loop writes the
     buffer to the log some milliseconds later. While the log cannot be written, predictions stay in the buffer and
-    writing is tried again. When the buffer is full, requests are refused.
+    writing is tried again. If the buffer is full and cannot be written, requests are refused.
 
     After two failures in a row, requests do not try to write the log for a while, so that refusals are fast.
 
@@ -60,7 +60,7 @@ class GroupCommit:
         self._mutex = threading.Lock()  # protects `_handed`
         self._in_loop = True  # whether appends are made in the loop, because they are fast
         self._busy = 0  # number of appends that the thread was told to make and has not made yet
-        self._in_thread = 0  # number of appends in the thread since the last append in the loop
+        self._in_thread = 0  # number of appends in the thread since appends in the loop became slow
         self._written_bytes = 0  # bytes written since the last maintenance
         self._in_maintenance = False
         self._thread = ThreadPoolExecutor(1, "trimtab-commit")
@@ -84,7 +84,7 @@ class GroupCommit:
     # -- through the buffer -------------------------------------------------------------------------------------
 
     def buffer(self, predictions: Sequence[Prediction]) -> bool:
-        """Buffer predictions, to be logged later. False: use `append` (no buffer, no room, or too many at once)."""
+        """Buffer predictions, to be logged later. Return False if there is no buffer or room: then use `append`."""
         buffer = self._buffer
         if buffer is None or (len(predictions) > _MANY and self._health.error is None):
             return False
@@ -211,7 +211,7 @@ class GroupCommit:
             asyncio.get_running_loop().call_soon(self._finish, rest, error)
 
     def _append(self, waiting: Sequence[_Waiting]) -> Exception | None:
-        """Append predictions: lists of them, or a single `PackedPredictions`."""
+        """Append the predictions of one group (see `_groups`). Return the error if this failed."""
         start = perf_counter()
         try:
             if isinstance(waiting[0][0], PackedPredictions):

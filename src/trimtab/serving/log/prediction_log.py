@@ -24,9 +24,9 @@ _ID = re.compile("p_[0-9a-z]{26}")
 class PredictionLog:
     """Predictions in a `Log`, with one prediction in each record.
 
-    The id of a prediction begins with the time at which it was made, and append times never decrease. So a prediction
-    can be found by bisection, without an index. `logged_late.py` finds predictions that were logged long after they
-    were made.
+    The id of a prediction begins with the time at which it was made. Most are appended within a second, and append
+    times never decrease. So a prediction can be found by bisection, without an index. `logged_late.py` finds
+    predictions that were logged later.
     """
 
     def __init__(self, log: Log) -> None:

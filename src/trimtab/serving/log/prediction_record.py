@@ -67,6 +67,7 @@ def payload_writer(given: Sequence[str], common: Mapping[str, object]) -> Callab
     >>> decode(write("r", 0.5), "example", 1).score
     0.5
     """
+    # a constant may stand for several fields, so the head of an array of `parts` is replaced by one for all `names`
     names = _FIELDS if {*given, *common}.intersection(_FIELDS[_ALWAYS:]) else _FIELDS[:_ALWAYS]
     parts, constants = list[str](), dict[str, bytes]()
     for name in names:
@@ -166,7 +167,7 @@ def _encoded(values: Sequence[Any] | NDArray[Any] | EncodedColumn) -> Sequence[P
     if array.ndim == 1 and array.dtype.kind != "S":
         return _encoded(array.tolist())
     matrix = np.ascontiguousarray(array if array.ndim > 1 else array[:, None]).view(np.uint8)
-    one = b"\0" * matrix.shape[1]
+    one = b"\0" * matrix.shape[1]  # encoded to get msgpack's head of a value of this length
     return encode_value(one if array.ndim > 1 else one.decode())[: -len(one) or None], matrix
 
 
@@ -199,7 +200,7 @@ def payload_id(payload: bytes) -> str:
 
 
 class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A row of the prediction log, readable."""
+    """A logged prediction in a form for people, with decoded fields."""
 
     id: str
     request_id: str
@@ -220,7 +221,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 def logged_prediction(prediction: Prediction) -> LoggedPrediction:
-    """Return a prediction in the form for people, with decoded fields."""
+    """Return a prediction in the form for people."""
     fields = {name: getattr(prediction, name) for name in LoggedPrediction.__struct_fields__}
     return LoggedPrediction(**fields | {name: unpack(fields[name]) for name, unpack in _UNPACK.items()})
 

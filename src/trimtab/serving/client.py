@@ -1,4 +1,4 @@
-"""The HTTP client of `trimtab serve`. Its methods have the names, results and errors of those of a project."""
+"""The HTTP client of `trimtab serve`. Its methods have the same names, results and errors as those of a project."""
 
 from __future__ import annotations
 

@@ -188,6 +188,7 @@ def _entity_states(plan: ViewPlan, groups: Mapping[bytes, list[Row]], s_us: int)
 
 
 def _packed(plan: ViewPlan, states: Iterable[tuple[bytes, EntityState]]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and encoded states of entities, and before each state the tied rows that it has no room for."""
     for name, state in states:
         yield from beyond(plan, name, state)
         yield plan.keys.states + name, state.pack()

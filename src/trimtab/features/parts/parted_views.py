@@ -238,8 +238,8 @@ def named_errors(folder: Path, source: str | None = None) -> Iterator[None]:
     except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
         first = str(error).splitlines()[0]
         raise Unavailable(
-            f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again: it continues "
-            "from here."
+            f"{folder}: {first} Free some memory or disk, or raise `memory_bytes`, and run it again. The next run "
+            "continues where this one stopped."
         ) from error
     except duckdb.Error as error:  # the columns of the file could be read, but its values are damaged
         what = "" if source is None else f"events of {source!r}: "

@@ -84,7 +84,7 @@ class GroupCommit:
     # -- through the buffer -------------------------------------------------------------------------------------
 
     def buffer(self, predictions: Sequence[Prediction]) -> bool:
-        """Buffer predictions, to be logged later. Return False if there is no buffer or room: then use `append`."""
+        """Buffer predictions. Return False if `append` must be used: there is no buffer or no room, or too many."""
         buffer = self._buffer
         if buffer is None or (len(predictions) > _MANY and self._health.error is None):
             return False

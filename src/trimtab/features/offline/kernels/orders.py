@@ -51,13 +51,13 @@ class Orders:
         found = np.minimum(np.where(found < 0, never, found), other)
         return np.where(found == never, -1, found)
 
-    def last(self, place: int) -> Array:
-        """Return the place of the `place`-th value from the end of each window (1: the last value)."""
-        found = self._at(self._high - place)
+    def last(self, n: int) -> Array:
+        """Return the place of the n-th value from the end of each window (1: the last value)."""
+        found = self._at(self._high - n)
         if len(self._other):
             if self._merged is None:
                 self._merged = self._merge()
-            found[self._rows] = self._merged[:, place - 1]
+            found[self._rows] = self._merged[:, n - 1]
         return found
 
     def _at(self, index: Array) -> Array:
@@ -79,8 +79,8 @@ class Orders:
         greatest = over_covers(np.maximum, self._start, self._stop, self._other, len(least), np.int64(-1))
         self._rows = np.flatnonzero((greatest >= 0) & (greatest > least))
         out = np.full((len(self._rows), 2 * self._most), -1, np.int64)
-        for place in range(1, self._most + 1):
-            out[:, place - 1] = self._at(self._high - place)[self._rows]
+        for n in range(1, self._most + 1):
+            out[:, n - 1] = self._at(self._high - n)[self._rows]
         if self._most == 1:
             out[:, 1] = greatest[self._rows]
         else:

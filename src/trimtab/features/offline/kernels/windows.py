@@ -1,8 +1,8 @@
 """Time windows: which events are in the window of each request, and sums and extremes over them.
 
-Sums are differences of prefix sums, and extremes come from doubling tables. Both need orderly events: those that became
-known in the order in which they happened (see `timeline.py`). The few other events are added one by one to the requests
-that see them.
+Sums are differences of prefix sums, and extremes come from doubling tables (see `ranges.py`). Both need orderly events:
+those that became known in the order in which they happened (see `timeline.py`). The few other events are added one by
+one to the requests that see them.
 """
 
 from __future__ import annotations

@@ -116,11 +116,11 @@ class PackedPredictions(Sequence[Prediction]):
 
     @abstractmethod
     def packs(self) -> list[bytes]:
-        """Return all predictions encoded for the log, in packs."""
+        """Return all predictions encoded for the log, in packs (see `core/columns/packs.py`)."""
 
 
 def pack_all(common: Prediction, columns: Fields) -> bytes:
-    """Return a pack of predictions that have most fields in common. Its payloads are those of `encode`.
+    """Return a pack (see `packs.py`) of predictions with most fields in common. Its payloads are those of `encode`.
 
     Args:
         common: A prediction with the common fields. Its fields that are named in `columns` are ignored.

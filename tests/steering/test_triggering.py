@@ -196,6 +196,31 @@ def test_a_refusal_of_one_cause_keeps_the_others_free(catalog: Catalog) -> None:
     assert rig.controller.state.quiet_until_us < rig.clock.now_us()
 
 
+def test_a_repair_that_waits_is_cancelled_if_the_deployment_no_longer_declares_its_cause(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, True]), deployment(target, retrain=tt.on_quality_drop() | tt.every("10d")))
+    rig.controller.tick()
+    rig.bench.lack = "only 3 unseen days"
+    assert rig.days(10, 0.3) == ["trigger"]
+    rig.bench.lack = None
+    rig.rules = deployment(target)
+    rig.open()
+    assert rig.days(30, 0.3) == ["cancel"]
+    assert rig.bench.made == 1
+
+
+def test_a_change_is_not_followed_up_if_the_deployment_no_longer_declares_alarms(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True] * 4), deployment(target, retrain=tt.on_quality_drop(), settle="1d"))
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    rig.bench.folds = 2
+    while "promote" not in rig.days(1, 0.6):
+        pass
+    assert len(rig.controller.state.follow_ups_us) == 2
+    rig.rules = deployment(target)
+    rig.open()
+    assert rig.days(40, 0.3) == []
+
+
 # --- budgets
 
 

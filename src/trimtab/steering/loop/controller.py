@@ -25,7 +25,7 @@ from trimtab.steering.loop.exposure import Exposure
 from trimtab.steering.loop.quiet_times import after_promotion
 from trimtab.steering.loop.rolling_out import RolloutStages
 from trimtab.steering.loop.service_guard import ServiceGuard
-from trimtab.steering.loop.triggering import PRIORITY, Seen, Trigger, find_trigger
+from trimtab.steering.loop.triggering import PRIORITY, Seen, Trigger, declares, find_trigger
 from trimtab.steering.loop_state import (
     APPROVAL,
     CANARY,
@@ -149,6 +149,10 @@ class Controller:
         now_us = self._clock.now_us()
         if self.state.phase == APPROVAL:
             return decisions + self._approvals.drop_unanswered()
+        waiting = self.state.phase == "waiting" and self.state.begun_by
+        if waiting and not declares(self._deployment, waiting):
+            said = "The deployment no longer declares what began this: see retrain=."
+            return decisions + self._record.cancel(self._record.entry("cancel", said))
         trigger = self._trigger(now_us)
         if self.state.repair is not None:
             if trigger is None:

@@ -62,7 +62,7 @@ def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | N
         return _requested(seen, state) or next(iter(found), None)
     requested = _requested(seen, state)
     found += [] if requested is None else [requested]
-    if state.follow_ups_us and now_us >= state.follow_ups_us[0]:
+    if state.follow_ups_us and now_us >= state.follow_ups_us[0] and declares(rules, "follow-up"):
         said = "There are more labelled days since the change that was repaired."
         found.append(Trigger("follow-up", said, now_us, state.changes.repaired))
     for rule in rules.retrain.any_of:
@@ -74,6 +74,14 @@ def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | N
         if all(one is not None for one in holding):
             found.append(_together(kind, [one for one in holding if one is not None]))
     return min(found, key=lambda one: PRIORITY.index(one.kind), default=None)
+
+
+def declares(rules: Deployment, kind: Cause) -> bool:
+    """Return whether a deployment (still) declares the trigger of a cause. A follow-up belongs to an alarm."""
+    if kind not in _KINDS.values() and kind != "follow-up":
+        return True
+    declared = {_KINDS[type(one)] for one in rules.retrain.singles()}
+    return bool(declared & {"alarm", "slice"}) if kind == "follow-up" else kind in declared
 
 
 def _requested(seen: Seen, state: LoopState) -> Trigger | None:

@@ -12,6 +12,7 @@ import drift_worlds as worlds
 import msgspec
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 import trimtab as tt
 from trimtab.core.time import DAY_US
@@ -305,6 +306,22 @@ def test_a_change_is_found_although_a_refit_replaced_the_version_before_its_days
     assert life.acts(0, 75).count("promote") == 3  # the first version and, each 30 days, a refit
     alarms = [d for d in life.result.decisions if d.act == "trigger" and d.cause.startswith("Quality alarm")]
     assert [75 <= (one.at_us - life.start_us) // DAY_US < 86 for one in alarms] == [True]
+
+
+def test_a_change_is_repaired_although_no_model_can_be_fitted_on_the_whole_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = LogisticRegression.fit
+
+    def of_few_rows(self: LogisticRegression, x: Any, *given: Any, **more: Any) -> Any:
+        if len(x) > 22_000:
+            raise MemoryError("too many rows")
+        return fit(self, x, *given, **more)
+
+    monkeypatch.setattr(LogisticRegression, "fit", of_few_rows)
+    policy = worlds.line("alarm", worlds.model(), tt.on_quality_drop())
+    lives, _ = worlds.lived(tmp_path, [policy], 4, days=60, per_day=300, shifts=worlds.strong(40), history=45)
+    assert lives["alarm"].recovered(40, 0.10) is not None
 
 
 def test_a_sabotaged_refit_never_answers_and_an_outage_is_not_learnt_from(tmp_path: Path) -> None:

@@ -75,9 +75,10 @@ class Fits:
         Sources on which no model can be fitted are left out.
 
         Raises:
-            Misuse: No model can be fitted on the first source.
+            Misuse: No model can be fitted on any of the sources. The message is that of the first.
         """
         made: list[Made] = []
+        failed: list[Misuse] = []
         for source in plan.sources:
             try:
                 fits = [
@@ -87,11 +88,12 @@ class Fits:
                     self._recipe.candidate_scores(fitted, training_set, fold)
                     for fitted, fold in zip(fits, plan.folds, strict=True)
                 ]
-            except Misuse:
-                if not made:
-                    raise
+            except Misuse as error:
+                failed.append(error)
             else:
                 made.append(Made(source, fits[0], plan.assembled(answers)))
+        if not made:
+            raise failed[0]
         return made
 
     def walk_forward(

@@ -63,11 +63,11 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
 
     For probabilities, it is three times the log loss of a coin toss. If this cuts off more than 5 % of the mean loss,
     because one class is rare, the cap is higher than the one that leaves 95 %, by as much as that is higher than three
-    times a coin toss. Then losses of rare rows that rise after a change are still seen. For numbers, it is the loss of an error that is
-    three times the median error: for squared errors nine times the median loss, and for a quantile the loss of such an
-    error on its costlier side. For counts, it is nine times the median or mean deviance, whichever is larger, because
-    most rows may be 0 and have nearly no loss. If losses differ so much that a large part of them would be cut off, the
-    cap is raised until 95 % of the mean loss remains, but not above the 99 % quantile of the losses.
+    times a coin toss. Then losses of rare rows that rise after a change are still seen. For numbers, it is the loss of
+    an error that is three times the median error: for squared errors nine times the median loss, and for a quantile the
+    loss of such an error on its costlier side. For counts, it is nine times the median or mean deviance, whichever is
+    larger, because most rows may be 0 and have nearly no loss. If losses differ so much that a large part of them would
+    be cut off, the cap is raised until 95 % of the mean loss remains, but not above the 99 % quantile of the losses.
 
     For the log loss of several classes, it is three times the mean loss, but at least the cap for probabilities. Other
     losses of several classes, and those of lists, cannot exceed a fixed value, which is the cap.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -397,6 +398,16 @@ def test_a_rise_that_is_too_small_for_the_days_is_said_to_be_so(catalog: Catalog
     assert detectable_in_words(made.watch) == "; not even twice the loss would be detected within 60 closed days"
     old = msgspec.structs.replace(made.watch, reference_loss=None)  # a watch that was stored before this was known
     assert detectable_in_words(old) == ""
+
+
+def test_a_rise_takes_more_days_where_traffic_has_fallen(catalog: Catalog, monitor: QualityMonitor) -> None:
+    assert monitor.watch is not None
+    before = detectable_rises(monitor.watch)
+    few = [day(n, 0.2, rows=ROWS // 10) for n in range(28, 68)]  # five days make one step
+    monitor.observe(few, now_us=68 * DAY_US)
+    after = detectable_rises(monitor.watch)
+    assert after[1.0] == pytest.approx(5.0 * before[1.0], rel=0.3)
+    assert math.isinf(after[0.1])
 
 
 def unsure(seed: int, first: int, days: int, loss: float, version: str, *, positive: float = 0.3) -> list[DayQuality]:

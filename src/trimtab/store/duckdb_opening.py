@@ -49,7 +49,7 @@ def open_duckdb(config: Config | None = None) -> DuckDBPyConnection:
 def shared_duckdb(config: Config | None = None) -> DuckDBPyConnection:
     """Return a connection to a database that this process keeps, because opening one takes 10 ms of processor time.
 
-    Tables and views must be temporary, because all connections see the others. No file is kept in memory.
+    Make only temporary tables and views, because all connections would see any others. Files are not cached in memory.
     """
     import duckdb
 

@@ -194,7 +194,7 @@ class KeyValue(Protocol):
         ...
 
     def release_writer(self) -> None:
-        """Let another process write, until this process writes again. (After a write, only its process may write.)"""
+        """Let other processes write. (After a write, only the same process may write until it calls this or ends.)"""
         ...
 
     def scan(self, prefix: bytes, *, after: bytes = b"", limit: int = 10_000) -> Iterator[tuple[bytes, bytes]]:
@@ -235,7 +235,7 @@ class Place(Protocol):
         ...
 
     def fresh(self, opened: Callable[[], KeyValue]) -> AbstractContextManager[None]:
-        """Begin the block with an empty store, even if the old one is too damaged to open.
+        """Run the block with an empty store, even if the old one is damaged. If the block fails, put the old one back.
 
         `opened` returns the store, and opens it first if it is not open.
         """

@@ -51,8 +51,8 @@ class LmdbEnvironment:
     """The LMDB environment at a path, which all objects of this process that use the path share.
 
     LMDB forbids opening a path twice in one process. Its memory map must not be replaced while a thread reads.
-    Therefore each thread sets `busy` while it reads. A thread that replaces the map sets `paused`, and waits until no
-    thread is busy. The interpreter lock keeps these assignments in order.
+    Therefore a reading thread first sets `busy`, and waits if `paused` is set. A thread that replaces the map first
+    sets `paused`, and waits until no thread is busy. The interpreter lock keeps these assignments in order.
     """
 
     def __init__(self, path: Path, map_bytes: int, repair: str, *, relaxed: bool) -> None:
@@ -61,7 +61,7 @@ class LmdbEnvironment:
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
-        self._relaxed = relaxed  # whether a commit only syncs its pages, and not the page that names the last commit
+        self._relaxed = relaxed  # whether a commit does not sync its meta page, so a power cut may undo the last commit
         self._mutex = threading.RLock()  # held while writing and while replacing the memory map
         self._local = threading.local()
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
@@ -145,7 +145,7 @@ class LmdbEnvironment:
         with self._mutex, self._alone():
             self._refuse_closed()
             self._environment.close()
-            if self._writer is not None:  # the lock is on a file in the folder that was removed
+            if self._writer is not None:  # the lock file may have been removed with the folder
                 self._writer.release()
                 self._writer = None
             try:

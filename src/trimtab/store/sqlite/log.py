@@ -77,7 +77,7 @@ class SqliteLog(Closing):
     def append_packs(self, packs: Sequence[bytes], *, at_us: int | None = None) -> range:
         """Append the payloads in packs, all or none. Return their positions. Errors are those of `append`.
 
-        A pack becomes one row of the file, until one of its records is erased. Then each becomes a row of its own.
+        A pack becomes one row of the file. When some of its records are erased or truncated, each gets its own row.
         """
         return self._append(_Append(packs, None if at_us is None else [at_us] * len(packs), packs=True))
 
@@ -302,7 +302,7 @@ class SqliteLog(Closing):
         """Remove an append from the queue after an exception, so that no other thread waits for it for ever. # D170
 
         If its thread was the leader, the unfinished appends of its group fail, the thread of the next append in the
-        queue becomes the leader, and all these threads run again. The exception may have come at any point of `_wait`
+        queue becomes the leader, and all these threads continue. The exception may have come at any point of `_wait`
         or `_lead`, so some of this may be done already. `_alone` also calls this without an exception.
         """
         with self._mutex:

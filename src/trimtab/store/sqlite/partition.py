@@ -45,7 +45,7 @@ from trimtab.store.sqlite.wal import acknowledged_frames
 
 _T = TypeVar("_T")
 
-# numbers of rows per INSERT; a statement releases the interpreter lock once, so more rows are faster
+# numbers of rows per INSERT; each statement releases the interpreter lock once, so few large statements are faster
 _CHUNKS = (256, *range(32, 0, -1))
 _INSERTS = {n: "INSERT INTO record VALUES" + ",".join(["(?,?,?,?)"] * n) for n in _CHUNKS}
 _TRUNCATED = 20_000  # how many records one transaction removes, so that appends can run in between
@@ -78,9 +78,9 @@ class PartitionWriter:
     def append(self, groups: Sequence[tuple[Sequence[bytes], Sequence[int] | None, bool]], now_us: int) -> int:
         """Append all groups of payloads in one transaction. Return the position of the first record once all are safe.
 
-        A group has payloads, their append times (None: `now_us`), and whether they are packs. A time that is earlier
-        than that of the record before is raised to it. After an error, the next call opens the file again and continues
-        after its last record.
+        A group has payloads, their append times (None: `now_us`), and whether they are packs (several payloads as one,
+        see `core.columns.packs`). A time that is earlier than that of the record before is raised to it. After an
+        error, the next call opens the file again and continues after its last record.
         """
         if self._connection is None:
             self._open()
@@ -93,7 +93,8 @@ class PartitionWriter:
             if packs:
                 for packed, time_us in zip(payloads, times or [now_us] * len(payloads), strict=True):
                     count = packed_rows(packed)
-                    payload = packed if count > 1 else unpack(packed)[0]  # `read` finds packs by gaps between positions
+                    # `read` finds packs by the gaps between positions; a pack of one payload would leave no gap
+                    payload = packed if count > 1 else unpack(packed)[0]
                     position, at_us = position + count, max(at_us, time_us)
                     values += (position, at_us, crc_of(payload, position, at_us, is_pack=count > 1), payload)
             elif times is None:
@@ -168,7 +169,7 @@ class PartitionWriter:
     def truncate(self, through: int) -> int:
         """Remove the oldest of the records up to and including position `through`, and return the number removed.
 
-        A call removes some thousand records. Call this until it returns 0.
+        A call removes at most about 20,000 records. Call this until it returns 0.
         """
         with self._transaction() as connection:
             split_pack(connection, self.path, through, unless_last=True)
@@ -303,7 +304,7 @@ class PartitionWriter:
                         "Records were lost; restore the partition from a copy, or move its files away."
                     )
                 rows = connection.execute(f"{SELECT} ORDER BY position DESC LIMIT 1").fetchall()
-                at_us = head.truncated_at_us or _NO_APPEND_US  # 0 if no records were ever removed
+                at_us = head.truncated_at_us or _NO_APPEND_US  # 0 if `truncate` has removed no records
                 for one in stored(rows, self.path):
                     at_us = one.at_us
                 last = sequence(connection, head)
@@ -337,9 +338,8 @@ class PartitionReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._mutex = threading.Lock()
-        self._pack: tuple[tuple[int, int, int, None], StoredRow] | None = (
-            None  # the last pack that was read, by its row
-        )
+        # the last pack that was read: its row without the payload, and its content
+        self._pack: tuple[tuple[int, int, int, None], StoredRow] | None = None
         self._path = str(path)
         check_writable(path.parent)  # SQLite creates a -shm file in the folder even for a reader
         self._connection = self._opened()
@@ -370,7 +370,7 @@ class PartitionReader:
     def _read(self, connection: sqlite3.Connection, after: int, limit: int) -> list[LogRecord]:
         select = f"{SELECT_WITHOUT_PACKS} WHERE position > ? ORDER BY position LIMIT ?"
         rows = connection.execute(select, (after, limit)).fetchall()
-        # a pack of several records leaves a gap before its position, unless it is the first row
+        # a row with the payload None is a pack; a pack that is not the first row leaves a gap before its position
         with_packs = bool(rows) and (rows[0][3] is None or rows[-1][0] - rows[0][0] >= len(rows))
         if rows and rows[0][0] == after + 1 and len(rows) == limit and not with_packs:
             # no record is missing before or between these, so the two look-ups below are not needed
@@ -390,7 +390,10 @@ class PartitionReader:
         return records
 
     def _unpacked(self, connection: sqlite3.Connection, rows: list[Any], after: int, limit: int) -> list[LogRecord]:
-        """Return up to `limit` records of rows, of which some are packs. A row is read when its records are needed."""
+        """Return up to `limit` records from `rows`, of which some are packs.
+
+        `rows` do not have the payloads of packs. Such a payload is only read when records in it are needed.
+        """
         records = list[LogRecord]()
         for row in rows:
             if row[3] is not None:

@@ -22,7 +22,7 @@ from trimtab.store.sqlite.errors import SQLITE_RAISES, named
 Mode = Literal["durable", "relaxed"]
 FileId: TypeAlias = tuple[int, int]  # the device and inode number of a file
 
-FORMAT, PACKED = 1, 2  # the format of a file; in the second, which the first pack makes of it, rows can be packs
+FORMAT, PACKED = 1, 2  # the formats of a file: 1, and 2 as soon as a pack was written to it
 _APPLICATION = 0x74724C67  # the application id in the file's header: the letters "trLg"
 _SCHEMA = """
 CREATE TABLE record(
@@ -39,7 +39,7 @@ CREATE TABLE head(
     crc INTEGER NOT NULL
 );
 """
-# A row is a record; or a pack of several records, whose positions end with that of the row. The `crc` of a pack is
+# A row is one record, or a pack of several records, of which the last has the row's position. The `crc` of a pack is
 # negative: all bits of the checksum are inverted. # D0222
 SELECT = "SELECT position, appended_at_us, crc, payload FROM record"
 SELECT_WITHOUT_PACKS = SELECT.replace("payload", "CASE WHEN crc < 0 THEN NULL ELSE payload END")
@@ -93,7 +93,7 @@ class Head(msgspec.Struct, frozen=True):
     # whether the last writer used the mode `durable`; if not, a power cut may have damaged the write-ahead log
     durable: bool
     truncated_through: int  # records up to this position were removed; 0: none
-    truncated_at_us: int  # the append time of the last of these
+    truncated_at_us: int  # the append time of the last of these; 0 if `skip_to` removed them
 
     def crc(self) -> int:
         return zlib.crc32(repr(msgspec.structs.astuple(self)).encode())
@@ -146,7 +146,6 @@ class StoredRow(msgspec.Struct, frozen=True):
     position: int
     at_us: int
     payload: bytes
-
     is_pack: bool
 
     @property
@@ -203,7 +202,7 @@ def verified(rows: list[tuple[int, int, int, bytes]], after: int, path: Path) ->
 def split_pack(connection: sqlite3.Connection, path: Path, position: int, *, unless_last: bool = False) -> None:
     """If the record at a position is in a pack, store each record of the pack in a row of its own.
 
-    `unless_last`: whether not to do so if it is the last record of the pack.
+    With `unless_last`, do nothing if the record is the last one of the pack.
     """
     rows = connection.execute(f"{SELECT} WHERE position >= ? ORDER BY position LIMIT 1", (position,)).fetchall()
     for pack in stored(rows, path):
@@ -215,7 +214,7 @@ def split_pack(connection: sqlite3.Connection, path: Path, position: int, *, unl
 
 
 def missing(path: Path, position: int, found: int) -> Corrupt:
-    """Return the error to raise if there is a later record than that at a position, but not this one."""
+    """Return the error for a missing record at a position. `found` is the position of the next record."""
     return Corrupt(f"{path}: position {position} is missing (found {found}). Restore the partition from a copy.")
 
 

@@ -42,8 +42,8 @@ class CheckedClock:
     """A clock that raises an error if another clock, which it checks, has jumped ahead. # D0170
 
     At each reading, the clock is compared with the time that has really passed. A clock that was set back is trusted,
-    also when it is then corrected. It is not trusted while it is further ahead than at any trusted reading before, by
-    more than the tolerance.
+    also when it is then corrected. A clock is not trusted while it is ahead of the passed time by more than at every
+    trusted reading before plus the tolerance.
 
     Args:
         elapsed_us: Returns the time since a fixed time. Setting the clock does not change it.

@@ -82,7 +82,7 @@ class Batch:
         return Problem(row + offset, field, reason, said + needed)
 
     def absent(self, rows: Sequence[Mapping[str, object]] | None) -> tuple[str, ...]:
-        """Return the declared columns that some row lacks, without deletions and bad rows; none if there is no key."""
+        """Return the declared columns that some row lacks (deletions and bad rows aside); none if there is no key."""
         ops = [self._call.op] * self._count if self._ops is None else self._ops
         replacing = [row for row, op in enumerate(ops) if op != "delete" and row not in self.bad]
         if self._call.source.key is None or not replacing:

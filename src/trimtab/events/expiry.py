@@ -29,7 +29,7 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
     """Return an SQL query for the ids of old events that must stay, for the entities that the columns `by` identify.
 
-    The newest versions of events that are not deleted are preferred to other rows, and then later events to earlier.
+    Of several rows, the newest version of an event that is not deleted stays first, and then the row of a later event.
     """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'

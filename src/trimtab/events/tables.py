@@ -59,7 +59,7 @@ def materialise(
 
     Each commit also stores the position up to which a partition was copied. Records that a table already has are
     skipped, so a crash, or another process that copies, cannot lose or double a row. The log itself is not changed.
-    Afterwards, its records up to `positions` may be removed.
+    Afterwards, its records up to the result's `positions` may be removed, if `unknown` is 0.
 
     Args:
         log: The event log.
@@ -103,7 +103,7 @@ def _commit(
     reached: Mapping[str, int],
     rows: dict[str, int],
 ) -> tuple[int, int]:
-    """Copy the records of one commit, and count them in `rows`. (When the function ends, the records are freed.)
+    """Copy the records of one commit, and count them in `rows`. When this function ends, their memory is freed.
 
     Returns:
         The last position, and how many records belong to no source.

@@ -55,7 +55,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Workplace:
-    """The means of a running task: a function that receives its events, and objects that are kept between tasks.
+    """Given to a running task: a function that receives its events, and objects that are kept between tasks.
 
     Args:
         send: Receives the events of the task.

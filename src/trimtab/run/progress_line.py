@@ -15,11 +15,9 @@ _WIDTH = 99
 class ProgressLine:
     """Shows the work, the share that is done, and the time since its beginning, on one line of standard error.
 
-    The line is updated while the work goes on.
-
-    The line appears if the work takes longer than a second, and disappears at its end. If standard error is neither a
-    terminal nor in a notebook, nothing is shown. Use the object in `with`, and call it with the amount done and the
-    total amount.
+    The line appears if the work takes longer than a second, is updated while the work goes on, and disappears at its
+    end. If standard error is neither a terminal nor in a notebook, nothing is shown. Use the object in `with`, and call
+    it with the amount done and the total amount.
 
     Args:
         what: The work, such as "ingesting orders".

@@ -49,7 +49,7 @@ class Run(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     format: Literal[1] = 1
     id: str
-    kind: str  # "train"
+    kind: str  # such as "train"
     model: str
     actor: str
     holder: str  # "process 412 on wheelhouse"
@@ -138,7 +138,7 @@ class Runs:
         return self._folder / f"{run_id}.lock"
 
     def _clear(self, run_id: str) -> None:
-        """Delete the files of a run that has ended."""
+        """Delete the lock file of a run that has ended."""
         self._lock_path(run_id).unlink(missing_ok=True)
 
     def _settle(self) -> list[Run]:

@@ -47,9 +47,8 @@ def step(
 ) -> Done:
     """Return the result of a function. For the same inputs, it is computed only once.
 
-    The result is stored before the step is recorded as finished, so each recorded step has its result, even after
-    a crash.
-    No other process may do the step at the same time: the caller must hold a lease, or be the only user of the
+    The result is stored before the step is recorded as finished, so each recorded step has its result, even after a
+    crash. No other process may do the step at the same time: the caller must hold a lease, or be the only user of the
     catalogue.
 
     Args:

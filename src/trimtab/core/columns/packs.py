@@ -32,7 +32,7 @@ class Ragged(msgspec.Struct, frozen=True, eq=False):
 
 
 class Mirrored(msgspec.Struct, frozen=True, eq=False):
-    """Eight bytes of each payload, which another part (all of `matrix`, a matrix of 64-bit numbers) has in reverse."""
+    """Eight bytes of each payload: a 64-bit number in a column of `matrix`, itself a part, with reversed bytes."""
 
     matrix: NDArray[Any]
     column: int
@@ -41,14 +41,15 @@ class Mirrored(msgspec.Struct, frozen=True, eq=False):
 # bytes that all payloads have in common; or a uint8 matrix with one row for each payload; or the bytes of each payload
 Part: TypeAlias = "bytes | NDArray[Any] | list[bytes] | Ragged | Mirrored"
 
-# The kinds of parts. A ragged part begins with uint32 offsets, one more than there are payloads. A mirrored one has the
-# number of another part, and the place of its bytes there, both as uint32. A led one begins with the bytes with which
-# all payloads begin, after their number as uint32. A repeated one has the number of a part that is equal.
+# The kinds of parts. A piece is the bytes of one payload in a part. Numbers in parts are uint32. `_SAME`: the piece of
+# all payloads. `_FIXED`: pieces of one size. `_RAGGED`: offsets (one more than there are payloads), then the pieces.
+# `_MIRRORED`: the number of another part, and where the eight bytes begin in its pieces. `_LED`: the size of the start
+# that all pieces share, this start, then the rest of each piece. `_REPEATED`: the number of an equal part.
 _SAME, _FIXED, _RAGGED, _MIRRORED, _LED, _REPEATED = range(6)
 _PLACE = struct.Struct("<II")
 _SIZE = struct.Struct("<I")
-_COMPARED = 64  # parts that differ mostly differ in these first bytes
-_LEAST = 3  # fewer bytes that all payloads begin with are not stored apart
+_COMPARED = 64  # two different parts usually differ in their first 64 bytes
+_LEAST = 3  # if all pieces of a part begin with fewer equal bytes than this, the part is stored as it is
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -102,7 +103,7 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
 
 
 def _led(blob: bytes, rows: int) -> tuple[int, bytes]:
-    """Return the kind and the bytes of a part whose payloads have one size. What all begin with is stored once."""
+    """Return the kind and the bytes of a part whose pieces have one size. The start that all share is stored once."""
     import numpy as np
 
     matrix = np.frombuffer(blob, np.uint8).reshape(rows, len(blob) // rows)

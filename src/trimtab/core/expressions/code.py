@@ -206,7 +206,7 @@ def _class_source(kind: type) -> str:
 
 
 def _bare(code: types.CodeType) -> types.CodeType | types.FunctionType:
-    """Return code as a function without a module: `inspect` would look at the files of all modules to find it."""
+    """Return code as a function without a module if its file exists, so that `inspect` does not search all modules."""
     cells = tuple(types.CellType() for _ in code.co_freevars)
     return types.FunctionType(code, {}, None, None, cells) if Path(code.co_filename).exists() else code
 

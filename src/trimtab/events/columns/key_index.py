@@ -48,8 +48,8 @@ class _Known(msgspec.Struct, frozen=True, eq=False):
 
     def search(self, wanted: _Hashes) -> tuple[NDArray[np.int64], _Hashes]:
         """Return the positions of all records whose hash is among `wanted`, and the hash at each."""
-        # First find the hashes whose 20 highest bits equal those of a wanted hash: they are few. Only so many
-        # blocks are searched at a time that they fit into the processor's cache.
+        # First find the hashes whose 20 highest bits equal those of a wanted hash: they are few. Each step searches a
+        # few blocks, which fit into the processor's cache.
         heads = np.zeros(1 << 20, np.bool_)
         heads[wanted >> 12] = True
         positions, found, begin = [np.zeros(0, np.int64)], [self.rest[:0]], 1
@@ -97,7 +97,7 @@ class KeyIndex:
         return {event.id for event in decode_all([one.payload for one in self.find(source, keys)])}
 
     def find(self, source: Source, keys: Collection[Value]) -> list[LogRecord]:
-        """Return all records of a source with one of these keys, by append time, partition and position."""
+        """Return all records of a source with one of these keys, ordered by append time, partition and position."""
         self.refresh()
         wanted = set(keys)
         hashes = np.unique(np.array([_hash(source.name, one) for one in wanted], np.uint32))

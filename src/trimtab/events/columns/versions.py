@@ -199,7 +199,7 @@ class Versions:
         return np.lexsort((self._rows[POSITION][rows], partition, self._rows[KNOWN_AT][rows], group))
 
     def _conflicts(self, rows: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        """Return a boolean array: True for rows that are no deletions, and unlike the first such row of their id."""
+        """Return a boolean array: True for rows that are not deletions but differ from the first such row of the id."""
         live = ~self._rows[DELETED][rows]
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         nowhere = len(rows)

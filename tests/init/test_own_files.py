@@ -90,7 +90,7 @@ def test_a_label_whose_mean_moves_widens_the_calibration_that_the_gate_allows(tm
     found = made(file, label="returned", omit=("code",))
     gate = load_definitions(found.folder / "project.py").deployments["returned"].gate
     assert gate.calibration == 0.1
-    assert any("The mean of 'returned' differs" in note for note in found.notes)
+    assert any("The mean of 'returned' changes" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(("options", "status"), [(["--omit", "code"], 0), ([], 1)])

@@ -51,7 +51,7 @@ class Repeats(msgspec.Struct, frozen=True):
 
 
 def repeats(table: DataTable, names: Sequence[str]) -> Repeats:
-    """Return the number of rows with a value in all of some columns, and of different values in these columns."""
+    """Count the rows that have a value in each of these columns, and the different combinations of the values."""
     there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in names)
     values = ", ".join(map(quoted, names))
     rows, distinct = table.one(
@@ -68,8 +68,8 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
 
     1. the time, if the file is a single series;
     2. a column with a different value in each row, preferably one with a name such as "id". But if none has such a
-       name and all of them only number the rows, 3 is tried first, with entities that have a row for more than half
-       of all pairs of an entity and a time;
+       name and all of them only number the rows, 3 is tried first, and fits if more than half of all pairs of an
+       entity and a time have a row;
     3. an entity of up to three columns, together with the time;
     4. a column with a name such as "id", together with the time;
     5. all columns but the label.
@@ -156,8 +156,8 @@ def _single_key(table: DataTable, time: str, assumed: list[Assumption], *, named
     assumed.append(
         Assumption(
             "key",
-            f"all rows are one series, with one row at each {time!r}; past labels become features, by a column "
-            f"{series!r} that is made and has the same value in each row",
+            f"all rows are one series, with one row at each {time!r}; past labels become features, with the help of a "
+            f"new column {series!r} that has the same value in each row",
             "--key",
         )
     )

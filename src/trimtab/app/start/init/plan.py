@@ -61,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(table: DataTable, options: Options, now_us: int) -> Plan:
-    """Decide the role of each column. The newest row is the last one that is not dated after `now_us`.
+    """Decide the role of each column. The history ends with the newest row that is not dated after `now_us`.
 
     Raises:
         NotFound: A column that is named does not exist.
@@ -161,7 +161,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     if gap < moved:
         gap = moved
         notes.append(
-            f"The mean of {label!r} differs between one {window} and the next, so the gate allows a calibration gap of "
+            f"The mean of {label!r} changes between windows of {window}, so the gate allows a calibration gap of "
             f"{min(gap, most):g}."
         )
     name = slug(re.sub(r"(\.(csv|tsv|parquet|gz))+$", "", table.file.name, flags=re.IGNORECASE), "project")

@@ -74,7 +74,7 @@ def _request(table: DataTable, planned: Plan) -> str:
     ahead = planned.panel is not None and planned.panel.horizon_us
     lead = f"    lead={python(planned.panel.horizon)},\n" if planned.panel is not None and ahead else ""
     return f"""# Requests to the model: the same columns in a file, in Python and over HTTP.
-# Files are read by the rules below, later ones as well.
+# The rules say how this file and later ones are read.
 question = tt.request(
     {python(planned.name)},
     key={python(planned.key.name)},

@@ -24,7 +24,8 @@ _KNOWN = re.compile(
 # values of a label that say that there is no outcome yet
 _STATES = re.compile(r"(?i)^(open|opened|pending|in[ _-]progress|ongoing|running|unresolved|undecided|waiting)$")
 _MOST_EARLY = 0.001  # at most this share of labels may be dated before their row
-_SAME = 0.995  # a time is null where the label is null (or not 1) if this is so in at least this share of rows
+# if at least this share of rows has both a time and a label (or a label of 1), or neither, the times are known-at times
+_SAME = 0.995
 
 
 def listed(columns: Iterable[str]) -> str:
@@ -181,8 +182,8 @@ def known_column(
 def _ask_about_states(table: DataTable, others: Sequence[Profile], time: str, label: str) -> None:
     """Refuse a text of the label that only newer rows have, if it may mean that the outcome is not known yet.
 
-    This is assumed of a word such as "open", and if the rows with the text are exactly those that have no value in a
-    column of times.
+    This is assumed if the text is a word such as "open", or if the rows with the text are exactly those that have no
+    value in a column of times.
     """
     t, q = quoted(time), quoted(label)
     if table.columns[label].dtype != "str" or table.columns[label].distinct < 3:

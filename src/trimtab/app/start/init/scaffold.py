@@ -108,7 +108,7 @@ def scaffold(
             f"trimtab ingest {planned.name} {data}",
             f"trimtab ingest {planned.labels} {data}",
             "trimtab train",
-            # `predict` refuses a file with rows that do not fit.
+            # with rows that do not fit, this command may end with exit status 1
             *([f"trimtab predict {planned.model} {data} --out predictions.parquet"] if whole else []),
             f"trimtab predict {planned.model} --row {shlex.quote(row)}",
             "trimtab serve",

@@ -79,7 +79,7 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
             f"are written as 0. Say how long a label takes: --wait {_text(fallen, ages.unit_us)}, or --wait {USUAL} if "
             "these labels are final"
         )
-    return Wait(USUAL, "the newest rows have as many labels as older ones, so no longer wait is seen", False)
+    return Wait(USUAL, "the newest rows have as many labels as older ones, so a longer wait is not seen", False)
 
 
 def _ages(table: DataTable, time: str, label: str, positive: str, newest_us: int) -> Ages:

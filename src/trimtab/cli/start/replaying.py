@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="POLICY",
     help='Policies, with commas between them: project, never, 30d, alarm, "alarm|30d", "ungated 30d", naive, '
-    "FILE.py:FUNCTION. Left out, the scenarios of [demo], or project and never.",
+    "FILE.py:FUNCTION (default: the scenarios of [demo], or project and never).",
 )
-@click.option("--model", metavar="NAME", help="The model whose deployment is replayed; left out, the only one.")
+@click.option("--model", metavar="NAME", help="The model whose deployment is replayed (default: the only one).")
 @click.option(
     "--stream",
     metavar="WORDS",
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page, too.")
 @click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the plot.")
 @click.option(
-    "--start", metavar="TIME", help="ISO 8601; left out, [demo] start, or where a first version can be trained."
+    "--start", metavar="TIME", help="ISO 8601 (default: [demo] start, or where a first version can be trained)."
 )
-@click.option("--until", metavar="TIME", help="ISO 8601; left out, [demo] until, or the newest request.")
-@click.option("--seed", type=int, help="Left out, the setting seed.")
+@click.option("--until", metavar="TIME", help="ISO 8601 (default: [demo] until, or the newest request).")
+@click.option("--seed", type=int, help="The seed (default: the setting seed).")
 @click.option(
     "--experiment",
     metavar="NAME",
@@ -131,7 +131,7 @@ def _show_search(result: ReplayResult) -> None:
 def demo(where: Path | None, seed: int) -> None:
     """Replay the project's history through the whole loop, and report.
 
-    PROJECT is the project's folder; left out, the nearest one upward with trimtab.toml.
+    PROJECT is the project's folder (default: the nearest one upward with trimtab.toml).
 
     \b
     Example:

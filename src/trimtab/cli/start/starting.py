@@ -37,7 +37,7 @@ from trimtab.core.errors import NotFound
     help='How a time is written, such as "%d/%m/%Y %H:%M".',
 )
 @click.option("--number", multiple=True, metavar="COLUMN=EXAMPLE", help='How 1234.56 is written: "price=1.234,56 €".')
-@click.option("--nulls", metavar="WORD,...", help="What means null; left out, as the file shows.")
+@click.option("--nulls", metavar="WORD,...", help="The words for null (default: as the file shows).")
 @click.option("--category", multiple=True, metavar="COLUMN", help="Numbers that are names, such as postal codes.")
 @click.option("--merge", multiple=True, metavar="COLUMN", help="Merge spellings that differ in case or spaces only.")
 @click.option("--horizon", metavar="DURATION", help="For a series: how long before its time a row is predicted.")
@@ -49,10 +49,10 @@ from trimtab.core.errors import NotFound
     type=click.Choice(["auto", "linear", "trees"]),
     default="auto",
     show_default=True,
-    help="linear: scikit-learn; trees: LightGBM; auto: trees where LightGBM is installed.",
+    help="linear: scikit-learn; trees: LightGBM; auto: the one with the lower loss on the newest rows.",
 )
 @click.option("--run", is_flag=True, help="Also load the file, train, answer one row, and tick the loop once.")
-@click.option("--folder", type=click.Path(path_type=Path), help="The new folder; left out, it is named after the file.")
+@click.option("--folder", type=click.Path(path_type=Path), help="The new folder (default: named after the file).")
 def init(
     file: Path | None,
     csv: Path | None,

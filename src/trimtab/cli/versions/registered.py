@@ -90,8 +90,8 @@ def tag(version: str, tags: tuple[str, ...], note: str | None) -> None:
 def protect(model: str, alias: str, needs: Any, why: str) -> None:
     """Say what a move of an alias needs: a gate record, a reason, or nothing.
 
-    It counts at once, for all processes, in addition to [registry.protected] in trimtab.toml. Rolling back is always
-    allowed.
+    The rule applies at once to all processes, in addition to [registry.protected] in trimtab.toml. Rolling back is
+    always allowed.
 
     \b
     Example:

@@ -355,7 +355,7 @@ class Project(ProjectRows):
         return check_skew(self, model, sample=sample, since_us=since_us, seed=seed, scores=scores)
 
     def skew_checks(self, *, last: int = 20) -> list[SkewReport]:
-        """The newest skew checks, oldest first, with those of a running service."""
+        """The newest skew checks, oldest first, including those that a running service made."""
         from trimtab.app.inspect.skew import skew_checks
 
         return skew_checks(self, last)
@@ -376,7 +376,7 @@ class Project(ProjectRows):
         return write_evaluation(self.registry, self.state.blob, self.state.catalog, version, to)
 
     def evaluation(self, version: str) -> Evaluation:
-        """A version's evaluation as numbers; for a refit, the evaluation of its candidate.
+        """A version's evaluation as numbers; for a refit (a candidate fitted again on more data), its candidate's.
 
         Raises:
             NotFound: There is no such version, or it was not evaluated.
@@ -571,9 +571,9 @@ class Project(ProjectRows):
     ) -> Version:
         """Register a model trained outside trimtab as a version: LightGBM, XGBoost, CatBoost, ONNX, scikit-learn.
 
-        Its inputs must be the declared model's features, in their order. It must reproduce the scores in `golden`, or
-        it is scored on `window`. To put it in service, use `promote`, or `first`. If the same content was imported
-        before, that version is returned; `seen_until` and `window` must be the same, or left out.
+        Its inputs must be the declared model's features, in their order. At least one of `golden` (scores that it must
+        reproduce) and `window` is needed. To put it in service, use `promote`, or `first`. If the same content was
+        imported before, that version is returned; `seen_until` and `window` must be the same, or left out.
 
         Args:
             path: A model file, an MLflow model folder, or a folder that `export` wrote.
@@ -594,7 +594,7 @@ class Project(ProjectRows):
                 waits for approval.
         """
         with ProcessExecutor(nice=0) as executor:
-            executor.start("trimtab.registry.transfer.inspecting")  # takes as long as the imports of this process
+            executor.start("trimtab.registry.transfer.inspecting")  # loads its modules during the imports here
             from trimtab.app.versions.importing import ImportRequest, import_version
 
             request = ImportRequest(
@@ -780,8 +780,8 @@ class Project(ProjectRows):
         """The quality of a model's answers, from closed days: one row per block (see `by`), version, arm and slice.
 
         A day is closed when the wait for its labels is over. `loss` is the mean loss of labelled rows, with an interval
-        that treats rows as independent. `excess_loss` is the mean capped loss minus its expectation if the
-        scores are right, null if they are not probabilities. `gap` is mean score minus mean label.
+        that treats rows as independent. `excess_loss` is the mean capped loss minus its expectation if the scores are
+        right; null if scores are not probabilities. `gap` is mean score minus mean label.
 
         Args:
             model: A deployment's name; default: the first one.
@@ -949,7 +949,7 @@ class Project(ProjectRows):
         Raises:
             NotFound: There is no such deployment.
             Misuse: No reason is given; or several candidates wait and no deployment is named.
-            Conflict: As for `approve`, except for a freeze; in its rollout, a candidate can always be rejected.
+            Conflict: As for `approve`; but a rejection is possible in a freeze, and of a candidate in its rollout.
         """
         from trimtab.app.training.resolve_deployment import waiting
 
@@ -984,7 +984,7 @@ class Project(ProjectRows):
             keys: Several keys for one run, each a value, or one value per column.
             why: For the ledger; no personal data.
             dry_run: Change nothing; report what was found.
-            training_sets: Delete all rows of stored training sets that have rows about the entity, too.
+            training_sets: Also delete the stored training sets that have rows about the entity, with all their rows.
             actor: For the ledger.
 
         Raises:
@@ -1058,7 +1058,7 @@ class Project(ProjectRows):
         """Replay the ingested history in virtual time under several policies. The project's state stays as it is.
 
         Args:
-            lines: Scenarios of [demo]; default: all. Without [demo] or with `model`: "project" (as declared), "never".
+            lines: Scenarios of [demo]; default: all. Without [demo], or with `model`: "project" (as declared), "never".
             policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
                 "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas in between.
             model: The deployment whose policy is replaced; default: the only one.
@@ -1066,8 +1066,8 @@ class Project(ProjectRows):
                 for it such as "days=100 concept=40".
             faults: Faults to put in: faults of `trimtab.simulation`, or rows, a table or a CSV file with kind, start,
                 end, source, column and size.
-            start: The start of virtual time; default: [demo] start, else the first of up to eight tried midnights at
-                which every policy has a version.
+            start: The start of virtual time; default: [demo] start. Without it, up to eight midnights are tried, and
+                the first one counts at which every policy has a version.
             until: The end of virtual time; default: [demo] until, else the last request.
             seed: Default: the setting `seed`.
             progress: Called with microseconds done and microseconds in total.

@@ -212,7 +212,7 @@ class System(Closing, metaclass=PublicNames):
 
     @property
     def event_ids(self) -> KeyIndex:
-        """The index that finds all versions of an event without reading the log."""
+        """The index that finds all versions of an event without reading the whole log."""
         return self.event_index()
 
     def event_index(self, column: tuple[Source, str] | None = None) -> KeyIndex:
@@ -249,7 +249,7 @@ class System(Closing, metaclass=PublicNames):
 
     @property
     def asked_history(self) -> SharedHistory:
-        """The requests and labels of all deployments, as columns.
+        """The requests and labels of all models, as columns.
 
         If all events fit into memory, this is `history` itself.
         """
@@ -350,7 +350,7 @@ class System(Closing, metaclass=PublicNames):
     def current(self, model: str) -> ServedModel:
         """Return the served model of a deployment, brought up to date with its alias and with the event log.
 
-        If it was complete at the last call and no store was written since, this is skipped, except for online learners.
+        Unless the deployment learns online, this is skipped if it was up to date before and no store was written since.
         """
         served = self.served(model)
         mark, now_s = self.state.mark(), monotonic()

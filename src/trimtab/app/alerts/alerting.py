@@ -84,7 +84,7 @@ class Alerting:
         """Put new alerts into the outbox, and deliver as many as the receivers accept.
 
         The call returns at once if there is nothing to do. It waits at most 45 seconds for deliveries, and as long for
-        heartbeats. While another thread or process delivers alerts, it delivers none.
+        heartbeats. If another thread or process is delivering alerts, this call delivers none.
 
         Raises:
             Unavailable: The catalogue cannot be read or written now, or the clock jumped ahead, which would end mutes

@@ -124,10 +124,9 @@ class LabelEvents:
         """Return the time of the event: the given time, the time of the request if the source uses it, or now. # D206
 
         If the source and the request have the same time column (such as the time of departure), the event has the time
-        of its request. So a label that is sent twice is one event, and features with windows over this source
-        get the same event times as from rows that were ingested.
-        An event before the prediction's as-of time would not count as the label. Such a time is refused if it was
-        given, and otherwise replaced by the as-of time.
+        of its request. So a label that is sent twice is one event, and features with windows over this source get the
+        same event times as from ingested rows. An event before the prediction's as-of time would not count as its
+        label. If such a time was given, it is refused; otherwise the as-of time replaces it.
         """
         now_us, time = self._system.clock.now_us(), kind.source.time
         if row.at is not None:

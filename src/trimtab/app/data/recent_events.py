@@ -71,8 +71,8 @@ class _Stored(msgspec.Struct, frozen=True):
 class RecentEvents:
     """The versions of events that became known in the last six weeks, for the sources that deployed models read.
 
-    Of earlier versions, at least the one with the newest event time is kept, and one for each load of a file. If a
-    source has more than a million recent versions, those of about every second id are kept, or every fourth, and so on.
+    Of earlier versions, at least the one with the newest event time is kept, and one for each hour with a load of a
+    file. If a source has over a million recent versions, those of about every second id are kept, or every fourth ...
     Of each version, its times, its position in the log, and its columns of numbers are kept.
 
     New records are compared with the earlier versions of their events, which an index finds. So the kept versions are

@@ -52,7 +52,7 @@ class Rule(msgspec.Struct, frozen=True, eq=False):
     end_us: int = sys.maxsize  # from this time on no more units are taken in
 
     def refusal(self, at_us: int, logged_us: int) -> Reason | None:
-        """Return why an exposure at `at_us` does not count any more; None if it counts."""
+        """Return why an exposure at `at_us` that is logged at `logged_us` does not count; None if it counts."""
         if at_us >= self.end_us:
             return "planned end"
         is_late = at_us < self.closed_until_us or logged_us > (at_us // DAY_US + 1) * DAY_US + self.wait_us

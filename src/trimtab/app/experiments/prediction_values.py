@@ -60,7 +60,7 @@ class PredictionValues:
         With `known_by_us`, late labels (after the declared wait) count, too, if they were known by this time.
 
         Returns:
-            By metric, the value of each unit, and for primary metrics also its value for each part of the window. And
+            For each metric the values of the units (for a primary metric, also those in each part of the window), and
             an array of shape (units, 2): how many predictions of each unit have a label, and how many have none.
         """
         labels = np.zeros((len(first), 2), np.int64)

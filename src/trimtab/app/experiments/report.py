@@ -79,7 +79,7 @@ def write_experiment_page(system: System, name: str, to: Path, generation: int |
 def running_lines(system: System) -> Iterator[tuple[str, str, bool]]:
     """Yield each experiment that runs or is paused: its name, what its closed days say, and whether that is a problem.
 
-    The problems are a failed sample-ratio check, days that cannot be closed, and that all variants should be stopped.
+    The problems: the sample-ratio check failed, days cannot be closed, or every treatment should be stopped.
     """
     for one in experiments(system):
         if one.phase in ("running", "paused"):

@@ -74,7 +74,7 @@ class Running:
             raise Misuse(f"experiment {name!r}: no reason is given. Say why, for the ledger.")
 
     def start(self, *, again: bool = False) -> Decision:
-        """Take in units from now on. An experiment that was concluded needs `again`."""
+        """Start the experiment: from now on, units take part. If it was concluded before, `again` must be True."""
         name, before, now_us = self._name, self.state, self._system.clock.now_us()
         if before is not None and before.phase in ("running", "paused"):
             raise Conflict(f"experiment {name!r}: it is {before.phase}. Stop it before it is started again.")
@@ -135,7 +135,7 @@ class Running:
         return self._write("ramp_experiment", self._allocated(state, share, new, by_hand=True))
 
     def ramp_when_due(self) -> Decision | None:
-        """Take the newest due step of the declared ramp, unless a person has ramped, paused or resumed meanwhile."""
+        """Take the newest due step of the declared ramp, unless a person has ramped, paused or resumed before."""
         state = self.state
         if state is None or state.phase != "running" or any(one.by_hand for one in state.allocations):
             return None

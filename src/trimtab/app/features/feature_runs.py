@@ -82,13 +82,13 @@ class Run(Protocol):
     ) -> FeatureFrame:
         """Compute features of requests, each as of its time in `at_us`.
 
-        Only events count that were known at that time. With `known_by_us`, all events count that were known by then
-        (`NEVER_US`: all events).
+        Only events that were known at that time count; or, with `known_by_us`, those that were known at `known_by_us`
+        instead (`NEVER_US`: all events).
         """
         ...
 
     def entities(self, view: View, known_by_us: int | None) -> list[Column]:
-        """Return the keys of all entities of a view with a record known by `known_by_us` (None: any), sorted."""
+        """Return the sorted keys of the view's entities that have an event known by `known_by_us` (None: any event)."""
         ...
 
 
@@ -140,9 +140,9 @@ def opened_run(
 ) -> Iterator[Run]:
     """Open a run that computes features.
 
-    It reads events from files if `events` are given, or if not all events fit into half of the setting
-    `features.memory_bytes`: in memory, one source after another, if each source fits, and otherwise in parts on disk.
-    In all other cases, it uses the history in memory.
+    If all events fit into half of the setting `features.memory_bytes`, and `events` is empty, the run uses the history
+    in memory. Otherwise, it reads events from files: into memory, one source after another, if each source fits, and
+    in parts on disk if not.
 
     Args:
         what: Everything else that determines the result. A stopped run is only resumed if this is unchanged.
@@ -176,7 +176,7 @@ def _kept(
 
     If it is stopped, its folder is kept, so that it can resume.
 
-    `positions` says up to where each partition of the event log is read; by default, up to its current end.
+    `positions` says up to where each partition of the event log is read; by default, up to its end at the first start.
     """
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
@@ -327,7 +327,7 @@ class _OnDisk:
 
 
 def _block_rows(memory_bytes: int, columns: int) -> int:
-    """Return how many requests fit into a quarter of the memory, with `columns` values each."""
+    """Return how many requests of `columns` values fit into a quarter of the memory: whole groups, at least one."""
     return max(1, memory_bytes // 4 // (_VALUE_BYTES * columns) // GROUP_ROWS) * GROUP_ROWS
 
 

@@ -176,7 +176,7 @@ def _sqlite() -> Finding:
     version = sqlite3.sqlite_version
     note = ""
     if sqlite3.sqlite_version_info < _WAL_RESET_FIXED:
-        note = " (has a fault in WAL mode, repaired in 3.51.3, that needs two writers; a file of trimtab has one)"
+        note = " (its fault in WAL mode, repaired in 3.51.3, only affects files with two writers; trimtab's have one)"
     good = sqlite3.sqlite_version_info >= (3, 35)
     fix = "" if good else "Use a Python with SQLite 3.35 or newer."
     return Finding(name="SQLite", state="ok" if good else "missing", found=version + note, fix=fix)

@@ -270,7 +270,7 @@ def _steady(watch: Watch) -> str:
 
 
 def _reference_in_words(watch: Watch) -> str:
-    """Return, in parentheses, that the version's reference has few days; empty if it has enough."""
+    """Return, in parentheses, that the reference (the normal quality) has few days; empty if it has enough."""
     if watch.short is not None and watch.healthy:
         found = len(watch.short.days)
         return (

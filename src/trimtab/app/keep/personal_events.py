@@ -21,7 +21,7 @@ from trimtab.training.definitions import Model
 
 Instead = dict[str, dict[int, bytes]]  # the new payload of a record, by partition and position
 Place = tuple[str, int]  # partition and position
-# For each model: the keys of erased requests, and those of them that requests which remain have, too.
+# For each model: the keys of erased requests, and which of these keys are also keys of requests that remain.
 RequestKeys = dict[str, tuple[set[str], set[str]]]
 
 
@@ -63,7 +63,7 @@ class PersonalEvents:
         self._seen: dict[Place, _Seen] = {}
 
     def search_log(self) -> None:
-        """Collect the records of the log that have the key."""
+        """Collect the records of the log that have the subject's key."""
         tests: dict[str, Fits] = {ERASED: lambda values: False}
         for record in _records(self._system.state.events):
             if self._subject.may_be_in(record.payload):
@@ -74,7 +74,7 @@ class PersonalEvents:
                     self._add(record, event, wanted=True)
 
     def search_table(self, name: str, table: Table) -> None:
-        """Collect the rows of a table that have the key."""
+        """Collect the rows of a table that have the subject's key."""
         rows = table.scan()
         if rows.rows:
             chosen = self._subject.of_table(name if name in self._sources else None, rows)
@@ -180,7 +180,7 @@ class PersonalEvents:
             seen = _Seen(event.source, event.id, order, deletes, wanted, record.appended_at_us, event)
             self._seen[place] = seen
         seen.wanted |= wanted
-        seen.in_log |= bool(record.payload)
+        seen.in_log |= bool(record.payload)  # `_rows` gives the rows of tables no payload
         seen.in_table |= not record.payload
 
     def _add_rows(self, name: str, rows: Columns, chosen: list[int], *, wanted: bool) -> None:
@@ -226,7 +226,7 @@ class _Link:
         self.keys = erased - shared
 
     def keep(self, event: Event) -> None:
-        """Record that a request remains, so that the label with its key stays, even if an erased request had it."""
+        """Record that a request remains, so that labels with its key stay, even if an erased request has this key."""
         if event.op == "upsert":
             self.keys.discard(event.id)
 

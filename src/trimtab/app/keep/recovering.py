@@ -54,7 +54,7 @@ class LostRange(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if self.in_tables:
             out.append(f"  of them {self.in_tables:,} are in the tables of record, and are not lost")
-        out += [f"  read up to {position:,}: {name}" for name, position in self.readers.items()]
+        out += [f"  {name} had read up to position {position:,}" for name, position in self.readers.items()]
         if self.appended_again:
             out.append(
                 f"  {self.appended_again:,} remaining records would be skipped by readers, so they are appended again"

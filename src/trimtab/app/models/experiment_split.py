@@ -1,4 +1,4 @@
-"""Split the requests of a model between two versions by the assignment of an experiment."""
+"""Split the requests of a model among the versions or deployments that an experiment compares."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ExperimentSplit:
         self._waiting: deque[Exposure] = deque(maxlen=_MOST_WAITING)
 
     def arms(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
-        """Return for each request the variant whose version answers, "" for the control, and flags."""
+        """Return for each request the variant whose version answers ("" for the control) and the flags."""
         now_us, control = self._clock.now_us(), self._assigner.definition.control
         known = self._known(rows, now_us)
         found = [self._assigner.assign(row, now_us) for row, _ in known]

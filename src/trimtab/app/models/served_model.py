@@ -150,7 +150,7 @@ class ServedModel:
         return self._loaded is not None and self._arm_failure is None
 
     def see_stored(self) -> None:
-        """Let the endpoint give precomputed answers if any are stored."""
+        """Let the endpoint give precomputed answers if any are stored. Also call `flush`."""
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
         self.flush()
 
@@ -317,7 +317,7 @@ class ServedModel:
         elif endpoint.shadow.share.share != shares.shadow:
             endpoint.shadow.share = Share(name, shares.shadow, about, line=SHADOW)
         for one in (*found.values(), *variants.values()):
-            # again each time, so that it stays among the newest eight versions, which the endpoint knows in full
+            # repeated each time, so that this version stays among the newest eight, which the endpoint knows in full
             endpoint.know(one.served)
 
     def _arm_answerer(self, alias: str, find: Find, *, is_alias: bool = True) -> Answerer | None:

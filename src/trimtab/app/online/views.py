@@ -37,8 +37,8 @@ _logger = logging.getLogger(__name__)
 LEASE = "views"
 _BATCH = 5_000
 _FEW = 1_000  # up to this many records are applied without logging progress
-_TURN_S = 1.0  # a thread of this process has usually caught up within this time
-_PATIENCE_S = 3.0  # another process usually catches up within this time
+_TURN_S = 1.0  # how long to wait for another thread of this process, which has usually caught up by then
+_PATIENCE_S = 3.0  # how long to wait for another process, which has usually caught up by then
 
 
 class Views:
@@ -94,7 +94,7 @@ class Views:
         return ViewWork(self._state, self.store, self._sources, clock=self._clock)
 
     def holds(self, features: FeatureSet) -> bool:
-        """Return whether these features can be read: their views are filled, and as current as the other views."""
+        """Find out which views are needed now, and return whether the views of these features can be read."""
         self.look()
         return self.filled(features.views)
 
@@ -394,8 +394,8 @@ class Views:
         finally:
             lease.release()
 
-    def _reload(self, another: bool) -> None:
-        if another:
+    def _reload(self, replaced: bool) -> None:
+        if replaced:
             self.__dict__.pop("_work", None)  # an unfinished fill would go on with the old file
 
     def _lease(self) -> Lease:
@@ -459,7 +459,7 @@ def _filled(state: State, views: Sequence[View]) -> bool:
 
 
 def _lags(store: OnlineStore, ends: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Return for each partition that is behind the last applied position, and the last position in the log."""
+    """Return for each partition with unapplied records: the last applied position, and the last one in the log."""
     applied = store.positions()
     lags = {name: (applied.get(name, 0), last) for name, last in ends.items()}
     return {name: lag for name, lag in lags.items() if lag[0] < lag[1]}

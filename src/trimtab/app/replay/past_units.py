@@ -29,14 +29,14 @@ DAYS = 56  # how many past days are used at most
 
 
 def past_units(system: System, definition: Experiment, *, days: int = DAYS, origin: str | None = None) -> PastUnits:
-    """Return the units that appeared in the newest `days` days for which all metrics are known, with these metrics.
+    """Return the units that appeared in the newest `days` days for which all metrics are known, with their values.
 
     Args:
         definition: An experiment. If it compares versions, the units are those of logged predictions; otherwise, those
             of the events or requests of a source.
         origin: The source or request whose rows count as exposures. By default, a request that has all columns that the
-            assignment reads, or if none has, such a source. If there are several, the one with most units is taken,
-            and of equal ones one that no metric reads.
+            assignment reads, or if there is none, a source that has them. If there are several, the one with most units
+            is taken, and of equal ones one that no metric reads.
 
     Raises:
         NotFound: There is no such source, or it has no rows, or no prediction was logged.
@@ -52,7 +52,7 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
             assumption = (
                 f"Units are those with an event in {name!r}, which a metric reads, because no other source with the "
                 "unit's columns has as many units. Units without such events are missing, so there may be many more "
-                "units, and fewer of them have an event. If another source has all visits, name it: --units SOURCE."
+                "units, and a smaller share of them has events. If another source has all visits: --units SOURCE."
             )
         frame = system.history.frame(name)
         if not frame.rows:
@@ -152,7 +152,7 @@ def _units_of(
 ) -> dict[str, int]:
     """Return the number of different units in the newest days of each source, given its names for the columns."""
     if len(found) == 1:
-        return dict.fromkeys(found, 0)
+        return dict.fromkeys(found, 0)  # not counted, because the caller has no choice
     frames = {name: system.history.frame(name) for name in found}
     newest_us = max((int(one.event_at_us.max()) for one in frames.values() if one.rows), default=0)
     counts = {}

@@ -40,7 +40,7 @@ _GRACE_S = 5.0  # after `close`, running tasks may continue for this long; an in
 Work: TypeAlias = "Callable[[], object]"
 
 
-_CHANGED = b"changed"  # the result of a child that found another project file
+_CHANGED = b"changed"  # the result of a child that found that the project file has changed
 _SKEW = "skew since "
 
 
@@ -53,20 +53,20 @@ class ChildTask(msgspec.Struct, frozen=True):
 
 
 class Ticker(Closing):
-    """Does the work of ticks in a child process, because Python code in a thread would delay answers.  # D0217
+    """Runs ticks and other long tasks in a child process, because Python code in a thread would delay answers.  # D0217
 
-    The child starts with the first tick, and keeps the project open. If the project file has changed since the service
-    started, the work is done in the calling thread, because the child would use the changed file.
+    The child starts with the first task, and keeps the project open. If the project file has changed since the service
+    started, tasks run in the calling thread, because the child would use the changed file.
 
     Args:
-        stopping: Returns whether the service is ending. Then running work is given up, which loses no state.
+        stopping: Returns whether the service is ending. Then the running task is abandoned, which loses no state.
     """
 
     def __init__(self, system: System, stopping: Callable[[], bool]) -> None:
         self._system = system
         self._stopping = stopping
         self._executor = child(system.config.training)
-        self._task: ChildTask | None = None  # None until the first tick
+        self._task: ChildTask | None = None  # None until the first task
         self._changed = False
         self._mutex = threading.Lock()  # the child does one task at a time
 

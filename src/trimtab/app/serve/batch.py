@@ -41,7 +41,7 @@ class AnsweredTable(Manifest, frozen=True, kw_only=True):
     """A batch, and the rows of its table that have no answer, because they do not fit the request."""
 
     answered_before: bool = False  # whether an earlier call answered the same table, and these are its answers
-    not_at_lead: int = 0  # the number of answers given more than a day before the time of the request minus its lead
+    not_at_lead: int = 0  # the number of answers given more than a day too early (before request time minus lead)
     unanswered: tuple[str, ...] = ()  # for each row without an answer: where it is, what was found, what was needed
 
 

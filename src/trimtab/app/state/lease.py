@@ -71,8 +71,8 @@ class Lease:
     def take_turn(self) -> bool:
         """Take only the lease's file lock, for a short piece of work. Return False if another object has the lock.
 
-        The catalogue is not written, because that takes longer than most such work. Every holder of the lease has this
-        lock, too, so none of them works meanwhile. # D216
+        The catalogue is not written, because that takes longer than most such work. A holder of the lease has this
+        lock, too, so no other object can hold the lease meanwhile. # D216
 
         Raises:
             Unavailable: The lock file cannot be written now.

@@ -143,8 +143,8 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
         lacks: Whether the feature, computed from the remaining events, is null. This matters only for a feature of an
-            entity's newest event. Retention removes that event only if it was corrected or deleted later; then the
-            feature is null.
+            entity's newest event. Retention keeps this event, unless it was corrected or deleted later; without it,
+            the feature is null.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:

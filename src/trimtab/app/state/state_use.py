@@ -42,7 +42,7 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # this file system cannot lock folders; each store has a lock of its own, which must do
+            except OSError:  # this file system cannot lock folders, so only the own lock of each store protects it
                 return hold
             if hold.is_of(folder):
                 return hold

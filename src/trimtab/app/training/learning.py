@@ -120,7 +120,7 @@ class Teacher:
     def _known(self, cut_us: int, seen: AbstractSet[str] = frozenset()) -> list[tuple[str, int, float]]:
         """Return the requests that have a label at `cut_us`, in the order in which the labels became known.
 
-        Requests that were taught before, and those in `seen`, are left out.
+        Requests whose labels were taught before, and those in `seen`, are left out.
         """
         waiting = {key: p for key, p in self._waiting(cut_us).items() if key not in seen}
         if not waiting:

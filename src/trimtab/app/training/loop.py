@@ -53,9 +53,9 @@ _OWN_TIME = ("live", "online", "replay")  # answers in these modes were given at
 class DeploymentLoop:
     """Monitors the quality of one deployment, and trains and promotes its versions.
 
-    Any number of processes and threads may call `tick` and `train`. A lease lets one of them work at a time, which
-    first reads what others have stored. If a process loses the lease to another one while it works, its writes fail,
-    because they expect an older revision of the stored state.
+    Any number of processes and threads may call `tick` and `train`. A lease lets only one of them work at a time, and
+    each of them first reads what the others have stored. If a process loses the lease to another one while it works,
+    its writes fail, because they expect an older revision of the stored state.
     """
 
     def __init__(self, system: System, deployment: Deployment, data: LivingData) -> None:
@@ -113,7 +113,7 @@ class DeploymentLoop:
         """Do a regular pass: close the days that are due, check their quality, and act on it.
 
         A day is due when the wait for its labels is over. When it is closed, its results are stored, and no longer
-        change. While another process does this, nothing is done.
+        change. If another process or thread is using the loop, nothing is done.
 
         Args:
             busy: Called with a text about another process that uses the loop, if there is one.
@@ -197,7 +197,7 @@ class DeploymentLoop:
     def judge_stored(
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
-        """Evaluate a stored version without promoting it. Only the run records the result. Errors: as in `promote`."""
+        """Evaluate a stored version without promoting it. Only the run keeps the result. Errors: as in `promote`."""
         with self._turn("promote") as mine:
             if not mine:
                 raise self._at_work("promote")

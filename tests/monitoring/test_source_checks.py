@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from trimtab.core.columns.data import Columns
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.expressions.nodes import col
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.columns.frames import NEVER_US, EventFrame
@@ -80,3 +80,49 @@ def test_labels_of_files_that_leave_out_the_newest_rows_are_not_late_at_their_en
     dated = np.minimum(HOURS - HOUR_US, (DAYS - 3) * DAY_US)  # in the last three days only labels of older rows come
     paid = frame("paid", Columns.of({"paid": ("bool", [True] * HOURS.size)}), dated, HOURS)
     assert (("feed_late", "source paid") in found(shop(only_final), NO_ORDERS, paid)) == (not only_final)
+
+
+def measured(stuck_h: int, *, changes: float = 1.0, sites: int = 6) -> EventFrame:
+    """A value an hour of each of some sites, of which only a share changes; in the newest hours none does."""
+    rng, hours = np.random.default_rng(3), DAYS * 24
+    values = np.zeros((hours, sites))
+    for hour in range(1, hours):
+        new = rng.random(sites) < (changes if hour < hours - stuck_h else 0.0)
+        values[hour] = np.where(new, rng.normal(size=sites), values[hour - 1])
+    at_us = np.repeat(np.arange(hours) * HOUR_US, sites)
+    columns = Columns.of(
+        {
+            "order": ("int", list(range(hours * sites))),
+            "customer": ("int", list(range(sites)) * hours),
+            "at": ("time", at_us.tolist()),
+            **{name: ("int", [1] * (hours * sites)) for name in ("item", "visit", "clerk")},
+            "amount": ("float", values.ravel().tolist()),
+            "pieces": ("int", [2] * (hours * sites)),
+        }
+    )
+    return frame("orders", columns, at_us, at_us + 1)
+
+
+@pytest.mark.parametrize(
+    ("stuck_h", "changes", "red"),
+    [(0, 1.0, False), (24, 1.0, True), (5 * 24, 1.0, True), (6, 1.0, False), (24, 0.5, True), (24, 0.1, False)],
+)
+def test_a_source_that_repeats_its_last_values_is_found(stuck_h: int, changes: float, red: bool) -> None:
+    nothing = Columns.of({"visit": ("int", []), "at": ("time", []), "paid": ("bool", [])})
+    empty = frame("paid", nothing, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    stuck = {one for one in found(shop(), measured(stuck_h, changes=changes), empty) if one[0] == "feed_stuck"}
+    assert stuck == ({("feed_stuck", "source orders")} if red else set())
+
+
+def test_days_on_which_values_always_repeat_are_normal() -> None:
+    """Nothing changes at weekends, and the newest day is one."""
+    orders = measured(0)
+    hour = np.asarray(orders.columns["at"].values) // HOUR_US
+    values = np.asarray(orders.columns["amount"].values).copy()
+    quiet = (hour // 24) % 7 == (DAYS - 1) % 7
+    values[quiet] = np.asarray(orders.columns["customer"].values)[quiet]
+    columns = orders.columns.replace({"amount": Column("float", values)})
+    nothing = Columns.of({"visit": ("int", []), "at": ("time", []), "paid": ("bool", [])})
+    empty = frame("paid", nothing, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    weekly = frame("orders", columns, orders.event_at_us, orders.known_at_us)
+    assert "feed_stuck" not in {kind for kind, _ in found(shop(), weekly, empty)}

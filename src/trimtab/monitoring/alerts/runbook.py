@@ -25,6 +25,7 @@ RUNBOOK: dict[str, str] = {
     "feed_stopped": "Restart the feed of the source; predictions go on, with features that get older.",
     "feed_late": "Find out what delays the feed of the source; predictions are made with old features.",
     "feed_clock": "Check the clock and the time zone of the process that writes the times of the source.",
+    "feed_stuck": "Find what repeats the last values of the source: a cache, a device, an old file.",
     "traffic_stopped": "Check whether clients still send requests, and whether the service answers "
     "(trimtab service top).",
     "traffic_doubled": "Find out who sends more requests: a new client, or one that tries again too soon.",

@@ -11,6 +11,7 @@ from trimtab.events.definitions import Source
 from trimtab.monitoring.inputs.checks.event_values import NEWEST_US, value_findings
 from trimtab.monitoring.inputs.checks.feeds import Arrivals, feed_findings
 from trimtab.monitoring.inputs.checks.findings import Finding, Known, found_once
+from trimtab.monitoring.inputs.checks.repeated_values import repeat_findings
 from trimtab.training.definitions import Model
 
 _COUNTS = ("count", "count_distinct", "top")  # aggregates that only ask which values are equal, not how large they are
@@ -47,8 +48,9 @@ class SourceChecks:
         since_us = min(now_us - NEWEST_US, max(checked_us, now_us - DAY_US))
         for name in sorted(sources):
             skipped = self._identifiers(sources[name])
-            find = partial(self._of_values, name, since_us, now_us, skipped)
-            found += found_once(self._known, (name, since_us, now_us, skipped), find)
+            entities = tuple(sorted({view.by for view in self._views if view.source.name == name}))
+            find = partial(self._of_values, name, since_us, now_us, skipped, entities)
+            found += found_once(self._known, (name, since_us, now_us, skipped, entities), find)
         return found
 
     def _identifiers(self, source: Source) -> frozenset[str]:
@@ -70,8 +72,13 @@ class SourceChecks:
             found = [one for one in found if one.kind != "feed_late"]
         return found
 
-    def _of_values(self, name: str, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
-        return value_findings(self._arrivals(name), since_us, now_us, skipped)
+    def _of_values(
+        self, name: str, since_us: int, now_us: int, skipped: frozenset[str], entities: tuple[tuple[str, ...], ...]
+    ) -> list[Finding]:
+        arrivals = self._arrivals(name)
+        return value_findings(arrivals, since_us, now_us, skipped) + repeat_findings(
+            arrivals, now_us, entities, skipped
+        )
 
     def _arrivals(self, source: str) -> Arrivals:
         frame, before = self._frame_of(source), self._feeds.get(source)

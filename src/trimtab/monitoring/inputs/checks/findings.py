@@ -20,7 +20,7 @@ LONGEST_H = 7 * 24  # to have enough rows, a window merges at most this many hou
 ENOUGH = 14.0
 Kind: TypeAlias = Literal[
     "nulls", "new_values", "constant", "range", "units", "swapped", "shape", "joint_nulls",
-    "feed_stopped", "feed_late", "feed_clock", "traffic_stopped", "traffic_doubled", "duplicates",
+    "feed_stopped", "feed_late", "feed_clock", "feed_stuck", "traffic_stopped", "traffic_doubled", "duplicates",
     "labels_missing", "one_class", "label_shift",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)

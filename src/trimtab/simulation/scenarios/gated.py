@@ -50,7 +50,7 @@ class Gated:
         ids: Ids,
         served: bool,
     ) -> None:
-        deployment = msgspec.structs.replace(deployment, approval_us=None)  # nobody is there to approve
+        deployment = msgspec.structs.replace(deployment, approval_us=None)  # no one is there to approve
         self.signals: list[Signal] = []
         self._clock, self._catalog, self._model = shared.clock, stores.catalog, deployment.model.name
         self._decisions: list[Decision] = []

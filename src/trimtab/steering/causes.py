@@ -28,7 +28,7 @@ class OnQualityDrop(_Joined, frozen=True, tag="on_quality_drop"):
 
 
 class OnSliceDrop(_Joined, frozen=True, tag="on_slice_drop"):
-    """Retrain when a slice's quality alarm rings. Its false alarms are counted in `OnQualityDrop.run_length_days`."""
+    """Retrain when a slice's quality alarm rings. Its false alarms are part of those that `OnQualityDrop` allows."""
 
 
 class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):

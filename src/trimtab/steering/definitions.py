@@ -168,15 +168,15 @@ def beats_champion(
     if one is declared.
 
     Args:
-        margin: By how much the mean loss on the window must be lower. If negative, it says how much higher it may be,
+        margin: By how much the mean loss on the window must be lower. If negative, the loss may be higher by this much,
             and the candidate must be provably no worse than that. Use this to replace a model for another reason than
             its loss.
         level: The one-sided confidence with which the candidate must be better. Rows of one day are not taken as
             independent. With 0.9, one in ten candidates that are only as good as the champion passes. This does no
             harm, because the quality of promoted versions is watched.
         window: The length of the window: the newest days with labels that candidate and champion have not seen.
-        calibration: The largest allowed distance between mean score and mean label. If the champion's distance is
-            larger, that is allowed. For numbers, it is a share of the standard deviation of the labels.
+        calibration: The largest allowed distance between mean score and mean label, for numbers as a share of the
+            standard deviation of the labels. If the champion's distance is larger, that distance is allowed.
         slices: Names of request columns and features, each value of which is a slice, or a dict of expressions by slice
             name. A candidate is refused if it is provably worse than the champion on a slice. Of candidates that are
             worse on no slice, at most one in twenty is refused.

@@ -1,8 +1,8 @@
 """The ledger: a record of all decisions. Each row contains the hash of the previous row, so changes are noticed.
 
 The sequence number and the hash of the newest row are also written to a file next to the catalogue, so that rows that
-were removed from the end are noticed, too. The file is written after the row. If the process is killed in between, the
-file is one row behind. It is never ahead.
+were removed from the end are noticed, too. The file is written after the rows. If the process is killed in between, the
+file names an earlier row. It never names a later one.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ class CandidateBuilder:
         )
 
     def _hopeless(self, scores: Floats, case: Case) -> str | None:
-        """Return why a shadow could not come to a decision in its longest time; None if it could or need not."""
+        """Return why a shadow could not decide within its longest time; None if it could; see `shadow.hopeless`."""
         days = self._judge.paired_days(scores, case)
         return hopeless(self._deployment.rollout, days, stood_in=bool(case.answered.note))
 
@@ -316,4 +316,4 @@ class CandidateBuilder:
         return found
 
 
-_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # never called, because `_done` has no inputs
+_NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # never called: `_done` records no result

@@ -35,7 +35,7 @@ class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
     """A version with which a candidate is compared."""
 
     version: Version
-    unseen_from_us: int  # the version has not learnt from requests since this time
+    unseen_from_us: int  # the version has learnt from no request that was made at or after this time
     note: str = ""  # if the version in service does not score the rows itself: a sentence that says which version does
 
 

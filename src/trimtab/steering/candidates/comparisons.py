@@ -231,7 +231,7 @@ class Comparisons:
         service.
 
         A refit after a known change of the data does not count as scheduled. If the gate declares `prove_refreshes`, no
-        candidate does.
+        refit counts as scheduled.
         """
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False

@@ -58,7 +58,7 @@ class Side(msgspec.Struct, frozen=True, eq=False):
     judged: Version  # the version that gave the scores
     scores: Floats
     sample: Columns  # the features from which the scores were computed
-    tried: Version  # the version that would go into service: the scoring version or its refit
+    tried: Version  # the version that is loaded and timed: a new candidate itself, or the stored version to promote
     note: str = ""  # if another version than `tried` gave the scores: a sentence that says which
 
 

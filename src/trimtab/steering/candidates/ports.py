@@ -123,7 +123,7 @@ class Candidates(Protocol):
 
         Raises:
             Unavailable: There are not enough days that neither version has seen.
-            Misuse: The version cannot score rows here.
+            Misuse: The version cannot be loaded, or cannot score the rows of this model.
         """
         ...
 

@@ -53,7 +53,7 @@ def labelled_until(training_set: TrainingSet) -> int:
 
 
 def unseen_from(training_set: TrainingSet) -> int:
-    """Return the first midnight after the newest row of a training set that a model may learn from."""
+    """Return the first midnight after the newest usable row of a training set: a model has learnt from no later row."""
     learnt_us = training_set.begun_us[training_set.usable]
     last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
     return (last_us // DAY_US + 1) * DAY_US

@@ -143,7 +143,7 @@ _WORDS = {
 
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
-    """Return a text: whether the candidate passed, its main numbers, and why checks of other things failed."""
+    """Return a text: whether the candidate passed, its main numbers, and reasons of failures that these do not show."""
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if facts.compares:
         difference, high = facts.difference

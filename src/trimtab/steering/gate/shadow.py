@@ -80,14 +80,14 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
-    """Return why a shadow could not come to a decision in its longest time, with a table; None if it could or need not.
+    """Return why a shadow could not decide within its longest time, with a table; None if it could, or need not.
 
     It can decide if the smallest difference that it detects is below the sum of the margin and the share by which the
-    candidate's loss was lower than the champion's on the days of the gate. Unknown counts as "could".
+    candidate's loss was lower than the champion's on the days of the gate.
 
     Args:
         rollout: The declared rollout. If it has no shadow, the result is None.
-        before: The days of the gate, which show how much daily differences vary.
+        before: The days of the gate, which show how much daily differences vary. Without any, the result is None.
         stood_in: Whether another version scored these days in place of the champion. Then they do not show how much
             differences from the champion vary, and the result is None.
     """

@@ -40,8 +40,8 @@ def parts_of(
     """Return the slices of a window.
 
     An expression that is True or False is one slice: the rows where it is True. A column or another expression gives a
-    slice for each value. If there are too many values, numbers are divided into four ranges, and the rarest of other
-    values share one slice (see `values_of`).
+    slice for each value. If there are too many values, numbers are divided into four ranges; of texts and the like, the
+    rarest values share one slice (see `values_of`).
     """
     found: list[Part] = []
     for one in slices:

@@ -40,13 +40,13 @@ from trimtab.steering.loop_state import (
 )
 from trimtab.store.ports import Catalog, Remove, read_record
 
-# a repair is repeated after this many days, when more labels since the change are known
+# a repair is repeated this many days after the labels up to its cut are final, with more labels from after the change
 FOLLOW_UP_DAYS = (7, 21)
 # If a repair can lower the loss by less than this share at best, it is not repeated after `FOLLOW_UP_DAYS`. If an alarm
 # began it and it is refused, the longest quiet time follows.
 LEAST_GAIN = 0.01
 _USELESS = (
-    "Even at the better end of its confidence interval, the loss would be less than 1 % lower. A repair is tried again "
+    "Even at the better end of the confidence interval, the loss is lowered by less than 1 %. A repair is tried again "
     "after the longest quiet time, or when the loss rises further."
 )
 LOOK_AGAIN_US = 6 * HOUR_US  # missing data are looked for again after this time, or when a day is closed
@@ -114,7 +114,7 @@ class Controller:
         except (Conflict, Misuse, NotFound) as error:  # another version is champion now, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
-        # not the present time, because the alias may have been moved long before this call
+        # `at_us` is not the present time, because an interrupted call may have moved the alias long before this one
         _, anchored = self._monitor.anchor(
             repair.successor,
             repair.reference,
@@ -195,7 +195,7 @@ class Controller:
         now_us = self._clock.now_us()
         changes = msgspec.structs.replace(self.state.changes, onset=self._onset())
         blocked = self._candidates.blocked(now_us, changes)
-        # the change is too recent to judge on its days, so judge on the newest days as if it were not known
+        # too few days since the change to judge on: judge on the newest days, as if no change were known
         if blocked is not None and changes.onset is not None:
             changes = msgspec.structs.replace(changes, onset=None)
             blocked = self._candidates.blocked(now_us, changes)
@@ -224,7 +224,7 @@ class Controller:
 
         Raises:
             Unavailable: There are no days to judge on.
-            Misuse: The version cannot score rows here.
+            Misuse: The version cannot be loaded, or cannot score the rows of this model.
             Conflict: Automation is frozen, a candidate waits for approval or is being rolled out, or another process
                 has changed the state.
         """
@@ -283,7 +283,7 @@ class Controller:
         return self._record.refuse([entry], self._exposure.share(repair, 0.0))
 
     def _free(self, what: str) -> list[Decision]:
-        """Complete what was interrupted, and check that a person may begin a repair. Return the decisions made."""
+        """Complete an interrupted promotion, and check that a person may begin a repair. Return the decisions made."""
         self.check_frozen()
         decisions = self.finish()
         if self.state.phase == APPROVAL:
@@ -401,7 +401,7 @@ class Controller:
             record.entry("train", state.cause, rows, version=repair.candidate, data_hash=repair.data_hash),
             record.entry("gate", gate.reason, evidence_of(gate), version=repair.candidate, replaced=gate.champion),
         ]
-        # not after the alarm of a slice: its rows are few, so a repair can lower the loss of all rows only a little
+        # not if a slice's alarm began the repair: a slice has few rows, so the loss of all rows can only fall a little
         useless = state.begun_by == "alarm" and most_gain(gate) < LEAST_GAIN
         if repair.successor is None or (useless and self._repairs_nothing(gate)):
             but = "" if repair.successor is None else " It is not put in service, because it would repair nothing."
@@ -411,7 +411,7 @@ class Controller:
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
     def _repairs_nothing(self, gate: GateRecord) -> bool:
-        """Return whether the alarms are about the loss, but the candidate's loss is not provably lower.
+        """Return whether the only alarm is about the loss, but the candidate's loss is not provably lower.
 
         Such a candidate passes if the margin of the gate is negative, which allows a higher loss. If there is also an
         alarm about the calibration, the result is False, because its repair need not lower the loss.
@@ -423,7 +423,7 @@ class Controller:
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """Return the fields of the state that say which change was repaired, and when to repeat the repair."""
         onset = self.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # no change of the data was repaired
+        if onset is None or repair.gate.folds == 1:  # one fold: the candidate was not fitted for this change
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up" or most_gain(repair.gate) < LEAST_GAIN:

@@ -176,7 +176,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """Return the incidents that may be sent now, all pages including theirs, and the limits that their pages reach.
+    """Return the names of incidents that may be sent now, all pages including theirs, and the limits thus reached.
 
     All incidents of one model and severity in `fresh` count as one page together. Incidents that no receiver
     wants do not count.

@@ -67,7 +67,7 @@ class SourceChecks:
 
     def _of_feed(self, source: Source, now_us: int) -> list[Finding]:
         found = feed_findings(self._arrivals(source.name), now_us)
-        # rows that are not final yet were left out of the file, so at its end the newest event is always old
+        # files of such a source leave out rows that are not final yet, so their newest event is always old
         if source.reading.only_final:
             found = [one for one in found if one.kind != "feed_late"]
         return found

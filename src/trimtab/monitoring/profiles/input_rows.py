@@ -29,8 +29,8 @@ class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     kind: Kind
     integers: bool
-    of: str | None = None
-    source: str | None = None
+    of: str | None = None  # the request column whose values it has; None: its values are computed
+    source: str | None = None  # the event source from which it is computed; None: none, or several
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):

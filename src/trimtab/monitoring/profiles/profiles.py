@@ -133,8 +133,8 @@ class _ReferenceHours:
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
         """Return how a statistic varies over windows. `of_length` returns its values in windows of a length.
 
-        If fewer than three windows end at an hour of the day, it gets the result of all hours. If there are fewer than
-        three windows in all, `otherwise` is used for both the median and the high end.
+        If fewer than three windows end at an hour of the day, this hour gets the result of all hours. If there are
+        fewer than three windows in all, `otherwise` is used for both the median and the high end.
         """
         middle = np.full((len(WINDOWS_H), 24), otherwise, np.float32)
         high = middle.copy()
@@ -243,7 +243,7 @@ def _longest_run(extremes: tuple[Floats, Floats]) -> int:
 
 
 def _normal_null_run(null: NDArray[np.bool_], spread: Spread, hours: _ReferenceHours) -> float:
-    """Return the length of the longest normal run of hours with too many nulls, see `null_runs.normal_run`."""
+    """Return how many hours a run of many nulls may last and still be normal; see `null_runs.normal_run`."""
     rows, nulls = (hours.sums(np.asarray(one, np.float64)).astype(np.int64) for one in (np.ones(null.size), null))
     usual = np.array([spread.high_at(1, hours.first + hour) for hour in range(hours.count)])
     return normal_run(null_runs(rows[::-1], nulls[::-1], usual[::-1]), hours.count / 24)

@@ -13,7 +13,7 @@ from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "arm_watch"
-QUIET_US = 7 * DAY_US  # an arm (a canary or a shadow) without predictions for this long is no longer watched
+QUIET_US = 7 * DAY_US  # an arm (a canary or a shadow) is no longer watched if its newest compared day ended before this
 
 Arm = tuple[str, str]  # an arm: an alias, and the version that it points to
 
@@ -49,7 +49,7 @@ class ArmWatches:
         return self.watches.get(arm) or self._begun(arm, day, champion)
 
     def over(self, arms: Mapping[str, str], now_us: int) -> list[Watch]:
-        """Return the watches that are over: the arm points to another version, or made no predictions for a week."""
+        """Return the watches that are over: the arm points to another version, or no day was compared for a week."""
         return [
             watch
             for (arm, version), watch in self.watches.items()

@@ -116,25 +116,25 @@ class QualityMonitor:
     ) -> tuple[Watch, list[Change]]:
         """Return a watch over a new version, with the changes that store it.
 
-        The watch compares later days with the reference days. These were scored by a model of the version's recipe
-        (definition and way of fitting) that was fitted on other rows, and not by the version in service.
+        The watch compares later days with the reference days. The reference days were scored by a model that was fitted
+        by the version's recipe (definition and way of fitting) on other rows.
 
         Nothing is stored by this call. Write the changes in the transaction that promotes the version, then call
         `reload`.
 
         Args:
             reference: The reference days, oldest first. The model that scored them was not fitted on their rows.
-            at_us: When the version was put in service. Days that ended before are not compared.
+            at_us: The training cut of the version, or a later time. Days that ended before are not compared.
             loss_cap: The largest loss that a row in `reference` can have. Losses of live days are limited in the same
                 way.
             slices: The reference days of each slice.
-            allowance: For each kind of value, the distance from the reference up to which a value is no evidence. Some
-                distance is expected, because the candidate scored the reference days, and the version is its refit on
-                more data.
+            allowance: For each kind of value, the distance from the reference up to which a day is no evidence against
+                the version. Some distance is expected, because the candidate scored the reference days, and the version
+                is its refit on more data.
             name: The name of the version, for messages.
             continues: Whether days of the replaced version that are closed after the promotion are still compared with
-                its own watch. This needs a watch without an alarm, and ends with the first closed day of the new
-                version that begins at least seven days after `at_us`. # D0214
+                the reference of that version (never if its watch has an alarm). This ends with the first closed day of
+                the new version that begins at least seven days after `at_us`. # D0214
         """
         before = self._comparable()
         healthy, healthy_cap = _healthy(before), _healthy_cap(before)

@@ -236,10 +236,10 @@ def learnt_slices(
 
 
 def _varied(days: Sequence[DayQuality]) -> bool:
-    """Return whether the days show how much a day varies. For two outcomes, each must have come often enough.
+    """Return whether the days show how much a day varies. If there are two outcomes, each must have come often enough.
 
-    For example, the slice is a daily flight that was late twice in two months. The losses of its other days hardly
-    differ, so that the next days on which it is late would be many standard deviations from the mean.
+    The result is False, for example, for a daily flight that was late twice in two months. The losses of its other days
+    hardly differ, so the next days on which it is late would be many standard deviations from the mean.
     """
     if any(day.expected_loss_sum is None for day in days):  # scores are not probabilities
         return True
@@ -275,7 +275,7 @@ def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> M
 
 
 def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
-    """Return the value of a slice after one more closed day, as `advanced` does. For slices, fewer days are kept."""
+    """Do what `advanced` does, for a slice: fewer days are kept, and during an alarm no further rise is looked for."""
     after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
     state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
     return msgspec.structs.replace(after, state=state, worse=None)

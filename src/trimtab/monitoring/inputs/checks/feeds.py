@@ -69,7 +69,7 @@ class Feed:
         return self.known_us.size >= _LEAST_EVENTS and int(self.known_us[-1] - self.known_us[0]) >= _LEAST_DAYS * DAY_US
 
     def waits(self, since_us: int) -> NDArray[np.int64]:
-        """Return the known waits for the next arrival, from about the time of day of `since_us` on earlier days."""
+        """Return how long the next arrival took on earlier days, counted from about the time of day of `since_us`."""
         days = -DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = (since_us + days[:, None] + np.array(_PHASES_US)).ravel()
         starts = starts[(starts >= self.known_us[0]) & (starts < since_us)]

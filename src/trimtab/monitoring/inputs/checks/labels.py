@@ -95,9 +95,9 @@ def _incomplete(days: Sequence[tuple[int, int, int]], high: float) -> list[int]:
 
 
 def lacking_days(kind: str, days: Mapping[int, BlockSums], labels: LabelDays) -> list[int]:
-    """Return the days on which labels are missing, by the limits of `label_findings`.
+    """Return the days on which labels have the fault `kind`, by the limits of `label_findings`.
 
-    With the kind "labels_missing", too many labels are missing; with "one_class", nearly all are of one class.
+    "labels_missing": too many labels are missing; "one_class": nearly all are of one class.
 
     Args:
         days: The sums of each day, by the day's beginning, oldest first.

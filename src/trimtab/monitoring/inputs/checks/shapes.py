@@ -282,10 +282,10 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
     """Return an open finding of another unit again, if the newest values still have that unit.
 
-    They do if their median is nearer to the median before the change when it is converted back than when it is not.
-    (That values are in the training range again proves nothing: a cold night in Fahrenheit has the numbers of a hot
-    night in Celsius.) A factor that is not a known conversion may be a guess, for example for temperatures near 0. Then
-    the present median must also be nearer to the one at which the finding began than to the one before the change.
+    They do if converting their median back brings it nearer to the median before the change. (That values are in the
+    training range again proves nothing: a cold night in Fahrenheit has the numbers of a hot night in Celsius.) A factor
+    that is not a known conversion may be a guess, for example for temperatures near 0. Then the present median must
+    also be no farther from the median when the finding began than from the median before the change.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -322,8 +322,8 @@ def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:
 def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Floats]) -> list[Finding]:
     """Find another unit: a conversion (such as Celsius to Fahrenheit) or a large factor explains the new values.
 
-    If a few hours of the column have no typical shape (`_SHAPELESS`), its values are compared with those of the day
-    before (`before`), and not with the profile. If too few of these are known, nothing is found.
+    If a few hours of the column have no typical shape (`_SHAPELESS`), its values are compared not with the profile but
+    with the day before (`before`). This takes `_SAMPLED` values of that day, and many new values that are far outside.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")

@@ -17,8 +17,8 @@ _WEEK_H, _DAY_H = 168, 24
 _LEARNT_H = 48  # checks need this many hours of traffic
 _MISSED = 30.0  # traffic has stopped only if at least this many requests were expected meanwhile
 _WINDOW_H, _ROWS = 6, 60  # traffic is compared over windows of this many hours, with at least this many requests
-# a finding begins at the first multiple of the normal number of requests (or at 1.25 times the high end of earlier
-# multiples, if that is more), and ends below the second
+# a finding begins at `_DOUBLE` times the normal number of requests (or at 1.25 times the high end of earlier ratios, if
+# that is more), and ends below `_STILL` times
 _DOUBLE, _STILL = 1.7, 1.35
 _MORE = 0.2  # the share of duplicates, or of repeated questions, must exceed the normal share by this
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 
-FEWEST_OF_STRATUM = 20  # strata with fewer units of a variant are taken together
+FEWEST_OF_STRATUM = 20  # strata with fewer units of a variant are merged
 FloatArray = NDArray[np.float64]
 Better = Literal["higher", "lower"]
 
@@ -103,14 +103,14 @@ def post_stratified(strata: Sequence[tuple[Arm, Arm]], *, fewest: int = FEWEST_O
 
     From each value, the mean of its stratum minus the mean of all strata is subtracted. The interval becomes narrower
     if strata differ, and a variant that by accident got more units of a stratum with high values no longer looks
-    better. The mean of a stratum gives each variant's mean the share of units of the other variant, whatever the split
-    in the stratum is. So the means shift alike in all strata if there is an effect, and the effect is not removed.
+    better. The mean of a stratum averages its two variants' means, each weighted with the other variant's share of
+    all units, not of the stratum's. So an effect raises the means of all strata alike, and is not removed.
 
     Args:
         strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for
             ratios. The stratum of a unit was known before its exposure.
-        fewest: Strata with fewer units of a variant count as one, with the next larger ones until this has so many.
-            The mean of a small stratum follows its own units, so the interval would be too narrow.
+        fewest: Strata with fewer units of a variant are merged, together with the next larger ones, into one that has
+            this many. The mean of a small stratum follows its own units, so the interval would be too narrow.
 
     Raises:
         Misuse: There is no stratum.

@@ -146,7 +146,7 @@ def _found_at(design: Design, effect: float, days: int) -> FloatArray:
 
 @lru_cache(maxsize=2)
 def _least(design: Design, days: int) -> FloatArray:
-    """Return above which effect each drawn experiment finds it on each day; infinity: no look. Shape (RUNS, days)."""
+    """Return above which limit a drawn experiment finds an effect on a day, shape (RUNS, days); infinity: no look."""
     sd = math.sqrt(design.daily_variance)
     units, different = _drawn(days)
     noise = sd * units + design.day_sd * different

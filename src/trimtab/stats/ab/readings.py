@@ -23,7 +23,7 @@ from trimtab.stats.interval import check_level
 
 CORRELATION = 0.4  # the assumed correlation between the effects of neighbouring days
 FEWEST_EVENTS = 20.0  # with fewer of `effective_events` (units with a rare value), there is no interval
-EVEN = 1.0 / 3.0  # see `rests_on_few`, which compares the days that make up a ratio's variance with all days
+EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from less than this share of the days; `rests_on_few`
 MEASURABLE = 3.0  # there is no relative effect if the control's mean is within this many standard errors of 0
 
 
@@ -175,7 +175,7 @@ def rests_on_few(squares: FloatArray, units: FloatArray) -> NDArray[np.bool_]:
 def allow_for_correlation(by_days: FloatArray, floor: FloatArray, freedom: FloatArray) -> FloatArray:
     """Return the variance `by_days`, with its excess over `floor` (the variance by units) increased for correlation."""
     excess = 2.0 * CORRELATION / (1.0 - CORRELATION)
-    # residuals add up to 0, so residuals of correlated days are smaller than the errors of the days
+    # residuals add up to 0, so those of correlated days are too small: about this share of the variance is left
     shrunk = np.maximum(1.0 - excess / np.maximum(freedom, 1.0), 0.25)
     found: FloatArray = by_days + ((1.0 + excess) / shrunk - 1.0) * np.maximum(by_days - floor, 0.0)
     return found
@@ -266,8 +266,8 @@ def effective_days(shares: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the effective number of blocks, and the factor that makes the sum of squared residuals unbiased.
 
     If blocks weigh the same, these are n and n / (n - 1). Otherwise there are fewer effective blocks, (sum of
-    shares)**2 / (sum of squared shares): one that weighs much pulls the mean to itself, so its residual is small. The
-    factor is exact if effects differ from block to block by the same variance, and too large if only units vary.
+    shares)**2 / (sum of squared shares): a heavy block pulls the mean to itself, so its residual is small. The factor
+    is exact if only effects vary, with the same variance in all blocks, and too large if only units vary.
 
     Args:
         shares: The weight of each block, which add up to 1; shape (2, looks, blocks). The results: (2, looks).

@@ -109,7 +109,7 @@ def _reach_of_days(
 
 
 def _whole(freedom: FloatArray) -> FloatArray:
-    """Return whole degrees of freedom. Three days with about as many units each count as three."""
+    """Add 0.25 to degrees of freedom and round down, so that three days with about equal numbers of units have 2."""
     found: FloatArray = np.floor(freedom + 0.25)
     return found
 
@@ -299,7 +299,7 @@ class _Walk:
         self.masses: FloatArray = np.ones((designs, 1))  # their probabilities
 
     def bound(self, seen: float, errors: FloatArray) -> FloatArray:
-        """Return for each design the score above which its walk is at this look with the given probability.
+        """Return for each design the score that its walk exceeds at this look with the probability `errors`.
 
         The look becomes a past look: walks beyond the score (with `two_sided`, in either direction) are stopped. The
         logarithm of the probability is a concave function of the score, so Newton's method converges from any start.

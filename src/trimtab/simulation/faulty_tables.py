@@ -144,7 +144,7 @@ def _without_rows(table: Columns, source: Source, one: Fault, rows: NDArray[np.b
 
 
 def _flipped(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
-    """Return the table with opposite labels: "yes" becomes "no", and a number is mirrored at the limit of the label.
+    """Return the table with opposite labels: True becomes False; a number that is compared is mirrored at the limit.
 
     If the label is itself a column of numbers, these are mirrored at their median. If the label has several classes,
     their order is reversed: the first class becomes the last.

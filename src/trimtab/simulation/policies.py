@@ -239,7 +239,7 @@ def _of_file(text: str, folder: Path) -> Policy:
 def _days(period: str | int) -> int:
     days, rest = divmod(duration_us(period), DAY_US)
     if rest or not days:
-        raise Misuse(f'policy: {period!r} is no whole number of days. Give days such as "30d": it decides at midnight.')
+        raise Misuse(f'policy: {period!r} is no whole number of days. Policies decide at midnight: give e.g. "30d".')
     return days
 
 

@@ -28,8 +28,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    # whether, in the first part, each policy with a lower loss had more trainings, and each policy with fewer trainings
-    # a higher loss
+    # whether, in the first part, no other policy had at most this loss with at most as many trainings (equal results do
+    # not count)
     best: bool
 
 

@@ -102,7 +102,7 @@ class Replay(Closing):
     Everything known before the start is loaded as history, and each scenario is trained on it. Then virtual time runs
     from one control point to the next. Control points are every midnight UTC, the times at which batches are scored
     ahead, and the end. Between two control points, events are written to the log, and all requests are answered as one
-    block, each as of its own time. At each midnight, every live scenario closes days, checks its quality and acts.
+    block, each as of its own time. At each midnight, a scenario that answers closes days, checks its quality and acts.
 
     Args:
         scenarios: The models and policies to compare.
@@ -180,7 +180,7 @@ class Replay(Closing):
         return self._result(begun, accepted, quarantined)
 
     def _begin(self, feature_sets: Sequence[FeatureSet]) -> _Beginning:
-        """Load the history before the first start at which every scenario has a version, and train these versions."""
+        """Try the starts in turn: load the history before one, and train on it, until every scenario has a version."""
         accepted, quarantined, lacking = 0, 0, ""
         refused: list[RefusedStart] = []
         starts = (self._settings.start_us, *self._settings.or_start_us)

@@ -24,8 +24,8 @@ class Outcomes(msgspec.Struct, frozen=True, eq=False):
 
     column: str  # the name of the source's column that holds the outcomes
     values: Column
-    # the best predictions for one who knows the score and takes the unknown effects as 0; these are nearly the best
-    # possible ones if the effects are small. Shape (rows,); for several classes (rows, classes).
+    # the best predictions if the score is known and the effects are taken as 0 (nearly the best possible ones if the
+    # effects are small). Shape (rows,); for several classes (rows, classes).
     best: Floats
 
 

@@ -141,8 +141,8 @@ def test_a_changed_network_is_told_apart_from_that_of_the_version(folder: Path, 
         (folder / "project.py").write_text(text.replace("Dropout(0.1)", "Dropout(0.2)"))
         with shop.opened(folder) as project:
             (red,) = [line for line in project.status().red if "cannot answer" in line]
-            assert "network, which builds the module, was changed since it was trained" in red
-            with pytest.raises(Misuse, match="was changed since it was trained"):
+            assert "network, which builds the module, was changed after the training" in red
+            with pytest.raises(Misuse, match="was changed after the training"):
                 project.registry.load("buyer@champion")
     finally:
         (folder / "project.py").write_text(text)

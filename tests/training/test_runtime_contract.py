@@ -248,7 +248,7 @@ def test_a_module_of_ones_own_is_found_by_its_name_and_refused_once_it_was_chang
     inputs, _ = contract.data()
     assert runtime.load(saved).predict(inputs).tobytes() == found.predict(inputs).tobytes()
     monkeypatch.setitem(globals(), "narrow", lambda inputs, outputs: None)
-    with pytest.raises(Misuse, match="was changed since it was trained"):
+    with pytest.raises(Misuse, match="was changed after the training"):
         runtime.load(saved)
     with pytest.raises(Misuse, match="cannot be imported by its name"):
         contract.fitted(lambda: neural(lambda inputs, outputs: narrow(inputs, outputs)))

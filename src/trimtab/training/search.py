@@ -170,8 +170,8 @@ def search(
     Args:
         spaces: The name of each searched argument of the estimator's function, with an `integer`, `number` or `choice`.
         trials: How many sets of parameters to try.
-        time: How long all trials together may take, such as "10m". A trial that began before is still completed. None:
-            no limit.
+        time: How long all trials together may take, such as "10m". A trial that runs at the end is still completed.
+            None: no limit.
         seed: The seed. With the same data and number of trials, it leads to the same parameters, even if the search is
             interrupted.
         prune: Whether to stop a trial early if it is worse than the median of earlier trials.

@@ -377,8 +377,8 @@ def _settle_row_call(
     """Refuse a scoring path (fast code for single rows) whose scores differ from those of the library.
 
     Returns:
-        The golden predictions. If the path is refused, the row of its largest error replaces the row of nulls, so that
-        each load of the model refuses the path, too.
+        The golden predictions. If the path is refused, the row of its largest error replaces their last row (the row of
+        nulls), so that each load of the model refuses the path, too.
     """
     spread = np.linspace(0, len(matrix) - 1, _ALONE).astype(np.int64)
     there = np.frombuffer(golden.rows, "<f8").reshape(-1, matrix.shape[1])

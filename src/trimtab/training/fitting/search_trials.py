@@ -24,7 +24,7 @@ from trimtab.training.search import Chosen, Number, Search, Space, Trial, Value,
 
 _FIRST = 0.5  # the share of the rows (the oldest) that are only learnt from; the others are predicted part by part
 _MOST_FAILED = 5  # if this many trials fail before any succeeds, the search ends
-_BEFORE_PRUNING = 5  # the first trials, this many, are never stopped early
+_BEFORE_PRUNING = 5  # this many trials, the first ones, are never stopped early
 
 
 class Proposal:

@@ -54,7 +54,7 @@ from trimtab.training.judge.parts import (
 from trimtab.training.judge.train_test_overlap import Sides, group_leaks, group_slices, repeated_rows
 
 _REPEATS = (50, 200)  # the smallest and the largest number of bootstrap draws
-# the largest product of rows and draws: above 200,000 rows there are fewer draws, so a million rows take about 10 s
+# rows times draws, within `_REPEATS`: above 200,000 rows there are fewer draws, so a million rows take about 10 s
 _DRAWN = 40_000_000
 _PARTS = 4  # the steps of an evaluation, apart from fits: metrics, importance, contributions, baselines
 
@@ -338,8 +338,8 @@ def _judged(model: Model, training_set: TrainingSet, chosen: NDArray[Any], fitte
 def _left_out(training_set: TrainingSet, rows: NDArray[np.bool_], no_number: int, alike: int) -> dict[str, int]:
     """Return for each reason how many rows of the holdout are not judged.
 
-    The label is not final, has not arrived ("pending", "missing"), is none of the declared classes ("unlisted"), or is
-    not a number. In a ranking, the row may also be in no list, or its list has missing labels or only equal ones.
+    Reasons: the label is not final, has not arrived ("pending", "missing"), is none of the declared classes
+    ("unlisted"), or no number. In a ranking also: the row is in no list, or in one with missing or only equal labels.
     """
     out = rows & ~training_set.usable
     states = training_set.labels.state[out]

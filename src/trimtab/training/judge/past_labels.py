@@ -20,8 +20,8 @@ Scores = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Predictions: TypeAlias = tuple[Scores | None, tuple[str, ...]]
 
-_LAST_LABELS = 100  # the "last value" of a class or a count is the mean of at most this many labels and the constant
-_WEEKS = _YEARS = 4  # how many weeks or years to go back to find known labels; see `last_week` and `last_year`
+_LAST_LABELS = 100  # for classes and counts, "last_value" is the mean of at most this many labels and the constant
+_WEEKS = _YEARS = 4  # how many weeks (from the median delay on) or years back are tried; see `last_week`, `last_year`
 _WEEK_US = 7 * DAY_US
 _COMPARED_ROWS = 20_000  # the grouping of a baseline is chosen on at most this many of the newest training rows
 

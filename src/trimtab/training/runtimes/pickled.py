@@ -73,7 +73,7 @@ class PickleRuntime(LibraryRuntime):
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise Misuse(
                 f"estimator {type(fitted).__qualname__}: pickle cannot store it: {error}. Let the estimator hold only "
-                "data (no lock, open file or lambda), and define its class at the top of a module that can be "
+                "data (no lock, open file or lambda), and define its class at the top level of a module that can be "
                 "imported."
             ) from error
 

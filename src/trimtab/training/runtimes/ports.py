@@ -89,7 +89,7 @@ class Runtime(Protocol):
 
     @property
     def parity(self) -> float:
-        """How far the scores of a stored model and of the one in memory may differ; above 1, relatively."""
+        """How far a stored model's scores may differ from those of the model in memory (relative to scores above 1)."""
         ...
 
     def handles(self, estimator: Any) -> bool:

@@ -16,7 +16,7 @@ from trimtab.training.runtimes.library import LibraryRuntime, no_weights, takes_
 from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
-# Types whose names begin so may be loaded: River's own, and plain types of Python, but none of its functions.
+# Types whose names begin with one of these may be loaded: River's own, and plain types of Python, but no functions.
 OWN_TYPES = (
     "river.",
     "builtins.frozenset",

@@ -25,7 +25,7 @@ from trimtab.training.runtimes.sklearn_rows import is_linear, is_softmax, quick_
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
 _LARGE = 3.0e38  # larger numbers do not fit in float32
-# to search for them takes 4 ms, and is repeated once more `modules` are loaded
+# finding the thread pools takes 4 ms; it is repeated when `modules`, the number of loaded modules, has changed
 _thread_pools = lru_cache(maxsize=1)(lambda modules: ThreadpoolController())
 
 
@@ -66,7 +66,7 @@ def _parameters(data: bytes) -> dict[str, str]:
 
 
 def _contributions(data: bytes, inputs: NDArray[Any], centred: bool) -> tuple[Any, Any] | None:
-    """Return SHAP values, with the offset after those of each row, and raw scores.
+    """Return the SHAP values of each row followed by the offset, and the raw scores.
 
     They are only known for a linear model whose inputs have the mean 0 (`centred`). Otherwise, the result is None.
     """

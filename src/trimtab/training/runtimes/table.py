@@ -32,7 +32,7 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     by_rows: bool = False  # whether a batch may be scored row by row, which is slow
     user_code: bool = False  # whether scores come from code of the user
     pickles_parts: bool = False  # whether an estimator may have parts that only pickle can store
-    # reading a model file from outside may take this much memory, and 32 times the file's size; None: no limit
+    # reading a model file from outside may take this much memory plus 32 times the file's size; None: no limit
     memory_bytes: int | None = None
 
     @property

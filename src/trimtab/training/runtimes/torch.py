@@ -1,7 +1,7 @@
 """PyTorch on the CPU. Only the weights are stored, as plain numbers; the project's code builds the network again.
 
-Loading runs no code from the stored bytes, because they only contain arrays. For a network of the user's own, they also
-contain the name and the hash of the function that builds it. This function must be the same as at training.  # D74
+Loading runs no code from the stored bytes, because they only contain arrays. For a network of the user's own, the bytes
+also have the name and the hash of the function that builds it. This function must be the same as at training.  # D74
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def _builder(name: str, code: str | None) -> Any:
     except (ImportError, AttributeError) as error:
         raise Misuse(f"torch: {name}, which builds the module, cannot be found: {error}. Define it again.") from error
     if code_hash(found) != code:
-        raise Misuse(f"torch: {name}, which builds the module, was changed since it was trained. Train it again.")
+        raise Misuse(f"torch: {name}, which builds the module, was changed after the training. Train the model again.")
     return found
 
 

@@ -66,7 +66,7 @@ def _inspect(file: ModelFile) -> Inspected:
 
 
 def _check_trees(data: bytes) -> None:
-    """Refuse a model whose text is shorter, from the first tree on, than the tree sizes at its beginning say.
+    """Refuse a model whose trees were cut short: they have fewer bytes than the tree sizes at the beginning add up to.
 
     LightGBM would read beyond the end of such bytes and crash.
     """

@@ -281,8 +281,8 @@ def test_a_stop_by_a_guardrail_shows_the_bound_that_decided() -> None:
 @pytest.mark.parametrize(
     ("kind", "cap", "said"),
     [
-        ("mean", None, "which cap= would cut"),
-        ("mean", 1e6, "a smaller cap= would cut more"),
+        ("mean", None, ": cap= would cut their values"),
+        ("mean", 1e6, "a smaller cap= cuts more"),
         ("ratio", 1e6, "or of its denominator, which cap= does not cut: keep such units out, by where="),
     ],
 )
@@ -342,6 +342,6 @@ def test_units_that_all_came_on_one_day_cannot_be_judged_and_the_report_says_so(
         assert "too early to say" in read_experiment(definition, state_of(definition), quiet[:1]).decision.text
         found = read_experiment(definition, state_of(definition), quiet[:3]).decision
         assert found.act == "cannot be seen"
-        assert "If no more come, it never can. Start the experiment again and spread the units" in found.text
+        assert "If no more units come, this stays so. Start the experiment again and spread the units" in found.text
         again = [*quiet[:3], *days[3:]]  # more units come
         assert "all 1,000 units" not in read_experiment(definition, state_of(definition), again).decision.text

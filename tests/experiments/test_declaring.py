@@ -185,7 +185,7 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ({"share": 0.0}, "the share of units that take part is [0.0]. Give more than 0, at most 1."),
         (
             {"share": 0.1, "ramp": {"2027-01-04": 0.5, "3d": 1.0}},
-            "has dates and times since the start. Give one of both.",
+            "mixes dates with times since the start. Give only one kind.",
         ),
         ({"share": 0.1, "ramp": {"2027-01-04": 0.5, "2027-01-03": 0.7}}, "Give later times with larger shares."),
         ({"share": 0.1, "ramp": {"2027-13-04": 0.5}}, "2027-13-04"),

@@ -77,7 +77,8 @@ def test_with_several_variants_it_is_right_to_stop_the_worse_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"), [("fixed", "fixed reads them after day 28"), ("obrien_fleming", "only 3 of the 4 looks are made")]
+    ("rule", "said"),
+    [("fixed", "the rule fixed makes its look after day 28"), ("obrien_fleming", "only 3 of the 4 looks are made")],
 )
 def test_a_past_that_is_shorter_than_the_experiment_is_said(rule: str, said: str) -> None:
     enough, short = (
@@ -126,7 +127,7 @@ def test_the_effect_is_planted_as_declared() -> None:
     y = planted(amount, units.values["amount"].y, treated, units.day, 0.2, rng)
     assert np.allclose(y[treated], 1.2 * units.values["amount"].y[treated])
     assert np.array_equal(y[~treated], units.values["amount"].y[~treated])
-    with pytest.raises(Misuse, match="not possible"):
+    with pytest.raises(Misuse, match="% would exceed 1"):
         planted(metric("bought", kind="proportion"), units.values["bought"].y, treated, units.day, 20.0, rng)
 
 

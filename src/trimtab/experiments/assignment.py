@@ -79,7 +79,7 @@ class Assigner:
             self._ended = self._result(state.winner or definition.control, state.phase)
         now = allocation or state.allocations[-1]
         share = now.share
-        if (allocation is not None or state.phase == "paused") and not share:  # units may have met a variant before
+        if (allocation is not None or state.phase == "paused") and not share:  # a unit may have met its variant before
             self._ended = self._result(definition.control, "paused")
             share = max(one.share for one in state.allocations)
         self._slots = begin, end = state.slots
@@ -348,8 +348,8 @@ def first_buckets(weights: Mapping[str, float]) -> list[tuple[int, str]]:
 def reallocated(buckets: Sequence[tuple[int, str]], weights: Mapping[str, float]) -> list[tuple[int, str]]:
     """Return the buckets under new weights. Only as many buckets as necessary get another variant.
 
-    A variant that has too many gives its last ones away. Of these, the first go to the variant that is declared first
-    among those that have too few, and so on.
+    A variant with too many buckets gives up its last ones. The freed buckets, from the first to the last, go to the
+    variants with too few, in declared order.
 
     >>> reallocated([(5000, "control"), (5000, "green")], {"control": 0.4, "green": 0.6})
     [(4000, 'control'), (6000, 'green')]

@@ -102,8 +102,8 @@ def experiment(
             its request, and need not be declared.
         features: Views whose features `where` and `slices` read as of the assignment: `tt.col("customer.orders_7d")`.
             They are looked up by columns of the unit or by attributes. With `model`, its own views need not be given.
-        overrides: By unit, the variant of a tester. Testers are left out of the analysis. For a unit of several columns
-            the unit is a tuple of their values, or the same as a JSON array of texts.
+        overrides: By unit, the variant of a tester. Testers are left out of the analysis. A unit of several columns is
+            given as a tuple of their values, or as a text: the JSON array of these values.
         switchback: Assign blocks of time and not units; made with `switchback()`.
         crossovers: Units that meet a second variant, for example because the weights changed: "first" counts them for
             their first variant; "exclude" leaves them out if they meet the second before their day is closed.
@@ -111,10 +111,10 @@ def experiment(
         slices: Attributes and features with few values. The units of each value are also analysed on their own.
         strata: One of `slices`, such as "country". Differences between countries are subtracted from means and
             proportions (post-stratification), which narrows their intervals.
-        rule: How the result is read. "sequence" and "msprt" hold at every look; "obrien_fleming" has `looks` planned
-            ones; "fixed" has one, at the end.
+        rule: How the result is read. "sequence" and "msprt" are valid at any number of looks; "obrien_fleming" plans
+            `looks` of them; "fixed" has one look, at the end.
         level: The confidence of the intervals.
-        two_sided: Whether a harmful effect is looked for as well. Of guardrails it always is.
+        two_sided: Whether a harmful effect is looked for as well. For guardrails, it always is.
         duration: How long units are taken in. Needed for "fixed" and "obrien_fleming".
         looks: For "obrien_fleming": how often the result is read, evenly over the duration.
         owner: Who is responsible.
@@ -172,7 +172,7 @@ def experiment(
         ),
         (
             bool(dated) and len(dated) < len(ramp or {}),
-            f"ramp={dict(ramp or {})} has dates and times since the start. Give one of both.",
+            f"ramp={dict(ramp or {})} mixes dates with times since the start. Give only one kind.",
         ),
         (rule == "obrien_fleming" and not 2 <= looks <= _MOST_LOOKS, f"looks={looks}. Give 2 to {_MOST_LOOKS}."),
         (
@@ -320,7 +320,7 @@ def _deployed_models(what: str, variants: Any, model: Model | None, metrics: Seq
     """Return the models of the deployments that are the variants; none if the variants are something else.
 
     Raises:
-        Misuse: They cannot be compared, because they take other requests or predict something else.
+        Misuse: The models cannot be compared, because their requests, labels or metrics differ.
     """
     given = [*variants.values()] if isinstance(variants, Mapping) else []
     found = [one.model for one in given if isinstance(getattr(one, "model", None), Model)]

@@ -77,10 +77,10 @@ def first_exposures(
 
     Args:
         blocks: The exposures, in any order. They may be repeated.
-        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They
-            are left out, but count for `met_another`.
+        earlier: Sorted hashes, and variants, of units that were first exposed on earlier days. They are left out, but
+            count for `met_another`.
         fallbacks: Exposures of units that got the control because they did not take part (for example, they no longer
-            fulfilled `where`). They only count for `met_another`.
+            fulfilled `where`). They only count for `met_another`, if the unit's first variant is not the control.
     """
     groups = [_Group() for _ in range(_BUCKETS)]
     shift = np.uint64(64 - (_BUCKETS - 1).bit_length())

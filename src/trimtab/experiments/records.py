@@ -33,13 +33,13 @@ class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to an experiment since its newest start. Each start is a new generation."""
 
     name: str
-    hash: str  # of the definition, as it was at the start
+    hash: str  # the hash of the definition at the start
     definition: bytes  # the definition at the start, as JSON: see `stored_definition`
     generation: int  # 1 for the first start; part of the salt, so that a new start assigns the units again
     phase: Phase
     started_at_us: int
     allocations: list[Allocation]  # the newest last
-    ended_at_us: int | None = None  # when no more units were taken in
+    ended_at_us: int | None = None  # the time from which no more units were taken in
     winner: str | None = None
     versions: dict[str, str] = {}  # for an experiment over versions: the id of each variant's version at the start
     slots: tuple[int, int] = (0, 10_000)  # the buckets of the layer that belong to this experiment

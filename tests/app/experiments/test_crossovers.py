@@ -178,7 +178,7 @@ def test_units_that_come_back_in_a_pause_met_another_variant(rule: str, tmp_path
     at_once = sum(user in users[:10] for user in back)
     assert 0 < at_once < len(back)
     assert [one.crossed for one in days[:4]] == [at_once, len(back) - at_once, 0, 0]
-    assert any("or it was paused): " in one for one in reading.notes)
+    assert any("or the experiment was paused): " in one for one in reading.notes)
     wanted = [*first.values()].count("new") - (len(back) if rule == "exclude" else 0)
     assert days[0].variants["new"].units == wanted
     assert not any("weights changed on" in one for one in reading.notes)

@@ -26,9 +26,9 @@ _CLEAR_P = 0.001  # a difference in completeness with a smaller p-value counts a
 _MANY_UNITS = 1_000  # if so many units have no event at all, the ids probably do not match
 _MANY_EVENTS = 20.0  # a day of a variant without any event is reported if so many of its units should have one
 _SLICE_P = 0.05  # an imbalance is said to be in a slice if the slice's p is below this / the number of slices
-_EFFECTIVE = 50.0  # values are called skewed if the units of the smallest variant count like fewer than this
-_UNEVEN = 0.5  # ... and it has at most this many times the units of the largest one
-_RATIO_ERROR = 0.001  # of the sample-ratio check at all looks: one half is for all units, the other for the slices
+_EFFECTIVE = 50.0  # values are skewed if the smallest variant's effective units, (sum y)**2 / sum y**2, are fewer ...
+_UNEVEN = 0.5  # ... and this variant has at most this many times the units of the largest one
+_RATIO_ERROR = 0.001  # error rate of all looks of the sample-ratio check; one half is for all units, one for the slices
 
 
 def limit_of(metric: Metric, days: Sequence[ExperimentDay]) -> float | None:
@@ -123,7 +123,7 @@ def left_out_by_shares(definition: Experiment, state: ExperimentState, day_us: i
 
 
 def without_events(metrics: Sequence[Metric], days: Sequence[ExperimentDay]) -> list[str]:
-    """Return a sentence about metrics without events, on all days or on some; one for those that lack the same."""
+    """Return sentences about metrics without events on all days or on some. Metrics with equal sentences share one."""
     found: dict[str, list[str]] = {}
     for metric in metrics:
         if (text := _without_events(metric, days)) is not None:
@@ -164,7 +164,7 @@ def _without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None
 
 
 def _silent_days(metric: Metric, days: Sequence[ExperimentDay], names: Sequence[str]) -> list[str]:
-    """Return the days on which no unit of some variants has an event, although many should, as on their other days."""
+    """Return the days on which no unit of some variants has an event, although many should by their other days."""
     here = [[day.variants.get(name, VariantDay()) for name in names] for day in days]
     sums = [[one.metrics.get(metric.name, ArmSums()) for one in some] for some in here]
     happened = np.array([any(has_event(metric, one) for one in some) for some in sums], bool)
@@ -202,7 +202,7 @@ def small_strata(definition: Experiment, days: Sequence[ExperimentDay]) -> str |
 def skewed_values(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
     """Return a sentence if a few units have most of a metric in a variant with far fewer units; otherwise None.
 
-    The mean of such values is far from normally distributed. If variants have as many units, this cancels.
+    The mean of such values is far from normally distributed. Between variants with equally many units, this cancels.
     """
     if metric.kind not in ("mean", "ratio") or metric.source is None or metric.cap is not None:
         return None
@@ -275,8 +275,8 @@ def _slice_counts(definition: Experiment, days: Sequence[ExperimentDay]) -> Iter
 def _lopsided(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> list[str]:
     """Return the slices whose sample-ratio check ever failed, with their shares; at most the five clearest.
 
-    The slices together have one error. New ones may come on any day, so those that come on the k-th day with new ones
-    share 1 / (k * (k + 1)) of it: these parts add up to 1, and no slice's part changes later.
+    All slices share one error rate. New slices may appear on any day, so the slices of the k-th day on which new ones
+    appear share 1 / (k * (k + 1)) of it: these parts add up to 1, and no slice's part changes later.
     """
     slices = [
         (int((counts.sum(axis=1) > 0).argmax()), text, counts) for text, counts in _slice_counts(definition, days)

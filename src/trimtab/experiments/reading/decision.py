@@ -42,11 +42,11 @@ def recommend(
 ) -> Recommendation:
     """Return what to do. With `final`, no more days will be closed, because the experiment was started again.
 
-    The rules, in this order: a failed sample-ratio check blocks. While effects are `withheld`, wait. A variant is
-    shipped if a primary metric is proven better, none is proven worse, and all guardrails are proven within their
-    margins. A variant is stopped if a primary metric is proven worse, or a guardrail worse by more than its margin; if
-    this is true of all variants, stop the experiment. Otherwise keep running or, if it is over, no difference is shown.
-    A metric is undecided if late outcomes contradict the closed days.
+    The rules, in this order: a failed sample-ratio check blocks. While `withheld` says why no effect is shown, wait. A
+    variant is shipped if a primary metric is proven better, none is proven worse, and all guardrails are proven within
+    their margins. A variant is stopped if a primary metric is proven worse, or a guardrail worse by more than its
+    margin; if all variants are, stop the experiment. Otherwise keep running, or say that the effect cannot be seen, or
+    at the end that no difference was shown. A metric is undecided if late outcomes contradict the closed days.
     """
     if not ratio.holds:
         return Recommendation(act="blocked", text=f"blocked: {ratio.text} No effect can be trusted.")
@@ -123,8 +123,8 @@ def first_act(
     Args:
         definition: The definition of the experiment.
         looks: By metric and variant: all looks, oldest first.
-        planted: The variant that differs from the control. If several variants are compared, this one being stopped is
-            an act, and others being stopped are none until all are. None: to stop any of them is an act.
+        planted: The variant that differs from the control. If several variants are compared, stopping this one is an
+            act; stopping others is only an act once all are stopped. None: stopping any of them is an act.
     """
     metrics = {one.name: one for one in definition.metrics}
     for at_us in sorted({look.until_us for some in looks.values() for look in some}):
@@ -165,7 +165,7 @@ def _score(definition: Experiment) -> float:
 
 
 def _reach(look: Look) -> float:
-    """Return the half-width of an interval. If it is one-sided, that of its only side."""
+    """Return how far the interval reaches from the difference, on its wider or only side; infinite without a bound."""
     return max((abs(end - look.difference) for end in (look.low, look.high) if end is not None), default=math.inf)
 
 
@@ -184,8 +184,8 @@ def _stops(some: Sequence[MetricReading]) -> str | None:
     for one in some:
         if one.role == "guardrail" and one.verdict == "worse":
             margin = f"{100 * (one.margin or 0.0):.3g} %"
-            # The control's value, of which the margin is a share, is uncertain as well. So the interval of the effect
-            # may contain the margin: what decides is the distance from it.
+            # The margin is a share of the control's value, which is uncertain as well. So the interval of the effect
+            # may contain the margin; the interval of the distance from the margin decides.
             low, high = from_margin(one.looks[-1], one.bounded)
             least = abs((low if one.better == "lower" else high) or 0.0)
             beyond = in_units(least, one.kind, signed=True).removeprefix("+")
@@ -261,7 +261,7 @@ def _proven(definition: Experiment, some: Sequence[MetricReading]) -> str:
 
 
 def _without_value(definition: Experiment, some: Sequence[MetricReading]) -> list[str]:
-    """Return the guardrails of which fewer than two units of a variant have a value, so that nothing is known."""
+    """Return the guardrails for which fewer than two units of a variant have a value, so that nothing is known."""
     known = {one.metric for one in some}
     return [one.name for one in definition.metrics if one.role == "guardrail" and one.name not in known]
 
@@ -302,7 +302,7 @@ def _go_on(
     elif look.at_most is None and not math.isfinite(_reach(look)):
         text = f"keep running: too few days or events to say anything about {whose} after {_days(days)}"
         if one.kind in ("mean", "ratio") and look.control and min(look.units) >= _MANY_UNITS:
-            text += f"; perhaps a few units have nearly all of it{_cut(definition, one)}"
+            text += f"; perhaps a few units have nearly all of its sum{_cut(definition, one)}"
     elif needed <= horizon:
         more = max(1, math.ceil(needed - days))
         loses = one.role == "primary" and look.difference * (1.0 if one.better == "higher" else -1.0) < 0.0
@@ -338,8 +338,8 @@ def _advice(one: MetricReading) -> str:
             "No variant can have less than none, so this proves nothing: does the metric read the right ids and events?"
         )
     return (
-        "The quantile is 0 in both variants, and a share of 0 is no margin. Declare it as the share of the units with "
-        'an event (kind="proportion"), which has a rule for events that never happen, and start the experiment again'
+        "The quantile is 0 in both variants, and a share of 0 is no margin. Start the experiment again with the share "
+        'of the units with an event (kind="proportion") instead, which has a rule for events that never happen'
     )
 
 
@@ -347,13 +347,13 @@ def _cut(definition: Experiment, one: MetricReading) -> str:
     """Return what can be done about a few units with huge values. The denominator of a ratio is never cut."""
     is_capped = any(metric.name == one.metric and metric.cap is not None for metric in definition.metrics)
     if one.kind != "ratio":
-        return ", although cap= cuts them: a smaller cap= would cut more" if is_capped else ", which cap= would cut"
+        return ", although cap= cuts values: a smaller cap= cuts more" if is_capped else ": cap= would cut their values"
     named = " or of its denominator, which cap= does not cut: keep such units out, by where= of the experiment"
-    return named if is_capped else f"{named}. Of the numerator, cap= would cut them"
+    return named if is_capped else f"{named}. In the numerator, cap= would cut their values"
 
 
 def _not_looked_for(definition: Experiment, one: MetricReading) -> str:
-    """Return that a primary metric looks worse, but the experiment is one-sided and never proves that; otherwise ""."""
+    """Return a sentence if a primary metric looks worse, which a one-sided experiment never proves; otherwise ""."""
     sign = 1.0 if one.better == "higher" else -1.0
     if definition.two_sided or one.role != "primary" or sign * one.looks[-1].difference >= 0.0:
         return ""
@@ -372,12 +372,12 @@ def _too_few_days(
         return None
     units = sum(one.units for day in days for one in day.variants.values())
     on = " and ".join(format_time(day.day_us)[:10] for day in days)
-    more = "" if over else "If no more come, it never can. "
+    more = "" if over else "If no more units come, this stays so. "
     return (
         f"all {units:,} units that count came on {on}. Errors are computed from the differences between days, so "
         f"with the rule {definition.rule} nothing can be judged after {_days(len(days))} with units. {more}"
-        "Start the experiment again and spread the units over a week or more, such as a mailing in parts, each of "
-        "them with all variants"
+        "Start the experiment again and spread the units over a week or more: for example, send a mailing in parts, "
+        "each with all variants"
     )
 
 
@@ -398,7 +398,7 @@ def _open_needs(definition: Experiment, some: Sequence[MetricReading], days: int
             # if the interval has only one bound, a harmful effect is never proven
             effect = look.difference if None not in (look.low, look.high) else max(0.0, sign * look.difference)
             needed = days_needed(look, days, effect if one.margin is None else room)
-            if look.at_most is not None:  # (1 - at_most)^units is the error, which is fixed, and units grow with days
+            if look.at_most is not None:  # (1 - at_most)^units equals a fixed error rate, and units grow with the days
                 negligible = next(metric.negligible for metric in definition.metrics if metric.name == one.metric)
                 needed = days * math.log1p(-min(look.at_most, 0.999)) / math.log1p(-negligible)
                 needed = math.inf if cannot_be_within(one) else needed

@@ -124,11 +124,11 @@ def _effects(page: Document, reading: Reading) -> None:
         )
     methods = sorted({one.looks[-1].method for one in reading.metrics})
     page.paragraph(
-        f"Methods: {', '.join(methods)}. p is the p-value for no difference to the control. Of primary metrics, p, "
-        "interval and verdict are corrected alike for the number of primary metrics and variants (Bonferroni); p and "
-        "verdict of secondary metrics after Benjamini and Hochberg. In each row the days weigh alike in both "
-        "variants, so the control's value may differ a little from its plain mean, and from row to row. P(better) is "
-        "the Bayesian reading: the probability that the variant is better. No rule decides by it."
+        f"Methods: {', '.join(methods)}. p is the p-value for no difference to the control. For primary metrics, p, "
+        "interval and verdict are corrected for the number of primary metrics and variants (Bonferroni); for secondary "
+        "metrics, p and verdict are corrected after Benjamini and Hochberg. In each row, a day has the same weight in "
+        "both variants, so the control's value may differ a little from its plain mean, and from row to row. P(better) "
+        "is the Bayesian reading: the probability that the variant is better. No rule decides by it."
     )
 
 

@@ -27,7 +27,7 @@ from trimtab.stats.exact_sums import rounded
 
 _WEEK_US = 7 * DAY_US
 FEWEST_DAYS = 3  # a guardrail without events has no bound before this many days with units of both variants
-_FAR = 1_000.0  # bounds further from 0 than this many times the values say nothing
+_FAR = 1_000.0  # bounds further from 0 than this many times the larger mean are replaced by None; see `_bound`
 _LEAST = 2  # variants are only compared if each has at least this many units
 _SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
 
@@ -108,7 +108,7 @@ def looks_of(
         ends = list(range(1, len(counted) + 1))
 
     def compared(until: int, *, margin: bool, last: bool) -> list[Effect]:
-        """Return the effects at all looks in the first `until` days. `last`: "sequence" and "msprt" only give the last.
+        """Return the effects at all looks in the first `until` days; with `last`, at least the last of them.
 
         With `margin`, the variant is compared with a control that is worse by the margin.
         """
@@ -184,9 +184,9 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
 
 
 def has_event(metric: Metric, sums: ArmSums) -> bool:
-    """Return whether a unit has an event of a metric.
+    """Return whether any of the units that are added up in `sums` has an event of a metric.
 
-    A unit without one has the value 0 or null; its time to an event is the whole window.
+    Without an event, a unit has the value 0 or null, or, as its time to an event, the whole window.
 
     >>> crash = Metric(name="crash", kind="time_to_event", within_us=DAY_US)
     >>> has_event(crash, ArmSums(units=2, y=(172800.0,))), has_event(crash, ArmSums(units=2, y=(172799.0,)))
@@ -340,7 +340,7 @@ def _enough(
 
 
 def _look(metric: Metric, effect: Effect, day: ExperimentDay) -> Look:
-    if metric.kind == "quantile":  # the mean of the linear form of a quantile of 0 may be 1e-15
+    if metric.kind == "quantile":  # the sums of `quantile_arm` may give 1e-15 for a quantile of 0
         control, treatment = (0.0 if abs(one) < SMALLEST else one for one in (effect.control, effect.treatment))
         difference = treatment - control
         effect = msgspec.structs.replace(effect, control=control, treatment=treatment, difference=difference)

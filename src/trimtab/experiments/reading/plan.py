@@ -25,7 +25,7 @@ from trimtab.stats.ab.power import Design, days_needed, detectable_effect
 from trimtab.stats.ab.readings import readings
 
 POWER = 0.8
-LOOKS = 5  # of "obrien_fleming", if none are declared
+LOOKS = 5  # the number of looks of "obrien_fleming" if none is declared
 MOST_DAYS = 180  # longer experiments are not planned
 DAYS = (7, 14, 28, 56)
 _SPLITS = 20  # how often past units are split at random, to see how much the difference varies

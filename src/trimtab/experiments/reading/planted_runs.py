@@ -24,15 +24,15 @@ from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.association import share_interval
 
 Array = NDArray[Any]
-# what the lost total of a metric consists of, for kinds of metrics that are no sum over units
+# for kinds of metrics whose values do not simply add up: what `PlantedRuns.cost` is a total of
 _TOTALS = {"ratio": "of its numerator", "quantile": "of all values", "time_to_event": "seconds"}
 _FIRST = 100_000  # the generation of the first run of seed 0; no real start of an experiment has such a number
 
 
 class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Units of the past, each as if it had been exposed when it first appeared and fulfilled `where`.
+    """Units of the past, each as if it had been exposed by its first row that fulfilled `where`.
 
-    Those that never fulfilled it are as they first appeared.
+    Units without such a row are as in their first row.
     """
 
     origin: str  # the source or request whose rows stand for exposures
@@ -188,7 +188,7 @@ def _too_short(definition: Experiment, days: int) -> str:
     planned = -(-(definition.duration_us or 0) // DAY_US)
     if days >= planned or definition.rule not in ("fixed", "obrien_fleming"):
         return ""
-    what = f"fixed reads them after day {days}"
+    what = f"the rule fixed makes its look after day {days}"
     if definition.rule == "obrien_fleming":
         made = sum(round(planned * number / definition.looks) <= days for number in range(1, definition.looks + 1))
         what = f"only {made} of the {definition.looks} looks are made"
@@ -300,7 +300,7 @@ def planted(metric: Metric, y: Array, treated: Array, day: Array, effect: float,
     counts = np.bincount(day[present], minlength=int(day.max()) + 1)
     rate = np.bincount(day[present], y[present], minlength=int(day.max()) + 1) / np.maximum(counts, 1)
     if (rate * factor).max() > 1.0 and (y[present].mean() * factor) > 1.0:
-        raise Misuse(f"simulate: {metric.name} is {y[present].mean():.3g}, so {effect:+.3g} of it is not possible.")
+        raise Misuse(f"simulate: {metric.name} is {y[present].mean():.3g}, so {100 * effect:+.3g} % would exceed 1.")
     # the probability with which a 0 becomes 1 on each day, so that the day's rate rises by the factor
     flips = np.divide(rate * (factor - 1.0), 1.0 - rate, out=np.zeros_like(rate), where=rate < 1.0)
     return np.where(treated & (y == 0.0) & (rng.random(len(y)) < flips[day]), 1.0, y)

@@ -293,8 +293,8 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     if crossed := sum(one.crossed for one in days):
         or_where = "" if definition.where is None else ", or they no longer fulfilled where= and got the control"
         found.append(
-            f"{crossed:,} units met another variant than their first (an override or the weights changed, or it was "
-            f"paused{or_where}): {rule}"
+            f"{crossed:,} units met another variant than their first (an override or the weights changed, or the "
+            f"experiment was paused{or_where}): {rule}"
         )
     for name in definition.slices:
         if crowded := [one.crowded[name] for one in days if name in one.crowded]:
@@ -310,7 +310,7 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     counted = [one for one in days if one.excluded is None]
     found += [text for one in definition.metrics if (text := skewed_values(definition, one, counted)) is not None]
     late, alike = _late(counted), dict[tuple[str, str], list[str]]()
-    for metric in definition.metrics:  # those of one source mostly have the same events
+    for metric in definition.metrics:  # metrics of one source mostly have the same late events, so they share a note
         if counts := late.get(metric.name):
             of = ", ".join(f"{counts[name]:,} of {name}" for name in definition.variants if name in counts)
             alike.setdefault(("" if metric.source is None else metric.source.name, of), []).append(metric.name)

@@ -69,7 +69,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     variant: str | None = None  # the variant that the act is about
     days_more: int | None = None  # about how many more days are needed at this rate
-    smallest: float | None = None  # the smallest effect that all its days can show, as a share of the control's value
+    smallest: float | None = None  # the smallest effect that the experiment can show by its end, as a share
 
 
 class VariantReading(msgspec.Struct, frozen=True, kw_only=True):

@@ -159,7 +159,7 @@ def test_a_quantile_of_nothing_cannot_be_judged_and_the_report_says_so() -> None
     assert decision.act == "wait"
     assert decision.text.startswith(
         "keep running: crashes: no event in either variant. The quantile is 0 in both variants, and a share of 0 is no "
-        'margin. Start the experiment again with the share of the units with an event (kind="proportion") instead, which'
+        'margin. Start the experiment again with the share of the units with an event (kind="proportion") instead'
     )
 
 

@@ -134,7 +134,7 @@ def block_days(
         at_us: The time of each prediction, int64, shape (rows,). All are on one day.
         scores: The scores, shape (rows,). For several classes the shape is (rows, classes).
         labels: The labels, shape (rows,). NaN: no label arrived, or it is not one of the classes.
-        cap: The cap and the unit of `capped_loss`: larger losses of rows count as this.
+        cap: The largest loss of a row in `capped_loss`, which is the sum of min(loss, cap) / cap.
         unlisted: A mask of the rows whose label is not one of the declared classes.
         late: A mask of the rows whose label arrived after the waiting time.
         slices: For each column or expression, the value of each row as text. True: the row is in the slice with the

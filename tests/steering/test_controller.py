@@ -562,7 +562,7 @@ def test_an_alarm_whose_repair_could_hardly_be_better_waits_for_the_longest_time
     while "refuse" not in rig.days(1, 0.36):
         pass
     assert rig.controller.state.alarm_quiet_until_us == rig.clock.now_us() + 8 * 7 * DAY_US
-    assert "less than 1 % lower" in rig.ledger.rows()[-1].cause
+    assert "lowered by less than 1 %" in rig.ledger.rows()[-1].cause
     rig.days(30, 0.36)
     assert rig.bench.made == 2
     rig.days(8, 0.9)  # a further rise does not wait

@@ -79,7 +79,7 @@ def set_codec(blob: Blob, key: str) -> Codec[TrainingSet]:
 
 
 def digest_codec(blob: Blob) -> Codec[str | None]:
-    """Return the codec of a blob's hash, or of None. It refuses to decode the hash of a blob that is lost."""
+    """Return the codec of values that are None or the hash of a blob. It refuses to decode the hash of a lost blob."""
 
     def decode(data: bytes) -> str | None:
         digest = data.decode() or None

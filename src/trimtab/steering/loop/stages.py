@@ -128,5 +128,5 @@ def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
 
 
 def _follow_ups(state: LoopState) -> list[Stage]:
-    said = "Another candidate is then trained, when there are more days since the data last changed."
+    said = "Another candidate is trained then, because there are more days from after the data changed."
     return [Stage(name="follow up", state="next", until_us=at_us, said=said) for at_us in state.follow_ups_us]

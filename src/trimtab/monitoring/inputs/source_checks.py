@@ -67,8 +67,7 @@ class SourceChecks:
 
     def _of_feed(self, source: Source, now_us: int) -> list[Finding]:
         found = feed_findings(self._arrivals(source.name), now_us)
-        # files of such a source leave out rows that are not final yet, so their newest event is always old
-        if source.reading.only_final:
+        if source.reading.only_final:  # its files leave out rows that are not final, so the newest event is always old
             found = [one for one in found if one.kind != "feed_late"]
         return found
 

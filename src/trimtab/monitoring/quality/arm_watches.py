@@ -13,7 +13,7 @@ from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.store.ports import Catalog, Put, Remove
 
 KIND = "arm_watch"
-QUIET_US = 7 * DAY_US  # an arm (a canary or a shadow) is no longer watched if its newest compared day ended before this
+QUIET_US = 7 * DAY_US  # an arm (a canary or a shadow) is watched until its newest compared day ended this long ago
 
 Arm = tuple[str, str]  # an arm: an alias, and the version that it points to
 

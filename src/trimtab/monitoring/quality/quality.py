@@ -53,9 +53,9 @@ class QualityMonitor:
     so only the loss of its lists is watched. # D0086
 
     Each watch is also stored under its version, so that after a roll-back, a version is compared with its earlier
-    reference again. When a version is replaced, the next version gets a second reference: the second reference of the
-    replaced version or, if it had none, its own one. It is dropped when seven days of the next version have
-    met it, and the next version has a reference of its own. # D0223
+    reference again. A version that replaces another also gets a second reference: the second reference of the replaced
+    version or, if that had none, its own reference. It is dropped once the mean of seven days is not worse than it,
+    provided that the new version has a reference of its own. # D0223
     Canaries and shadows are watched, too, and compared with the reference of the version in service. # D0187
     """
 

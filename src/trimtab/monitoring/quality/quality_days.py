@@ -86,8 +86,8 @@ def stored_days(
 def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
     """Return the sums of the given closed days of a model, oldest first.
 
-    Even if the history is long, few other days are read: one query reads the up to ten days whose dates begin alike,
-    such as 2024-03-1, and is only made if a given day is among them.
+    Even if the history is long, few other days are read: a query reads the days whose dates begin alike, such as
+    2024-03-1 (at most ten), and is only made if a given day is among them.
     """
     wanted = {f"{model}/{format_time(day_us)[:10]}" for day_us in days_us}
     return [

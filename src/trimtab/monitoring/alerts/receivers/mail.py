@@ -58,7 +58,7 @@ def _handed_over(server: smtplib.SMTP, receiver: EmailReceiver, mail: EmailMessa
 
 
 def _accepted(mail: EmailMessage, refused: dict[str, tuple[int, bytes]]) -> str:
-    """Say which recipients were accepted. One counts as a success: a second attempt would send it the email twice."""
+    """Say which recipients were accepted. If one was, there is no second attempt: it would get the email twice."""
     return f"accepted for {mail['To']}" + (f", but not for {_refusals(refused)}" if refused else "")
 
 

@@ -23,9 +23,9 @@ _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`)
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
-# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. In
-# those of the newest `_FAR_H` hours that have such a number, all extreme numbers are counted. If they are at least the
-# share `_FAR_SHARE` of all rows of the newest `_FAR_H` hours, the finding is red.
+# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. Of
+# the newest `_FAR_H` hours, only those with such a number count, each with all its extreme numbers. If these are at
+# least the share `_FAR_SHARE` of all rows of the newest `_FAR_H` hours, the finding is red.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],

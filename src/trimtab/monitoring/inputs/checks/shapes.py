@@ -323,7 +323,7 @@ def _unit(layout: Layout, one: _Off, before: Floats | None, course: Sequence[Flo
     """Find another unit: a conversion (such as Celsius to Fahrenheit) or a large factor explains the new values.
 
     If a few hours of the column have no typical shape (`_SHAPELESS`), its values are compared not with the profile but
-    with the day before (`before`). This takes `_SAMPLED` values of that day, and many new values that are far outside.
+    with the day before (`before`). This needs `_SAMPLED` values of that day, and many new values that are far outside.
     """
     column = layout.profile.columns[one.place]
     usual = np.frombuffer(column.quantiles, "<f8")

@@ -271,6 +271,6 @@ def _asked_again(
 
 
 def _high(values: Sequence[float]) -> float:
-    """Return the largest value after one in fourteen was left out; 0 if there are no values."""
+    """Return the largest value after the highest one in fourteen are left out; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[-1 - len(ordered) // 14] if ordered else 0.0

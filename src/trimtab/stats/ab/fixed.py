@@ -39,7 +39,7 @@ def compare(
         cuped: Whether to subtract what a covariate from before the exposure predicts. If the covariate has the
             correlation r with the metric within days, this multiplies the variance by 1 - r**2.
         days: Whether the daily differences count as observations (see above). Otherwise only the units do (Welch's
-            test), which is right if units were assigned at random, and the result is only meant for these days.
+            test), which is right if units were assigned at random, and the result is only about these days.
         correlated: Whether the effects of neighbouring days may be correlated.
         level: The confidence level.
         two_sided: Whether to look for an effect in both directions.

@@ -28,8 +28,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    # whether, in the first part, no other policy had at most this loss with at most as many trainings (equal results do
-    # not count)
+    # whether, in the first part, no other policy is better in one of loss and trainings, and at least as good in the
+    # other
     best: bool
 
 

@@ -43,7 +43,7 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
 def influences(
     fitted: Fitted, training_set: TrainingSet, chosen: NDArray[Any], *, seed: int
 ) -> tuple[tuple[Influence, ...], str]:
-    """Return what each feature contributes, largest first, and why there is nothing ("" if there is something).
+    """Return what each feature contributes, largest first, and why this cannot be computed ("" if it can be).
 
     Args:
         chosen: The indices of the rows of the holdout.

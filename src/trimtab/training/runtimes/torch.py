@@ -241,8 +241,8 @@ def _named(build: Any) -> str | None:
         found = getattr(found, part, None)
     if found is not build:
         raise Misuse(
-            f"torch: {name} cannot be imported by its name, but the model cannot be loaded otherwise. Define it at "
-            "the top of a file."
+            f"torch: {name} cannot be imported by its name, and without that the model could not be loaded. Define it "
+            "at the top level of a file."
         )
     return name
 

@@ -187,4 +187,4 @@ class OutcomeJoin(LabelWait):
         try:
             return Column("int", keys.values.astype(np.int64))
         except ValueError as error:
-            raise Misuse(f"outcomes: a request's key is no integer ({error}). Is it another model's?") from error
+            raise Misuse(f"outcomes: a request's key is no integer ({error}). Is the log of another model?") from error

@@ -671,7 +671,7 @@ def test_skewed_values_of_a_small_variant_are_warned_of() -> None:
         values = {name: {"revenue": [rng.lognormal(2.0, sigma, n) for _ in range(14)]} for name, n in units.items()}
         definition = experiment(of, weights=(540 / (540 + small), small / (540 + small)))
         notes = read_experiment(definition, state_of(definition), days_of(values)).notes
-        return any("units of green count like" in note and "declare cap=" in note for note in notes)
+        return any("units of green have most of it" in note and "declare cap=" in note for note in notes)
 
     assert warned(orders, 2.5, 60)
     assert not warned(orders, 2.5, 540)

@@ -184,7 +184,7 @@ def test_simulate_plants_an_effect_in_the_projects_own_history(folder: Path) -> 
         folder, "simulate", "--experiment", "later", "--policy", "never", status=2
     )
     assert "needs --experiment" in run_failing(folder, "simulate", "--effect", "0.1", status=2)
-    with open_project(folder, environment={}) as project, pytest.raises(Misuse, match="not possible"):
+    with open_project(folder, environment={}) as project, pytest.raises(Misuse, match="would exceed 1"):
         project.simulate_experiment("later", effect=5.0, runs=1)
 
 

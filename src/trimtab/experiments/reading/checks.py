@@ -195,7 +195,7 @@ def small_strata(definition: Experiment, days: Sequence[ExperimentDay]) -> str |
         return None
     return (
         f"{small} of {len(strata)} values of {definition.strata} have fewer than {FEWEST_OF_STRATUM} units of a "
-        "variant: the adjustment for strata takes them together"
+        "variant: the adjustment for strata merges them"
     )
 
 
@@ -217,9 +217,9 @@ def skewed_values(definition: Experiment, metric: Metric, days: Sequence[Experim
     if effective >= _EFFECTIVE:
         return None
     return (
-        f"the {units[name]:,} units of {name} count like {effective:.0f} for {metric.name}, because a few have most of "
-        "it, and the other variants have far more units. The error may then be twice the stated one: declare cap=, "
-        "or equal weights, and start the experiment again"
+        f"{metric.name}: a few of the {units[name]:,} units of {name} have most of it, so they weigh like only "
+        f"{effective:.0f} units, and other variants have far more units. The error may then be twice the stated one: "
+        "declare cap=, or equal weights, and start the experiment again"
     )
 
 

@@ -118,9 +118,9 @@ def _effects(page: Document, reading: Reading) -> None:
     page.table(Table(headers=headers, rows=tuple(rows)))
     if guarded:
         page.paragraph(
-            "The distance from the margin is the interval of the variant's value minus the worst value that the "
-            "margin allows. The variant is within the margin if the whole interval is on the better side of 0. This "
-            "is not corrected for the number of guardrails, because all of them have to hold."
+            "The distance from the margin is the variant's value minus the worst value that the margin allows; its "
+            "interval is shown. The variant is within the margin if this whole interval is on the better side of 0. "
+            "It is not corrected for the number of guardrails, because all of them have to hold."
         )
     methods = sorted({one.looks[-1].method for one in reading.metrics})
     page.paragraph(

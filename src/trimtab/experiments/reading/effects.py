@@ -151,7 +151,7 @@ def _without_events(definition: Experiment, metric: Metric, days: Sequence[Exper
     had none at any earlier look. Before the third day on which both variants have units, the bound is 1.
 
     If events are good, as orders are, the bound is always 1: the metric probably reads the wrong ids. Units of days
-    that are left out prove nothing, but an event of one of them is an event: from then on the bound is 1. The first
+    that are left out prove nothing, but an event of one of them counts: from then on the bound is 1. The first
     event on a day that counts ends the looks; the last one then has no bound and no values.
     """
     of_events = metric.source is not None or metric.prediction == "label"

@@ -231,7 +231,7 @@ def _metric_plan(
         raise Misuse(said.rstrip())
     plain = [_noise(days, metric, control, variant, cuped=False)[1] for days in splits] if has_covariate else []
     if excess < 2.0 * float(numbers[:, 2].std()) / math.sqrt(len(splits)):
-        excess = 0.0  # it may be only noise
+        excess = 0.0  # so small an excess may be only noise
     shares = wanted_shares(definition)
     design = Design(
         units_per_day=units_a_day,

@@ -15,7 +15,7 @@ Act = Literal["blocked", "wait", "ship", "stop", "keep running", "cannot be seen
 
 
 class RatioCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of the sample-ratio check. It may be repeated every day: its error holds for all days together."""
+    """The result of the sample-ratio check. It may be repeated every day: its error rate is that of all repetitions."""
 
     holds: bool
     p: float | None  # None: not checked
@@ -80,7 +80,7 @@ class VariantReading(msgspec.Struct, frozen=True, kw_only=True):
     wanted: float  # the declared share of the participants
     found: float | None  # the share that was found; None without units
     testers: int  # units with an override, which are in no other count
-    not_shown: dict[str, int]  # units that were assigned the variant and got another one, by reason; they count
+    not_shown: dict[str, int]  # by reason: units that got another variant than this one, but count for it
     by_day: dict[str, int] = {}  # by day: the units that were first exposed then
 
 

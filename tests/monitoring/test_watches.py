@@ -336,7 +336,7 @@ def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
     catalog: Catalog, monitor: QualityMonitor
 ) -> None:
     live, worse = stream(3, 28, 20), stream(4, 28, 20, level=0.26, version="other")
-    monitor.follow_arms({"canary": "other"}, now_us=48 * DAY_US)
+    monitor.follow_arms({"canary": "other"}, now_us=48 * DAY_US, closed_us=48 * DAY_US)
     for number, (one, two) in enumerate(zip(live, worse, strict=True)):
         monitor.observe([one], now_us=(30 + number) * DAY_US, arms=[("canary", two)])
         monitor.reload()
@@ -350,7 +350,10 @@ def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
     assert not monitor.watch.alarming
     monitor.observe(stream(5, 48, 1), now_us=50 * DAY_US)
     assert len(standing_signals(catalog, "m")) == 1  # a look without its days leaves it alone
-    monitor.follow_arms({"canary": "third"}, now_us=51 * DAY_US)
+    # labels take 30 days, so that its newest closed day is long ago
+    monitor.follow_arms({"canary": "other"}, now_us=80 * DAY_US, closed_us=49 * DAY_US)
+    assert len(standing_signals(catalog, "m")) == 1
+    monitor.follow_arms({"canary": "third"}, now_us=51 * DAY_US, closed_us=51 * DAY_US)
     assert standing_signals(catalog, "m") == []
     (ended,) = listed_signals(catalog, "m")
     assert ended.ended_because == "other no longer answers as canary"
@@ -362,7 +365,9 @@ def test_a_canary_that_is_as_good_is_quiet_and_a_shadow_is_never_red(catalog: Ca
     monitor.observe(stream(3, 28, 20), now_us=48 * DAY_US, arms=arms)
     (signal,) = standing_signals(catalog, "m")
     assert (signal.version, signal.severity) == ("third", "info")
-    monitor.follow_arms({"canary": "other", "shadow": "third"}, now_us=70 * DAY_US)  # silent for weeks
+    monitor.follow_arms(
+        {"canary": "other", "shadow": "third"}, now_us=70 * DAY_US, closed_us=70 * DAY_US
+    )  # silent for weeks
     assert standing_signals(catalog, "m") == []
 
 

@@ -48,12 +48,12 @@ class ArmWatches:
         """Return the watch of an arm before a day is added. If there is none, return one that begins on this day."""
         return self.watches.get(arm) or self._begun(arm, day, champion)
 
-    def over(self, arms: Mapping[str, str], now_us: int) -> list[Watch]:
+    def over(self, arms: Mapping[str, str], closed_us: int) -> list[Watch]:
         """Return the watches that are over: the arm points to another version, or no day was compared for a week."""
         return [
             watch
             for (arm, version), watch in self.watches.items()
-            if arms.get(arm) != version or now_us - (watch.last_day_us or watch.anchored_at_us) > QUIET_US + DAY_US
+            if arms.get(arm) != version or closed_us - (watch.last_day_us or watch.anchored_at_us) > QUIET_US + DAY_US
         ]
 
     def put(self, watch: Watch) -> Put:

@@ -199,9 +199,14 @@ class QualityMonitor:
         self.reload()
         return True
 
-    def follow_arms(self, arms: Mapping[str, str], *, now_us: int) -> None:
-        """End the watches and signals of arms that now point to other versions, or that no longer answer."""
-        over = self._arms.over(arms, now_us)
+    def follow_arms(self, arms: Mapping[str, str], *, now_us: int, closed_us: int) -> None:
+        """End the watches and signals of arms that now point to other versions, or that no longer answer.
+
+        Args:
+            arms: The version of each arm.
+            closed_us: The end of the newest closed day.
+        """
+        over = self._arms.over(arms, closed_us)
         if not over:
             return
         changes: list[Change] = [self._arms.remove(watch) for watch in over]

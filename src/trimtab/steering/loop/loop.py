@@ -146,8 +146,8 @@ class Loop:
         """
         now_us = self._clock.now_us()
         self.monitor.follow(self.builder.champion(), now_us=now_us)
-        self.monitor.follow_arms(self.builder.arms(), now_us=now_us)
         before_us = self._days.closed_until_us
+        self.monitor.follow_arms(self.builder.arms(), now_us=now_us, closed_us=before_us)
         self._whole = False
         days = self._days.close(now_us)
         closed_until_us = self._days.closed_until_us

@@ -17,6 +17,7 @@ from trimtab.monitoring.inputs.checks.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.inputs.checks.findings import Finding, percent
 
 _NEWEST: Final = 300  # of the last day, at most this many events are checked
+_FIRST: Final = 40  # if these do not repeat, the others are not read
 _LEAST_PAIRS: Final = 20  # this many of them need an earlier event of their entity
 _STUCK: Final = 0.95  # the source is stuck from this share of repeated values on
 _FURTHER: Final = 0.2  # if the share is this much higher than on each earlier day
@@ -44,6 +45,9 @@ def repeat_findings(
     if not names or end - begin <= _LEAST_PAIRS:
         return []
     for by in entities:
+        _, few = _repeats(columns, arrivals, slice(max(begin, end - _FIRST), end), by, names)
+        if few.size and few.mean() < _STUCK:
+            continue
         rows, same = _repeats(columns, arrivals, slice(begin, end), by, names)
         if same.size < _LEAST_PAIRS or same.mean() < _STUCK:
             continue

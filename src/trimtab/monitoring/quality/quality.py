@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from trimtab.core.records import LOSS_CAP, DayQuality, Signal
+from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, Signal
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks
 from trimtab.monitoring.quality.arm_watches import ArmWatches, arm_of
@@ -151,6 +151,7 @@ class QualityMonitor:
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
             healthy_cap=healthy_cap,
             short_of=shortfalls(healthy, alike, after_alarm=after_alarm),
+            short_since=None if after_alarm else _since(reference, at_us),
             earlier=before if continues and not after_alarm else None,
             earlier_levels=_since_change(before, {"": reference, **(slices or {})}, loss_cap, self._metric),
         )
@@ -406,6 +407,12 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         unlisted_told="no" if over else told if told != "no" else watch.unlisted_told,
         unlisted_day=None if over else day if told != "no" else watch.unlisted_day,
     )
+
+
+def _since(reference: Sequence[DayQuality], at_us: int) -> ChangeOnset | None:
+    """Return when a change began that reference days show: on the first of the newest 14 at the latest."""
+    days = [day.day_us for day in reference if day.labelled][-14:]
+    return ChangeOnset(at_us=days[0], earliest_us=days[0], latest_us=at_us) if days else None
 
 
 def _since_change(

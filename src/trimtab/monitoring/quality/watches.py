@@ -109,6 +109,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     # after a change, the losses before it, for all rows ("") and for slices, until this version meets them  # D0224
     earlier_levels: dict[str, EarlierLevel] = {}
     short_of: dict[str, float] = {}  # by kind, how much worse the reference is than the second reference
+    # if the version was promoted without an alarm: when the change began that `short_of` shows; it counts as an alarm,
+    # because the evidence against the version before ended with the promotion
+    short_since: ChangeOnset | None = None
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
     # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
     earlier: Watch | None = None
@@ -117,7 +120,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     def alarming(self) -> bool:
         """Whether there is an alarm about all rows, from either reference. Alarms about slices do not count."""
         own = any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
-        return own or (self.earlier is not None and self.earlier.alarming)
+        return own or self._short or (self.earlier is not None and self.earlier.alarming)
+
+    @property
+    def _short(self) -> bool:
+        return bool(self.short_of) and self.short_since is not None
 
     @property
     def onset(self) -> ChangeOnset | None:
@@ -125,6 +132,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         found = [onset for f in (*self.figures.values(), *self.healthy.values()) if (onset := self.onset_of(f))]
         if self.earlier is not None and self.earlier.onset is not None:
             found.append(self.earlier.onset)
+        if self._short and self.short_since is not None and not found:
+            found.append(self.short_since)
         return max(found, key=lambda onset: onset.at_us, default=None)
 
     @property
@@ -144,6 +153,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
             kind
             for kind in (*self.figures, *self.healthy)
             if any(kind in part and part[kind].alarming for part in (self.figures, self.healthy))
+            or (self._short and kind in self.short_of)
         ]
         return list(dict.fromkeys(own if self.earlier is None else [*own, *self.earlier.rung]))
 

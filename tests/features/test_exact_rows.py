@@ -49,7 +49,7 @@ def test_what_rows_add_to_sums_is_exact_however_fine_the_unit_gets(batches: list
     for values in batches:
         given_of = plan.values.of_many([("i", "a", 5, value, 1, True, "u") for value in values])[0]
         rows = [[5, 5, "p0", 1, NEVER_US, "i", gives] for gives in given_of]
-        for row, numbers in zip(rows, state._numbers(rows), strict=True):
+        for row, numbers in zip(rows, state._addends(rows), strict=True):
             for place, series in enumerate(plan.series.real_sums):
                 value = row[GIVES][series]
                 exact = None if value is None else Fraction(value) * 2 ** state.exponents[place]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any, TypeAlias
 
@@ -44,16 +44,11 @@ class Kept:
         deleted = [event.op == "delete" for _, _, _, event in arrivals]
         if True in deleted or None in self._entities:
             self._drop(deleted, count)
-        if not plan.forever:
-            early_us = plan.longest_us
-            # count events that were in no window any more when they became known (S may be much later than that)
-            for _, known_at, _, event in self._arrivals:
-                if event.event_at_us < known_at - early_us and plan.expired(event.event_at_us, known_at):
-                    count["too_late"] += 1
+        count["too_late"] += too_late(plan, [(event.event_at_us, known_at) for _, known_at, _, event in self._arrivals])
 
-    def rows(self) -> Iterable[tuple[Arrival, bytes, list[Contribution]]]:
+    def rows(self) -> Iterable[tuple[Arrival, bytes, Sequence[Contribution]]]:
         """Return each record with the name of its entity as a part of keys, and the event's value for each series."""
-        names = map(_Names().__getitem__, self._entities)
+        names = map(Names().__getitem__, self._entities)
         gives, errors = self._plan.values.of_many(self._values)
         for n, of_event in errors.items():
             record = self._arrivals[n][2]
@@ -69,9 +64,18 @@ class Kept:
         self._entities = list(compress(self._entities, live))
 
 
-class _Names(dict[Any, bytes]):
-    """The name of each entity as a part of keys. Each is computed only once."""
+def too_late(plan: ViewPlan, times: Iterable[tuple[int, int]]) -> int:
+    """Count events that were in no window any more when they became known (S may be much later than that).
 
-    def __missing__(self, entity: Any) -> bytes:
-        name = self[entity] = name_bytes(entity)
+    `times` are the event time and the known-at time of each event.
+    """
+    longest_us = plan.longest_us
+    return 0 if plan.forever else sum(at < known - longest_us and plan.expired(at, known) for at, known in times)
+
+
+class Names(dict[Any, Any]):
+    """The name of each entity as a part of keys; None for None. Each is computed only once."""
+
+    def __missing__(self, entity: Any) -> bytes | None:
+        name = self[entity] = None if entity is None else name_bytes(entity)
         return name

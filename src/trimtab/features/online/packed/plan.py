@@ -66,7 +66,7 @@ class ViewPlan:
 
     def earliest_us(self, s_us: int) -> int:
         """Return the earliest event time that is in any window at `s_us`."""
-        return min(floor(s_us - group.over_us, group.hop_us) for group in self.groups)
+        return min([floor(s_us - group.over_us, group.hop_us) for group in self.groups])
 
     def give(self, row: Row, values: Sequence[Any]) -> Mapping[int, str]:
         """Compute a row's value for each series, given the event's values. Return the errors of failed series."""
@@ -103,7 +103,7 @@ class ViewPlan:
         every = [*self.groups, *([] if self.life is None else [self.life])]
         for group in every:
             group.compile(len(self.series.all))
-        self.series.compile({index for group in every for index, _ in group.extremes}, self.columns)
+        self.series.compile(self.columns)
         for feature in self.features:
             feature.exponents_at = tuple(self.series.all[index].sum_place for index in feature.sums)
 

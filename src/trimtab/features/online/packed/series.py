@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from itertools import repeat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from trimtab.core.columns.data import Dtype
@@ -22,14 +21,16 @@ Contribution: TypeAlias = float | int | bool | str | None
 class Series:
     """The value of one expression for each event; None where the condition (`where`) does not hold."""
 
-    def __init__(self, index: int, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
+    def __init__(self, index: int, content: str, aggregate: Aggregate, columns: Mapping[str, Dtype], what: str) -> None:
         self.index = index
+        self.content = content  # a hash of the expression and of the condition
         self.dtype: Dtype = "bool" if aggregate.of is None else aggregate.of.dtype(columns, what)
         self.real = self.dtype == "float"
         self.summed = False  # whether a feature needs its sum
         self.sum_place = 0  # if floats are summed: the index of the sum's exponent in a state
         self.every = aggregate.of is None and aggregate.where is None  # whether it counts all rows
         self.value = None if self.every else _value(aggregate, columns, what)
+        self.reads = set[str]().union(*(e.columns() for e in (aggregate.of, aggregate.where) if e is not None))
         self.column = _plain_column(aggregate, columns)  # the index of the column, if the value is simply a column
 
 
@@ -59,11 +60,15 @@ class EventValues:
 
     def __init__(self, stated: Sequence[Series], derived: Sequence[tuple[int, bool]], columns: tuple[str, ...]) -> None:
         self.plain = all(s.every or s.column is not None for s in stated)
+        # equal for views of one source that compute the same values
+        self.content = tuple(series.content for series in stated), tuple(derived)
         self._stated = stated
         self._derived = derived
         self._columns = columns
+        read = set[str]().union(*(series.reads for series in stated))
+        self._read = [i for i, name in enumerate(columns) if name in read] or [0]  # indexes of the columns
 
-    def of(self, values: Sequence[Any]) -> tuple[list[Contribution], Mapping[int, str]]:
+    def of(self, values: Sequence[Any]) -> tuple[Sequence[Contribution], Mapping[int, str]]:
         """Return the value of each series for one event, and the errors of failed series, by index of the series."""
         before = failures.count
         try:
@@ -74,14 +79,14 @@ class EventValues:
 
     def of_many(
         self, rows: Sequence[Sequence[Any]]
-    ) -> tuple[Iterable[list[Contribution]], dict[int, Mapping[int, str]]]:
+    ) -> tuple[Iterable[Sequence[Contribution]], dict[int, Mapping[int, str]]]:
         """Return for each of many events what `of` returns: the values, and by index of the event, the errors.
 
         All events are computed together. If that fails, they are computed one by one.
         """
         before = failures.count
         try:
-            given = self._columnwise(rows) if self.plain and rows else [self._given(values) for values in rows]
+            given = self._columnwise(rows) if rows else []
             if failures.count == before:
                 return given, {}
         except Exception:  # a value does not have the type of its column, so compute events one by one
@@ -97,13 +102,17 @@ class EventValues:
             given = [True if s.value is None else s.value(row) for s in self._stated]
         return self._with_derived(given) if self._derived else given
 
-    def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[list[Contribution]]:
-        """Compute all events together, column by column. Each series must be a plain column, or count all rows."""
+    def _columnwise(self, rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Contribution]]:
+        """Compute all events together, series by series."""
         columns = list(zip(*rows, strict=True))
-        given: list[Iterable[Contribution]] = []
+        some, names = [columns[i] for i in self._read], [self._columns[i] for i in self._read]
+        named = [] if self.plain else [dict(zip(names, values, strict=True)) for values in zip(*some, strict=True)]
+        given: list[Sequence[Any]] = []
         for series in self._stated:
-            if series.column is None:
-                given.append(repeat(True, len(rows)))
+            if series.value is None:
+                given.append([True] * len(rows))
+            elif series.column is None:
+                given.append(list(map(series.value, named)))
             elif series.real:
                 least, greatest = -GREATEST, GREATEST
                 given.append(
@@ -111,8 +120,10 @@ class EventValues:
                 )
             else:
                 given.append(columns[series.column])
-        found = map(list, zip(*given, strict=True))
-        return map(self._with_derived, found) if self._derived else found
+        for of, squared in self._derived:
+            reals = [value if value is None else float(value) for value in given[of]]
+            given.append([value if value is None else value * value for value in reals] if squared else reals)
+        return zip(*given, strict=True)
 
     def _one_by_one(self, values: Sequence[Any]) -> tuple[list[Contribution], dict[int, str]]:
         row = dict(zip(self._columns, values, strict=True))
@@ -150,8 +161,7 @@ class ViewSeries:
         self.all: list[Series | DerivedSeries] = []
         self.names: list[list[str]] = []  # for each of the series in `stated`, the names of its features
         self.real_sums: list[int] = []  # indexes of the series with a sum of floats
-        # for each series: its index, whether it is summed, whether extremes are kept
-        self.uses: tuple[tuple[int, bool, bool], ...] = ()
+        self.summed: tuple[bool, ...] = ()  # for each series: whether it is summed
         self.ones: tuple[int, ...] = ()  # a 1 for each series
         self.values: EventValues
 
@@ -160,7 +170,7 @@ class ViewSeries:
         content = content_hash((aggregate.of, aggregate.where))
         if content not in self.stated:
             what = f"view {view.name!r}, feature {name!r}"
-            self.stated[content] = Series(len(self.stated), aggregate, view.source.columns, what)
+            self.stated[content] = Series(len(self.stated), content, aggregate, view.source.columns, what)
             self.all.append(self.stated[content])
             self.names.append([])
         series = self.stated[content]
@@ -172,16 +182,13 @@ class ViewSeries:
         """Return the indexes of the series whose sums an aggregate needs. First call `of` for all features."""
         return tuple(self._sum(one, series) for one in kind.sums)
 
-    def compile(self, ranked: Set[int], columns: tuple[str, ...]) -> None:
-        """Set up what depends on all series together.
-
-        `ranked` has the indexes of the series whose extremes are kept.
-        """
+    def compile(self, columns: tuple[str, ...]) -> None:
+        """Set up what depends on all series together."""
         self.values = EventValues(list(self.stated.values()), self.derived, columns)
         self.real_sums = [s.index for s in self.all if s.summed and s.real]
         for place, index in enumerate(self.real_sums):
             self.all[index].sum_place = place
-        self.uses = tuple((s.index, s.summed, s.index in ranked) for s in self.all)
+        self.summed = tuple(series.summed for series in self.all)
         self.ones = (1,) * len(self.all)
 
     def _sum(self, what: str, series: Series) -> int:

@@ -9,7 +9,7 @@ the next version, and is then dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import add, sub
 from typing import Any
 
@@ -40,10 +40,10 @@ from trimtab.features.online.packed.tiles import (
     TOTALS,
     Block,
     Tiles,
-    add_block,
+    add_fields,
     advance,
-    block_of,
     empty,
+    numbers_of,
     push,
     rescale,
     take_out,
@@ -52,6 +52,7 @@ from trimtab.features.online.packed.tiles import (
 FORMAT = 1
 _WORD = 2**63
 _TIED = 16  # for a source with a key: how many of the latest rows with the same event time are kept
+_MANY = 5  # from this number on, the rows of an entity are added together; fewer are added one by one
 _SCALES = len(SCALES)
 _from_bytes = int.from_bytes
 
@@ -200,12 +201,12 @@ class EntityState:
         After the last removed row, call `restore`, which computes these from the stored rows.
         """
         plan = self.plan
-        block = block_of(plan, [row], self._numbers([row]))
+        numbers = numbers_of(plan, row[GIVES], self._addends([row])[0])
         for index, (group, tiles) in enumerate(zip(plan.groups, self.tiles, strict=True)):
-            self.lost_extremes += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, block)]
+            self.lost_extremes += [(index, *lost) for lost in take_out(group, tiles, self.s_us, row, numbers)]
         if plan.life is not None:
             fields, extremes = self.life
-            fields[:] = map(sub, fields, plan.life.fields_of(block[0]))
+            fields[:] = map(sub, fields, plan.life.fields_of(numbers))
             for place, (series, _) in enumerate(plan.life.extremes):
                 if extremes[place] is not None and extremes[place] == row[GIVES][series]:
                     extremes[place] = None
@@ -239,7 +240,7 @@ class EntityState:
         if self.lost_life and self.plan.life is not None:
             for row in rows(BEGIN_US, newest):
                 read += 1
-                self._add_life_extremes(block_of(self.plan, [row], [row[GIVES]]), self.lost_life)
+                self._add_life_extremes(row[GIVES], row[GIVES], self.lost_life)
         if self.lost_latest:
             tied: list[Row] = []
             for row in rows(BEGIN_US, newest):
@@ -262,30 +263,33 @@ class EntityState:
     def _add(self, rows: list[Row]) -> None:
         plan = self.plan
         if plan.windowed:
-            numbers_of = self._numbers(rows)
-            whole = block_of(plan, rows, numbers_of)
-            first = last = rows[0][EVENT_AT]
-            if len(rows) > 1:
-                times = [row[EVENT_AT] for row in rows]
-                first, last = min(times), max(times)
-            for group, tiles in zip(plan.groups, self.tiles, strict=True):
-                start = first - first % group.hop_us
-                if last < start + group.hop_us:
-                    add_block(group, tiles, self.s_us, start, whole)
-                else:
-                    for row, numbers in zip(rows, numbers_of, strict=True):
-                        block = block_of(plan, [row], [numbers])
-                        add_block(group, tiles, self.s_us, floor(row[EVENT_AT], group.hop_us), block)
-            if plan.life is not None:
-                self.life[0] = list(map(add, self.life[0], plan.life.fields_of(whole[0])))
-                self._add_life_extremes(whole, range(len(plan.life.extremes)))
+            addends = self._addends(rows)
+            if len(rows) == 1 or (len(rows) < _MANY and not self._any_late(rows)):
+                for row, of_row in zip(rows, addends, strict=True):
+                    numbers, gives, at_us = numbers_of(plan, row[GIVES], of_row), row[GIVES], row[EVENT_AT]
+                    for group, tiles in zip(plan.groups, self.tiles, strict=True):
+                        start, fields = at_us - at_us % group.hop_us, group.fields_of(numbers)
+                        add_fields(group, tiles, self.s_us, start, fields, gives, gives)
+                    if plan.life is not None:
+                        self._add_life(plan.life.fields_of(numbers), gives, gives)
+            else:
+                block = Block(plan, [row[EVENT_AT] for row in rows], [row[GIVES] for row in rows], addends)
+                for group, tiles in zip(plan.groups, self.tiles, strict=True):
+                    block.add_to(group, tiles, self.s_us)
+                if plan.life is not None:
+                    self._add_life(block.fields(plan.life), *block.extremes(plan.life))
         for sketch, kept in zip(plan.sketches, self.sketches, strict=True):
             for row in rows:
                 sketches.put(sketch, kept, row)
         if plan.latest:
             self._add_latest(rows)
 
-    def _numbers(self, rows: list[Row]) -> list[list[Any]]:
+    def _any_late(self, rows: list[Row]) -> bool:
+        """Return whether any of the rows is before the newest tile of a group."""
+        newest_us: int = max([tiles[TILE] for tiles in self.tiles if tiles[TILE] is not None], default=BEGIN_US)
+        return any(row[EVENT_AT] < newest_us for row in rows)
+
+    def _addends(self, rows: list[Row]) -> list[list[Any]]:
         """Return for each row what it adds to the sum of each series.
 
         For a sum of floats, this is the numerator of `value = numerator / 2**exponent`. If a value needs a larger
@@ -297,7 +301,7 @@ class EntityState:
         numbers_of: list[list[Any]] = []
         exponents = self.exponents
         for row in rows:
-            numbers = row[GIVES][:]
+            numbers = list(row[GIVES])
             for i, series in enumerate(real_sums):
                 value = numbers[series]
                 if value is None:
@@ -332,9 +336,13 @@ class EntityState:
         if self.plan.life is not None and (series, True) in self.plan.life.fields:
             self.life[0][1 + self.plan.life.fields.index((series, True))] <<= shift
 
-    def _add_life_extremes(self, block: Block, places: Iterable[int]) -> None:
+    def _add_life(self, fields: Sequence[int], lows: Any, highs: Any) -> None:
         assert self.plan.life is not None
-        _, lows, highs = block
+        self.life[0] = list(map(add, self.life[0], fields))
+        self._add_life_extremes(lows, highs, range(len(self.plan.life.extremes)))
+
+    def _add_life_extremes(self, lows: Any, highs: Any, places: Iterable[int]) -> None:
+        assert self.plan.life is not None
         extremes = self.life[1]
         for place in places:
             series, kind = self.plan.life.extremes[place]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, groupby
 from operator import add, sub
 from typing import Any, TypeAlias
 
@@ -19,8 +20,6 @@ from trimtab.features.online.packed.keys import EVENT_AT, GIVES, Row, floor
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 
-Block: TypeAlias = tuple[list[Any], list[Any], list[Any]]
-# [number of rows, number of values of each series, sum of each series], smallest and largest value of each series
 Tiles: TypeAlias = list[Any]  # the tiles of one group: a list with the indexes below (see `EntityState`)
 TILE, CURRENT, TOTALS, PAST, WORDS, STACKS = range(6)
 BEGIN_US = -(2**62)  # before all events
@@ -32,45 +31,83 @@ def empty(group: Group) -> Tiles:
     return [None, [], [], b"", 1, [[] for _ in group.extremes]]
 
 
-def block_of(plan: ViewPlan, rows: Sequence[Row], numbers_of: Sequence[list[Any]]) -> Block:
-    """Return counts, sums and extremes of rows. A group can add them (`add_block`) if all rows belong to the same tile.
+def numbers_of(plan: ViewPlan, gives: Sequence[Any], addends: Sequence[Any]) -> list[Any]:
+    """Return the numbers of one row: 1, and for each series the number of its values, then for each series its sum.
 
     Args:
-        rows: The rows, at least one.
-        numbers_of: For each row, the numbers that it adds to the sum of each series; None: the row gives no value.
+        gives: The row's value for each series.
+        addends: The number that it adds to the sum of each series; None: the row gives no value.
     """
-    if len(rows) == 1:
-        gives, numbers = rows[0][GIVES], numbers_of[0]
-        if None not in gives:
-            return [1, *plan.series.ones, *numbers], gives, gives
-        return [1, *[value is not None for value in gives], *[value or 0 for value in numbers]], gives, gives
-    width = len(plan.series.all)
-    counts, sums = [0] * width, [0] * width
-    lows: list[Any] = [None] * width
-    highs: list[Any] = [None] * width
-    for row, numbers in zip(rows, numbers_of, strict=True):
-        gives = row[GIVES]
-        for i, summed, ranked in plan.series.uses:
-            value = gives[i]
-            if value is not None:
-                counts[i] += 1
-                if summed:
-                    sums[i] += numbers[i]
-                if ranked:
-                    if lows[i] is None or value < lows[i]:
-                        lows[i] = value
-                    if highs[i] is None or value > highs[i]:
-                        highs[i] = value
-    return [len(rows), *counts, *sums], lows, highs
+    if None not in gives:
+        return [1, *plan.series.ones, *addends]
+    return [1, *[value is not None for value in gives], *[value or 0 for value in addends]]
 
 
-def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -> None:
-    """Add sealed rows to the tile that begins at `start`. The totals are as of `s_us`."""
+class Block:
+    """Several rows, with running totals, so that the fields of consecutive rows of one tile are differences.
+
+    Args:
+        times: The event time of each row.
+        gives: For each row, its value for each series.
+        addends: For each row, the number that it adds to the sum of each series; None: the row gives no value.
+    """
+
+    def __init__(self, plan: ViewPlan, times: list[int], gives: list[Any], addends: list[Any]) -> None:
+        self._times = times
+        self._values = list(zip(*gives, strict=True))  # for each series
+        rows = range(len(times) + 1)
+        # as `numbers_of`, but each is a list for the first 0, 1, 2, ... rows
+        self._running: list[Sequence[int]] = [rows]
+        for values in self._values:
+            there = [value is not None for value in values] if None in values else None
+            self._running.append(rows if there is None else list(accumulate(there, initial=0)))
+        for column, summed in zip(zip(*addends, strict=True), plan.series.summed, strict=True):
+            sums = accumulate([value or 0 for value in column], initial=0) if summed else rows
+            self._running.append(list(sums))
+
+    def fields(self, group: Group) -> list[int]:
+        """Return the fields of a tile that has all of the rows."""
+        return [column[-1] for column in group.fields_of(self._running)]
+
+    def extremes(self, group: Group, first: int = 0, end: int | None = None) -> tuple[dict[int, Any], dict[int, Any]]:
+        """Return by series the smallest values, and the largest, of the rows from index `first` until before `end`."""
+        lows: dict[int, Any] = {}
+        highs: dict[int, Any] = {}
+        for series, kind in group.extremes:
+            values: Sequence[Any] = self._values[series][first:end]
+            if None in values:
+                values = [value for value in values if value is not None]
+            if kind == "min":
+                lows[series] = min(values, default=None)
+            else:
+                highs[series] = max(values, default=None)
+        return lows, highs
+
+    def add_to(self, group: Group, tiles: Tiles, s_us: int) -> None:
+        """Add the rows, which must be sealed, to the tiles of a group. The totals are as of `s_us`."""
+        hop_us, first = group.hop_us, 0
+        columns = group.fields_of(self._running)
+        for start, run in groupby([at_us - at_us % hop_us for at_us in self._times]):
+            last = first + len(list(run))
+            late = tiles[TILE] is not None and start < tiles[TILE]
+            # A sum in between may need more words, and the encoded tiles keep the largest width, so that adding rows of
+            # an older tile at once could change stored bytes. They are added one by one, unless all rows are in it.
+            step = 1 if late and last - first < len(self._times) else last - first
+            for at in range(first, last, step):
+                fields = [column[at + step] - column[at] for column in columns]
+                add_fields(group, tiles, s_us, start, fields, *self.extremes(group, at, at + step))
+            first = last
+
+
+def add_fields(group: Group, tiles: Tiles, s_us: int, start: int, fields: Sequence[int], lows: Any, highs: Any) -> None:
+    """Add the fields of sealed rows to the tile that begins at `start`. The totals are as of `s_us`.
+
+    `lows` and `highs` are by the index of a series: the smallest and the largest value of the rows.
+    """
     low = s_us - group.over_us
     if start < low - low % group.hop_us:
         return
     newest = tiles[TILE]
-    fields = group.fields_of(block[0])
     if start == newest:
         tiles[CURRENT] = list(map(add, tiles[CURRENT], fields))
     else:
@@ -83,7 +120,6 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
                 _close(group, tiles, s_us)
             tiles[TILE], tiles[CURRENT] = start, list(map(add, group.zeros, fields))
     if group.extremes:
-        _, lows, highs = block
         for stack, (series, kind) in zip(tiles[STACKS], group.extremes, strict=True):
             value = lows[series] if kind == "min" else highs[series]
             if value is None:
@@ -93,8 +129,8 @@ def add_block(group: Group, tiles: Tiles, s_us: int, start: int, block: Block) -
             push(stack, start, value, kind)
 
 
-def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> list[tuple[int, int, int]]:
-    """Remove a row. `block` is what `block_of` returns for it.
+def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, numbers: list[Any]) -> list[tuple[int, int, int]]:
+    """Remove a row. `numbers` is what `numbers_of` returns for it.
 
     Returns:
         For each stack that lost an entry: its index, and the first and the last event time of the rows to push again.
@@ -102,7 +138,7 @@ def take_out(group: Group, tiles: Tiles, s_us: int, row: Row, block: Block) -> l
     start = floor(row[EVENT_AT], group.hop_us)
     if start < floor(s_us - group.over_us, group.hop_us):
         return []
-    fields = group.fields_of(block[0])
+    fields = group.fields_of(numbers)
     if start != tiles[TILE]:
         _add_late(group, tiles, s_us, [start, *(-value for value in fields)])
     else:

@@ -125,7 +125,7 @@ class Compaction:
                 shrunk += 1
             if plan.keyed and horizon_us is not None:
                 index.forget_before(key[len(plan.keys.states) :], horizon_us)
-        rows = dict(index.changes())
+        rows = index.changes()
         _write(kv, {**changes, **rows})
         self._after = states[-1][0]
         return Compacted(states=len(states), shrunk=shrunk, freed_bytes=freed, index_rows=len(rows))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 
-from trimtab.features.online.packed.keys import FAILS, PARTITION, POSITION, Row
+from trimtab.features.online.packed.keys import Row
 from trimtab.features.online.packed.plan import ViewPlan
 
 _LONGEST = 200  # how many characters of an id or an error are kept
@@ -49,16 +48,6 @@ class Counts(Counter[str]):
             )
             more = dict.fromkeys(plan.series.names[series], one)
             self.failures = together(self.failures, more)
-
-    def fail_new(self, plan: ViewPlan, come: Sequence[tuple[bytes | None, Row]], version: Sequence[Any]) -> None:
-        """Count a version of an event if some series failed for it, and `come` has the row of this version.
-
-        `come` has the new and changed rows, with their entities, that `VersionIndex.add` returned for the version.
-        """
-        _, partition, position, _, _, values = version
-        for entity, row in come:
-            if entity is not None and len(row) > FAILS and row[PARTITION : POSITION + 1] == [partition, position]:
-                self.fail(plan, row, plan.values.of(values)[1])
 
 
 def together(one: Mapping[str, FeatureFailures], other: Mapping[str, FeatureFailures]) -> dict[str, FeatureFailures]:

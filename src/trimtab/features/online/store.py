@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.events.columns.frames import NEVER_US
-from trimtab.events.records import decode_all, known_at_us, padded
+from trimtab.events.records import decode_all, known_at_us
 from trimtab.features.definitions import View
 from trimtab.features.online.failures import Counts, FeatureFailures, together
 from trimtab.features.online.generations import FILLING, GOING, id_of, place
-from trimtab.features.online.packed.arrivals import Arrival, Kept
+from trimtab.features.online.packed.arrivals import Arrival, Kept, too_late
 from trimtab.features.online.packed.keys import (
     EVENT_AT,
     GIVES,
@@ -33,7 +33,7 @@ from trimtab.features.online.packed.latest import latest_state
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 from trimtab.features.online.packed.ties import Ties
-from trimtab.features.online.packed.versions import VersionIndex
+from trimtab.features.online.packed.versions import NewVersions, VersionIndex
 from trimtab.store.ports import KeyValue, LogRecord
 
 POSITIONS_KEY = b"p"
@@ -140,11 +140,17 @@ class OnlineStore:
             new = sum(after.positions.values()) - sum(cursor.positions.values())
             taken = max(taken, new)
             if new:
+                versions: dict[Any, NewVersions] = {}  # by the source's name and columns
                 for plan in plans:
-                    before = stored.get(self._name(plan), BEGIN)
+                    before, source = stored.get(self._name(plan), BEGIN), plan.view.source
                     place(plan, before.generation)
-                    apply = self._apply_keyed if plan.keyed else self._apply_plain
-                    apply(plan, arrivals.get(plan.view.source.name, []), changes, counts[plan.id])
+                    if plan.keyed:
+                        key = source.name, *source.columns.items()
+                        if key not in versions:
+                            versions[key] = NewVersions.of(arrivals[source.name], len(source.columns))
+                        self._apply_keyed(plan, versions[key], changes, counts[plan.id])
+                    else:
+                        self._apply_plain(plan, arrivals[source.name], changes, counts[plan.id])
                     moved = msgspec.structs.replace(before, s_us=after.s_us, positions=after.positions)
                     stored[self._name(plan)] = moved.counted(counts[plan.id])
         if taken:
@@ -292,8 +298,8 @@ class OnlineStore:
                         _count_failed(plan, rows, set(), kept.errors, count)
                     continue
             state = EntityState(plan, packed)
-            ties = Ties(plan, self.kv, name, state)
-            rows = ties.new(rows, count)
+            ties = Ties(plan, self.kv, name, state) if plan.latest else None
+            rows = rows if ties is None else ties.new(rows, count)
             again = kept.repeated if plan.windowed else _repeated(state, rows, count)
             if kept.errors:
                 _count_failed(plan, rows, again, kept.errors, count)
@@ -306,8 +312,9 @@ class OnlineStore:
             else:
                 state.unsealed += rows
             state.seal(s_us)
-            ties.settle()
-            changes |= ties.changes
+            if ties is not None:
+                ties.settle()
+                changes |= ties.changes
             changes[key] = state.pack()
 
     def _repeats(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counter[str]) -> list[bool]:
@@ -336,67 +343,28 @@ class OnlineStore:
                     changes[key] = None
         return repeats
 
-    def _apply_keyed(self, plan: ViewPlan, arrivals: list[Arrival], changes: Changes, count: Counts) -> None:
+    def _apply_keyed(self, plan: ViewPlan, new: NewVersions, changes: Changes, count: Counts) -> None:
         """Apply events of a source with a key, which may be corrected or deleted: add rows, remove replaced rows."""
-        index = VersionIndex(plan, self.kv, [event.id for _, _, _, event in arrivals])
-        groups: dict[bytes, _RowChanges] = defaultdict(_RowChanges)
-        for s_us, known_at, record, event in arrivals:
-            values = list(padded(event.values, len(plan.columns)))
-            deleted = event.op == "delete"
-            version = [known_at, record.partition, record.position, event.event_at_us, deleted, values]
-            gone, come = index.add(event.id, version, s_us)
-            if not come:
-                count["duplicates"] += 1
-            elif gone or deleted or come[0][1][UNTIL] != NEVER_US:
-                count["corrections"] += 1
-            count["no_entity"] += any(entity is None for entity, _ in come)
-            count.fail_new(plan, come, version)
-            for entity, row in gone:
-                if entity is not None:
-                    groups[entity].withdraw(row, s_us)
-            for entity, row in come:
-                if entity is not None and row[GIVES] is not None:  # a deletion does not make an entity known  # D4
-                    groups[entity].add(row, s_us)
-            if plan.expired(event.event_at_us, known_at):
-                count["too_late"] += 1
-        count["applied"] += len(arrivals)
-        keys = [plan.keys.states + entity for entity in groups]
-        for entity, key, packed in zip(groups, keys, self.kv.get_many(keys), strict=True):
+        index = VersionIndex(plan, self.kv, new.names)
+        for row, errors in index.take(new, count):
+            count.fail(plan, row, errors)
+        count["applied"] += len(new.versions)
+        count["too_late"] += too_late(plan, [(version[3], version[0]) for version in new.versions])
+        groups = [(entity, of, of.s_us) for entity, of in index.entities.items() if of.s_us is not None]
+        keys = [plan.keys.states + entity for entity, _, _ in groups]
+        for (entity, changed, s_us), key, packed in zip(groups, keys, self.kv.get_many(keys), strict=True):
             state = EntityState(plan, packed)
             before_us = state.s_us
-            changed = groups[entity]
             for row in changed.gone.values():
                 _withdraw(state, row)
             state.unsealed += changed.come.values()
-            s_us = changed.s_us
             state.seal(s_us)
-            count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
+            if changed.gone:
+                count["raw_rows_read"] += state.restore(partial(index.rows, entity, s_us))
             changes[key] = state.pack()
             if not plan.forever and (cut_us := plan.earliest_us(s_us)) > plan.earliest_us(before_us):
                 index.forget_before(entity, cut_us)
         changes.update(index.changes())
-
-
-class _RowChanges:
-    """The rows that one batch adds to an entity, and those that it removes.
-
-    A row that the batch adds and later removes again is in neither.
-    """
-
-    def __init__(self) -> None:
-        self.s_us = BEGIN.s_us
-        self.gone: dict[tuple[str, int], Row] = {}  # by partition and position of the record
-        self.come: dict[tuple[str, int], Row] = {}
-
-    def withdraw(self, row: Row, s_us: int) -> None:
-        self.s_us = s_us
-        place = row[PARTITION], row[POSITION]
-        if self.come.pop(place, None) is None:
-            self.gone[place] = row
-
-    def add(self, row: Row, s_us: int) -> None:
-        self.s_us = s_us
-        self.come[row[PARTITION], row[POSITION]] = row
 
 
 def read_cursors(kv: KeyValue) -> dict[str, Cursor]:

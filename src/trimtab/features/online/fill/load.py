@@ -25,11 +25,22 @@ from trimtab.core.columns.data import Columns
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.online.failures import Counts
 from trimtab.features.online.fill.load_latest import LatestLoad, loads_columns
-from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, POSITION, UNTIL, Row, floor, name_bytes
+from trimtab.features.online.packed.keys import (
+    EVENT_AT,
+    FAILS,
+    GIVES,
+    ID,
+    KNOWN_AT,
+    POSITION,
+    UNTIL,
+    Row,
+    floor,
+    name_bytes,
+)
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
 from trimtab.features.online.packed.ties import beyond
-from trimtab.features.online.packed.versions import Link, Version, VersionIndex, needed
+from trimtab.features.online.packed.versions import Link, NewVersions, Version, VersionIndex, decode, needed
 from trimtab.store.ports import KeyValue
 
 MOST_ROWS = 1_000_000  # the default number of rows in memory at once
@@ -38,7 +49,6 @@ _STEP = 5_000  # how many rows are processed between two yields
 _FALLING = 2**63 - 1
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
-_decode_versions = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 
 class History(Protocol):
@@ -277,7 +287,7 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
             if part.parts > 1 and not part.has(name_bytes(event_id)):
                 continue
             count["too_late"] += plan.expired(event_at, known_at)
-            version = [known_at, partition, position, event_at, op == "delete", list(values)]
+            version = (known_at, partition, position, event_at, op == "delete", values)
             versions.setdefault(event_id, []).append((s_at, version))
         yield chunk.rows
     entities = _EntityRows(plan, s_us)
@@ -285,11 +295,13 @@ def _keyed(kv: KeyValue, plan: ViewPlan, rows: History, s_us: int, count: Counts
     keep: dict[bytes, bytes] = {}
     entries: list[bytes] = []
     for done, (event_id, arrived) in enumerate(versions.items(), 1):
-        _count_versions(kv, plan, event_id, arrived, count)
         of_id = sorted((version for _, version in arrived), key=_version_order)
         chain = index.chain(event_id, of_id)
-        if len(of_id) == 1:  # if there are several versions, `_count_versions` has already counted failures
-            count.fail_new(plan, chain, of_id[0])
+        if len(of_id) == 1 and len(chain[0][1]) <= FAILS:  # the usual case, which is counted faster
+            count["corrections"] += of_id[0][4]
+            count["no_entity"] += chain[0][0] is None
+        else:
+            _count_versions(kv, plan, event_id, arrived, count)
         kept = needed(of_id, s_us)
         # if all kept versions happened and became known before every window, none is stored
         if not plan.forever and all(v[0] < entities.cut_us and v[3] < entities.cut_us for v in kept):
@@ -322,7 +334,7 @@ def _keyed_states(kv: KeyValue, plan: ViewPlan, s_us: int, part: _Part) -> Itera
     after = b""
     while found := list(kv.scan(plan.keys.index, after=after, limit=_STEP)):
         for _, packed in found:
-            chain = index.chain("", _decode_versions(packed))
+            chain = index.chain("", decode(packed))
             entities.add_versions(link for link in chain if link[0] is not None and part.has(link[0]))
         after = found[-1][0]
         yield len(found)
@@ -346,20 +358,10 @@ def _count_versions(
     kv: KeyValue, plan: ViewPlan, event_id: str, versions: Sequence[tuple[int, Version]], count: Counts
 ) -> None:
     """Count versions as `apply` would count them if they arrived in this order."""
-    if len(versions) == 1:
-        _, version = versions[0]
-        count["corrections"] += version[4]
-        count["no_entity"] += plan.entity_of(version[5]) is None
-        return
-    index = VersionIndex(plan, kv, [event_id])
-    for s_us, version in versions:
-        gone, come = index.add(event_id, version, s_us)
-        if not come:
-            count["duplicates"] += 1
-        elif gone or version[4] or come[0][1][UNTIL] != NEVER_US:
-            count["corrections"] += 1
-        count["no_entity"] += any(entity is None for entity, _ in come)
-        count.fail_new(plan, come, version)
+    s_us, of_id = zip(*versions, strict=True)
+    new = NewVersions([event_id] * len(of_id), of_id, s_us)
+    for row, errors in VersionIndex(plan, kv, new.names).take(new, count):
+        count.fail(plan, row, errors)
 
 
 def _rows(plan: ViewPlan, chunk: Columns) -> Iterator[tuple[Any, ...]]:

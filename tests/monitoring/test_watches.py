@@ -495,3 +495,15 @@ def test_days_with_few_rows_do_not_prove_that_a_version_is_worse(catalog: Catalo
         watch, _ = monitor.anchor("v2", days, at_us=56 * DAY_US)
         worse += bool(watch.short_of)
     assert worse <= 2
+
+
+def test_a_refit_without_an_alarm_that_is_worse_than_the_last_healthy_version_counts_as_an_alarm(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    anchor(monitor, catalog, "v2", stream(3, 28, 28, level=0.24, version="v2"), 56)
+    assert monitor.watch is not None
+    assert monitor.watch.rung == ["quality_loss"]
+    assert monitor.watch.onset is not None
+    assert monitor.watch.onset.at_us == 42 * DAY_US  # of the newest 14 reference days
+    monitor.observe(stream(4, 56, 9, level=0.195, version="v2"), now_us=65 * DAY_US)
+    assert (monitor.watch.onset, monitor.watch.rung) == (None, [])

@@ -26,6 +26,7 @@ from trimtab.features.frames import REASONS
 from trimtab.features.labels import LABEL_STATES
 from trimtab.features.online.read.request_plan import RequestPlan
 from trimtab.features.online.store import OnlineStore
+from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.quality_signals import KINDS
 from trimtab.monitoring.signals import every_signal
@@ -33,9 +34,10 @@ from trimtab.registry import LoadedModel, Registry
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios import rows as simulated_rows
-from trimtab.simulation.scenarios import shared_fits
+from trimtab.simulation.scenarios import shared_fits, world
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.stats import paired_difference
+from trimtab.training.fitting.online import OnlineLearner
 
 DRIFT_DAY, DAYS = 5, 34
 
@@ -443,6 +445,32 @@ def test_an_online_learner_learns_nothing_that_becomes_known_later(tmp_path: Pat
         tables["sales"] = sales.replace({"bought": column("bool", bought.tolist())})
     assert scores[0][0].tobytes() == scores[1][0].tobytes()
     assert np.abs(scores[0][1] - scores[1][1]).max() > 0.01
+
+
+def test_an_online_learner_learns_nothing_from_red_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = worlds.make(14, days=3)
+    line = Scenario(name="learner", deployment=worlds.deployed(worlds.stream, learn="online"))
+    begin_us, end_us = day_us(0) + 6 * HOUR_US, day_us(1)
+    window = RedWindow(id="w", model="m", kind="label_shift", subject="", start_us=begin_us, end_us=end_us)
+    learnt: list[int] = []
+    learn = OnlineLearner.learn
+
+    def counted(learner: OnlineLearner, inputs: Any, labels: Any) -> None:
+        learnt[-1] += len(labels)
+        learn(learner, inputs, labels)
+
+    monkeypatch.setattr(OnlineLearner, "learn", counted)
+    for name, windows in (("plain", []), ("red", [window])):
+        monkeypatch.setattr(world, "red_windows", lambda catalog, model, windows=windows: windows)
+        learnt.append(0)
+        worlds.replay(tmp_path / name, tables, [line], days=3)
+    visits, sales = tables["visit"], tables["sales"]
+    made_us = dict(zip(visits["visit_id"].to_list(), visits["at"].values.tolist(), strict=True))
+    closed = zip(sales["visit_id"].to_list(), sales["closed_at"].values.tolist(), strict=True)
+    last_us = day_us(3) - HOUR_US  # the last labels that it learns are those known before the last hour
+    covered = sum(begin_us <= made_us[key] < end_us and closed_us <= last_us for key, closed_us in closed)
+    assert covered > 20
+    assert learnt[0] - learnt[1] == covered
 
 
 def test_nothing_after_a_moment_changes_an_answer_or_a_decision_before_it(drifted: Done, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import Decision, Mode
 from trimtab.core.time import HOUR_US
+from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.registry import LoadedModel, Version
 from trimtab.serving.arms.arms import Share
 from trimtab.simulation.scenarios.rows import AnsweredRows, Block
@@ -46,6 +47,8 @@ class Serving(Protocol):
     def canary(self) -> tuple[LoadedModel, Share] | None: ...
 
     def in_service(self) -> Version | None: ...
+
+    def red_windows(self) -> list[RedWindow]: ...
 
 
 class BatchScorer:
@@ -96,7 +99,10 @@ class BatchScorer:
 
 
 class OnlineScorer:
-    """Scores requests hour by hour. Before each hour, the model learns from the labels that became known."""
+    """Scores requests hour by hour. Before each hour, the model learns from the labels that became known.
+
+    As in a service, it does not learn from requests made at times with faulty inputs or labels (red windows).
+    """
 
     def __init__(self, serving: Serving, rows: AnsweredRows) -> None:
         self._serving = serving
@@ -104,18 +110,21 @@ class OnlineScorer:
         self._learner: OnlineLearner | None = None
         self._version = ""
         self._arrivals = rows.arrivals(serving.model.label)
-        self._inputs: dict[int, NDArray[Any]] = {}  # the inputs of scored requests whose labels are not known yet
+        # the times and inputs of scored requests whose labels are not known yet
+        self._at_us: dict[int, int] = {}
+        self._inputs: dict[int, NDArray[Any]] = {}
 
     def answer(self, block: Block) -> Answers:
         learner = self._current()
         matrix = learner.artifact.encoding.matrix(block.features.values)
         scores = np.zeros(len(matrix))
-        hours = block.at_us // HOUR_US
+        hours, faulty = block.at_us // HOUR_US, self._serving.red_windows()
         for hour in np.unique(hours):
-            self._learn(learner, int(hour) * HOUR_US)
+            self._learn(learner, int(hour) * HOUR_US, faulty)
             rows = np.flatnonzero(hours == hour)
             scores[rows] = learner.predict(matrix[rows])
             self._inputs.update((block.start + row, matrix[row]) for row in rows.tolist())
+            self._at_us.update((block.start + row, int(block.at_us[row])) for row in rows.tolist())
         return Answers(scores, matrix, [self._version] * len(matrix), block.at_us, "online", self._version)
 
     def learner(self) -> OnlineLearner | None:
@@ -135,11 +144,13 @@ class OnlineScorer:
                 self._inputs = dict(zip(waiting, matrix, strict=True))
         return self._learner
 
-    def _learn(self, learner: OnlineLearner, until_us: int) -> None:
+    def _learn(self, learner: OnlineLearner, until_us: int, faulty: Sequence[RedWindow]) -> None:
         # If a label was corrected before this call, its newest value counts. Later corrections are ignored.
         known = {row: label for row, label in self._arrivals.until(until_us) if row in self._inputs}
-        if known:
-            learner.learn(np.array([self._inputs.pop(row) for row in known]), np.array(list(known.values())))
+        found = [(self._at_us.pop(row), self._inputs.pop(row), label) for row, label in known.items()]
+        sound = [one for one in found if not any(window.covers(one[0]) for window in faulty)]
+        if sound:
+            learner.learn(np.array([inputs for _, inputs, _ in sound]), np.array([label for _, _, label in sound]))
 
 
 def made_ahead(batches: Sequence[tuple[Block, Answers]], block: Block, live: Answers) -> Answers:

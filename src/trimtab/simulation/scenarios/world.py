@@ -16,6 +16,7 @@ from trimtab.core.ids import TimeIds
 from trimtab.core.records import Decision, Prediction, Signal
 from trimtab.core.time import HOUR_US
 from trimtab.features.frames import FeatureFrame
+from trimtab.monitoring.inputs.red_windows import RedWindow, red_windows
 from trimtab.registry import LoadedModel, Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import CANARY, Share, arm_shares
@@ -190,6 +191,10 @@ class World:
     def in_service(self) -> Version | None:
         """Return the version in service; None if there is none yet."""
         return self.stores.registry.alias(self.scenario.deployment.name, self.steering.alias)
+
+    def red_windows(self) -> list[RedWindow]:
+        """Return the times at which inputs or labels were found faulty."""
+        return red_windows(self.stores.catalog, self.model.name)
 
     def lacks_version(self) -> bool:
         """Return whether no version is in service, although one must score requests."""

@@ -293,3 +293,31 @@ def test_an_alarm_does_not_wait_if_the_change_began_later_than_the_last_repair_t
 
     assert found(earliest_us) is None
     assert found(earliest_us - 1) is not None
+
+
+def test_alarms_pause_after_three_repairs_in_six_weeks_and_the_stage_says_why(catalog: Catalog) -> None:
+    """A world that flips every ten days: each repair comes when its world is over."""
+    rules = deployment(target, retrain=tt.on_quality_drop(), settle="1d", cooldown="1d")
+    rig = Rig(catalog, Bench([True] * 20), rules)
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    begun = rig.clock.now_us()
+    loss, promoted = 0.3, []
+    for _ in range(14):
+        loss = loss * 1.35
+        for _ in range(10):
+            if "promote" in rig.days(1, loss):
+                promoted.append(rig.clock.now_us())
+    alarms = [d.at_us for d in rig.ledger.rows() if d.act == "trigger" and d.cause.startswith("Quality alarm")]
+    assert len(alarms) >= 6
+    windows = [sum(at_us <= other < at_us + 42 * DAY_US for other in promoted) for at_us in promoted]
+    assert max(windows) == 3
+    assert promoted[0] - begun < 10 * DAY_US  # the first is not held up
+
+
+def test_three_changes_with_time_between_them_are_all_repaired_at_once(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True] * 20), deployment(target, retrain=tt.on_quality_drop(), settle="1d"))
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    for number in range(5):
+        assert "promote" in rig.days(25, 0.3 * 1.35 ** (number + 1)), number

@@ -129,6 +129,8 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     ready_at_us: int = 0  # phase "waiting": the repair waits until this time
     begun_by: Cause = "schedule"
     changes: Changes = Changes()
+    # when the newest repairs that alarms began were put in service, at most `MOST_REPAIRS`
+    repairs_us: tuple[int, ...] = ()
     follow_ups_us: tuple[int, ...] = ()  # when to repeat the repair of the last change, with more days
     quiet_until_us: int = 0  # the schedule starts no repair before this time
     cooldown_us: int = 0  # how long the schedule's quiet time after its next refusal is

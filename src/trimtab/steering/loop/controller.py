@@ -22,7 +22,7 @@ from trimtab.steering.loop.closed_days import ClosedDays
 from trimtab.steering.loop.deployment_record import DeploymentRecord
 from trimtab.steering.loop.evidence import evidence_of, evidence_of_left_out, most_gain
 from trimtab.steering.loop.exposure import Exposure
-from trimtab.steering.loop.quiet_times import after_promotion
+from trimtab.steering.loop.quiet_times import after_promotion, with_repair
 from trimtab.steering.loop.rolling_out import RolloutStages
 from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop.triggering import PRIORITY, Seen, Trigger, declares, find_trigger
@@ -134,6 +134,7 @@ class Controller:
             **IDLE,
             **self._followed(repair),
             **after_promotion(cooldown_us, now_us),
+            repairs_us=with_repair(state, now_us),
             bake=self._stages.bake_of(repair, replaced, now_us),
             trained_at_us=repair.cut_us if repair.trained_us is None else repair.trained_us,
         )

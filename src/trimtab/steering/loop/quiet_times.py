@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from trimtab.core.time import DAY_US
 from trimtab.steering.loop_state import APART, LoopState, Quiet
 
 MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared time
+
+# alarms begin at most this many repairs that are put in service in this time; if data change back and forth faster than
+# that, each repair comes when its world is over, and does more harm than none  # D0225
+MOST_REPAIRS: Final = 3
+PACED_US: Final = 42 * DAY_US
+
+
+def paced_until_us(state: LoopState) -> int:
+    """Return until when alarms begin no repair, because they began `MOST_REPAIRS` in a short time; 0: they may."""
+    return state.repairs_us[-MOST_REPAIRS] + PACED_US if len(state.repairs_us) >= MOST_REPAIRS else 0
+
+
+def with_repair(state: LoopState, now_us: int) -> tuple[int, ...]:
+    """Return the times of the newest repairs after a promotion now."""
+    of_alarm = state.begun_by in ("alarm", "slice")
+    return (*state.repairs_us, now_us)[-MOST_REPAIRS:] if of_alarm else state.repairs_us
 
 
 def after_refusal(

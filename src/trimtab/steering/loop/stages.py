@@ -7,10 +7,11 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.shown import Shown
-from trimtab.core.time import format_duration, format_time
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.shadow import judged, level_of, said_of_shadow
+from trimtab.steering.loop.quiet_times import PACED_US, paced_until_us
 from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, Requested, is_before
 from trimtab.steering.rollouts import Rollout
 
@@ -119,7 +120,14 @@ def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:
     if periods and state.trained_at_us:
         due_us = max(state.trained_at_us + min(periods), state.quiet_until_us)
         found.append(f"The next scheduled training is due {format_time(due_us)[:16].replace('T', ' ')}.")
-    if is_before(now_us, state.alarm_quiet_until_us):
+    paced_us = paced_until_us(state)
+    if is_before(now_us, paced_us):
+        found.append(
+            f"Alarms began {len(state.repairs_us)} repairs within {PACED_US // DAY_US} days, so they begin no other "
+            f"until {format_time(paced_us)[:10]}: the data change faster than repairs can follow. Look for what makes "
+            'them change, add it as a feature, or use learn="online".'
+        )
+    elif is_before(now_us, state.alarm_quiet_until_us):
         left = format_duration((state.alarm_quiet_until_us - now_us) // 3_600_000_000 * 3_600_000_000 + 3_600_000_000)
         found.append(f"An alarm begins no training for {left} more (a quiet time after a promotion or a refusal).")
     if not deployment.retrain.any_of:

@@ -13,6 +13,7 @@ from trimtab.monitoring.quality.watches import Watch
 from trimtab.steering.candidates.windows import LEAST_DAYS
 from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDrop, Single, parts_of_trigger
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop.quiet_times import paced_until_us
 from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
 
 # if a slice raised the loss of all rows by this share, its alarm counts like an alarm about all rows
@@ -97,8 +98,10 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
 
     The quiet time of alarms ends early in two cases: the loss has risen further since the last repair began, or newer
     days show that the change of the data began later than that repair assumed, so that it learnt hardly anything about
-    the change.
+    the change. Neither counts after several repairs in a short time (`paced_until_us`).
     """
+    if kind in ("alarm", "slice") and is_before(seen.now_us, paced_until_us(state)):
+        return True
     if kind == "alarm" and seen.watch is not None:
         tried, onset = state.changes.onset or state.changes.repaired, seen.watch.onset
         later = tried is not None and onset is not None and onset.earliest_us > tried.latest_us

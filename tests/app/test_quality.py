@@ -156,7 +156,7 @@ def test_one_version_and_a_span_of_days(project: tt.Project) -> None:
 def test_nothing_to_accept_is_a_conflict(project: tt.Project) -> None:
     with pytest.raises(Misuse, match="Give one sentence"):
         project.accept_level(why=" ")
-    with pytest.raises(Conflict, match="not worse than that of an earlier version"):
+    with pytest.raises(Conflict, match="no signal quality_level is open"):
         project.accept_level(why="because")
 
 

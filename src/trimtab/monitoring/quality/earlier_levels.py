@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-from scipy.special import stdtrit
 
 from trimtab.core.records import DayQuality
 
 MOST_ABOVE: Final = 0.05  # up to this share above the earlier level, the level is met
 DAYS: Final = 7  # the level is met, or not, by the mean of this many days with labels
 _LEAST_DAYS: Final = 5  # reference days of a new version from which it can be said that it does not meet the level
-_PROVEN: Final = 0.95  # the confidence, one-sided, with which the loss must be above the earlier level
+# by this many standard errors the loss must be above the earlier level: Student's t, one-sided 95 %, by number of days
+_PROVEN: Final = {5: 2.132, 6: 2.015, 7: 1.943}
 
 
 class LossLevel(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +107,7 @@ def _is_proven(earlier: EarlierLevel, metric: str) -> bool:
     squares = sum((loss - mean * labelled) ** 2 for labelled, loss, _ in earlier.days)
     error = math.sqrt(squares * count / (count - 1)) / rows
     share = share_above(earlier, metric)
-    return bool(share / (1.0 + share) * mean > float(stdtrit(count - 1, _PROVEN)) * error)
+    return bool(share / (1.0 + share) * mean > _PROVEN[count] * error)
 
 
 def _of_constant(positive: float, metric: str) -> float:

@@ -222,17 +222,18 @@ class QualityMonitor:
     def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
         """Return the watch without second reference and earlier levels, because a person accepts the present quality.
 
-        Also return the changes that store it. The result is None if there are none of these.
+        Also return the changes that store it. The result is None if no signal says that it is worse than an earlier
+        level.
 
         Nothing is stored by this call; see `anchor`.
         """
-        before = self._watch
-        if before is None or not (before.healthy or before.earlier_levels):
+        before, listed = self._watch, listed_signals(self._catalog, self._model)
+        worse = any(one.kind == LEVEL and one.ended_at_us is None for one in _about(listed))
+        if before is None or not worse:
             return None
         nothing: dict[str, object] = {"healthy": {}, "healthy_version": None, "healthy_cap": None, "short_of": {}}
         watch = msgspec.structs.replace(before, **nothing, earlier=None, earlier_levels={})
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
-        listed = listed_signals(self._catalog, self._model)
         settled = settle(_about(listed), (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
         return watch, [put, *stored(settled, now_us)]
 

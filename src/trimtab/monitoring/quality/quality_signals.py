@@ -185,7 +185,10 @@ def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
     # `alike`: for a ranking, the number of the day's lists that have all their labels, which are all equal
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
-    message = f"No label has come for any prediction since {since}. Check what sends the labels."
+    message = (
+        f"No label has come in time for any prediction since {since}. Check what sends the labels, and whether they "
+        "come later than the declared wait (wait= of the label)."
+    )
     if alike:
         message = (
             f"No list since {since} shows what should come first: {alike} lists of the newest day have all their "

@@ -153,6 +153,44 @@ def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> No
         assert not plan_experiment(experiment(metric("spent"), other), units, effects=[0.02]).without_events
 
 
+def with_days(units: list[int]) -> PastUnits:
+    """A tenth of the customers buys; the days have these numbers of new customers."""
+    at_us = START_US + np.repeat(np.arange(len(units)), units) * DAY_US
+    bought = (np.random.default_rng(2).random(at_us.size) < 0.1) * 1.0
+    rows = [{"customer": f"c{number}"} for number in range(at_us.size)]
+    return PastUnits(origin="visits", rows=rows, at_us=at_us, values={"bought": UnitValues(bought)})
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ([1_500 if day % 7 == 3 else 75 for day in range(28)], "Days differ: they had 75 to 1,500 new units, so 28"),
+        ([int(500 * 0.9**day) for day in range(28)], "New units become fewer: 500 on the first day, 29 on day 28."),
+        ([int(20 * 1.12**day) for day in range(28)], "New units become more: 20 on the first day, 426 on day 28."),
+    ],
+)
+def test_days_of_unequal_traffic_are_planned_as_they_come(units: list[int], said: str) -> None:
+    """What the plan finds in 28 days is found by about four of five runs on these days."""
+    definition = experiment(metric("bought", kind="proportion"), rule="fixed", duration_us=DAYS * DAY_US)
+    plan = plan_experiment(definition, with_days(units), effects=[0.2])
+    (equal,) = plan_experiment(definition, with_days([sum(units) // DAYS] * DAYS), effects=[0.2]).metrics
+    assert plan.notes[0].startswith(said)
+    assert said in str(plan).replace("\n  ", " ")
+    fixed, of_equal = plan.metrics[0].rules[3], equal.rules[3]
+    assert fixed.smallest[28] > 1.02 * of_equal.smallest[28]
+    if "fewer" in said:
+        assert (fixed.days["20 %"], fixed.smallest[56] > 0.95 * fixed.smallest[28]) == (None, True)
+    found = planted_runs(definition, with_days(units), effect=fixed.smallest[28], runs=40)
+    assert 0.62 <= found.right / 40 <= 0.95
+
+
+def test_a_printed_plan_keeps_the_rows_of_its_tables() -> None:
+    plan = plan_experiment(experiment(metric("spent")), past(), effects=[0.02, 0.05, 0.1])
+    rows = [line for line in repr(plan).splitlines() if line.startswith(("sequence", "msprt", "obrien", "fixed"))]
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows) == 4
+
+
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(Misuse, match=r"^effects=\[0.0\]. Give shares above 0"):  # `power` says the same
         plan_experiment(experiment(metric("spent")), past(), effects=[0.0])

@@ -73,7 +73,7 @@ def format_bytes(size: float) -> str:
 
 
 class Shown:
-    """A base of Structs that show themselves on lines of at most 100 characters.
+    """A base of Structs that show themselves on lines of at most 100 characters, except for wide tables.
 
     The `repr` of a short Struct is the usual one. For a longer Struct, it is the Struct's text for people (`lines()`),
     or one line for each field, in which long values are shortened.
@@ -104,6 +104,8 @@ class Shown:
 
 
 def _wrapped(line: str) -> list[str]:
+    if "\n" in line:  # a table
+        return line.split("\n")
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     return textwrap.wrap(line, _WIDE, subsequent_indent=indent, drop_whitespace=True) or [""]
 

@@ -416,6 +416,43 @@ def test_power_is_that_of_the_rules_on_drawn_experiments() -> None:
         assert count / runs == pytest.approx(stated, abs=4 * 0.5 / math.sqrt(runs)), rule
 
 
+NEWSLETTER = (3_000.0, *[150.0] * 6)
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
+def test_power_with_unequal_days_is_that_of_the_rules_on_drawn_experiments(rule: str) -> None:
+    rng = np.random.default_rng(17)
+    courses = tuple(tuple(np.roll(NEWSLETTER, -start)) for start in range(7))
+    design = Design(units_per_day=float(np.mean(NEWSLETTER)), sd=0.3, rule=rule, courses=courses)
+    days = days_needed(design, 0.02)
+    assert days > 1.5 * days_needed(msgspec.structs.replace(design, courses=()), 0.02)
+    hits, runs = 0, 150
+    for run in range(runs):
+        units = rng.poisson(np.tile(np.resize(courses[run % 7], days), (2, 1)) / 2.0)
+        arms = [
+            Arm(units=n.astype(float), y=y.astype(float), yy=y.astype(float))
+            for n, y in ((n, rng.binomial(n, rate)) for n, rate in zip(units, (0.1, 0.12), strict=True))
+        ]
+        if rule in ("sequence", "msprt"):
+            hits += any(one.low > 0.0 for one in compare_any_time(*arms, rule=rule))
+        elif rule == "obrien_fleming":
+            hits += any(one.low > 0.0 for one in obrien_fleming(*arms, looks=5, planned_blocks=days))
+        else:
+            hits += compare(*arms).low > 0.0
+    assert 0.7 <= hits / runs <= 0.92  # 80 % is planned; with equal days assumed, it was 8 % to 12 %
+
+
+@pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
+def test_equal_days_as_a_course_have_the_power_of_none(rule: str) -> None:
+    plain = Design(units_per_day=400, sd=1.0, rule=rule, day_sd=0.02)
+    for design in (plain, msgspec.structs.replace(plain, days=False)):
+        course = msgspec.structs.replace(design, courses=((400.0,),))
+        assert detectable_effect(course, 28) == pytest.approx(detectable_effect(design, 28), rel=1e-9)
+        assert days_needed(course, 0.1) == days_needed(design, 0.1)
+    with pytest.raises(Misuse, match="a course has a negative"):
+        msgspec.structs.replace(plain, courses=((1.0, -1.0),))
+
+
 @pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
 def test_days_and_detectable_effects_answer_the_same_question(rule: str) -> None:
     design = Design(units_per_day=400, sd=1.0, rule=rule, explained=0.3, day_sd=0.02)

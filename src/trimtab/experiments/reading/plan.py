@@ -18,11 +18,13 @@ from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import FEWEST_DAYS, arms_of, level_of
 from trimtab.experiments.reading.looks import in_units, never_is_good
 from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, split_days
+from trimtab.experiments.reading.traffic import courses, trend
 from trimtab.experiments.records import ExperimentDay
 from trimtab.report import Align, Table
 from trimtab.report.tables import terminal_table
+from trimtab.stats.ab.arms import FloatArray
 from trimtab.stats.ab.power import Design, days_needed, detectable_effect
-from trimtab.stats.ab.readings import readings
+from trimtab.stats.ab.readings import effective_days, readings
 
 POWER = 0.8
 LOOKS = 5  # the number of looks of "obrien_fleming" if none is declared
@@ -30,6 +32,7 @@ MOST_DAYS = 180  # longer experiments are not planned
 DAYS = (7, 14, 28, 56)
 _SPLITS = 20  # how often past units are split at random, to see how much the difference varies
 _LEAST_DAYS = 3
+_FEWER = 0.9  # days are called unequal if they count as fewer than this share of equal days
 
 
 class RulePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,7 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     metrics: list[MetricPlan]
     compared: str = ""  # if there are several treatments: which two variants this is about
     assumption: str = ""  # what is taken for granted about the units, and how to change it
+    notes: list[str] = []  # what is expected of coming days: a trend of the new units, and days of unequal traffic
     constant: list[str] = []  # metrics that did not vary over the past units, so nothing is planned for them
     # for guardrails in `constant` without any event: the days until they are within their margins if none comes
     without_events: dict[str, int] = {}
@@ -80,6 +84,7 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
         yield f"{self.experiment}: {self.units_a_day:,.0f} new units a day{of} ({self.past_days} days of {self.origin})"
         if self.assumption:
             yield f"Assumption: {self.assumption}"
+        yield from self.notes
         for one in self.metrics:
             kind = "time_to_event" if one.unit else "mean"
             day_sd = in_units(one.day_sd, kind)
@@ -149,39 +154,74 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         raise Misuse(f"plan: {past.days} days of {past.origin} are known, needed {_LEAST_DAYS}. Ingest more history.")
     splits = [split_days(definition, past, seed=0, run=run)[2] for run in range(_SPLITS)]
     names = list(definition.variants)[:2]
-    units = sum(day.variants[name].units for days in splits for day in days for name in names)
-    check_some_take_part(definition, past, units)
-    units_a_day = units / len(splits) / past.days
+    units = np.array([[sum(day.variants[name].units for name in names) for day in days] for days in splits]).mean(0)
+    check_some_take_part(definition, past, float(units.sum()))
+    traffic = Design(units_per_day=float(units.mean()), sd=1.0, courses=courses(units, 2 * MOST_DAYS))
     never = {
         one.name
         for one in definition.metrics
         if one.role == "guardrail" and one.kind != "quantile" and not _any_event(one, past.values[one.name].y)
     }
     plans = [
-        None if one.name in never else _metric_plan(definition, one, splits, units_a_day, effects, past.assumption)
+        None if one.name in never else _metric_plan(definition, one, splits, traffic, effects, past.assumption)
         for one in definition.metrics
     ]
     constant = [metric for metric, of in zip(definition.metrics, plans, strict=True) if of is None]
     error = (1.0 - definition.level) / (2.0 if definition.two_sided else 1.0)
     shares = wanted_shares(definition)
-    fewest = units_a_day * min(shares[name] for name in names) / sum(shares[name] for name in names)
+    fewest = min(shares[name] for name in names) / sum(shares[name] for name in names)
+    fewest_by_day = fewest * traffic.units_per_day * np.cumsum(np.mean(traffic.shapes(2 * MOST_DAYS), axis=0))
     return ExperimentPlan(
         experiment=definition.name,
         rule=definition.rule,
         origin=past.origin,
         assumption=past.assumption,
         past_days=past.days,
-        units_a_day=units_a_day,
+        units_a_day=traffic.units_per_day,
         compared=" and ".join(names) if len(definition.variants) > 2 else "",
         power=POWER,
         metrics=[one for one in plans if one is not None],
         constant=[one.name for one in constant],
+        notes=list(_notes(units)),
         without_events={
-            one.name: max(FEWEST_DAYS, math.ceil(math.log(error) / math.log1p(-one.negligible) / fewest))
+            one.name: max(FEWEST_DAYS, days)
             for one in constant
             if one.name in never and never_is_good(one)
+            if (days := _days_until(math.log(error) / math.log1p(-one.negligible), fewest_by_day))
         },
     )
+
+
+def _days_until(units: float, by_day: FloatArray) -> int | None:
+    """Return after how many days there are so many units. `by_day` has the units until each of the next days.
+
+    Later days are taken to have as many units as the last one. None: there are not enough in ten years.
+    """
+    more = math.ceil(max(0.0, units - by_day[-1]) / max(by_day[-1] - by_day[-2], 1e-9))
+    return int(np.searchsorted(by_day, units - 1e-6)) + 1 if not more else by_day.size + more if more < 3_650 else None
+
+
+def _notes(units: FloatArray) -> Iterator[str]:
+    """Yield sentences about the new units of the past days: their trend, and how much days differ."""
+    expected, follows = trend(units, max(MOST_DAYS, units.size))
+    past, expected = expected[: units.size], expected[:MOST_DAYS]
+    if follows and expected[-1] < units.mean():
+        yield (
+            f"New units become fewer: {units[0]:,.0f} on the first day, {units[-1]:,.0f} on day {units.size}. "
+            f"Continued, this makes {expected[-1]:,.0f} on day {MOST_DAYS}, and {expected.sum():,.0f} until then."
+        )
+    elif follows:
+        yield (
+            f"New units become more: {units[0]:,.0f} on the first day, {units[-1]:,.0f} on day {units.size}. From then "
+            f"on, {expected[-1]:,.0f} a day are expected."
+        )
+    shape = units / np.maximum(past, 1e-9)
+    effective = float(effective_days(shape / shape.sum())[0])
+    if effective < _FEWER * units.size:
+        yield (
+            f"Days differ: they had {units.min():,.0f} to {units.max():,.0f} new units, so {units.size} days are worth "
+            f"about {effective:.0f} equal ones. The plan allows for it, for a start on any weekday."
+        )
 
 
 def plan_rules(design: Design, mean: float, effects: Sequence[float], days: Sequence[int] = DAYS) -> list[RulePlan]:
@@ -215,7 +255,7 @@ def _metric_plan(
     definition: Experiment,
     metric: Metric,
     splits: Sequence[Sequence[ExperimentDay]],
-    units_a_day: float,
+    traffic: Design,
     effects: Sequence[float],
     assumption: str,
 ) -> MetricPlan | None:
@@ -233,8 +273,8 @@ def _metric_plan(
     if excess < 2.0 * float(numbers[:, 2].std()) / math.sqrt(len(splits)):
         excess = 0.0  # so small an excess may be only noise
     shares = wanted_shares(definition)
-    design = Design(
-        units_per_day=units_a_day,
+    design = msgspec.structs.replace(
+        traffic,
         sd=math.sqrt(variance),
         share=shares[variant] / (shares[control] + shares[variant]),
         day_sd=math.sqrt(max(0.0, excess)),

@@ -2,7 +2,7 @@
 
 The daily differences of many experiments are drawn at random (with a fixed seed), and the rule is applied to them. So
 the power allows for estimated variances and for repeated looks, and is exact to about .01. The one exception is the
-rule "fixed" with days=False: its power is computed from Student's t.
+rule "fixed" with days=False: its power is computed from Student's t. Days with few units weigh less, as in `readings`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from scipy.special import nctdtr, ndtr, ndtri, stdtrit
 
 from trimtab.core.errors import Misuse
 from trimtab.stats.ab.arms import FloatArray
-from trimtab.stats.ab.readings import CORRELATION, Errors, allow_for_correlation, tail_score
+from trimtab.stats.ab.readings import CORRELATION, Errors, allow_for_correlation, effective_days, tail_score
 from trimtab.stats.ab.sequential import (
     CLOSEST,
+    EVEN,
     TUNED,
     TYPICAL,
     critical_by_days,
@@ -34,7 +35,10 @@ RUNS = 2_000  # the number of experiments that are drawn
 class Design(msgspec.Struct, frozen=True, kw_only=True):
     """A planned comparison of two variants. For `rule`, `days` and `correlated`, see `ab.fixed` and `ab.sequential`."""
 
-    units_per_day: float  # of both variants together
+    units_per_day: float  # of both variants together, on average
+    # the units of both variants on each day since the start, if days differ. A course that is too short is repeated. Of
+    # several courses, such as starts on different weekdays, drawn experiments have each equally often
+    courses: tuple[tuple[float, ...], ...] = ()
     sd: float  # the standard deviation of a unit's value
     share: float = 0.5  # the treatment's share of these units
     explained: float = 0.0  # the share of the variance that a covariate explains (CUPED)
@@ -55,6 +59,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
             )
         if not (math.isfinite(self.sd) and math.isfinite(self.units_per_day)):
             raise Misuse(f"power: sd={self.sd}, units_per_day={self.units_per_day}. Give finite numbers.")
+        if not all(min(one, default=-1.0) >= 0.0 and 0.0 < sum(one) < math.inf for one in self.courses):
+            raise Misuse("power: a course has a negative number of units, no unit, or infinitely many.")
         if not (self.units_per_day > 0.0 and self.sd > 0.0 and 0.0 < self.share < 1.0 and 0.0 <= self.explained < 1.0):
             raise Misuse(
                 f"power: needs units, a standard deviation above 0, and shares below 1, found {self.units_per_day} "
@@ -63,9 +69,16 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def daily_variance(self) -> float:
-        """The variance of a day's difference, if the effect is the same every day."""
+        """The variance of the difference on a day with `units_per_day` units, if the effect is the same every day."""
         unit = self.sd**2 * (1.0 - self.explained)
         return unit / self.units_per_day * (1.0 / self.share + 1.0 / (1.0 - self.share))
+
+    def shapes(self, days: int) -> list[FloatArray]:
+        """Return for each course the units of each day as a share of `units_per_day`, shape (days,), all above 0."""
+        courses = [np.resize(np.array(one, np.float64), days) for one in self.courses] or [
+            np.full(days, self.units_per_day)
+        ]
+        return [np.maximum(one / self.units_per_day, 1e-9) for one in courses]
 
 
 def power(design: Design, effect: float, days: int) -> float:
@@ -83,8 +96,9 @@ def power(design: Design, effect: float, days: int) -> float:
     0.654
     """
     if design.rule == "fixed" and not design.days:
-        drift = abs(effect) / math.sqrt(design.daily_variance / days)
-        freedom = design.units_per_day * days - 2.0
+        counted = float(np.mean([one.sum() for one in design.shapes(days)]))
+        drift = abs(effect) / math.sqrt(design.daily_variance / counted)
+        freedom = design.units_per_day * counted - 2.0
         tail = (1.0 - design.level) / (2.0 if design.two_sided else 1.0)
         if freedom > 1e5:
             return float(ndtr(drift + ndtri(tail)))
@@ -147,32 +161,43 @@ def _found_at(design: Design, effect: float, days: int) -> FloatArray:
 @lru_cache(maxsize=2)
 def _least(design: Design, days: int) -> FloatArray:
     """Return above which limit a drawn experiment finds an effect on a day, shape (RUNS, days); infinity: no look."""
-    sd = math.sqrt(design.daily_variance)
     units, different = _drawn(days)
-    noise = sd * units + design.day_sd * different
-    counted = np.arange(1.0, days + 1.0)
-    mean = np.cumsum(noise, axis=1) / counted
+    shapes, found = design.shapes(days), np.empty((RUNS, days))
+    for number, shape in enumerate(shapes):
+        runs = slice(number, None, len(shapes))
+        noise = math.sqrt(design.daily_variance) * units[runs] / np.sqrt(shape) + design.day_sd * different[runs]
+        found[runs] = _least_of(design, shape, noise)
+    return found
+
+
+def _least_of(design: Design, shape: FloatArray, noise: FloatArray) -> FloatArray:
+    """Return the rows of `_least` for experiments of one course, given their daily differences without an effect."""
+    days, counted = shape.size, np.cumsum(shape)
+    mean = np.cumsum(shape * noise, axis=1) / counted
     floor = design.daily_variance / counted
-    if design.days:
-        squares = np.cumsum(noise**2, axis=1) - counted * mean**2
-        variance = np.maximum(squares, 0.0) / counted / np.maximum(counted - 1.0, 1.0)
-        if design.correlated:
-            variance = allow_for_correlation(variance, floor, counted - 1.0)
-        errors = Errors(floor=floor, variance=variance, freedom=counted - 1.0)
-    else:
+    if not design.days:
         errors = Errors(floor=floor, variance=floor, freedom=np.full(days, 1e9))
-    return _reach(design, errors, counted) - mean
+        return _reach(design, errors, counted) - mean
+    effective, factor = effective_days(np.tril(np.tile(shape, (days, 1))) / counted[:, None])
+    squares = np.cumsum((shape * noise) ** 2, axis=1) - 2.0 * mean * np.cumsum(shape**2 * noise, axis=1)
+    squares += mean**2 * np.cumsum(shape**2)
+    variance = np.maximum(squares, 0.0) / counted**2 * factor
+    if design.correlated:
+        variance = allow_for_correlation(variance, floor, effective - 1.0)
+    return _reach(design, Errors(floor=floor, variance=variance, freedom=effective - 1.0), counted) - mean
 
 
 def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
     """Return how far bounds are from the estimate on each day; infinite on days without a look.
 
-    The shape is (RUNS, days), or (days,) if all drawn experiments have the same bounds.
+    The shape is (runs, days), or (days,) if all drawn experiments have the same bounds. `counted` is the number of
+    units until each day, divided by the mean of a day.
     """
     error, days = 1.0 - design.level, counted.size
     score = np.full(days, np.inf)
     if design.rule == "sequence" and design.days:
-        critical = critical_by_days(counted - 1.0, 1.0 - error / (2.0 if design.two_sided else 1.0))
+        whole = np.floor(errors.freedom + 0.25)  # as in `compare_any_time`
+        critical = critical_by_days(whole, 1.0 - error / (2.0 if design.two_sided else 1.0))
         with np.errstate(invalid="ignore"):
             reach = critical * np.sqrt(errors.variance)
         return np.where(np.isfinite(reach), reach, np.inf)
@@ -187,7 +212,12 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
     elif design.rule == "obrien_fleming":
         ends = [round(days * look / design.looks) for look in range(1, design.looks + 1)]
         times = tuple(end / days for end in ends)
-        score[np.array(ends) - 1] = spending_bounds(times, level=design.level, two_sided=design.two_sided)
+        seen = counted[np.array(ends) - 1] / counted[-1]
+        # as in `obrien_fleming`: shares close to those of the time count as these, others grow at least a little
+        least = 0.1 / design.looks * np.arange(1, design.looks + 1)
+        grown = np.maximum.accumulate(np.maximum(seen - least, 0.0)) + least
+        shares = times if np.abs(seen - times).max() <= EVEN else tuple(grown.tolist())
+        score[np.array(ends) - 1] = spending_bounds(times, shares, level=design.level, two_sided=design.two_sided)
     else:
         score[-1] = tail_score(design.level, design.two_sided)
     return np.where(np.isfinite(score), errors.reach(np.where(np.isfinite(score), score, 1.0)), np.inf)

@@ -184,6 +184,25 @@ def test_days_of_unequal_traffic_are_planned_as_they_come(units: list[int], said
     assert 0.62 <= found.right / 40 <= 0.95
 
 
+def test_a_ramp_and_the_holdout_take_units_from_the_plan() -> None:
+    """What the plan finds in 28 days is found by about four of five runs with the ramp and the holdout."""
+    ramp = {"share": 0.01, "ramp": ((7 * DAY_US, 0.1), (14 * DAY_US, 1.0))}
+    metrics = metric("bought", kind="proportion")
+    definition = experiment(metrics, rule="fixed", duration_us=DAYS * DAY_US, **ramp)
+    units = msgspec.structs.replace(with_days([800] * DAYS), holdout=0.2)
+    plan = plan_experiment(definition, units, effects=[0.2])
+    without = plan_experiment(experiment(metrics), units, effects=[0.2])
+    assert plan.units_a_day == without.units_a_day == pytest.approx(0.8 * 800, rel=0.03)
+    said = "By the ramp, 1 % on day 1, 10 % on day 8, 100 % on day 15 take part"
+    assert plan.notes[-1].startswith(said)
+    assert not without.notes
+    fixed, plain = plan.metrics[0].rules[3], without.metrics[0].rules[3]
+    assert fixed.days["20 %"] >= plain.days["20 %"] + 12
+    assert fixed.smallest[14] > 3.0 * plain.smallest[14]
+    found = planted_runs(definition, units, effect=fixed.smallest[28], runs=40)
+    assert 0.62 <= found.right / 40 <= 0.95
+
+
 def test_a_printed_plan_keeps_the_rows_of_its_tables() -> None:
     plan = plan_experiment(experiment(metric("spent")), past(), effects=[0.02, 0.05, 0.1])
     rows = [line for line in repr(plan).splitlines() if line.startswith(("sequence", "msprt", "obrien", "fixed"))]

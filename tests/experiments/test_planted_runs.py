@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.stats import binom, norm
@@ -15,7 +16,7 @@ from generated_days import START_US, experiment, metric
 
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US
-from trimtab.experiments.reading.planted_runs import PastUnits, planted, planted_runs
+from trimtab.experiments.reading.planted_runs import PastUnits, planted, planted_runs, split_days
 from trimtab.experiments.unit_values import UnitValues
 
 DAYS = 28
@@ -106,6 +107,23 @@ def test_without_an_effect_the_error_is_near_the_stated_one(rule: str) -> None:
 @pytest.mark.parametrize("rule", ["sequence", "msprt", "obrien_fleming", "fixed"])
 def test_without_an_effect_the_error_is_at_most_the_stated_one_in_many_runs(rule: str) -> None:
     assert binom.sf(false_decisions(rule, 1_000, units=8_000) - 1, 1_000, 0.06) > 0.001
+
+
+def test_units_are_taken_in_by_the_ramp_and_without_those_of_the_holdout() -> None:
+    ramp = {"share": 0.1, "ramp": ((7 * DAY_US, 0.5), (14 * DAY_US, 1.0))}
+    plain = planted_runs(bought(), past(1), effect=0.3, runs=3)
+    ramped = planted_runs(bought(**ramp), past(1), effect=0.3, runs=3)
+    assert ramped.units == pytest.approx(8_000 * (0.1 + 0.5 + 2.0) / 4, rel=0.05)
+    dated = {"share": 0.1, "ramp_at": ((START_US + 100 * DAY_US, 0.5), (START_US + 107 * DAY_US, 1.0))}
+    now = msgspec.structs.replace(past(1), known_at_us=START_US + 93 * DAY_US)
+    assert planted_runs(bought(**dated), now, effect=0.3, runs=3) == ramped  # as if it started now
+    held = planted_runs(bought(**ramp), msgspec.structs.replace(past(1), holdout=0.2), effect=0.3, runs=3)
+    assert held.units == pytest.approx(0.8 * ramped.units, rel=0.05)
+    assert plain.units == 8_000
+    _, codes, days = split_days(bought(**ramp), past(1), seed=1, run=0)
+    early = past(1).day < 7
+    assert (codes[early] >= 0).mean() == pytest.approx(0.1, abs=0.03)
+    assert sum(one.units for day in days for one in day.variants.values()) == (codes >= 0).sum()
 
 
 def test_two_calls_give_the_same_and_another_seed_other_runs() -> None:

@@ -64,7 +64,12 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
     wait_us = max(waits_us) if label is None else label.final_at(max(waits_us))
     until_us = (until_us - wait_us) // DAY_US * DAY_US
     intake = Intake(until_us - days * DAY_US, until_us, system.clock.now_us())
-    return msgspec.structs.replace(_with_values(system, definition, name, intake, blocks), assumption=assumption)
+    return msgspec.structs.replace(
+        _with_values(system, definition, name, intake, blocks),
+        assumption=assumption,
+        holdout=system.config.experiments.holdout,
+        known_at_us=system.clock.now_us(),
+    )
 
 
 def _with_values(

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import Shown
-from trimtab.core.time import SECOND_US
+from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import FEWEST_DAYS, arms_of, level_of
 from trimtab.experiments.reading.looks import in_units, never_is_good
-from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, split_days
+from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, ramp_steps, split_days
 from trimtab.experiments.reading.traffic import courses, trend
 from trimtab.experiments.records import ExperimentDay
 from trimtab.report import Align, Table
@@ -152,11 +152,15 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         raise Misuse(f"plan: experiment {definition.name!r} has no metric. Declare metrics=[tt.metric(...)].")
     if past.days < _LEAST_DAYS:
         raise Misuse(f"plan: {past.days} days of {past.origin} are known, needed {_LEAST_DAYS}. Ingest more history.")
-    splits = [split_days(definition, past, seed=0, run=run)[2] for run in range(_SPLITS)]
+    steady = msgspec.structs.replace(definition, share=definition.largest_share, ramp=(), ramp_at=())
+    splits = [split_days(steady, past, seed=0, run=run)[2] for run in range(_SPLITS)]
     names = list(definition.variants)[:2]
     units = np.array([[sum(day.variants[name].units for name in names) for day in days] for days in splits]).mean(0)
     check_some_take_part(definition, past, float(units.sum()))
-    traffic = Design(units_per_day=float(units.mean()), sd=1.0, courses=courses(units, 2 * MOST_DAYS))
+    ramp = _ramp(definition, past, 2 * MOST_DAYS)
+    expected = courses(units, 2 * MOST_DAYS) or ((float(units.mean()),) * (2 * MOST_DAYS),) * bool(np.ptp(ramp))
+    ramped = tuple(tuple((np.array(one) * ramp).tolist()) for one in expected)
+    traffic = Design(units_per_day=float(units.mean()), sd=1.0, courses=ramped)
     never = {
         one.name
         for one in definition.metrics
@@ -182,7 +186,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         power=POWER,
         metrics=[one for one in plans if one is not None],
         constant=[one.name for one in constant],
-        notes=list(_notes(units)),
+        notes=[*_notes(units), *_of_ramp(definition, ramp)],
         without_events={
             one.name: max(FEWEST_DAYS, days)
             for one in constant
@@ -190,6 +194,23 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
             if (days := _days_until(math.log(error) / math.log1p(-one.negligible), fewest_by_day))
         },
     )
+
+
+def _ramp(definition: Experiment, past: PastUnits, days: int) -> FloatArray:
+    """Return for each day since the start the share of the units that take part, as a share of the largest one."""
+    ends_us, share = np.arange(1.0, days + 1.0) * DAY_US, np.zeros(days)
+    steps = ramp_steps(definition, past.known_at_us)
+    for (at_us, now), before in zip(steps, [0.0, *(one for _, one in steps)], strict=False):
+        share += (now - before) * np.clip((ends_us - at_us) / DAY_US, 0.0, 1.0)
+    return share / definition.largest_share
+
+
+def _of_ramp(definition: Experiment, ramp: FloatArray) -> Iterator[str]:
+    """Yield a sentence about the ramp, if there is one."""
+    changed = [0, *(np.flatnonzero(np.diff(ramp)) + 1).tolist()]
+    if len(changed) > 1:
+        shares = [f"{100.0 * definition.largest_share * ramp[day]:.3g} % on day {day + 1}" for day in changed]
+        yield f"By the ramp, {', '.join(shares)} take part; new units a day are those of the largest share."
 
 
 def _days_until(units: float, by_day: FloatArray) -> int | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US
-from trimtab.experiments.assignment import Assigner, first_buckets
+from trimtab.experiments.assignment import PastAssignments, first_buckets
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.checks import check_ratio, wanted_shares
 from trimtab.experiments.reading.decision import first_act
@@ -40,6 +40,8 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: Array  # int64
     values: Mapping[str, UnitValues]  # the values of the units, by metric
     assumption: str = ""  # what is taken for granted about them, and how to change it
+    holdout: float = 0.0  # the share of all units that take part in no experiment
+    known_at_us: int = 0  # the time of the plan or simulation, at which the experiment could start
 
     @property
     def days(self) -> int:
@@ -212,7 +214,8 @@ def split_days(
 ) -> tuple[ExperimentState, Array, list[ExperimentDay]]:
     """Assign past units as in one run, and return the state, the number of each unit's variant, and the days.
 
-    Units that do not take part have the number -1.
+    The share of the units grows by the declared ramp from the first day on. Units that do not take part have the number
+    -1; a unit that comes again after the share has grown still does not.
 
     Args:
         definition: The experiment.
@@ -223,6 +226,12 @@ def split_days(
     """
     start_us, generation = int(past.at_us.min()) // DAY_US * DAY_US, _FIRST * (1 + seed % 1_000_000) + run
     state = made_state(definition, start_us, generation, wanted_shares(definition))
+    (whole,) = state.allocations
+    steps = [
+        msgspec.structs.replace(whole, from_us=start_us + after_us, share=share)
+        for after_us, share in ramp_steps(definition, past.known_at_us)
+    ]
+    state = msgspec.structs.replace(state, allocations=steps)
     codes = _codes(definition, state, past)
     return state, codes, _days(definition, state, past, codes, effect, np.random.default_rng([seed, run]))
 
@@ -241,9 +250,20 @@ def made_state(definition: Experiment, start_us: int, generation: int, weights: 
     )
 
 
+def ramp_steps(definition: Experiment, now_us: int) -> list[tuple[int, float]]:
+    """Return the shares of an experiment that starts now, each with the microseconds after the start; the first has 0.
+
+    >>> ramp_steps(Experiment(name="e", unit=("u",), variants={}, share=0.1, ramp=((DAY_US, 0.5),)), 0)
+    [(0, 0.1), (86400000000, 0.5)]
+    """
+    dated = [(max(0, at_us - now_us), share) for at_us, share in definition.ramp_at]
+    steps = dict([(0, definition.share), *definition.ramp, *dated])  # of several steps at the start, the last one
+    return sorted(steps.items())
+
+
 def _codes(definition: Experiment, state: ExperimentState, past: PastUnits) -> Array:
     """Return the number of each unit's variant, or -1 if it does not take part."""
-    assign = Assigner(definition, state, overrides={}).assign
+    assign = PastAssignments(definition, state, holdout=past.holdout, overrides={}).at
     numbers = {name: number for number, name in enumerate(definition.variants)}
     found = (assign(row, at_us) for row, at_us in zip(past.rows, past.at_us.tolist(), strict=True))
     return np.array([numbers[one.variant] if one.takes_part else -1 for one in found], np.int64)

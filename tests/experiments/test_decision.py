@@ -120,6 +120,30 @@ def test_the_remaining_days_are_about_right() -> None:
     assert 0.4 < float(np.median(errors)) < 2.5
 
 
+def test_new_units_that_become_fewer_are_not_forecast_as_before() -> None:
+    """Of 6,000 customers, a tenth visits each day: after a month there are nearly no new ones."""
+
+    def fewer(days: int, effect: float) -> Recommendation:
+        values = normal_days(np.random.default_rng(1), days=days, units=300, effect=effect)
+        left = {
+            name: {"revenue": [y[: int(300 * 0.9**day)] for day, y in enumerate(of["revenue"])]}
+            for name, of in values.items()
+        }
+        return read_experiment(experiment(), state_of(experiment()), days_of(left)).decision
+
+    early, late = fewer(8, 0.04), [fewer(days, 0.01) for days in (14, 28, 40)]
+    assert "(600 on the first day, 286 on the newest), and if this goes on, later days add less than" in early.text
+    for one in late:
+        assert one.days_more is None
+        assert "new units become fewer (600 on the first day, " in one.text
+        assert "so more days add little" in one.text
+    assert late[-1].act == "cannot be seen"
+    sizes = [one.smallest for one in late if one.smallest is not None]
+    assert len(sizes) == 3
+    assert max(sizes) < 1.4 * min(sizes)  # what 60 days can show is known after 14
+    assert "become fewer" not in read(1, days=14, effect=0.02).text
+
+
 def test_a_small_effect_cannot_be_seen_with_little_traffic() -> None:
     found = read(3, days=20, units=50, effect=0.0)
     assert found.act == "cannot be seen"

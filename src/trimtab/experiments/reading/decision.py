@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
 from trimtab.core.time import DAY_US, format_time
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.reading.effects import days_shown
@@ -21,11 +23,15 @@ from trimtab.experiments.reading.looks import (
     verdict,
 )
 from trimtab.experiments.reading.results import Act, RatioCheck, Recommendation
+from trimtab.experiments.reading.traffic import TREND_DAYS, trend
 from trimtab.experiments.records import ExperimentDay, ExperimentState
 
 HORIZON_DAYS = 60  # an experiment without a declared duration is assumed to run at most this long
 _MANY_UNITS = 1_000  # if there is no interval with so many units in each variant, a few units probably have huge values
 _EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
+_FEWER = (
+    0.75  # with this share of the units of the first day, days may follow a trend, before it can be told from a week
+)
 _ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about the half-width of an interval in standard errors; see `_score`
 _POWER_SCORE = 0.84  # an effect this many standard errors larger than the half-width is seen in four of five cases
 
@@ -153,7 +159,7 @@ def days_needed(look: Look, days: int, distance: float) -> float:
     return days * (reach / abs(distance)) ** 2 if distance and math.isfinite(reach) else math.inf
 
 
-def smallest_effect(definition: Experiment, look: Look, days: int, horizon: int) -> float | None:
+def smallest_effect(definition: Experiment, look: Look, days: int, horizon: float) -> float | None:
     """Return the smallest effect that `horizon` days show in four of five cases, as a share of the control's value."""
     found = _reach(look) * math.sqrt(days / horizon) * (1.0 + _POWER_SCORE / _score(definition))
     return found / abs(look.control) if look.control and math.isfinite(found) else None
@@ -274,18 +280,28 @@ def _go_on(
 ) -> Recommendation:
     """Return how long to run on, or that the effect cannot be seen with this traffic. Days without units do not count.
 
-    With O'Brien and Fleming's rule nothing is forecast: its intervals shrink faster than with the square root of days.
+    Coming days have as many units as the past ones on average, or follow their trend (see `trend`), so that a day in
+    the future may be worth less than one so far. With O'Brien and Fleming's rule nothing is forecast: its intervals
+    shrink faster than with the square root of days.
     """
-    days = sum(one.excluded is None and any(arm.units for arm in one.variants.values()) for one in closed)
+    counted = [sum(arm.units for arm in one.variants.values()) for one in closed if one.excluded is None]
+    units = np.array([one for one in counted if one], np.float64)
+    days = units.size
     duration_us = definition.duration_us
     horizon = HORIZON_DAYS if duration_us is None else days + max(0, -(-duration_us // DAY_US) - len(closed))
+    expected, follows = trend(units, max(horizon, days)) if days else (units, False)
+    # by number of days: how many days with as many units as the past ones on average these are worth
+    worth = np.arange(1.0, max(horizon, days) + 1.0)
+    if follows:
+        worth = np.cumsum(np.concatenate([units, expected[days:]])) / units.mean()
     needed, one = min((_open_needs(definition, some, days) for some in going.values()), key=lambda one: one[0])
     look = one.looks[-1]
     # if there are several variants, the text says which one is meant
     effect = f"{one.variant}: {shown_effect(one)}" if len(definition.variants) > 2 else shown_effect(one)
     whose = f"{one.metric} of {one.variant}" if len(definition.variants) > 2 else one.metric
     planned = definition.rule == "obrien_fleming"
-    smallest = None if planned else smallest_effect(definition, look, days, horizon)
+    most = float(worth[horizon - 1])
+    smallest = None if planned else smallest_effect(definition, look, days, most)
     act: Act = "keep running"
     more = None
     if planned:
@@ -303,24 +319,29 @@ def _go_on(
         text = f"keep running: too few days or events to say anything about {whose} after {_days(days)}"
         if one.kind in ("mean", "ratio") and look.control and min(look.units) >= _MANY_UNITS:
             text += f"; perhaps a few units have nearly all of its sum{_cut(definition, one)}"
-    elif needed <= horizon:
-        more = max(1, math.ceil(needed - days))
+    elif needed <= most:
+        more = max(1, int(np.searchsorted(worth, needed)) + 1 - days)
         loses = one.role == "primary" and look.difference * (1.0 if one.better == "higher" else -1.0) < 0.0
         what = f" until {one.variant} is proven worse: {shown_effect(one)}" if loses else f" for {effect}"
         text = f"keep running: at this rate about {more} more day{'s' * (more != 1)}{what}"
     else:
         # the effect may well be one standard error larger
         plausible = abs(look.difference) + _reach(look) / _score(definition)
-        if not days_needed(look, days, plausible) <= horizon:
+        if not days_needed(look, days, plausible) <= most:
             act = "cannot be seen"
         text = f"{act}{' with this traffic' * (act != 'keep running')}: {effect} after {_days(days)}"
         if look.at_most is not None:
-            least = -math.expm1(math.log1p(-min(look.at_most, 0.999)) * days / horizon)
+            least = -math.expm1(math.log1p(-min(look.at_most, 0.999)) * days / most)
             shown = f"{horizon} days without an event would show that at most {100 * least:.2g} %"
             text += f"; {shown} of the units have one"
     text += _not_looked_for(definition, one)
     if more is None and smallest is not None:
         text += f"; the smallest effect that {horizon} days can show is about {100 * smallest:.2g} %"
+    fewer = days >= _EARLY_DAYS and not planned and (follows or days < TREND_DAYS)
+    if fewer and units[-1] < (1.0 if follows else _FEWER) * units[0]:
+        text += f"; new units become fewer ({units[0]:,.0f} on the first day, {units[-1]:,.0f} on the newest)"
+        tail = ", so more days add little" if more is None else ""
+        text += tail if follows else ", and if this goes on, later days add less than assumed here"
     text += "".join(f". {name}: {proven}" for name, some in going.items() if (proven := _proven(definition, some)))
     text += "".join(f". Stop {name} ({why})" for name, why in stopped.items())
     return Recommendation(act=act, text=f"{text}.", variant=one.variant, days_more=more, smallest=smallest)

@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 from trimtab.stats.ab.arms import FloatArray
 
 _WEEK = 7
-_LEAST_DAYS = 10  # with fewer days, a trend cannot be told from the days of a week
+TREND_DAYS = 10  # with fewer days, a trend cannot be told from the days of a week
 # a trend changes the units of a week by this share, and by this many standard errors of units that come independently,
 # and explains this share of the variance of the weeks
 _CHANGE, _Z, _EXPLAINS = 0.2, 3.0, 0.8
@@ -32,7 +32,7 @@ def trend(units: FloatArray, days: int) -> tuple[FloatArray, bool]:
     (True, [521, 49, 21])
     """
     mean = np.full(days, units.mean())
-    if units.size < _LEAST_DAYS:
+    if units.size < TREND_DAYS:
         return mean, False
     weeks = _by_week(units)
     first, last = weeks[0], weeks[-1]

@@ -136,10 +136,10 @@ def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> No
     often = metric("crashes", kind="proportion", role="guardrail", margin=0.1, negligible=0.5, better="lower")
     found = plan_experiment(experiment(metric("spent"), often), units, effects=[0.02])
     assert found.without_events == {"crashes": 3}  # no guardrail is judged earlier
-    assert next(iter(found.lines())) == "checkout: 120 new units a day (28 days of visits)"
+    assert next(iter(found.lines())) == "checkout: 120 new units a day (28 days of visits, 2024-03-01 to 2024-03-28)"
     three = experiment(metric("spent"), variants={"blue": 1, "green": 2, "red": 3})
     (said, *_) = plan_experiment(three, units, effects=[0.02]).lines()
-    assert said == "checkout: 80 new units a day in blue and green (28 days of visits)"
+    assert said == "checkout: 80 new units a day in blue and green (28 days of visits, 2024-03-01 to 2024-03-28)"
     whole = msgspec.structs.replace(
         units, values={**units.values, "crashes": UnitValues(np.full(len(units.rows), 86_400.0))}
     )
@@ -201,6 +201,19 @@ def test_a_ramp_and_the_holdout_take_units_from_the_plan() -> None:
     assert fixed.smallest[14] > 3.0 * plain.smallest[14]
     found = planted_runs(definition, units, effect=fixed.smallest[28], runs=40)
     assert 0.62 <= found.right / 40 <= 0.95
+
+
+def test_a_small_history_is_said_and_how_far_off_its_plan_may_be() -> None:
+    short = plan_experiment(experiment(metric("bought", kind="proportion")), with_days([60] * 4), effects=[0.5])
+    bought = np.random.default_rng(1).binomial(240, short.metrics[0].mean, 10_000) / 240
+    spread = float(np.std(np.log(1.0 / bought - 1.0)))  # of (sd / mean)^2, to which days are proportional
+    assert short.metrics[0].factor == pytest.approx(np.exp(1.96 * spread), rel=0.1)
+    assert short.notes == ["The history is short: 4 days show little of how days differ. Use 14 or more."]
+    assert "The history shows little of bought: each number of days may be 1." in str(short)
+    assert "(4 days of visits, 2024-03-01 to 2024-03-04)" in str(short)
+    long = plan_experiment(experiment(metric("bought", kind="proportion")), with_days([800] * 28), effects=[0.5])
+    assert 1.0 < long.metrics[0].factor < 1.05
+    assert "The history" not in str(long)
 
 
 def test_a_printed_plan_keeps_the_rows_of_its_tables() -> None:

@@ -255,7 +255,8 @@ def test_a_plan_takes_the_source_with_most_units_even_if_a_metric_reads_one_with
     (tmp_path / "trimtab.toml").write_text("")
     (tmp_path / "project.py").write_text(PROJECT)
     rng, visitors = np.random.default_rng(2), 60 if origin == "visits" else 20
-    with open_project(tmp_path, clock=VirtualClock(START_US + 8 * DAY_US), environment={}) as project:
+    clock = VirtualClock(START_US + 8 * DAY_US)
+    with open_project(tmp_path, clock=clock, environment={}) as project:
         for day in range(8):
             at_us = START_US + day * DAY_US
             met = [{"customer": f"{day}_{n}", "country": "DE", "at": at_us} for n in range(visitors)]
@@ -265,9 +266,13 @@ def test_a_plan_takes_the_source_with_most_units_even_if_a_metric_reads_one_with
             project.push("orders", orders)
         runs = project.simulate_experiment("verbs", runs=1)
         plan = project.experiment_plan("verbs") if origin == "visits" else None
+        clock.advance_to(START_US + 40 * DAY_US)
+        later = project.simulate_experiment("verbs", runs=1)
     assert runs.origin == origin
     said = "no other source with the unit's columns has as many units"
     assert (said in runs.assumption) == (origin == "orders")
+    assert "The history ends on" not in runs.assumption
+    assert "days ago; by now, units may be more or fewer" in later.assumption
     if plan is not None:
         assert (plan.origin, plan.assumption) == ("visits", "")
         assert plan.metrics[0].mean == pytest.approx(40 / 60, abs=0.02)

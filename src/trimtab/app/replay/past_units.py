@@ -25,6 +25,7 @@ from trimtab.experiments.reading.planted_runs import PastUnits, made_state
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
 Array = NDArray[Any]
+_OLD_US = 14 * DAY_US  # a history that ends so much earlier than it could is said to be old
 DAYS = 56  # how many past days are used at most
 
 
@@ -64,11 +65,16 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
     wait_us = max(waits_us) if label is None else label.final_at(max(waits_us))
     until_us = (until_us - wait_us) // DAY_US * DAY_US
     intake = Intake(until_us - days * DAY_US, until_us, system.clock.now_us())
+    past = _with_values(system, definition, name, intake, blocks)
+    newest_us, now_us = int(past.at_us.max()), system.clock.now_us()
+    if now_us - wait_us - newest_us >= _OLD_US:
+        said = f"The history ends on {format_time(newest_us)[:10]}, {(now_us - newest_us) // DAY_US} days ago"
+        assumption = f"{assumption} {said}; by now, units may be more or fewer, with other values.".lstrip()
     return msgspec.structs.replace(
-        _with_values(system, definition, name, intake, blocks),
+        past,
         assumption=assumption,
         holdout=system.config.experiments.holdout,
-        known_at_us=system.clock.now_us(),
+        known_at_us=now_us,
     )
 
 

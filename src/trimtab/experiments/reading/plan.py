@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import Shown
-from trimtab.core.time import DAY_US, SECOND_US
+from trimtab.core.time import DAY_US, SECOND_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
 from trimtab.experiments.reading.effects import FEWEST_DAYS, arms_of, level_of
@@ -20,6 +20,7 @@ from trimtab.experiments.reading.looks import in_units, never_is_good
 from trimtab.experiments.reading.planted_runs import PastUnits, check_some_take_part, ramp_steps, split_days
 from trimtab.experiments.reading.traffic import courses, trend
 from trimtab.experiments.records import ExperimentDay
+from trimtab.experiments.unit_values import UnitValues
 from trimtab.report import Align, Table
 from trimtab.report.tables import terminal_table
 from trimtab.stats.ab.arms import FloatArray
@@ -32,6 +33,8 @@ MOST_DAYS = 180  # longer experiments are not planned
 DAYS = (7, 14, 28, 56)
 _SPLITS = 20  # how often past units are split at random, to see how much the difference varies
 _LEAST_DAYS = 3
+_FORTNIGHT = 14
+_SURE = 1.25  # a larger `MetricPlan.factor` is said
 _FEWER = 0.9  # days are called unequal if they count as fewer than this share of equal days
 
 
@@ -54,6 +57,9 @@ class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
     day_sd: float  # the standard deviation of the difference from day to day, without the part that units explain
     rules: list[RulePlan]
     unit: str = ""  # the unit of the metric's values, " s" for times
+    # how well the past units show the metric's variation: numbers of days may be this many times as large, or as small
+    # (95 % interval); None: it is not known, as for quantiles
+    factor: float | None = None
 
     @property
     def plain_sd(self) -> float:
@@ -68,6 +74,7 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     rule: Rule  # the declared one
     origin: str  # the source or request whose rows stand for exposures
     past_days: int
+    past: tuple[str, str]  # the first and the last of these days
     units_a_day: float  # new units of the control and of the first other variant together
     power: float  # the probability with which an effect is found
     metrics: list[MetricPlan]
@@ -78,10 +85,14 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     # for guardrails in `constant` without any event: the days until they are within their margins if none comes
     without_events: dict[str, int] = {}
 
+    @property
+    def _history(self) -> str:
+        return f"{self.past_days} days of {self.origin}, {self.past[0]} to {self.past[1]}"
+
     def lines(self) -> Iterator[str]:
         """Yield the plan for a terminal."""
         of = f" in {self.compared}" if self.compared else ""
-        yield f"{self.experiment}: {self.units_a_day:,.0f} new units a day{of} ({self.past_days} days of {self.origin})"
+        yield f"{self.experiment}: {self.units_a_day:,.0f} new units a day{of} ({self._history})"
         if self.assumption:
             yield f"Assumption: {self.assumption}"
         yield from self.notes
@@ -98,6 +109,11 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             )
             yield f"{one.metric} ({one.role}): {values}{less}{noise}"
             yield terminal_table(rules_table(one.rules, self.rule))
+            if one.factor is not None and one.factor > _SURE:
+                yield (
+                    f"The history shows little of {one.metric}: each number of days may be {one.factor:.1f} times as "
+                    f"large or as small, and each effect {math.sqrt(one.factor):.1f} times (95 % interval)."
+                )
         yield ""
         if self.constant:
             yield f"Not planned, because they did not vary over the past units: {', '.join(self.constant)}."
@@ -167,7 +183,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         if one.role == "guardrail" and one.kind != "quantile" and not _any_event(one, past.values[one.name].y)
     }
     plans = [
-        None if one.name in never else _metric_plan(definition, one, splits, traffic, effects, past.assumption)
+        None if one.name in never else _metric_plan(definition, one, splits, traffic, effects, past)
         for one in definition.metrics
     ]
     constant = [metric for metric, of in zip(definition.metrics, plans, strict=True) if of is None]
@@ -181,6 +197,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         origin=past.origin,
         assumption=past.assumption,
         past_days=past.days,
+        past=(format_time(int(past.at_us.min()))[:10], format_time(int(past.at_us.max()))[:10]),
         units_a_day=traffic.units_per_day,
         compared=" and ".join(names) if len(definition.variants) > 2 else "",
         power=POWER,
@@ -224,6 +241,8 @@ def _days_until(units: float, by_day: FloatArray) -> int | None:
 
 def _notes(units: FloatArray) -> Iterator[str]:
     """Yield sentences about the new units of the past days: their trend, and how much days differ."""
+    if units.size < _FORTNIGHT:
+        yield f"The history is short: {units.size} days show little of how days differ. Use {_FORTNIGHT} or more."
     expected, follows = trend(units, max(MOST_DAYS, units.size))
     past, expected = expected[: units.size], expected[:MOST_DAYS]
     if follows and expected[-1] < units.mean():
@@ -278,7 +297,7 @@ def _metric_plan(
     splits: Sequence[Sequence[ExperimentDay]],
     traffic: Design,
     effects: Sequence[float],
-    assumption: str,
+    past: PastUnits,
 ) -> MetricPlan | None:
     """Return the plan of a metric; None if it is not primary and does not vary over the past units."""
     control, variant = list(definition.variants)[:2]
@@ -288,8 +307,8 @@ def _metric_plan(
     if not (math.isfinite(mean) and variance > 0.0):
         if metric.role != "primary":
             return None
-        said = f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it. {assumption}"
-        raise Misuse(said.rstrip())
+        said = f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it. "
+        raise Misuse(f"{said}{past.assumption}".rstrip())
     plain = [_noise(days, metric, control, variant, cuped=False)[1] for days in splits] if has_covariate else []
     if excess < 2.0 * float(numbers[:, 2].std()) / math.sqrt(len(splits)):
         excess = 0.0  # so small an excess may be only noise
@@ -312,8 +331,23 @@ def _metric_plan(
         sd=design.sd,
         explained=1.0 - variance / float(np.mean(plain)) if plain else None,
         day_sd=design.day_sd,
+        factor=_factor(metric, past.values[metric.name], mean),
         rules=plan_rules(design, mean, wanted),
     )
+
+
+def _factor(metric: Metric, values: UnitValues, mean: float) -> float | None:
+    """Return by which factor days may be more or fewer, as (sd / mean)^2 is estimated from these units (95 %).
+
+    The delta method gives the standard error of its logarithm.
+    """
+    if metric.kind == "quantile":
+        return None
+    known = ~np.isnan(values.y)
+    y = values.y[known]
+    squares = (y - mean * (1.0 if values.d is None else values.d[known])) ** 2
+    parts = squares / squares.mean() - 2.0 * y / y.mean()
+    return math.exp(min(1.96 * float(parts.std()) / math.sqrt(y.size), 10.0))
 
 
 def _any_event(metric: Metric, y: NDArray[np.float64]) -> bool:

@@ -224,8 +224,9 @@ def test_a_printed_plan_keeps_the_rows_of_its_tables() -> None:
 
 
 def test_what_cannot_be_planned_is_refused() -> None:
-    with pytest.raises(Misuse, match=r"^effects=\[0.0\]. Give shares above 0"):  # `power` says the same
-        plan_experiment(experiment(metric("spent")), past(), effects=[0.0])
+    for effects in ([0.0], [], ["x"], 0.05, "0.05"):
+        with pytest.raises(Misuse, match=r"^effects=.*\. Give a list of shares above 0"):  # `power` says the same
+            plan_experiment(experiment(metric("spent")), past(), effects=effects)
     with pytest.raises(Misuse, match="does not vary"):
         plan_experiment(experiment(metric("same")), past(), effects=[0.1])
     with pytest.raises(Misuse, match="Ingest more history"):

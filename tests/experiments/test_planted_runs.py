@@ -126,6 +126,13 @@ def test_units_are_taken_in_by_the_ramp_and_without_those_of_the_holdout() -> No
     assert sum(one.units for day in days for one in day.variants.values()) == (codes >= 0).sum()
 
 
+def test_values_that_are_better_when_lower_do_not_get_below_0() -> None:
+    waits = experiment(metric("amount", better="lower"), duration_us=DAYS * DAY_US)
+    with pytest.raises(Misuse, match=r"effect=1.5 would make amount 150% lower, so below 0. Give at most 1"):
+        planted_runs(waits, past(1, units=100), effect=1.5, runs=1)
+    assert planted_runs(waits, past(1, units=100), effect=1.0, runs=1).runs == 1
+
+
 def test_two_calls_give_the_same_and_another_seed_other_runs() -> None:
     calls = [planted_runs(bought(), past(5), effect=0.2, runs=5, seed=seed) for seed in (1, 1, 2)]
     assert calls[0] == calls[1]

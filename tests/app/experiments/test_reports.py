@@ -184,8 +184,11 @@ def test_simulate_plants_an_effect_in_the_projects_own_history(folder: Path) -> 
         folder, "simulate", "--experiment", "later", "--policy", "never", status=2
     )
     assert "needs --experiment" in run_failing(folder, "simulate", "--effect", "0.1", status=2)
-    with open_project(folder, environment={}) as project, pytest.raises(Misuse, match="would exceed 1"):
-        project.simulate_experiment("later", effect=5.0, runs=1)
+    with open_project(folder, environment={}) as project:
+        with pytest.raises(Misuse, match="would exceed 1"):
+            project.simulate_experiment("later", effect=5.0, runs=1)
+        with pytest.raises(Misuse, match=r"effect='x', runs=1 and days=56. Give numbers"):
+            project.simulate_experiment("later", effect="x", runs=1)
 
 
 def test_the_service_shows_the_report_and_its_page_is_linked_from_the_first_page(folder: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 from trimtab.app.replay.past_units import past_units
 from trimtab.app.system import System
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import shown
 from trimtab.experiments.reading.plan import ExperimentPlan, plan_experiment
 from trimtab.experiments.reading.planted_runs import PlantedRuns, planted_runs
 
@@ -23,8 +25,12 @@ def simulate_experiment(
     progress: Callable[[int, int], object] | None,
 ) -> PlantedRuns:
     """Run a declared experiment on past units; see `Project.simulate_experiment`."""
-    if not -1.0 < effect < 100.0 or days < 2:
-        raise Misuse(f"simulate: effect={effect} and days={days}. Give an effect above -1 and at least 2 days.")
+    numbers = all(isinstance(one, Real) for one in (effect, runs, days))
+    if not numbers or not -1.0 < effect < 100.0 or days < 2:
+        raise Misuse(
+            f"simulate: effect={shown(effect)[:100]}, runs={shown(runs)[:100]} and days={shown(days)[:100]}. Give "
+            "numbers: an effect above -1 (such as 0.05), and at least 2 days."
+        )
     definition = system.definitions.experiment(name)
     past = past_units(system, definition, days=days, origin=units)
     used = abs(system.config.seed if seed is None else seed)

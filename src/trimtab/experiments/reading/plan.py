@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import get_args
 
 import msgspec
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
-from trimtab.core.shown import Shown
+from trimtab.core.shown import Shown, shown
 from trimtab.core.time import DAY_US, SECOND_US, format_time
 from trimtab.experiments.definitions import Experiment, Metric, Role, Rule
 from trimtab.experiments.reading.checks import wanted_shares
@@ -276,8 +277,10 @@ def plan_rules(design: Design, mean: float, effects: Sequence[float], days: Sequ
     Raises:
         Misuse: The mean is 0 or not finite, or an effect is not a finite share above 0.
     """
-    if not effects or not all(0.0 < one < math.inf for one in effects):
-        raise Misuse(f"effects={list(effects)}. Give shares above 0, such as 0.05.")
+    given: object = effects
+    numbers = isinstance(given, Sequence) and all(isinstance(one, Real) for one in given)
+    if not numbers or not effects or not all(0.0 < one < math.inf for one in effects):
+        raise Misuse(f"effects={shown(effects)[:100]}. Give a list of shares above 0, such as [0.05].")
     if not math.isfinite(mean) or not mean:
         raise Misuse(f"mean={mean}. Give a finite value of the control that is not 0; effects are shares of it.")
     found = []

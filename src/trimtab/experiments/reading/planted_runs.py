@@ -129,10 +129,16 @@ def planted_runs(
         progress: Called with the number of finished runs and of all runs.
 
     Raises:
-        Misuse: There are no units or no runs, no unit takes part, or a proportion would be larger than 1.
+        Misuse: There are no units or no runs, no unit takes part, a proportion would be larger than 1, or
+            a value that is better when lower would change its sign.
     """
     if not past.rows or runs < 1:
         raise Misuse(f"simulate: found {len(past.rows)} past units and {runs} runs. Needed: at least one of each.")
+    lower = [one.name for one in definition.metrics if one.role == "primary" and one.better == "lower"]
+    if lower and effect > 1.0:
+        raise Misuse(
+            f"simulate: effect={effect:g} would make {', '.join(lower)} {effect:.0%} lower, so below 0. Give at most 1."
+        )
     past = past.first_days(definition.duration_us)
     assumption = " ".join(filter(None, (past.assumption, _too_short(definition, past.days))))
     variant = list(definition.variants)[1]

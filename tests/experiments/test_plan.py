@@ -184,6 +184,11 @@ def test_days_of_unequal_traffic_are_planned_as_they_come(units: list[int], said
     assert 0.62 <= found.right / 40 <= 0.95
 
 
+def test_unequal_days_do_not_seem_to_differ_in_their_effect() -> None:
+    units = with_days([600 if day % 7 == 3 else 30 for day in range(28)])  # only units vary
+    assert plan_experiment(experiment(metric("bought", kind="proportion")), units, effects=[0.2]).metrics[0].day_sd == 0
+
+
 def test_a_ramp_and_the_holdout_take_units_from_the_plan() -> None:
     """What the plan finds in 28 days is found by about four of five runs with the ramp and the holdout."""
     ramp = {"share": 0.01, "ramp": ((7 * DAY_US, 0.1), (14 * DAY_US, 1.0))}

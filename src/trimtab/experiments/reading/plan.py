@@ -366,7 +366,10 @@ def _noise(
     arms = arms_of(days, (control, variant), metric)
     found = readings(*arms, ends=[len(days)], ratio=metric.kind == "ratio", cuped=cuped, correlated=False)
     errors = found.errors()
-    excess = float(errors.variance[0] - errors.floor[0]) * len(days)
+    units = arms[0].units + arms[1].units
+    effective, factor = (float(one) for one in effective_days(units / units.sum()))
+    expected = float(errors.floor[0]) * (1.0 - 1.0 / effective) * factor  # if only units vary; see `effective_days`
+    excess = (float(errors.variance[0]) - expected) * effective
     return float(found.means[0, 0]), float(errors.floor[0] * found.information[0]), excess
 
 

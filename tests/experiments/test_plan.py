@@ -184,6 +184,18 @@ def test_days_of_unequal_traffic_are_planned_as_they_come(units: list[int], said
     assert 0.62 <= found.right / 40 <= 0.95
 
 
+def test_with_a_ramp_customers_who_come_again_are_taken_in_later() -> None:
+    fewer = with_days([int(500 * 0.9**day) for day in range(28)])
+    ramp = {"share": 0.1, "ramp": ((20 * DAY_US, 1.0),)}
+    plain, ramped = (
+        plan_experiment(experiment(metric("bought", kind="proportion"), **given), fewer, effects=[0.2]).metrics[0]
+        for given in ({}, ramp)
+    )
+    sizes = [one.rules[3].smallest for one in (plain, ramped)]
+    assert sizes[1][14] > 2.5 * sizes[0][14]
+    assert sizes[1][56] == pytest.approx(sizes[0][56], rel=0.1)  # by then, nearly all have come with either
+
+
 def test_unequal_days_do_not_seem_to_differ_in_their_effect() -> None:
     units = with_days([600 if day % 7 == 3 else 30 for day in range(28)])  # only units vary
     assert plan_experiment(experiment(metric("bought", kind="proportion")), units, effects=[0.2]).metrics[0].day_sd == 0

@@ -281,6 +281,22 @@ def test_a_plan_takes_the_source_with_most_units_even_if_a_metric_reads_one_with
         assert plan.metrics[0].mean == pytest.approx(40 / 60, abs=0.02)
 
 
+def test_customers_who_come_again_are_taken_in_when_the_ramp_has_grown(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    ramp = 'tt.experiment("verbs", share=0.1, ramp={"2d": 0.5, "4d": 1.0},'
+    (tmp_path / "project.py").write_text(PROJECT.replace('tt.experiment("verbs",', ramp))
+    with open_project(tmp_path, clock=VirtualClock(START_US + 12 * DAY_US), environment={}) as project:
+        for day in range(10):  # the same sixty customers every day, of whom twenty buy
+            at_us = START_US + day * DAY_US + HOUR_US
+            project.push("visits", [{"customer": f"c{n}", "country": "DE", "at": at_us} for n in range(60)])
+            project.push("orders", [{"customer": f"c{n}", "at": at_us + 1, "amount": 1.0} for n in range(20)])
+        found = project.simulate_experiment("verbs", runs=4)
+        plan = project.experiment_plan("verbs", effects=[0.5], units="visits")
+    assert found.units == 60
+    assert plan.units_a_day * plan.past_days == pytest.approx(60)
+    assert "By the ramp, 10 % on day 1, 50 % on day 3, 100 % on day 5 take part" in plan.notes[-1]
+
+
 def test_events_that_came_late_are_in_the_report_and_on_the_page(tmp_path: Path) -> None:
     (tmp_path / "trimtab.toml").write_text("")
     (tmp_path / "project.py").write_text(PROJECT)

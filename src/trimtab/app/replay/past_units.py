@@ -21,7 +21,7 @@ from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake, unit_keys, unit_values
 from trimtab.experiments.first_exposures import first_exposures
 from trimtab.experiments.reading.checks import wanted_shares
-from trimtab.experiments.reading.planted_runs import PastUnits, made_state
+from trimtab.experiments.reading.planted_runs import PastUnits, made_state, ramp_steps
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
 Array = NDArray[Any]
@@ -93,21 +93,32 @@ def _with_values(
     met = [one for one in exposures() if len(one)]
     if met and (definition.where is not None or definition.switchback is not None):
         met = [_from_taking_part(system, definition, ExposureBlock.concat(met))]
-    first = first_exposures(met)
-    if not len(first):
+    if not met:
         span = f"{format_time(intake.from_us)[:10]} to {format_time(intake.until_us)[:10]}"
         raise NotFound(f"experiment {definition.name!r}: no unit in {name} from {span}. Ingest or log more first.")
-    units = ExposureBlock.concat(list(first.chunks(met)))
+    steps = [step for step in _by_step(definition, met, intake.known_by_us) if sum(map(len, step))]
+    firsts = [first_exposures(step) for step in steps]
+    units = ExposureBlock.concat([one for first, step in zip(firsts, steps, strict=True) for one in first.chunks(step)])
     with evaluating(system, features.every, ["past units", definition.name, intake.from_us]) as evaluate:
         values |= features.values(list(units.units), units.at_us, intake.known_by_us, evaluate)
     if logged is not None:
         model = system.definitions.deployment(str(definition.model)).model
         of_predictions = PredictionValues(system, definition.metrics, model, logged)
         if of_predictions.metrics:
-            rows, _ = first.rows_of(units.keys)
-            values |= {one: found.take(rows) for one, found in of_predictions.of(first, intake)[0].items()}
+            rows, _ = firsts[0].rows_of(units.keys)
+            values |= {one: found.take(rows) for one, found in of_predictions.of(firsts[0], intake)[0].items()}
     known = with_past_features(system, definition, _rows(definition, units), units.at_us)
-    return PastUnits(origin=name, rows=[row for row, _ in known], at_us=units.at_us, values=values)
+    keys = units.keys if len(steps) > 1 else None
+    return PastUnits(origin=name, rows=[row for row, _ in known], at_us=units.at_us, values=values, keys=keys)
+
+
+def _by_step(definition: Experiment, met: list[ExposureBlock], now_us: int) -> list[list[ExposureBlock]]:
+    """Return the appearances of units in each step of the ramp; those of predictions all together."""
+    steps = ramp_steps(definition, now_us)[1:] if definition.model is None else []
+    start_us = min(int(one.at_us.min()) for one in met) // DAY_US * DAY_US
+    ends_us = [start_us + after_us for after_us, _ in steps]
+    numbers = [np.searchsorted(ends_us, one.at_us, side="right") for one in met]
+    return [[one.take(of == step) for one, of in zip(met, numbers, strict=True)] for step in range(len(ends_us) + 1)]
 
 
 def _from_taking_part(system: System, definition: Experiment, met: ExposureBlock) -> ExposureBlock:

@@ -176,8 +176,10 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     check_some_take_part(definition, past, float(units.sum()))
     ramp = _ramp(definition, past, 2 * MOST_DAYS)
     expected = courses(units, 2 * MOST_DAYS) or ((float(units.mean()),) * (2 * MOST_DAYS),) * bool(np.ptp(ramp))
-    ramped = tuple(tuple((np.array(one) * ramp).tolist()) for one in expected)
-    traffic = Design(units_per_day=float(units.mean()), sd=1.0, courses=ramped)
+    fewer = trend(units, past.days)[0]
+    traffic = Design(
+        units_per_day=float(units.mean()), sd=1.0, courses=_ramped(expected, ramp, again=bool(fewer[-1] < fewer[0]))
+    )
     never = {
         one.name
         for one in definition.metrics
@@ -215,12 +217,28 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
 
 
 def _ramp(definition: Experiment, past: PastUnits, days: int) -> FloatArray:
-    """Return for each day since the start the share of the units that take part, as a share of the largest one."""
-    ends_us, share = np.arange(1.0, days + 1.0) * DAY_US, np.zeros(days)
-    steps = ramp_steps(definition, past.known_at_us)
-    for (at_us, now), before in zip(steps, [0.0, *(one for _, one in steps)], strict=False):
-        share += (now - before) * np.clip((ends_us - at_us) / DAY_US, 0.0, 1.0)
-    return share / definition.largest_share
+    """Return the share of the units that take part when each day begins, as a share of the largest one."""
+    at_us, shares = (np.array(one) for one in zip(*ramp_steps(definition, past.known_at_us), strict=True))
+    found: FloatArray = shares[np.searchsorted(at_us, np.arange(days) * DAY_US, side="right") - 1]
+    return found / definition.largest_share
+
+
+def _ramped(expected: tuple[tuple[float, ...], ...], ramp: FloatArray, *, again: bool) -> tuple[tuple[float, ...], ...]:
+    """Return the units of each day by the ramp, given those of each day with the largest share.
+
+    If the same units come again, those that a step of the ramp adds begin with their own first day on the day of the
+    step.
+    """
+    found = []
+    for start, course in enumerate(expected):
+        units = np.array(course) * ramp
+        if again:
+            units = np.zeros(ramp.size)
+            for day in np.flatnonzero(np.diff(ramp, prepend=0.0)):
+                added = np.array(expected[(start + day) % len(expected)])[: ramp.size - day]
+                units[day:] += (ramp[day] - (ramp[day - 1] if day else 0.0)) * added
+        found.append(tuple(units.tolist()))
+    return tuple(found)
 
 
 def _of_ramp(definition: Experiment, ramp: FloatArray) -> Iterator[str]:

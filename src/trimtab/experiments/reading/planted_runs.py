@@ -32,7 +32,8 @@ _FIRST = 100_000  # the generation of the first run of seed 0; no real start of 
 class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Units of the past, each as if it had been exposed by its first row that fulfilled `where`.
 
-    Units without such a row are as in their first row.
+    Units without such a row are as in their first row. With a ramp, there is a row for the first time in each of its
+    steps, because a unit that is not in the first share may be in a later one.
     """
 
     origin: str  # the source or request whose rows stand for exposures
@@ -40,6 +41,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: Array  # int64
     values: Mapping[str, UnitValues]  # the values of the units, by metric
     assumption: str = ""  # what is taken for granted about them, and how to change it
+    keys: Array | None = None  # uint64: the hash of each row's unit; None: each row is another unit
     holdout: float = 0.0  # the share of all units that take part in no experiment
     known_at_us: int = 0  # the time of the plan or simulation, at which the experiment could start
 
@@ -61,7 +63,8 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         kept = self.day < -(-duration_us // DAY_US)
         values = {name: one.take(kept) for name, one in self.values.items()}
         rows = list(compress(self.rows, kept.tolist()))
-        return msgspec.structs.replace(self, rows=rows, at_us=self.at_us[kept], values=values)
+        keys = None if self.keys is None else self.keys[kept]
+        return msgspec.structs.replace(self, rows=rows, at_us=self.at_us[kept], values=values, keys=keys)
 
 
 class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
@@ -220,8 +223,8 @@ def split_days(
 ) -> tuple[ExperimentState, Array, list[ExperimentDay]]:
     """Assign past units as in one run, and return the state, the number of each unit's variant, and the days.
 
-    The share of the units grows by the declared ramp from the first day on. Units that do not take part have the number
-    -1; a unit that comes again after the share has grown still does not.
+    The share of the units grows by the declared ramp from the first day on. A unit takes part from the first of its
+    rows on that is in the share of its time; its other rows, and units that do not take part, have the number -1.
 
     Args:
         definition: The experiment.
@@ -272,7 +275,15 @@ def _codes(definition: Experiment, state: ExperimentState, past: PastUnits) -> A
     assign = PastAssignments(definition, state, holdout=past.holdout, overrides={}).at
     numbers = {name: number for number, name in enumerate(definition.variants)}
     found = (assign(row, at_us) for row, at_us in zip(past.rows, past.at_us.tolist(), strict=True))
-    return np.array([numbers[one.variant] if one.takes_part else -1 for one in found], np.int64)
+    codes = np.array([numbers[one.variant] if one.takes_part else -1 for one in found], np.int64)
+    if past.keys is not None:
+        taking = np.flatnonzero(codes >= 0)
+        taking = taking[np.argsort(past.at_us[taking], kind="stable")]
+        first = taking[np.unique(past.keys[taking], return_index=True)[1]]
+        kept = np.full(codes.size, -1)
+        kept[first] = codes[first]
+        return kept
+    return codes
 
 
 def _days(

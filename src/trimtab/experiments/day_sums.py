@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trimtab.core.hashing import content_hash
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.exposures import ExposureBlock
-from trimtab.experiments.records import ArmSums, VariantDay
+from trimtab.experiments.records import ArmSums, ExperimentDay, VariantDay
 from trimtab.experiments.unit_values import UnitValues
 from trimtab.stats.ab.quantiles import bins_of
 from trimtab.stats.exact_sums import ExactSum, add_exact, exact_sum
@@ -160,6 +160,34 @@ def added(sums: Sequence[ArmSums]) -> ArmSums:
             bins[place] = bins.get(place, 0) + count
     exact = {name: add_exact(*(getattr(one, name) for one in sums)) for name in _SUMS}
     return ArmSums(units=sum(one.units for one in sums), **exact, histogram=dict(sorted(bins.items())))
+
+
+def merged(days: Sequence[ExperimentDay]) -> ExperimentDay:
+    """Return consecutive days as one, with the time of the last. If one of them does not count, none does."""
+    found = dict[str, VariantDay]()
+    for name in dict.fromkeys(name for day in days for name in day.variants):
+        some = [day.variants[name] for day in days if name in day.variants]
+        ages = {
+            metric: zip(*(one.ages[metric] for one in some if metric in one.ages), strict=True)
+            for metric in dict.fromkeys(metric for one in some for metric in one.ages)
+        }
+        slices = dict[str, dict[str, ArmSums]]()
+        for part, of in ((part, of) for one in some for part, of in one.slices.items()):
+            slices[part] = _both(slices.get(part, {}), of)
+        found[name] = VariantDay(
+            units=sum(one.units for one in some),
+            labelled=sum(one.labelled for one in some),
+            missing=sum(one.missing for one in some),
+            metrics={
+                metric: added([one.metrics[metric] for one in some if metric in one.metrics])
+                for metric in dict.fromkeys(metric for one in some for metric in one.metrics)
+            },
+            slices=slices,
+            ages={metric: [added(part) for part in parts] for metric, parts in ages.items()},
+        )
+    return msgspec.structs.replace(
+        days[-1], variants=found, excluded=next((day.excluded for day in days if day.excluded is not None), None)
+    )
 
 
 def _sums(metric: Metric, values: UnitValues, rows: Array) -> ArmSums:

@@ -45,7 +45,7 @@ def switchback(*, every: str | int, gap: str | int = 0, by: str | Sequence[str] 
         by: The columns that identify a region. By default, all requests are one region.
 
     Raises:
-        Misuse: The block is empty, or the gap leaves nothing of it.
+        Misuse: The block is empty, the gap leaves nothing of it, or it is longer than a day but not of whole days.
 
     >>> switchback(every="2h", gap="20min", by="city").by
     ('city',)
@@ -53,6 +53,11 @@ def switchback(*, every: str | int, gap: str | int = 0, by: str | Sequence[str] 
     every_us, gap_us = duration_us(every), duration_us(gap)
     if not gap_us < every_us:
         raise Misuse(f"switchback: gap={gap!r} leaves nothing of blocks of every={every!r}. Give a longer block.")
+    if every_us > DAY_US and every_us % DAY_US:
+        raise Misuse(
+            f"switchback: blocks of every={every!r} end within a day. Sums are stored by day, and only whole blocks "
+            "are evidence, so give a day or less, or whole days."
+        )
     return Switchback(every_us=every_us, gap_us=gap_us, by=(by,) if isinstance(by, str) else tuple(by))
 
 
@@ -140,6 +145,7 @@ def experiment(
     steps = _checked_ramp(what, share, (ramp or {}) if not dated else {})
     dates = _checked_ramp(what, share, dated, parse_time_us)[1:]
     planned = None if duration is None else duration_us(duration)
+    evidence_us = max(DAY_US, switchback.every_us) if isinstance(switchback, Switchback) else DAY_US
     refuse(
         what,
         (model is not None and bool(attributes), "with model=, attributes are the request's columns. Leave them out."),
@@ -161,9 +167,9 @@ def experiment(
             'read by whole days. Give a duration such as "14d", or leave duration out.',
         ),
         (
-            planned == DAY_US,
-            f"duration={duration!r}: errors are computed from the differences between days, so after one day nothing "
-            'could be judged. Give several days, such as "14d", and spread the units over them.',
+            planned is not None and DAY_US <= planned <= evidence_us,
+            f"duration={duration!r}: errors are computed from the differences between days, or longer blocks of a "
+            'switchback, so after one day nothing could be judged. Give several, such as "14d", and spread the units.',
         ),
         (
             planned is not None and steps[-1][0] >= planned,
@@ -176,8 +182,9 @@ def experiment(
         ),
         (rule == "obrien_fleming" and not 2 <= looks <= _MOST_LOOKS, f"looks={looks}. Give 2 to {_MOST_LOOKS}."),
         (
-            rule == "obrien_fleming" and planned is not None and looks > planned // DAY_US,
-            f"looks={looks} in duration={duration!r}, but there is at most one look a day. Give fewer looks.",
+            rule == "obrien_fleming" and planned is not None and looks > planned // evidence_us,
+            f"looks={looks} in duration={duration!r}, but there is at most one look a day, or after each longer block "
+            "of the switchback. Give fewer looks.",
         ),
         (rule != "obrien_fleming" and looks != 1, f'looks= is for rule="obrien_fleming", not {rule!r}.'),
         (isinstance(slices, str), f"slices={slices!r} is a text. Give a list: slices=[{slices!r}]."),

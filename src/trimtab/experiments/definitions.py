@@ -124,6 +124,14 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return max(self.share, *(share for _, share in (*self.ramp, *self.ramp_at)), 0.0)
 
     @property
+    def evidence_us(self) -> int:
+        """The length of the blocks of time that count as evidence: a day, or a longer block of a switchback.
+
+        A region keeps its variant for a whole block, so the days within a block say the same thing again.
+        """
+        return max(DAY_US, 0 if self.switchback is None else self.switchback.every_us)
+
+    @property
     def models(self) -> list[str]:
         """The models whose predictions are exposures, that of the control first; none for plain variants."""
         return [*self.variants.values()] if self.deployments else [self.model] if self.model is not None else []

@@ -284,7 +284,12 @@ def _go_on(
     the future may be worth less than one so far. With O'Brien and Fleming's rule nothing is forecast: its intervals
     shrink faster than with the square root of days.
     """
-    counted = [sum(arm.units for arm in one.variants.values()) for one in closed if one.excluded is None]
+    seen_us = max(one.looks[-1].until_us for some in going.values() for one in some)
+    counted = [
+        sum(arm.units for arm in one.variants.values())
+        for one in closed
+        if one.excluded is None and one.day_us < seen_us
+    ]
     units = np.array([one for one in counted if one], np.float64)
     days = units.size
     duration_us = definition.duration_us
@@ -307,7 +312,7 @@ def _go_on(
     if planned:
         seen = f"look {len(one.looks)} of {definition.looks}"
         text = f"keep running: {effect} at {seen}; each later look can see smaller effects"
-    elif days < _EARLY_DAYS:
+    elif days < _EARLY_DAYS * (definition.evidence_us // DAY_US):
         text = f"keep running: too early to say after {_days(days)}"
     elif lacking := _without_value(definition, going[one.variant]):
         text = f"keep running: fewer than two units of {one.variant} or of the control have a value of "

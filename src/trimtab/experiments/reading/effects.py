@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.time import DAY_US, SECOND_US
+from trimtab.experiments.day_sums import merged
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.looks import Look, never_is_good
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState, VariantDay
@@ -43,9 +44,9 @@ def level_of(definition: Experiment, metric: Metric) -> float:
     return 1.0 - (1.0 - definition.level) / shared
 
 
-def days_until(start_us: int, end_us: int) -> int:
-    """Return the number of calendar days that an interval touches."""
-    return -(-end_us // DAY_US) - start_us // DAY_US
+def days_until(start_us: int, end_us: int, length_us: int = DAY_US) -> int:
+    """Return the number of calendar days, or of blocks of another length since 1970, that an interval touches."""
+    return -(-end_us // length_us) - start_us // length_us
 
 
 def arms_of(
@@ -209,9 +210,22 @@ def _at_margin(control: Arm, metric: Metric) -> Arm:
 def days_shown(
     definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]
 ) -> Sequence[ExperimentDay]:
-    """Return the closed days until the planned end; with planned looks, only those until the newest look."""
+    """Return the closed days until the planned end; with planned looks, only those until the newest look.
+
+    In a switchback with longer blocks, the days of each block are one, and a block counts when its last day is closed.
+    """
     end_us = state.started_at_us + (definition.duration_us or sys.maxsize)
     days = [one for one in closed if one.day_us < end_us]
+    if (length_us := definition.evidence_us) > DAY_US:
+        until_us = min(end_us, state.ended_at_us or sys.maxsize)  # the last block may end here
+        blocks: dict[int, list[ExperimentDay]] = {}
+        for day in days:
+            blocks.setdefault(day.day_us // length_us, []).append(day)
+        days = [
+            merged(of)
+            for number, of in sorted(blocks.items())
+            if of[-1].day_us + DAY_US >= min((number + 1) * length_us, until_us)
+        ]
     if definition.rule != "obrien_fleming":
         return days
     _, ends = _planned_looks(definition, state)
@@ -219,8 +233,9 @@ def days_shown(
 
 
 def _planned_looks(definition: Experiment, state: ExperimentState) -> tuple[int, list[int]]:
-    """Return the planned number of days, and after how many of them each look is."""
-    planned = days_until(state.started_at_us, state.started_at_us + (definition.duration_us or 0))
+    """Return the planned number of days (or of longer blocks), and after how many of them each look is."""
+    planned_us = state.started_at_us + (definition.duration_us or 0)
+    planned = days_until(state.started_at_us, planned_us, definition.evidence_us)
     return planned, [round(planned * number / definition.looks) for number in range(1, definition.looks + 1)]
 
 

@@ -69,6 +69,8 @@ def read_experiment(
         for one in sorted(days, key=lambda one: one.day_us)
         if one.generation == state.generation
     ]
+    if definition.evidence_us > DAY_US:
+        closed = _whole_blocks(definition, closed)
     counted = [one for one in closed if one.excluded is None]
     ratio = check_ratio(definition, state, counted)
     completeness = check_completeness(definition, counted)
@@ -105,6 +107,17 @@ def read_experiment(
     )
 
 
+def _whole_blocks(definition: Experiment, closed: Sequence[ExperimentDay]) -> list[ExperimentDay]:
+    """Return the days with those left out, too, that are in a longer block of a switchback with a day left out."""
+    why = {one.day_us // definition.evidence_us: one.excluded for one in closed if one.excluded is not None}
+    return [
+        one
+        if one.excluded is not None or (reason := why.get(one.day_us // definition.evidence_us)) is None
+        else msgspec.structs.replace(one, excluded=f"a day of its block does not count: {reason}")
+        for one in closed
+    ]
+
+
 def guarantee(definition: Experiment) -> str:
     """Return the rule of an experiment and what it guarantees, in words."""
     alpha = f"{1.0 - definition.level:.3g}"
@@ -118,7 +131,10 @@ def guarantee(definition: Experiment) -> str:
     sides = "two-sided" if definition.two_sided else "one-sided, so that a primary metric is never proven worse"
     if not definition.two_sided and any(one.role == "guardrail" for one in definition.metrics):
         sides += f"; those of guardrails have both bounds, each with an error of {alpha}"
-    return f"{text} Standard errors are computed from whole days; intervals are {sides}."
+    whole = "whole days"
+    if definition.evidence_us > DAY_US:
+        whole = f"whole blocks of {format_duration(definition.evidence_us)}, and a look sees whole blocks only"
+    return f"{text} Standard errors are computed from {whole}; intervals are {sides}."
 
 
 def decided_before(definition: Experiment) -> dict[str, str]:
@@ -203,7 +219,8 @@ def _metrics(
 ) -> list[MetricReading]:
     shown, found = days_shown(definition, state, closed), []
     days = [one for one in shown if one.excluded is None]
-    late = [one.as_known_late for one in closed] if any(one.with_late for one in days) else None
+    seen = [one for one in closed if shown and one.day_us <= shown[-1].day_us]
+    late = [one.as_known_late for one in closed] if any(one.with_late for one in closed) else None
     for metric in definition.metrics:
         for name in list(definition.variants)[1:]:
             looks = looks_of(definition, metric, state, closed, name)
@@ -238,7 +255,7 @@ def _metrics(
                     expected_loss=loss,
                     by_week=novelty_of(definition, metric, state, days, name),
                     by_age=effects_by_age(definition, metric, days, name),
-                    left_out=_left_out(metric, shown, {definition.control, name}),
+                    left_out=_left_out(metric, seen, {definition.control, name}),
                 )
             )
     secondary = [one for one in found if one.role == "secondary"]

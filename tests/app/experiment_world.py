@@ -213,7 +213,7 @@ def expected_day(
     Orders that became known within `late_us` after the day was closed count, too. The second result is how many these
     are, by metric and variant.
     """
-    end_us = 2**62 if state.ended_at_us is None else state.ended_at_us
+    end_us = 2**62 if state.ended_at_us is None else state.ended_at_us - max(m.within_us for m in definition.metrics)
     first: dict[str, tuple[int, int]] = {}
     for position, one in enumerate(written.logged):
         found, delay_us = one.exposure, one.logged_at_us - one.exposure.at_us

@@ -8,8 +8,8 @@ from contextlib import suppress
 import msgspec
 
 from trimtab.core.errors import Conflict, Unavailable
-from trimtab.core.time import DAY_US, HOUR_US, format_time
-from trimtab.experiments.definitions import Metric
+from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
+from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.records import DAYS, KIND, ExperimentDay, ExperimentState, stored_definition
 from trimtab.features.definitions import LabelWait
 from trimtab.store.ports import Catalog, Put
@@ -34,6 +34,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     crossed: list[str] = []
     # by number of days in `LATE_AFTER`: the outcomes of days before this time were read again
     read_again: dict[int, int] = {}
+    cut_units: int | None = None  # the units whose windows were cut by the end; None: not counted yet
 
 
 class Lateness(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,10 +93,36 @@ def longest_wait_us(metrics: Sequence[Metric], label: LabelWait | None = None) -
     return max(waits_us)
 
 
-def end_us(state: ExperimentState, duration_us: int | None) -> int:
-    """Return the time from which no more units are taken in, given the declared duration; far away if there is none."""
+def intake_end_us(state: ExperimentState, definition: Experiment) -> int:
+    """Return the time from which no more units are taken in, by the plan or because it ended; far away if unknown."""
     ended_us = _FAR_US if state.ended_at_us is None else state.ended_at_us
-    return ended_us if duration_us is None else min(ended_us, state.started_at_us + duration_us)
+    planned_us = _FAR_US if definition.duration_us is None else state.started_at_us + definition.duration_us
+    return min(ended_us, planned_us)
+
+
+def end_us(state: ExperimentState, definition: Experiment) -> int:
+    """Return the time from which units do not count, because they were not taken in or their windows were cut.
+
+    When an experiment ends, all units get one variant. So units count whose windows had ended by then.
+    """
+    cut_us = _FAR_US if state.ended_at_us is None else state.ended_at_us - definition.window_us
+    return min(cut_us, intake_end_us(state, definition))
+
+
+def cut_windows(state: ExperimentState, definition: Experiment, units: int | None = None) -> str | None:
+    """Return a sentence about the units (their number, if known) that do not count, as the end cut their windows.
+
+    None: there are none.
+    """
+    from_us = max(end_us(state, definition), state.started_at_us)
+    if from_us >= intake_end_us(state, definition) or units == 0:
+        return None
+    many = "units" if units is None else f"{units:,} units"
+    return (
+        f"{many} that were first exposed from {format_time(from_us)[:16].replace('T', ' ')} on do not count: their "
+        f"windows of {format_duration(definition.window_us)} had not ended when the experiment did, and since then all "
+        "units get one variant"
+    )
 
 
 def due_days(reached: Reached, end_us: int, wait_us: int, now_us: int) -> Iterator[DueDay]:
@@ -177,7 +204,7 @@ def not_closed(catalog: Catalog, state: ExperimentState) -> str | None:
     """Return a sentence about the days of an ended start that are not closed; None if all are."""
     days = stored_days(catalog, state.name, state.generation)
     from_us = max([begun(state).closed_until_us, *(one.day_us + DAY_US for one in days)])
-    if from_us >= end_us(state, stored_definition(state).duration_us):
+    if from_us >= end_us(state, stored_definition(state)):
         return None
     return (
         f"start {state.generation}: the days from {format_time(from_us)[:10]} on were not closed before the next "
@@ -191,7 +218,7 @@ def needed_from_us(catalog: Catalog) -> int:
     for record in catalog.find(KIND):
         state = msgspec.json.decode(record.body, type=ExperimentState)
         reached, _ = stored_reached(catalog, state)
-        if reached.closed_until_us < end_us(state, stored_definition(state).duration_us):
+        if reached.closed_until_us < end_us(state, stored_definition(state)):
             times_us.append(reached.closed_until_us - EARLY_US)
     return min(times_us)
 

@@ -124,6 +124,11 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return max(self.share, *(share for _, share in (*self.ramp, *self.ramp_at)), 0.0)
 
     @property
+    def window_us(self) -> int:
+        """The longest time after a unit's first exposure in which its events or predictions count."""
+        return max((metric.within_us for metric in self.metrics), default=0)
+
+    @property
     def evidence_us(self) -> int:
         """The length of the blocks of time that count as evidence: a day, or a longer block of a switchback.
 

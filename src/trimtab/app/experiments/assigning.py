@@ -15,7 +15,16 @@ from trimtab.core.errors import Misuse
 from trimtab.core.shown import shown
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.experiments.assignment import Assigner, Assignment, Reason, check_row
-from trimtab.experiments.days import EARLY_US, LATE_AFTER, LATE_US, allow_late, end_us, longest_wait_us, stored_reached
+from trimtab.experiments.days import (
+    EARLY_US,
+    LATE_AFTER,
+    LATE_US,
+    allow_late,
+    end_us,
+    intake_end_us,
+    longest_wait_us,
+    stored_reached,
+)
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import log_exposures, newest_at_us
 from trimtab.experiments.records import (
@@ -106,7 +115,7 @@ class Rules:
             if state is not None:
                 closed_until_us = stored_reached(catalog, state)[0].closed_until_us
                 wait_us = longest_wait_us(placed(system, rule.definition).metrics)
-                planned_us = end_us(state, rule.definition.duration_us)
+                planned_us = intake_end_us(state, rule.definition)
                 rules[name] = Rule(rule, state.generation, reader, closed_until_us, wait_us, planned_us)
         return rules[name]
 
@@ -237,7 +246,7 @@ def cannot_close(system: System, state: ExperimentState) -> str | None:
     """Return why the days of an experiment cannot be closed, and what to do; None if they can, or all are closed."""
     definition = stored_definition(state)
     reached, _ = stored_reached(system.state.catalog, state)
-    if reached.closed_until_us >= end_us(state, definition.duration_us):
+    if reached.closed_until_us >= end_us(state, definition):
         return None
     lacks = lacking(system, definition)
     if lacks is None:
@@ -288,9 +297,15 @@ def notes(system: System, state: ExperimentState) -> list[str]:
         return [f"{state.winner} won, but {served}: {what}"]
     if state.phase not in ("running", "paused"):
         return []
-    over = system.clock.now_us() >= end_us(state, definition.duration_us)
+    planned_us = intake_end_us(state, definition)
     found = [_note(system, state, definition)]
-    found += ["its planned time is over, so no more units count: conclude or stop it"] if over else []
+    if system.clock.now_us() >= planned_us:
+        open_us = planned_us + definition.window_us
+        wait = (
+            f"wait until {format_time(open_us)[:16].replace('T', ' ')}, when the windows of its last units end, then "
+        )
+        over = wait if system.clock.now_us() < open_us else ""
+        found.append(f"its planned time is over, so no more units count: {over}conclude or stop it")
     until_us = stored_reached(system.state.catalog, state)[0].closed_until_us
     if until_us > system.clock.now_us():
         found.append(

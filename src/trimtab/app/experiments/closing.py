@@ -33,6 +33,7 @@ from trimtab.experiments.days import (
     days_to_read_again,
     due_days,
     end_us,
+    intake_end_us,
     longest_wait_us,
     put_late,
     put_reached,
@@ -101,7 +102,7 @@ class ExperimentDays:
         self._state = state
         self.definition = definition = placed(system, stored_definition(state))
         self._model = None if definition.model is None else system.definitions.deployment(definition.model).model
-        self._end_us = end_us(state, definition.duration_us)
+        self._end_us, self._intake_end_us = end_us(state, definition), intake_end_us(state, definition)
         self._testers = {*system.declared.experiments.get(state.name, definition).overrides}
         self._features = MetricFeatures(definition.metrics, len(definition.unit), ages=True)
         self._wait_us = longest_wait_us(definition.metrics, None if self._model is None else self._model.label)
@@ -123,6 +124,7 @@ class ExperimentDays:
         due = list(due_days(reached, self._end_us, self._wait_us, self._system.clock.now_us()))
         days: list[ExperimentDay] = []
         if not due:
+            self._count_cut(reached, revision)
             return days
         what = ["experiment", self._state.name, self._state.generation, [one.day_us for one in due]]
         with evaluating(self._system, self._features.every, what) as evaluate:
@@ -134,7 +136,20 @@ class ExperimentDays:
                 catalog.write(puts)
                 revision += 1
                 days.append(day)
+        self._count_cut(reached, revision)
         return days
+
+    def _count_cut(self, reached: Reached, revision: int) -> None:
+        """Once the last day is closed, count the units that do not count because the end cut their windows."""
+        ended, from_us = self._state.ended_at_us is not None, max(self._end_us, self._state.started_at_us)
+        if not ended or reached.cut_units is not None or reached.closed_until_us < self._end_us:
+            return
+        intake = self._intake(DueDay(from_us, self._system.clock.now_us()))
+        intake = msgspec.structs.replace(intake, from_us=from_us, until_us=self._intake_end_us)
+        earlier = (unpacked_units(self._system.state.blob.get(digest)) for digest in reached.units)
+        units = len(first_exposures(self._exposures(intake), earlier)) if from_us < self._intake_end_us else 0
+        put = put_reached(self._state.name, msgspec.structs.replace(reached, cut_units=units), revision)
+        self._system.state.catalog.write([put])
 
     def day(self, due: DueDay, reached: Reached, evaluate: Evaluate) -> tuple[ExperimentDay, FirstExposures]:
         """Compute a day from the logs.
@@ -251,7 +266,7 @@ class ExperimentDays:
         """
         if self.definition.crossovers == "first":
             return None
-        until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))
+        until_us = min(self._intake_end_us, max(intake.known_by_us, intake.until_us))
         longer = msgspec.structs.replace(intake, until_us=until_us)
         return first.crossed(chain(self._exposures(longer), self._fallbacks(longer)))
 
@@ -292,7 +307,7 @@ class ExperimentDays:
                 if reason not in FALLBACKS:
                     seen.setdefault(key, reason)
         if seen:
-            until_us = min(self._end_us, max(intake.known_by_us, intake.until_us))
+            until_us = min(self._intake_end_us, max(intake.known_by_us, intake.until_us))
             later = self._exposures(msgspec.structs.replace(intake, until_us=until_us))
             for _ in _without(seen, ((block.keys, block.variants) for block in later)):
                 pass

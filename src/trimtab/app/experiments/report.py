@@ -11,7 +11,7 @@ import msgspec
 from trimtab.app.experiments.assigning import cannot_close, experiments, notes
 from trimtab.app.experiments.closing import close_due
 from trimtab.core.errors import Conflict, NotFound, Unavailable
-from trimtab.experiments.days import not_closed, stored_days
+from trimtab.experiments.days import not_closed, stored_days, stored_reached
 from trimtab.experiments.reading.document import experiment_document
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading, Recommendation, shown_days
@@ -52,7 +52,8 @@ def experiment_report(
     if close:
         close_due(system, name)
     days = stored_days(system.state.catalog, name, state.generation)
-    reading = read_experiment(stored_definition(state), state, days, slices=slices)
+    cut_units = stored_reached(system.state.catalog, state)[0].cut_units
+    reading = read_experiment(stored_definition(state), state, days, slices=slices, cut_units=cut_units)
     if (why := cannot_close(system, state)) is not None:
         blocked = Recommendation(act="blocked", text=f"blocked: {why}.")
         reading = msgspec.structs.replace(reading, decision=blocked)

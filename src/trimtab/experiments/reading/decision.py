@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from trimtab.core.time import DAY_US, format_time
+from trimtab.experiments.days import begun, end_us
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.reading.effects import days_shown
 from trimtab.experiments.reading.looks import (
@@ -109,6 +110,8 @@ def _nothing_to_compare(
     """Return why no primary metric has an effect yet."""
     left_out = [one for one in closed if one.excluded is not None]
     if not closed:
+        if end_us(state, definition) <= state.started_at_us:
+            return "it ended before the window of any unit had ended, so no unit counts."
         if over:
             return "no day was closed before the experiment was started again."
         return "no day is closed yet. A look sees closed days only."
@@ -222,12 +225,9 @@ def _ship(name: str, some: Sequence[MetricReading]) -> Recommendation:
 
 
 def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> bool:
-    """Return whether no more day will come: the experiment or its planned time ended, and all days are closed."""
-    end_us = state.ended_at_us
-    if definition.duration_us is not None:
-        planned_us = state.started_at_us + definition.duration_us
-        end_us = planned_us if end_us is None else min(end_us, planned_us)
-    return end_us is not None and bool(closed) and closed[-1].day_us + DAY_US >= end_us
+    """Return whether no more day will come: the experiment or its planned time ended, and all that count are closed."""
+    until_us = closed[-1].day_us + DAY_US if closed else begun(state).closed_until_us
+    return until_us >= end_us(state, definition)
 
 
 def _undecided(

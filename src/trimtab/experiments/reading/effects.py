@@ -14,6 +14,7 @@ import numpy as np
 
 from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.experiments.day_sums import merged
+from trimtab.experiments.days import end_us
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.looks import Look, never_is_good
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState, VariantDay
@@ -214,10 +215,10 @@ def days_shown(
 
     In a switchback with longer blocks, the days of each block are one, and a block counts when its last day is closed.
     """
-    end_us = state.started_at_us + (definition.duration_us or sys.maxsize)
-    days = [one for one in closed if one.day_us < end_us]
+    planned_us = state.started_at_us + (definition.duration_us or sys.maxsize)
+    days = [one for one in closed if one.day_us < planned_us]
     if (length_us := definition.evidence_us) > DAY_US:
-        until_us = min(end_us, state.ended_at_us or sys.maxsize)  # the last block may end here
+        until_us = end_us(state, definition)  # the last block may end here
         blocks: dict[int, list[ExperimentDay]] = {}
         for day in days:
             blocks.setdefault(day.day_us // length_us, []).append(day)

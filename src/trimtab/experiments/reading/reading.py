@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 import msgspec
 
 from trimtab.core.time import DAY_US, format_duration, format_time
+from trimtab.experiments.days import cut_windows, end_us
 from trimtab.experiments.definitions import Experiment, Metric, Switchback
 from trimtab.experiments.reading.checks import (
     CHANGED,
@@ -54,6 +55,7 @@ def read_experiment(
     *,
     slices: bool = True,
     final: bool = False,
+    cut_units: int | None = None,
 ) -> Reading:
     """Return what an experiment says from its closed days.
 
@@ -63,6 +65,7 @@ def read_experiment(
         days: Closed days, in any order; those of other generations are left out.
         slices: Whether to read slices as well, which takes longest if there are many.
         final: Whether the experiment was started again since, so that no more of these days will be closed.
+        cut_units: The number of units that do not count because the end cut their windows, if known.
     """
     closed = [
         msgspec.structs.replace(one, excluded=left_out_by_shares(definition, state, one.day_us) or one.excluded)
@@ -102,7 +105,7 @@ def read_experiment(
         },
         late=_late(counted),
         withheld=withheld,
-        notes=_notes(definition, closed, metrics),
+        notes=[*filter(None, [cut_windows(state, definition, cut_units)]), *_notes(definition, closed, metrics)],
         decision=recommend(definition, state, closed, metrics, ratio, withheld, final=final),
     )
 
@@ -185,11 +188,9 @@ def _withheld(
         return f"blocked: {ratio.text}"
     if definition.rule != "fixed" or definition.duration_us is None:
         return None
-    end_us = state.started_at_us + definition.duration_us
-    if state.ended_at_us is not None:
-        end_us = min(end_us, state.ended_at_us)
-    planned = days_until(state.started_at_us, end_us)
-    there = sum(one.day_us < end_us for one in closed)
+    until_us = end_us(state, definition)
+    planned = days_until(state.started_at_us, until_us)
+    there = sum(one.day_us < until_us for one in closed)
     if there >= planned:
         return None
     return f"{there} of {planned} days are closed. The rule is fixed: no effect is shown before the planned end."

@@ -154,8 +154,8 @@ def field(folder: Path, name: str, people: Sequence[Person]) -> Reading:
             log_exposures(project.state.exposures, met)
             project.push("replies", [{"person": one.number, "at": now_us} for one in some if one.answered])
             clock.advance_to((now_us // DAY_US + 1) * DAY_US)
+        clock.advance_to(clock.now_us() + 2 * DAY_US)  # the windows of the last people end
         project.stop_experiment(name, why="everyone was reached")
-        clock.advance_to(clock.now_us() + 2 * DAY_US)
         return project.experiment_report(name)
 
 

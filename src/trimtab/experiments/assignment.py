@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +26,7 @@ Reason = Literal[
     "carry-over gap", "day is closed", "planned end", "no unit", "not started", "paused", "stopped", "concluded",
 ]  # fmt: skip
 # units with these reasons get the control, also those that have met another variant before
-FALLBACKS = ("not eligible", "paused")
+FALLBACKS = ("not eligible", "paused", "not in share")
 _pack: Any = msgspec.msgpack.Encoder().encode
 _as_json: Any = msgspec.json.Encoder().encode
 
@@ -85,8 +86,10 @@ class Assigner:
         self._slots = begin, end = state.slots
         self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
         self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed
-        # `share` is a share of all units. Units in the experiment's slots take part if their bucket is below this.
-        self._below = round(share * BUCKETS / (end - begin) * BUCKETS)
+        # Units in the experiment's slots take part if their bucket is below the first of these numbers. The second one
+        # is that of the largest share so far. (`share` is a share of all units.)
+        largest = max([share, *(one.share for one in state.allocations if one.from_us <= now.from_us)])
+        self._below = [round(one * BUCKETS / (end - begin) * BUCKETS) for one in (share, largest)]
         chosen = [name for count, name in now.buckets for _ in range(count)]
         self._assigned = [self._result(name, "assigned") for name in chosen]
         self._in_gap = [self._result(name, "carry-over gap") for name in chosen]
@@ -116,14 +119,14 @@ class Assigner:
             return self._result(self.definition.control, "feature missing" if missing else "not eligible")
         return self._drawn(packed, row, at_us)
 
-    def _drawn(self, packed: bytes, row: Mapping[str, Any], at_us: int) -> Assignment:
-        """Return the assignment of an eligible unit."""
+    def _drawn(self, packed: bytes, row: Mapping[str, Any], at_us: int, *, once: bool = False) -> Assignment:
+        """Return the assignment of an eligible unit: by the share now or, with `once`, by the largest share so far."""
         assigned = self._assigned
         if (switchback := self.definition.switchback) is not None:
             packed = _pack(self._block(switchback, row, at_us))
             assigned = self._in_gap if at_us % switchback.every_us < switchback.gap_us else assigned
         number = self._number(packed)
-        if number % BUCKETS >= self._below:
+        if number % BUCKETS >= self._below[once]:
             return self._result(self.definition.control, "not in share")
         return assigned[number // BUCKETS % BUCKETS]
 
@@ -145,8 +148,8 @@ class Assigner:
         """Return the exposure of the unit of a row; None if it takes no part, with two exceptions.
 
         If the unit takes no part only because a feature is missing, the variant is "", so that such units are counted.
-        The variant is also "" if the unit is not eligible now, or the experiment is paused, but the unit would get
-        another variant than the control otherwise: it may have met that variant before.
+        The variant is also "" if the unit is not eligible now, the experiment is paused or its share was lowered, but
+        the unit would get another variant than the control otherwise: it may have met that variant before.
 
         Args:
             row: As for `assign`.
@@ -158,9 +161,10 @@ class Assigner:
         found = self.assign(row, at_us)
         lacks = found.reason == "feature missing" and self._in_share(row, at_us)
         texts = [_text(row[name]) for name in self._unit]
-        left = found.reason in FALLBACKS and joined(texts) not in self._overrides and self._in_slots(_pack(texts))
+        left = found.reason in FALLBACKS and (found.reason != "not in share" or self._below[1] > self._below[0])
+        left = left and joined(texts) not in self._overrides and self._in_slots(_pack(texts))
         if left:
-            drawn = self._drawn(_pack(texts), row, at_us)
+            drawn = self._drawn(_pack(texts), row, at_us, once=True)
             left = drawn.takes_part and drawn.variant != self.definition.control
         if not found.takes_part and not lacks and not left:
             return None
@@ -184,7 +188,7 @@ class Assigner:
     def _in_share(self, row: Mapping[str, Any], at_us: int) -> bool:
         switchback, texts = self.definition.switchback, [_text(row[name]) for name in self._unit]
         number = self._number(_pack(texts if switchback is None else self._block(switchback, row, at_us)))
-        return number % BUCKETS < self._below
+        return number % BUCKETS < self._below[0]
 
     def _result(self, variant: str, reason: Reason) -> Assignment:
         found = self._results.get((variant, reason))
@@ -197,6 +201,11 @@ class Assigner:
                 reason=reason,
             )
         return found
+
+
+def share_was_lowered(state: ExperimentState) -> bool:
+    """Return whether the share became smaller, also by a pause, so that units which took part get the control."""
+    return any(later.share < earlier.share for earlier, later in pairwise(state.allocations))
 
 
 class PastAssignments:

@@ -185,3 +185,25 @@ def test_units_that_come_back_in_a_pause_met_another_variant(rule: str, tmp_path
     assert reading.excluded[str(datetime.fromtimestamp((BEGIN_US + 2 * DAY_US) / 1e6, UTC).date())] == (
         "the experiment was paused on this day"
     )
+
+
+@pytest.mark.parametrize("rule", ["first", "exclude"])
+def test_units_that_come_back_after_the_share_was_lowered_met_another_variant(rule: str, tmp_path: Path) -> None:
+    users = [f"u{n}" for n in range(200)]
+    with opened(tmp_path, rule, BEGIN_US) as project:
+        project.start_experiment("prices", why="A test.")
+        first = meet(project, BEGIN_US + HOUR_US, users)
+        project.ramp_experiment("prices", share=0.3, why="A test.")
+        same_day = meet(project, BEGIN_US + 2 * HOUR_US, users[:100])
+        later = meet(project, BEGIN_US + DAY_US, [*users, *(f"never{n}" for n in range(50))])
+        meet(project, BEGIN_US + 9 * DAY_US, ["other"])
+        close_due(project)
+        days, reading = stored_days(project.state.catalog, "prices", 1), project.experiment_report("prices")
+    back = [user for user in users if first[user] != later[user]]
+    at_once = sum(first[user] != variant for user, variant in same_day.items())
+    assert {first[user] for user in back} == {"new"}
+    assert 20 < at_once < len(back)
+    assert [one.crossed for one in days[:3]] == [at_once, len(back) - at_once, 0]
+    assert any("the share was lowered" in one for one in reading.notes)
+    wanted = [*first.values()].count("new") - (len(back) if rule == "exclude" else 0)
+    assert days[0].variants["new"].units == wanted

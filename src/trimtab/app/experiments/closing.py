@@ -25,7 +25,7 @@ from trimtab.app.experiments.logged_units import LoggedUnits
 from trimtab.app.experiments.prediction_values import PredictionValues
 from trimtab.app.state.lease import Lease
 from trimtab.core.time import DAY_US
-from trimtab.experiments.assignment import FALLBACKS
+from trimtab.experiments.assignment import FALLBACKS, share_was_lowered
 from trimtab.experiments.day_sums import DaySums, late_outcomes
 from trimtab.experiments.days import (
     DueDay,
@@ -282,10 +282,10 @@ class ExperimentDays:
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
     def _fallbacks(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the exposures of units that got the control because of a pause, of `where`, or of a missing feature."""
+        """Yield exposures of units that got the control: a pause, a lower share, `where`, or a missing feature."""
         state = self._state
-        paused = any(not one.share for one in state.allocations)
-        if (self.definition.where is None and not paused) or self.definition.switchback is not None:
+        lowered = share_was_lowered(state)
+        if (self.definition.where is None and not lowered) or self.definition.switchback is not None:
             return iter(())
         logged = read_exposures(self._system.state.exposures, intake, state.name, state.generation, {"": 0})
         if self._units is None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
-from trimtab.experiments.assignment import ELIGIBLE, FALLBACKS, FEATURE_MISSING, ROUTED, Assigner, PastAssignments
+from trimtab.experiments.assignment import (
+    ELIGIBLE,
+    FALLBACKS,
+    FEATURE_MISSING,
+    ROUTED,
+    Assigner,
+    PastAssignments,
+    share_was_lowered,
+)
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.exposures import ExposureBlock, Intake
 from trimtab.experiments.records import ExperimentState, Exposure
@@ -80,15 +88,16 @@ class LoggedUnits:
                 yield intake.block(number, rows, {"": 0})
 
     def not_eligible(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield the units that got the control because of a pause or because of `where`, in blocks."""
+        """Yield the units that got the control because of a pause, a lower share, or `where`, in blocks."""
         by_flag = bool(self._definition.features)
+        reasons = [one for one in FALLBACKS if one != "not in share" or share_was_lowered(self._state)]
         for number, found in self.predictions(intake):
             rows = []
             for position, one, row in found:
                 # if the experiment reads features, `_assignments` does not evaluate `where`, and the flags decide
                 reason = self._assignments.at(row, one.made_at_us).reason
                 unflagged = reason == "assigned" and not {ELIGIBLE, FEATURE_MISSING} & {*one.flags}
-                if reason in FALLBACKS or (by_flag and unflagged):
+                if reason in reasons or (by_flag and unflagged):
                     rows.append((position, self._exposed(one, row, "", "not eligible")))
             if rows:
                 yield intake.block(number, rows, {"": 0})

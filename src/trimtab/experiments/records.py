@@ -41,6 +41,7 @@ class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
     allocations: list[Allocation]  # the newest last
     ended_at_us: int | None = None  # the time from which no more units were taken in
     winner: str | None = None
+    promotion: str = ""  # what came of the promotion of a version that won, such as "refused, not better: ..."
     versions: dict[str, str] = {}  # for an experiment over versions: the id of each variant's version at the start
     slots: tuple[int, int] = (0, 10_000)  # the buckets of the layer that belong to this experiment
     holdout: float | None = None  # the global holdout at the start, which stays until the end; None: as it is set now
@@ -72,7 +73,8 @@ class ExperimentStatus(Shown, msgspec.Struct, frozen=True, kw_only=True):
         checkout: not started, 20 % of the units, a 100 %
         """
         shares = ", ".join(f"{name} {100 * weight:.4g} %" for name, weight in self.weights.items())
-        since = "" if self.started_at_us is None else f" since {format_time(self.started_at_us)}"
+        since_us = self.started_at_us if self.ended_at_us is None else self.ended_at_us
+        since = "" if since_us is None else f" since {format_time(since_us)}"
         won = "" if self.winner is None else f", winner {self.winner}"
         yield f"{self.name}: {self.phase}{since}{won}, {100 * self.share:.4g} % of the units, {shares}"
         if self.note:

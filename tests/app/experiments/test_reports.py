@@ -164,6 +164,13 @@ def test_lifecycle_from_the_command_line(folder: Path) -> None:
     ]
     assert {row["actor"] for row in rows} == {"Ada"}
     assert rows[1]["evidence"]["weight b"] == 0.6
+    for row in (rows[4], rows[6]):
+        assert "their windows of 12h had not ended when the experiment did" in row["evidence"]["not counted"]
+    with open_project(folder, environment={}) as project:
+        status = project.experiment("verbs")
+        assert status.ended_at_us is not None
+        assert f"verbs: concluded since {format_time(status.ended_at_us)}, winner b" in next(iter(status.lines()))
+    assert ["winner", "b"] in [one.split() for one in run(folder, "experiment", "show", "verbs").splitlines()]
     assert printed(folder, "experiment assign", "verbs", "c1")["variant"] == "b"
     found = printed(folder, "experiment assign", "checkout", '{"customer": "c1", "country": "DE"}')
     assert (found["takes_part"], found["reason"]) == (False, "planned end")  # it lasts 24 days

@@ -239,6 +239,18 @@ def test_a_winner_is_promoted_by_the_gate_or_not_at_all(
         status = project.experiment("smaller")
         assert (row.act, row.evidence["winner"], status.phase) == ("conclude_experiment", "other", "concluded")
         assert row.evidence["promotion"] == promotion
+        answer = project.assign("smaller", "anyone")
+        assert answer.reason == "concluded"
+        reading = project.experiment_report("smaller")
+        assert reading.winner == "other"
+        if promotion == "refused":
+            said = "other won, but buyer@1 is not in service, and all units get the champion: refused, "
+            assert status.note.startswith(said)
+            assert reading.notes[-1] == status.note
+            assert (answer.variant, answer.value) == ("control", "buyer@champion")
+            assert str(row.evidence["promotion reason"]).startswith("Refused")
+        else:
+            assert (status.note, answer.variant) == ("", "other")
         assert project.registry.get("buyer@champion").name == f"buyer@{champion}"
         assert {*arms(project).values()} == {"champion"}
         assert arm_shares(project.state.catalog, "buyer") == ArmShares()

@@ -109,7 +109,8 @@ class Rules:
         rules = self._of
         if name not in rules:
             state = experiment_state(catalog, name)
-            rule = assigner_of(catalog, system.config, system.definitions, name)
+            served = state is None or not _other_version_serves(system, state)
+            rule = assigner_of(catalog, system.config, system.definitions, name, winner_serves=served)
             reader = None if state is None or state.phase != "running" else system.eligibility(rule.definition)
             rules[name] = Rule(rule, 0)
             if state is not None:
@@ -296,7 +297,12 @@ def notes(system: System, state: ExperimentState) -> list[str]:
         what = f"let clients call {won}" if won in declared else f"{won} is not declared, either"
         return [f"{state.winner} won, but {served}: {what}"]
     if state.phase not in ("running", "paused"):
-        return []
+        if state.promotion in ("", "promoted") or not _other_version_serves(system, state):
+            return []
+        version = definition.variants[str(state.winner)]
+        return [
+            f"{state.winner} won, but {version} is not in service, and all units get the champion: {state.promotion}"
+        ]
     planned_us = intake_end_us(state, definition)
     found = [_note(system, state, definition)]
     if system.clock.now_us() >= planned_us:
@@ -330,6 +336,15 @@ def notes(system: System, state: ExperimentState) -> list[str]:
             "it was started by a process whose clock was ahead, and no unit counts yet: stop it and start it again"
         )
     return [one for one in found if one]
+
+
+def _other_version_serves(system: System, state: ExperimentState) -> bool:
+    """Return whether a version won, and another one is in service."""
+    definition = stored_definition(state)
+    if state.winner in (None, definition.control) or not state.versions or definition.deployments:
+        return False
+    champion = system.registry.alias(str(definition.model), CHAMPION)
+    return champion is not None and champion.id != state.versions[str(state.winner)]
 
 
 def _note(system: System, state: ExperimentState, definition: Experiment) -> str:

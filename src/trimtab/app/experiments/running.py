@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trimtab.app.training.promoting import PromotionRequest, promote_version
+from trimtab.app.training.training_runs import refusal
 from trimtab.app.versions.arms import ArmOfExperiment, set_arm
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision
 from trimtab.experiments.assignment import BUCKETS, first_buckets, free_slots, reallocated
-from trimtab.experiments.days import not_closed
+from trimtab.experiments.days import cut_windows, not_closed
 from trimtab.experiments.declaring import checked_weights
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.records import (
@@ -211,7 +212,7 @@ class Running:
         """End the experiment without a winner: all units get the control."""
         state = self._active("running", "paused")
         ended = msgspec.structs.replace(state, phase="stopped", ended_at_us=self._system.clock.now_us())
-        return self._write("stop_experiment", ended, self._give_slots(state))
+        return self._write("stop_experiment", ended, self._give_slots(state), _not_counted(ended))
 
     def conclude(self, winner: str) -> Decision:
         """End the experiment with a winner. A version that won is judged by the gate, and promoted only if it passes.
@@ -234,10 +235,14 @@ class Running:
             more |= {"call instead": str(definition.variants[winner])}
         elif definition.model is not None and winner != definition.control:
             wanted = PromotionRequest(why=self._why, actor=self._actor, seen_until_us=None, dry_run=False)
-            more |= {"promotion": promote_version(self._system, state.versions[winner], wanted, None).state}
+            found = promote_version(self._system, state.versions[winner], wanted, None)
+            reason = "" if found.gate is None else found.gate.reason
+            more |= {"promotion": found.state, **({"promotion reason": reason} if reason else {})}
+            said = refusal(reason) if found.state == "refused" else found.state
+            state = msgspec.structs.replace(state, promotion=said)
         ended_us = self._system.clock.now_us()
         ended = msgspec.structs.replace(state, phase="concluded", winner=winner, ended_at_us=ended_us)
-        return self._write("conclude_experiment", ended, self._give_slots(state), more)
+        return self._write("conclude_experiment", ended, self._give_slots(state), {**more, **_not_counted(ended)})
 
     # -- parts of these changes ---------------------------------------------------------------------------------
 
@@ -426,6 +431,12 @@ class Running:
             actor=self._actor,
             experiment=ArmOfExperiment(name=self._name if runs else None, entry=entry, changes=changes),
         )
+
+
+def _not_counted(ended: ExperimentState) -> Evidence:
+    """Return for the ledger which units the end keeps from counting; empty if there are none."""
+    said = cut_windows(ended, stored_definition(ended))
+    return {} if said is None else {"not counted": said}
 
 
 def _slots(layer: str, taken: Slots, revision: int) -> Put:

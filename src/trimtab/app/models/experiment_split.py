@@ -174,10 +174,13 @@ class StoredArms:
             split.flush()
 
 
-def assigner_of(catalog: Catalog, config: Config, definitions: Definitions, name: str) -> Assigner:
+def assigner_of(
+    catalog: Catalog, config: Config, definitions: Definitions, name: str, *, winner_serves: bool = True
+) -> Assigner:
     """Return the compiled rule by which an experiment assigns units.
 
-    After the start of the experiment, the rule is that of its start, but the overrides are those declared now.
+    After the start of the experiment, the rule is that of its start, but the overrides are those declared now. If a
+    version won and is not in service (not `winner_serves`), all units get the control, which is the champion.
 
     Raises:
         NotFound: There is no such experiment.
@@ -192,4 +195,6 @@ def assigner_of(catalog: Catalog, config: Config, definitions: Definitions, name
     holdout = config.experiments.holdout
     if state is not None and state.holdout is not None and state.phase in ("running", "paused"):
         holdout = state.holdout
+    if state is not None and not winner_serves:
+        state = msgspec.structs.replace(state, winner=None)
     return Assigner(definition, state, holdout=holdout, overrides=known)

@@ -20,11 +20,18 @@ _WHY = click.option("--why", "reason", required=True, metavar="TEXT", help="The 
 _BY = click.option("--by", "actor", metavar="NAME", help="Who does it (default: your account).")
 
 
+_SAID = {"not closed": "Lost", "not counted": "Not counted", "call instead": "Call instead"}
+
+
 def _changed(change: Callable[[Project], Decision]) -> None:
     with opened_project() as project:
         decision = change(project)
-    lost = decision.evidence.get("not closed")
-    show(decision, [*shown_decisions([decision]), *([f"Lost: {lost}."] if lost else [])])
+    found, lines = decision.evidence, shown_decisions([decision])
+    lines += [f"{what}: {found[of]}." for of, what in _SAID.items() if of in found]
+    if "promotion" in found:
+        reason = found.get("promotion reason")
+        lines.append(f"Promotion of {found['winner']}: {found['promotion']}{f'. {reason}' if reason else ''}")
+    show(decision, lines)
 
 
 def _verb(verb: str, summary: str, example: str) -> click.Command:

@@ -251,8 +251,8 @@ def _left_out(definition: Experiment, days: Sequence[ExperimentDay], expected: n
     of = ", ".join(f"{count:,} of {name}" for name, count in zip(definition.variants, left.sum(axis=0), strict=True))
     return (
         f'. The cause is crossovers="exclude": it leaves out units that met two variants ({of}), and with them the '
-        "split is as declared. If weights or the share change, or units no longer fulfil where=, these are mostly units "
-        "of one variant, so the variants cannot be compared without them. Start the experiment again with "
+        "split is as declared. If weights or the share change, or units no longer fulfil where=, these are mostly "
+        "units of one variant, so the variants cannot be compared without them. Start the experiment again with "
         'crossovers="first".'
     )
 

@@ -27,6 +27,7 @@ def experiment_document(reading: Reading) -> Document:
         {
             "started": _minute(reading.started_at_us),
             **({} if reading.ended_at_us is None else {"ended": _minute(reading.ended_at_us)}),
+            **({} if reading.winner is None else {"winner": reading.winner}),
             "closed days that count": reading.days,
             "generation": reading.generation,
         }

@@ -86,6 +86,7 @@ def read_experiment(
         phase=state.phase,
         started_at_us=state.started_at_us,
         ended_at_us=state.ended_at_us,
+        winner=state.winner,
         until_us=closed[-1].day_us + DAY_US if closed else None,
         hash=state.hash,
         decided_before=decided_before(definition),

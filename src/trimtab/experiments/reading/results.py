@@ -102,6 +102,7 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     started_at_us: int
     ended_at_us: int | None
+    winner: str | None  # the variant with which it was concluded
     until_us: int | None  # the end of the newest closed day; None: no day is closed
     hash: str  # of the definition, which was decided before the start
     decided_before: dict[str, str]
@@ -123,7 +124,8 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> Iterator[str]:
         """Yield the decision, and the newest effect on each metric."""
-        yield f"{self.experiment}: {self.phase}, {shown_days(self)}"
+        won = "" if self.winner is None else f", winner {self.winner}"
+        yield f"{self.experiment}: {self.phase}{won}, {shown_days(self)}"
         yield self.decision.text
         yield from self.notes
         for one in self.metrics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.experiments.generated_days import START_US, changed, experiment, metric, state_of
+from generated_days import START_US, changed, experiment, metric, state_of
 
 import trimtab as tt
 from trimtab.core.errors import Misuse

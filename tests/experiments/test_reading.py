@@ -677,3 +677,21 @@ def test_skewed_values_of_a_small_variant_are_warned_of() -> None:
     assert not warned(orders, 2.5, 540)
     assert not warned(orders, 0.5, 60)
     assert not warned(metric(source=ORDERS, by=("customer",), cap=100.0), 2.5, 60)
+
+
+@pytest.mark.parametrize(("green", "differs"), [(0.3, False), (0.4, True)])
+def test_a_mean_over_units_with_an_event_says_that_other_units_may_have_one(green: float, differs: bool) -> None:
+    rng, orders = np.random.default_rng(4), source("orders", time="at", columns={"customer": str, "amount": float})
+    definition = experiment(metric("basket", source=orders, by=("customer",)))
+    bought = {name: [rng.normal(40, 9, rng.binomial(500, share)) for _ in range(9)] for name, share in
+              (("blue", 0.3), ("green", green))}  # fmt: skip
+    days = days_of({name: {"basket": values} for name, values in bought.items()})
+    days = [changed(day, variants={name: msgspec.structs.replace(one, units=500)
+                                   for name, one in day.variants.items()}) for day in days]  # fmt: skip
+    reading = read_experiment(definition, state_of(definition), days)
+    blue, more = (sum(map(len, bought[name])) for name in ("blue", "green"))
+    notes = [one for one in reading.notes if one.startswith("basket compares different units")]
+    assert len(notes) == differs
+    assert all(f"{blue / 4500:.2%} of blue and {more / 4500:.2%} of green" in one for one in notes)
+    shown = terminal_text(experiment_document(reading))
+    assert f"basket: only {blue:,} of 4,500 units of blue and {more:,} of 4,500 units of green have a value" in shown

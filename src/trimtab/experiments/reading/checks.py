@@ -15,6 +15,7 @@ from trimtab.experiments.reading.looks import never_is_good
 from trimtab.experiments.reading.results import Completeness, RatioCheck
 from trimtab.experiments.records import ArmSums, ExperimentDay, ExperimentState, VariantDay
 from trimtab.stats.ab.arms import FEWEST_OF_STRATUM, Arm
+from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.readings import readings
 from trimtab.stats.ab.sample_ratio import sample_ratio
 from trimtab.stats.exact_sums import total_of
@@ -111,6 +112,33 @@ def check_completeness(definition: Experiment, days: Sequence[ExperimentDay]) ->
                     control_share=float(apart.means[0, 0]),
                     differs=2.0 * float(ndtr(-abs(z))) < _CLEAR_P,
                 )
+            )
+    return found
+
+
+def other_units(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay]) -> list[str]:
+    """Return a sentence for each variant of which another share of the units has a value than of the control.
+
+    Such a metric is about units with an event only, and a variant may have brought others to have one.
+    """
+    arms, shares = dict[str, Arm](), dict[str, str]()
+    for name in definition.variants if metric.source is not None else ():
+        here = [day.variants.get(name, VariantDay()) for day in days]
+        units = np.array([one.units for one in here], np.float64)
+        y = np.array([one.metrics.get(metric.name, ArmSums()).units for one in here], np.float64)
+        arms[name] = Arm(units=units, y=y, yy=y)
+        shares[name] = f"{y.sum() / max(units.sum(), 1.0):.2%} of {name}"
+    if all(np.array_equal(arm.units, arm.y) for arm in arms.values()):
+        return []
+    control, found, by_days = arms.pop(definition.control), list[str](), definition.switchback is not None
+    for name, arm in arms.items():
+        p = compare(control, arm, days=by_days).p if min(control.units.sum(), arm.units.sum()) >= 2.0 else None
+        if p is not None and p < _CLEAR_P:
+            found.append(
+                f"{metric.name} compares different units: only those with an event have a value, "
+                f"{shares[definition.control]} and {shares[name]} (p = {p:.2g}). If a variant makes more units have "
+                "an event, their mean may fall although all gain: measure tt.sum or tt.count, which units without an "
+                "event have, too"
             )
     return found
 

@@ -123,6 +123,12 @@ def _effects(page: Document, reading: Reading) -> None:
             "interval is shown. The variant is within the margin if this whole interval is on the better side of 0. "
             "It is not corrected for the number of guardrails, because all of them have to hold."
         )
+    for one in reading.metrics:
+        names = (reading.variants[0].name, one.variant)
+        known, units = one.looks[-1].units, [_units_until(reading, name, one.looks[-1]) for name in names]
+        if any(some < of for some, of in zip(known, units, strict=True)):
+            parts = (f"{a:,} of {of:,} units of {name}" for a, of, name in zip(known, units, names, strict=True))
+            page.paragraph(f"{one.metric}: only {' and '.join(parts)} have a value. The others are left out of it.")
     methods = sorted({one.looks[-1].method for one in reading.metrics})
     page.paragraph(
         f"Methods: {', '.join(methods)}. p is the p-value for no difference to the control. For primary metrics, p, "
@@ -131,6 +137,12 @@ def _effects(page: Document, reading: Reading) -> None:
         "both variants, so the control's value may differ a little from its plain mean, and from row to row. P(better) "
         "is the Bayesian reading: the probability that the variant is better. No rule decides by it."
     )
+
+
+def _units_until(reading: Reading, variant: str, look: Look) -> int:
+    """Return how many units of a variant came on the days of a look."""
+    by_day = next(one.by_day for one in reading.variants if one.name == variant)
+    return sum(units for day, units in by_day.items() if parse_time_us(day) < look.until_us)
 
 
 def _from_margin(one: MetricReading) -> str | None:

@@ -15,6 +15,7 @@ from trimtab.experiments.reading.checks import (
     check_ratio,
     left_out_by_shares,
     limit_of,
+    other_units,
     skewed_values,
     small_strata,
     wanted_shares,
@@ -328,6 +329,7 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     found += without_events(definition.metrics, days)
     counted = [one for one in days if one.excluded is None]
     found += [text for one in definition.metrics if (text := skewed_values(definition, one, counted)) is not None]
+    found += [text for one in definition.metrics for text in other_units(definition, one, counted)]
     late, alike = _late(counted), dict[tuple[str, str], list[str]]()
     for metric in definition.metrics:  # metrics of one source mostly have the same late events, so they share a note
         if counts := late.get(metric.name):

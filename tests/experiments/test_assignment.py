@@ -277,3 +277,15 @@ def test_two_layers_are_independent_over_a_million_units() -> None:
         p = chi2_contingency([[pairs[a, b] for b in sorted(columns)] for a in sorted(rows)]).pvalue
         print(places, "p =", p)
         assert p > 1e-4
+
+
+def test_an_integer_that_does_not_fit_is_refused() -> None:
+    plain: dict[str, Any] = {"name": "e", "unit": ("user",), "variants": {"a": 1, "b": 2}}
+    whole = Experiment(**plain, attributes={"amount": "int"})
+    assert check_row(whole, {"user": "u", "amount": -(2**63)})["amount"] == -(2**63)
+    with pytest.raises(Misuse, match=r"the attribute 'amount' is 9223.*, which does not fit in 64 bits"):
+        check_row(whole, {"user": "u", "amount": 2**63})
+    definition = Experiment(**plain, attributes={"amount": "float"})
+    assert check_row(definition, {"user": "u", "amount": 10**300})["amount"] == 1e300
+    with pytest.raises(Misuse, match=r"the attribute 'amount' is 1000.*, which is too large for a float"):
+        check_row(definition, {"user": "u", "amount": 10**400})

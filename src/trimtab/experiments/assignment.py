@@ -322,12 +322,17 @@ def whole(text: str) -> int | None:
 
 def _checked(value: Any, kind: str, what: str) -> Any:
     if kind == "float" and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise Misuse(f"{what} is {shown(value)[:30]}..., which is too large for a float.") from None
     if kind == "time" and value is not None:
         return parse_time_us(value)
     types = {"float": float, "int": int, "bool": bool, "str": str, "time": int}
     if value is not None and type(value) is not types[kind]:
         raise Misuse(f"{what} is {shown(value)[:100]}, but it is declared as {kind}. Give a {kind}.")
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise Misuse(f"{what} is {shown(value)[:30]}..., which does not fit in 64 bits.")
     if isinstance(value, str) and not _is_utf8(value):
         raise Misuse(f"{what} is {shown(value)[:100]}, which is no valid Unicode text.")
     return value

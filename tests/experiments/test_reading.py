@@ -564,10 +564,23 @@ def test_events_that_came_late_are_named_and_can_take_a_decision_back() -> None:
     ]
     assert reading.decision.act == "wait"
     assert reading.decision.text.startswith(
-        f"keep running: outcomes that came late contradict what the closed days say. green: {shown_effect(found)}"
+        "no decision: outcomes that came late, or were corrected, contradict what the closed days say. green: "
+        + shown_effect(found)
     )
+    assert "running on decides nothing: declare a longer delay" in reading.decision.text
     over = late_days(0.05, 0.0, duration_us=30 * DAY_US).decision
     assert (over.act, over.text.partition(":")[0]) == ("no difference shown", "no difference shown")
+
+
+def test_corrections_after_a_day_was_closed_are_said() -> None:
+    definition = experiment(metric("revenue", source=ORDERS))
+    days = days_of(normal_days(np.random.default_rng(2), days=8))
+    days[2] = changed(days[2], with_late=days[3].variants, late={"revenue": {"blue": 3, "green": 0}})
+    (note,) = read_experiment(definition, state_of(definition), days).notes
+    assert note.startswith(
+        "events of revenue came, or were corrected or deleted, after their day was closed and do not count: 3 of blue, "
+        "corrections of green; with them, green has revenue "
+    )
 
 
 def test_events_that_came_late_cannot_make_a_decision() -> None:
@@ -695,3 +708,13 @@ def test_a_mean_over_units_with_an_event_says_that_other_units_may_have_one(gree
     assert all(f"{blue / 4500:.2%} of blue and {more / 4500:.2%} of green" in one for one in notes)
     shown = terminal_text(experiment_document(reading))
     assert f"basket: only {blue:,} of 4,500 units of blue and {more:,} of 4,500 units of green have a value" in shown
+
+
+def test_another_variant_that_could_be_shipped_is_named() -> None:
+    values = normal_days(np.random.default_rng(8), days=20, units=800, effect=0.2)
+    values |= {"red": normal_days(np.random.default_rng(8), days=20, units=800, effect=0.3)["green"]}
+    definition = experiment(variants={"blue": 1, "green": 2, "red": 3})
+    decision = read_experiment(definition, state_of(definition), days_of(values)).decision
+    assert (decision.act, decision.variant) == ("ship", "red")
+    assert ". green could be shipped, too: revenue +" in decision.text
+    assert decision.text.endswith("it was not compared with red, only with the control")

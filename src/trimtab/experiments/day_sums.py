@@ -133,16 +133,19 @@ def _short(value: str) -> str:
 
 
 def late_outcomes(metrics: Sequence[Metric], before: DaySums, after: DaySums) -> dict[str, dict[str, int]]:
-    """Return how many more events (for metrics of predictions: labels) `after` has, by metric and variant."""
+    """Return how many more events (for metrics of predictions: labels) `after` has, by metric and variant.
+
+    The number is 0 if the sums changed because events (or labels) were corrected or deleted.
+    """
     found: dict[str, dict[str, int]] = {}
-    labels = [{name: day.labelled for name, day in one.variants().items()} for one in (before, after)]
+    days = before.variants(), after.variants()
     for metric in metrics:
         for name, events in after.events.items():
             of = f"{metric.name} events"
             more = int(events.get(of, 0.0) - before.events[name].get(of, 0.0))
-            more = labels[1][name] - labels[0][name] if metric.source is None else more
-            if more > 0:
-                found.setdefault(metric.name, {})[name] = more
+            more = days[1][name].labelled - days[0][name].labelled if metric.source is None else more
+            if more > 0 or days[0][name].metrics[metric.name] != days[1][name].metrics[metric.name]:
+                found.setdefault(metric.name, {})[name] = max(0, more)
     return found
 
 

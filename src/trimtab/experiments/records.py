@@ -141,7 +141,8 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     excluded: str | None = None  # why the day does not count, such as "red window: column temp was null"
     known_by_us: int = 0  # what became known later does not count, and does not change `variants`
     with_late: dict[str, VariantDay] | None = None  # `variants` with the outcomes that came late; None: none came
-    late: dict[str, dict[str, int]] = {}  # by metric and variant: the events or labels that came late
+    # by metric and variant: the events or labels that came late; 0: some were only corrected or deleted
+    late: dict[str, dict[str, int]] = {}
 
     @property
     def as_known_late(self) -> ExperimentDay:

@@ -76,7 +76,7 @@ def recommend(
     ]
     if shipped:
         best = max(shipped, key=lambda name: _gain(by_variant[name]))
-        return _ship(best, by_variant[best])
+        return _ship(best, by_variant[best], {name: by_variant[name] for name in shipped if name != best})
     stopped = {name: why for name, some in by_variant.items() if (why := _stops(some)) is not None}
     if len(stopped) == len(by_variant):
         text = "; ".join(f"stop {name}: {why}" for name, why in stopped.items())
@@ -86,9 +86,13 @@ def recommend(
         effects = "; ".join(
             f"{one.variant}: {shown_effect(one)}, with them {shown_effect(one, one.with_late)}" for one in taken_back
         )
-        what = "no difference shown" if over else _waits(state)
-        text = f"{what}: outcomes that came late contradict what the closed days say. {effects}"
-        return Recommendation(act="no difference shown" if what == "no difference shown" else "wait", text=text)
+        what = "no difference shown" if over else "no decision" if state.ended_at_us is None else _waits(state)
+        text = (
+            f"{what}: outcomes that came late, or were corrected, contradict what the closed days say. {effects}. "
+            "These days stay as they are, and if later ones are like them, running on decides nothing: declare a "
+            "longer delay of the source (or wait for the label), and start the experiment again"
+        )
+        return Recommendation(act="no difference shown" if over else "wait", text=text)
     if (why := _too_few_days(definition, closed, going, over)) is not None:
         act: Act = "no difference shown" if over else "cannot be seen"
         return Recommendation(act=act, text=f"{'no decision' if over else act}: {why}")
@@ -215,13 +219,18 @@ def _gain(some: Sequence[MetricReading]) -> float:
     return max(abs(one.difference if one.relative is None else one.relative) for one in better)
 
 
-def _ship(name: str, some: Sequence[MetricReading]) -> Recommendation:
+def _ship(name: str, some: Sequence[MetricReading], others: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
+    """Return that a variant may be shipped, and that others (`others`) might be, too."""
     parts = [shown_effect(one) for one in some if one.role == "primary"]
     guardrails = [one.metric for one in some if one.role == "guardrail"]
     if guardrails:
         parts.append(f"{', '.join(guardrails)} within {'its margin' if len(guardrails) == 1 else 'their margins'}")
     parts += [shown_effect(one) for one in some if one.role == "guardrail" and one.looks[-1].at_most is not None]
-    return Recommendation(act="ship", variant=name, text=f"ship {name}: {'; '.join(parts)}")
+    text = f"ship {name}: {'; '.join(parts)}"
+    for other, of in others.items():
+        better = ", ".join(shown_effect(one) for one in of if one.role == "primary")
+        text += f". {other} could be shipped, too: {better}; it was not compared with {name}, only with the control"
+    return Recommendation(act="ship", variant=name, text=text)
 
 
 def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> bool:

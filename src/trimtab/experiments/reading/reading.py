@@ -333,11 +333,16 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     late, alike = _late(counted), dict[tuple[str, str], list[str]]()
     for metric in definition.metrics:  # metrics of one source mostly have the same late events, so they share a note
         if counts := late.get(metric.name):
-            of = ", ".join(f"{counts[name]:,} of {name}" for name in definition.variants if name in counts)
+            of = ", ".join(
+                f"{counts[name]:,} of {name}" if counts[name] else f"corrections of {name}"
+                for name in definition.variants
+                if name in counts
+            )
             alike.setdefault(("" if metric.source is None else metric.source.name, of), []).append(metric.name)
     for (source, of), names in alike.items():
         what, wait = ("events", f"delay of {source!r}") if source else ("labels", "wait for the label")
-        text = f"{what} of {', '.join(names)} came after their day was closed and do not count: {of}"
+        came = "came, or were corrected or deleted," if "corrections of" in of else "came"
+        text = f"{what} of {', '.join(names)} {came} after their day was closed and do not count: {of}"
         for one in metrics:
             if one.metric in names and one.with_late is not None:
                 text += f"; with them, {one.variant} has {shown_effect(one, one.with_late)}"

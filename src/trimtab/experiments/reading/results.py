@@ -117,7 +117,8 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
     slices: list[SliceReading]
     crossed: int  # units that met another variant than their first, also on days that do not count
     not_eligible: dict[str, int]  # units that took no part because a feature was missing, by feature and reason
-    late: dict[str, dict[str, int]]  # by metric and variant: events or labels that came after their day was closed
+    # by metric and variant: events or labels that came after their day was closed; 0: some were corrected or deleted
+    late: dict[str, dict[str, int]]
     withheld: str | None  # why no effect is shown; None if effects are shown
     decision: Recommendation
     notes: list[str] = []  # what else a person should know, such as that the planned time is over

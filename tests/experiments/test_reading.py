@@ -17,9 +17,9 @@ from generated_days import START_US, changed, days_of, experiment, metric, norma
 from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.events.definitions import source
 from trimtab.experiments.definitions import Metric
-from trimtab.experiments.reading.document import experiment_document
+from trimtab.experiments.reading.document import _series, experiment_document
 from trimtab.experiments.reading.effects import looks_of
-from trimtab.experiments.reading.looks import shown_effect, verdict
+from trimtab.experiments.reading.looks import percent, shown_effect, shown_values, verdict
 from trimtab.experiments.reading.reading import read_experiment
 from trimtab.experiments.reading.results import Reading
 from trimtab.experiments.records import ArmSums, ExperimentDay, VariantDay
@@ -708,6 +708,18 @@ def test_a_mean_over_units_with_an_event_says_that_other_units_may_have_one(gree
     assert all(f"{blue / 4500:.2%} of blue and {more / 4500:.2%} of green" in one for one in notes)
     shown = terminal_text(experiment_document(reading))
     assert f"basket: only {blue:,} of 4,500 units of blue and {more:,} of 4,500 units of green have a value" in shown
+
+
+def test_the_plot_has_the_bounds_of_the_text() -> None:
+    """Bounds in % allow for the error of the control's value, also in the plot."""
+    definition = experiment()
+    days = days_of(normal_days(np.random.default_rng(3), days=12, units=40, effect=0.6, sd=9.0))
+    found = one(read_experiment(definition, state_of(definition), days))
+    series = _series(found, relative=True)
+    _, low, high = shown_values(found.looks[-1], "mean")
+    assert series.low is not None
+    assert series.high is not None
+    assert (low, high) == (percent((series.low[-1] or 0) / 100), percent((series.high[-1] or 0) / 100))
 
 
 def test_another_variant_that_could_be_shipped_is_named() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from trimtab.core.time import format_time, parse_time_us
-from trimtab.experiments.reading.looks import Look, MetricReading, in_units, shown_effect, shown_values
+from trimtab.experiments.reading.looks import Look, MetricReading, in_units, relative_bounds, shown_effect, shown_values
 from trimtab.experiments.reading.results import Reading
 from trimtab.report import Document, Mark, Series, Table, line_chart
 from trimtab.report.document import Tone
@@ -176,16 +176,14 @@ def _over_time(page: Document, reading: Reading) -> None:
 def _series(one: MetricReading, *, relative: bool) -> Series:
     looks = [look for look in one.looks if _reach(look) <= _WIDE * _reach(one.looks[-1])]
 
-    def scaled(look: Look, value: float | None) -> float | None:
-        return 100.0 * value / abs(look.control) if relative and value is not None else value
+    def scaled(look: Look) -> list[float | None]:
+        if not relative:
+            return [look.difference, look.low, look.high]
+        return [None if one is None else 100.0 * one for one in (look.relative, *relative_bounds(look))]
 
-    return Series(
-        name=one.variant,
-        x=[look.until_us for look in looks],
-        y=[scaled(look, look.difference) for look in looks],
-        low=[scaled(look, look.low) for look in looks],
-        high=[scaled(look, look.high) for look in looks],
-    )
+    values = [scaled(look) for look in looks]
+    y, low, high = ([one[at] for one in values] for at in range(3))
+    return Series(name=one.variant, x=[look.until_us for look in looks], y=y, low=low, high=high)
 
 
 def _reach(look: Look) -> float:

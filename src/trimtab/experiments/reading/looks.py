@@ -173,14 +173,20 @@ def shown_values(look: Look, kind: str, bounds: tuple[float, float] | None = Non
     low, high = bounds or (look.low, look.high)
     if look.relative is None or not look.control:
         return [None if one is None else in_units(one, kind, signed=True) for one in (look.difference, low, high)]
-    found: list[str | None] = [percent(look.relative)]
-    for relative, own, end in ((look.relative_low, look.low, low), (look.relative_high, look.high, high)):
+    return [None if one is None else percent(one) for one in (look.relative, *relative_bounds(look, bounds))]
+
+
+def relative_bounds(look: Look, bounds: tuple[float, float] | None = None) -> list[float | None]:
+    """Return the bounds of an effect as shares of the control's value, with allowance for the error of that value."""
+    found: list[float | None] = []
+    ends = (look.low, look.high)
+    for relative, own, end in zip((look.relative_low, look.relative_high), ends, bounds or ends, strict=True):
         if relative is None or own is None or end is None:
             found.append(None)
             continue
         wider = relative + (end - own) / abs(look.control)
         # the bound in % must have the sign of the bound of the difference, because that one decides the verdict
-        found.append(percent(wider if wider * end > 0.0 else 0.0))
+        found.append(wider if wider * end > 0.0 else 0.0)
     return found
 
 

@@ -207,7 +207,9 @@ VERSIONS = {"model": BUYER, "unit": (), "variants": {"control": "champion", "new
         ({"duration": "7d", "share": 0.1, "ramp": {"7d": 1.0}}, "the last step of ramp= comes 7d after the start"),
         ({"rule": "obrien_fleming", "duration": "5d", "looks": 10}, "there is at most one look a day"),
         ({"share": 4e-5}, "share=4e-05. Units are divided into 10,000 parts."),
-        ({"weights": {"control": 0.99999, "green": 1e-5}}, "the smallest weight is 1e-05"),
+        ({"weights": {"control": 0.99999, "green": 1e-5}}, "Units are divided into 10,000 parts. Give 0.0001 or more."),
+        ({"weights": {"control": 0.99993, "green": 7e-5}}, "Units are divided into 10,000 parts. Give 0.0001 or more."),
+        ({"share": 6e-5}, "share=6e-05"),
         ({"weights": {"control": 1.0, "green": 0.0}}, "the smallest weight is 0"),
         (
             {"metrics": [revenue()], "switchback": tt.switchback(every="2h")},

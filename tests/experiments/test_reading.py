@@ -16,6 +16,7 @@ from generated_days import START_US, changed, days_of, experiment, metric, norma
 
 from trimtab.core.time import DAY_US, SECOND_US
 from trimtab.events.definitions import source
+from trimtab.experiments.assignment import first_buckets
 from trimtab.experiments.definitions import Metric
 from trimtab.experiments.reading.document import _series, experiment_document
 from trimtab.experiments.reading.effects import looks_of
@@ -730,3 +731,13 @@ def test_another_variant_that_could_be_shipped_is_named() -> None:
     assert (decision.act, decision.variant) == ("ship", "red")
     assert ". green could be shipped, too: revenue +" in decision.text
     assert decision.text.endswith("it was not compared with red, only with the control")
+
+
+def test_the_sample_ratio_check_expects_the_shares_of_the_buckets() -> None:
+    """A weight of .00015 gets one bucket of 10,000."""
+    weights = {"blue": 0.99985, "green": 0.00015}
+    definition = experiment(weights=tuple(weights.values()))
+    days = days_of({name: {"revenue": [np.zeros(n)] * 20} for name, n in (("blue", 9_999 * 4), ("green", 4))})
+    allocation = msgspec.structs.replace(state_of(definition).allocations[0], buckets=first_buckets(weights))
+    text = read_experiment(definition, state_of(definition, allocations=[allocation]), days).ratio.text
+    assert text == "units are split blue 99.99%, green 0.01%; declared: 99.99%, 0.01% (p = 1)"

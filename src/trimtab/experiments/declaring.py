@@ -263,6 +263,8 @@ def checked_weights(what: str, variants: Iterable[str], weights: Mapping[str, fl
     found = {name: weights[name] for name in names}
     if not all(isinstance(one, int | float) and 0 <= one <= 1 for one in found.values()):
         raise Misuse(f"{what}: weights {found}. Give shares from 0 to 1.")
+    if tiny := {name: one for name, one in found.items() if 0 < one < (1 - 1e-9) / BUCKETS}:
+        raise Misuse(f"{what}: weights {tiny}. Units are divided into {BUCKETS:,} parts. Give {1 / BUCKETS:g} or more.")
     if found[names[0]] == 0:
         raise Misuse(f"{what}: the control, {names[0]!r}, has the weight 0, so there is nothing to compare with.")
     if not math.isclose(sum(found.values()), 1, abs_tol=1e-9):
@@ -280,7 +282,7 @@ def _checked_weights(
     equal = dict.fromkeys(variants, 1 / len(variants))
     found = equal if weights is None else checked_weights(what, variants, weights)
     least = min(found.values())
-    if round(least * BUCKETS) < 1 or round(share * BUCKETS) < 1:
+    if min(least, share) * BUCKETS < 1 - 1e-9:
         raise Misuse(
             f"{what}: the smallest weight is {least:g} and share={share:g}. Units are divided into {BUCKETS:,} parts. "
             f"Give each variant a weight, and the experiment a share, of at least {1 / BUCKETS:g}."

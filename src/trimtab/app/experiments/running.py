@@ -122,8 +122,8 @@ class Running:
             raise Misuse(f"experiment {self._name!r}: give the new share=, or new weights=.")
         share = last.share if share is None else share
         most = (state.slots[1] - state.slots[0]) / BUCKETS
-        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
-            wanted = "Give a number above 0, at most 1, such as 0.3; or pause it."
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 1 / BUCKETS <= share <= 1:
+            wanted = f"Give a number from {1 / BUCKETS:g} to 1, such as 0.3; or pause it."
             raise Misuse(f"experiment {self._name!r}: share={share!r}. {wanted}")
         if share > most:
             raise Misuse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -265,8 +266,11 @@ def _in_force(definition: Experiment, state: ExperimentState, day_us: int) -> se
     for number, one in enumerate(state.allocations):
         until_us = state.allocations[number + 1].from_us if number + 1 < len(state.allocations) else day_us + DAY_US
         if one.share > 0.0 and one.from_us < day_us + DAY_US and until_us > day_us:
-            total = sum(one.weights.values())
-            found.add(tuple(one.weights.get(name, 0.0) / total for name in definition.variants))
+            parts = Counter[str]()  # weights are rounded to buckets
+            for count, name in one.buckets:
+                parts[name] += count
+            shares = parts or one.weights
+            found.add(tuple(shares.get(name, 0.0) / sum(shares.values()) for name in definition.variants))
     return found
 
 

@@ -741,3 +741,13 @@ def test_the_sample_ratio_check_expects_the_shares_of_the_buckets() -> None:
     allocation = msgspec.structs.replace(state_of(definition).allocations[0], buckets=first_buckets(weights))
     text = read_experiment(definition, state_of(definition, allocations=[allocation]), days).ratio.text
     assert text == "units are split blue 99.99%, green 0.01%; declared: 99.99%, 0.01% (p = 1)"
+
+
+def test_of_many_reasons_the_most_frequent_are_shown() -> None:
+    definition = experiment()
+    days = days_of(normal_days(np.random.default_rng(8), days=2))
+    reasons = {f"timeout {n}": 9 - n for n in range(8)}
+    days[0] = changed(days[0], variants={n: msgspec.structs.replace(one, not_shown=reasons)
+                                         for n, one in days[0].variants.items()})  # fmt: skip
+    shown = terminal_text(experiment_document(read_experiment(definition, state_of(definition), days)))
+    assert "timeout 4: 5, 3 other reasons: 9" in " ".join(shown.split())

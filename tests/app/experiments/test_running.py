@@ -157,6 +157,10 @@ def test_the_winner_is_for_all_but_the_global_holdout(folder: Path) -> None:
         project.start_experiment("checkout", why="Green sells more.")
         row = project.conclude_experiment("checkout", "green", why="Green sold 4 % more.")
         assert (row.act, row.evidence["winner"]) == ("conclude_experiment", "green")
+        assert "also" not in row.evidence
+        project.start_experiment("footer", why="Big sells more.")
+        row = project.conclude_experiment("footer", "big", why="Big sold 4 % more.")
+        assert str(row.evidence["also"]).startswith("units that where= kept out get big, too")
         found = [project.assign("checkout", unit) for unit in UNITS]
         assert {(one.value, one.reason) for one in found} == {("green", "concluded"), ("blue", "holdout")}
         assert 20 < sum(one.reason == "holdout" for one in found) < 70
@@ -268,9 +272,9 @@ def test_every_change_needs_a_reason_and_the_right_phase(project: Project) -> No
         (lambda: project.ramp_experiment("checkout", why="More."), "give the new share=, or new weights=."),
         (
             lambda: project.ramp_experiment("checkout", share=0.0, why="None."),
-            "share=0.0. Give a number above 0, at most",
+            "share=0.0. Give a number from 0.0001 to 1",
         ),
-        (lambda: project.ramp_experiment("checkout", share="0.3", why="More."), "share='0.3'. Give a number above 0"),  # type: ignore[arg-type]  # is refused
+        (lambda: project.ramp_experiment("checkout", share="0.3", why="More."), "share='0.3'. Give a number from"),  # type: ignore[arg-type]  # is refused
         (lambda: project.ramp_experiment("checkout", weights=[0.5, 0.5], why="All."), "such as {'control': 0.5"),  # type: ignore[arg-type]  # is refused
         (lambda: project.ramp_experiment("checkout", weights={}, why="All."), "weights of none, but the variants"),
         (lambda: project.ramp_experiment("checkout", weights={"green": 1.0}, why="All."), "weights of green, but"),

@@ -240,6 +240,8 @@ class Running:
             more |= {"promotion": found.state, **({"promotion reason": reason} if reason else {})}
             said = refusal(reason) if found.state == "refused" else found.state
             state = msgspec.structs.replace(state, promotion=said)
+        elif definition.where is not None and winner != definition.control:
+            more |= {"also": f"units that where= kept out get {winner}, too, although it was not tried on them"}
         ended_us = self._system.clock.now_us()
         ended = msgspec.structs.replace(state, phase="concluded", winner=winner, ended_at_us=ended_us)
         return self._write("conclude_experiment", ended, self._give_slots(state), {**more, **_not_counted(ended)})

@@ -20,7 +20,7 @@ _WHY = click.option("--why", "reason", required=True, metavar="TEXT", help="The 
 _BY = click.option("--by", "actor", metavar="NAME", help="Who does it (default: your account).")
 
 
-_SAID = {"not closed": "Lost", "not counted": "Not counted", "call instead": "Call instead"}
+_SAID = {"not closed": "Lost", "not counted": "Not counted", "call instead": "Call instead", "also": "Also"}
 
 
 def _changed(change: Callable[[Project], Decision]) -> None:

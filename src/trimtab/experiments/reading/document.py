@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.experiments.reading.looks import Look, MetricReading, in_units, relative_bounds, shown_effect, shown_values
@@ -13,6 +14,7 @@ from trimtab.report.document import Tone
 _TONES: dict[str, Tone] = {"ship": "good", "stop": "bad", "blocked": "bad", "cannot be seen": "warning"}
 _WIDE = 4.0  # looks whose interval is more than this many times as wide as the newest one are left out of the plot
 _MOST_SLICES = 20
+_MOST_REASONS = 5  # reasons for which a variant was not shown
 _MOST_PARTS = 14  # rows about novelty in a terminal
 
 
@@ -54,7 +56,7 @@ def _units(page: Document, reading: Reading) -> None:
             f"{one.wanted:.2%}",
             None if one.found is None else f"{one.found:.2%}",
             one.testers,
-            ", ".join(f"{reason}: {count:,}" for reason, count in one.not_shown.items()),
+            _most_frequent(one.not_shown),
         )
         for one in reading.variants
     )
@@ -92,6 +94,15 @@ def _units(page: Document, reading: Reading) -> None:
                 "the surplus labels may be the highest or the lowest values of their variant.",
                 "warning",
             )
+
+
+def _most_frequent(reasons: Mapping[str, int]) -> str:
+    """Return the most frequent reasons with their counts, and how many units have other ones."""
+    ordered = sorted(reasons.items(), key=lambda one: -one[1])
+    parts = [f"{reason}: {count:,}" for reason, count in ordered[:_MOST_REASONS]]
+    if others := ordered[_MOST_REASONS:]:
+        parts.append(f"{len(others):,} other reasons: {sum(count for _, count in others):,}")
+    return ", ".join(parts)
 
 
 def _effects(page: Document, reading: Reading) -> None:

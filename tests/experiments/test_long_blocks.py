@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
-from generated_days import START_US, changed, experiment, metric, state_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+from generated_days import START_US, changed, days_of, experiment, metric, state_of
 
 import trimtab as tt
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, format_time
+from trimtab.experiments.day_sums import merged
 from trimtab.experiments.definitions import Experiment, Switchback
 from trimtab.experiments.reading.effects import looks_of
 from trimtab.experiments.reading.reading import read_experiment
@@ -92,3 +99,26 @@ def test_blocks_longer_than_a_day_are_of_whole_days() -> None:
     assert tt.switchback(every="18h").every_us < DAY_US < tt.switchback(every="2d").every_us
     with pytest.raises(Misuse, match="longer blocks of a switchback"):
         tt.experiment("e", unit="u", variants={"a": 0, "b": 1}, switchback=tt.switchback(every="7d"), duration="7d")
+
+
+def test_a_block_has_the_sums_of_its_days() -> None:
+    rng = np.random.default_rng(5)
+    values = {name: {"revenue": [rng.integers(0, 9, 30) * 1.0 for _ in range(3)]} for name in ("blue", "green")}
+    days = days_of(values, slices={"country=DE": values}, labels={"blue": (3, 1)})
+    days = [
+        changed(day, variants={n: changed_arm(one, at) for n, one in day.variants.items()})
+        for at, day in enumerate(days)
+    ]
+    block = merged(days).variants
+    for name, of in values.items():
+        whole = np.concatenate(of["revenue"])
+        found = block[name].metrics["revenue"]
+        assert (found.units, sum(found.y), sum(found.yy)) == (90, whole.sum(), (whole**2).sum())
+        assert block[name].slices == {"country=DE": {"revenue": found}}
+        assert [one.units for one in block[name].ages["revenue"]] == [90, 3]
+    assert (block["blue"].labelled, block["blue"].missing, block["blue"].units) == (9, 3, 90)
+    assert merged(days).day_us == days[-1].day_us
+
+
+def changed_arm(day: VariantDay, at: int) -> VariantDay:
+    return msgspec.structs.replace(day, ages={"revenue": [day.metrics["revenue"], ArmSums(units=at)]})

@@ -13,7 +13,7 @@ from processes import eventually
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.experiments.days import stored_days
 from trimtab.experiments.exposures import decode
 from trimtab.serving.arms.arm_counts import ServiceMetrics
@@ -331,3 +331,17 @@ def test_a_winner_whose_deployment_has_a_rollout_goes_through_its_stages(trained
         assert arm_shares(project.state.catalog, "buyer") == ArmShares(canary=0.05)
         assert arms(project)["tester"] == "champion"  # the split is by site again, as of every canary
         assert project.registry.get("buyer@champion").name == "buyer@2"
+
+
+def test_units_that_come_back_after_the_share_was_lowered_met_two_versions(project: Project) -> None:
+    project.start_experiment("smaller", why="The smaller one is as good.")
+    first = arms(project)
+    shop.move(project, HOUR_US)
+    project.ramp_experiment("smaller", share=0.2, why="The service is slow.")
+    then = arms(project)
+    moved = sum(first[name] == "canary" and then[name] == "champion" for name in first)
+    assert moved > 5
+    shop.move(project, 2 * DAY_US)
+    reading = project.experiment_report("smaller")
+    assert reading.crossed == moved
+    assert sum(one.units for one in reading.variants if one.name == "other") > moved

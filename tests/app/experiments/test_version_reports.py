@@ -92,3 +92,24 @@ def test_plans_and_simulations_read_logged_predictions(tmp_path: Path) -> None:
         found = planted_runs(fixed, past, effect=0.5, runs=10)
         assert found.acts.get("stop", 0) == 0
         assert found.right >= 6
+
+
+def test_answers_of_the_champion_after_the_end_count_for_no_variant(tmp_path: Path) -> None:
+    """While it runs, the new version answers with a score of .9; after the end, the champion with .4."""
+    score = Metric(name="score", kind="mean", prediction="score", within_us=2 * DAY_US, role="primary")
+    shop, users = Shop(tmp_path / "p", metrics=(score,), wait="3d"), list[str]()
+    with shop.project as project:
+        for day in range(8):
+            shop.clock.advance_to(shop.state.started_at_us + day * DAY_US + HOUR_US)
+            if day == 6:
+                project.stop_experiment("versions", why="It costs too much.")
+            users += [f"u{day}x{number}" for number in range(20 if day < 6 else 0)]
+            for user in users:
+                shop.answer(user, score=0.9 if day < 6 and shop.variant(user) == "new" else 0.4)
+        shop.clock.advance_to(shop.clock.now_us() + 9 * DAY_US)
+        reading = experiment_report(project, "versions")
+    (metric,) = reading.metrics
+    assert metric.looks[-1].variant == pytest.approx(0.9)
+    assert [look.variant for look in metric.by_age.values()] == pytest.approx([0.9, 0.9])
+    assert sum(metric.looks[-1].units) == 80  # of four of the six days
+    assert reading.notes[0].startswith("40 units that were first exposed from")

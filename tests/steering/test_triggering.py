@@ -305,9 +305,7 @@ def test_alarms_pause_after_three_repairs_in_six_weeks_and_the_stage_says_why(ca
     loss, promoted = 0.3, []
     for _ in range(14):
         loss = loss * 1.35
-        for _ in range(10):
-            if "promote" in rig.days(1, loss):
-                promoted.append(rig.clock.now_us())
+        promoted += [rig.clock.now_us() for _ in range(10) if "promote" in rig.days(1, loss)]
     alarms = [d.at_us for d in rig.ledger.rows() if d.act == "trigger" and d.cause.startswith("Quality alarm")]
     assert len(alarms) >= 6
     windows = [sum(at_us <= other < at_us + 42 * DAY_US for other in promoted) for at_us in promoted]

@@ -5,9 +5,11 @@ Each line is a time in microseconds to move the clock to, `tick`, or `status`; o
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+import traceback
 
 import msgspec
 
@@ -30,6 +32,13 @@ def main(folder: str, now_us: int) -> None:
     with tt.open(folder, clock=clock, environment={"TRIMTAB_TRAINING_EXECUTOR": "thread"}) as project:
 
         def obey() -> None:
+            try:
+                follow()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)  # otherwise the test would wait for an answer
+
+        def follow() -> None:
             for line in sys.stdin:
                 word = line.strip()
                 if word == "tick":

@@ -37,7 +37,7 @@ _MOST = 1_000_000
 # old events are dropped if they are more than this and more than half of all, or if there are over `_MOST` events
 _FEW = 10_000
 _BATCH = 100_000
-# the fields of a row; after them come the values of the columns of numbers, and then whether each value is present
+# the fields of a row; after them come the values of its columns, and then whether each value is present
 _FIELDS = [
     ("event_at", "<i8"),
     ("known_at", "<i8"),
@@ -54,7 +54,7 @@ class _File(msgspec.Struct, frozen=True):
     """The file with the recent events of one source."""
 
     name: str
-    columns: dict[str, Dtype]  # the numbers in it: their columns and types
+    columns: dict[str, Dtype]  # the columns in it: numbers, and those that name entities (texts as hashes)
     step: int = 1  # a power of two: events whose id has a hash divisible by it are in the sample
     rows: int = 0
     checksum: int = 0
@@ -73,7 +73,8 @@ class RecentEvents:
 
     Of earlier versions, at least the one with the newest event time is kept, and one for each hour with a load of a
     file. If a source has over a million recent versions, those of about every second id are kept, or every fourth ...
-    Of each version, its times, its position in the log, and its columns of numbers are kept.
+    Of each version, its times, its position in the log, its columns of numbers, and those by which a view groups events
+    are kept; of texts, only hashes.
 
     New records are compared with the earlier versions of their events, which an index finds. So the kept versions are
     as if the whole log had been read. If a file is damaged, or the record in the catalogue is about another log or
@@ -91,7 +92,7 @@ class RecentEvents:
     def frame(self, source: str) -> EventFrame:
         """Return the recent events of a source. Until there are new ones, this returns the same object.
 
-        It only has the columns of numbers, and no version is marked as superseded.
+        It only has the columns of numbers and of entities (see the class), and no version is marked as superseded.
         """
         with self._mutex:
             self._refresh()
@@ -105,6 +106,17 @@ class RecentEvents:
         names = {model.label.source.name for model in models}
         names |= {view.source.name for model in models for view in model.features.views}
         return [declared.sources[name] for name in sorted(names & declared.sources.keys())]
+
+    def _columns(self, source: Source) -> dict[str, Dtype]:
+        """Return the columns to keep of a source, with the types that they are kept as."""
+        models = [one.model for one in self._system.definitions.deployments.values()]
+        views = [view for model in models for view in model.features.views if view.source.name == source.name]
+        entities = {name for view in views for name in view.by}
+        found: dict[str, Dtype] = {}
+        for name, dtype in source.columns.items():
+            if dtype in ("float", "int") or name in entities:
+                found[name] = "float" if dtype == "float" else "int"
+        return found
 
     def _refresh(self) -> None:
         record = self._system.state.catalog.get(KIND, _KEY)
@@ -124,15 +136,15 @@ class RecentEvents:
         found: dict[str, _Rows] = {}
         for source in sources:
             file = stored.files.get(source.name)
-            if fits and file is not None and file.columns == _numbers(source):
+            if fits and file is not None and file.columns == self._columns(source):
                 with suppress(OSError):
                     rows = np.fromfile(self._folder / file.name, _kind(file.columns), count=file.rows)
                     if len(rows) == file.rows and zlib.crc32(rows.data) == file.checksum:
                         found[source.name] = rows
         if len(found) < len(sources):
-            files = {one.name: _File(f"{one.name}.0.recent", _numbers(one)) for one in sources}
+            files = {one.name: _File(f"{one.name}.0.recent", self._columns(one)) for one in sources}
             stored = _Stored(files=files)
-            found = {one.name: np.zeros(0, _kind(_numbers(one))) for one in sources}
+            found = {name: np.zeros(0, _kind(one.columns)) for name, one in files.items()}
         self._stored, self._rows, self._frames = stored, found, {}
 
     def _read(self, ends: dict[str, int]) -> None:
@@ -191,7 +203,10 @@ class RecentEvents:
         rows["event_at"], rows["known_at"], rows["position"] = frame.event_at_us, frame.known_at_us, frame.position
         rows["deleted"], rows["loaded_h"] = frame.deleted, frame.loaded_h
         for number, name in enumerate(file.columns):
-            rows[f"c{number}"], rows[f"v{number}"] = frame.columns[name].values, frame.columns[name].present()
+            column = frame.columns[name]
+            texts = column.dtype == "str"
+            values = hashes_of(name, [one or "" for one in column.to_list()]) if texts else column.values
+            rows[f"c{number}"], rows[f"v{number}"] = values, column.present()
         return rows
 
     def _kept(self, name: str, rows: _Rows) -> _Rows:
@@ -276,10 +291,6 @@ class RecentEvents:
         name = f"{source}.{self._revision + 1}.recent"
         (self._folder / name).write_bytes(rows.data)
         return msgspec.structs.replace(file, name=name, rows=len(rows), checksum=zlib.crc32(rows.data))
-
-
-def _numbers(source: Source) -> dict[str, Dtype]:
-    return {name: dtype for name, dtype in source.columns.items() if dtype in ("float", "int")}
 
 
 def _kind(columns: Mapping[str, Dtype]) -> np.dtype[Any]:

@@ -54,7 +54,7 @@ class SourceChecks:
         return found
 
     def _identifiers(self, source: Source) -> frozenset[str]:
-        """Return the columns that name things instead of quantities: keys, and integers of which only equality counts.
+        """Return the columns that name things, no quantities: keys, texts, and integers of which only equality counts.
 
         Such an integer is read by no condition, label or aggregate that compares or computes with its size.
         """
@@ -63,7 +63,8 @@ class SourceChecks:
         measures += [self._model.label.value] if source.name == self._model.label.source.name else []
         measured = set[str]().union(*(read.columns() for read in measures if read is not None))
         keys = {key for view in self._views for key in view.by} | {source.key or "", self._model.request.key}
-        return frozenset(keys | {name for name, dtype in source.declared.items() if dtype == "int"} - measured)
+        texts = {name for name, dtype in source.declared.items() if dtype not in ("int", "float")}  # kept as hashes
+        return frozenset(keys | texts | {name for name, dtype in source.declared.items() if dtype == "int"} - measured)
 
     def _of_feed(self, source: Source, now_us: int) -> list[Finding]:
         found = feed_findings(self._arrivals(source.name), now_us)

@@ -81,7 +81,7 @@ def _responds(url: str) -> bool:
 def takes_connections(url: str) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port_of(url))).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it stopped listening at this moment
         return False
     return True
 

@@ -52,7 +52,7 @@ def visit(key: str) -> dict[str, Any]:
 def takes_connections(url: str) -> bool:
     try:
         socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it stopped listening at this moment
         return False
     return True
 

@@ -102,11 +102,11 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     for name, earlier in watch.earlier_levels.items():
         # a slice has a signal of its own if it is much further above its level than all rows are
         if earlier.above is not None and (earlier.above > 2.0 * rows_above if name else not told):
-            found.append(_since_change(watch, name, earlier, earlier.above, at_us, now_us))
+            found.append(_not_restored(watch, name, earlier, earlier.above, at_us, now_us))
     return found
 
 
-def _since_change(watch: Watch, name: str, earlier: EarlierLevel, above: float, at_us: int, now_us: int) -> Signal:
+def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, at_us: int, now_us: int) -> Signal:
     """Return the signal that the version in service does not reach the loss before a change."""
     how = ""
     if watch.metric in PROBABILITIES:

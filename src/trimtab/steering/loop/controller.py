@@ -152,7 +152,7 @@ class Controller:
             return decisions + self._approvals.drop_unanswered()
         waiting = self.state.phase == "waiting" and self.state.begun_by
         if waiting and not declares(self._deployment, waiting):
-            said = "The deployment no longer declares what began this: see retrain=."
+            said = "Cancelled, because retrain= of the deployment no longer declares the cause that began this repair."
             return decisions + self._record.cancel(self._record.entry("cancel", said))
         trigger = self._trigger(now_us)
         if self.state.repair is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_
 from trimtab.steering.definitions import deployment
 from trimtab.steering.loop.budgets import spent_budget, with_fits
 from trimtab.steering.loop.triggering import Seen, find_trigger
-from trimtab.steering.loop_state import REQUEST, Changes, LoopState, Quiet, Requested
+from trimtab.steering.loop_state import REQUEST, Changes, LoopState, Quiet, Repair, Requested
 from trimtab.store import Catalog, Put
 
 NOW_US = 100 * DAY_US
@@ -278,7 +278,7 @@ def test_a_budget_changes_the_address_of_a_deployment_only_where_it_is_declared(
 # --- a quiet time ends early
 
 
-@pytest.mark.parametrize("kept_as", ["onset", "repaired"])
+@pytest.mark.parametrize("kept_as", ["tried", "repaired"])
 def test_an_alarm_does_not_wait_if_the_change_began_later_than_the_last_repair_took_it_to(kept_as: str) -> None:
     watch = msgspec.structs.replace(alarmed("a", of_gap=False), slices={})
     watch = msgspec.structs.replace(watch, figures={"quality_loss": alarmed("a", of_gap=False).slices["a"]})
@@ -287,12 +287,45 @@ def test_an_alarm_does_not_wait_if_the_change_began_later_than_the_last_repair_t
 
     def found(latest_us: int) -> object:
         tried = ChangeOnset(at_us=latest_us - DAY_US, earliest_us=latest_us - 9 * DAY_US, latest_us=latest_us)
-        state = LoopState(alarm_quiet_until_us=NOW_US + DAY_US, changes=Changes(**{kept_as: tried}))
+        kept = {"tried": tried} if kept_as == "tried" else {"changes": Changes(repaired=tried)}
+        state = LoopState(alarm_quiet_until_us=NOW_US + DAY_US, **kept)
         asked = Seen(NOW_US, True, watch, None, lambda: 0, lambda name, onset: 0.0)
         return find_trigger(deployment(target, retrain=tt.on_quality_drop()), state, asked)
 
     assert found(earliest_us) is None
     assert found(earliest_us - 1) is not None
+
+
+def test_a_schedule_that_begins_meanwhile_does_not_end_the_quiet_time_of_a_refused_alarm(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each scheduled candidate in its shadow is dropped for the alarm, and each alarm is refused."""
+    made = deployment(
+        target,
+        retrain=tt.on_quality_drop() | tt.every("30d"),
+        settle="1d",
+        cooldown="7d",
+        rollout=tt.rollout(shadow="1d", within="5d"),
+    )
+    rig = Rig(catalog, Bench([True]), made)
+    rig.bench.folds = 2
+    rig.controller.tick()
+    rig.days(10, 0.3)
+    rig.bench.verdicts = [True] * 2
+    rig.days(16, 0.45)  # a change, which is repaired
+    assert rig.controller.state.changes.repaired is not None
+    repair = rig.bench.repair
+
+    def of_cause(cut_us: int, go_on: Callable[[], None], changes: Changes) -> Repair:
+        rig.bench.verdicts = [changes.onset is None]  # no candidate repairs the second change
+        return repair(cut_us, go_on, changes)
+
+    monkeypatch.setattr(rig.bench, "repair", of_cause)
+    before = len(rig.ledger.rows())
+    rig.days(60, 0.8)
+    since = [d for d in rig.ledger.rows()[before:] if d.act in ("trigger", "promote")]
+    assert sum(d.act == "promote" and d.cause.startswith("Schedule") for d in since) == 2
+    assert 2 <= sum(d.act == "trigger" and d.cause.startswith("Quality") for d in since) <= 8
 
 
 def test_alarms_pause_after_three_repairs_in_six_weeks_and_the_stage_says_why(catalog: Catalog) -> None:

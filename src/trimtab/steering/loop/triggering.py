@@ -103,7 +103,7 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
     if kind in ("alarm", "slice") and is_before(seen.now_us, paced_until_us(state)):
         return True
     if kind == "alarm" and seen.watch is not None:
-        tried, onset = state.changes.onset or state.changes.repaired, seen.watch.onset
+        tried, onset = state.tried or state.changes.repaired, seen.watch.onset
         later = tried is not None and onset is not None and onset.earliest_us > tried.latest_us
         if later or seen.watch.risen_us > state.risen_us:
             return False

@@ -16,11 +16,14 @@ from sklearn.linear_model import LogisticRegression
 
 import trimtab as tt
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.quality.watches import Watch
 from trimtab.registry import Registry
 from trimtab.simulation.faults import Fault, fault
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.streams import shift
+from trimtab.stats.metrics.losses import row_losses
+from trimtab.store.ports import read_record
 from trimtab.training.data.sets import load_manifest
 
 STALE_US = DAY_US // 4  # a level older than that is none
@@ -225,6 +228,34 @@ def test_a_second_change_after_a_repair(soak_report: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.soak
+def test_the_year_after_a_change(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s -k year_after tests/simulation/test_campaigns.py`: changes on days 40 and 260, 500 a day.
+
+    Between them, from day 80, the world stays as it is: at most one fit that is not the schedule's, and at most one
+    scheduled refit that does not go into service.
+    """
+    drawn = seeds(10)
+    late, many = 0, 0
+    for seed in drawn:
+        shifts = [*worlds.strong(40), shift("concept", 260, size=worlds.STRONG, column="x2")]
+        lives, _ = worlds.lived(tmp_path / str(seed), policies()[1:], seed, days=330, per_day=500, shifts=shifts)
+        life = lives["alarm or 30d"]
+        until = msgspec.structs.replace(life, above=life.above[:260])
+        found = [until.recovered(40, 0.10), life.recovered(260, 0.10)]
+        between = [d for d in life.result.decisions if 80 <= (d.at_us - life.start_us) / DAY_US < 260]
+        alarms = sum(d.act == "trigger" and d.cause.startswith("Quality") for d in between)
+        lost = sum(d.act == "trigger" and d.cause.startswith("Schedule") for d in between) - sum(
+            d.act == "promote" and d.cause.startswith("Schedule") for d in between
+        )
+        late += any(day is None or day > 15 for day in found)
+        many += alarms > 1 or lost > 1
+        print(seed, found, alarms, lost, flush=True)
+    soak_report("year_after_a_change", runs=len(drawn), failures=late + many)
+    assert late <= math.ceil(len(drawn) / 20)
+    assert many == 0
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("season", [0.0, 0.3])
 def test_a_healthy_year(soak_report: Any, tmp_path: Path, season: float) -> None:
     """`pytest -m soak -s -k healthy_year tests/simulation/test_campaigns.py`: 500 a day, nothing changes.
@@ -306,6 +337,29 @@ def test_a_change_is_found_although_a_refit_replaced_the_version_before_its_days
     assert life.acts(0, 75).count("promote") == 3  # the first version and, each 30 days, a refit
     alarms = [d for d in life.result.decisions if d.act == "trigger" and d.cause.startswith("Quality alarm")]
     assert [75 <= (one.at_us - life.start_us) // DAY_US < 86 for one in alarms] == [True]
+
+
+def test_months_after_a_repair_versions_are_compared_with_days_that_were_predicted_as_well(tmp_path: Path) -> None:
+    """A fit on earlier rows scores the days before the window. A fit on the old world had a loss a quarter higher."""
+    watches: list[Watch] = []
+
+    def look(running: Replay) -> None:
+        watch = read_record(running.worlds["alarm or 30d"].stores.catalog, "quality_watch", "buyer", Watch)
+        assert watch is not None
+        watches.append(watch)
+
+    shifts = worlds.strong(12)
+    lives, _ = worlds.lived(tmp_path, policies()[1:], 8, days=150, per_day=150, shifts=shifts, history=130, look=look)
+    result = lives["alarm or 30d"].result
+    (watch,) = watches
+    assert watch.reference_loss is not None
+    assert watch.figures["quality_loss"].spec.reference_blocks >= 28
+    causes = [d.cause for d in lives["alarm or 30d"].result.decisions if d.act == "trigger"]
+    assert [cause.split()[0] for cause in causes].count("Quality") == 1, causes
+    rows = result.judged & (result.at_us >= lives["alarm or 30d"].start_us + 60 * DAY_US)
+    assert result.versions is not None
+    served = row_losses("log_loss", result.labels[rows], result.scores[rows]).mean()
+    assert watch.reference_loss * watch.loss_cap == pytest.approx(served, rel=0.04)
 
 
 def test_a_change_is_repaired_although_no_model_can_be_fitted_on_the_whole_history(

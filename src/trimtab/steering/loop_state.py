@@ -141,7 +141,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     lack: str = ""  # phase "waiting": which data the last check found missing; "": none, or not checked yet
     looked_us: int = 0  # the time of that check; in phase "shadow": of the last comparison
     looked_for: str | None = None  # the id of the version in service at the time of that check
-    # the change that the newest refused repair of an alarm was to repair; None: it was repaired since, or none was refused
+    # the change that the newest refused repair of an alarm assumed; None: none was refused, or it was repaired since
     tried: ChangeOnset | None = None
     # `Watch.risen_us` at the beginning of the repair; if a loss rises further later, the quiet time of alarms ends
     risen_us: int = 0

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from trimtab.core.errors import Misuse, Unavailable
-from trimtab.core.records import GateRecord
+from trimtab.core.records import ChangeOnset, GateRecord
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
@@ -26,6 +26,7 @@ from trimtab.steering.candidates.references import (
     Answers,
     Reference,
     healthy_reference,
+    is_as_good,
     refit_allowance,
     request_slices,
     walk_forward_rows,
@@ -133,7 +134,7 @@ class CandidateBuilder:
         successor, reason, allowance = None, gate.reason, {}
         earlier: list[Answers] = []
         if gate.passed:
-            before = self._before(training_set, plan, best, window, target)
+            before = self._before(training_set, plan, best, window, target, changes.repaired)
             refit = self._fits.fit("refit", training_set, best.source.refit, best.source.half_life_us)
             again = self._recipe.candidate_scores(refit, training_set, window.rows)
             why_not = self._judge.too_far(again, scores, case) or self._hopeless(scores, case)
@@ -141,7 +142,7 @@ class CandidateBuilder:
             if why_not is None:
                 allowance = refit_allowance(model.metric, scores, again, self._judge.cap(scores, case))
                 successor = self._registered(refit, manifest, judged, actor, training_set)
-                earlier = self._earlier(training_set, best, window, before)
+                earlier = self._earlier(best, scores, case, before)
         days = [*earlier, Answers(window.rows, scores)]
         reference = self._reference(judged, case, scores, days, slices=successor is not None)
         return msgspec.structs.replace(
@@ -262,45 +263,57 @@ class CandidateBuilder:
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)
 
     def _before(
-        self, training_set: TrainingSet, plan: Plan, best: Made, window: JudgingWindow, target: ComparisonTarget | None
-    ) -> _Before | None:
-        """Return the days before the window that complete the reference, and begin a fit for them if one is needed.
+        self,
+        training_set: TrainingSet,
+        plan: Plan,
+        best: Made,
+        window: JudgingWindow,
+        target: ComparisonTarget | None,
+        repaired: ChangeOnset | None,
+    ) -> list[_Before]:
+        """Return the days before the window that may complete the reference, and begin the first fit that they need.
 
-        None: the reference only has the days of the window.
+        The first that can be scored well enough are used. Empty: the reference only has the days of the window.
         """
         # a plan with folds repairs a change, and days before a change are no reference for the time after it
         if plan.folds[1:] or self._deployment.learn == "online":
-            return None
-        found = walk_forward_rows(training_set, window)
-        if found is None:
-            return None
-        learnt, judged = found
-        begins_us = int(training_set.at_us[judged].min())
-        if (
-            target is not None
-            and target.version.recipe == self._deployment.model.hash
-            and target.unseen_from_us <= begins_us < target.unseen_from_us + AS_NEW_US
-        ):
-            return _Before(learnt, judged, target)
-        self._fits.expect(training_set, learnt, best.source.half_life_us)
-        return _Before(learnt, judged, None)
+            return []
+        found: list[_Before] = []
+        since_us = None if repaired is None else repaired.at_us
+        for learnt, judged in walk_forward_rows(training_set, window, best.source.rows, since_us):
+            begins_us = int(training_set.at_us[judged].min())
+            served = (
+                target is not None
+                and target.version.recipe == self._deployment.model.hash
+                and target.unseen_from_us <= begins_us < target.unseen_from_us + AS_NEW_US
+            )
+            found.append(_Before(learnt, judged, target if served else None))
+        if found and found[0].target is None:
+            self._fits.expect(training_set, found[0].learnt, best.source.half_life_us)
+        return found
 
-    def _earlier(
-        self, training_set: TrainingSet, best: Made, window: JudgingWindow, before: _Before | None
-    ) -> list[Answers]:
+    def _earlier(self, best: Made, scores: Floats, case: Case, before: list[_Before]) -> list[Answers]:
         """Return scores of the days before the window.
 
         They come from the version in service if it was fitted shortly before these days, or else from a fit on earlier
-        rows.
+        rows. Such a fit must not be much worse than the candidate on the window; otherwise fewer days are added.
         """
-        if before is None:
-            return []
-        if before.target is not None:
-            days = msgspec.structs.replace(window, rows=before.judged)
-            scores = self.comparisons.answered(before.target, training_set, days).scores
-        else:
-            scores = self._fits.walk_forward(training_set, before.learnt, before.judged, best.source.half_life_us)
-        return [] if scores is None else [Answers(before.judged, scores)]
+        training_set, window = case.training_set, case.window
+        for one in before:
+            if one.target is not None:
+                days = msgspec.structs.replace(window, rows=one.judged)
+                answered = self.comparisons.answered(one.target, training_set, days).scores
+                if answered is not None:
+                    return [Answers(one.judged, answered)]
+                continue
+            rows = one.judged | window.rows
+            found = self._fits.walk_forward(training_set, one.learnt, rows, best.source.half_life_us)
+            if found is None:
+                continue
+            of_candidate = msgspec.structs.replace(case, answered=TargetScores(scores, ""))
+            if is_as_good(self._judge.paired_days(found[window.rows[rows]], of_candidate)):
+                return [Answers(one.judged, found[one.judged[rows]])]
+        return []
 
     def _evaluation(
         self, best: Made, training_set: TrainingSet, fold: Rows, window: JudgingWindow, champion: Floats | None

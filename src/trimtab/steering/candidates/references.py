@@ -21,11 +21,13 @@ from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, 
 from trimtab.steering.candidates.recipes import Floats, Rows
 from trimtab.steering.candidates.windows import JudgingWindow
 from trimtab.steering.definitions import Deployment, NamedSlice
+from trimtab.steering.loop_state import PairedDay
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
 LONG_REFERENCE: Final = 84  # a reference of this many days is hardly changed by holidays or a bad week
+MOST_WORSE: Final = 0.02  # earlier days count if the model that scored them has a loss at most this much higher
 MOST_SLICES: Final = 200  # a column with more values than this has no slices
 # the days before the judging window are scored by the version in service, and not by a new fit, if they begin at most
 # this long after the last rows that the version has seen
@@ -108,23 +110,40 @@ def healthy_reference(
     return Reference(days=tuple(days), slices=known)
 
 
-def walk_forward_rows(training_set: TrainingSet, window: JudgingWindow) -> tuple[Rows, Rows] | None:
+def walk_forward_rows(
+    training_set: TrainingSet, window: JudgingWindow, source: Rows, since_us: int | None
+) -> list[tuple[Rows, Rows]]:
     """Return rows to learn from and rows to score, so that the reference also has days before a window.
 
     Days before the window are added until the reference has 84 days (window included), if the rows left to learn from
-    are at least twice the rows to score. Otherwise they are added until it has 28 days, if the rows left are at least
-    as many as those to score. Return None if neither is possible, for example because the window alone has 28 days, or
-    because the rows left all have the same label.
+    are at least twice the rows to score; or until it has 28 days, if the rows left are at least as many as those to
+    score. The longer one comes first. The result is empty if neither is possible, for example because the window alone
+    has 28 days, or because the rows left all have the same label.
+
+    Args:
+        source: The rows that the candidate has learnt from, the only ones to learn from here.
+        since_us: The beginning of the last change that was repaired; days before it are not scored.
     """
-    at_us, usable = training_set.at_us, training_set.usable
+    at_us, usable, found = training_set.at_us, training_set.usable, []
+    scored = usable if since_us is None else usable & (training_set.begun_us >= since_us)
     for days, rest in ((LONG_REFERENCE, 2.0), (FULL_REFERENCE, 1.0)):
         begins_us = min(window.start_us, window.end_us - days * DAY_US)
-        judged = usable & (at_us >= begins_us) & (at_us < window.start_us)
-        learnt = usable & (training_set.manifest.final_at(at_us) <= begins_us)
+        judged = scored & (at_us >= begins_us) & (at_us < window.start_us)
+        learnt = usable & source & (training_set.manifest.final_at(at_us) <= begins_us)
         enough = judged.any() and learnt.sum() >= rest * judged.sum()
         if enough and np.unique(training_set.target[learnt]).size > 1:
-            return learnt, judged
-    return None
+            found.append((learnt, judged))
+    return found
+
+
+def is_as_good(days: Sequence[PairedDay]) -> bool:
+    """Return whether the model that scored earlier days is hardly worse than the candidate, on the days of the window.
+
+    If it is worse, for example because most of its rows are from before a change, then its losses on the earlier days
+    are too high for a reference: a later rise up to them would raise no alarm.
+    """
+    worse = sum(day.rows * day.difference for day in days)
+    return worse <= MOST_WORSE * sum(day.rows * day.champion for day in days)
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:

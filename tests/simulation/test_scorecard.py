@@ -129,6 +129,10 @@ def test_alarms_are_true_where_something_was_put_in_before_them() -> None:
     assert card.alarms[1].delay_us == 2 * DAY_US
     assert card.alarms[1].onset_off_us == DAY_US // 2
     assert [one.why for one in card.refusals] == ["No better."]
+    long_after = [signal(70, 3.5), signal(70, 66)]  # the first of them says that it began with the shift
+    later = line("a", best, labels, at_us, signals=long_after)
+    card = scorecards(result([later], optimum=line("optimum", best, labels, at_us), shifts=[shift]))[0]
+    assert [one.explained_by for one in card.alarms] == ["concept shift", None]
     flip = fault("label_flip", START_US + 5 * DAY_US, START_US + 6 * DAY_US)
     card = scorecards(result([mine], faults=[flip]))[0]
     assert [one.explained_by for one in card.alarms] == [None, "label_flip"]

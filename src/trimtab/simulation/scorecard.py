@@ -16,6 +16,8 @@ from trimtab.simulation.results import ReplayResult, ScenarioResult
 ABOVE = 0.10  # a loss is bad if it exceeds the reference by more than this share
 _SMOOTH = 3  # the loss is averaged over this many days before it is compared with the reference
 _EXPLAINS_US = 60 * DAY_US  # a change explains alarms until this long after it is complete
+# it also explains later alarms that date their beginning to the change, or up to this long before it
+_EARLY_US = 7 * DAY_US
 _AFTER_US = 2 * DAY_US  # a fault is complete this long after its end; a shift when it has its full size
 
 Floats = NDArray[np.float64]
@@ -238,7 +240,12 @@ def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int
 
 
 def _alarm(signal: Signal, changes: Sequence[Change]) -> Alarm:
-    told = [one for one in changes if one.start_us <= signal.raised_at_us < one.until_us]
+    told = [
+        one
+        for one in changes
+        if one.start_us <= signal.raised_at_us < one.until_us
+        or one.start_us - _EARLY_US <= signal.onset_us < one.until_us <= signal.raised_at_us
+    ]
     newest = max(told, key=lambda one: one.start_us, default=None)
     return Alarm(
         at_us=signal.raised_at_us,

@@ -266,6 +266,41 @@ def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catal
     assert not monitor.watch.alarming  # the whole is steady
 
 
+def test_signals_about_slices_last_and_keep_their_beginning_for_as_long_as_the_slices_are_worse(
+    catalog: Catalog,
+) -> None:
+    """Six slices get worse at once, and no version repairs them: which of them is the worst differs by day."""
+    chance, names = np.random.default_rng(3), [f"state=S{n}" for n in range(6)]
+    reference, live = stream(1, 0, 28), stream(2, 28, 160)
+    before = {
+        name: [
+            DayQuality(
+                model="m", version="v1", day_us=one.day_us, predictions=100, labelled=100, missing=0, score_sum=30.0,
+                label_sum=30.0, loss_sum=0.0, capped_loss_sum=100 * float(chance.normal(0.2, 0.03)),
+                expected_loss_sum=20.0,
+            )
+            for one in reference
+        ]
+        for name in names
+    }  # fmt: skip
+    monitor = QualityMonitor(catalog, "m", run_length_days=1_000)
+    catalog.write(monitor.anchor("v1", reference, at_us=28 * DAY_US, slices=before)[1])
+    monitor.reload()
+    losses = {name: [*chance.normal(0.2, 0.03, 10), *chance.normal(0.35, 0.03, 150)] for name in names}
+    blocks = slices_of(live, losses)
+    begun = []
+    for one in live:
+        begun += monitor.observe([one], now_us=one.day_us + DAY_US, slices=blocks)
+        monitor.reload()
+    assert [signal.kind for signal in begun] == ["quality_slice"] * 3
+    assert monitor.watch is not None
+    onsets = [onset.at_us / DAY_US for onset in monitor.watch.slice_onsets.values()]
+    assert len(onsets) == 6
+    assert 29 < min(onsets) <= max(onsets) < 41  # the change began on day 38
+    signal = standing_signals(catalog, "m")[0]
+    assert "Other slices that are worse than their reference: state=S" in signal.message
+
+
 def gap_blocks(days: Sequence[DayQuality], gaps: Sequence[float]) -> dict[tuple[int, str], DayBlocks]:
     """One row a day in one slice, with a known gap and a loss that says nothing."""
     found = {}

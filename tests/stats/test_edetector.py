@@ -18,7 +18,7 @@ from trimtab.stats import (
     log_loss_rows,
     update_alarm,
 )
-from trimtab.stats.inference.edetector import alarm_threshold, shifted_alarm
+from trimtab.stats.inference.edetector import alarm_threshold, newest_steps, shifted_alarm
 
 PLAIN = AlarmSpec(  # values are their own surprise
     run_length=100.0,
@@ -166,6 +166,24 @@ def test_four_in_five_shifts_of_the_mean_are_found_in_weeks(correlation, shift, 
 def test_a_fall_is_found_by_both_directions_and_never_by_up():
     assert np.median(first_alarms(30, 80, 60, 0.4, "gaussian", shift=-2.0, direction="both")) < 40
     assert np.isinf(first_alarms(30, 80, 60, 0.4, "gaussian", shift=-2.0, direction="up")).mean() > 0.95
+
+
+def test_the_onset_stays_known_when_its_days_are_no_longer_kept():
+    rng = np.random.default_rng(8)
+    spec, state = learn_alarm(days(rng, 60, 0.4, "gaussian")), AlarmState()
+    before = None
+    for number, value in enumerate(days(rng, 200, 0.4, "gaussian")):
+        state = newest_steps(spec, update_alarm(spec, state, value + 2.0 * (number >= 30)), 40)
+        if number == 60:
+            before = alarm_onset(spec, state)
+    assert before is not None
+    assert abs(before.day - 31) <= 2
+    assert alarm_onset(spec, state) == before
+    assert len(state.recent) == 40
+    quiet = AlarmState()
+    for value in days(rng, 100, 0.4, "gaussian"):
+        quiet = newest_steps(spec, update_alarm(spec, quiet, value), 40)
+    assert (quiet.alarm_day, quiet.onset) == (None, None)
 
 
 def test_the_onset_is_dated_and_its_range_mostly_holds_the_true_day():

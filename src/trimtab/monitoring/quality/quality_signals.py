@@ -20,7 +20,7 @@ KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
 # labels are missing after this many closed days in a row with predictions and without a label
 SILENT_DAYS = 2
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
-_MOST_SLICES = 3  # only this many slices, the worst, have a signal
+_MOST_SLICES = 3  # only this many slices have a signal: those whose alarm rang first
 _WHAT = {
     (LOSS, True): "daily loss beyond the loss that is expected from the scores",
     (LOSS, False): "daily loss",
@@ -79,7 +79,9 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     for kind, figure in watch.healthy.items():
         if not figure.alarming and kind not in watch.short_of:
             continue
-        onset_us = _onset_us(watch, figure) if figure.alarming else watch.anchored_at_us
+        changed = watch.earlier_levels.get("")
+        begun_us = watch.anchored_at_us if changed is None else changed.changed_us
+        onset_us = _onset_us(watch, figure) if figure.alarming else begun_us
         by = abs(alarm_level(figure.spec, figure.state).mean - figure.spec.mean)
         unit = 1.0 if kind == CALIBRATION else watch.healthy_cap or watch.loss_cap
         by, level = unit * (by if figure.alarming else watch.short_of[kind]), unit * figure.spec.mean
@@ -141,23 +143,30 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Return signals about the worst slices with an alarm. Each has the slice's mean and a 95 % interval."""
+    """Return signals about the slices whose alarm rang first, with the slice's mean and a 95 % interval.
+
+    If several rang on one day, the worst come first. Signals about the slices that are the worst today would end and
+    begin again from day to day.
+    """
     # for each slice, its loss or its calibration gap, whichever is further from the reference
     alarming: dict[str, tuple[str, MetricValue, Level]] = {}
+    rang: dict[str, int] = {}  # for each slice, the number of the day on which its first alarm rang
     for kind, figures in ((LOSS, watch.slices), (CALIBRATION, watch.slice_gaps)):
         for name, figure in figures.items():
             if figure.alarming:
                 found = (kind, figure, alarm_level(figure.spec, figure.state))
                 alarming[name] = max(found, alarming.get(name, found), key=_away)
-    worst = sorted(alarming, key=lambda name: -_away(alarming[name]))
-    rest = len(worst) - _MOST_SLICES
+                rang[name] = min(figure.state.alarm_day or 0, rang.get(name, figure.state.days))
+    listed = sorted(alarming, key=lambda name: (rang[name], -_away(alarming[name])))
+    rest = ", ".join(listed[_MOST_SLICES : 2 * _MOST_SLICES])
+    rest += f" and {len(listed) - 2 * _MOST_SLICES} more" if len(listed) > 2 * _MOST_SLICES else ""
     signals: list[Signal] = []
-    for name in worst[:_MOST_SLICES]:
+    for name in listed[:_MOST_SLICES]:
         kind, figure, level = alarming[name]
         unit = _unit(watch, kind)
         mean, half = unit * level.mean, unit * 1.96 * level.sd / math.sqrt(max(1, level.days))
         onset_us = _onset_us(watch, figure)
-        more = f" {rest} more slices are worse than their reference." if rest > 0 else ""
+        more = f" Other slices that are worse than their reference: {rest}." if rest else ""
         signals.append(
             _signal(
                 watch,

@@ -22,6 +22,7 @@ from trimtab.stats.inference.edetector import (
     alarm_level,
     alarm_onset,
     learn_alarm,
+    newest_steps,
     shifted_alarm,
     update_alarm,
 )
@@ -287,8 +288,7 @@ def advanced(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> M
 def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int) -> MetricValue:
     """Do what `advanced` does, for a slice: fewer days are kept, and during an alarm no further rise is looked for."""
     after = advanced(msgspec.structs.replace(figure, worse=None), kind, day, skipped)
-    state = msgspec.structs.replace(after.state, recent=after.state.recent[-_SLICE_STEPS:])
-    return msgspec.structs.replace(after, state=state, worse=None)
+    return msgspec.structs.replace(after, state=newest_steps(after.spec, after.state, _SLICE_STEPS), worse=None)
 
 
 def met(figure: MetricValue) -> bool:

@@ -88,6 +88,14 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
     value: float = 0.0
 
 
+class Onset(msgspec.Struct, frozen=True, kw_only=True):
+    """The estimated day on which the change began (1 = the first day that was added)."""
+
+    day: int
+    earliest: int
+    latest: int
+
+
 class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
     """The evidence from all days up to now. Days are added one by one, in order."""
 
@@ -101,6 +109,8 @@ class AlarmState(msgspec.Struct, frozen=True, kw_only=True):
     recent: tuple[Step, ...] = ()
     newest: tuple[float, ...] = ()  # the newest days, in standard deviations from their predictions, not clipped
     alarm_day: int | None = None  # the day of the first alarm; kept until monitoring begins again with a new state
+    # the estimated beginning of the change, once the days around it are no longer in `recent`; see `newest_steps`
+    onset: Onset | None = None
 
     @property
     def log_evidence(self) -> float:
@@ -114,14 +124,6 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     mean: float
     sd: float  # of a day's value: the larger of the standard deviations of the reference days and of these days
     days: int
-
-
-class Onset(msgspec.Struct, frozen=True, kw_only=True):
-    """The estimated day on which the change began (1 = the first day that was added)."""
-
-    day: int
-    earliest: int
-    latest: int
 
 
 def learn_alarm(
@@ -244,13 +246,29 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
         days=day,
         last=max(-FAR * spec.sd, min(FAR * spec.sd, away)),
         log_values=tuple(_log_one_plus(old) + gain for old, gain in zip(before, gains, strict=True)),
-        recent=(*state.recent[-KEPT + 1 :], Step(start, surprise, value)),
+        recent=(*state.recent, Step(start, surprise, value)),
         newest=newest,
         alarm_day=state.alarm_day,
+        onset=state.onset,
     )
+    after = newest_steps(spec, after, KEPT)
     if after.alarm_day is None and (after.log_evidence >= alarm_threshold(spec) or _grossly_away(spec, newest)):
         return msgspec.structs.replace(after, alarm_day=day)
     return after
+
+
+def newest_steps(spec: AlarmSpec, state: AlarmState, most: int) -> AlarmState:
+    """Return the state with at most its newest `most` steps.
+
+    If there is an alarm, and the days on which the change may have begun would be lost, its estimate is kept.
+    """
+    if len(state.recent) <= most:
+        return state
+    onset, recent = state.onset, state.recent[-most:]
+    if state.alarm_day is not None and onset is None:
+        found = alarm_onset(spec, state)
+        onset = found if found is not None and found.earliest < recent[0].day else None
+    return msgspec.structs.replace(state, recent=recent, onset=onset)
 
 
 def alarm_threshold(spec: AlarmSpec) -> float:
@@ -268,6 +286,8 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
     A bet that began on the returned day would have gained most. The range begins and ends with days from which a bet
     would have gained at least a tenth of that. In 84 to 98 % of simulated alarms, it contained the true day (# D0003).
     """
+    if state.onset is not None:
+        return state.onset
     best: list[float] = []
     for side in spec.sides:
         for place in range(len(side.stakes)):

@@ -140,7 +140,7 @@ def is_as_good(days: Sequence[PairedDay]) -> bool:
     """Return whether the model that scored earlier days is hardly worse than the candidate, on the days of the window.
 
     If it is worse, for example because most of its rows are from before a change, then its losses on the earlier days
-    are too high for a reference: a later rise up to them would raise no alarm.
+    are too high for a reference: a later rise up to them would raise no alarm. # D0226
     """
     worse = sum(day.rows * day.difference for day in days)
     return worse <= MOST_WORSE * sum(day.rows * day.champion for day in days)

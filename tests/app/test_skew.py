@@ -11,7 +11,9 @@ import msgspec
 import pytest
 import shop
 
+from trimtab.app.inspect import skew_sample
 from trimtab.app.inspect.skew_report import SkewReport
+from trimtab.app.inspect.skew_sample import draw
 from trimtab.app.project import Project, open_project
 from trimtab.app.serve.skew_watch import SkewWatch
 from trimtab.core.errors import Misuse, NotFound
@@ -128,6 +130,20 @@ def test_a_sample_is_drawn_again_by_its_seed_and_has_some_of_every_model(project
     shop.move(project, DAY_US)
     ask(project, "late")
     assert project.skew(sample=None, since=project.clock.now_us() - HOUR_US).rows == 1
+
+
+def test_a_sample_of_a_truncated_log_is_as_large_as_asked_for(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skew_sample, "_FEW", 10)  # else, the whole log would be read
+    rows = [shop.visit(f"v{n}", project.clock.now_us()) for n in range(200)]
+    project.predict("buyer", rows)
+    log = project.state.predictions
+    (partition,) = log.positions()
+    log.truncate(partition, log.positions()[partition] - 25)
+    found = draw(project.predictions, lambda one: True, count=5, after={}, seed=3)
+    assert len({one.id for one in found}) == 5
+    assert {one.request_id for one in found} <= {f"v{n}" for n in range(175, 200)}
 
 
 def test_nonsense_is_refused(project: Project) -> None:

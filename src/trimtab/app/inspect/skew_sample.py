@@ -29,30 +29,31 @@ def draw(
     `_SEVERAL * count` equal parts, and one prediction of each is read. A quarter of the sample is spread evenly over
     the combinations of model, version, arm and mode; the rest is drawn at random.
     """
-    ends = {name: last for name, last in predictions.log.positions().items() if last > after.get(name, 0)}
-    total = sum(last - after.get(name, 0) for name, last in ends.items())
+    log = predictions.log
+    ends = {name: last for name, last in log.positions().items() if last > after.get(name, 0)}
+    begins = {name: max(after.get(name, 0), begin_of(log, name, last)) for name, last in ends.items()}
+    total = sum(last - begins[name] for name, last in ends.items())
     rng = random.Random(seed)
     if count is None or total <= max(_FEW, _SEVERAL * count):
-        found = [p for p in _all(predictions, ends, after) if wanted(p)]
+        found = [p for p in _all(predictions, ends, begins) if wanted(p)]
     else:
-        found = [p for p in _spread(predictions, ends, after, _SEVERAL * count, rng) if wanted(p)]
+        found = [p for p in _spread(predictions, ends, begins, _SEVERAL * count, rng) if wanted(p)]
     chosen = found if count is None or len(found) <= count else _chosen(found, count, rng)
     return sorted(chosen, key=lambda p: (p.made_at_us, p.id))
 
 
-def _all(predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Prediction]:
+def _all(predictions: PredictionLog, ends: Mapping[str, int], begins: Mapping[str, int]) -> Iterator[Prediction]:
     for name, last in sorted(ends.items()):
-        for block in predictions.between(name, after.get(name, 0), last):
+        for block in predictions.between(name, begins[name], last):
             yield from block
 
 
 def _spread(
-    predictions: PredictionLog, ends: Mapping[str, int], after: Mapping[str, int], looks: int, rng: random.Random
+    predictions: PredictionLog, ends: Mapping[str, int], begins: Mapping[str, int], looks: int, rng: random.Random
 ) -> Iterator[Prediction]:
+    total = sum(last - begins[name] for name, last in ends.items())
     for name, last in sorted(ends.items()):
-        begin = after.get(name, 0)
-        begin = max(begin, begin_of(predictions.log, name, last))
-        total = sum(ends.values()) - sum(after.get(other, 0) for other in ends)
+        begin = begins[name]
         share = max(1, round(looks * (last - begin) / total)) if last > begin else 0
         places = sorted({begin + int((n + rng.random()) * (last - begin) / share) for n in range(share)})
         for place in places:

@@ -23,6 +23,7 @@ from click.testing import CliRunner
 
 import forked
 from trimtab.app.data.training_data import LivingData
+from trimtab.app.data.training_pin import Pin
 from trimtab.app.features.feature_runs import run_in_memory
 from trimtab.app.features.materialising import writing_tables
 from trimtab.app.keep import erasure
@@ -38,7 +39,9 @@ from trimtab.experiments.records import Exposure
 from trimtab.features.online.packed.keys import name_bytes
 from trimtab.serving.log.prediction_record import encode
 from trimtab.serving.log.spool import Spool
+from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.file_lock import FileLock
+from trimtab.store.ports import Put, Remove
 
 TEXTS = ["cust-0001", "cust-00012", "cust-0001-x", "käse 'ü' \U0001f9c0%", "12", "x"]
 NUMBERS = [7, 77, -7, 2**40 + 7, 0, 300]
@@ -237,6 +240,38 @@ def test_whole_numbers_that_are_left_over_are_found_in_every_form_and_deleted_se
     (line,) = (line for line in done.lines() if "training set " in line)
     assert ("erased: all rows of training set" in line, "which had" in line) == (deleted, deleted)
     assert any("--training-sets" in line for line in done.lines()) != deleted
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_data_only_in_training_sets_is_named_and_erased_with_the_option_alone(texts: Path, dry_run: bool) -> None:
+    said = (
+        r"no data of customer 'cust-0001' was found outside training sets .* 1 stored training set has rows about it; "
+        r"--training-sets deletes all rows of such sets. Nothing was erased"
+    )
+    with market.opened(texts) as project:
+        project.forget("customer", TEXTS[0])
+        with pytest.raises(NotFound, match=said):
+            project.forget("customer", TEXTS[0], dry_run=dry_run)
+        done = project.forget("customer", TEXTS[0], training_sets=True, dry_run=dry_run)
+        assert done.counts == {**dict.fromkeys(done.counts, 0), "training_sets": 1}
+
+
+def test_each_erasure_changes_the_pin_of_training_sets_also_one_that_was_stopped(texts: Path) -> None:
+    with market.opened(texts) as project:
+        data, catalog = LivingData(partial(run_in_memory, project.history), project.predictions), project.state.catalog
+        pin = Pin(data, lambda: project.history, catalog, kept_from=dict)
+
+        def found() -> object:
+            return pin(project.definitions.models["sale"], market.NOW_US)
+
+        pins = [found()]
+        for _ in range(2):  # a run that was stopped, and the next one, which was stopped, too
+            catalog.write([Put(erasure.KIND, "0123", b"{}")])
+            pins.append(found())
+        row = Entry(at_us=market.NOW_US, model="*", act=erasure.ACT, cause="x", actor="x")
+        Ledger(catalog).write([row], [Remove(erasure.KIND, "0123")])
+        pins += [found(), found()]
+        assert [pins.index(one) for one in pins] == [0, 1, 2, 3, 3]
 
 
 def test_views_are_filled_again_from_the_tables_of_record_where_the_log_is_truncated(texts: Path) -> None:

@@ -627,7 +627,7 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
             ("custmer", ["7"], NotFound, r"no entity or column 'custmer'. Entities: customer, "),
             ("customer", ["seven"], Misuse, r"seven cannot be a value of customer \(int\)"),
             ("customer", ["7", "8"], Misuse, r"is customer; found 2 values"),
-            ("customer", [], Misuse, r"found 0 values"),
+            ("customer", [], Misuse, r"no key of 'customer' was given"),
             ("customer", [""], Misuse, r"none of them empty"),
             ("amount", ["7"], Misuse, r"column 'amount' is float"),
             ("customer", ["123456"], NotFound, r"no data of customer '123456' was found \(searched: clicks: customer;"),
@@ -635,6 +635,8 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
         ]:
             with pytest.raises(error, match=said):
                 project.forget(entity, *key)
+        with pytest.raises(Misuse, match="keys='77' is one str. Give a list"):  # else, each digit would be a key
+            project.forget("customer", keys="77")
         assert [d.act for d in project.ledger()].count("forget") == 0
         following = market.opened(folder)
         follower = following.views.follow()

@@ -995,8 +995,10 @@ class Project(ProjectRows):
         """
         from trimtab.app.keep.erasure import forget
 
+        if isinstance(keys, str | bytes | Mapping):
+            raise Misuse(f"forget: keys={shown(keys)[:100]} is one {type(keys).__name__}. Give a list of keys.")
         several = [[one] if isinstance(one, str | int) else one for one in keys]
-        wanted = [[*map(str, one)] for one in ([key, *several] if key or not several else several)]
+        wanted = [[*map(str, one)] for one in ([key, *several] if key else several)]
         if not dry_run and self.followed():
             raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, then forget.")
         self.reopen()

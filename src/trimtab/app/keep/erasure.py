@@ -144,7 +144,7 @@ def forget(
     if dry_run:
         digest = _digest(subject, _salt(system, make=False))
         run = _joined(_pending(system, subject, digest), _planned(system, find_personal_data(system, subject)))
-        _refuse_without_data(system, subject, run, sets=True)
+        _refuse_without_data(system, subject, run, sets=training_sets)
         return _result(system, subject, run, digest, dry_run=True, sets_deleted=training_sets)
     with _alone(system):
         salt = _salt(system, make=True)
@@ -311,8 +311,12 @@ def _refuse_without_data(system: System, subject: Subject, run: _Run, *, sets: b
         erased = "The data of this key was" if len(subject.keys) == 1 else "Data of one of these keys was last"
         said += f" {erased} erased {format_time(before[-1].at_us)} (ledger row {before[-1].sequence})."
     if run.sets:
-        said += f" Training sets with such data: {len(run.sets)}; --training-sets deletes all rows of these sets."
-    raise NotFound(f"forget: no data of {subject.shown} was found (searched: {places}).{said} Nothing was changed.")
+        what = "stored training set has" if len(run.sets) == 1 else "stored training sets have"
+        said += f" {len(run.sets)} {what} rows about it; --training-sets deletes all rows of such sets."
+    outside = " outside training sets" if run.sets else ""
+    raise NotFound(
+        f"forget: no data of {subject.shown} was found{outside} (searched: {places}).{said} Nothing was erased."
+    )
 
 
 def _result(
@@ -377,7 +381,7 @@ def _leftovers(folder: Path, subject: Subject) -> Iterator[str]:
         return
     most = max(map(len, needles))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
+        with suppress(FileNotFoundError), path.open("rb") as file:  # another process may remove files
             tail = b""
             while block := file.read(1 << 20):
                 there = tail + block

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import shop
 
+from trimtab.app.data.given_labels import key_value
 from trimtab.app.serve.operations import ProjectRecords
 from trimtab.serving.http.routes.operations import LabelRow
 from trimtab.serving.problems import InvalidField
@@ -24,11 +25,11 @@ tt.deployment(second, gate=tt.beats_champion(margin=-0.5, calibration=0.5))
 VIEW = 'sold = tt.view("sold", source=sales, by="site", features={"sold": tt.count(over="1d")})\n'
 
 
-def records(folder: Path, *, more: str) -> ProjectRecords:
+def records(folder: Path, *, more: str, key: str = "str") -> ProjectRecords:
     shop.write_project(folder)
     declared, rest = shop.PROJECT.split("sales = tt.source(", 1)
     text = declared + MORE.lstrip() + rest.split("\n", 1)[1] + more
-    (folder / "project.py").write_text(text)
+    (folder / "project.py").write_text(text.replace('"visit_id": str', f'"visit_id": {key}'))
     return ProjectRecords(shop.opened(folder), lambda *_: pytest.fail("labels by key look nothing up"))
 
 
@@ -65,3 +66,13 @@ def test_a_label_that_leaves_out_what_a_view_reads_is_refused_but_not_what_nobod
         asked.label_events("buyer", [LabelRow(request="v1", value=True)])
     events = asked.label_events("buyer", [row(bought=True, site="north")])[1]
     assert set(events[0]) == {"visit_id", "closed_at", "site", "bought"}  # neither returned nor till
+
+
+def test_a_key_that_is_no_whole_number_is_refused_with_its_field_and_place(tmp_path: Path) -> None:
+    asked = records(tmp_path / "shop", more="", key="int")
+    with pytest.raises(InvalidField, match=r"^\$\[0\].request: 'v1' is not a 64-bit integer") as refused:
+        asked.label_events("buyer", [row(bought=True)])
+    assert (refused.value.field, refused.value.pointer) == ("request", "$[0].request")
+    with pytest.raises(InvalidField, match=r"^site: 'x' is not") as of_address:
+        key_value("x", "int", "site")
+    assert (of_address.value.field, of_address.value.pointer) == ("site", "site")

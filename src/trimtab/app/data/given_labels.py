@@ -108,7 +108,8 @@ class LabelEvents:
                 pointer=f"{at}.prediction",
             )
         key = row.request if found is None else found.request_id
-        event[kind.label.key] = key_value(key if key is not None else "", kind.model.request.key_dtype, f"{at}.request")
+        dtype = kind.model.request.key_dtype
+        event[kind.label.key] = key_value("" if key is None else key, dtype, "request", f"{at}.request")
         known = {} if found is None else self._request_columns(found)
         event[kind.source.time] = self._time_us(kind, row, found, known, at)
         kind.fill(event, known)
@@ -276,7 +277,7 @@ def _left_out(source: str, lost: dict[str, str], at: str) -> InvalidField:
     )
 
 
-def key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
+def key_value(text: str | int, dtype: Dtype, field: str, pointer: str = "") -> str | int:
     """Return a key converted to the type of its column."""
     if dtype != "int":
         return str(text)
@@ -286,6 +287,6 @@ def key_value(text: str | int, dtype: Dtype, field: str) -> str | int:
         number = 2**63
     if not -(2**63) <= number < 2**63:
         raise InvalidField(
-            f"{field}: {text!r} is not a 64-bit integer, the type of the key.", field=field, pointer=field
+            f"{pointer or field}: {text!r} is not a 64-bit integer, the type of the key.", field=field, pointer=pointer
         )
     return number

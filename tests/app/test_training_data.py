@@ -23,6 +23,7 @@ from trimtab.app.features import feature_runs
 from trimtab.app.features.feature_runs import run_in_memory, run_of_model
 from trimtab.app.online import history as app_history
 from trimtab.app.project import Project
+from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
@@ -181,6 +182,25 @@ def test_without_any_request_the_way_out_is_told(tmp_path: Path) -> None:
         pytest.raises(NotFound, match=re.escape("trimtab ingest visit FILE")),
     ):
         training_set(project, shop.NOW_US)
+
+
+def test_requests_without_their_events_are_not_said_to_be_absent(project: Project) -> None:
+    run, model = partial(run_in_memory, project.history), project.definitions.models["buyer"]
+    count = training_set(project, shop.NOW_US).requests.rows
+    data = LivingData(run, project.predictions, kept_from=lambda: {"sales": shop.NOW_US + DAY_US})
+    with pytest.raises(NotFound, match=rf"none of {count:,} requests 'visit' still has all events that it needs"):
+        data.training_set(model, cut_us=shop.NOW_US)
+    data = LivingData(run, project.predictions)
+    with pytest.raises(NotFound, match=r"requests 'visit' is newer than 2024-.* and still has all events"):
+        data.training_set(model, cut_us=shop.NOW_US, since_us=shop.NOW_US + DAY_US)
+
+
+def test_histories_are_dropped_together(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(System, "in_memory", lambda self: False)
+    before = project.history, project.asked_history
+    project.drop_history()
+    assert project.history is not before[0]
+    assert project.asked_history is not before[1]
 
 
 @pytest.mark.parametrize("kept", ["log", "truncated"])

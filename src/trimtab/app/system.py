@@ -242,9 +242,10 @@ class System(Closing, metaclass=PublicNames):
         return fits_memory(self.state.events, self.config.features.memory_bytes)
 
     def drop_history(self) -> None:
-        """Free the memory of `history` and of the indexes, which are read again when they are next needed."""
+        """Free the memory of the histories and of the indexes, which are read again when they are next needed."""
         with self._mutex:
             self.__dict__.pop("_history", None)
+            self.__dict__.pop("_asked_history", None)
             self._indexes.clear()
 
     @property

@@ -181,10 +181,11 @@ class LivingData:
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], logged_at_us])
         kept = self._with_kept_events(model, at_us, since_us=since_us)
         if not kept.size:
-            raise NotFound(
-                f"model {model.name!r}: there are no requests {model.request.name!r}. Load their history: "
-                f"trimtab ingest {model.request.name} FILE"
-            )
+            name, since = model.request.name, "" if since_us is None else f" is newer than {format_time(since_us)} and"
+            found_none = f"there are no requests {name!r}"
+            if requests.rows:
+                found_none = f"none of {requests.rows:,} requests {name!r}{since} still has all events that it needs"
+            raise NotFound(f"model {model.name!r}: {found_none}. Load their history: trimtab ingest {name} FILE")
         order = kept[np.argsort(at_us[kept], kind="stable")]
         history = known.take(fresh)
         from_history = int((kept < history.rows).sum())

@@ -97,6 +97,7 @@ def test_why_takes_no_text_of_a_request_whose_answer_is_anothers_or_of_no_model(
         for one in made:
             site = project.why(one.id).inputs[1]
             assert (site.feature, site.text, site.unseen) == ("site", None, False)
+        assert project.why(made[1].id).no_shares == "the declared rule gave the answer, not the model"
 
 
 def test_why_names_the_columns_of_a_request_as_its_version_knew_them(trained: Path) -> None:

@@ -19,7 +19,7 @@ from test_labels_at_hand import NOW_US, Scaffolded, trained_on
 import trimtab as tt
 from trimtab.core.clock import ShiftedClock
 from trimtab.core.columns import Columns
-from trimtab.core.errors import Misuse
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import HOUR_US, format_time
 from trimtab.serving.answer.batch import batch_predictions
 
@@ -137,6 +137,8 @@ def test_a_frame_that_does_not_fit_is_refused_with_what_lacks(made: Scaffolded) 
             project.predict_frame(pl.DataFrame({"id": ["c1"], "at": AT[:1]}))
         with pytest.raises(Misuse, match="row 2, column 'x': needed float, found 'high'"):
             project.predict_frame([{"id": "c1", "at": AT[0], "x": 1.0}, {"id": "c1", "at": AT[1], "x": "high"}])
+        with pytest.raises(NotFound, match="no deployment of model ''"):
+            project.predict_frame([{"id": "c1", "at": AT[0], "x": 1.0}], "")
 
 
 TYPES = {"f": ("float", [1.5, None]), "i": ("int", [1, 2]), "j": ("int", [1, None]), "b": ("bool", [True, None]),

@@ -265,6 +265,8 @@ def test_what_is_asked_about_must_be_named(tmp_path: Path) -> None:
         ("snapshots: start", lambda project, at: project.snapshots("site", start=at, end="2024-01-01", every="1d")),
         ("snapshots: end", lambda project, at: project.snapshots("site", start="2024-01-01", end=at, every="1d")),
         ("since", lambda project, at: project.skew(since=at)),
+        ("since", lambda project, at: project.quality(since=at)),
+        ("until", lambda project, at: project.quality(until=at)),
         ("start", lambda project, at: project.simulate(start=at)),
         ("until", lambda project, at: project.simulate(until=at)),
         ("seen_until", lambda project, at: project.promote("buyer@1", seen_until=at)),

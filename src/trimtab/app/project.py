@@ -18,7 +18,7 @@ from trimtab.core.config import FILE, ScenarioSettings, load_config
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.shown import shown
-from trimtab.core.time import duration_us, parse_time_us
+from trimtab.core.time import duration_us
 from trimtab.monitoring.signals import every_signal
 from trimtab.run import ProcessExecutor
 from trimtab.steering.ledger import Entry, Ledger
@@ -802,8 +802,8 @@ class Project(ProjectRows):
         wanted = Wanted(
             by=by,
             slices=slices,
-            since_us=None if since is None else parse_time_us(since),
-            until_us=None if until is None else parse_time_us(until),
+            since_us=self._time_us("since", since),
+            until_us=self._time_us("until", until),
             version=version,
             amended=amended,
         )

@@ -209,7 +209,8 @@ class ProjectRows(ProjectExperiments):
 
         names = list(self.definitions.deployments)
         check_named("predict_frame", model, names)
-        return predict_frame(self, frame, model or next(iter(names), ""), self._time_us("at", at), progress)
+        model = next(iter(names), "") if model is None else model
+        return predict_frame(self, frame, model, self._time_us("at", at), progress)
 
     def predict_table(
         self,

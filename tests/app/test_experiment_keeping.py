@@ -79,6 +79,9 @@ def test_exposures_and_predictions_stay_until_their_day_is_closed(tmp_path: Path
         assert project.retain().predictions == 0
         assert kept(project) == 12
         assert len(days_of(project)) == 8
+        planned = project.retain(dry_run=True)
+        assert (planned.predictions, kept(project)) == (6, 12)
+        assert "would remove 6 exposures of experiments, whose days are closed" in planned.notes
         done = project.retain()  # those of more than 5 days ago go, less an hour in which clocks may differ
         assert done.predictions == 6
         assert "removed 6 exposures of experiments, whose days are closed" in done.notes

@@ -57,7 +57,7 @@ class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out = [f"{truncated} {records} of the event log, which are in tables of record"]
         out += [f"{removed} {count_of(rows, 'event')} of {source}" for source, rows in self.expired.items() if rows]
         out += [f"{removed} {count_of(self.predictions, 'prediction')}"] if self.predictions else []
-        out += [f"{removed} {self.quarantined:,} quarantined rows"] if self.quarantined else []
+        out += [f"{removed} {count_of(self.quarantined, 'quarantined row')}"] if self.quarantined else []
         of = "" if self.budget_bytes is None else f" of a budget of {format_bytes(self.budget_bytes)}"
         room = f"{'would free about' if self.dry_run else 'freed'} {format_bytes(self.freed_bytes)}"
         if self.freed_bytes < 0:
@@ -118,17 +118,20 @@ def plan_retention(system: System) -> Retained:
             condition = expired(_newest_us(system) - kept_us, _entities(system)[source])
             rows, gone[source] = table.count(), table.count(condition)
             freed += size.parts["tables of record"].get(source, 0) * gone[source] / max(1, rows)
-    predictions, quarantined = _cuts(system.state.predictions, _closed_before(system)), _quarantined_before(system)
+    closed_us, state = _closed_before(system), system.state
     counts = {}
     for part, one, cuts in (
-        ("prediction log", system.state.predictions, predictions),
-        ("quarantine", system.state.quarantine, quarantined),
+        ("prediction log", state.predictions, _cuts(state.predictions, closed_us)),
+        ("exposure log", state.exposures, _cuts(state.exposures, closed_us)),
+        ("quarantine", state.quarantine, _quarantined_before(system)),
     ):
         counts[part] = 0
         for partition, cut in cuts.items():
             rows = max(0, cut - begin_of(one, partition, cut))
             counts[part] += rows
             freed += rows * record_bytes(one, partition, size.parts.get(part, {}).get(partition, 0))
+    if exposures := counts["exposure log"]:
+        notes.append(f"would remove {exposures:,} exposures of experiments, whose days are closed")
     return Retained(
         at=format_time(system.clock.now_us()),
         dry_run=True,

@@ -635,7 +635,7 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
         ]:
             with pytest.raises(error, match=said):
                 project.forget(entity, *key)
-        with pytest.raises(Misuse, match="keys='77' is one str. Give a list"):  # else, each digit would be a key
+        with pytest.raises(Misuse, match=r"keys='77' is one str\. Give a list"):  # else, each digit would be a key
             project.forget("customer", keys="77")
         assert [d.act for d in project.ledger()].count("forget") == 0
         following = market.opened(folder)

@@ -115,7 +115,8 @@ class Project(ProjectRows):
     ) -> list[Decision]:
         """Train a candidate and judge it. If it passes, it is promoted, after the declared rollout and approval.
 
-        Nothing is trained if the version in service has the same data, code and seed. A killed training is resumed.
+        Nothing is trained if the version in service was trained with the same data, code and seed. A killed training is
+        resumed.
 
         Args:
             model: A deployment's name; optional where there is only one.
@@ -312,7 +313,7 @@ class Project(ProjectRows):
     # -- questions ----------------------------------------------------------------------------------------------
 
     def why(self, prediction_id: str) -> Explanation:
-        """Explain one prediction: features and reasons, version, training set, gate, decision.
+        """Explain one prediction: features or why they are null, contributions, version, training set, gate, decision.
 
         Raises:
             NotFound: There is no such prediction.
@@ -361,11 +362,12 @@ class Project(ProjectRows):
         return skew_checks(self, last)
 
     def report(self, version: str, file: str | Path | None = None) -> Path:
-        """Write a version's evaluation as an HTML page, and its card and numbers next to it. Returns the page's path.
+        """Write a version's evaluation as an HTML page, its model card (.md) and its metrics (.json). Returns the page.
 
         Args:
             version: "late_flight@7", "late_flight@champion" or a prefix of its id.
-            file: The page (.html) or its folder; default: `reports/` in the state folder.
+            file: The page (.html) or a folder for it; default: `reports/` in the state folder. The other two files are
+                written to the same folder.
 
         Raises:
             NotFound: There is no such version, or neither the version nor the candidate that it refits was evaluated.
@@ -398,7 +400,7 @@ class Project(ProjectRows):
         return copy_to_tables(self)
 
     def rebuild(self, view: str, *, progress: Meter | None = None) -> int:
-        """Rebuild the online features of a view from history. Until then, the old ones are used.
+        """Rebuild the online features of a view from history. The old ones are used until the rebuild is done.
 
         If there is a serving process, it does the work.
 
@@ -496,7 +498,7 @@ class Project(ProjectRows):
             why: One sentence, shown when a removed version is requested.
             grace: Keep what was registered or stored within this time.
             rollbacks: How many steps each alias must be able to roll back.
-            evidence: Gate records and ledger rows older than this do not keep a version; default: all do.
+            evidence: Only gate records and ledger rows newer than this keep a version; default: all of them.
             searches: How many of each model's newest searches to keep, besides those that chose a version's parameters.
             actor: Who collects.
 
@@ -540,7 +542,7 @@ class Project(ProjectRows):
 
         Args:
             one: A version, usually the older one.
-            other: Another of the same model.
+            other: Another version of the same model.
             window: Time span of the rows, which ends with the newest final label; None: compare no answers.
             moved: An answer counts as moved if the two scores differ by more than this; default: 0.05 for
                 probabilities, or a twentieth of the standard deviation of numeric labels.
@@ -580,7 +582,8 @@ class Project(ProjectRows):
             model: The declared model that it is a version of.
             golden: A file of golden rows (inputs with expected scores); default: those of an exported folder.
             window: Evaluate the model on the newest labelled rows, over this time span.
-            categories: For each categorical feature, its values, in the order of their integers.
+            categories: For each categorical feature, its values, in the order of the integer codes with which the model
+                was trained.
             trust: "pickle" allows a pickle, which runs code.
             seen_until: The end of its training data; default: now, so that gates only judge on later rows.
             first: Make it the champion; allowed while there is none.
@@ -594,7 +597,8 @@ class Project(ProjectRows):
                 waits for approval.
         """
         with ProcessExecutor(nice=0) as executor:
-            executor.start("trimtab.registry.transfer.inspecting")  # loads its modules during the imports here
+            # the child process loads its modules while this process does the imports below
+            executor.start("trimtab.registry.transfer.inspecting")
             from trimtab.app.versions.importing import ImportRequest, import_version
 
             request = ImportRequest(
@@ -608,7 +612,7 @@ class Project(ProjectRows):
                 seen_until_us=self._time_us("seen_until", seen_until),
             )
             version = import_version(self, checked_path("path", path), model, request, executor=executor)
-            executor.end()  # it keeps nothing, so there is no need to wait until it ends by itself
+            executor.end()  # at once, because the child keeps nothing that has to be closed
             return version
 
     def export(
@@ -624,7 +628,8 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version.
-            Misuse: The version is a pickle, or the exported code does not reproduce the golden predictions.
+            Misuse: The version is a pickle and `trust` is not "pickle", or the exported code does not reproduce the
+                golden predictions.
             Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version
@@ -643,8 +648,8 @@ class Project(ProjectRows):
         """Repair the state after records were lost from a log, or were stamped by a clock that was ahead.
 
         After a loss, a partition's next record gets a position after the last one that any reader has read, so that no
-        reader skips it. Append times in the future become the present; then online features are rebuilt. Each repair
-        has a row in the ledger.
+        reader skips it. Append times in the future are replaced by the current time; then online features are rebuilt.
+        Each repair has a row in the ledger.
 
         Args:
             dry_run: Change nothing; report what is lost and what would be done.
@@ -790,8 +795,8 @@ class Project(ProjectRows):
             since: Leave out blocks that begin earlier.
             until: Leave out blocks that begin at this time or later.
             version: Only this version: its name or id.
-            amended: Include labels that came late or were corrected, as last read (1, 7 and 28 days after a day was
-                closed). Hours, slices and batches never include them.
+            amended: Include labels that came late or were corrected. Labels are read again 1, 7 and 28 days after a day
+                was closed, and the newest reading is used. Hours, slices and batches never include them.
 
         Raises:
             NotFound: There is no such deployment or version.
@@ -988,7 +993,8 @@ class Project(ProjectRows):
             actor: For the ledger.
 
         Raises:
-            NotFound: There is no such entity, or nothing is stored for any key.
+            NotFound: There is no such entity, or nothing is stored for any key. (Training sets only count with
+                `training_sets`.)
             Misuse: A key does not fit the entity's columns.
             Conflict: Another process serves, trains, writes or reads. Some data may be erased already: call again to
                 erase the rest.
@@ -1060,7 +1066,8 @@ class Project(ProjectRows):
         """Replay the ingested history in virtual time under several policies. The project's state stays as it is.
 
         Args:
-            lines: Scenarios of [demo]; default: all. Without [demo], or with `model`: "project" (as declared), "never".
+            lines: Names of scenarios of [demo]; default: all. Without [demo], or with `model`, there are two scenarios:
+                "project" (the retraining rules that the project declares) and "never" (no retraining).
             policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
                 "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas in between.
             model: The deployment whose policy is replaced; default: the only one.
@@ -1068,8 +1075,8 @@ class Project(ProjectRows):
                 for it such as "days=100 concept=40".
             faults: Faults to put in: faults of `trimtab.simulation`, or rows, a table or a CSV file with kind, start,
                 end, source, column and size.
-            start: The start of virtual time; default: [demo] start. Without it, up to eight midnights are tried, and
-                the first one counts at which every policy has a version.
+            start: The start of virtual time; default: [demo] start. Without it, up to eight midnights are tried in
+                order, and virtual time starts at the first one at which every policy has a version.
             until: The end of virtual time; default: [demo] until, else the last request.
             seed: Default: the setting `seed`.
             progress: Called with microseconds done and microseconds in total.

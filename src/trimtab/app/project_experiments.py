@@ -72,9 +72,9 @@ class ProjectExperiments(System):
             experiment: An experiment's name.
             unit: As in `assign`.
             not_shown: Why the unit did not get its variant, such as "timeout". It counts for its variant all the same.
-            at: When the unit met its variant, if not now. The variant, and features, are those of this time. If the day
-                is closed, the exposure does not count any more (`day is closed`). After the declared duration, none
-                does (`planned end`).
+            at: When the unit met its variant, if not now. The variant, and features, are those of this time. If this
+                day is closed already, or the declared duration is over, the exposure does not count; the reason in the
+                result is "day is closed" or "planned end".
 
         Raises:
             NotFound: There is no such experiment.
@@ -109,8 +109,8 @@ class ProjectExperiments(System):
     def start_experiment(self, experiment: str, *, why: str, actor: str = "a person", again: bool = False) -> Decision:
         """Start an experiment as it is declared now. Each start assigns the units again.
 
-        While it runs, changes of its declaration have no effect (except on overrides). In an experiment over versions,
-        the first version that is not the control becomes the canary of the model.
+        While it runs, changes of its declaration have no effect, except those of overrides. In an experiment over
+        versions, the first version that is not the control becomes the canary of the model.
 
         Args:
             experiment: Its name.
@@ -207,8 +207,8 @@ class ProjectExperiments(System):
     def experiment_report(self, experiment: str, *, generation: int | None = None) -> Reading:
         """What an experiment says: units, checks, the effect on each metric over time, and what to do.
 
-        Only closed days count. A day can be closed when all outcomes of its units can be known; this closes such days
-        before it reads them.
+        Only closed days count. A day can be closed when all outcomes of its units can be known; this call closes such
+        days first.
 
         Args:
             experiment: Its name.
@@ -278,8 +278,8 @@ class ProjectExperiments(System):
 
         Args:
             experiment: A declared experiment.
-            effect: By how much the primary metrics get better in the second variant, as a share; below 0 they get
-                worse. With 0, every decision is an error.
+            effect: The relative improvement of the primary metrics in the second variant; below 0, they get worse.
+                With 0, every decision is an error.
             runs: The number of runs, each with other assignments.
             days: The number of past days.
             units: The source or request whose rows stand for exposures. By default, one with the unit's columns.

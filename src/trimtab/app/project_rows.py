@@ -68,7 +68,7 @@ class ProjectRows(ProjectExperiments):
         Args:
             source: The source's name.
             file: A CSV, Parquet, NDJSON or Arrow (Feather) file, or anything else that `events.read_rows` takes.
-            history: True: an event counts as known since its event time plus the source's delay; False: since now.
+            history: True: an event counts as known from its event time plus the source's delay on; False: from now on.
             absent_ok: Fill declared columns that the file lacks with nulls instead of refusing it.
             progress: Called with rows done and rows in total, every 20,000 rows.
 
@@ -115,10 +115,10 @@ class ProjectRows(ProjectExperiments):
     def label_table(self, labels: Rows, *, progress: Meter | None = None) -> LabelsTaken:
         """Give the true values of predictions as a table with the columns `prediction`, `value` and, optionally, `at`.
 
-        The ids may also be in a column `prediction_id`, as in the result of `predict_frame`, or `id`, as in the file
-        of `predict_table`, if no label's source has a column `id`. The table may also have columns of the label's
-        source, with or without `value`. Labels that cannot be taken are counted, and the first hundred are described
-        with the reason. Those with a value of a wrong type are also put in quarantine.
+        The ids may also be in a column `prediction_id`, as in the result of `predict_frame`, or in a column `id`, as in
+        the file of `predict_table` (unless a label's source has a column `id`). The table may also have columns of the
+        label's source, with or without `value`. Labels that cannot be taken are counted, and the first hundred are
+        described with the reason. Those with a value of a wrong type are also put in quarantine.
 
         Args:
             labels: A file, a table of any library, or a list of dicts.
@@ -186,8 +186,8 @@ class ProjectRows(ProjectExperiments):
         """Predict for the rows of a frame, as `predict` does, and return the frame with the answers.
 
         A request is due at its time minus the `lead` of `tt.request`. Without `at`, rows that were due more than an
-        hour ago are answered as a batch, each as of when it was due, as `predict_table` does. All others are answered
-        as of now.
+        hour ago are answered as a batch, as `predict_table` does, each as of the time at which it was due. All others
+        are answered as of now.
 
         The result is a frame of the same library, with the same rows in the same order, and added columns `score`,
         `version`, `prediction_id` and `flags` (for several classes also `prediction`, and `scores.NAME` for each).
@@ -283,8 +283,8 @@ class ProjectRows(ProjectExperiments):
             progress: Called with the number of finished pieces of work and of all pieces.
 
         Returns:
-            A table or, with `out`, a description of the file. Its `let_in` counts the values that `as_known="final"`
-            changed.
+            A table or, with `out`, a description of the file. In both, `let_in` counts the values that
+            `as_known="final"` changed.
 
         Raises:
             NotFound: There is no such file, model or view.

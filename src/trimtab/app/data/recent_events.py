@@ -72,9 +72,9 @@ class RecentEvents:
     """The versions of events that became known in the last six weeks, for the sources that deployed models read.
 
     Of earlier versions, at least the one with the newest event time is kept, and one for each hour with a load of a
-    file. If a source has over a million recent versions, those of about every second id are kept, or every fourth ...
-    Of each version, its times, its position in the log, its columns of numbers, and those by which a view groups events
-    are kept; of texts, only hashes.
+    file. If a source has over a million recent versions, only those of about every second id are kept, or of every
+    fourth, and so on. Kept are the times of a version, its position in the log, its columns of numbers, and the columns
+    by which a view groups events (texts as hashes).
 
     New records are compared with the earlier versions of their events, which an index finds. So the kept versions are
     as if the whole log had been read. If a file is damaged, or the record in the catalogue is about another log or

@@ -79,7 +79,7 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
         at_us=now_us,
         model="*",
         act=ACT,
-        cause="Records were stamped by a clock that was ahead; their append times become the present.",
+        cause="Records were stamped by a clock that was ahead; their append times become the current time.",
         actor=actor,
         evidence={f"{one.where} from {one.first or 0}": f"{one.records} records, {one.newest}" for one in found},
     )

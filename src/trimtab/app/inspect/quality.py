@@ -104,8 +104,8 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
     accepted = monitor.accept(now_us=system.clock.now_us())
     if accepted is None or monitor.watch is None:
         raise Conflict(
-            f"{what}: there is nothing to accept, because no signal quality_level is open, which says that the quality "
-            "is worse than before. While another quality alarm is open, train or wait. See: trimtab status"
+            f"{what}: there is nothing to accept, because no signal `quality_level` (the quality is worse than before) "
+            "is open. While another quality alarm is open, train or wait. See: trimtab status"
         )
     before, (_, changes) = monitor.watch, accepted
     version = system.registry.alias(name, CHAMPION)

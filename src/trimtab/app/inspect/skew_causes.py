@@ -95,7 +95,7 @@ class Diagnosis:
         return ~differences(part.again, part.again_reasons, values, reasons)
 
     def _other_definitions(self, part: Rows) -> Array:
-        """Return a mask of the used values that some other feature definitions give; see `Versions.others`."""
+        """Return a mask of the used values that come out with other feature definitions (see `Versions.others`)."""
         found = np.zeros(part.used.shape, bool)
         for features in self._versions.others(part.known):
             try:

@@ -45,7 +45,7 @@ from trimtab.store.regular_file import other_kind
 FORMAT = 1
 MANIFEST = "backup.json"
 _STATE = "state"
-# in the order of copying: predictions store positions in the event log, so its copy must not be older than theirs
+# in the order of copying: predictions store positions in the event log, so the event log is copied after them
 _LOGS = ("exposures", "quarantine", "predictions", "events")
 _STORES = ("online", "answers", "learners")
 _OWN = {"log", "tables", "blob", *_STORES}  # parts that `_copy_parts` copies one by one, in its order

@@ -60,7 +60,7 @@ class Disk(Shown, msgspec.Struct, frozen=True, kw_only=True):
 def disk_report(system: System) -> Disk:
     """Return the disk usage of a project; see `Project.disk`.
 
-    On a full or read-only disk, it lacks what a prune would free, the growth and the last prune.
+    On a full or read-only disk, the report lacks the space that a prune would free, the growth and the last prune.
     """
     now = taken(system.state_folder)
     budget = system.config.retention.budget_bytes

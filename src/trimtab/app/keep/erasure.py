@@ -76,7 +76,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
     residue: list[str]  # files of the state folder that still contain a key
     dry_run: bool
     key_hash: str  # the hash of all keys together; the ledger has a hash of each key
-    ledger_row: int | None  # the sequence number of the last ledger row (there is one for each key); None: a dry run
+    ledger_row: int | None  # the sequence number of the last ledger row (one for each key with data); None: a dry run
     sets_deleted: bool = False  # whether the rows of training sets were deleted, or would be
 
     def lines(self) -> list[str]:
@@ -88,7 +88,7 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if self.nothing:
             more = f" and {len(self.nothing) - _NAMED:,} more" if len(self.nothing) > _NAMED else ""
             out.append(f"  no data was found of {', '.join(map(repr, self.nothing[:_NAMED]))}{more}")
-        out += [f"  {count_of(n, 'event')} of {source}" for source, n in sorted(self.sources.items())]
+        out += [f"  {count_of(n, 'event record')} of {source}" for source, n in sorted(self.sources.items())]
         out.append("  searched " + "; ".join(f"{s}: {', '.join(c)}" for s, c in sorted(self.columns.items())))
         out += [f"  {verb}: the folder {name}, which can be made again" for name in self.workspaces]
         about = "this key" if self.keys == 1 else "these keys"
@@ -104,7 +104,8 @@ class Forgotten(Shown, msgspec.Struct, frozen=True, kw_only=True):
             out.append(
                 f"  online learners that may have learnt from these data: {', '.join(self.learners)}; train them again."
             )
-        out += [f"  still has the bytes of the key, perhaps as part of another text: {name}" for name in self.residue]
+        key = "the key" if self.keys == 1 else "a key"
+        out += [f"  {name} still contains {key}, perhaps as part of another text" for name in self.residue]
         out.append(f"  {_BEYOND}")
         if self.ledger_row is not None:
             out.append(f"  ledger row {self.ledger_row}, key hash {self.key_hash}")

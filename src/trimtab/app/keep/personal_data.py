@@ -199,7 +199,7 @@ def _size(places: Instead) -> int:
 def partitions_of(log: Log, changed: Iterable[str]) -> list[str]:
     """Return the partitions whose files must be rewritten: those with changes, and all that were ever truncated.
 
-    The files of the latter may still contain removed records.
+    Files of truncated partitions may still contain removed records.
     """
     wanted = set(changed)
     wanted.update(partition for partition, last in log.positions().items() if begin_of(log, partition, last))

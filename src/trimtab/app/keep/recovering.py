@@ -85,7 +85,7 @@ class Recovered(Shown, msgspec.Struct, frozen=True, kw_only=True):
             )
         out += [str(one) for one in self.stamped_ahead]
         if self.stamped_ahead:
-            out.append("their append times become the present, and online features are rebuilt")
+            out.append("their append times are replaced by the current time, and online features are rebuilt")
         return out
 
 

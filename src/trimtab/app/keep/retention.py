@@ -351,8 +351,8 @@ def _kept_us(system: System, source: str) -> int | None:
 def _closed_before(system: System) -> int | None:
     """Return the time before which predictions and exposures may be removed; None: they are kept.
 
-    All that are older than this are too old for the settings, their days are closed (also those of experiments), and
-    online learners have read them.
+    Predictions and exposures before this time are older than the settings allow, their days are closed (also those of
+    experiments), and online learners have read them.
     """
     from trimtab.steering.loop.loop import KIND, Reached
 

@@ -116,8 +116,11 @@ class Subject:
         return self._fits(self._requests[model].name, self._requests[model].columns)
 
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
-        """Return the indices of the rows that have a key. If `source` is None or has no columns that hold the
-        entity, the names of such columns in any source are searched for."""
+        """Return the indices of the rows that have a key.
+
+        If `source` is None, or no column of it holds the entity, all columns are searched whose names hold the entity
+        in any source.
+        """
         known = self.places.get(source or "")
         every = {names for _, names in self._places} if known is None else set(known)
         found: set[int] = set()

@@ -42,7 +42,7 @@ class FolderHold:
             except BlockingIOError:
                 hold.release()
                 return None
-            except OSError:  # this file system cannot lock folders, so only the own lock of each store protects it
+            except OSError:  # this file system cannot lock folders, so only the locks of the stores protect them
                 return hold
             if hold.is_of(folder):
                 return hold

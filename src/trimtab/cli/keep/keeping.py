@@ -87,8 +87,8 @@ def recover(yes: bool, dry_run: bool) -> None:
     """Go on after records were lost, or stamped by a clock that was ahead.
 
     It shows which positions of which log are lost and what had read them, and lets the log continue after them. Append
-    times in the future become the present, and online features are rebuilt. Stop the service first. If you can still
-    find the lost files or a newer backup, restore these instead.
+    times in the future are replaced by the current time, and online features are rebuilt. Stop the service first. If
+    you can still find the lost files or a newer backup, restore these instead.
 
     \b
     Example:

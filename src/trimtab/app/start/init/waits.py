@@ -55,7 +55,8 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
         known_at: The column that says when the label became known.
 
     Raises:
-        Misuse: Labels of the newest rows may not be final, and the file does not show how long that takes.
+        Misuse: Perhaps labels of the newest rows are not final yet, and the file does not show how long labels take to
+            become final.
     """
     ages = _ages(table, time, label, positive, newest_us)
     unlabelled = _incomplete(ages, ages.labelled, _lacking)
@@ -99,8 +100,8 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
 
     `counts` has for each age the number of rows that count: those with a label, or those with a positive one. Their
     usual share is that in the older half of all rows. Rows are looked at in blocks, newest first. A block has at least
-    30 rows, and so many that `least` of them count if their share is the usual one. It is incomplete if too few count
-    (`lacks`).
+    30 rows, and enough rows to contain `least` that count if their share is the usual one. A block is incomplete if its
+    share is too low (`lacks`).
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():
@@ -124,7 +125,7 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
         first, rows, found = False, 0, 0
         if complete == _BLOCKS:
             break
-    # if usually nearly all rows have a label, the incomplete rows end with the oldest age that lacks one
+    # if usually nearly all rows have a label, the incomplete rows end with the oldest age at which a row has no label
     lacking = ages.age[(ages.age < until) & (counts < ages.rows)]
     until = int(lacking.max()) + 1 if usual > _NEARLY_ALL and len(lacking) else until
     # if rows are on few days, such as monthly snapshots, the wait lasts until the age of the next older rows, because

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import resource
 import socket
 import ssl
 import sys
@@ -278,6 +279,19 @@ def test_a_file_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_failure() -> None:
     done = sent(FileReceiver(path="/dev/full"))
     assert not done.ok
+
+
+def test_a_line_that_is_cut_off_does_not_spoil_the_next_one(tmp_path: Path) -> None:
+    receiver, limits = FileReceiver(path="alerts.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        cut = sent(receiver, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not cut.ok
+    assert "only 100 of" in cut.said
+    assert sent(receiver, tmp_path).ok
+    assert [json.loads(line)["key"] for line in (tmp_path / "alerts.jsonl").read_text().splitlines()] == ["alert_1"]
 
 
 def program(*words: str, **more: Any) -> CommandReceiver:

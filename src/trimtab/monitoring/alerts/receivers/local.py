@@ -43,6 +43,8 @@ def send_to_file(receiver: FileReceiver, message: Message, context: DeliveryCont
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         with open(fd, "ab", buffering=0) as file:
             written = file.write(data)
+            if written != len(data):  # a part of a line would spoil the line that follows it
+                os.ftruncate(fd, os.fstat(fd).st_size - written)
             os.fsync(fd)
     except OSError as error:
         return Sent(False, f"{path}: {error.strerror or error}")

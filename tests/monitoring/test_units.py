@@ -11,7 +11,8 @@ from input_world import SITES, Shop, World
 from numpy.typing import NDArray
 
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.monitoring.inputs.checks.unit_maps import _NAMED, UnitMap, has_name, is_gradual
+from trimtab.monitoring.inputs.checks.unit_maps import _NAMED, UnitMap, has_name, is_gradual, unit_maps
+from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile
 
 Ints = NDArray[np.int64]
 FAULTY_US = 2 * DAY_US
@@ -118,3 +119,15 @@ def test_a_factor_is_no_conversion_between_known_units() -> None:
     assert has_name(UnitMap("", 3.6))
     assert not has_name(UnitMap("", 12.0))
     assert not has_name(UnitMap("", 9.215))
+
+
+@pytest.mark.fast
+def test_a_common_divisor_that_grew_is_named_by_its_factor() -> None:
+    quantiles = 2.0 * np.arange(BINS + 1)
+    column = ColumnProfile(
+        name="items", place="request", kind="number", of=None, source=None, rows=65, nulls=(), distinct=65,
+        top_share=1 / 65, lowest=0.0, highest=128.0, least=None, most=None, quantiles=quantiles.tobytes(), counts=b"",
+        known=b"", covered=1.0, constant_h=0, spreads={},
+    )  # fmt: skip
+    found = unit_maps(column, quantiles, 15.0 * np.arange(1, 65), [])
+    assert ("7.5 x", 7.5) in [(one.said, one.a) for one in found]

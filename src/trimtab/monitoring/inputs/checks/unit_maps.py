@@ -92,7 +92,7 @@ def unit_maps(column: ColumnProfile, usual: Floats, values: Floats, course: Sequ
     if course is None or not counts or float((values != np.rint(values)).mean()) >= _FRACTIONS:
         return [*named, *_factor(usual, values)]
     step, before = _common_step(values), _common_step(known)
-    multiple = [UnitMap(f"{step // before} x", step / before)] if step >= _SCALES * before else []
+    multiple = [UnitMap(f"{step / before:.4g} x", step / before)] if step >= _SCALES * before else []
     turned = [one for one in named if one.a < 0.0]
     marked = [one for one in named if _left_mark(one, values) and not _left_mark(one, known)]
     stepped = [one for one in named if 0.0 < one.a <= 1.0 and _stepped(one, float(usual[BINS // 2]), course)]

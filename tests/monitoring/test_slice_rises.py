@@ -12,7 +12,7 @@ from trimtab import store
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks
-from trimtab.monitoring.quality.quality_days import store_days
+from trimtab.monitoring.quality.quality_days import store_days, stored_days
 from trimtab.monitoring.quality.slice_rises import BEFORE_DAYS, rise_by_slice
 from trimtab.stats.exact_sums import exact_sum
 from trimtab.store import Catalog
@@ -76,3 +76,10 @@ def test_too_few_days_or_a_slice_without_rows_say_nothing(catalog: Catalog) -> N
     assert rise_by_slice(catalog, "m", "state=FL", onset(14)) > 0.0
     assert rise_by_slice(catalog, "m", "state=NY", onset(14)) == 0.0
     assert rise_by_slice(catalog, "other", "state=FL", onset(14)) == 0.0
+
+
+def test_days_of_a_new_month_are_read_if_the_time_begins_within_a_day(catalog: Catalog) -> None:
+    written(catalog, {(day, "FL"): [1.0] for day in range(29, 33)})  # 30 January to 2 February 1970
+    noon, six = DAY_US // 2, DAY_US // 4
+    found = stored_days(catalog, "m", from_us=29 * DAY_US + noon, until_us=31 * DAY_US + six)
+    assert [day.day_us // DAY_US for day in found] == [30, 31]

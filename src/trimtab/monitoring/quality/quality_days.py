@@ -99,11 +99,11 @@ def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[Da
 
 
 def _prefixes(model: str, from_us: int | None, until_us: int | None) -> Iterator[str]:
-    """Yield prefixes of the days' keys: one for each month if both ends are given."""
+    """Yield prefixes of the days' keys: one for each month if both ends of the time are given."""
     if from_us is None or until_us is None:
         yield f"{model}/"
         return
-    months = dict.fromkeys(format_time(day_us)[:7] for day_us in range(from_us, until_us, DAY_US))
+    months = dict.fromkeys(format_time(day_us)[:7] for day_us in range(from_us // DAY_US * DAY_US, until_us, DAY_US))
     for month in months:
         yield f"{model}/{month}"
 

@@ -186,6 +186,7 @@ def test_each_check_can_be_left_out() -> None:
         ({"least": 0}, "least=0"),
         ({"false_alarms": 0.7}, "false_alarms=0.7"),
         ({"p99": "soon"}, "soon"),
+        ({"p99": "0ms"}, "p99='0ms'"),
         (dict.fromkeys(("latency", "failures", "degraded", "refused", "constant", "strange")), "all limits are None"),
     ],
 )

@@ -79,6 +79,8 @@ def guardrails(
         raise Misuse(
             f"guardrails: latency={latency}. Give the allowed multiple of the champion's latency, above 1, such as 1.5."
         )
+    if limits.latency_s == 0.0:
+        raise Misuse(f"guardrails: p99={p99!r}. Give a duration above 0, such as 250ms, or None to leave it out.")
     for name in ("failures", "degraded", "refused", "constant", "strange"):
         share = getattr(limits, name)
         if share is not None and not 0.0 < share < 1.0:

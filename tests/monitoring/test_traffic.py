@@ -46,6 +46,11 @@ def lived(hours: dict[int, TrafficHour]) -> dict[int, set[str]]:
     return found
 
 
+def test_a_repetition_ends_if_hardly_any_request_is_left() -> None:
+    hours, now_us = {0: TrafficHour(1, 1), 60: TrafficHour(1, 1)}, 62 * HOUR_US
+    assert traffic_findings(hours, now_us, now_us - 1, None, repeated=True) == []
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_requests_that_repeat_are_red_for_as_long_as_they_do(seed: int) -> None:
     hours = traffic(seed, DAYS + 12)

@@ -212,7 +212,9 @@ def _repeated(
     """Find that requests are repeated within an hour more often than normal, by their ids or by their questions."""
     groups = _together(hours)
     newest = list(islice(groups, 3))
-    if not stands and max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2:
+    if max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2 and (
+        not stands or not newest
+    ):
         return []
     repeating, rest = is_repeating(), list(groups) if stands else groups
     recent = [one for one in rest if one.last > newest[0].last - _DAY_H] if stands else []

@@ -38,7 +38,7 @@ def standing_signals(catalog: Catalog, model: str | None = None) -> list[Signal]
 
 
 def every_signal(catalog: Catalog) -> list[Signal]:
-    """Return all signals that were ever raised, each in its newest state, sorted by their beginning."""
+    """Return all signals that were ever raised, each in its newest state, in the order in which they were raised."""
     found: dict[str, Signal] = {}
     after = 0
     while entries := catalog.journal(JOURNAL, after=after):
@@ -60,13 +60,14 @@ def settle(
 ) -> Settled:
     """Compare what a monitor finds now with its earlier signals. New signals begin, and those not found again end.
 
-    Two signals are the same if they have the same version, kind and subject. Nothing is stored by this call; use
-    `stored`.
+    Two signals are the same if they have the same version, kind and subject. An open signal keeps its message. It
+    changes only if it was "info" and is now found as "red"; a red one stays red until it is not found at all. Nothing
+    is stored by this call; use `stored`.
 
     Args:
         listed: The signals of the model, from `listed_signals`.
-        kinds: The kinds of signals that this monitor finds. Signals of other kinds neither begin nor end.
-        found: Everything that the monitor finds now.
+        kinds: All kinds of signals that this monitor can find. Listed signals of other kinds do not end.
+        found: Everything that the monitor finds now, only of these kinds.
         because: For each kind, the reason that is stored for signals that end; by default, `OVER`.
         owner: The owner of signals that begin without one.
     """
@@ -115,7 +116,7 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """Name the red signals of other monitors that began before `signal`, or at most a day after it; None: none did."""
+    """Name the open red signals of other monitors whose onset is at most a day after that of `signal`."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
@@ -132,7 +133,7 @@ def _became_red(now: Signal, before: Signal) -> bool:
 
 
 def _as_begun(now: Signal, before: Signal | None) -> Signal:
-    """Return a signal that is new or became red. If it became red, it keeps the id and the beginning of `before`."""
+    """Return a signal that is new or became red. If it became red, it keeps the id and `raised_at_us` of `before`."""
     return now if before is None else msgspec.structs.replace(now, id=before.id, raised_at_us=before.raised_at_us)
 
 

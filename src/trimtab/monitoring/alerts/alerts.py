@@ -23,7 +23,8 @@ Budget: TypeAlias = tuple[str, Severity]  # a model and a severity, for which th
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """What receivers of alerts count as one event: a signal, even if it ends and soon returns.
 
-    If the signal returns within the setting `flapping`, the incident goes on. It is over when its end was sent.
+    If the signal returns within the setting `flapping`, the incident goes on. It is over when its end was sent or, if
+    no end was recorded, when the signal has not been found for that long.
     """
 
     signal: Signal  # the signal, as its monitor last found it
@@ -176,7 +177,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """Return the names of incidents that may be sent now, all pages including theirs, and the limits thus reached.
+    """Return the names of the incidents that may be sent now, the pages after that, and the limits that these reach.
 
     All incidents of one model and severity in `fresh` count as one page together. Incidents that no receiver
     wants do not count.

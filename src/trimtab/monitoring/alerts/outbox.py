@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 KIND, STATES = "alert_outbox", "alert_receiver"
 FIRST_US, LONGEST_US = 10 * SECOND_US, 15 * MINUTE_US  # the first and the longest pause between two attempts
 DROPPED_US = 7 * DAY_US  # after messages were dropped, the receiver's status stays red for this long
-_ROUND_S = 10.0  # after this time, a thread sends no more messages; the next call goes on
+_ROUND_S = 10.0  # after this time, a thread sends no more messages; the next call of `deliver` sends the others
 
 
 class Sent(msgspec.Struct, frozen=True):

@@ -113,7 +113,7 @@ class _Field(msgspec.Struct, frozen=True):
 
     dtype: str
     shape: Callable[[Layout, int], tuple[int, ...]]  # the shape, from a layout and a number of sampled rows
-    merge: np.ufunc | None = np.add  # None: the sampled rows with the least marks are kept
+    merge: np.ufunc | None = np.add  # None: the sampled rows with the smallest marks are kept
 
 
 _FIELDS: dict[str, _Field] = {  # in the order of the fields of the struct and of the stored bytes
@@ -171,7 +171,7 @@ def summarise_rows(
 
 
 def sampled(ids: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-    """Return the rows to keep whole, and their hashes. These are the rows whose ids have the least hashes."""
+    """Return the rows to keep whole, which are those whose ids have the smallest hashes, and these hashes."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in ids]
     first = np.fromiter(map(zlib.crc32, encoded), np.uint64, len(encoded))
     rows = np.arange(len(encoded))

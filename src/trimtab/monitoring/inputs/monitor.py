@@ -277,7 +277,7 @@ class InputMonitor:
         return changes
 
     def _findings(self, watch: InputWatch, now_us: int, standing: _Standing) -> list[Finding]:
-        """Return all present findings. A model that never had a request has none."""
+        """Return all present findings; none if there was no request in the newest 60 days."""
         if not watch.traffic and not self._traffic.hours:
             return []
         reading = self._watched.reading
@@ -324,7 +324,7 @@ class InputMonitor:
         return [one for one in found if one.kind == "labels_missing"] if task == "multiclass" else found
 
     def follow(self) -> None:
-        """Look which version is in service. If it has changed, use the profile and the hours of the new version."""
+        """Read which version is in service. If it has changed, use the profile and the hours of the new version."""
         if self._watched.follow():
             self._open = {}
             self._read_hours()

@@ -182,7 +182,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:
-        """Return the source that a signal is about; empty if it is about no source."""
+        """Return the source that a signal is about (for a column of a view, the view's name); empty: none."""
         what, _, name = signal.subject.partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
 

@@ -32,7 +32,7 @@ class WatchedVersion:
         self.unprofiled: str | None = None
 
     def follow(self) -> bool:
-        """Look which version is in service; return whether it has changed.
+        """Read which version is in service; return whether it has changed.
 
         If the profile of the version was never needed before, it is made now, which may take seconds.
         """

@@ -1,9 +1,9 @@
 """After a change of the data: whether the loss is back at its level before the change.
 
 Alarms are about the loss beyond what the scores themselves lead one to expect. A version that knows less than the one
-before it is less sure, says so in its scores, and is above its own expectation by nothing, although its loss is higher.
-For example, a join broke, so that a column has values of other rows: the version that repairs this change no longer
-uses the column. So after a change, the loss itself is compared with that before the change. # D0224
+before it is less sure, and says so in its scores. So its loss is higher, but not higher than its scores lead one to
+expect. For example, a join broke, so that a column has values of other rows: the version that repairs this change no
+longer uses the column. So after a change, the loss itself is compared with that before the change. # D0224
 
 Days differ in how hard they are. If twice as many flights are late, each model has a higher loss. So the loss is
 divided by that of the best constant for the labels of the same days, if labels are of two classes.
@@ -21,8 +21,8 @@ from trimtab.core.records import DayQuality
 
 MOST_ABOVE: Final = 0.05  # up to this share above the earlier level, the level is met
 DAYS: Final = 7  # the level is met, or not, by the mean of this many days with labels
-_LEAST_DAYS: Final = 5  # reference days of a new version from which it can be said that it does not meet the level
-# by this many standard errors the loss must be above the earlier level: Student's t, one-sided 95 %, by number of days
+_LEAST_DAYS: Final = 5  # it takes at least this many days with labels to find that a version does not meet the level
+# the loss is provably above the level from this many standard errors on: Student's t, one-sided 95 %, by number of days
 _PROVEN: Final = {5: 2.132, 6: 2.015, 7: 1.943}
 
 

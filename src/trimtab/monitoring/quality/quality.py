@@ -411,7 +411,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
 
 
 def _since(reference: Sequence[DayQuality], at_us: int) -> ChangeOnset | None:
-    """Return when a change began that reference days show: on the first of the newest 14 at the latest."""
+    """Return when a change began that reference days show: the first of the newest 14, and `at_us` at the latest."""
     days = [day.day_us for day in reference if day.labelled][-14:]
     return ChangeOnset(at_us=days[0], earliest_us=days[0], latest_us=at_us) if days else None
 

@@ -72,7 +72,10 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
 
 
 def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Return signals that a version is worse than its second reference (for an arm, the champion's reference)."""
+    """Return signals that a version is worse than its second reference (for an arm, the champion's reference).
+
+    Also return signals that its loss is above that before a change (`Watch.earlier_levels`).
+    """
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
     whose = "the version in service" if watch.arm else "the last healthy version"

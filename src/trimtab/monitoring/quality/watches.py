@@ -329,7 +329,7 @@ def shortfalls(
     found: dict[str, float] = {}
     for kind, figure in healthy.items():
         values = [(value_of(kind, day, figure.excess), day.labelled) for day in days if day.labelled]
-        # a day with fewer rows than usual, which are about twice `least_rows`, counts as a part of a day
+        # usual days have about twice `least_rows` rows; a day with fewer counts as a part of a day
         parts = [(value, min(1.0, rows / (2.0 * figure.spec.least_rows))) for value, rows in values if value == value]
         if parts:
             count = sum(part for _, part in parts)

@@ -18,8 +18,8 @@ GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nea
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a column is constant if it has at least this many equal values in so many hours
 _CONSTANT_NATS = 20.0  # and if the probability of so many equal values by coincidence is at most exp(-20)
 _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`) by coincidence is about 1 in 1,000
-# if at least this share was null in training, each hour of the day has the highest limit of all of them, because nulls
-# come in runs
+# if at least this share was null in training, the highest limit of all hours of the day is used for each of them,
+# because nulls come in runs
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them

@@ -44,7 +44,7 @@ class Arrivals:
 
 
 class Feed:
-    """The arrivals of one source in the last weeks."""
+    """The arrivals of one source in the last six weeks."""
 
     def __init__(self, arrivals: Arrivals, now_us: int) -> None:
         begin, end = np.searchsorted(arrivals.known_us, (now_us - REACH_US, now_us), side="right")

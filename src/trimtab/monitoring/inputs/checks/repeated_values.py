@@ -20,7 +20,7 @@ _NEWEST: Final = 300  # of the last day, at most this many events are checked
 _FIRST: Final = 40  # if these do not repeat, the others are not read
 _LEAST_PAIRS: Final = 20  # this many of them need an earlier event of their entity
 _STUCK: Final = 0.95  # the source is stuck from this share of repeated values on
-_FURTHER: Final = 0.2  # if the share is this much higher than on each earlier day
+_FURTHER: Final = 0.2  # and only if the share is this much higher than on each earlier day
 _LEAST_DAYS: Final = 7
 _EARLIER: Final = 50_000  # at most this many earlier events are compared
 
@@ -59,9 +59,9 @@ def repeat_findings(
         source = arrivals.frame.source
         message = (
             f"Source {source}: {percent(share)} of its newest {same.size} events repeat the values of the event before "
-            f"them of the same {', '.join(by)}, since {format_time(onset_us)[:16]} or earlier; on a day of the four "
-            f"weeks before it were at most {percent(usual)}. Check what sends them: a cache, a device or an old file "
-            "may repeat its last values."
+            f"them of the same {', '.join(by)}, since {format_time(onset_us)[:16]} or earlier; in the four weeks "
+            f"before, at most {percent(usual)} of a day's events did. Check what sends them: a cache, a device or an "
+            "old file may repeat its last values."
         )
         evidence = {"share": share, "usual": usual, "events": float(same.size)}
         return [Finding("feed_stuck", f"source {source}", onset_us, evidence, message)]

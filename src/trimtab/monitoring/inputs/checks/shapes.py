@@ -191,12 +191,11 @@ def _distance(values: Floats, column: ColumnProfile, edges: Floats) -> float:
 
 
 def _fits(distance: float, one: _Off, high: float) -> bool:
-    """Return whether a distance from a profile is at most the usual one, `high`, so that values fit this profile.
+    """Return whether values fit a profile, given their distance from it and the usual distance `high`.
 
-    The limit is `high`, but at least 0.1 and at most `_MOST_FIT`, plus the noise of a sample of this size.
-
-    `distance` is that of values that were converted back, or of a column's values from another column's profile. It
-    must also be at most half of the distance of the column from its own profile, `one.distance`.
+    The values were converted back, or the profile is that of another column. The limit is `high`, but at least 0.1 and
+    at most `_MOST_FIT`, plus the noise of a sample of this size. The distance must also be at most half of
+    `one.distance`, that of the column's values from its own profile.
     """
     allowed = max(min(high, _MOST_FIT), 0.1) + _NOISE / math.sqrt(max(one.values.size, 1))
     return distance <= allowed and distance <= 0.5 * one.distance

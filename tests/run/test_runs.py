@@ -13,11 +13,12 @@ import pytest
 
 import forked
 from trimtab.core.clock import SystemClock, VirtualClock
-from trimtab.core.errors import Conflict, Misuse, NotFound
+from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.ids import TimeIds
 from trimtab.run import (
     Cancelled,
     Codec,
+    Event,
     Line,
     Progress,
     Recorded,
@@ -28,6 +29,7 @@ from trimtab.run import (
     orphaned_steps,
 )
 from trimtab.run import runs as runs_module
+from trimtab.run import steps as steps_module
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.ports import Catalog
 from trimtab.store.sql_catalog import SqlCatalog
@@ -235,6 +237,21 @@ def test_a_step_whose_result_is_gone_is_done_again(catalog: Catalog, tmp_path: P
     assert steps.do("fit", lambda: "h", work, Codec(str.encode, bytes.decode)) == "result"
     assert len(calls) == 3
     forget_step(catalog, "train.fit", "nothing of this kind")
+
+
+def test_a_step_that_failed_says_how_often_it_was_tried(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps_module, "_FIRST_PAUSE_S", 0.0)
+    steps, heard = Recorded("train", catalog, FileBlob(tmp_path / "blob"), clock=CLOCK), list[Event]()
+    steps.on_event = heard.append
+
+    def work() -> str:
+        raise Unavailable("the store is down")
+
+    with pytest.raises(Unavailable, match="down"):
+        steps.do("fit", lambda: "h", work, Codec(str.encode, bytes.decode))
+    assert heard[-1] == StepEnded("fit", cached=False, attempts=4, failed=True)
 
 
 def test_steps_of_runs_that_never_came_to_their_end_are_forsaken_once_they_are_old(

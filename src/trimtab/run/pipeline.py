@@ -50,9 +50,10 @@ class AtOnce:
 
 
 class Recorded:
-    """Runs steps and records them by a hash of their inputs, so that none is run twice.
+    """Runs steps and records them by a hash of their inputs, so that a finished step is not run again for the same.
 
-    The caller must hold a lease, so that no other process does this work at the same time.
+    Steps without inputs are always run. The caller must hold a lease, so that no other process does this work at the
+    same time.
 
     Args:
         pipeline: The prefix of the names of steps in the catalogue, e.g. "train".
@@ -71,12 +72,19 @@ class Recorded:
     def do(self, name: str, inputs: Callable[[], object] | None, work: Callable[[], T], codec: Codec[T]) -> T:
         inputs_hash = None if inputs is None else content_hash(inputs())
         self.on_event(StepBegan(name, inputs_hash))
+        attempts = 0
+
+        def counted() -> T:
+            nonlocal attempts
+            attempts += 1
+            return work()
+
         try:
-            value, ended = self._done(name, inputs_hash, work, codec)
+            value, ended = self._done(name, inputs_hash, counted, codec)
         except Cancelled:  # the whole run was cancelled
             raise
         except Exception:  # the run may continue without this step, for example without one point of a learning curve
-            self.on_event(StepEnded(name, cached=False, attempts=1, failed=True))
+            self.on_event(StepEnded(name, cached=False, attempts=attempts, failed=True))
             raise
         self.on_event(ended)
         return value

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from contextlib import ExitStack
 
 from trimtab.core.errors import Misuse
 from trimtab.run import StepBegan, StepEnded, Workplace
+
+GO_ON = threading.Event()
 
 
 def where(argument: bytes, place: Workplace) -> bytes:
@@ -29,6 +32,22 @@ def telling(argument: bytes, place: Workplace) -> bytes:
     print("complained", file=sys.stderr, flush=True)
     place.emit(StepEnded("one", cached=False, attempts=1))
     return sys.stdin.buffer.read()  # nothing: a task does not get what is meant for its process
+
+
+def held_up(argument: bytes, place: Workplace) -> bytes:
+    place.progress(0, 1)
+    assert GO_ON.wait(30)
+    place.progress(1, 1)  # its caller was interrupted meanwhile
+    raise AssertionError("not cancelled")
+
+
+def outliving(argument: bytes, place: Workplace) -> bytes:
+    """Return a result after the task of `held_up` has ended."""
+    others = [one for one in threading.enumerate() if one.name == "trimtab-task" and one != threading.current_thread()]
+    GO_ON.set()
+    for one in others:
+        one.join(30)
+    return str(len(others)).encode()
 
 
 def misused(argument: bytes, place: Workplace) -> bytes:

@@ -70,6 +70,16 @@ def test_a_task_that_is_cancelled_ends_soon(executor: Executor, tmp_path: Path) 
     assert json.loads(run(executor, "where", "after"))["asked"] == "after"
 
 
+def test_a_task_whose_caller_was_interrupted_does_not_end_the_next_one() -> None:
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    executor = ThreadExecutor()
+    with pytest.raises(KeyboardInterrupt):
+        executor.run(Task("tasks:held_up", b""), on_event=interrupt, cancelled=lambda: None)
+    assert run(executor, "outliving") == b"1"
+
+
 def test_a_child_process_is_nice_limits_its_threads_and_tells_what_it_does_and_prints() -> None:
     executor, heard = ProcessExecutor(nice=5, threads=3), list[Event]()
     try:

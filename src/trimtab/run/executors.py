@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy
 import importlib
 import logging
 import os
@@ -82,6 +83,12 @@ class Workplace:
         """Report how much of the running step is done."""
         self.emit(Progress(done, total))
 
+    def of_task(self, send: Callable[[Event], None]) -> Workplace:
+        """Return a workplace for one more task, with the same kept objects."""
+        found = copy.copy(self)
+        found.send, found.cancelled = send, None
+        return found
+
     def keep(self, name: str, make: Callable[[ExitStack], T]) -> T:
         """Return the object that is kept under a name. If there is none, make and keep it.
 
@@ -133,33 +140,34 @@ class ThreadExecutor:
     """
 
     def __init__(self, kept: dict[str, Any] | None = None) -> None:
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._place = Workplace(self._events.put, kept)
+        self._place = Workplace(lambda event: None, kept)
 
     def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
         ended: list[bytes | BaseException] = []
+        # of this task alone, because the task of an interrupted caller may still be running
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        place = self._place.of_task(events.put)
 
         def work() -> None:
             try:
-                with _logged(self._events.put):
-                    ended.append(task.call(self._place))
+                with _logged(events.put):
+                    ended.append(task.call(place))
             except BaseException as error:  # raised again below, in the caller's thread
                 ended.append(error)
-            self._events.put(None)
+            events.put(None)
 
-        self._place.cancelled = None
         thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="trimtab-task", daemon=True)
         thread.start()
         try:
             while True:
                 with contextlib.suppress(queue.Empty):
-                    event = self._events.get(timeout=_POLL_S)
+                    event = events.get(timeout=_POLL_S)
                     if event is None:
                         break
                     on_event(event)
-                self._place.cancelled = self._place.cancelled or cancelled()
+                place.cancelled = place.cancelled or cancelled()
         except BaseException:
-            self._place.cancelled = "Its caller was interrupted."
+            place.cancelled = "Its caller was interrupted."
             raise
         if isinstance(ended[0], BaseException):
             raise ended[0]

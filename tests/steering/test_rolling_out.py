@@ -327,6 +327,8 @@ def test_a_crash_at_any_write_of_a_rollout_leaves_what_an_uninterrupted_one_does
         ({"shadow": "3d", "within": "2d"}, "3d or more"),
         ({"margin": 0.0}, "between 0 and 1"),
         ({"canary": 0.05}, "Give a list of shares"),
+        ({"canary": "0.05"}, "Give a list of shares"),
+        ({"canary": ["5%"]}, "Give a list of shares"),
         ({"canary": [0.25, 0.05]}, "growing shares"),
         ({"canary": [0.0]}, "growing shares"),
         ({"canary": [0.5, 1.0]}, "growing shares"),

@@ -71,9 +71,10 @@ def rollout(
         raise Misuse(f"rollout: within={within!r}. Give whole days, {least} or more.")
     if not isinstance(margin, int | float) or not 0.0 < margin < 1.0:
         raise Misuse(f"rollout: margin={margin!r}. Give a share of the champion's loss between 0 and 1, such as 0.02.")
-    if isinstance(canary, str | float | int):
-        raise Misuse(f"rollout: canary={canary!r}. Give a list of shares: [0.05, 0.25].")
-    shares = tuple(float(share) for share in canary)
+    try:
+        shares = tuple(float(share) for share in ("?" if isinstance(canary, str) else canary))
+    except (TypeError, ValueError):
+        raise Misuse(f"rollout: canary={canary!r}. Give a list of shares: [0.05, 0.25].") from None
     if not all(math.isfinite(share) and 0.0 < share < 1.0 for share in shares) or list(shares) != sorted(set(shares)):
         raise Misuse(f"rollout: canary={list(canary)}. Give growing shares above 0 and below 1: [0.05, 0.25].")
     if step_us <= 0:

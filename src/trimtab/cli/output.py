@@ -68,9 +68,10 @@ def progress(what: str) -> Iterator[Meter]:
 
 
 class Meter:
-    """Shows the progress of work: a bar on a terminal (after a second), otherwise a line every ten seconds.
+    """Shows the progress of work: a bar on a terminal (after a second), otherwise a line after ten seconds.
 
-    Call this object with the amount that is done and the total amount.
+    Call this object with the amount that is done and the total amount. Without a terminal, such a call prints another
+    line if the newest one is ten seconds old.
     """
 
     def __init__(self, what: str) -> None:

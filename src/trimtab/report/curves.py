@@ -25,7 +25,7 @@ def curve_chart(
     """Draw a curve through points in the given order, and return it as SVG.
 
     Args:
-        points: At least one pair of x and y, all of them finite.
+        points: At least one pair of x and y, all of them finite, and y at least 0.
         title: The text above the plot, which screen readers read aloud.
         x_label: The text under the axis.
         places: Named positions on the x axis, drawn as vertical lines. Each name has its own line of text above the

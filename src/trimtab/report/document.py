@@ -92,7 +92,7 @@ class Document:
         self.parts.append(Part(Paragraph(text), detail))
 
     def note(self, text: str, tone: Tone = "plain", *, detail: bool = False) -> None:
-        """Add a statement that is set apart. Its tone is shown by a word and by a colour."""
+        """Add a statement that is set apart. A tone other than "plain" is shown by a word and by a colour."""
         self.parts.append(Part(Paragraph(text, tone), detail))
 
     def facts(self, facts: Mapping[str, Cell]) -> None:

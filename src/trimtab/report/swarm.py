@@ -41,8 +41,11 @@ def swarm_chart(swarms: Sequence[Swarm], *, title: str, x_label: str = "", shade
         Misuse: There is nothing to draw, or a position is not finite.
     """
     places = [at for swarm in swarms for at, _ in swarm.points]
-    if not places or not all(map(math.isfinite, places)):
-        raise Misuse(f"plot {title!r}: needs at least one point, and a finite position for each of the {len(places)}.")
+    if not places:
+        raise Misuse(f"plot {title!r}: needs at least one point, found none.")
+    wrong = sum(not math.isfinite(at) for at in places)
+    if wrong:
+        raise Misuse(f"plot {title!r}: {wrong} of {len(places)} positions are not finite. Leave these points out.")
     left = 24 + min(240.0, max(text_width(swarm.label) for swarm in swarms))
     ticks = number_ticks(min(0.0, *places), max(0.0, *places))
     x = scale(ticks[0], ticks[-1], left, WIDTH - 16)

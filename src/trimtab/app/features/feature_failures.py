@@ -39,7 +39,7 @@ class FeatureFailure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def feature_failures(system: System) -> list[FeatureFailure]:
-    """Return the failures in all views, sorted by view and feature."""
+    """Return the failures in all views."""
     store = system.views.store
     found = []
     for name, failures in store.failures().items():

@@ -61,9 +61,9 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
 def loss_cap(metric: Loss, losses: Floats) -> float:
     """Return the largest loss that a row may have in daily sums, given the losses on reference days.
 
-    For probabilities, it is three times the log loss of a coin toss. If this cuts off more than 5 % of the mean loss,
-    because one class is rare, the cap is higher than the one that leaves 95 %, by as much as that is higher than three
-    times a coin toss. Then losses of rare rows that rise after a change are still seen. For numbers, it is the loss of
+    For probabilities, it is c, three times the log loss of a coin toss. If this cuts off more than 5 % of the mean
+    loss, because one class is rare, it is 2 k - c, where k is the cap that leaves 95 % (but at most the 20th largest
+    loss). Then losses of rare rows that rise after a change are still seen. For numbers, it is the loss of
     an error that is three times the median error: for squared errors nine times the median loss, and for a quantile the
     loss of such an error on its costlier side. For counts, it is nine times the median or mean deviance, whichever is
     larger, because most rows may be 0 and have nearly no loss. If losses differ so much that a large part of them would

@@ -10,7 +10,7 @@ from trimtab.steering.loop_state import APART, LoopState, Quiet
 MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared time
 
 # alarms begin at most this many repairs that are put in service in this time; if data change back and forth faster than
-# that, each repair comes when its world is over, and does more harm than none  # D0225
+# that, each repair fits data that have changed again, and does more harm than none  # D0225
 MOST_REPAIRS: Final = 3
 PACED_US: Final = 42 * DAY_US
 

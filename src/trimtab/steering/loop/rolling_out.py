@@ -236,7 +236,7 @@ class RolloutStages:
         share = self._rollout.canary[step]
         try:
             exposed = self._exposure.share(repair, share)
-        except Conflict as error:  # another version is already the canary
+        except Conflict as error:  # another version is the canary, or an experiment splits the requests
             refused = self._entry("refuse", str(error), repair, entries)
             spent = {name: value for name, value in changes.items() if name == "fits"}
             return self._record.refuse([*entries, refused], **spent)

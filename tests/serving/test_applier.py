@@ -87,6 +87,19 @@ def test_what_may_pass_is_retried() -> None:
     assert len(view.records) == 1
 
 
+def test_the_logged_pause_is_the_one_that_follows(caplog: pytest.LogCaptureFixture) -> None:
+    """It was half as long."""
+    log, view = MemoryLog(), View()
+    view.failures = [Unavailable("busy.")] * 2
+    log.append([b"x"])
+    with applier(log, view).start() as running:
+        running.wait_applied(log.positions(), 10)
+    assert [line for line in caplog.messages if "Retrying" in line] == [
+        "applier: busy. Retrying within 0.04 s.",
+        "applier: busy. Retrying within 0.08 s.",
+    ]
+
+
 def test_what_does_not_pass_stops_it_and_is_shown() -> None:
     log, view = MemoryLog(), View()
     view.failures = [Corrupt("record 1 is damaged")]

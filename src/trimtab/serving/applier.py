@@ -115,8 +115,8 @@ class Applier(Closing):
                     self._update_positions()
                 pause_s = _PAUSE_S
             except Unavailable as error:
-                _logger.warning("applier: %s Retrying in %.2f s.", error, pause_s)
                 busy, pause_s = False, min(2 * pause_s, _LONGEST_PAUSE_S)
+                _logger.warning("applier: %s Retrying within %.2f s.", error, pause_s)
             except Exception as error:  # the error is logged, kept in `failure`, and reported by the readiness check
                 _logger.exception("applier: stopped")
                 with self._changed:

@@ -209,6 +209,24 @@ def test_a_model_that_fails_on_a_table_is_counted_and_nothing_is_logged(shop: Sh
     assert shop.log.read()[0] == []
 
 
+class NeedsRows(Weighted):
+    """Like many libraries, it refuses a matrix without rows."""
+
+    def predict(self, matrix: Any) -> Any:
+        if not len(matrix):
+            raise ValueError("at least one row is needed")
+        return super().predict(matrix)
+
+
+@pytest.mark.parametrize("scorer", [Weighted, NeedsRows])
+def test_a_table_without_rows_gets_no_answers(shop: Shop, scorer: Any) -> None:
+    """The model was called, and failed; or the first answer was looked for."""
+    shop.endpoint.swap(answerer(shop, scorer([0.1, 1.0, 0.5])), costs=shop.endpoint.batched.costs)
+    plain = plain_table(shop.checkout, table_of([]))
+    assert plain is not None
+    assert shop.endpoint.prepare(shop.endpoint.current, plain, None) == []
+
+
 def test_a_log_that_cannot_be_written_refuses_a_table(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.endpoint.swap(answerer(shop))
 

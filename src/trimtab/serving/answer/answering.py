@@ -258,7 +258,7 @@ class Answerer:
 
         They equal those of `predict`. None means that `predict` must be called instead.
         """
-        if self.readers.tables is None or self._off_lead is not None:
+        if not len(rows) or self.readers.tables is None or self._off_lead is not None:
             return None
         from trimtab.serving.answer.table_rows import TableAnswers
 

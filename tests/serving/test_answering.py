@@ -264,6 +264,10 @@ def test_an_encoding_of_other_features_is_refused(shop: Shop) -> None:
     other = Encoding(dtypes={"x": "float"}, vocabularies={})
     with pytest.raises(Misuse, match="trained on x"):
         OnlineInputs(RequestPlan(shop.features, shop.kv), other)
+    # the names were equal, and the message showed nothing else
+    dtypes = dict.fromkeys(shop.features.names, "bool")
+    with pytest.raises(Misuse, match=rf"{shop.features.names[0]} \(bool\)"):
+        OnlineInputs(RequestPlan(shop.features, shop.kv), Encoding(dtypes=dtypes, vocabularies={}))  # type: ignore[arg-type]  # "bool" is a literal
 
 
 def test_an_arm_logs_a_request_as_its_own_version_declares_it(shop: Shop) -> None:

@@ -144,7 +144,10 @@ class OfflineInputs:
 
 def _check_same(features: FeatureSet, encoding: Encoding) -> None:
     if dict(features.dtypes) != dict(encoding.dtypes) or features.names != encoding.names:
+        now, then = (
+            ", ".join(f"{name} ({each[name]})" for name in each) for each in (features.dtypes, encoding.dtypes)
+        )
         raise Misuse(
-            f"inputs of request {features.request.name!r}: the features are {', '.join(features.names)}, but the "
-            f"version was trained on {', '.join(encoding.names)}. Train again, or bring the old definitions back."
+            f"inputs of request {features.request.name!r}: the features are {now}, but the version was trained on "
+            f"{then}. Train again, or bring the old definitions back."
         )

@@ -29,6 +29,7 @@ from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.failures import Late, ModelFailed
 from trimtab.serving.http.service import HttpService
 from trimtab.serving.inference.rest import mount_inference
+from trimtab.serving.protect.breaker import CircuitBreaker
 from trimtab.serving.protect.degradation import Degrading, degrade
 
 
@@ -222,6 +223,21 @@ def test_features_that_fail_again_and_again_are_left_alone(shop: Any) -> None:
         assert degraded.answer().flags == ("features_failed", "rule")
     assert degraded.reader.calls == 5
     assert degraded.endpoint.degrading.breaker.is_open
+
+
+def test_only_failed_probes_make_the_pause_longer() -> None:
+    """Each call that had begun before the breaker opened, and then failed, doubled the pause."""
+    now_s = 0.0
+    breaker = CircuitBreaker(now_s=lambda: now_s)
+    for _ in range(8):
+        breaker.failed()
+    now_s = 0.5
+    assert (breaker.allows(), breaker.allows()) == (True, False)  # the first one is a probe
+    breaker.failed()
+    now_s = 1.0
+    assert not breaker.allows()
+    now_s = 1.5
+    assert breaker.allows()
 
 
 def test_clients_that_cannot_wait_do_not_keep_others_from_their_features(shop: Any) -> None:

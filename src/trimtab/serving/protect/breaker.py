@@ -43,6 +43,7 @@ class CircuitBreaker:
         self._failures = 0
         self._open_s = _FIRST_S
         self._probe_at_s = 0.0
+        self._probing = False  # whether a probe was allowed and has not reported its outcome
 
     @property
     def is_open(self) -> bool:
@@ -60,19 +61,21 @@ class CircuitBreaker:
         if now_s < self._probe_at_s:
             return False
         self._probe_at_s = now_s + self._open_s  # when another probe is allowed if this one never reports its outcome
+        self._probing = True
         return True
 
     def succeeded(self) -> None:
         """Report a call that succeeded."""
         if self._failures:
-            self._failures, self._open_s = 0, _FIRST_S
+            self._failures, self._open_s, self._probing = 0, _FIRST_S, False
 
     def failed(self) -> None:
         """Report a call that failed or was too slow."""
         self._failures += 1
         if self._failures == _FAILURES:
             self._probe_at_s = self._now_s() + self._open_s
-        elif self._failures > _FAILURES:
+        elif self._probing:  # otherwise the call began before the breaker opened
+            self._probing = False
             self._open_s = min(_LONGEST_S, 2 * self._open_s)
             self._probe_at_s = self._now_s() + self._open_s
 

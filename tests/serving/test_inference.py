@@ -122,6 +122,10 @@ def test_server_and_models_describe_themselves(shop: Shop) -> None:
         assert [one["name"] for one in ready.json()] == ["late"]
         assert "no version is in service" in refused(await client.get("/v2/health/ready"), 503)
         assert "no version is in service" in refused(await client.get("/v2/models/unready/ready"), 503)
+        shop.more[0].fails_to_load = True
+        index = (await client.post("/v2/repository/index")).json()
+        assert "cannot be loaded here" in index[1]["reason"]
+        assert "cannot be loaded here" in refused(await client.get("/v2/models/unready/ready"), 503)
         assert (await client.head("/v2/health/live")).status_code == 200
 
     talk(shop, say)

@@ -226,7 +226,7 @@ class InferenceService:
             elif endpoint.ready:
                 out.append(ModelIndex(endpoint.name, "", "READY", "the next request loads it"))
             elif not ready:
-                out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", "no version is in service yet"))
+                out.append(ModelIndex(endpoint.name, "", "UNAVAILABLE", endpoint.missing.removesuffix(".")))
         return out
 
     def check_room(self, model: str = "") -> None:

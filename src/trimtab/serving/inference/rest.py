@@ -92,7 +92,7 @@ async def _model(service: InferenceService, request: HttpRequest) -> Reply:
 async def _model_ready(service: InferenceService, request: HttpRequest) -> Reply:
     model, version = request.names.values()
     if not await service.model_ready(model, version):
-        raise Unavailable(f"model {model!r}: no version is in service.")
+        raise Unavailable(f"model {model!r}: {service.predictor(model).endpoint.missing}")
     return as_json({"name": model, "ready": True})
 
 

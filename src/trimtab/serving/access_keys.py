@@ -111,7 +111,7 @@ class AccessKeys:
             made_at_us=self._clock.now_us(),
             actor=actor,
         )
-        self.mark()  # first: if the process is killed now, a service then refuses requests without a key
+        self.mark()  # before the record: if the process is killed in between, services refuse requests without a key
         try:
             self._catalog.write(
                 [
@@ -177,9 +177,9 @@ class AccessKeys:
         return self._marker is not None and self._marker.exists()
 
     def changes(self, *, after: int = 0) -> int:
-        """Return how often a key was made or removed so far. If the result is 0, no key was ever made.
+        """Return how often a key was made or removed so far.
 
-        `after` is a number that an earlier call returned: only changes after it are read, which saves time.
+        `after` is the result of an earlier call: only changes after it are read, which saves time.
         """
         while entries := self._catalog.journal(_JOURNAL, after=after):
             after = entries[-1].sequence
@@ -198,7 +198,7 @@ class KeyFollower:
         publish: Called at the start and after each change, with all keys and with whether a key was ever made.
 
     Raises:
-        TrimtabError: The keys cannot be read. No request may be served without them.
+        TrimtabError: The catalogue of the keys cannot be read. No request may be served without it.
     """
 
     def __init__(self, keys: AccessKeys, publish: Callable[[Sequence[AccessKey], bool], object]) -> None:

@@ -31,8 +31,8 @@ class Applier(Closing):
             once and syncs the disk only once. It should take less than a tenth of a second.  # D114
         reading: Returns by partition the position after which to read. By default, this is the applied position. While
             a new view is being filled, it may be earlier.
-        between: Does a limited piece of other work. It is called after each read of the log. Its argument says whether
-            there were new records. It returns whether there is more work to do at once.
+        between: Does a limited piece of other work after each read of the log. It gets whether there were new records,
+            and returns whether there is more work to do at once.
         stopped: Called once, with the error that stops the thread.
     """
 

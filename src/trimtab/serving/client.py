@@ -272,8 +272,9 @@ class Client(Closing):
     ) -> list[Assignment]:
         """Log that units met their variants, and return the variants. Either all units are logged, or none.
 
-        It may be called again after an error. Each of `units` is given like `attributes` in `assign`. `at` is when the
-        units met their variants, if not now: one time for all, or a list with one for each. For the rest, see `assign`.
+        The call may be repeated after an error. Each unit is given like `attributes` of `assign`. `at` is when the
+        units met their variants, if not now: one time for all, or a list with one for each. See `assign` for other
+        arguments and errors.
         """
         from trimtab.serving.http.routes.operations import ExposedUnits
 

@@ -47,7 +47,7 @@ def tls_context(cafile: str | None) -> ssl.SSLContext:
 
 
 class _Timed(urllib3.connection.HTTPConnection):
-    """A connection whose time limit holds for the whole response. Connecting to one address may take a third of it."""
+    """A connection with a time limit for the whole response. Connecting to one address may take a third of it."""
 
     def connect(self) -> None:
         allowed_s = self.timeout or 0.0

@@ -12,7 +12,7 @@ class Late(Unavailable):
 
 
 class ModelFailed(Unavailable):
-    """The model raised an error, which is the `__cause__`, or returned no number.
+    """The model raised an error, which is the `__cause__`, or returned no finite number.
 
     The attribute `shown` is the message for remote clients. The text of the model's own error is only logged.
     """

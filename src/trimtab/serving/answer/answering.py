@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
 # the flag of an answer that was given more than a day away from the time that training assumes: the row's time minus
-# the lead (see `_off_lead`). Batch predictions (batch.py) have this flag only if they are too early.
+# the lead (see `_off_lead`). A batch prediction (batch_rows.py) only has this flag if it was as of now and too early.
 NOT_AT_LEAD = "not_at_lead"
 # the fields of a prediction that differ between live answers
 _GIVEN = ("id", "request_id", "made_at_us", "at_us", "positions", "score", "request", "values", "reasons")
@@ -121,6 +121,8 @@ class Answerer:
 
         Raises:
             Misuse: A row is not as declared (the message names the field), or `at` lies in the future.
+            NotFound: `at` is given, but this process does not have the history of events.
+            ModelFailed: The model raised an error, or did not return a finite number for each row.
             Unavailable: The online state or the log cannot be used now. Nothing was logged.
         """
         if at is None and len(rows) == 1 and not self.served.classes:

@@ -89,8 +89,8 @@ def score_table(
     """Answer every row of a table, log the predictions, and return the finished manifest.
 
     A second call with the same table and version does only what is missing. The manifest lists the parts that are done.
-    If a call ended after it logged a part and before it listed the part, the next call finds the part in the log by the
-    ids of its predictions, which are computed from the batch and the row.
+    If a call was killed after it logged a part and before it updated the manifest, the next call finds the part in the
+    log by the ids of its predictions, which are computed from the batch and the row.
 
     Args:
         requests: The columns of the request, with one row for each request.
@@ -103,8 +103,8 @@ def score_table(
         progress: Called after each append with the number of rows done and the total number of rows.
 
     Raises:
-        Misuse: A column is missing, of the wrong type or not declared, a key is null, or `at_us` has the wrong length
-            or a time in the future.
+        Misuse: A column is missing, of the wrong type or not declared, a key is null, `at_us` has the wrong length or a
+            time in the future, or `part_rows` is below 1.
         ModelFailed: The model raised an error, or returned no finite number for a row. The earlier parts are logged.
         Conflict: A batch with this name has another table or version, or another process is scoring this batch.
     """
@@ -274,7 +274,7 @@ class _Held:
     def add(self, parts: Sequence[Part], *, found: bool = False) -> None:
         """Add parts that are in the log to the manifest.
 
-        `found` is whether another process logged the last of them, so that it may have logged the next one as well.
+        `found` is whether another process logged the last of these parts. It may have logged the next part as well.
         """
         self.manifest = msgspec.structs.replace(self.manifest, parts=reduce(_joined, parts, self.manifest.parts))
         name = self.manifest.id

@@ -83,7 +83,7 @@ class BatchRows:
         return packed_parts(self._common, len(part.rows), fields_of)
 
     def _requests(self, rows: range, matrix: NDArray[Any]) -> Fields:
-        """Return the fields that say what was asked and when."""
+        """Return the ids, requests, times and flags of these rows, as fields of the log."""
         cut, common = slice(rows.start, rows.stop), self._common
         table, at_us, request = self._table.take(cut), self._at_us[cut], self._inputs.features.request
         off = off_lead(request, table, common.made_at_us) & (at_us == common.made_at_us)

@@ -11,7 +11,7 @@ from trimtab.serving.failures import ModelFailed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MANY = 2_000  # it takes less time to score fewer rows in one thread
+_MANY = 2_000  # one thread is faster for fewer rows than this
 _NUMBERS = frozenset("biuf")  # the kinds of NumPy types that are numbers
 
 

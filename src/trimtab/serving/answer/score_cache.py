@@ -37,7 +37,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True):
     """The size of a deployment's score cache. Use `cache()` to make one."""
 
     size_bytes: int  # the memory limit in each process that answers
-    ttl_us: int | None = None  # the longest time that a score is kept; None: until the cache is full
+    ttl_us: int | None = None  # how long a score is used; None: until it is dropped because the cache is full
 
 
 def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
@@ -46,9 +46,9 @@ def cache(size: str | int = "64MB", *, ttl: str | int | None = None) -> Cache:
     Args:
         size: About how much memory the cache may take in each process that answers, such as "64MB", or a number of
             bytes.
-        ttl: How long a score may be kept, such as "10m". By default, scores are kept until the cache is full. Scores
-            never become outdated, because inputs are read again for each answer. So this limit is only useful if inputs
-            must not stay in memory for long.
+        ttl: How long a score may be used, such as "10m". Older scores are removed as new ones are added. By default,
+            scores are only removed when the cache is full. Scores never become outdated, because inputs are read again
+            for each answer. So this limit is only useful if inputs must not stay in memory for long.
 
     Raises:
         Misuse: The size is not between 1 kB and 64 GiB, or the ttl is not a duration above 0.

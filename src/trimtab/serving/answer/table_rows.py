@@ -24,7 +24,7 @@ _LARGEST = 1e150
 
 
 class TableRows(Sequence[Row]):
-    """Checked rows of a request, in columns. Python rows are made when one is asked for."""
+    """Checked rows of a request, in columns. Python rows are made when the first one is read."""
 
     def __init__(self, table: Columns) -> None:
         self.table = table
@@ -48,7 +48,7 @@ class TableRows(Sequence[Row]):
 
 
 def plain_table(request: Request, table: Columns) -> TableRows | None:
-    """Return the rows of a table that pass the checks of `plain_check`. None: some may not; check them one by one."""
+    """Return the rows of a table if all of them pass the checks of `plain_check`. None: check the rows one by one."""
     reading = request.source.reading
     if reading.nulls or table.by_name.keys() != request.columns.keys():
         return None
@@ -100,7 +100,7 @@ def score_fields(served: ServedVersion, scores: NDArray[Any]) -> Fields:
 
 
 class TableAnswers(PackedPredictions):
-    """The predictions for the rows of a table, in columns. A `Prediction` is made when one is asked for.
+    """The predictions for the rows of a table, in columns. A `Prediction` is made whenever it is read.
 
     Args:
         common: A prediction with the fields that all predictions share.

@@ -108,7 +108,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class ArmCounts:
     """The counts of one version in one arm since this process began.
 
-    The event loop and the threads that answer large requests add to them, without a lock.
+    The event loop and the threads that answer large requests update the counts without a lock.
     """
 
     __slots__ = ("_last", "_of", "_scores", "degraded", "failures", "latencies", "refused", "repeats", "requests")

@@ -2,7 +2,7 @@
 
 Each process that answers has one record for each minute, version and arm, and any process can add up the records. The
 record of the current minute is written every few seconds. If a process is killed, its counts since the last write are
-lost. Minutes older than three hours are merged into hours, which are kept for eight days.
+lost. Three hours after an hour has ended, its minutes are merged. Hours are kept for eight days.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trimtab.store.ports import Catalog, Put, Record, Remove
 
 KIND = "arm_figures"  # the kind of the catalogue records; their keys are model/version/arm/minute/process
 WRITE_S = 10.0  # time between two writes
-MINUTES_US = 3 * HOUR_US  # how long records of minutes are kept
+MINUTES_US = 3 * HOUR_US  # how long after the end of an hour its records of minutes are kept
 KEPT_US = 8 * DAY_US
 _HOUR = "hour"  # in keys, this replaces the process if the record is the sum of all processes in one hour
 _MOST_KEPT = 1_000  # if more records wait to be written, the oldest are dropped
@@ -80,11 +80,11 @@ def write_metrics(catalog: Catalog, records: Mapping[str, ServiceMetrics]) -> No
 def service_metrics(catalog: Catalog, model: str, version: str, arm: str, *, since_us: int) -> ServiceMetrics:
     """Return the counts of a version in an arm since a time, over all processes.
 
-    Counts are stored by the minute for three hours, and by the hour for eight days. The minute or hour that contains
-    `since_us` is included as a whole. Counts of the last ten seconds may be missing.
+    Counts are stored by the minute for three to four hours, then by the hour for eight days. The minute or hour that
+    contains `since_us` is included as a whole. Counts of the last ten seconds may be missing.
 
     Args:
-        arm: "champion" or "canary".
+        arm: "champion", "canary" or "shadow".
         since_us: The time from which to count, in UTC microseconds.
     """
     found = ServiceMetrics(model=model, version=version, arm=arm)

@@ -1,4 +1,4 @@
-"""The endpoint of one model: it holds the version that answers now, and swaps versions without a failed request."""
+"""The endpoint of a model: the version that answers now. Versions are swapped without a failed request."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Endpoint:
 
     `current` is read once for each request, and a swap replaces it in one step. So a request that began with the old
     version also ends with it. With `precomputed`, a fresh stored answer is given if there is one; otherwise the answer
-    is made now and flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, that policy answers requests
-    that fail or are late. With `canary`, another version answers a share of the requests; if it fails, the champion
-    answers. An unloaded endpoint has released its version, and loads it again for the next request.
+    is made now and flagged `precomputed_stale` or `precomputed_missing`. With `degrading`, a degraded response is given
+    if features or model fail or are late. With `canary`, another version answers a share of the requests; if it fails,
+    the champion answers. An unloaded endpoint has released its version, and loads it again for the next request.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Endpoint:
         self.degrading = degrading
         self.canary: Canary | None = None
         self.shadow: Shadow | None = None
-        self.shadowed = ShadowMetrics()  # counts of the requests offered to all shadows of this model
+        self.shadowed = ShadowMetrics()
         self.counts = EndpointCounts()  # counts of live answers, by version and arm (champion, canary)
         self.batched: Batching[SharedRow, Prepared] = Batching(self._fails_all)
         self.cached: CacheMetrics | None = None  # hits and misses of the score cache, if there is one
@@ -220,7 +220,7 @@ class Endpoint:
             at_us: The time as of which to answer, or None for now.
             deadline_s: The time (`perf_counter`) after which the answers are useless.
             shared: Whether the rows are from several requests. If so, an error that a single row may have caused is
-                raised, and not answered by the policy. The caller then answers each row alone, so that only the request
+                raised, even with a degradation policy. The caller then answers each row alone, so that only the request
                 at fault gets a degraded response.
         """
         self.uses += 1
@@ -298,7 +298,8 @@ class Endpoint:
             counts.failed(1)
             raise
         if made is not None:
-            counts.answered([made[0]] * 2, perf_counter() - begun_s, False)  # two stand for all: one request
+            # given twice, the first row counts as one request of several rows (without a latency)
+            counts.answered([made[0]] * 2, perf_counter() - begun_s, False)
         return made
 
     def _predict_counted(

@@ -117,10 +117,10 @@ def positions_learnt(store: KeyValue) -> dict[str, dict[str, int]]:
 class OnlineDeployment:
     """A learner that is saved together with its progress in one write, so that each label is learnt exactly once.
 
-    If the learner raises an error for a block of examples, some new examples and the newest example that it learnt
-    earlier are each tried on a copy. If it refuses all of these, the learner itself is broken: nothing is set aside,
-    and its error is raised. Otherwise each example of the block that it refuses alone is set aside, in the same write,
-    and the others are learnt.
+    If the learner raises an error for a block of examples, some new examples and the newest learnt example are tried
+    one by one, each on a copy of the learner. If all of them fail, the learner itself is broken: nothing is set aside,
+    and its error is raised. Otherwise the examples of the block that fail alone are set aside, in the same write, and
+    the others are learnt.
 
     This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved, so answers do not wait
     for learning, and none comes from a learner that has learnt only a part of a block.
@@ -235,7 +235,10 @@ class OnlineDeployment:
         return [one for block in blocks for one in self._learn_carefully(block, new)]
 
     def _learn_carefully(self, block: list[Example], new: list[Example]) -> list[SetAside]:
-        """Learn from a block, except from examples with a `fault` or that the learner refuses alone. Return these."""
+        """Learn from a block. Return the examples that were set aside.
+
+        An example is set aside if it has a `fault`, or if the learner fails when it learns from this example alone.
+        """
         before = copy.deepcopy(self._learner)
         faults = {id(e): e.fault for e in block if e.fault}
         rest = [e for e in block if not e.fault]

@@ -61,7 +61,7 @@ class Lifecycle:
             raise
 
     def begin_end(self, grace_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Let the other server finish its requests. Call this in the event loop.
+        """Begin to end the service: let the other server, if there is one, finish its requests. Call in the event loop.
 
         Args:
             grace_s: How long the other server and work in threads may still take.

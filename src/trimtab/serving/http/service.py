@@ -329,7 +329,7 @@ class HttpService:
     # -- state --------------------------------------------------------------------------------------------------
 
     def append_buffered(self) -> None:
-        """Unless the log fails now, write the buffered predictions to it. Call this in the event loop."""
+        """Write the buffered predictions to the log, unless the log is failing now. Call this in the event loop."""
         if self.parts.commit.failure is None:
             self.parts.commit.append_buffered()
 

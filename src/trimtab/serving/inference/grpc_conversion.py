@@ -29,8 +29,8 @@ _CONTENTS = {  # by datatype: the field of `InferTensorContents` that has the el
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-_MOST_LAYOUTS = 256  # how many layouts (see `_OneRow`) and heads of responses are kept; before more, all are dropped
-_LONGEST_LAYOUT_BYTES = 16_384
+_MOST_LAYOUTS = 256  # the most layouts (see `_OneRow`), and heads of responses, that are kept; then all are dropped
+_LONGEST_BYTES = 16_384  # the layouts of longer messages are not kept
 _RAW_OUTPUT = b"\x32"  # the tag of `raw_output_contents`
 _MOST_FIELDS = 10_000  # the maximum number of fields in a message, not counting those of nested messages
 
@@ -182,12 +182,12 @@ class GrpcForm(InferForm):
         return self.checked(answerer, read_infer(parsed_message(self._read, sent)))
 
     def _layout(self, key: tuple[tuple[bytes, ...], tuple[bytes, ...]], sent: bytes) -> _OneRow | None:
-        """Read the descriptions in a message, and keep them."""
+        """Read the descriptions in a message. Keep them, unless the whole message is long."""
         request = parsed_message(self._read, sent)
         layout = _OneRow.of(request)
         if len(self._layouts) >= _MOST_LAYOUTS:
             self._layouts.clear()
-        if len(sent) <= _LONGEST_LAYOUT_BYTES:
+        if len(sent) <= _LONGEST_BYTES:
             self._layouts[key] = layout
         return layout
 
@@ -218,7 +218,7 @@ class GrpcForm(InferForm):
 class _OneRow(NamedTuple):
     """The layout of the tensors in a request for one row."""
 
-    names: tuple[str, ...]  # those of numbers and booleans, then those of texts
+    names: tuple[str, ...]  # the names of tensors: first numbers and booleans, then texts
     sizes: list[int]  # the size of each tensor in bytes, in the order of the message; 0 for texts
     texts: tuple[int, ...]  # the positions of texts in the message
     unpack: Callable[[bytes], tuple[Any, ...]]
@@ -246,7 +246,7 @@ class _OneRow(NamedTuple):
         )
 
     def row(self, raw: list[bytes]) -> Row | None:
-        """Return the values by tensor name (None for NaN), or no row if the bytes do not fit or texts are not ASCII."""
+        """Return the values by tensor name (None for NaN); None if the bytes do not fit, or a text is not ASCII."""
         texts = list[str]()
         for n in self.texts:
             text = raw[n] if n < len(raw) else b""

@@ -269,7 +269,7 @@ class InferenceService:
 
 
 def check_version(answerer: Answerer, version: str) -> None:
-    """Raise `NotFound` if a version is asked for that is not in service."""
+    """Raise `NotFound` if the requested version is not in service."""
     number = version_number(answerer.served)
     if version not in ("", number):
         raise NotFound(

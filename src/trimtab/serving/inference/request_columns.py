@@ -122,7 +122,7 @@ def _column(tensor: InputTensor, dtype: Dtype, count: int, empty_is_null: bool) 
 def _whole(name: str, index: int, value: float | None) -> int | None:
     if value is None:
         return None
-    if not value.is_integer():  # this is also true for infinity
+    if not value.is_integer():  # infinity is refused as well
         raise Misuse(
             f"input {name!r}: element {index} is {value!r}, but the column is declared int. Send whole numbers."
         )

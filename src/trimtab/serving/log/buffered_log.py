@@ -30,9 +30,9 @@ class BufferedLog:
 
     The buffer is in a spool: a memory-mapped file, whose content survives the end of the process. If the process is
     killed, nothing is lost. A power cut may lose the buffer, as with any log that does not wait for the disk. The
-    buffer is written to the log by `flush`, by a thread 50 ms after a call of `buffer`, and before this object is read.
-    While the log cannot be written, reads do not include the buffer. `append` works as in any log: when it returns, its
-    payloads are safe. They come after everything that was buffered before.
+    buffer is written to the log by `flush`, by a thread 50 ms after a call of `buffer`, as soon as 256 payloads are
+    buffered, and before this object is read. While the log cannot be written, reads do not include the buffer. `append`
+    works as in any log: when it returns, its payloads are safe. They come after everything that was buffered before.
 
     A forked child cannot use this object.
 

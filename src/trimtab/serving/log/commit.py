@@ -194,7 +194,7 @@ class GroupCommit:
             self._finish(waiting, error)
         self._busy -= 1
         self._in_thread += 1
-        # try the loop again, even if `usual_s` is high: in a thread, times are longer, as it waits for other threads
+        # try the loop again, even if `usual_s` is high: appends take longer in a thread, which waits for other threads
         if self._in_thread >= _RETRY_AFTER and not self._in_loop:
             self._in_loop, self.usual_s = True, SLOW_S / 2
 

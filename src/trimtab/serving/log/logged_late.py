@@ -104,7 +104,7 @@ def _extended(block: _Block, records: list[LogRecord], end: int) -> _Block:
     for record in records:
         if record.appended_at_us != appended_at_us:
             appended_at_us = record.appended_at_us
-            # ids that begin lower are late: made over `SOON_US` before the append (rounded up to milliseconds)
+            # ids that sort before `soon` are late: made over `SOON_US` before the append (rounded up to milliseconds)
             soon = id_front(max(0, appended_at_us - SOON_US + 999)).encode()
         at = record.payload.find(_PREFIX, 0, _HEAD_BYTES + len(_PREFIX))
         front = record.payload[at : at + _FRONT_BYTES]

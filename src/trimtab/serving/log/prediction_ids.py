@@ -21,7 +21,7 @@ _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # all pairs of letters, 
 _DIGITS = {letter: value for value, letter in enumerate(_ALPHABET)}
 _TIME_LETTERS = 10  # the number of letters for the 48 bits of time
 _LETTERS = 26
-_ROW_LETTERS = 8  # the number of letters at the end of an id in a batch, which have the number of the row
+_ROW_LETTERS = 8  # the number of letters at the end of an id in a batch; they encode the number of the row
 _PREFIX = "p_"
 _COUNTER_MASK = (1 << 30) - 1
 

@@ -143,8 +143,8 @@ class PredictionLog:
     def look_up(self, prediction_id: str, deadline_s: float | None = None) -> LogRecord | None:
         """Return the record of the prediction with an id, even if it was erased, or None if it is not in the log.
 
-        Most records were appended within a second after the time in the id, and are searched there first. A late record
-        can be anywhere after these.  # D123
+        Most records were appended within a second after the time in the id, so this part of each partition is searched
+        first. A late record can be anywhere after it.  # D123
 
         Raises:
             Late: The deadline (a time of `perf_counter`) has passed.
@@ -231,7 +231,7 @@ class PredictionLog:
         return found
 
     def positions_before(self, at_us: int) -> dict[str, int]:
-        """Return for each partition a position after which all predictions come that were made at `at_us` or later."""
+        """Return a position for each partition: all predictions made at `at_us` or later come after this position."""
         return positions_before(self.log, at_us)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ def show_process(metrics: Metrics) -> None:
         lambda: _collections("collected"),
     )
     version = ".".join(map(str, sys.version_info[:3]))
-    gauge("python_info", "1, with the version of Python that runs as a label.", ("version",), lambda: {(version,): 1})
+    gauge("python_info", "1, with the running version of Python as a label.", ("version",), lambda: {(version,): 1})
 
 
 def _memory(field: int) -> dict[tuple[str, ...], float]:

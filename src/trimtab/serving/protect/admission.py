@@ -7,7 +7,7 @@ import math
 from trimtab.core.errors import Misuse
 
 _EVERY_S = 0.1  # time between two changes of the limit
-_EASY_S = 0.05  # a mean latency up to this never lowers the limit: clients need not notice such a queue  # D0217
+_EASY_S = 0.05  # a mean latency up to this never lowers the limit: clients hardly notice such a queue  # D0217
 _TOLERANCE = 5.0  # the accepted ratio of mean latency to mean service time (at 80 % load, about three is usual)
 _SHARPEST = 0.5  # the smallest gradient g, so that one change does not lower the limit to less than half
 

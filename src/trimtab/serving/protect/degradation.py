@@ -103,7 +103,7 @@ class Degrading:
     """Applies a degradation policy to the requests of one endpoint.
 
     Args:
-        about: The columns of a request that identify its entities. If there are none, the request's key is used.
+        about: The columns of a request that identify its entities.
         fallback: Returns the answerer of the version to which the policy's alias points, or None if there is none.
     """
 
@@ -129,10 +129,7 @@ class Degrading:
         self._throttled = ThrottledLogger(_logger)
 
     def deadline_s(self, received_s: float, timeout_s: float | None) -> float | None:
-        """Return the deadline of a request that arrived at `received_s`.
-
-        This is the deadline of the request or that of the policy, whichever is earlier.
-        """
+        """Return the deadline of a request that arrived at `received_s`: the earlier of its own and of the policy."""
         if self._after_s is None or timeout_s is None:
             after_s = self._after_s if timeout_s is None else timeout_s
             return None if after_s is None else received_s + after_s

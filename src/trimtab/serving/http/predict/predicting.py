@@ -120,7 +120,7 @@ class Waiting:
 
 
 def is_late(prepared: Sequence[Prepared]) -> bool:
-    """Return whether these are fallback answers for late predictions.
+    """Return whether these are fallback answers, given because predictions were late.
 
     If so, a thread may still be busy with the late predictions.
     """
@@ -174,7 +174,7 @@ class Predictor:
             Misuse: The body is not as declared.
             Unavailable: No version is deployed, or the online features or the log cannot be used now. After the time
                 limit, the error is `Late`.
-            ModelFailed: The model raised an error or returned no number.
+            ModelFailed: The model raised an error or returned no finite number.
         """
         received = perf_counter()
         endpoint, form = self.endpoint, form or self.form

@@ -11,8 +11,8 @@ from time import perf_counter
 from trimtab.serving.http.predict.refusals import Refusals
 from trimtab.serving.protect.admission import GradientLimit
 
-# Between polls of the connections, the scheduler works on the queue for a slice of time. It lasts as long as the polls
-# before it took, but at least `_SLICE_S` and at most `_LONGEST_SLICE_S` (in seconds).
+# Between polls of the connections, the scheduler works on the queue for a slice of time. The slice takes as long as the
+# polls before it, but at least `_SLICE_S` and at most `_LONGEST_SLICE_S` (in seconds).
 _SLICE_S, _LONGEST_SLICE_S = 0.001, 0.01
 # after a slice, there is a poll for each millisecond that it took, up to this number: enough for a new connection to be
 # accepted, set up, read and answered
@@ -78,9 +78,9 @@ class RequestScheduler:
     async def turn(self) -> float:
         """Let a task that has read a request wait for its turn. Return the time (`perf_counter`) before the wait.
 
-        From that time, the request counts as in flight until the caller decreases `under_way`. If the queue is empty,
-        the first task after a poll of the connections need not wait, nor need tasks that call this within a millisecond
-        after that task. Other tasks are queued.
+        From that time, the request counts as in flight until the caller decreases `under_way`. A task does not wait if
+        the queue is empty, and the first task since the last poll of the connections called this less than a
+        millisecond ago. Other tasks are queued.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:

@@ -90,7 +90,7 @@ class AccessLog:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                text = "access_log: %s cannot be opened again, so lines still go to the file opened before: %s"
+                text = "access_log: %s was moved, and cannot be opened again (%s). Lines still go to the moved file."
                 _logger.warning(text, self._path, error)
             self._failing = True
 

@@ -119,7 +119,7 @@ class Telemetry:
 
     Args:
         sinks: The sinks that receive the records.
-        traced_share: How large a share of the requests that have no `traceparent` is traced.
+        traced_share: The share of requests without `traceparent` that are traced.
         most: The maximum number of records that wait for the thread.
     """
 

@@ -129,7 +129,7 @@ PROJECT = (
     ),
     Address(
         "POST", f"{_EXPERIMENT}/assign", "predict", project.changed("assign", AssignUnit), "assign",
-        "The variant of a unit, whose exposure is logged if that is wanted", "experiments", Assignment, AssignUnit,
+        "The variant of a unit; with expose, its exposure is logged", "experiments", Assignment, AssignUnit,
     ),
     Address(
         "POST", f"{_EXPERIMENT}/expose", "predict", project.changed("expose", ExposeUnits), "expose",

@@ -1,4 +1,4 @@
-"""Push events and labels into the log in a thread, count them, and if asked to, wait until they are applied."""
+"""Push events and labels into the log in a thread, count them, and optionally wait until they are applied."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EventIntake:
 
         Raises:
             NotFound: This server accepts no events.
-            Misuse: The query contains anything else, or the header is not a valid time.
+            Misuse: The query is neither empty nor `wait=applied`, or the header is not a valid time.
             Unavailable: This process cannot wait for events to be applied.
         """
         if self._push is None:

@@ -76,7 +76,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     version: str | int  # the version to point to: its name "late_flight@7", its number, or its id
     expected: str | int | None  # the version to which the alias points now, in the form of `version`; null: none
     why: str
-    gate: str | None = None  # the id of the record of the version's tests
+    gate: str | None = None  # the id of the version's gate record
 
 
 class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,7 +144,7 @@ class Labelled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GivenLabels(NamedTuple):
-    """The events of labels."""
+    """Labels as events of their source."""
 
     source: str  # the source of the model's labels
     events: list[dict[str, object]]  # one event for each label
@@ -221,7 +221,7 @@ class ModelOperations(Protocol):
         ...
 
     def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
-        """Return the variant of a unit, and log its exposure if that is wanted."""
+        """Return the variant of a unit. If `wanted.expose`, log its exposure."""
         ...
 
     def expose(self, experiment: str, wanted: ExposeUnits, *, actor: str) -> ExposedUnits:

@@ -141,7 +141,6 @@ async def features(project: ProjectRoutes, request: HttpRequest) -> Reply:
     """The features of one entity."""
     model = request.query(("model",)).get("model")
     parts = request.segments()
-    # split the path before decoding, because a key may contain slashes
     if len(parts) < 6 or parts[1:3] != ["v1", "entities"] or parts[-1] != "features":
         raise NotFound(
             f"{request.scope['path']}: nothing is here. The features of an entity are at "

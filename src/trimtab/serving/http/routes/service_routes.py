@@ -35,7 +35,7 @@ class Service(Protocol):
     def log(self) -> PredictionLog: ...
 
     def append_buffered(self) -> None:
-        """Unless the log fails now, write the buffered predictions to it."""
+        """Write the buffered predictions to the log, unless the log is failing now."""
         ...
 
     async def not_ready(self) -> str | None:

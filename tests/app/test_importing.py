@@ -424,6 +424,19 @@ def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name:
         find_model(path)
 
 
+@pytest.mark.fast
+def test_a_model_json_of_another_library_is_no_export(tmp_path: Path) -> None:
+    """It ended with `KeyError: 'runtime'`, even if the folder was one of MLflow."""
+    (tmp_path / "model.json").write_text('{"learner": {}, "version": [3, 0, 0]}')
+    with pytest.raises(NotFound, match="neither MLmodel nor the model.json of an export"):
+        find_model(tmp_path)
+    (tmp_path / "MLmodel").write_text("flavors:\n  xgboost:\n    data: model.json\n")
+    assert find_model(tmp_path).kind == "MLflow folder, xgboost"
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(Misuse, match=r"model\.json: it cannot be read"):
+        find_model(tmp_path)
+
+
 def test_a_pipe_is_no_model_and_has_no_golden_rows(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.onnx")
     for read in (find_model, read_golden):

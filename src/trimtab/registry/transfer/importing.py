@@ -60,13 +60,13 @@ def find_model(path: Path) -> FoundModel:
         Misuse: Files of this format cannot be imported.
     """
     if path.is_dir():
-        if (path / "model.json").is_file():
-            about = standalone.read_document(path / "model.json")
+        if (about := _exported(path / "model.json")) is not None:
             kind = f"exported by trimtab, {about['runtime']}"
             return _read(path, path / about["file"], runtime_row(about["runtime"]).format, kind, exported=about)
         if not (path / MLMODEL).is_file():
             raise NotFound(
-                f"import {path}: the folder has neither {MLMODEL} nor model.json. Give a model folder, or a model file."
+                f"import {path}: the folder has neither {MLMODEL} nor the model.json of an export. Give a model "
+                "folder, or a model file."
             )
         found = read_mlflow(path)
         return _read(path, found.file, found.format, f"MLflow folder, {found.format}", declared=found.inputs)
@@ -362,6 +362,17 @@ def check_same(version: Version, what: str, *, seen_until_us: int | None, window
             f"{what}: the same content was imported already, as {version.name} at {made}, and a version cannot be "
             f"changed: {'; '.join(other)}. Leave the option out to use {version.name}."
         )
+
+
+def _exported(file: Path) -> dict[str, Any] | None:
+    """Return the contents of model.json; None if trimtab did not write it. (XGBoost's own files may have this name.)"""
+    if not file.is_file():
+        return None
+    try:
+        about = standalone.read_document(file)
+    except standalone.ModelError as error:
+        raise Misuse(f"import: {error}") from error
+    return about if about.keys() >= {"runtime", "file", "sha256", "features"} else None
 
 
 def _read(

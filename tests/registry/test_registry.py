@@ -99,10 +99,12 @@ def test_a_version_is_found_by_number_alias_and_beginning_of_its_address(shop: S
     get = shop.registry.get
     assert get("late_flight@1") == get(first.id) == get(first.id[:8]) == get(f"late_flight@{first.id[:8]}") == first
     assert get("late_flight@shadow") == second
+    shop.registry.move("late_flight", "facade", second, why="a name of hexadecimal digits")
+    assert get("late_flight@facade") == second
     for wrong in ("late_flight@3", "late_flight@champion", "other@1", "000000", "late_flight", "abc"):
         with pytest.raises(NotFound):
             get(wrong)
-    with pytest.raises(NotFound, match=r"@1 to @2; aliases: @shadow"):
+    with pytest.raises(NotFound, match=r"@1 to @2; aliases: @facade, @shadow"):
         get("late_flight@9")
     with pytest.raises(NotFound, match="there are versions of late_flight"):
         get("other@1")

@@ -30,11 +30,11 @@ class VersionRecords:
             if record is None:
                 raise NotFound(f"version {reference!r}: {self._existing(model)}")
             return self.stored(record.body.decode())
-        if at and not _PREFIX.fullmatch(rest):
-            found = self._aliases.place(model, rest).version
-            if found is None:
-                raise NotFound(f"version {reference!r}: {self._existing(model)}")
+        found = self._aliases.place(model, rest).version if at else None
+        if found is not None:  # even if the alias looks like the digits of an id, such as "facade"
             return self.stored(found)
+        if at and not _PREFIX.fullmatch(rest):
+            raise NotFound(f"version {reference!r}: {self._existing(model)}")
         return self._by_prefix(rest if at else model, model if at else None)
 
     def resolved(self, version: Version | str) -> Version:

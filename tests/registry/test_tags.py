@@ -81,7 +81,8 @@ def test_tags_are_a_set_with_author_and_time_outside_the_id(desk: Desk) -> None:
             desk.registry.tag(version, "fine", wrong)
     assert "fine" not in {tag.tag for tag in desk.registry.tags(version)}
     with pytest.raises(Misuse, match="0 letters; give 1"):
-        desk.registry.tag(version, note="")
+        desk.registry.tag(version, "fine", note="")
+    assert "fine" not in {tag.tag for tag in desk.registry.tags(version)}  # it was added before the note was refused
 
 
 def test_versions_are_found_by_tags_notes_and_definitions(desk: Desk, fits: list[Fitted]) -> None:

@@ -30,7 +30,7 @@ from trimtab.registry.protection import (
 from trimtab.registry.registration import Origin, Registration
 from trimtab.registry.removed import refuse_removed
 from trimtab.registry.searching import Found, Search, Searcher
-from trimtab.registry.tags import Note, Tag, Tags
+from trimtab.registry.tags import Note, Tag, Tags, check_note
 from trimtab.registry.training_cuts import TrainingCut, as_known, set_training_cut
 from trimtab.registry.version_records import VersionRecords
 from trimtab.registry.versions import AliasMove, Imported, Version
@@ -166,6 +166,8 @@ class Registry:
             Misuse: A tag or the note is invalid.
         """
         target = self._records.resolved(version)
+        if note is not None:
+            check_note(note)  # before a tag is added
         new = self._tags.add(target.id, tags, actor=actor)
         if note is not None:
             self._tags.note(target.id, note, actor=actor)

@@ -83,8 +83,7 @@ class Tags:
         Raises:
             Misuse: The note is empty, or longer than 10,000 characters.
         """
-        if not text.strip() or len(text) > _LONGEST_NOTE:
-            raise Misuse(f"note: found {len(text):,} letters; give 1 to {_LONGEST_NOTE:,}, and not only spaces.")
+        check_note(text)
         made = Note(version=version, text=text.strip(), at_us=self._clock.now_us(), actor=actor or self._actor)
         self._catalog.write([Append(f"notes/{version}", made.at_us, msgspec.json.encode(made))])
         return made
@@ -92,3 +91,9 @@ class Tags:
     def notes(self, version: str) -> list[Note]:
         """Return the notes of a version, oldest first."""
         return [msgspec.json.decode(line.body, type=Note) for line in self._catalog.journal(f"notes/{version}")]
+
+
+def check_note(text: str) -> None:
+    """Raise `Misuse` if a note is empty or too long."""
+    if not text.strip() or len(text) > _LONGEST_NOTE:
+        raise Misuse(f"note: found {len(text):,} letters; give 1 to {_LONGEST_NOTE:,}, and not only spaces.")

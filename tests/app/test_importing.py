@@ -428,7 +428,7 @@ def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name:
 def test_a_model_json_of_another_library_is_no_export(tmp_path: Path) -> None:
     """It ended with `KeyError: 'runtime'`, even if the folder was one of MLflow."""
     (tmp_path / "model.json").write_text('{"learner": {}, "version": [3, 0, 0]}')
-    with pytest.raises(NotFound, match="neither MLmodel nor the model.json of an export"):
+    with pytest.raises(NotFound, match=r"neither MLmodel nor the model\.json of an export"):
         find_model(tmp_path)
     (tmp_path / "MLmodel").write_text("flavors:\n  xgboost:\n    data: model.json\n")
     assert find_model(tmp_path).kind == "MLflow folder, xgboost"

@@ -92,6 +92,7 @@ def test_the_comparison_reads_well_in_a_terminal_and_on_a_page(compared: Compari
     page = html_page(comparison_document(compared))
     assert page.startswith("<!doctype html>")
     assert "<svg" in page
+    assert "architecture" in page  # "All values" left out the environment
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert msgspec.json.decode(msgspec.json.encode(compared), type=Comparison).one == "buyer@2"
 

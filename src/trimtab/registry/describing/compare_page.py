@@ -39,7 +39,12 @@ def comparison_document(comparison: Comparison) -> Document:
         _section(out, "Parameters", *_differing(comparison, comparison.parameters))
     _section(out, "Environment", *_differing(comparison, comparison.environment))
     out.heading("All values", detail=True)
-    everything = (("Data", comparison.data), ("Recipe", comparison.recipe), ("Parameters", comparison.parameters or ()))
+    everything = (
+        ("Data", comparison.data),
+        ("Recipe", comparison.recipe),
+        ("Parameters", comparison.parameters or ()),
+        ("Environment", comparison.environment),
+    )
     for title, pairs in everything:
         if pairs:
             out.heading(title, 3)

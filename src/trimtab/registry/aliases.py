@@ -50,7 +50,7 @@ class Aliases:
         return Place(None if record.body == _NOWHERE else _decoded(record.body), record.revision)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that stores the alias unchanged, under a new revision. Moves that read it before conflict."""
+        """Return a change that gives the alias a new revision, so that a move based on the old one conflicts."""
         record = self._catalog.get("alias", f"{model}/{alias}")
         if record is None:
             return Put("alias", f"{model}/{alias}", _NOWHERE, expected=0)

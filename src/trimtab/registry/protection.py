@@ -71,8 +71,8 @@ class Protections:
         """Store what moves of an alias need from now on.
 
         Raises:
-            Misuse: The alias is "champion", which always needs a gate record, or the settings require more than
-                `needs`.
+            Misuse: The alias is "champion", which always needs a gate record, the settings require more than `needs`,
+                or `why` has fewer than ten characters.
             Conflict: The alias was moved at the same time; try again.
         """
         what, key = f"alias {model}@{alias}", f"{model}/{alias}"
@@ -118,7 +118,7 @@ def release(model: str, alias: str) -> Remove:
 
 
 def not_held(model: str, alias: str) -> Remove:
-    """Return a condition for the transaction that moves an alias: it fails while the alias is held."""
+    """Return a change that makes the transaction that moves an alias fail while the alias is held."""
     return Remove(_HOLD, f"{model}/{alias}", expected=0)
 
 

@@ -22,7 +22,7 @@ _ATTEMPTS = 50  # how often registration is tried again after a conflict with an
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The hashes and records to store with a new version: of its training data, its evaluation, its source."""
+    """The hashes of a new version's training set and evaluation, and what it was refitted or imported from."""
 
     training_set: str  # the hash of the training set's manifest
     refit_of: str | None = None

@@ -281,7 +281,7 @@ class Registry:
         return self._aliases.places(model)
 
     def touch(self, model: str, alias: str) -> Put:
-        """Return a change that stores the alias unchanged, under a new revision. Moves that read it before conflict."""
+        """Return a change that gives the alias a new revision, so that a move based on the old one conflicts."""
         return self._aliases.touch(model, alias)
 
     def move(
@@ -316,6 +316,7 @@ class Registry:
         Raises:
             Misuse: The version is of another model, the given gate record differs from the stored one, or the evidence
                 that the alias needs is missing; the message says what is missing.
+            NotFound: There is no such version or gate record, or the artifact of the version was removed.
             Conflict: The alias was moved, the gate record compares with another champion, or an approval is pending.
         """
         target = self._records.resolved(version)
@@ -381,7 +382,7 @@ class Registry:
             together: A function that writes the row and further changes (such as ledger rows) in one transaction.
 
         Raises:
-            NotFound: There is no move to undo.
+            NotFound: There is no move to undo, or the artifact of the earlier version was removed.
             Conflict: The alias was moved at the same time.
         """
         place = self._aliases.place(model, alias)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from trimtab.core.columns.data import Dtype
 
 Config = dict[str, str | bool | int | float | list[str]]
-SQL_TYPES: Mapping[Dtype, str] = {  # of the columns in Parquet files that trimtab writes
+SQL_TYPES: Mapping[Dtype, str] = {  # the types of columns in Parquet files that trimtab writes
     "float": "DOUBLE",
     "int": "BIGINT",
     "bool": "BOOLEAN",
     "str": "VARCHAR",
     "time": "TIMESTAMP WITH TIME ZONE",
 }
-_SHARED: dict[str, DuckDBPyConnection] = {}  # by the process and what databases are opened with
+_SHARED: dict[str, DuckDBPyConnection] = {}  # by process, thread limit, temporary folder and configuration
 _MUTEX = threading.Lock()
 
 

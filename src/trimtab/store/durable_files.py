@@ -98,7 +98,7 @@ def publish(made: Path, path: Path) -> None:
         os.link(made, path)
     except FileExistsError:
         pass
-    # Without hard links, this replaces a file that another process has made. Only a lock of the caller prevents that.
+    # Without hard links, this may replace a file that another process has made, unless the caller holds a lock.
     except OSError:
         os.replace(made, path)
     made.unlink(missing_ok=True)

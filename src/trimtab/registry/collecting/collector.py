@@ -108,7 +108,7 @@ class Collector:
         keep: The rules for what is kept.
         also: Further reasons to keep versions, by version id, from outside the registry (a ledger row, logged
             predictions).
-        forgotten: Searches and finished steps that the caller removes. Their blobs are not kept for them.
+        forgotten: Searches and finished steps that the caller removes, so that they keep no blobs.
         needed: The hashes of further blobs to keep.
     """
 

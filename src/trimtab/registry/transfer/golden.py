@@ -108,7 +108,7 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
         raise Misuse(
             f"golden row {row}: the model gives {found[row]}, needed {golden.scores[row]} (allowed difference "
             f"{golden.tolerance:g}). Check whether this is another model, or whether the order of the inputs or the "
-            "numbers of a category's values differ."
+            "integer codes of a category's values differ."
         )
     return matrix
 
@@ -116,7 +116,8 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
 def with_golden(fitted: Fitted, matrix: NDArray[np.float64]) -> Fitted:
     """Return the model with golden predictions for these rows and with a row tolerance, so that it can be registered.
 
-    The row tolerance is the largest difference between the scores of a row alone and in a batch.
+    The row tolerance is the largest difference between the scores of a row alone and in a batch, over the last 200 rows
+    (one of them a row of nulls).
 
     Raises:
         Misuse: The model gives invalid scores for these rows, or for a row of nulls.

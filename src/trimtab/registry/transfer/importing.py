@@ -166,7 +166,7 @@ def imported_model(
         model: The declared model whose features the imported model reads.
         process: The child process that reads the file first.
         trust: "pickle" allows a pickle, although loading a pickle runs its code.
-        categories: For each category feature, its texts in the order of the numbers that stand for them in the model.
+        categories: For each category feature, its texts in the order of their integer codes in the model.
         cut_us: The latest time that the model's training data may have.
 
     Raises:

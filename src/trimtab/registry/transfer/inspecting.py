@@ -1,4 +1,4 @@
-"""Read a foreign model file, and score rows with its model, in a child process, which damaged bytes may end."""
+"""Read a foreign model file and score rows with its model. This runs in a child process, because it may crash."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class SqliteLog(Closing):
         """Append all of `payloads` or none. Return their positions once they are safe.
 
         Raises:
-            Misuse: A payload is not bytes, or `at_us` does not have one time per payload.
+            Misuse: A payload is not bytes or exceeds 500 MB, or `at_us` does not have one time per payload or decreases.
             Unavailable: The disk is full or read-only. Nothing was appended, and the log works again when the disk
                 does. Or the thread that wrote the payloads of several threads was interrupted. Then it is unknown
                 whether these were appended, and the message says so.
@@ -155,7 +155,7 @@ class SqliteLog(Closing):
         return self._change(partition, lambda writer: writer.erase(instead))
 
     def skip_to(self, partition: str, position: int, again: Iterable[tuple[bytes, int]]) -> None:
-        """Remove a partition's records up to `position`, and give later records positions above it.
+        """Remove a partition's records up to `position`. Records appended from now on get positions above it.
 
         A missing file is created.
 

@@ -41,9 +41,9 @@ _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class CheckedClock:
     """A clock that raises an error if another clock, which it checks, has jumped ahead. # D0170
 
-    At each reading, the clock is compared with the time that has really passed. A clock that was set back is trusted,
-    also when it is then corrected. A clock is not trusted while it is ahead of the passed time by more than at every
-    trusted reading before plus the tolerance.
+    At each reading, the clock is compared with the elapsed time. The difference of both may be larger than at all
+    trusted readings before, but not by more than the tolerance. So a clock that was set back is trusted, also when it
+    is then corrected, and a clock that jumped ahead is not.
 
     Args:
         elapsed_us: Returns the time since a fixed time. Setting the clock does not change it.

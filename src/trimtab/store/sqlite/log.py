@@ -67,7 +67,7 @@ class SqliteLog(Closing):
         """Append all of `payloads` or none. Return their positions once they are safe.
 
         Raises:
-            Misuse: A payload is not bytes or exceeds 500 MB, or `at_us` does not have one time per payload or decreases.
+            Misuse: A payload is not bytes or is too large, or `at_us` decreases or does not have one time per payload.
             Unavailable: The disk is full or read-only. Nothing was appended, and the log works again when the disk
                 does. Or the thread that wrote the payloads of several threads was interrupted. Then it is unknown
                 whether these were appended, and the message says so.

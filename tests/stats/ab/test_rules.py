@@ -521,3 +521,9 @@ def test_every_interval_contains_its_estimate_also_where_the_effect_fades(rule: 
     assert found[-1].low < 0.0
     assert all(one.low <= one.difference <= one.high for one in found)
     assert found[-1].p > 0.05
+
+
+def test_two_units_have_no_power_because_their_variance_is_unknown() -> None:
+    design = Design(units_per_day=1, sd=1.0, rule="fixed", days=False)
+    assert (power(design, 5.0, 2), detectable_effect(design, 2)) == (0.0, math.inf)
+    assert (days_needed(design, 0.5) or 0) > 100

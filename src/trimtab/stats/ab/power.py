@@ -99,6 +99,8 @@ def power(design: Design, effect: float, days: int) -> float:
         counted = float(np.mean([one.sum() for one in design.shapes(days)]))
         drift = abs(effect) / math.sqrt(design.daily_variance / counted)
         freedom = design.units_per_day * counted - 2.0
+        if freedom <= 0.0:
+            return 0.0
         tail = (1.0 - design.level) / (2.0 if design.two_sided else 1.0)
         if freedom > 1e5:
             return float(ndtr(drift + ndtri(tail)))

@@ -82,3 +82,10 @@ def test_unfit_chances_are_named(labels: list[float], chances: list[object], mes
     for name in CLASS_LOSSES:
         with pytest.raises(Misuse, match=message):
             row_losses(name, labels, chances)  # type: ignore[arg-type]
+
+
+def test_macro_f1_of_a_draw_leaves_out_a_class_that_the_draw_lacks():
+    labels, chances = [0, 1, 0, 1, 2, 2], np.eye(3)[[0, 1, 0, 1, 2, 2]]
+    found = {one.name: one for one in score_metrics("multi_log_loss", labels, chances, [0, 0, 1, 1, 2, 2])}
+    assert found["macro_f1"].interval is not None
+    assert (found["macro_f1"].interval.low, found["macro_f1"].value) == (1.0, 1.0)

@@ -120,7 +120,8 @@ def multiclass_metrics(
     def macro_f1(weights: FloatArray) -> float:
         found = table(weights)
         both = found.sum(axis=0)[there] + found.sum(axis=1)[there]
-        return float(np.mean(np.divide(2.0 * np.diag(found)[there], both, out=np.zeros(there.size), where=both > 0.0)))
+        some = both > 0.0  # a draw may lack a class
+        return float(np.mean(2.0 * np.diag(found)[there][some] / both[some]))
 
     others: list[tuple[str, Better, float | None, Weighted]] = [
         (name, "lower", None, mean_of(row_losses(name, y, p)))

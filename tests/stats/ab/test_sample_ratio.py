@@ -55,3 +55,8 @@ def test_units_of_a_variant_without_weight_are_refused() -> None:
         sample_ratio([[10, 10]], [1.0, 0.0])
     with pytest.raises(Misuse, match="needs a weight for each variant"):
         sample_ratio([[10, 10]], [0.5, 0.3, 0.2])
+
+
+def test_a_block_without_weights_and_units_does_not_switch_the_check_off() -> None:
+    found = sample_ratio([[100, 100], [0, 0], [4_000, 8_000]], [[0.5, 0.5], [0.0, 0.0], [0.5, 0.5]])
+    assert (found.holds, found.failed) == (False, 2)

@@ -79,6 +79,8 @@ def sample_ratio(units: ArrayLike, weights: ArrayLike, *, error: float = 0.001) 
 def _log_evidence(counts: FloatArray, shares: FloatArray) -> float:
     """Return the log likelihood ratio of a mixture of shares (Dirichlet, around `shares`) against `shares`."""
     used = shares > 0.0
+    if not used.any():
+        return 0.0
     counts, prior = counts[used], CONCENTRATION * shares[used]
     mixed = gammaln(prior + counts).sum() - gammaln(prior).sum()
     mixed += gammaln(prior.sum()) - gammaln(prior.sum() + counts.sum())

@@ -137,6 +137,15 @@ def test_what_only_informs_or_left_no_faulty_rows_opens_no_window(catalog: Catal
     assert red_windows(catalog, "m") == []
 
 
+def test_a_column_that_no_fit_uses_excludes_no_rows(catalog: Catalog) -> None:
+    """A new shop, whose name the model does not read, must not keep repairs waiting for a person."""
+    reach = Reach.of(make_model(0))
+    assert reach.unread == {"channel"}
+    for name in ("channel", "site", "price"):
+        look(catalog, 35 * HOUR_US, nulls(33 * HOUR_US, kind="new_values", subject=f"column {name}"), reach=reach)
+    assert {one.subject for one in red_windows(catalog, "m")} == {"column site", "column price"}
+
+
 def test_an_information_that_turned_red_opens_one(catalog: Catalog) -> None:
     look(catalog, HOUR_US, nulls(0, severity="info"))
     look(catalog, 2 * HOUR_US, nulls(0))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
+from trimtab.core.expressions.nodes import Expression
 from trimtab.core.records import Signal
 from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, HOUR_US
@@ -118,6 +119,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = True  # whether days are checked for missing labels
     logged: bool = False  # whether training uses the feature values that were logged with the predictions
     sources: dict[str, int]  # for each source of features: how long features go on reading an event, at most a day
+    unread: frozenset[str] = frozenset()  # columns of the request that no fit uses, so their faults spoil no row
 
     @staticmethod
     def of(model: Model) -> Reach:
@@ -136,6 +138,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
             complete=model.task != "ranking",
             logged=model.rows == "logged",
             sources=sources,
+            unread=frozenset(model.request.columns) - _read(model),
         )
 
     @property
@@ -150,8 +153,13 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         and if labels of a day are still missing after the wait, this gives a signal of its own. So the
         signal of the silence excludes nothing, unless features read the source, too, or days are not checked
         (`complete`). # D0185
+
+        Signals about a column of the request that no fit uses exclude nothing, either. For example, a new shop has a
+        name that training never saw, but the model reads no names.
         """
         if signal.kind not in KINDS or signal.kind in _ROWLESS or signal.severity != "red":
+            return False
+        if signal.subject in {f"column {name}" for name in self.unread}:
             return False
         source = self._source_of(signal)
         silent = signal.kind in _SILENT and source == self.label_source and self.complete
@@ -185,6 +193,12 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         """Return the source that a signal is about (for a column of a view, the view's name); empty: none."""
         what, _, name = signal.subject.partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
+
+
+def _read(model: Model) -> set[str]:
+    """Return the columns of the request on which the rows of a training set depend."""
+    own = model.weights.columns() if isinstance(model.weights, Expression) else frozenset()
+    return {model.request.key, model.request.time, model.group or ""} | model.features.request_columns | own
 
 
 def window_changes(

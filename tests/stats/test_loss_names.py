@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,6 +62,21 @@ def test_a_quantile_is_calibrated_when_its_share_of_labels_lies_below_it():
     assert calibration_gap("squared_error", labels, np.full(1000, 899.5)) == pytest.approx(400.0)
     assert gap_unit("pinball(0.9)", labels) == 1.0
     assert gap_unit("poisson_deviance", labels) == labels.std()
+
+
+def test_the_best_model_of_an_absolute_error_is_calibrated_although_skewed_labels_have_another_mean():
+    labels = np.exp(np.random.default_rng(1).normal(size=4000))
+    median, mean = (np.full(4000, one) for one in (1.0, math.exp(0.5)))
+    assert row_losses("absolute_error", labels, median).mean() < row_losses("absolute_error", labels, mean).mean()
+    assert calibration_gap("absolute_error", labels, median) < 0.03 < calibration_gap("absolute_error", labels, mean)
+    assert gap_unit("absolute_error", labels) == 1.0
+
+
+def test_labels_that_are_equal_to_the_score_count_for_either_side_of_a_quantile():
+    labels = np.array([0.0] * 97 + [1.0, 2.0, 3.0])
+    assert calibration_gap("pinball(0.9)", labels, np.zeros(100)) == 0.0
+    assert calibration_gap("pinball(0.9)", labels, np.full(100, -1.0)) == pytest.approx(0.9)
+    assert calibration_gap("pinball(0.9)", labels, np.full(100, 0.5)) == pytest.approx(0.07)
 
 
 def test_a_day_of_usual_misses_of_a_quantile_or_of_rare_counts_is_not_capped():

@@ -103,12 +103,15 @@ def _leaving(losses: Floats, share: float) -> float:
 def calibration_residuals(metric: Loss, labels: Floats, scores: Floats) -> Floats:
     """Return how far each row's score is above its label, shape (rows,). The mean is the signed calibration gap.
 
-    For a quantile, the mean is the share of labels at or below their score, minus the level of the quantile. For
-    several classes, the class whose mean probability is furthest from its share of the labels counts.
+    For a quantile, the mean is the share of labels at or below their score, minus the level of the quantile; labels
+    that are equal to their score count for either side, whichever is nearer. The absolute error is smallest for the
+    median, which is far from the mean where labels are skewed, so it is treated as the quantile 0.5. For several
+    classes, the class whose mean probability is furthest from its share of the labels counts.
     """
-    quantile = quantile_of(metric)
+    quantile = _aim(metric)
     if quantile is not None:
-        return np.asarray((labels <= scores) - quantile, np.float64)
+        below, up_to = (np.asarray(one, np.float64) - quantile for one in (labels < scores, labels <= scores))
+        return below if below.mean() > 0.0 else up_to if up_to.mean() < 0.0 else np.zeros(len(labels))
     if metric in CLASS_LOSSES:
         shares = np.bincount(labels.astype(np.int64), minlength=scores.shape[1]) / labels.size
         furthest = int(np.abs(scores.mean(axis=0) - shares).argmax())
@@ -126,8 +129,13 @@ def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
 
 
 def gap_unit(metric: Loss, labels: Floats) -> float:
-    """Return the unit of a limit for the calibration gap: 1 for probabilities and quantiles, otherwise `label_unit`."""
-    return 1.0 if quantile_of(metric) is not None else label_unit(metric, labels)
+    """Return the unit of a limit for the calibration gap: 1 where it is a probability or a share, or `label_unit`."""
+    return 1.0 if _aim(metric) is not None else label_unit(metric, labels)
+
+
+def _aim(metric: Loss) -> float | None:
+    """Return the quantile that has the smallest loss; None if it is another number, such as the mean."""
+    return 0.5 if metric == "absolute_error" else quantile_of(metric)
 
 
 def _far(metric: Loss) -> float:

@@ -151,9 +151,8 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
             f"{len(names)}. Restore the prediction log or the version's blob."
         )
     request, note = _request(system, prediction, version)
-    shares, no_shares = None, "the declared rule gave the answer, not the model"
-    if RULE not in prediction.flags:
-        shares, no_shares = _shares(artifact, values, prediction.score)
+    by_rule = (None, "the declared rule gave the answer, not the model")
+    shares, no_shares = by_rule if RULE in prediction.flags else _shares(artifact, values, prediction.score)
     return Explanation(
         prediction=prediction.id,
         request_id=prediction.request_id,

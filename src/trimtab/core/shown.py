@@ -67,8 +67,9 @@ def format_bytes(size: float) -> str:
     ('999 B', '12.3 MB')
     """
     for name, factor in reversed(_UNITS.items()):
-        if abs(size) >= factor > 1:
-            return f"{size / factor:.3g} {name}" if abs(size) < 1000 * factor else f"{size / factor:,.0f} {name}"
+        units = abs(size) / factor
+        if units >= 0.9995 and factor > 1:  # three digits of a greater number of the next smaller unit would be 1e+03
+            return f"{size / factor:.3g} {name}" if units < 999.5 else f"{size / factor:,.0f} {name}"
     return f"{size:.0f} B"
 
 

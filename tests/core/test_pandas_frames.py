@@ -91,3 +91,11 @@ def test_what_no_column_holds_is_refused_or_given_as_python_objects() -> None:
     assert without_pyarrow(frame, loose=True).loose == {"price": [Decimal("1.5"), None]}
     with pytest.raises(Misuse, match="holds int and str"):
         without_pyarrow(pd.DataFrame({"x": pd.Series([1, "a"], dtype=object)}))
+
+
+def test_a_column_that_comes_twice_is_refused() -> None:
+    frame = pd.DataFrame([[1, 2]], columns=["x", "x"])
+    with pytest.raises(WrongColumn, match="column 'x' comes twice"):
+        without_pyarrow(frame)
+    with pytest.raises(WrongColumn, match="column 'x' comes twice"):
+        without_pyarrow(frame, loose=True)

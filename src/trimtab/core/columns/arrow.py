@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -28,7 +27,7 @@ from trimtab.core.columns.arrow_layout import (
     read_intervals,
     read_piece,
 )
-from trimtab.core.columns.column import Column, Dtype, WrongColumn
+from trimtab.core.columns.column import Column, Dtype, WrongColumn, check_once
 from trimtab.core.columns.column import column as column_of
 from trimtab.core.columns.pandas_frames import is_pandas, read_pandas
 from trimtab.core.errors import Misuse
@@ -129,12 +128,10 @@ def _joined(names: Sequence[str], parts: Sequence[Sequence[Column]]) -> tuple[tu
     """Join the parts of each column. Return all names, and the columns that have parts, without pandas' index.
 
     Raises:
-        Misuse: Two columns have the same name.
+        WrongColumn: Two columns have the same name.
     """
     kept = [name for name in names if not _INDEX.fullmatch(name)]
-    twice, times = next(iter(Counter(kept).most_common(1)), ("", 0))
-    if times > 1:
-        raise WrongColumn(f"table: column {twice!r} comes twice. Rename or remove one.", column=twice)
+    check_once(kept)
     found = {n: join_columns(p) for n, p in zip(names, parts, strict=True) if p and not _INDEX.fullmatch(n)}
     return tuple(kept), found
 

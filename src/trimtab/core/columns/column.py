@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,13 @@ class WrongColumn(Misuse):
     def __init__(self, message: str, *, column: str) -> None:
         super().__init__(message)
         self.column = column
+
+
+def check_once(names: Sequence[str]) -> None:
+    """Raise `WrongColumn` if a table has two columns of the same name."""
+    twice, times = next(iter(Counter(names).most_common(1)), ("", 0))
+    if times > 1:
+        raise WrongColumn(f"table: column {twice!r} comes twice. Rename or remove one.", column=twice)
 
 
 class Column(msgspec.Struct, frozen=True, eq=False):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.core.columns.column import Column, Dtype, WrongColumn, column, float_column
+from trimtab.core.columns.column import Column, Dtype, WrongColumn, check_once, column, float_column
 from trimtab.core.time import parse_time_us
 
 _INT_MAX = 2**63 - 1
@@ -27,9 +27,11 @@ def read_pandas(
     """Read a pandas frame; the arguments and the result are those of `read_columns`.
 
     Raises:
-        WrongColumn: Without `loose`, a column has values of several types, or of a type that no `Column` can hold.
+        WrongColumn: Two columns have the same name. Or, without `loose`, a column has values of several types, or of a
+            type that no `Column` can hold.
     """
     names = tuple(map(str, frame.columns))
+    check_once(names)
     columns: dict[str, Column] = {}
     values: dict[str, list[Any]] = {}
     for place, name in enumerate(names):

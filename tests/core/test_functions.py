@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 import sys
 from typing import Any
@@ -29,6 +31,11 @@ def both(expression: Expression, x: float | None) -> Any:
     in_columns = evaluate_columns(expression, Columns.of({"x": ("float", [x])})).to_list()[0]
     assert (type(in_row), in_row) == (type(in_columns), in_columns)
     return in_row
+
+
+class Twice:
+    def __call__(self, x: float) -> float:
+        return 2 * x
 
 
 class Unspeakable(Exception):
@@ -115,3 +122,13 @@ def test_a_function_that_this_process_does_not_know_is_named() -> None:
         compile_row(unknown, {"x": "float"})
     assert files_of([unknown]) == ()
     assert files_of([of_one(lambda x: x) + 1]) == (__file__,)
+
+
+@pytest.mark.parametrize("function", [functools.partial(pow, 2), max, Twice()])
+def test_callables_without_a_name_or_a_signature_are_refused(function: Any) -> None:
+    with pytest.raises(Misuse, match="Write a function with def"):
+        transform(function)
+
+
+def test_a_builtin_function_is_defined_in_no_file() -> None:
+    assert files_of([transform(math.sqrt)("x")]) == ()

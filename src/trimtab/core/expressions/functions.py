@@ -28,9 +28,14 @@ class Transform:
         from trimtab.core.expressions.code import code_hash  # imported here, because importing it takes time
 
         self.function = function
-        self.name = function.__name__
+        try:
+            self.name = function.__name__
+            self._signature = inspect.signature(function)
+        except (AttributeError, ValueError):  # for example, a partial has no name, and `max` has no signature
+            raise Misuse(
+                f"transform: {shown(function)} has no name or no signature. Write a function with def that calls it."
+            ) from None
         self._params = (self.name, returns, nulls, code_hash(function))
-        self._signature = inspect.signature(function)
         _KNOWN[self._params[3]] = function
 
     def __call__(self, *args: Expression | Scalar) -> Expression:
@@ -65,7 +70,8 @@ def transform(
         nulls: What happens if an argument is null. "skip": the result is null. "pass": the function gets None.
 
     Raises:
-        Misuse: An argument has a value that is not listed here, or `code_hash` cannot hash the function.
+        Misuse: An argument has a value that is not listed here, the function has no name or no signature, or
+            `code_hash` cannot hash the function.
 
     >>> @transform(returns=float)
     ... def ratio(part: float, whole: float) -> float | None:
@@ -121,7 +127,8 @@ def files_of(expressions: Iterable[Expression]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for expression in expressions:
         if expression.op == "python" and (function := _KNOWN.get(str(expression.params[3]))) is not None:
-            found[inspect.unwrap(function).__code__.co_filename] = None
+            code = getattr(inspect.unwrap(function), "__code__", None)
+            found |= {} if code is None else {code.co_filename: None}  # a builtin function has no code in Python
         found |= dict.fromkeys(files_of(expression.args))
     return tuple(found)
 

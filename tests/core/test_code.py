@@ -215,3 +215,11 @@ def test_the_distributions_of_usual_modules_are_found_without_reading_all(monkey
     finally:
         for cache in caches:
             cache.cache_clear()
+
+
+def test_only_what_is_used_of_a_module_counts_in_a_long_function_too(load: Callable[..., ModuleType]) -> None:
+    names = "".join(f"    global_{n}\n" for n in range(300))
+    project = PROJECT + f"\ndef long(x):\n{names}    return helpers.FACTOR\n"
+    base = code_hash(load(project).long)
+    assert code_hash(load(project, HELPERS.replace("OTHER = 5", "OTHER = 6")).long) == base
+    assert code_hash(load(project, HELPERS.replace("FACTOR = 2", "FACTOR = 3")).long) != base

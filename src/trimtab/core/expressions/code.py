@@ -273,6 +273,8 @@ def _reads(code: types.CodeType) -> Iterator[tuple[str, ...]]:
     found: set[tuple[str, ...]] = set()
     path: list[str] = []
     for step in dis.get_instructions(code):
+        if step.opname == "EXTENDED_ARG":  # belongs to the next instruction
+            continue
         if path and step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             path.append(step.argval)
             continue

@@ -13,7 +13,7 @@ class Misuse(TrimtabError, ValueError):
 
 
 class NotFound(TrimtabError, LookupError):
-    """The named thing does not exist. The message lists the things that exist."""
+    """The named thing does not exist. The message usually lists the things that exist."""
 
 
 class Conflict(TrimtabError):

@@ -87,7 +87,7 @@ class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):
-    """The estimated time at which the change began that raised an alarm."""
+    """An estimate of when the change behind an alarm began."""
 
     at_us: int  # the most likely day
     earliest_us: int  # the earliest day that is nearly as likely

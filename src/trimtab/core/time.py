@@ -81,7 +81,7 @@ def format_duration(us: int) -> str:
 
 
 def format_age(us: int) -> str:
-    """Return about how long ago a time is; if `us` is negative, how far ahead it is.
+    """Return roughly how long ago a time was; if `us` is negative, how far ahead it is.
 
     >>> format_age(10_800_000_000), format_age(-172_800_000_000), format_age(300_000)
     ('3 h ago', 'in 2 d', 'just now')

@@ -1,4 +1,4 @@
-"""Read FlatBuffers (the binary format of Arrow headers). A reference out of the buffer raises `ValueError`."""
+"""Read FlatBuffers (the binary format of Arrow headers). A reference beyond the buffer raises `ValueError`."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Ragged(msgspec.Struct, frozen=True, eq=False):
 
 
 class Mirrored(msgspec.Struct, frozen=True, eq=False):
-    """Eight bytes of each payload: a 64-bit number in a column of `matrix`, itself a part, with reversed bytes."""
+    """Eight bytes of each payload: those of a 64-bit number in `matrix`, in reverse order. `matrix` is another part."""
 
     matrix: NDArray[Any]
     column: int
@@ -89,7 +89,7 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
                 kind, blob = _RAGGED, offsets.tobytes() + blob
         else:
             kind, blob = _FIXED, np.ascontiguousarray(part, np.uint8).tobytes()
-        # what another part mirrors stays as it is
+        # a part stays as it is if another part mirrors it
         if kind in (_FIXED, _RAGGED) and rows and not (isinstance(part, np.ndarray) and part.ctypes.data in mirrored):
             before = known.setdefault((kind, len(blob), blob[:_COMPARED]), len(blobs))
             if before < len(blobs) and kinds[before][0] == kind and blobs[before] == blob:

@@ -17,7 +17,7 @@ def library_of(table: object) -> str:
 
 
 def like(columns: Any, table: object) -> Any:
-    """Return columns as a table of the library that another table is from. If it is unknown, return them unchanged."""
+    """Return columns as a table of the library that another table is from, or unchanged if the library is unknown."""
     return _added(columns, table, None)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
 
-# the packages that can contain a module, if they have another name than the module
+# for modules whose package has another name: the packages that can contain them
 DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost", "xgboost-cpu")}
 _Position = tuple[int, int]
 
@@ -206,7 +206,10 @@ def _class_source(kind: type) -> str:
 
 
 def _bare(code: types.CodeType) -> types.CodeType | types.FunctionType:
-    """Return code as a function without a module if its file exists, so that `inspect` does not search all modules."""
+    """Return code in the form in which `inspect` finds its source text fastest.
+
+    For a function without a module, `inspect` does not search all modules. But the file of the code must exist.
+    """
     cells = tuple(types.CellType() for _ in code.co_freevars)
     return types.FunctionType(code, {}, None, None, cells) if Path(code.co_filename).exists() else code
 
@@ -239,7 +242,7 @@ def _lambda_source(code: types.CodeType) -> Any:
 
 
 def _same_constants(node: ast.Lambda, code: types.CodeType) -> bool:
-    """Return whether a lambda has the constants of this code, for which Python 3.12 does not record all positions."""
+    """Return whether a lambda has the constants and names of this code. (Python 3.12 does not record all positions.)"""
     compiled = compile(ast.Expression(node), "<lambda>", "eval")
     inner = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
     return (repr(inner.co_consts), inner.co_names) == (repr(code.co_consts), code.co_names)

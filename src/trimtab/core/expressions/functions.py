@@ -66,7 +66,7 @@ def transform(
 
     Args:
         function: A function of one or more values.
-        returns: The type of the result: float, int, bool or str. None, NaN and infinite values count as null.
+        returns: The type of the result: float, int, bool or str. None, NaN and floats beyond ±1e150 are null.
         nulls: What happens if an argument is null. "skip": the result is null. "pass": the function gets None.
 
     Raises:

@@ -190,7 +190,7 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
         return Expression("log1p", (self,))
 
     def exp(self) -> Expression:
-        """e to the power of x; null when it exceeds 1e150."""
+        """e to the power of x; null where the result exceeds 1e150."""
         return Expression("exp", (self,))
 
     def sqrt(self) -> Expression:

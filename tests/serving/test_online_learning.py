@@ -368,8 +368,9 @@ def test_examples_out_of_order_or_from_the_future_are_refused(store: Any) -> Non
         deployment(store, every_us=-1)
 
 
-def test_a_damaged_state_is_named(store: Any) -> None:
-    store.write({b"online_learner/late/online": b"\xc1"})
+@pytest.mark.parametrize("stored", [b"\xc1", b"\x95\x01\x00\x81\xa1\xff"])
+def test_a_damaged_state_is_named(store: Any, stored: bytes) -> None:
+    store.write({b"online_learner/late/online": stored})
     with pytest.raises(Corrupt, match="late/online"):
         deployment(store)
 

@@ -182,7 +182,10 @@ def test_columns_that_make_no_predictions_are_refused(wrong: dict[str, list[obje
         pack_all(prediction("p"), wrong)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x03abc", CLASSES, FORMAT, FORMAT + b"\x93\x01\x02\x03", FORMAT + b"\xc1"])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\x03abc", CLASSES, FORMAT, FORMAT + b"\x93\x01\x02\x03", FORMAT + b"\xc1", FORMAT + b"\x9d\xa1\xff"],
+)
 def test_damage_and_unknown_formats_are_named(payload: bytes) -> None:
     with pytest.raises(Corrupt, match="prediction log, p0001 at 9"):
         decode(payload, "p0001", 9)

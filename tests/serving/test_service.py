@@ -268,7 +268,7 @@ def test_stored_answers_are_given_as_they_are_and_others_made_now(shop: Shop) ->
     assert len(shop.log.read()[0]) == 3
 
 
-@pytest.mark.parametrize("damage", ["unavailable", "corrupt"])
+@pytest.mark.parametrize("damage", ["unavailable", "corrupt", "no text"])
 def test_where_stored_answers_cannot_be_read_answers_are_made_now(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -282,7 +282,8 @@ def test_where_stored_answers_cannot_be_read_answers_are_made_now(
     def gone(key: bytes) -> bytes:
         if damage == "unavailable":
             raise Unavailable("data.mdb: cannot be read.")
-        return b"nonsense" if key.endswith(b"c1") else get(key)
+        damaged = b"nonsense" if damage == "corrupt" else b"\x95\x01\xc4\x00\xa1\xff"  # the version is not UTF-8
+        return damaged if key.endswith(b"c1") else get(key)
 
     async def talk(client: httpx.AsyncClient) -> None:
         for _ in range(3):
@@ -298,7 +299,7 @@ def test_where_stored_answers_cannot_be_read_answers_are_made_now(
         run(HttpService([shop.endpoint], shop.log), talk)
     said = [one.getMessage() for one in caplog.records if "stored answers" in one.getMessage()]
     assert len(said) == 1
-    assert ("Corrupt" if damage == "corrupt" else "cannot be read") in said[0]
+    assert ("cannot be read" if damage == "unavailable" else "Corrupt") in said[0]
 
 
 def test_a_state_that_cannot_be_looked_at_is_not_ready(shop: Shop) -> None:

@@ -361,8 +361,9 @@ def test_the_state_of_a_service_is_read_as_it_was_written(tmp_path: Path) -> Non
     state = ServiceState(pid=5, url="http://x", at_us=1, workers=[worker])
     write_state(tmp_path, state)
     assert read_state(tmp_path) == state
-    (tmp_path / "service.json").write_bytes(b"half")
-    assert read_state(tmp_path) is None
+    for damaged in (b"half", b'{"url": "\xff"}'):
+        (tmp_path / "service.json").write_bytes(damaged)
+        assert read_state(tmp_path) is None
     remove_state(tmp_path)
     remove_state(tmp_path)
 

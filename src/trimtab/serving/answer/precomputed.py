@@ -81,7 +81,7 @@ class Precomputed:
             return MISSING
         try:
             entry = _decoder.decode(stored)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Corrupt(f"precomputed answer of {key!r}: cannot be read ({error}). Score the batch again.") from error
         if entry.format != FORMAT:
             raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, but this trimtab reads {FORMAT}.")
@@ -110,7 +110,7 @@ def stored_requests(store: KeyValue) -> Iterator[tuple[bytes, str, list[Any]]]:
         for key, stored in found:
             try:
                 columns = msgspec.msgpack.decode(_decoder.decode(stored).columns)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise Corrupt(
                     f"precomputed answer {key!r}: cannot be read ({error}). Score the batch again."
                 ) from error

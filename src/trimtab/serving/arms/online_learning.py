@@ -296,7 +296,7 @@ def _key(name: str) -> bytes:
 def _read(name: str, stored: bytes) -> LearnerState:
     try:
         saved = msgspec.msgpack.decode(stored, type=LearnerState)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"online deployment {name!r}: its saved state cannot be read ({error}).") from error
     if saved.format != FORMAT:
         raise Corrupt(

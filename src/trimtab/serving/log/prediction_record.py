@@ -184,7 +184,7 @@ def decode(payload: bytes, partition: str, position: int) -> Prediction:
         )
     try:
         return _decoder.decode(memoryview(payload)[1:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(
             f"prediction log, {partition} at {position}: not a prediction ({error}). Restore the partition from a copy."
         ) from error

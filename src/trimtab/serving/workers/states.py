@@ -39,7 +39,7 @@ def read_state(folder: Path) -> ServiceState | None:
     """Return the stored state, or None if there is none or it cannot be read."""
     try:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=ServiceState)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

@@ -209,6 +209,16 @@ def test_a_model_that_fails_on_a_table_is_counted_and_nothing_is_logged(shop: Sh
     assert shop.log.read()[0] == []
 
 
+@pytest.mark.parametrize(("rows", "timed"), [(1, 1), (2, 0)])
+def test_only_a_table_of_one_row_has_a_latency(shop: Shop, rows: int, timed: int) -> None:
+    shop.endpoint.swap(answerer(shop), costs=shop.endpoint.batched.costs)
+    plain = plain_table(shop.checkout, table_of([ROW] * rows))
+    assert plain is not None
+    shop.endpoint.prepare(shop.endpoint.current, plain, None)
+    (counts,) = shop.endpoint.counts.all()
+    assert (counts.snapshot().requests, counts.snapshot().timed) == (1, timed)
+
+
 class NeedsRows(Weighted):
     """Like many libraries, it refuses a matrix without rows."""
 

@@ -298,8 +298,8 @@ class Endpoint:
             counts.failed(1)
             raise
         if made is not None:
-            # given twice, the first row counts as one request of several rows (without a latency)
-            counts.answered([made[0]] * 2, perf_counter() - begun_s, False)
+            # the first row, given twice, counts as one request of several rows (without a latency)
+            counts.answered([made[0]] * min(len(made), 2), perf_counter() - begun_s, False)
         return made
 
     def _predict_counted(

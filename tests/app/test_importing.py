@@ -425,6 +425,16 @@ def test_a_file_of_pytorch_is_refused_with_the_way_by_onnx(tmp_path: Path, name:
 
 
 @pytest.mark.fast
+def test_an_export_of_a_newer_trimtab_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(
+        '{"format": 2, "runtime": "sklearn", "file": "m.skops", "sha256": "", "features": []}'
+    )
+    (tmp_path / "m.skops").write_bytes(b"x")
+    with pytest.raises(Misuse, match=r"model\.json has format 2; needed 1\. Upgrade trimtab"):
+        find_model(tmp_path)
+
+
+@pytest.mark.fast
 def test_a_model_json_of_another_library_is_no_export(tmp_path: Path) -> None:
     """It ended with `KeyError: 'runtime'`, even if the folder was one of MLflow."""
     (tmp_path / "model.json").write_text('{"learner": {}, "version": [3, 0, 0]}')

@@ -372,7 +372,11 @@ def _exported(file: Path) -> dict[str, Any] | None:
         about = standalone.read_document(file)
     except standalone.ModelError as error:
         raise Misuse(f"import: {error}") from error
-    return about if about.keys() >= {"runtime", "file", "sha256", "features"} else None
+    if not about.keys() >= {"runtime", "file", "sha256", "features"}:
+        return None
+    if about.get("format") != standalone.FORMAT:
+        raise Misuse(f"import: {file} has format {about.get('format')}; needed {standalone.FORMAT}. Upgrade trimtab.")
+    return about
 
 
 def _read(

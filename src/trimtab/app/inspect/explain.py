@@ -151,8 +151,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
             f"{len(names)}. Restore the prediction log or the version's blob."
         )
     request, note = _request(system, prediction, version)
-    by_rule = (None, "the declared rule gave the answer, not the model")
-    shares, no_shares = by_rule if RULE in prediction.flags else _shares(artifact, values, prediction.score)
+    shares, no_shares = _shares(artifact, values, prediction)
     return Explanation(
         prediction=prediction.id,
         request_id=prediction.request_id,
@@ -190,9 +189,11 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
     )
 
 
-def _shares(artifact: Artifact, values: Sequence[float], score: float) -> tuple[Shares | None, str | None]:
+def _shares(artifact: Artifact, values: Sequence[float], prediction: Prediction) -> tuple[Shares | None, str | None]:
     """Return the contribution of each feature to the score, or the reason why there are none."""
-    row = np.array([values], np.float64)
+    if RULE in prediction.flags:
+        return None, "the declared rule gave the answer, not the model"
+    row, score = np.array([values], np.float64), prediction.score
     try:
         found = contributions(artifact, row)
         answers = scorer_for(artifact).predict(row)[0]

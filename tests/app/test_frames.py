@@ -137,6 +137,12 @@ def test_a_frame_that_does_not_fit_is_refused_with_what_lacks(made: Scaffolded) 
             project.predict_frame(pl.DataFrame({"id": ["c1"], "at": AT[:1]}))
         with pytest.raises(Misuse, match="row 2, column 'x': needed float, found 'high'"):
             project.predict_frame([{"id": "c1", "at": AT[0], "x": 1.0}, {"id": "c1", "at": AT[1], "x": "high"}])
+        count = sum(project.predictions.log.positions().values())
+        for lacking, name in [({"id": None}, "id"), ({"at": None}, "at")]:  # the first row alone would be answered
+            rows = [{"id": "c1", "at": AT[0], "x": 1.0}, {"id": "c1", "at": AT[1], "x": 1.0} | lacking]
+            with pytest.raises(Misuse, match=f"row 2, column {name!r}: needed a value"):
+                project.predict_frame(rows)
+        assert sum(project.predictions.log.positions().values()) == count
         with pytest.raises(NotFound, match="no deployment of model ''"):
             project.predict_frame([{"id": "c1", "at": AT[0], "x": 1.0}], "")
 

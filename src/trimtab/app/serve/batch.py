@@ -81,7 +81,7 @@ def answer_table(
     unanswered = tuple(problem_of(bad, request.source.declared) for bad in rows.bad)
     if on_error == "skip":
         is_text = rows.kept is not None and isinstance(requests, str | Path)
-        table, nameless = _named_rows(request, rows, rows.bad[0].unit if rows.bad else "line" if is_text else "row")
+        table, nameless = named_rows(request, rows, rows.bad[0].unit if rows.bad else "line" if is_text else "row")
         unanswered += nameless
     if unanswered and (on_error == "refuse" or not table.rows):
         more = f" {len(unanswered) - 1:,} more such rows follow." if len(unanswered) > 1 else ""
@@ -129,7 +129,7 @@ def answer_table(
     )
 
 
-def _named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, tuple[str, ...]]:
+def named_rows(request: Request, rows: FileRows, unit: str) -> tuple[Columns, tuple[str, ...]]:
     """Return the rows that have a time and a key, and for each other row where it is and what it lacks."""
     table, lacking = rows.columns, []
     good = np.ones(table.rows, bool)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trimtab.app.models.served_model import ServedModel
-from trimtab.app.serve.batch import answer_table, flag_column
+from trimtab.app.serve.batch import answer_table, flag_column, named_rows
 from trimtab.app.system import System
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.columns.same_library import library_of, with_columns
@@ -37,11 +37,14 @@ def predict_frame(system: System, frame: Any, model: str, at_us: int | None, pro
     given: Any = frame
     if library_of(frame) == "duckdb":  # a relation is a query, which may give its rows in another order each time
         given = Columns.from_arrow(frame)
-    table = read_rows(given, request.source).columns
+    found = read_rows(given, request.source)
+    table = found.columns
     absent = [name for name in request.columns if name not in table]
     if absent:
         raise Misuse(f"predict_frame: no column {absent[0]!r}, which request {request.name!r} declares. Add it.")
     table = table.select(request.columns)
+    if lacking := named_rows(request, found, "row")[1]:
+        raise Misuse(f"predict_frame: {lacking[0]}")
     times = table[request.time]
     due_us = times.values - request.lead_us
     past = times.present() & (at_us is None) & (due_us < system.clock.now_us() - HOUR_US)

@@ -637,6 +637,10 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
                 project.forget(entity, *key)
         with pytest.raises(Misuse, match=r"keys='77' is one str\. Give a list"):  # else, each digit would be a key
             project.forget("customer", keys="77")
+        for wrong in (None, 7.5):
+            with pytest.raises(Misuse, match=rf"forget: {wrong} is no part of a key"):
+                project.forget("customer", keys=[77, wrong])  # type: ignore[list-item]  # such as a null of a column
+        assert project.forget("customer", keys=np.array([77, 300]), dry_run=True).keys == 2
         assert [d.act for d in project.ledger()].count("forget") == 0
         following = market.opened(folder)
         follower = following.views.follow()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -1003,8 +1005,12 @@ class Project(ProjectRows):
 
         if isinstance(keys, str | bytes | Mapping):
             raise Misuse(f"forget: keys={shown(keys)[:100]} is one {type(keys).__name__}. Give a list of keys.")
-        several = [[one] if isinstance(one, str | int) else one for one in keys]
-        wanted = [[*map(str, one)] for one in ([key, *several] if key else several)]
+        several = [one if isinstance(one, list | tuple) else [one] for one in keys]
+        given = [key, *several] if key else several
+        for part in chain.from_iterable(given):
+            if not isinstance(part, str | Integral):
+                raise Misuse(f"forget: {shown(part)[:100]} is no part of a key. Give texts or whole numbers.")
+        wanted = [[*map(str, one)] for one in given]
         if not dry_run and self.followed():
             raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, then forget.")
         self.reopen()

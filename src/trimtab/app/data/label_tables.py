@@ -68,6 +68,8 @@ def label_prediction(system: System, row: LabelRow) -> LabelsTaken:
 
 def label_table(system: System, given: Rows, progress: Callable[[int, int], object] | None) -> LabelsTaken:
     """Append a table of labels; see `Project.label_table`."""
+    if given.__class__ is list and not given:
+        return LabelsTaken(accepted=0, refused=0, late=0, models={})
     is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
     sources = [one.model.label.source for one in system.definitions.deployments.values()]
     delimiters = dict.fromkeys(one.reading.delimiter for one in sources if is_text and one.reading.delimiter)

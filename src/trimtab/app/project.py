@@ -713,7 +713,7 @@ class Project(ProjectRows):
         """
         from trimtab.app.inspect.pages.quality_page import write_quality_page
 
-        return write_quality_page(self, model, Path(to))
+        return write_quality_page(self, model, checked_path("to", to))
 
     def verify_ledger(self) -> int:
         """Verify the ledger's chain of hashes. Returns the number of rows.

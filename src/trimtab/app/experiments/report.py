@@ -71,6 +71,7 @@ def write_experiment_page(system: System, name: str, to: Path, generation: int |
     file = to if to.suffix == ".html" else to / f"{name}-experiment.html"
     page = html_page(experiment_document(experiment_report(system, name, generation=generation)))
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, page.encode())
     except OSError as error:
         raise Unavailable(f"{file}: {error.strerror}. Check free space and access, then try again.") from error

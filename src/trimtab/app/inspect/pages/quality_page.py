@@ -44,6 +44,7 @@ def write_quality_page(system: System, model: str | None, to: Path) -> Path:
     name = system.definitions.deployment(model).name
     file = to if to.suffix == ".html" else to / f"{name}-quality.html"
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(file, quality_page(system, name).encode())
     except OSError as error:
         raise Unavailable(f"{file}: {error.strerror}. Check free space and access, then try again.") from error

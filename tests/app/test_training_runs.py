@@ -102,6 +102,21 @@ def cached(run: Run) -> dict[str, bool]:
 STEPS = ["snapshot", "fit", "evaluate", "judge", "refit", "register", "promote"]
 
 
+def test_a_tick_during_a_training_leaves_the_training_alone(loaded: Path) -> None:
+    ticked: list[object] = []
+
+    def tick(run: Run) -> None:
+        if not ticked:
+            ticked.append(project.loop("buyer").tick())
+
+    with opened(loaded) as project:
+        assert project.train(watch=tick)[-1].act == "promote"
+        assert ticked == [[]]
+        (run,) = project.runs()
+        assert run.outcome == "Promoted buyer@2."
+        assert [step.name for step in run.steps if step.name != "partial"] == STEPS
+
+
 def test_training_twice_gives_the_same_version_and_does_nothing_the_second_time(
     loaded: Path, tally: Callable[[], int]
 ) -> None:

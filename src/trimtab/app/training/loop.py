@@ -118,25 +118,30 @@ class DeploymentLoop:
         Args:
             busy: Called with a text about another process that uses the loop, if there is one.
         """
-        with self._turn("tick") as mine, self._training.turn("the loop"):
+        with self._turn("tick") as mine:
             self._ticked = False
             if not mine:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            # inputs are only checked up to this time, because later predictions may be missing in what is read below
-            read_us = self._clock.now_us()
-            self.catch_up()
-            decisions = self._loop.controller.finish()
-            with self._reading:
-                self._read_predictions()
-                self._loop.close_days()
-                self.inputs.look(read_us, self._loop.newly_closed)
-                self._ticked = True
-            decisions += self._loop.controller.tick()
-            self._training.ended(decisions)
-            self.inputs.follow()
-            return decisions
+            # only now, because this would end a training of another thread
+            with self._training.turn("the loop"):
+                return self._tick()
+
+    def _tick(self) -> list[Decision]:
+        # inputs are only checked up to this time, because later predictions may be missing in what is read below
+        read_us = self._clock.now_us()
+        self.catch_up()
+        decisions = self._loop.controller.finish()
+        with self._reading:
+            self._read_predictions()
+            self._loop.close_days()
+            self.inputs.look(read_us, self._loop.newly_closed)
+            self._ticked = True
+        decisions += self._loop.controller.tick()
+        self._training.ended(decisions)
+        self.inputs.follow()
+        return decisions
 
     def train(self, actor: str, watch: Watch | None = None) -> list[Decision]:
         """Train a candidate now, and decide whether to promote it.

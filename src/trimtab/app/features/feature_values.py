@@ -13,7 +13,7 @@ from trimtab.app.system import System
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.shown import count_of
-from trimtab.features.frames import NO_VIEW, REASONS
+from trimtab.features.frames import REASONS
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.training.data.sets import load_training_set
@@ -110,7 +110,9 @@ def _nulls(missing: NDArray[Any], reasons: NDArray[Any] | None, rows: int) -> di
     if reasons is None:
         return {"null": float(missing.sum()) / rows}
     counts = Counter(reasons[missing].tolist())
-    return {REASONS[code] if code != NO_VIEW else "null": n / rows for code, n in counts.most_common()}
+    # a category that the version does not know is null, although it was found
+    words = {code: reason.replace("found", "not seen in training") for code, reason in enumerate(REASONS)}
+    return {words.get(code, "null"): n / rows for code, n in counts.most_common()}
 
 
 def _of_predictions(system: System, version: Version) -> Sample | None:

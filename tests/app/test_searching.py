@@ -22,7 +22,7 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.run import Cancelled, Run, Step
 from trimtab.store.ports import Put
-from trimtab.training.search import Trial
+from trimtab.training.search import Trial, parameters_text
 
 pytest.importorskip("optuna")
 IN_PROCESS = {"TRIMTAB_TRAINING_EXECUTOR": "thread"}
@@ -99,6 +99,7 @@ def test_a_search_is_a_run_and_its_best_parameters_are_of_the_next_training(load
         assert f"trial {best.number} of search {found.search.id[:12]}" in project.registry.card(version)
         page = project.report("buyer@champion").read_text()
         assert "Parameter search" in page
+        assert f"{parameters_text(best.values)}.</p>" in page  # as written in the project file, such as "True"
         assert found.search.id[:12] in page
         assert "best: trial" in "\n".join(found.lines())
         assert project.train() == []  # the same data, code, seed and parameters

@@ -97,8 +97,9 @@ def evaluation_text(evaluation: Evaluation) -> str:
 
 def _add_search(page: Document, searched: Searched) -> None:
     page.heading("Parameter search")
-    found = searched.lines(most=0)[:3]
-    page.paragraph(f"{found[0].partition(': ')[2].capitalize()}; {found[1]}. {found[2].capitalize()}.")
+    about, used, *best = searched.lines(most=0)[: 2 + (searched.search.best is not None)]
+    for text in (f"{about.partition(': ')[2]}; {used}", *best):
+        page.paragraph(f"{text[:1].upper()}{text[1:]}.")
     page.paragraph(
         "On the rows of the search, the best of many trials looks a little too good. No metric above uses these rows."
     )

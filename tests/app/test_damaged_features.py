@@ -20,8 +20,11 @@ from alias_moves import AS_OF, CLI
 import forked
 from processes import eventually
 from trimtab.app.inspect.doctor import examine
+from trimtab.app.online.rebuilding import Rebuild, Rebuilds
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Corrupt
+from trimtab.core.time import HOUR_US
+from trimtab.features.online.compaction import Compaction
 from trimtab.features.online.read.entity_read import read_entity
 from trimtab.features.online.store import POSITIONS_KEY
 from trimtab.serving.workers.states import read_state
@@ -141,6 +144,27 @@ def test_rebuilding_all_mends_every_damage(filled: Path, damage: Callable[[Path]
     with shop.opened(filled) as project:
         assert project.views.damage() is None
         assert read_entity(project.state.online, views, ["north"], shop.NOW_US).views == before
+
+
+def test_a_failed_compaction_after_a_rebuild_is_no_failed_rebuild(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(_: Compaction) -> Any:
+        raise Corrupt("a state is damaged")
+
+    with shop.opened(filled) as project:
+        project.views.follow()  # as a service does, but without its thread
+        work, rebuilds = project.views._work, Rebuilds(project.state.catalog)
+        rebuilds.note("site", Rebuild())
+        while work.piece(busy=False):
+            pass
+        assert project.state.catalog.find("rebuild") == []
+        monkeypatch.setattr(Compaction, "step", step)
+        project.clock.advance_to(shop.NOW_US + 2 * HOUR_US)  # type: ignore[attr-defined]  # a virtual clock
+        assert not work.piece(busy=False)
+        assert work.failure == "a state is damaged"
+        assert project.state.catalog.find("rebuild") == []
+        project.views.release()
 
 
 def test_what_cannot_be_made_anew_is_put_back(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ class ViewWork:
             self._filling, self.failure = None, None
             if self._rebuilt is not None:
                 self._rebuilds.done(self._rebuilt)
+                self._rebuilt = None
         elif self._rebuilt is not None and time.monotonic() >= self._stored_s:
             self._stored_s = time.monotonic() + _NOTE_S
             self._rebuilds.note(self._rebuilt, Rebuild(filled.rows, filled.of))
@@ -162,10 +163,11 @@ class ViewWork:
         return not found.done
 
     def _fail(self, why: str) -> None:
-        if self._rebuilt is not None:
-            _logger.warning("rebuild of view %s: %s", self._rebuilt, why)
-            self._rebuilds.failed(self._rebuilt, why)
+        view, self._rebuilt = self._rebuilt, None
+        if view is not None:
+            _logger.warning("rebuild of view %s: %s", view, why)
+            self._rebuilds.failed(view, why)
         else:
-            _logger.warning("filling of views: %s", why)
+            _logger.warning("online features: %s", why)
             self.failure = why
             self._again_s = time.monotonic() + _AGAIN_S

@@ -11,12 +11,17 @@ import sys
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
+import click
 import pytest
 
 from processes import eventually
 from trimtab.cli import output
+from trimtab.cli.exits import Manner
 from trimtab.cli.output import Meter, progress
+from trimtab.cli.top import _watch
+from trimtab.core.errors import Unavailable
 
 AT_ONCE = """
 import sys
@@ -156,3 +161,16 @@ def test_a_step_that_begins_while_the_bar_does_is_shown(monkeypatch: pytest.Monk
         meter.say("second", 0.25)
         made.set()
     assert [(one.description, one.completed) for one in shown] == [("second", 0.25)]
+
+
+def test_a_service_that_is_away_puts_no_text_among_documents(capsys: pytest.CaptureFixture[str]) -> None:
+    errors: list[BaseException] = [Unavailable("no service answers there"), KeyboardInterrupt()]
+
+    def look() -> Any:
+        raise errors.pop(0)
+
+    manner = Manner()
+    manner.json = True
+    with click.Context(click.Command("top"), obj=manner), pytest.raises(KeyboardInterrupt):
+        _watch(look, ("", SimpleNamespace()), 0.0, None)  # type: ignore[arg-type]  # no view is made of it
+    assert capsys.readouterr() == ("", "no service answers there\n")

@@ -63,7 +63,7 @@ def _watch(look: Callable[[], tuple[str, Scrape]], before: tuple[str, Scrape], e
             try:
                 now = look()
             except (Unavailable, Misuse) as error:  # the service may come back, or its certificate may be renewed
-                show([str(error)])
+                show_lines([str(error)], err=True) if manner().json else show([str(error)])
             else:
                 _show(before, now, model, show)
                 before = now

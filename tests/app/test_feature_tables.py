@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ import trimtab as tt
 from trimtab.app.data.training_data import LivingData
 from trimtab.app.features import feature_files, feature_runs, feature_tables
 from trimtab.app.features.feature_runs import run_in_memory
+from trimtab.app.features.feature_values import Sample, values_of
 from trimtab.app.features.request_tables import request_table
 from trimtab.app.online import history as app_history
 from trimtab.app.project import Project
@@ -453,3 +456,26 @@ def test_an_expression_that_fails_in_one_row_is_null_there_and_says_so(project: 
     assert found["four"].to_list() == [4, None, None]
     assert found["four.reason"].to_list() == ["found", "failed", "null"]
     assert "half.reason" not in found
+
+
+def test_a_stopped_run_that_another_process_has_just_removed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "lock").touch()
+
+    def now() -> float:
+        shutil.rmtree(tmp_path / "gone")  # another process does
+        return 0.0
+
+    monkeypatch.setattr(feature_runs, "time", SimpleNamespace(time=now))
+    feature_runs._sweep(tmp_path)
+
+
+@pytest.mark.fast
+def test_a_category_that_a_version_does_not_know_is_not_said_to_be_found() -> None:
+    texts = Column("str", np.array(["a", None, None, "a"], object), np.array([True, False, False, True]))
+    sample = Sample("late@7", "four rows", {"site": texts}, {"site": np.array([0, 0, 5, 0], np.uint8)})
+    found = values_of(sample, "site")
+    assert found is not None
+    assert found.nulls == {"not seen in training": 0.25, "null": 0.25}

@@ -348,9 +348,10 @@ def _request_sources(model: Model) -> set[str]:
 def _sweep(folder: Path) -> None:
     """Remove the remains of runs that were stopped long ago and never resumed."""
     for lock in folder.glob("*/lock"):
-        if time.time() - lock.stat().st_mtime > _LEFT_S:
-            with suppress(Conflict), claimed(lock.parent):
-                shutil.rmtree(lock.parent, ignore_errors=True)
+        with suppress(FileNotFoundError, Conflict):  # another process has just removed it, or uses it
+            if time.time() - lock.stat().st_mtime > _LEFT_S:
+                with claimed(lock.parent):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _pinned(system: System, folder: Path) -> dict[str, int]:

@@ -12,6 +12,7 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.days import day_quality
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import Watch
+from trimtab.monitoring.signals import standing_signals
 from trimtab.store import Catalog, Put
 
 FLAT = [0.3, 0.31, 0.29, 0.3, 0.32, 0.28, 0.3, 0.31, 0.3, 0.29, 0.3, 0.33, 0.3, 0.28]
@@ -276,6 +277,17 @@ def test_labels_of_no_declared_class_are_told_once_and_again_once_they_are_many(
     assert monitor.watch is not None
     assert monitor.watch.unlisted == 162
     assert signals(catalog) == [few, many]
+
+
+@pytest.mark.fast
+def test_a_signal_about_labels_of_no_declared_class_ends_after_seven_days_without_one(catalog: Catalog) -> None:
+    monitor = anchored(catalog, healthy())
+    (red,) = monitor.observe([strange(n, 60) for n in range(20, 34)], now_us=60 * DAY_US)
+    assert monitor.observe([strange(n, 0) for n in range(34, 40)], now_us=60 * DAY_US) == []
+    assert standing_signals(catalog) == [red]
+    monitor.observe([strange(40, 0)], now_us=60 * DAY_US)
+    assert standing_signals(catalog) == []
+    assert len(monitor.observe([strange(41, 60)], now_us=60 * DAY_US)) == 1
 
 
 @pytest.mark.fast

@@ -171,7 +171,7 @@ class QualityMonitor:
         if version is None or before is None or before.version == version:
             return False
         known, healthy = self._stored(version), _healthy(before)
-        # a version that was replaced during an alarm goes on with it: nothing says that its quality has come back
+        # if the version was replaced during an alarm, the alarm goes on: nothing says that the quality has come back
         alarmed = known is not None and (known.alarming or bool(known.slice_onsets))
         begin = dict if alarmed else fresh
         why = "the version was put in service by hand, and no reference days are stored for it"
@@ -222,8 +222,8 @@ class QualityMonitor:
     def accept(self, *, now_us: int) -> tuple[Watch, list[Change]] | None:
         """Return the watch without second reference and earlier levels, because a person accepts the present quality.
 
-        Also return the changes that store it. The result is None if no signal says that it is worse than an earlier
-        level.
+        Also return the changes that store the watch. The result is None if no signal says that the quality is worse
+        than an earlier level.
 
         Nothing is stored by this call; see `anchor`.
         """
@@ -389,7 +389,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     stand = {kind: figure for kind, figure in healthy.items() if kind in worse or kind not in watch.figures}
     told = _unlisted_severity(watch, day)
     since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None
-    over = since_us is not None and told == "no" and day.day_us - since_us >= 7 * DAY_US
+    over = since_us is not None and not day.unlisted and day.day_us - since_us >= 7 * DAY_US
     return msgspec.structs.replace(
         watch,
         figures={kind: advanced(figure, kind, day, skipped) for kind, figure in watch.figures.items()},
@@ -406,7 +406,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         silent_days=watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0,
         unlisted=watch.unlisted + day.unlisted,
         unlisted_told="no" if over else told if told != "no" else watch.unlisted_told,
-        unlisted_day=None if over else day if told != "no" else watch.unlisted_day,
+        unlisted_day=None if over else day if day.unlisted else watch.unlisted_day,
     )
 
 
@@ -421,8 +421,8 @@ def _since_change(
 ) -> dict[str, EarlierLevel]:
     """Return the losses before a change that the next version has to meet.
 
-    These are the ones that the replaced version has not met, and those before the changes it has alarms about. If the
-    loss of all rows is watched itself (scores are not probabilities), the second reference says whether it is met.
+    These are the losses that the replaced version has not met, and those before the changes it has alarms about. If
+    scores are not probabilities, the loss of all rows is watched itself, so the second reference says enough about it.
 
     Args:
         days: The reference days of the next version, for all rows ("") and for each slice.
@@ -472,7 +472,7 @@ def _slices_after(
 def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
     """Return the severity of a new signal about labels of undeclared classes; "no": none begins.
 
-    Each severity is only signalled once, and "info" not after "red", until seven days have passed without a new signal
+    Each severity is only signalled once, and "info" not after "red", until seven days have passed without such labels
     (see `_after`). # D0076
     """
     if not day.unlisted or watch.unlisted_told == "red":

@@ -95,7 +95,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted: int = 0  # the number of labels of undeclared classes on all days
     # the highest severity of a signal about such labels; "no": none for seven days; see `_after` in quality.py
     unlisted_told: Literal["no", "info", "red"] = "no"
-    unlisted_day: DayQuality | None = None  # the newest day with a signal about such labels
+    unlisted_day: DayQuality | None = None  # the newest day with such labels; None: there was none for seven days
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
     short: ShortReference | None = None  # the reference days, while they are too few to learn from  # D0223
@@ -110,8 +110,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     # after a change, the losses before it, for all rows ("") and for slices, until this version meets them  # D0224
     earlier_levels: dict[str, EarlierLevel] = {}
     short_of: dict[str, float] = {}  # by kind, how much worse the reference is than the second reference
-    # if the version was promoted without an alarm: when the change began that `short_of` shows; it counts as an alarm,
-    # because the evidence against the version before ended with the promotion
+    # if the version was promoted without an alarm: when the change began that `short_of` shows; then `short_of` counts
+    # as an alarm, because the evidence against the version before ended with the promotion
     short_since: ChangeOnset | None = None
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
     # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
@@ -194,7 +194,7 @@ def learnt_values(
         days: The reference days, oldest first. Their rows were not used for training.
         run_length: At least this many days pass on average until a false alarm of one kind.
         allowance: For each kind, the distance from the reference up to which a value is no evidence, in units of the
-            value. For the calibration of probabilities, the gap that adds a thousandth to the loss is added to it.
+            value. For the calibration of probabilities, the gap that adds a thousandth to the loss is also allowed.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -71,8 +72,9 @@ def rollout(
         raise Misuse(f"rollout: within={within!r}. Give whole days, {least} or more.")
     if not isinstance(margin, int | float) or not 0.0 < margin < 1.0:
         raise Misuse(f"rollout: margin={margin!r}. Give a share of the champion's loss between 0 and 1, such as 0.02.")
+    given: Any = canary
     try:
-        shares = tuple(float(share) for share in canary)
+        shares = tuple(float(share) for share in ("?" if isinstance(given, str) else given))
     except (TypeError, ValueError):
         raise Misuse(f"rollout: canary={canary!r}. Give a list of shares: [0.05, 0.25].") from None
     if not all(math.isfinite(share) and 0.0 < share < 1.0 for share in shares) or list(shares) != sorted(set(shares)):

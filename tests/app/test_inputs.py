@@ -13,8 +13,10 @@ import shop
 from trimtab.app.project import Project
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.monitoring.inputs.input_state import InputWatch
+from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.profiles.profile_store import KIND as PROFILE
+from trimtab.monitoring.quality.quality_days import stored_days
 from trimtab.monitoring.signals import standing_signals
 
 SITES = ("north", "south")
@@ -66,6 +68,37 @@ def test_a_column_that_turned_null_is_red_in_the_status_until_it_is_back(trained
         assert window.end_us <= project.clock.now_us()
         (told,) = [one for one in project.signals() if one.subject == "column x"]
         assert told.ended_at_us == window.end_us
+
+
+def test_a_day_that_was_closed_just_before_its_process_ended_is_checked_by_the_next_one(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def days(project: Project) -> list[int]:
+        record = project.state.catalog.get("input_watch", "buyer")
+        assert record is not None
+        return [day.day_us for day in msgspec.json.decode(record.body, type=InputWatch).days]
+
+    with shop.opened(trained) as project:
+        ask(project, 30)
+        shop.move(project, 4 * DAY_US)
+        project.loop("buyer").tick()
+        first = days(project)
+        ask(project, 24)
+        shop.move(project, 4 * DAY_US)
+        with monkeypatch.context() as dying:
+            dying.setattr(InputMonitor, "look", die)
+            with pytest.raises(KeyboardInterrupt):
+                project.loop("buyer").tick()
+        now_us = project.clock.now_us()
+    with shop.opened(trained, now_us) as project:
+        assert days(project) == first
+        for _ in range(2):
+            project.loop("buyer").tick()
+            assert days(project) == [day.day_us for day in stored_days(project.state.catalog, "buyer")]
+        assert len(days(project)) > len(first) > 0
 
 
 def test_a_site_that_training_never_saw_is_red_and_two_processes_that_tick_agree(trained: Path) -> None:

@@ -119,24 +119,25 @@ class DeploymentLoop:
             busy: Called with a text about another process that uses the loop, if there is one.
         """
         with self._turn("tick") as mine:
-            self._ticked = False
+            ticked, self._ticked = self._ticked, False
             if not mine:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
             # only now, because this would end a training of another thread
             with self._training.turn("the loop"):
-                return self._tick()
+                return self._tick(ticked)
 
-    def _tick(self) -> list[Decision]:
+    def _tick(self, ticked: bool) -> list[Decision]:
         # inputs are only checked up to this time, because later predictions may be missing in what is read below
         read_us = self._clock.now_us()
         self.catch_up()
         decisions = self._loop.controller.finish()
         with self._reading:
             self._read_predictions()
+            unseen = [] if ticked else self.inputs.unseen_days(self._loop.closed_until_us)
             self._loop.close_days()
-            self.inputs.look(read_us, self._loop.newly_closed)
+            self.inputs.look(read_us, [*unseen, *self._loop.newly_closed])
             self._ticked = True
         decisions += self._loop.controller.tick()
         self._training.ended(decisions)
@@ -282,7 +283,7 @@ class DeploymentLoop:
         return self._labels.complete_until(now_us)
 
     def catch_up(self) -> None:
-        """Read new records, and the state that other processes have stored."""
+        """Count the new records for the status, and read the state that other processes have stored."""
         store_counts(self._system)
         with self._reading:
             if self._loop.reload():

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Conflict
 from trimtab.core.records import DayQuality, Prediction, Signal
-from trimtab.core.time import HOUR_US, MINUTE_US
+from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.events.columns.frames import EventFrame
+from trimtab.feedback.blocks import day_qualities
 from trimtab.monitoring.inputs.checks.columns import column_findings, lost_columns
 from trimtab.monitoring.inputs.checks.findings import KINDS, LONGEST_H, Finding, Known, found_once
 from trimtab.monitoring.inputs.checks.labels import label_findings, lacking_days
@@ -29,6 +30,7 @@ from trimtab.monitoring.inputs.watched_version import Reading, WatchedVersion
 from trimtab.monitoring.profiles.input_rows import ColumnPlan
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
+from trimtab.monitoring.quality.quality_days import stored_days
 from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.registry import Registry
 from trimtab.serving.answer.answering import PAST
@@ -78,7 +80,7 @@ class InputMonitor:
         self._model = model
         self._store = WatchStore(catalog, model.name)
         self._reach = Reach.of(model)
-        self._begun_us = now_us
+        self._newest_us = now_us
         self._watched = WatchedVersion(model.name, registry, profiles)
         self._sources = SourceChecks(model, frame_of, known)
         self._hours: dict[int, HourCounts] = {}  # closed hours of the newest week
@@ -92,7 +94,7 @@ class InputMonitor:
     @property
     def read_from_us(self) -> int:
         """Predictions since this time must be given to `add`, and given again after a restart or a `reload`."""
-        return max(self._watch.closed_until_us, self._begun_us - KEPT_H * HOUR_US)
+        return max(self._watch.closed_until_us, self._newest_us - KEPT_H * HOUR_US)
 
     def reload(self) -> None:
         """Forget the open hours, and read the stored state again."""
@@ -103,6 +105,14 @@ class InputMonitor:
         self._seen: tuple[str, int, int] | None = None  # the rows that the findings in `_columns` are about
         self._columns: list[Finding] = []
         self._read_hours()
+
+    def unseen_days(self, until_us: int) -> list[DayQuality]:
+        """Return the closed days before a time that no look was given, because a process ended before its look."""
+        self._refresh()
+        if not self._watch.days:
+            return []
+        from_us = max(day.day_us for day in self._watch.days) + DAY_US
+        return day_qualities(stored_days(self._catalog, self._model.name, from_us=from_us, until_us=until_us))
 
     def add(self, block: Sequence[Prediction]) -> None:
         """Add predictions that were logged."""
@@ -122,7 +132,7 @@ class InputMonitor:
         reading = self._watched.reading
         if reading is None:
             return
-        recent_us, inputs = self._begun_us - LONGEST_H * HOUR_US, reading.reader.inputs
+        recent_us, inputs = self._newest_us - LONGEST_H * HOUR_US, reading.reader.inputs
         mine = [
             p
             for p in rows
@@ -178,7 +188,7 @@ class InputMonitor:
             Conflict: Another process has stored a newer state meanwhile. Nothing was stored by this call. Call
                 `reload`, and give the predictions since `read_from_us` again.
         """
-        self._begun_us = max(self._begun_us, now_us)
+        self._newest_us = max(self._newest_us, now_us)
         until_us = (now_us - GRACE_US) // HOUR_US * HOUR_US
         over = sorted(hour for hour in self._open_hours() if hour * HOUR_US < until_us)
         due = self._looked_us is None or now_us - self._looked_us >= _AGAIN_US
@@ -342,7 +352,7 @@ class InputMonitor:
     def _read_hours(self) -> None:
         self._hours, reading = {}, self._watched.reading
         if reading is not None:
-            oldest = hour_of(self._begun_us) - LONGEST_H
+            oldest = hour_of(self._newest_us) - LONGEST_H
             hours = [hour for hour in self._watch.traffic if hour >= oldest]
             self._hours = self._store.hours(hours, reading.version, reading.layout)
 

@@ -43,7 +43,7 @@ def guardrails(
     Args:
         latency: The largest ratio of the version's latency to the champion's, at the 90th, 95th and 99th percentile.
         p99: The largest 99th percentile of latency, such as "250ms", whatever the champion's is.
-        easy: If a percentile is below this, `latency` does not apply to it.
+        easy: If a percentile of the version's latency is below this, `latency` does not apply to it.
         failures: A limit for the share of requests for which features or model failed: how much larger than the
             champion's it may be.
         degraded: A limit like `failures`, for the share of requests that got a degraded response.

@@ -44,7 +44,7 @@ class ReceiverOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncidentOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """A signal that is open, that ended less than `flapping` ago (a setting), or whose alert waits; with its alert."""
+    """A signal and its alert. The signal is open or ended less than `flapping` (a setting) ago, or its alert waits."""
 
     what: str  # "late_flight/no_labels"
     severity: str

@@ -246,8 +246,6 @@ class Running:
         ended = msgspec.structs.replace(state, phase="concluded", winner=winner, ended_at_us=ended_us)
         return self._write("conclude_experiment", ended, self._give_slots(state), {**more, **_not_counted(ended)})
 
-    # -- parts of these changes ---------------------------------------------------------------------------------
-
     def _active(self, *phases: str) -> ExperimentState:
         state = self.state
         if state is None or state.phase not in phases:

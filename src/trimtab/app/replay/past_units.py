@@ -25,7 +25,7 @@ from trimtab.experiments.reading.planted_runs import PastUnits, made_state, ramp
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
 Array = NDArray[Any]
-_OLD_US = 14 * DAY_US  # a history that ends so much earlier than it could is said to be old
+_OLD_US = 14 * DAY_US  # if the history ends this long before the newest units could appear, a note says so
 DAYS = 56  # how many past days are used at most
 
 

@@ -63,7 +63,6 @@ def failure_to_load(config: Config, state: Path, version: Version) -> str | None
 
 
 def _load_in_child(config: Config, state: Path, version: Version, *, chooses: bool, longest_s: float) -> bytes:
-    """Run `load` in a new process and return its result."""
     arguments = LoadArguments(version=version.id, project=ProjectSpec.of(config, state), chooses=chooses)
     end_s = time.monotonic() + longest_s
     with closing(child(config.training)) as process:

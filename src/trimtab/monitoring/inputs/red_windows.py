@@ -32,7 +32,7 @@ FOUND_WITHIN_US = DAY_US  # the time within which a fault of inputs gives a red 
 
 
 class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which a red signal found inputs or labels faulty. It is kept after the signal has ended."""
+    """A time in which inputs or labels were faulty, according to a red signal. It is kept after the signal's end."""
 
     id: str
     model: str

@@ -89,7 +89,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     rows: int
     nulls: tuple[int, ...]  # the number of nulls for each of the `NULL_CODES` reasons
     distinct: int  # the number of distinct values
-    top_share: float  # the share of the most frequent value
+    top_share: float  # the share of the most frequent value, among the rows without a null
     lowest: float | None  # the smallest value; None: a column of texts, or without values
     highest: float | None
     least: float | None  # values below this are extreme; None: no limit

@@ -9,7 +9,7 @@ from trimtab.stats.inference.alarm_power import detection_days
 from trimtab.stats.inference.edetector import AlarmState
 
 RISES = (0.1, 0.2, 0.5, 1.0)  # rises of the mean loss, as shares of it
-_STEPS = 5  # the newest steps from which it is seen how many days are combined
+_STEPS = 5  # this many of the newest steps show how many days are combined into one
 LONGEST_DAYS = 60  # a rise that takes more closed days than that counts as not detectable
 
 

@@ -195,7 +195,7 @@ def _away(found: tuple[str, MetricValue, Level]) -> float:
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us - (watch.silent_days - 1) * DAY_US
-    # `alike`: for a ranking, the number of the day's lists that have all their labels, which are all equal
+    # `alike`: for a ranking, on how many of the day's lists all labels are known, and are equal
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
     message = (
         f"No label has come in time for any prediction since {since}. Check what sends the labels, and whether they "

@@ -21,7 +21,7 @@ def paced_until_us(state: LoopState) -> int:
 
 
 def with_repair(state: LoopState, now_us: int) -> tuple[int, ...]:
-    """Return the times of the newest repairs after a promotion now."""
+    """Return the times of the newest repairs that alarms began, with the one that is put in service now."""
     of_alarm = state.begun_by in ("alarm", "slice")
     return (*state.repairs_us, now_us)[-MOST_REPAIRS:] if of_alarm else state.repairs_us
 

@@ -35,7 +35,7 @@ class Waiting(Protocol):
     """The predictions that are kept until their day is closed."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep those of the predictions whose days are open, and return the number of the others."""
+        """Keep the predictions whose days are open, and return the number of all others."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:

@@ -119,7 +119,7 @@ class Executor(Protocol):
 
         Raises:
             Cancelled: The task was cancelled, and it has ended.
-            TaskFailed: A task in another process raised an error other than those of trimtab. (A `ThreadExecutor`
+            TaskFailed: A task in another process raised an error that is not one of trimtab. (A `ThreadExecutor`
                 raises the original error instead.)
             Unavailable: The process that ran the task died.
         """

@@ -59,11 +59,12 @@ _MARKED = {"train": "retraining", "promote": "promotion", "roll_back": "roll bac
 def close_due(system: System, experiment: str | None = None) -> list[ExperimentDay]:
     """Close the days that can be closed now, of one experiment or of all. Return the days that were closed.
 
-    Left out are experiments whose days another process is closing, and those that read something which the project file
-    no longer declares. The status and the report of the latter say so (`cannot_close`).
+    An experiment is left out if another process is closing its days, or if it reads something that the project file no
+    longer declares. In the second case, its status and its report say so (`cannot_close`).
 
     Raises:
-        Exception: The error of the first experiment whose days cannot be closed. Those of the others are closed first.
+        Exception: The error of the first experiment whose days cannot be closed. The days of all others are closed
+            first.
     """
     system.state.check_clock()  # if the clock is ahead, days in the future would be closed. # D0170
     days: list[ExperimentDay] = []

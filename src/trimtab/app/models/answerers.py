@@ -67,8 +67,8 @@ class VersionFeatures(msgspec.Struct, frozen=True):
     """Three functions about feature definitions.
 
     `of` returns the definitions with which a version was trained. `holds` returns whether the online store has the
-    features of given definitions; if not, the store begins to fill them. `from_us` returns the first time as of which
-    the features of given definitions can be computed from the events that are still kept.
+    features of given definitions; if not, the store begins to fill them. `from_us` returns the earliest as-of time
+    for which the features of given definitions can be computed from the events that are still kept.
     """
 
     of: FeaturesOf
@@ -115,7 +115,7 @@ class Answerers:
         return self._features.holds(features)
 
     def features_from_us(self, features: FeatureSet) -> int:
-        """Return the first time as of which features can be computed from the events that are still kept."""
+        """Return the earliest as-of time for which features can be computed from the events that are still kept."""
         return self._features.from_us(features)
 
     def features(self, loaded: LoadedModel) -> FeatureSet:

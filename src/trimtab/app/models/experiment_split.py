@@ -91,7 +91,7 @@ class ExperimentSplit:
 
 
 def _lacking(reason: Reason, missing: str) -> list[str]:
-    """Return the features for lack of which a unit takes no part, each with its reason."""
+    """Return the missing features because of which a unit takes no part, each with its reason."""
     return missing.split(", ") if reason == "feature missing" and missing else []
 
 

@@ -63,7 +63,7 @@ class ServedModel:
         self.precomputed = Precomputed(answers, deployment.name, max_age_us=max_age_us)
         # answerers other than the champion's, by alias (canary, shadow, declared fallback) or by a variant's version id
         self._other_arms: dict[str, Answerer] = {}
-        self._arm_failure: TrimtabError | None = None  # the error because of which one of these answerers is missing
+        self._arm_failure: TrimtabError | None = None  # why one of these answerers is missing
         degrading = None if deployment.degrade is None else self._degrading(deployment.degrade)
         self.endpoint = Endpoint(deployment.name, degrading=degrading)
 

@@ -1,4 +1,4 @@
-"""Store in the catalogue the error because of which events are not applied to online features, for all processes."""
+"""Store the error that keeps events from being applied to online features, where all processes can read it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """The error because of which events are not applied to online features, and its time."""
+    """The error that keeps events from being applied to online features, and its time."""
 
     why: str
     at_us: int
 
 
 def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
-    """Store the error because of which events are not applied from now on."""
+    """Store the error that keeps events from being applied from now on."""
     standing = Standing(f"{type(error).__name__}: {error}", clock.now_us())
     try:
         catalog.write([Put(KIND, _KEY, msgspec.json.encode(standing))])
@@ -34,7 +34,7 @@ def note_standing(catalog: Catalog, clock: Clock, error: Exception) -> None:
 
 
 def standing(catalog: Catalog) -> Standing | None:
-    """Return the error because of which events are not applied; None if they are."""
+    """Return the error that keeps events from being applied; None if they are applied."""
     return read_record(catalog, KIND, _KEY, Standing)
 
 

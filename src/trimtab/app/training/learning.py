@@ -133,7 +133,7 @@ class Teacher:
         return [(waiting_keys[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
 
     def _waiting(self, cut_us: int) -> dict[str, LoggedRequest]:
-        """Return the requests up to `cut_us` of which the labels were not taught yet."""
+        """Return the requests up to `cut_us` whose labels were not taught yet."""
         assert self._requests is not None
         logged = self._requests.first.items()
         return {key: p for key, p in logged if p.at_us <= cut_us and key not in self._taught}

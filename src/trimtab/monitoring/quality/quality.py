@@ -94,7 +94,7 @@ class QualityMonitor:
     def loss_cap(self, version: str) -> float:
         """Return the largest loss that a row of a version can have. It does not change after the promotion.
 
-        For a version without a watch, it is that of the version in service.
+        For a version without a watch, it is the cap of the version in service.
         """
         watch = self._watch
         if watch is not None and watch.version == version:

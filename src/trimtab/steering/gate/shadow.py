@@ -82,8 +82,8 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
     """Return why a shadow could not decide within its longest time, with a table; None if it could, or need not.
 
-    It can decide if the smallest difference that it detects is below the sum of the margin and the share by which the
-    candidate's loss was lower than the champion's on the days of the gate.
+    It can decide if it detects a difference that is smaller than the margin plus the candidate's gain: the share by
+    which the candidate's loss was lower than the champion's on the days of the gate.
 
     Args:
         rollout: The declared rollout. If it has no shadow, the result is None.

@@ -15,17 +15,17 @@ from trimtab.monitoring.profiles.null_runs import GRADED_ROWS, GROSS, MARGIN, nu
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
 GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nearly all values are null or new
-_CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a column is constant if it has at least this many equal values in so many hours
-_CONSTANT_NATS = 20.0  # and if the probability of so many equal values by coincidence is at most exp(-20)
+_CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a column is constant if it has at least 30 equal values over at least 3 hours
+_CONSTANT_NATS = 20.0  # and if the probability of this by coincidence is at most exp(-20)
 _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`) by coincidence is about 1 in 1,000
 # if at least this share was null in training, the highest limit of all hours of the day is used for each of them,
 # because nulls come in runs
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
-# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. Of
-# the newest `_FAR_H` hours, only those with such a number count, each with all its extreme numbers. If these are at
-# least the share `_FAR_SHARE` of all rows of the newest `_FAR_H` hours, the finding is red.
+# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. The
+# extreme numbers are counted in those of the newest `_FAR_H` hours that have a very extreme one. If they are at least
+# the share `_FAR_SHARE` of all rows of the newest `_FAR_H` hours, the finding is red.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],

@@ -110,6 +110,7 @@ class Bench:
         self.meanwhile: Callable[[], None] = lambda: None
         self.steps: Callable[[str], None] = lambda name: None
         self.folds = 1
+        self.checks: dict[str, bool] = {}  # of each gate; empty: those that a promotion needs
         self.difference, self.bound = -0.1, -0.05  # of the loss of .5, as a gate finds them
         self.shadow_difference = -0.1  # of the loss of .4, each day of a shadow
         self.wobble = 0.004  # how much its days differ
@@ -142,7 +143,7 @@ class Bench:
             id=f"g{self.made}", model="click", candidate=name, champion=self.in_service, judged_at_us=cut_us,
             window_end_us=cut_us, rows=10, champion_metric=0.5, difference=self.difference,
             bound=self.bound, passed=passed, reason="r",
-            folds=1 if changes.onset is None else self.folds,
+            folds=1 if changes.onset is None else self.folds, **({"checks": self.checks} if self.checks else {}),
         )  # fmt: skip
         end = cut_us // DAY_US
         reference = tuple(day(n, name, 0.3) for n in range(end - 14, end))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rig import Bench, Rig, target
+from rig import Bench, Rig, day, target
 
 import trimtab as tt
 from trimtab import store
@@ -326,6 +326,23 @@ def test_a_schedule_that_begins_meanwhile_does_not_end_the_quiet_time_of_a_refus
     since = [d for d in rig.ledger.rows()[before:] if d.act in ("trigger", "promote")]
     assert sum(d.act == "promote" and d.cause.startswith("Schedule") for d in since) == 2
     assert 2 <= sum(d.act == "trigger" and d.cause.startswith("Quality") for d in since) <= 8
+
+
+def test_a_change_shortly_before_a_scheduled_promotion_is_repaired_as_soon_as_any_other(catalog: Catalog) -> None:
+    """The promotion neither ends the watch over the days before it, nor begins a quiet time of alarms."""
+    made = deployment(target, retrain=tt.on_quality_drop() | tt.every("14d"), settle="1d", cooldown="7d")
+    rig = Rig(catalog, Bench([True] * 3), made)
+    rig.bench.checks = {"not_provably_worse": True}
+    rig.controller.tick()
+    rig.days(12, 0.3)
+    rig.clock.advance_to(114 * DAY_US)
+    scheduled = rig.controller.tick()[-1]
+    assert (scheduled.act, scheduled.cause) == ("promote", "Schedule: the last training was at least 14d ago.")
+    # the days before the promotion are closed after it
+    rig.monitor.observe([day(112, "v1", 0.9), day(113, "v1", 0.9)], now_us=rig.clock.now_us())
+    alarm = next(d for d in rig.controller.tick() if d.act == "trigger")
+    assert alarm.cause == "Quality alarm: quality_loss."
+    assert alarm.evidence["onset_us"] <= 112 * DAY_US  # and not the promotion
 
 
 def test_alarms_pause_after_three_repairs_in_six_weeks_and_the_stage_says_why(catalog: Catalog) -> None:

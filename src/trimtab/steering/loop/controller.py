@@ -123,7 +123,7 @@ class Controller:
             slices=repair.slices,
             allowance=repair.allowance,
             name=repair.name,
-            continues=repair.stood_in and "not_provably_worse" in repair.gate.checks,  # a scheduled refit # D0214
+            continues="not_provably_worse" in repair.gate.checks,  # a scheduled refit, which repairs no change # D0214
         )
         entry = self._record.entry(
             "promote", state.cause, gate, version=repair.successor, replaced=replaced, actor=state.approved_by
@@ -133,7 +133,7 @@ class Controller:
             [*anchored, *self._exposure.share(repair, 0.0)],
             **IDLE,
             **self._followed(repair),
-            **after_promotion(cooldown_us, now_us),
+            **after_promotion(state, cooldown_us, now_us),
             tried=state.tried if state.changes.onset is None else None,
             repairs_us=with_repair(state, now_us),
             bake=self._stages.bake_of(repair, replaced, now_us),

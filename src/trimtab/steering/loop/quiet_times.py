@@ -56,13 +56,18 @@ def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, A
     return _quiet(state, now_us + cooldown_us)
 
 
-def after_promotion(cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """Return the changes of the state after a promotion: the declared quiet time. The cause "call" has none."""
+def after_promotion(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
+    """Return the changes of the state after a promotion: the declared quiet time. The cause "call" has none.
+
+    After a scheduled refit, alarms have no further quiet time. It repaired no change, so an alarm that follows, also
+    one about the days before it, is about a change that is still to be repaired.
+    """
     until_us = now_us + cooldown_us
+    refreshed = state.begun_by in ("schedule", "labels")
     return {
         "quiet_until_us": until_us,
         "cooldown_us": cooldown_us,
-        "alarm_quiet_until_us": until_us,
+        "alarm_quiet_until_us": min(state.alarm_quiet_until_us, until_us) if refreshed else until_us,
         "alarm_cooldown_us": cooldown_us,
         "quiets": dict.fromkeys(("slice", "labels"), Quiet(until_us)),
     }

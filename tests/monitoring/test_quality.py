@@ -323,6 +323,26 @@ def test_days_of_versions_that_a_schedule_replaced_before_they_were_closed_ring_
     assert all(one.ended_at_us is not None for one in signals(catalog)[-len(rung) :])
 
 
+def unsure(first: int, count: int, away: float, version: str = "v1") -> list[DayQuality]:
+    """Return days whose loss is `away` from the one that the scores lead one to expect."""
+    days = [day(n, FLAT[n % 14], version=version) for n in range(first, first + count)]
+    return [msgspec.structs.replace(one, expected_loss_sum=(0.3 - away) * 1_000) for one in days]
+
+
+def test_a_repaired_version_is_not_worse_because_an_earlier_one_was_less_sure(catalog: Catalog) -> None:
+    """The earlier one had .1 less loss than its scores lead one to expect, and the repaired one as much as expected."""
+    monitor = anchored(catalog, unsure(0, 28, -0.1))
+    monitor.observe(unsure(28, 14, 0.2), now_us=1)
+    assert monitor.watch is not None
+    assert monitor.watch.alarming
+    _, puts = monitor.anchor("v2", unsure(36, 6, 0.0), at_us=42 * DAY_US)
+    catalog.write(puts)
+    monitor.reload()
+    monitor.observe(unsure(42, 60, 0.0, "v2"), now_us=2)
+    assert not monitor.watch.alarming
+    assert [one.kind for one in signals(catalog) if one.version == "v2"] == []
+
+
 def test_an_earlier_watch_ends_when_seven_days_of_the_new_version_are_closed(catalog: Catalog) -> None:
     monitor = anchored(catalog, healthy())
     refreshed(catalog, monitor, "v2", 40)

@@ -137,9 +137,9 @@ class QualityMonitor:
                 the new version that begins at least seven days after `at_us`. # D0214
         """
         before = self._comparable()
-        healthy, healthy_cap = _healthy(before), _healthy_cap(before)
-        alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
         after_alarm = before is not None and (before.alarming or bool(before.short_of))
+        healthy, healthy_cap = _healthy(before, repaired=after_alarm), _healthy_cap(before)
+        alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
         watch = Watch(
             model=self._model,
             version=version,
@@ -348,11 +348,24 @@ def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
     return [one for one in now.values() if one.id not in gone]
 
 
-def _healthy(before: Watch | None) -> dict[str, MetricValue]:
-    """Return the second reference of the next watch: the present watch's second one, or else its own reference."""
+def _healthy(before: Watch | None, *, repaired: bool = False) -> dict[str, MetricValue]:
+    """Return the second reference of the next watch: the present watch's second one, or else its own reference.
+
+    After a repair, its excess loss is 0 at least. An earlier version that was less sure than it could be had less loss
+    than its scores led one to expect. A version that has as much as its own scores say is not worse for that; whether
+    its loss is, the loss before the change shows (`earlier_levels`).
+    """
     if before is None:
         return {}
-    return fresh(before.healthy or before.figures)
+    found = fresh(before.healthy or before.figures)
+    if not repaired:
+        return found
+    return {
+        kind: msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, mean=max(one.spec.mean, 0.0)))
+        if one.excess
+        else one
+        for kind, one in found.items()
+    }
 
 
 def _healthy_cap(before: Watch | None) -> float | None:

@@ -326,7 +326,8 @@ def test_every_row_of_an_odd_file_is_in_the_project(tmp_path: Path, header: str,
         (GOOD.replace("yes", "no"), {"label": "y"}, Misuse, ["only 'no'"]),
         ("id,x,y\n1,2,yes\n2,3,no\n", {}, Misuse, ["no column that looks like a time", "--time"]),
         ("id,a_at,b_at,y\n1,2024-01-01,2024-01-02,1\n2,2024-01-01,2024-01-03,0\n", {}, Misuse, ["'a_at', 'b_at'"]),
-        ("id,at,y\n1,2024-01-01,1\n2,2024-01-02,0\n", {}, Misuse, ["no column left for features"]),
+        ("id,at,y\n1,2024-01-01,1\n2,2024-01-02,0\n", {}, Misuse, ["no column left for features: the file has only"]),
+        ("id,at,fee,y\n1,,2.5,1\n2,,3.5,0\n", {}, Misuse, ["column 'at' has no value in any row, needed times"]),
     ],
 )
 def test_what_cannot_be_is_refused_by_name_and_nothing_is_made(

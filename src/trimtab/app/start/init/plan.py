@@ -122,10 +122,8 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
         features = [c for c in features if c.name in ahead]
     entities = with_numbers(entities, features)
     if not features and not key.entity and not entities:
-        raise Misuse(
-            f"file {table.file}: found no column left for features: "
-            + "; ".join(f"{n!r} {w}" for n, w in left_out.items())
-        )
+        why = "; ".join(f"{n!r} {w}" for n, w in left_out.items()) or "the file has only a time, a key and a label"
+        raise Misuse(f"file {table.file}: found no column left for features: {why}")
     needed = {name: table.rows - table.columns[name].present for name in (time, *(key.of or (key.name,)))}
     if table.columns[label].present < 0.5 * table.rows:
         empty = 1 - table.columns[label].present / table.rows

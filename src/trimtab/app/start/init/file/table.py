@@ -98,6 +98,8 @@ class DataTable(Closing):
         profile = self.columns[name]
         if profile.dtype == "time":
             return None
+        if not profile.present:
+            raise Misuse(f"column {name!r} has no value in any row, needed times. Choose another column.")
         if profile.dtype not in ("int", "float"):
             raise Misuse(
                 f"column {name!r}: {profile.sample!r} is no time in a known format. Choose another --time, "

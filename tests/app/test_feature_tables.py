@@ -479,3 +479,34 @@ def test_a_category_that_a_version_does_not_know_is_not_said_to_be_found() -> No
     found = values_of(sample, "site")
     assert found is not None
     assert found.nulls == {"not seen in training": 0.25, "null": 0.25}
+RULES = """
+import trimtab as tt
+ask = tt.request("ask", key="id", time="at", delimiter=";", time_format={"at": "%d.%m.%Y"}, nulls=["-"],
+    number_format={"price": "1.234,56 €"}, constants={"series": "all"},
+    columns={"id": str, "at": tt.Time, "price": float, "series": str})
+paid = tt.source("paid", key="id", time="at", columns={"id": str, "at": tt.Time, "paid": bool})
+def estimator():
+    from sklearn.linear_model import LogisticRegression
+    return LogisticRegression()
+pays = tt.model("pays", request=ask, features=[{"twice": tt.col("price") * 2, "of": tt.col("series").category()}],
+    label=tt.label(paid, key="id", value="paid", wait="1d"), estimator=estimator, metric="log_loss")
+"""
+
+
+def test_requests_of_a_model_are_read_by_the_rules_of_its_request(tmp_path: Path) -> None:
+    folder, file = tmp_path / "project", tmp_path / "asked.csv"
+    folder.mkdir()
+    (folder / "trimtab.toml").write_text("")
+    (folder / "project.py").write_text(RULES)
+    file.write_text("id;at;price;more\na;03.04.2024;1.000,50 €;1,5\nb;04.04.2024;-;x\n")
+    rows = [{"id": "a", "at": "03.04.2024", "price": "1.000,50 €"}, {"id": "b", "at": "04.04.2024", "price": "-"}]
+    with tt.open(folder, environment={}) as project:
+        for given in (file, rows):
+            made = project.join(given, "pays")
+            assert made["twice"].to_list() == [2001.0, None]
+            assert made["of"].to_list() == ["all", "all"]
+            assert [format_time(us)[:10] for us in made["at"].to_list()] == ["2024-04-03", "2024-04-04"]
+        assert project.join(file, "pays")["more"].to_list() == ["1,5", "x"]
+        with pytest.raises(Misuse, match=r"line 2, column 'at': .* does not fit the format '%d.%m.%Y'"):
+            file.write_text("id;at;price\na;2024/04/03;1,5 €\n")
+            project.join(file, "pays")

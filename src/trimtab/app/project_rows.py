@@ -271,7 +271,8 @@ class ProjectRows(ProjectExperiments):
         in parts, which gives the same bits. If such a run is stopped, the same call resumes it.
 
         Args:
-            requests: A file, a table of any library, or a list of dicts; all its columns stay.
+            requests: A file, a table of any library, or a list of dicts; all its columns stay. With a model, it is read
+                by the rules that the model's request declares, such as formats of times.
             of: A model or its name; or a view, the join of a view, a dict of expressions, or a list of these. Default:
                 the project's only model.
             at: The requests' column of times, or one time for all. Default: the time in the model's request, minus its

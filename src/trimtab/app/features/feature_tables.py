@@ -169,7 +169,8 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
         declared = _entity_columns(items)
         if at is None:
             raise Misuse("join: no time is given. Give at=, the name of the column of times or one time for all rows.")
-    table = request_table(requests, declared, at if isinstance(at, str) else None)
+    rules = None if model is None else model.request.source
+    table = request_table(requests, declared, at if isinstance(at, str) else None, rules)
     column = model.request.time if model is not None and at is None else at
     if isinstance(column, str) and column in table:
         lead_us = model.request.lead_us if model is not None and at is None else 0

@@ -18,13 +18,15 @@ from trimtab.events.files.csv_files import csv_header
 from trimtab.events.files.files import Rows, is_table, problem_of, read_rows
 from trimtab.events.files.opened import local_file, open_bytes
 from trimtab.events.files.parquet_files import parquet_columns
-from trimtab.events.formats.reading import PLAIN, Reading
+from trimtab.events.formats.reading import Reading
 from trimtab.events.values.fitting import FileRows
 
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
 
 
-def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None = None) -> Columns:
+def request_table(
+    given: Rows, declared: Mapping[str, Dtype], times: str | None = None, rules: Source | None = None
+) -> Columns:
     """Return a table with all rows and columns of the input. Declared columns are converted to their declared types.
 
     Args:
@@ -32,13 +34,16 @@ def request_table(given: Rows, declared: Mapping[str, Dtype], times: str | None 
         declared: The columns that must exist, with their types. All other columns keep their types; in a CSV file,
             these are texts.
         times: The name of a column whose texts or integers are read as times, if there is such a column.
+        rules: A source whose rules of reading apply, such as its formats of times.
 
     Raises:
         NotFound: The file does not exist.
         Misuse: A needed column is missing or has another type, or some column has an unsupported type. The message
             names the column.
     """
-    rows, wanted = read_loosely(given, lambda names: declared, times, "requests")
+    is_text = isinstance(given, str | Path) and bool({".csv", ".tsv"} & set(Path(given).suffixes))
+    delimiters = [rules.reading.delimiter] if is_text and rules is not None and rules.reading.delimiter else []
+    rows, wanted = read_loosely(given, lambda names: declared, times, "requests", delimiters, rules=rules)
     if rows.bad:
         more = len(rows.bad) - 1
         also = f" There {'is' if more == 1 else 'are'} {count_of(more, 'other problem')}." if more else ""
@@ -53,11 +58,12 @@ def read_loosely(
     what: str,
     delimiters: Iterable[str] = (),
     hint: str = "",
+    rules: Source | None = None,
 ) -> tuple[FileRows, dict[str, Dtype]]:
     """Return the rows of the input, and the types of all columns. Rows that cannot be converted are in `bad`.
 
     Args:
-        given, times: As for `request_table`.
+        given, times, rules: As for `request_table`.
         needed: Returns the columns that are needed, given those of the input.
         what: The name of the rows in errors, such as "requests".
         delimiters: If a CSV file lacks a needed column, it is read again with each of these, until it has all.
@@ -65,22 +71,30 @@ def read_loosely(
     """
     table, found = _with_columns(given, what)
     declared = needed(found)
-    reading = PLAIN
+    constants = {} if rules is None else rules.reading.constants
+    used = None
     for delimiter in delimiters:
-        if not declared.keys() <= found.keys():
+        if not declared.keys() <= found.keys() | constants.keys():
             found = dict.fromkeys(csv_header(Path(str(given)), delimiter), "str")
             declared = needed(found)
-            reading = Reading(delimiter=delimiter)
+            used = delimiter
     if isinstance(table, list) and not table:  # an empty table
         columns = Columns.of({name: (dtype, []) for name, dtype in declared.items()})
         return FileRows(columns, (), ()), dict(declared)
     for name, dtype in declared.items():
-        if name not in found:
+        if name not in found and name not in constants:
             raise Misuse(f"{what}: column {name!r} of {dtype} is missing. There are {', '.join(found)}.{hint}")
-    wanted = {name: declared.get(name, dtype) for name, dtype in found.items()}
+    wanted = {name: declared.get(name, dtype) for name, dtype in {**found, **declared}.items()}
     if times in found and found[times] in ("str", "int"):
         wanted[times] = "time"
-    return read_rows(table, Source(name=what, time="", columns=wanted, reads=reading), on_error="quarantine"), wanted
+    source = Source(name=what, time="", columns=wanted, reads=Reading(delimiter=used))
+    if rules is not None:
+        numbers = {name: form for name, form in rules.reading.number_formats.items() if name in declared}
+        made = {name: text for name, text in constants.items() if name in wanted}
+        reading = Reading(delimiter=used, nulls=rules.reading.nulls, number_formats=numbers, constants=made)
+        formats = {name: form for name, form in rules.declared_formats.items() if name in declared}
+        source = msgspec.structs.replace(source, reads=reading, time_formats=formats)
+    return read_rows(table, source, on_error="quarantine"), wanted
 
 
 def _with_columns(given: Rows, what: str) -> tuple[Rows, dict[str, Dtype]]:

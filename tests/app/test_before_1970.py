@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import shop
 
+from trimtab.app.features.loading import _final
 from trimtab.app.project import Project, open_project
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
+from trimtab.events.definitions import source
+from trimtab.events.values.fitting import FileRows
 from trimtab.features.online.read.entity_read import read_entity
 
 DAYS = [-44_205, -(parse_time_us("2024-03-03") // DAY_US)]  # in 1903; and across the epoch
@@ -108,3 +111,13 @@ def test_a_simulation_of_1903_is_that_of_later_days(tmp_path: Path, monkeypatch:
     wanted = simulated(tmp_path / "later", 0, monkeypatch)
     assert ("promote", "buyer") in wanted[1]
     assert repr(simulated(tmp_path / "1903", DAYS[0] * DAY_US, monkeypatch)) == repr(wanted)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("days", [0, *DAYS])
+def test_rows_that_are_not_final_are_left_out_at_any_time(days: int) -> None:
+    begun_us = parse_time_us("2024-03-01") + days * DAY_US
+    ends = source("ends", time="at", columns={"x": float}, delay="7d", only_final=True)
+    times = {"at": ("time", [begun_us + day * DAY_US for day in (0, 3, 4, 10)]), "x": ("float", [0.0, 1.0, 2.0, 3.0])}
+    rows, left_out = _final(ends, FileRows(Columns.of(times), (), ()), begun_us + 20 * DAY_US)
+    assert (rows.columns["x"].to_list(), left_out) == ([0.0, 1.0], 2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,7 +34,7 @@ from trimtab.monitoring.profiles.profile_records import (
     encode_profile,
 )
 from trimtab.monitoring.profiles.profile_store import KIND, Profiles
-from trimtab.monitoring.profiles.profiles import make_profile
+from trimtab.monitoring.profiles.profiles import _label_days, _ReferenceHours, make_profile
 from trimtab.training import build_training_set, model
 from trimtab.training.data.sets import TOO_NEW, LeftOut
 
@@ -232,3 +234,16 @@ def test_the_limits_include_what_training_saw_in_other_seasons_but_not_a_fault_t
     found = column(daily_profile(temp), "temp")
     assert found.most is not None
     assert 27.0 <= found.most < 200.0
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("first", [-40_000, -3, 20_000])
+def test_days_before_1970_are_days_like_all_others(first: int) -> None:
+    at_us = (first + np.arange(6)) * DAY_US
+    target = np.array([1.0, 0.0, 1.0, 1.0, np.nan, np.nan])  # the labels of the newest days have not come
+    manifest = SimpleNamespace(final_until=lambda until_us: until_us, labels_until_us=at_us[-1])
+    training_set: Any = SimpleNamespace(at_us=at_us, target=target, manifest=manifest)
+    found = _label_days(training_set)
+    assert (found.first_day, found.columns[0].tolist()) == (first, [1, 1, 1, 1])
+    assert _ReferenceHours(at_us).day_starts.tolist() == [0, 1, 2, 3, 4, 5]
+    assert _ReferenceHours(at_us[2:]).day_starts.tolist() == [0, 1, 2, 3]

@@ -107,7 +107,7 @@ def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
         return rows, 0
     times = rows.columns[source.time]
     past = times.values[times.present() & (times.values <= now_us)]
-    newest = int(past.max(initial=0))
+    newest = int(past.max(initial=-(2**62)))  # times before 1970 are negative
     final = ~times.present() | (times.values + source.delay_us <= newest)
     left_out = int((~final).sum())
     kept = None if rows.kept is None else rows.kept[final]

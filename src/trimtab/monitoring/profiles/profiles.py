@@ -79,7 +79,7 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 
 def _label_days(training_set: TrainingSet) -> LabelDays:
     final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.labels_until_us)
-    newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-DAY_US)
+    newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-(2**62))
     # days after the newest label are left out, because their labels may not have arrived yet
     final &= training_set.at_us // DAY_US <= newest_us // DAY_US
     day, target = training_set.at_us[final] // DAY_US, training_set.target[final]
@@ -102,7 +102,8 @@ class _ReferenceHours:
         hour = at_us // HOUR_US
         # leave out the last hour, which is incomplete, unless it is the only one
         end = int(hour[-1]) + (1 if hour[0] == hour[-1] else 0)
-        self.day_starts = np.flatnonzero(np.diff(at_us // DAY_US, prepend=-1))  # among all rows, the first of each day
+        days = at_us // DAY_US
+        self.day_starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1))  # among all rows, the first of each day
         self.first = max(int(hour[0]), end - REFERENCE_H)
         self.count = end - self.first
         self.rows = np.flatnonzero((hour >= self.first) & (hour < end))

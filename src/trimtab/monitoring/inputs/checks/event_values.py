@@ -41,7 +41,7 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
         there = ~np.isnan(before)
         if there.sum() < _LEAST or np.isnan(newest).all():
             continue
-        starts = np.flatnonzero(np.diff(days[there], prepend=-1))
+        starts = np.flatnonzero(np.diff(days[there], prepend=days[0] - 1))
         if starts.size < _LEAST_DAYS:
             continue
         known = before[there]

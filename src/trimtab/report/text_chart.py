@@ -29,7 +29,7 @@ def text_chart(values: Sequence[float | None], *, level: float | None = None, he
         return []
     low, high = min(known), max(known)
     spread = (high - low) or abs(high) or 1.0
-    low = low - spread / (height - 1) if height > 1 else low  # lower, so that even the lowest value has a bar
+    low -= spread / max(1, height - 1)  # lower, so that even the lowest value has a bar
     step = (high - low) / height
     lines = []
     for row in range(height - 1, -1, -1):

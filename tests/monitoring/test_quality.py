@@ -119,6 +119,17 @@ def test_days_before_the_promotion_do_not_count_for_a_version(catalog: Catalog) 
     assert (monitor.watch.first_day_us, monitor.watch.silent_days) == (30 * DAY_US, 0)
 
 
+@pytest.mark.fast
+def test_labels_are_missing_since_the_first_day_without_one_even_if_days_without_predictions_follow(
+    catalog: Catalog,
+) -> None:
+    monitor = anchored(catalog, healthy())
+    monitor.observe([day(20, 0.3), day(21, 0.3, labelled=0)], now_us=1)
+    (silent,) = monitor.observe([day(24, 0.3, labelled=0)], now_us=2)  # nothing was predicted on a weekend
+    assert (silent.kind, silent.onset_us, silent.evidence["days"]) == ("no_labels", 21 * DAY_US, 2.0)
+    assert "since 1970-01-22." in silent.message
+
+
 def test_one_look_at_many_days_is_as_good_as_many_looks(catalog: Catalog, tmp_path: Path) -> None:
     days = [day(20 + n, 0.3 + 0.012 * n) for n in range(25)]
     at_once = anchored(catalog, healthy())

@@ -400,6 +400,8 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     healthy = {kind: advanced(figure, kind, alike, skipped) for kind, figure in watch.healthy.items()}
     worse = {kind for kind, figure in healthy.items() if figure.alarming or not met(figure)}
     stand = {kind: figure for kind, figure in healthy.items() if kind in worse or kind not in watch.figures}
+    is_silent = bool(day.predictions) and not day.labelled + day.unlisted
+    silent_us = day.day_us if watch.silent_since_us is None else watch.silent_since_us
     told = _unlisted_severity(watch, day)
     since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None
     over = since_us is not None and not day.unlisted and day.day_us - since_us >= 7 * DAY_US
@@ -416,7 +418,8 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         earlier_levels=_levels_after(watch, day, blocks),
         first_day_us=day.day_us if watch.first_day_us is None else watch.first_day_us,
         last_day_us=day.day_us,
-        silent_days=watch.silent_days + 1 if day.predictions and not day.labelled + day.unlisted else 0,
+        silent_days=watch.silent_days + 1 if is_silent else 0,
+        silent_since_us=silent_us if is_silent else None,
         unlisted=watch.unlisted + day.unlisted,
         unlisted_told="no" if over else told if told != "no" else watch.unlisted_told,
         unlisted_day=None if over else day if day.unlisted else watch.unlisted_day,

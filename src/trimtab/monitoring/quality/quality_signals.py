@@ -194,7 +194,7 @@ def _away(found: tuple[str, MetricValue, Level]) -> float:
 
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
-    since_us = day.day_us - (watch.silent_days - 1) * DAY_US
+    since_us = day.day_us if watch.silent_since_us is None else watch.silent_since_us
     # `alike`: for a ranking, on how many of the day's lists all labels are known, and are equal
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
     message = (

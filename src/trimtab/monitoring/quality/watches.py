@@ -91,7 +91,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     loss_cap: float = LOSS_CAP  # the largest loss that a row can have, in units of the metric
     first_day_us: int | None = None  # the first day that was compared; None: no day was compared yet
     last_day_us: int | None = None
-    silent_days: int = 0  # the number of the newest days in a row that had predictions and no label
+    silent_days: int = 0  # the number of days with predictions since the newest day that had a label
+    silent_since_us: int | None = None  # the first of these days; None: there are none
     unlisted: int = 0  # the number of labels of undeclared classes on all days
     # the highest severity of a signal about such labels; "no": none for seven days; see `_after` in quality.py
     unlisted_told: Literal["no", "info", "red"] = "no"

@@ -697,7 +697,7 @@ def test_keys_come_from_the_command_line_and_from_a_file(made_once: Made, tmp_pa
     assert "2 keys of customer: would be erased: " in run("customer", TEXTS[0], TEXTS[1])
     assert "2 keys of customer: would be erased: " in run("customer", "--from", str(tmp_path / "keys"))
     assert "3 keys of customer: " in run("customer", "nobody", "--from", "-", input=f"{TEXTS[0]}\n{TEXTS[1]}\n")
-    assert "3 values were given" in run("customer_shop", TEXTS[0], "shop1", TEXTS[1])
+    assert "a key has 2 values, but found 3 values." in run("customer_shop", TEXTS[0], "shop1", TEXTS[1])
     assert "line 2: give customer, shop, " in run("customer_shop", "--from", str(tmp_path / "pairs"))
     assert "Give a KEY, or --from FILE" in run("customer")
     assert "not found" in run("customer", "--from", str(tmp_path / "none"))

@@ -262,7 +262,9 @@ def test_automation_stays_within_its_budget_and_says_so_once(catalog: Catalog) -
     assert all(sum(0 <= other - one < 7 for other in days) <= 3 for one in days)
     assert len(days) >= 10
     said = [d for d in rows if d.act == "wait"]
-    assert "The limit of 3 fits in 7 days is reached (3 were made). The next fit can begin at 1970-" in said[0].cause
+    assert (
+        "The limit of fits in 7 days is reached (3 made, 3 allowed). The next fit can begin at 1970-" in said[0].cause
+    )
     assert len(said) < 6  # not at every tick
     decisions = rig.controller.train("Ada")  # a person is not held up
     assert [d.act for d in decisions] == ["train", "gate", "promote"]

@@ -94,7 +94,7 @@ class AlertOverview(Shown, msgspec.Struct, frozen=True, kw_only=True):
         for signal in self.signals:
             flags = [word for word in ("muted", "held") if getattr(signal, word)]
             flags += [] if signal.told or flags else ["no alert sent"]
-            flags += [f"came back {signal.returned} times"] if signal.returned else []
+            flags += [f"came back {count_of(signal.returned, 'time')}"] if signal.returned else []
             flags += [f"ended {signal.ended}"] if signal.ended else []
             said = f" ({', '.join(flags)})" if flags else ""
             out.append(f"  {signal.severity:4}  {signal.what} since {signal.found}{said}")

@@ -176,7 +176,7 @@ class Alerting:
                 found.append((name, self._message("alerts", news, notes, now_us)))
             held = [self._alert(one) for one in plan.digest if wants(receiver, one.what, one.incident.signal)]
             if held:
-                said = f"Held back, because {limit} pages were sent within a week already."
+                said = f"Held back, because the limit of pages within a week ({limit}) was reached."
                 found.append((name, self._message("digest", held, [said], now_us)))
         return found
 

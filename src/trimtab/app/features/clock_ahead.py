@@ -14,6 +14,7 @@ from trimtab.app.system import System
 from trimtab.core.clock import TOLERANCE_US
 from trimtab.core.columns.data import Column
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_duration, format_time
 from trimtab.features.online.store import read_cursors
 from trimtab.steering.ledger import Entry, Ledger
@@ -38,8 +39,8 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
         by = format_duration(self.ahead_us // unit_us * unit_us)
         if not self.first:
             return f"{self.where}: their newest time is {by} ahead of the clock ({self.newest})"
-        what = f"{self.records:,} records from position {self.first:,} on are"
-        return f"event log, {self.where}: {what} stamped {by} ahead of the clock ({self.newest})"
+        what = f"{count_of(self.records, 'record')} from position {self.first:,} on"
+        return f"event log, {self.where}: {what}, stamped {by} ahead of the clock ({self.newest})"
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:

@@ -136,7 +136,7 @@ def _show(made: FeatureFile) -> None:
         f"{count_of(made.rows, 'row')} with {count_of(len(made.features), 'feature')} written to {made.path}{parts}"
     ]
     changed = {name: count for name, count in made.let_in.items() if count}
-    lines += [f"  {name}: {count:,} values that were not known then" for name, count in changed.items()]
+    lines += [f"  {name}: {count_of(count, 'value')} not known then" for name, count in changed.items()]
     if made.let_in and not changed:
         lines.append("  every value was known then")
     show(made, lines)

@@ -12,6 +12,7 @@ import click
 from trimtab.cli.options import account, command, opened_project
 from trimtab.cli.output import progress, show
 from trimtab.core.errors import Misuse
+from trimtab.core.shown import count_of
 from trimtab.store.regular_file import regular_file
 
 _SAFE = "What is erased stays erased; run the same command again to finish."
@@ -58,8 +59,8 @@ def _groups(entity: str, values: Sequence[str], columns: Sequence[str]) -> list[
     width = len(columns)
     if len(values) % width:
         raise Misuse(
-            f"forget: {entity!r} is known by {', '.join(columns)}, so a key has {width} values; {len(values)} values "
-            "were given."
+            f"forget: {entity!r} is known by {', '.join(columns)}, so a key has {width} values, but found "
+            f"{count_of(len(values), 'value')}."
         )
     return [values[at : at + width] for at in range(0, len(values), width)]
 

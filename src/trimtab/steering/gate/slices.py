@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.records import GateCheck
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.steering.definitions import NamedSlice
@@ -94,7 +95,8 @@ def _judged(part: Part, differences: Floats, days: NDArray[np.int64], level: flo
 
 
 def _abstained(part: Part, rows: int, days: int) -> GateCheck:
-    reason = f"{rows:,} rows on {days} days; {LEAST_ROWS} rows on {LEAST_DAYS} days are needed."
+    found = f"{count_of(rows, 'row')} on {count_of(days, 'day')}"
+    reason = f"{found}; {LEAST_ROWS} rows on {LEAST_DAYS} days are needed."
     return finding(f"slice {part.name}", "no evidence", reason)
 
 

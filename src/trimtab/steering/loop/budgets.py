@@ -42,6 +42,6 @@ def _bound(name: str, span_us: int, limit: int, state: LoopState, now_us: int) -
     for at_us, fits in sorted(state.fits):
         if at_us > now_us - span_us and left >= limit:
             left, until_us = left - fits, at_us + span_us
-    allowed = f"The limit of {limit} fits in {name} is reached ({made} were made)."
+    allowed = f"The limit of fits in {name} is reached ({made} made, {limit} allowed)."
     said = f"{allowed} The next fit can begin at {format_time(until_us)[:16]}."
     return Bound(until_us, said)

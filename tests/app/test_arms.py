@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import shop
 from alias_moves import promote
@@ -47,6 +49,15 @@ def damage(project: Project, name: str) -> None:
     blob = project.registry.get(name).artifact
     (file,) = [path for path in (project.state_folder / "blob").rglob("*") if path.name.endswith(blob[4:])]
     file.write_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("share", [True, "0.1", None])
+def test_a_share_that_could_not_be_read_again_is_refused(trained: Path, share: Any) -> None:
+    with shop.opened(trained) as project:
+        with pytest.raises(Misuse, match=r"canary: share=.* Give a number from 0"):
+            project.set_arm("buyer@1", "canary", share=share, why="Try the smaller one.")
+        project.set_arm("buyer@1", "canary", share=np.float32(0.5), why="Try the smaller one.")  # type: ignore[arg-type]  # as a user may
+        assert "  canary: buyer@1, on 50 % of the requests" in project.status().lines()
 
 
 def test_a_canary_answers_its_share_until_it_is_ended(trained: Path) -> None:

@@ -239,6 +239,11 @@ def test_a_step_whose_result_is_gone_is_done_again(catalog: Catalog, tmp_path: P
     forget_step(catalog, "train.fit", "nothing of this kind")
 
 
+def test_an_actor_that_is_no_text_is_refused(runs: Runs) -> None:
+    with pytest.raises(Misuse, match=r"train 'm': actor=1000. Give a name"):
+        runs.track("train", "m", actor=1000)  # type: ignore[arg-type]  # as a user may
+
+
 def test_a_step_that_failed_says_how_often_it_was_tried(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

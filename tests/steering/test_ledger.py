@@ -10,7 +10,7 @@ import pytest
 
 import forked
 from trimtab import store
-from trimtab.core.errors import Conflict, Corrupt
+from trimtab.core.errors import Conflict, Corrupt, Misuse
 from trimtab.steering.ledger import HEAD, Ledger
 from trimtab.steering.ledger import Entry as Draft
 from trimtab.store import Append, Catalog, Entry, Put, Remove
@@ -108,6 +108,15 @@ def test_rows_are_written_with_what_they_are_about_or_not_at_all(catalog: Catalo
     assert ledger.rows() == rows
     assert ledger.write([], [Remove("loop", "m", expected=1)]) == []
     assert ledger.verify() == 2
+
+
+@pytest.mark.parametrize("wrong", [{"cause": 4711}, {"actor": 1000}])
+def test_a_row_that_could_not_be_read_again_is_refused(catalog: Catalog, wrong: dict[str, int]) -> None:
+    ledger = Ledger(catalog)
+    row = msgspec.structs.replace(Draft(at_us=1, model="m", act="freeze", cause="because"), **wrong)
+    with pytest.raises(Misuse, match="Give the reason and the actor as texts"):
+        ledger.write([row], [Put("frozen", "m", b"1")])
+    assert (ledger.rows(), catalog.get("frozen", "m")) == ([], None)
 
 
 def test_rows_of_others_at_the_same_moment_only_move_the_place(catalog: Catalog) -> None:

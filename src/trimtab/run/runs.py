@@ -125,7 +125,13 @@ class Runs:
         return run
 
     def track(self, kind: str, model: str, *, actor: str) -> Tracked:
-        """Return a new run. It is recorded when `begin` is called."""
+        """Return a new run. It is recorded when `begin` is called.
+
+        Raises:
+            Misuse: `actor` is no text, so no run could be read any more.
+        """
+        if not isinstance(actor, str):
+            raise Misuse(f"{kind} {model!r}: actor={actor!r}. Give a name as text.")
         return Tracked(self, kind, model, actor)
 
     def _seen(self, run: Run) -> Run:

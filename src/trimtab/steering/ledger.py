@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from trimtab.core.errors import Conflict, Corrupt
+from trimtab.core.errors import Conflict, Corrupt, Misuse
 from trimtab.core.hashing import content_hash
 from trimtab.core.records import Decision
 from trimtab.store.durable_files import write_durably
@@ -63,13 +63,14 @@ class Ledger:
 
         Raises:
             Conflict: An `expected` in `also` does not hold, or other processes kept appending.
+            Misuse: A field has another type, such as a reason that is a number.
         """
         for _ in range(_ATTEMPTS):
             last = self._newest()
             rows: list[Decision] = []
             for entry in entries:
                 rows.append(_row(entry, rows[-1] if rows else last))
-            appends = [Append(JOURNAL, row.at_us, msgspec.json.encode(row), expected=row.sequence) for row in rows]
+            appends = [Append(JOURNAL, row.at_us, _encoded(row), expected=row.sequence) for row in rows]
             try:
                 self._catalog.write([*appends, *also])
             except Conflict:
@@ -146,6 +147,16 @@ def _row(entry: Entry, before: Decision | None) -> Decision:
         hash="",
     )
     return msgspec.structs.replace(row, hash=_hash(row))
+
+
+def _encoded(row: Decision) -> bytes:
+    """Return the bytes of a row, after a check that they can be read again: a row can never be corrected."""
+    body = msgspec.json.encode(row)
+    try:
+        msgspec.json.decode(body, type=Decision)
+    except msgspec.ValidationError as error:
+        raise Misuse(f"ledger: {row.act}: {error}. Give the reason and the actor as texts.") from error
+    return body
 
 
 def _hash(row: Decision) -> str:

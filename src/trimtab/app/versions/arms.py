@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import msgspec
 
@@ -44,6 +45,10 @@ def set_arm(
     """
     if arm not in ARMS:
         raise Misuse(f"arm {arm!r}: needed one of {', '.join(ARMS)}.")
+    given: object = share
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise Misuse(f"{arm}: share={share!r}. Give a number from 0 (no request) to 1 (all requests).")
+    share = float(share)  # the catalogue cannot store the numbers of NumPy
     catalog, registry = system.state.catalog, system.registry
     name, reason = system.definitions.deployment(reference.partition("@")[0]).name, why or NO_REASON
     before, unmoved = catalog.get(KIND, name), registry.touch(name, arm)

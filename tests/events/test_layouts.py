@@ -36,6 +36,13 @@ def declared(names: list[str], *, key: bool) -> Source:
     return source("s", time="at", key="id" if key else None, columns=columns)
 
 
+def test_a_column_that_is_no_longer_declared_is_not_absent_from_rows() -> None:
+    placed = laid_out(declared(["a", "b"], key=True), layout_with(None, declared(["a", "c", "b"], key=True)))
+    clock = VirtualClock(1_000)
+    ingestor = Ingestor(MemoryLog(clock=clock), [placed], clock=clock, quarantine=Quarantine(MemoryLog(clock=clock)))
+    assert ingestor.push("s", [{"at": 0, "id": "x", "who": "y", "b": "text"}]).absent == ("a",)
+
+
 @given(declarations, st.booleans(), st.integers(1, 3))
 @settings(deadline=None, max_examples=60)
 def test_recorded_values_stay_under_their_names_through_any_changes(

@@ -90,7 +90,7 @@ class Batch:
         there = (
             self._lists.keys() if rows is None else set(rows[replacing[0]]).intersection(*(rows[r] for r in replacing))
         )
-        return tuple(name for name in self._call.source.columns if name not in there)
+        return tuple(name for name in self._call.source.declared if name not in there)
 
     def quarantined(self, row: int, rows: Sequence[Mapping[str, object]] | None) -> Quarantined:
         field, reason, _ = self.bad[row]

@@ -21,7 +21,7 @@ from trimtab.core.columns.data import Column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import col
 from trimtab.training import Model, TrainingSet, build_training_set, evaluate, fit, fit_online, model, time_split
-from trimtab.training.data.weights import weigh
+from trimtab.training.data.weights import balance_of, weigh
 from trimtab.training.fitting.standardize import fit_standardize
 from trimtab.training.runtimes import runtime_for
 from trimtab.training.weighting import Sample
@@ -186,6 +186,18 @@ def test_a_sample_that_leaves_too_little_is_refused(world: Any, training_set: Tr
         fit(declared(world, sample=tt.sample(rows=0.0001)), training_set)
     with pytest.raises(Misuse, match="all of them labelled 1"):
         fit(declared(world, sample=tt.sample(negatives=0.000001)), training_set)
+
+
+@pytest.mark.parametrize("options", [{"sample": tt.sample(rows=0.0001)}, {"weights": col("distance") * -1}])
+def test_the_balance_counts_what_a_sample_keeps_also_if_a_fit_would_be_refused(
+    world: Any, training_set: TrainingSet, options: dict[str, Any]
+) -> None:
+    made = declared(world, **{"sample": tt.sample(negatives=0.5), **options})
+    with pytest.raises(Misuse):
+        weighed(made, training_set)
+    kept = [one.kept for one in balance_of(made, training_set, np.ones(training_set.rows, bool), np.empty(0))]
+    rows = [one.rows for one in balance_of(made, training_set, np.ones(training_set.rows, bool), np.empty(0))]
+    assert sum(kept) < sum(rows)
 
 
 def test_an_estimator_that_takes_no_weights_is_named(world: Any, training_set: TrainingSet) -> None:

@@ -15,7 +15,6 @@ from trimtab.core.expressions.nodes import Expression
 from trimtab.core.expressions.primitives import hash_bucket
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
-from trimtab.training.weighting import Sample
 
 _BUCKETS = 2**53  # a float can count exactly up to this number
 
@@ -42,15 +41,16 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def weigh(model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]) -> Weighed:
-    """Return which of the rows `chosen` to fit on, and their weights: those of the model, times those by age.
+    """Return which of the rows `chosen` to fit on, with their weights.
+
+    A weight is the product of 1 / the share of the sample, the declared (or balanced) weight, and the weight by age.
 
     Raises:
         Misuse: A weight is missing, negative or infinite, all weights are 0, rows of one list have different weights,
             or the sample leaves too few rows.
     """
-    kept, weights = np.arange(chosen.size), None
+    kept, weights = _sampled(model, training_set, chosen, target)
     if model.sample is not None:
-        kept, weights = _sampled(model, model.sample, training_set, chosen, target)
         _check_left(model, target, kept)
     if isinstance(model.weights, Expression):
         own = _declared(model, model.weights, training_set, chosen[kept])
@@ -85,8 +85,9 @@ def balance_of(
     target = training_set.target[chosen]
     try:
         weighed = weigh(model, training_set, chosen, target)
-    except Misuse:  # the sample leaves too few rows, and a fit would be refused; here they are only counted
-        weighed = Weighed(chosen, target, None)
+    except Misuse:  # a fit would be refused, because of its sample or weights; count the rows that the sample keeps
+        kept, own = _sampled(model, training_set, chosen, target)
+        weighed = Weighed(chosen[kept], target[kept], own)
     weights = np.ones(weighed.kept.size) if weighed.weights is None else weighed.weights
     total = float(weights.sum()) or 1.0
     return tuple(
@@ -103,8 +104,12 @@ def balance_of(
 
 
 def _sampled(
-    model: Model, rule: Sample, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]
-) -> tuple[NDArray[np.int64], Floats]:
+    model: Model, training_set: TrainingSet, chosen: NDArray[np.int64], target: NDArray[Any]
+) -> tuple[NDArray[np.int64], Floats | None]:
+    """Return which of the rows `chosen` the sample keeps, and their weights; all rows if there is no sample."""
+    rule = model.sample
+    if rule is None:
+        return np.arange(chosen.size), None
     shares = np.full(chosen.size, rule.rows)
     if rule.classes is not msgspec.UNSET:
         by_place = np.array([rule.classes.get(name, 1.0) for name in model.label.class_names])
@@ -144,7 +149,7 @@ def _declared(model: Model, expression: Expression, training_set: TrainingSet, r
     if bad.size:
         key = training_set.keys.to_list()[rows[bad[0]]]
         raise Misuse(
-            f"model {model.name!r}: {bad.size} of {rows.size} weights are not numbers of at least 0 (the first: "
+            f"model {model.name!r}: {bad.size} of {rows.size} weights are missing, negative or infinite (the first: "
             f"request {key!r}, {weights[bad[0]]:g}). Fill nulls and clip: tt.col(...).fill_null(1.0).clip(0.0, 100.0)."
         )
     if not weights.any():

@@ -16,7 +16,7 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
         floor: Smaller shares of bins are replaced by this one, so that empty bins give a finite index.
 
     Raises:
-        Misuse: The bins differ, or a histogram is empty.
+        Misuse: The bins differ, a count is negative or not finite, or a histogram is empty.
 
     Source: Kullback & Leibler (1951), the divergence J.
 
@@ -33,7 +33,7 @@ def js_distance(expected: ArrayLike, actual: ArrayLike) -> float:
     It is a metric in the mathematical sense, and it is always finite.
 
     Raises:
-        Misuse: The bins differ, or a histogram is empty.
+        Misuse: The bins differ, a count is negative or not finite, or a histogram is empty.
 
     Source: Lin (1991); the square root of the divergence in bits, Endres & Schindelin (2003).
 
@@ -66,7 +66,7 @@ def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
     """Return the Kolmogorov-Smirnov distance of two histograms, in [0, 1]. The bins must be in order.
 
     Raises:
-        Misuse: The bins differ, or a histogram is empty.
+        Misuse: The bins differ, a count is negative or not finite, or a histogram is empty.
 
     Source: Smirnov (1939). The distance is the largest difference between the two cumulative shares, measured at the
     edges of bins. Differences within a bin are not noticed, so the distance of the samples themselves may be larger.

@@ -13,7 +13,7 @@ def exact_sum(values: Sequence[float]) -> ExactSum:
     """Return the exact sum of finite values, as doubles of decreasing size. The order of the values does not matter.
 
     Raises:
-        OverflowError: The sum is larger than the largest double.
+        OverflowError: The sum, or a sum of some of the values, is larger than the largest double.
 
     Source: Shewchuk (1997), expansions of non-overlapping doubles.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RecalibrationKind = Literal["platt", "isotonic", "beta"]
 LEAST_ROWS = 50
 _EDGE = 1e-15  # scores are moved to at least this distance from 0 and 1
-_STEEPEST = 35.0  # corrected log odds are clipped to at most this, and at least minus this
+_STEEPEST = 35.0  # corrected log odds are clipped to the range from -35 to 35
 
 
 # The three corrections. An exported model contains the source of these functions, so they use nothing but NumPy and the
@@ -104,7 +104,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True, tag="steps"):
 
 
 class ClassOdds(msgspec.Struct, frozen=True, kw_only=True, tag="class_odds"):
-    """Platt scaling for several classes: log probability = rise * log(p) + offset, scaled to a sum of 1.  # D76"""
+    """Platt scaling for several classes: exp(rise * log(p) + offset), scaled to a sum of 1.  # D76"""
 
     rise: float
     offsets: tuple[float, ...]  # one offset for each class
@@ -140,7 +140,8 @@ def fit_recalibration(kind: RecalibrationKind, labels: ArrayLike, scores: ArrayL
     """Fit a correction of scores to observed labels. The model must not have been fitted on these rows.
 
     No correction reverses the order of scores: if `rise` or `fall` would be negative, it is set to 0. If both are 0,
-    every score becomes the same probability, because the scores do not predict these labels.
+    every score becomes the same probability, because the scores do not predict these labels. With several classes,
+    another class of a row may become the likeliest one.
 
     Args:
         kind: "platt" has two parameters and needs a few hundred rows. "beta" has three, so it can correct scores near 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse
 
-FEWEST_OF_STRATUM = 20  # strata with fewer units of a variant are merged
+FEWEST_OF_STRATUM = 20  # strata in which a variant has fewer units are merged
 FloatArray = NDArray[np.float64]
 Better = Literal["higher", "lower"]
 
@@ -103,14 +103,16 @@ def post_stratified(strata: Sequence[tuple[Arm, Arm]], *, fewest: int = FEWEST_O
 
     From each value, the mean of its stratum minus the mean of all strata is subtracted. The interval becomes narrower
     if strata differ, and a variant that by accident got more units of a stratum with high values no longer looks
-    better. The mean of a stratum averages its two variants' means, each weighted with the other variant's share of
-    all units, not of the stratum's. So an effect raises the means of all strata alike, and is not removed.
+    better. The mean of a stratum is an average of its two variants' means. The weight of each is the other
+    variant's share of the units of all strata, the same in every stratum. So an effect raises the means of all strata
+    alike, and is not removed.
 
     Args:
         strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for
             ratios. The stratum of a unit was known before its exposure.
-        fewest: Strata with fewer units of a variant are merged, together with the next larger ones, into one that has
-            this many. The mean of a small stratum follows its own units, so the interval would be too narrow.
+        fewest: Strata in which a variant has fewer units are merged into one, with larger strata if necessary until
+            both variants have this many. The mean of a small stratum follows its own units, so the interval would be
+            too narrow.
 
     Raises:
         Misuse: There is no stratum.

@@ -36,8 +36,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     """A planned comparison of two variants. For `rule`, `days` and `correlated`, see `ab.fixed` and `ab.sequential`."""
 
     units_per_day: float  # of both variants together, on average
-    # the units of both variants on each day since the start, if days differ. A course that is too short is repeated. Of
-    # several courses, such as starts on different weekdays, drawn experiments have each equally often
+    # for each course, the units of both variants on each day since the start, if days differ. A short course is
+    # repeated. Several courses (such as one for each weekday of the start) share the drawn experiments equally
     courses: tuple[tuple[float, ...], ...] = ()
     sd: float  # the standard deviation of a unit's value
     share: float = 0.5  # the treatment's share of these units
@@ -45,7 +45,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     # the standard deviation of the true difference from day to day; large in a switchback, where a day has one variant
     day_sd: float = 0.0
     rule: Rule = "sequence"
-    days: bool = True
+    days: bool = True  # whether the daily differences count as observations; otherwise only the units do
     correlated: bool = True
     looks: int = 5  # the number of looks, only for "obrien_fleming"
     level: float = 0.95
@@ -162,7 +162,7 @@ def _found_at(design: Design, effect: float, days: int) -> FloatArray:
 
 @lru_cache(maxsize=2)
 def _least(design: Design, days: int) -> FloatArray:
-    """Return above which limit a drawn experiment finds an effect on a day, shape (RUNS, days); infinity: no look."""
+    """Return limits, shape (RUNS, days): a look finds effects above the limit of its day. Infinity: no look."""
     units, different = _drawn(days)
     shapes, found = design.shapes(days), np.empty((RUNS, days))
     for number, shape in enumerate(shapes):
@@ -193,7 +193,7 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
     """Return how far bounds are from the estimate on each day; infinite on days without a look.
 
     The shape is (runs, days), or (days,) if all drawn experiments have the same bounds. `counted` is the number of
-    units until each day, divided by the mean of a day.
+    units up to and including each day, divided by `units_per_day`.
     """
     error, days = 1.0 - design.level, counted.size
     score = np.full(days, np.inf)
@@ -215,7 +215,8 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
         ends = [round(days * look / design.looks) for look in range(1, design.looks + 1)]
         times = tuple(end / days for end in ends)
         seen = counted[np.array(ends) - 1] / counted[-1]
-        # as in `obrien_fleming`: shares close to those of the time count as these, others grow at least a little
+        # as in `obrien_fleming`: shares of the information that are close to the shares of the time are replaced by
+        # these; otherwise, each look adds at least 0.1 / looks
         least = 0.1 / design.looks * np.arange(1, design.looks + 1)
         grown = np.maximum.accumulate(np.maximum(seen - least, 0.0)) + least
         shares = times if np.abs(seen - times).max() <= EVEN else tuple(grown.tolist())

@@ -21,9 +21,9 @@ WIDTH = 0.01  # the relative width of a bin; a quantile is off by at most this
 SMALLEST = 1e-9  # values closer to 0 than this count as 0
 Histogram = Mapping[int, int]  # the number of units in each bin
 _STEP = math.log1p(WIDTH)
-# `_slope` measures the slope of the quantiles between q and q plus or minus this many standard errors of a share
+# `_slope` looks at two intervals around q. These are their half-widths, in standard errors of the share below q
 _SCORES = (1.96, 3.0)
-_JUMP = 1.7  # if the steepest slope is more than this many times that of the first score, the quantile is at a jump
+_JUMP = 1.7  # the quantile is at a jump if the steepest slope is this many times the slope over the narrower interval
 
 
 def bins_of(values: FloatArray) -> NDArray[np.int64]:
@@ -57,7 +57,7 @@ def bin_edges(bins: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
 
 
 def quantile_arm(histograms: Sequence[Histogram], q: float, weights: FloatArray | None = None) -> Arm:
-    """Return sums for one variant. Their mean is the quantile of its units, so rules that compare means can use them.
+    """Return the sums of one variant's replaced values (see the top of this file), whose mean is the quantile.
 
     Args:
         histograms: The counts of each block, the oldest block first.

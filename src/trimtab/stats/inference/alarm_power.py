@@ -18,7 +18,7 @@ def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
 
     The alarm has two rules, bets and bad days in a row (see `edetector`). The faster one counts. Bets are assumed to
     grow at their expected rate; the result is the day on which they reach the threshold. For bad days in a row, it is
-    the first day by which, with a probability of at least one half, enough days in a row have exceeded a bound.
+    the first day by which a run of enough days above its bound has occurred with a probability of at least one half.
 
     Args:
         spec: The alarm, from `learn_alarm`.
@@ -46,7 +46,7 @@ def detection_days(spec: AlarmSpec, change: float, *, most: int = 365) -> float:
 
 
 def _days_of_bets(spec: AlarmSpec, side: AlarmSide, moved: float, most: int) -> float:
-    """Return the days until the mean of the bets, each of which grows at its expected rate, reaches the threshold."""
+    """Return the days until the mean of the bets reaches the threshold, if each bet grows at its expected rate."""
     excess = np.clip(moved + _NODES, spec.low, HIGH) - side.baseline
     largest = 0.95 / (side.baseline - spec.low)
     growth = [float(_WEIGHTS @ np.log1p(min(stake, largest) * excess)) for stake in side.stakes]

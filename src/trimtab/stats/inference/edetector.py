@@ -2,11 +2,10 @@
 
 The test is a Shiryaev-Roberts e-detector, which can be seen as a series of bets. Each day, a new bet of 1 is placed,
 and every bet is multiplied by 1 + stake * (value - baseline). As long as the mean is at or below the baseline, this
-factor is at most 1 on average. The alarm rings when the sum of all bets reaches a stated number A, the run length. (For
-each stake and each direction, there is a series of bets of its own, and the mean of their sums must reach A.) Then a
-model whose quality does not change runs for at least A days on average until a false alarm, and the probability of a
-false alarm within h days is at most h / A, with any distribution of values. For real days, the test has four additions
-(# D0003):
+factor is at most 1 on average. The alarm rings when the sum of all bets reaches a stated number A, the run length.
+(Each stake and each direction has its own series of bets, and the mean of their sums must reach A.) Then a model whose
+quality does not change runs for at least A days on average until a false alarm, and the probability of a false alarm
+within h days is at most h / A, with any distribution of values. For real days, the test has four additions (# D0003):
 
 - Days resemble the day before. So each day is compared with its prediction from the day before:
   value - correlation * last.
@@ -16,7 +15,7 @@ false alarm within h days is at most h / A, with any distribution of values. For
 - A bet gains little on a single day, even if the day is very bad. So there is a second rule, for large changes: the
   alarm also rings when two to seven days in a row are all far above the baseline (the more days, the less far). By
   Cantelli's inequality, which holds for any distribution, this rule causes false alarms at no more than a quarter of
-  the stated rate.
+  the stated rate. With it, the bets must reach 4 / 3 of A, so that both rules together keep the stated rate.
 - Stakes must be small enough for the worst possible value. So each value, after the prediction is subtracted, is
   clipped to a fixed range. The reference days are clipped to the same range before the baseline is computed, so that
   later days are comparable with it.
@@ -122,7 +121,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """The mean of the daily value since a change began."""
 
     mean: float
-    sd: float  # of a day's value: the larger of the standard deviations of the reference days and of these days
+    sd: float  # of a day's value: the larger of `AlarmSpec.sd` and the standard deviation of these days
     days: int
 
 
@@ -177,8 +176,8 @@ def learn_alarm(
     away = x - mean
     if float(np.ptp(x)) <= 1e-12 * max(1.0, abs(mean)):
         raise Misuse(
-            f"quality alarm: all {x.size} reference values are {mean:g}. A metric that never varies has no standard "
-            "deviation."
+            f"quality alarm: all {x.size} reference values are {mean:g}. A metric that never varies has a standard "
+            "deviation of 0, with which no day can be compared."
         )
     correlation = _correlation(away)
     surprise = away[1:] - correlation * away[:-1]
@@ -318,9 +317,9 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
     """Return a spec for a further change in the same direction, with the days since the first change as its reference.
 
     The mean of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations. `mean` is the
-    median of these days, and `sd` is computed from the median distance of the days from it. So a single extreme day
-    changes neither. For example, the mean rises slowly without an alarm, and the alarm only rings on the first day of a
-    far larger rise: that day belongs to the further change.
+    median of these days, and `sd` is computed from the median distance of the days from it, but is at least that of
+    `spec`. So a single extreme day changes neither. For example, the mean rises slowly without an alarm, and the alarm
+    only rings on the first day of a far larger rise: that day belongs to the further change.
     """
     values = _since_onset(spec, state)
     middle = statistics.median(values) if values else spec.mean
@@ -340,7 +339,6 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
 
 
 def _since_onset(spec: AlarmSpec, state: AlarmState) -> list[float]:
-    """Return the values of the days since the change began."""
     onset = alarm_onset(spec, state)
     return [] if onset is None else [step.value for step in state.recent if step.day >= onset.day]
 

@@ -3,11 +3,12 @@
 Trials succeed with the probabilities p1, p2, ..., and the first n trials have K successes. For any number `tilt`, the
 quotient exp(tilt * K) / prod(1 - p + p * exp(tilt)) is 1 on average after each trial, even if each probability depends
 on earlier trials. With the mean probability in place of each p, the quotient is not larger, because
-log(1 - p + p * exp(tilt)) is concave in p. With a `share` in place of p that is above the mean probability (for a
-negative `tilt`: below it), it is smaller still. The evidence that the mean probability is above (below) `share` is the
-average of the quotients with `share` over several tilts. If this is not so, the evidence is at most 1 on average.
-Therefore the probability that it ever reaches 1 / a is at most a, for all looks together, even if the probabilities
-change over time. If two counts are independent, their evidence is multiplied.
+log(1 - p + p * exp(tilt)) is concave in p. If p is replaced by a `share` that is at least the mean probability (for a
+negative `tilt`: at most), the quotient is not larger either. The evidence that the mean probability is above (below)
+`share` is the average of the quotients with `share` over several tilts. If the mean probability is not above (below)
+`share`, the evidence is at most 1 on average. Therefore the probability that it ever reaches 1 / a is at most a, for
+all looks together, even if the probabilities change over time. If two counts are independent, their evidence is
+multiplied.
 
 Source: Howard, Ramdas, McAuliffe & Sekhon (2021), "Time-uniform, nonparametric, nonasymptotic confidence sequences"
 (the method of mixtures); Ville (1939).
@@ -23,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-# values of `tilt`: above 0 for too many successes, below 0 for too few; with 0, the evidence is never far below 1
+# values of `tilt`: above 0 for too many successes, below 0 for too few; 0 keeps the evidence at 1 / 8 (1 / 4) or more
 _UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _DOWN = (0.0, -0.25, -1.0, -4.0)
 _CELLS = np.concatenate(

@@ -261,7 +261,7 @@ def _class_costs(name: str, costs: GivenCosts, classes: Sequence[str]) -> tuple[
     """Return the cost of each predicted class (second axis) for each true class (first axis); 0 if equal.  # D76"""
     first, second = classes[:2]
     needed = (
-        f"model {name!r}: costs={costs!r}. Needed: the costs of wrong answers, for each true class of "
+        f"model {name!r}: costs={costs!r}. Needed: the costs of wrong predictions, for each true class of "
         f"{', '.join(classes)}: {{{first!r}: 1, {second!r}: {{{first!r}: 5, ...}}, ...}} with numbers of at least 0"
     )
     given = {str(one): row for one, row in costs.items()} if isinstance(costs, Mapping) else {}
@@ -329,7 +329,8 @@ def _check_ranking(name: str, request: Request, group: str | None, **given: obje
         found = "has no group" if group is None else f"group={group!r} is no column of this kind"
         raise Misuse(
             f"model {name!r}: it ranks lists and {found}. Needed: a column of the request, of type str or int, "
-            f'with one value for all rows of a list, e.g. group="search_id". Columns of these types: {columns}.'
+            'with one value for all rows of a list, e.g. group="search_id". '
+            f"Columns of these types: {columns or 'none'}."
         )
     if group == request.key:
         raise Misuse(

@@ -12,6 +12,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse
 from trimtab.core.hashing import content_hash
+from trimtab.core.shown import count_of
 from trimtab.core.time import duration_us, format_duration
 
 Value: TypeAlias = bool | int | float | str | None
@@ -265,7 +266,7 @@ def parameters_text(values: Mapping[str, Value]) -> str:
 
 def budget_text(given: Search) -> str:
     """Return the budget of a search as text."""
-    return f"{given.trials} trials" + ("" if given.time_us is None else f" or {format_duration(given.time_us)}")
+    return count_of(given.trials, "trial") + ("" if given.time_us is None else f" or {format_duration(given.time_us)}")
 
 
 def _arguments(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

@@ -30,7 +30,7 @@ class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     column: str  # the column of the request whose value all rows of a list share
     lists: int
-    whole: int  # the number of lists in which every row has a final label; other lists are not used
+    whole: int  # the number of lists that are used: every row has a final label, and none is in a left-out interval
     told: int  # of these, how many have rows of different relevance; other lists have no best order
     longest: int  # the number of rows of the longest list
     rows_without: int  # rows that belong to no list because the column is null
@@ -52,7 +52,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
     start_us: int
     end_us: int | None  # None: it had not ended when the training set was made
     why: str  # for example "null_values of column temp"
-    rows: int = 0  # how many of its rows would otherwise be used, without those of intervals before it in the list
+    rows: int = 0  # how many of its rows would otherwise be used; a row in several intervals counts in the first only
 
     @property
     def of_inputs(self) -> bool:

@@ -282,7 +282,8 @@ def finish(
     seed: int,
     recalibration: Recalibration | None = None,
 ) -> Fitted:
-    """Store a fitted estimator as bytes, load it again, and return the loaded model, if both give the same scores.
+    """Store a fitted estimator as bytes, load it again, check that both give the same scores, and return the loaded
+    one.
 
     Also find out how far the scores of a row alone and in a batch differ, and score the golden rows (see `Golden`).
     """

@@ -197,7 +197,10 @@ def _is_over(search: Search, trials: Sequence[Trial]) -> bool:
 
 
 def _used(search: Search, trials: Sequence[Trial], share: float) -> float:
-    """Return the used share of the declared trials or, if larger, of the time. `share` of the running trial is done."""
+    """Return the used share of the declared trials or, if larger, of the time.
+
+    `share` is how much of the running trial is done.
+    """
     took_us = sum(trial.took_s for trial in trials) * 1e6
     of_time = 0.0 if search.time_us is None else took_us / search.time_us
     return min(1.0, max(of_time, (len(trials) + share) / search.trials))

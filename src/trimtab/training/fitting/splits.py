@@ -21,7 +21,7 @@ class TimeSplit(msgspec.Struct, frozen=True, eq=False):
     train: NDArray[np.bool_]
     holdout: NDArray[np.bool_]
     start_us: int  # the time at which the holdout begins
-    end_us: int
+    end_us: int  # the holdout's rows are before this time
 
 
 def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> TimeSplit:

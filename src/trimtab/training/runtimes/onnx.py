@@ -33,9 +33,10 @@ def open_session(data: bytes) -> Any:
 
 
 def run_session(session: Any, matrix: Any) -> Any:
-    """Return the last output of a model that takes one matrix: the scores, as a classifier also returns classes first.
+    """Return the scores: the last output of a model that takes one matrix. (A classifier's first output is the
+    classes.)
 
-    Of one or two columns of scores, only the last is returned.
+    If there are one or two columns of scores, only the last is returned.
     """
     import numpy as np
 
@@ -168,7 +169,7 @@ class OnnxModel:
 
 
 def _converted(estimator: BaseEstimator) -> bytes:
-    """Return the ONNX model in double precision, or in single precision if a part of it has no other."""
+    """Return the ONNX model in double precision, or in single precision if ONNX Runtime refuses that."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     if _splits_on_null(estimator):

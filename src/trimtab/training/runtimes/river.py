@@ -32,8 +32,7 @@ class _Saved(msgspec.Struct, frozen=True, omit_defaults=True):
 
     names: tuple[str, ...]
     model: bytes
-    # the number of classes; River calls them 0, 1, 2, ... (0: there are only two, False and True, or the model predicts
-    # numbers)
+    # the number of classes, which River calls 0, 1, 2, ...; 0 for two classes (False and True) and for numbers
     classes: int = 0
 
 

@@ -1,7 +1,7 @@
 """Score LightGBM's models through the C interface, because the Python package takes seconds to import.
 
 For single rows, each thread describes its buffers to the library once (a prepared call), and then only fills them. This
-takes a hundredth of the time of `Booster.predict`.
+takes a hundredth of the time of `lightgbm.Booster.predict` (of the Python package).
 # D99
 """
 

@@ -86,8 +86,8 @@ class Assigner:
         self._slots = begin, end = state.slots
         self._layer = UnitHash(f"layer\0{definition.layer}").of_packed if end - begin < BUCKETS else None
         self._number = UnitHash(f"experiment\0{definition.name}\0{state.generation}").of_packed
-        # Units in the experiment's slots take part if their bucket is below the first of these numbers. The second one
-        # is that of the largest share so far. (`share` is a share of all units.)
+        # Units in the experiment's slots take part if their bucket is below the first of these numbers. The second
+        # number is for the largest share so far. (`share` is a share of all units.)
         largest = max([share, *(one.share for one in state.allocations if one.from_us <= now.from_us)])
         self._below = [round(one * BUCKETS / (end - begin) * BUCKETS) for one in (share, largest)]
         chosen = [name for count, name in now.buckets for _ in range(count)]
@@ -392,7 +392,7 @@ def reallocated(buckets: Sequence[tuple[int, str]], weights: Mapping[str, float]
 
 
 def _counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """Return each variant's number of buckets, rounded down. The largest remainders get the buckets that are left."""
+    """Return each variant's number of buckets, rounded down. Variants with the largest remainders get one more."""
     exact = {name: weight * BUCKETS for name, weight in weights.items()}
     counts = {name: int(share) for name, share in exact.items()}
     order = sorted(exact, key=lambda name: counts[name] - exact[name])  # stable: ties in declared order
@@ -402,7 +402,7 @@ def _counts(weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def free_slots(taken: Mapping[str, tuple[int, int]], wanted: int) -> tuple[int, int] | None:
-    """Return `wanted` buckets of a layer in one piece: the first ones of the smallest free run with room; or None.
+    """Return a run of `wanted` free buckets of a layer, in the smallest gap that has room for it; None: no gap has.
 
     >>> free_slots({"one": (0, 6_000)}, 3_000), free_slots({"one": (0, 6_000)}, 5_000)
     ((6000, 9000), None)

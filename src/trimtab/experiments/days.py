@@ -103,7 +103,7 @@ def intake_end_us(state: ExperimentState, definition: Experiment) -> int:
 def end_us(state: ExperimentState, definition: Experiment) -> int:
     """Return the time from which units do not count, because they were not taken in or their windows were cut.
 
-    When an experiment ends, all units get one variant. So units count whose windows had ended by then.
+    When an experiment ends, all units get one variant. So only units whose windows had ended by then count.
     """
     cut_us = _FAR_US if state.ended_at_us is None else state.ended_at_us - definition.window_us
     return min(cut_us, intake_end_us(state, definition))

@@ -118,9 +118,9 @@ def check_completeness(definition: Experiment, days: Sequence[ExperimentDay]) ->
 
 
 def other_units(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay]) -> list[str]:
-    """Return a sentence for each variant of which another share of the units has a value than of the control.
+    """Return a sentence for each variant whose share of units with a value differs from the control's.
 
-    Such a metric is about units with an event only, and a variant may have brought others to have one.
+    The metric is about the units with an event only, and a variant may have changed which units have one.
     """
     arms, shares = dict[str, Arm](), dict[str, str]()
     for name in definition.variants if metric.source is not None else ():

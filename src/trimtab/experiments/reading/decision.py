@@ -30,9 +30,9 @@ from trimtab.experiments.records import ExperimentDay, ExperimentState
 HORIZON_DAYS = 60  # an experiment without a declared duration is assumed to run at most this long
 _MANY_UNITS = 1_000  # if there is no interval with so many units in each variant, a few units probably have huge values
 _EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
-_FEWER = (
-    0.75  # with this share of the units of the first day, days may follow a trend, before it can be told from a week
-)
+# before a trend can be told from the days of a week: fewer units become known as such if the newest day has less than
+# this share of the first day's
+_FEWER = 0.75
 _ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about the half-width of an interval in standard errors; see `_score`
 _POWER_SCORE = 0.84  # an effect this many standard errors larger than the half-width is seen in four of five cases
 
@@ -234,7 +234,7 @@ def _ship(name: str, some: Sequence[MetricReading], others: Mapping[str, Sequenc
 
 
 def _is_over(definition: Experiment, state: ExperimentState, closed: Sequence[ExperimentDay]) -> bool:
-    """Return whether no more day will come: the experiment or its planned time ended, and all that count are closed."""
+    """Return whether no more day will come: the experiment or its planned time ended, and all its days are closed."""
     until_us = closed[-1].day_us + DAY_US if closed else begun(state).closed_until_us
     return until_us >= end_us(state, definition)
 

@@ -35,7 +35,7 @@ DAYS = (7, 14, 28, 56)
 _SPLITS = 20  # how often past units are split at random, to see how much the difference varies
 _LEAST_DAYS = 3
 _FORTNIGHT = 14
-_SURE = 1.25  # a larger `MetricPlan.factor` is said
+_SURE = 1.25  # a larger `MetricPlan.factor` is mentioned
 _FEWER = 0.9  # days are called unequal if they count as fewer than this share of equal days
 
 
@@ -226,8 +226,8 @@ def _ramp(definition: Experiment, past: PastUnits, days: int) -> FloatArray:
 def _ramped(expected: tuple[tuple[float, ...], ...], ramp: FloatArray, *, again: bool) -> tuple[tuple[float, ...], ...]:
     """Return the units of each day by the ramp, given those of each day with the largest share.
 
-    If the same units come again, those that a step of the ramp adds begin with their own first day on the day of the
-    step.
+    If the same units come again, the units that a step of the ramp adds come as if the experiment started on the day of
+    the step.
     """
     found = []
     for start, course in enumerate(expected):
@@ -358,9 +358,9 @@ def _metric_plan(
 
 
 def _factor(metric: Metric, values: UnitValues, mean: float) -> float | None:
-    """Return by which factor days may be more or fewer, as (sd / mean)^2 is estimated from these units (95 %).
+    """Return the factor by which the days may be more or fewer (95 %), because these units only estimate (sd / mean)^2.
 
-    The delta method gives the standard error of its logarithm.
+    The delta method gives the standard error of the logarithm of this estimate.
     """
     if metric.kind == "quantile":
         return None

@@ -32,8 +32,8 @@ _FIRST = 100_000  # the generation of the first run of seed 0; no real start of 
 class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Units of the past, each as if it had been exposed by its first row that fulfilled `where`.
 
-    Units without such a row are as in their first row. With a ramp, there is a row for the first time in each of its
-    steps, because a unit that is not in the first share may be in a later one.
+    For a unit without such a row, its first row is used. With a ramp, a unit has one row for each step of the ramp (its
+    first in that step), because a unit that is not in the first share may be in a later one.
     """
 
     origin: str  # the source or request whose rows stand for exposures

@@ -113,7 +113,7 @@ def read_experiment(
 
 
 def _whole_blocks(definition: Experiment, closed: Sequence[ExperimentDay]) -> list[ExperimentDay]:
-    """Return the days with those left out, too, that are in a longer block of a switchback with a day left out."""
+    """Leave out all days of a longer block of a switchback if one of them is left out, and return the days."""
     why = {one.day_us // definition.evidence_us: one.excluded for one in closed if one.excluded is not None}
     return [
         one

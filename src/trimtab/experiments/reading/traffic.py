@@ -9,10 +9,11 @@ from trimtab.stats.ab.arms import FloatArray
 
 _WEEK = 7
 TREND_DAYS = 10  # with fewer days, a trend cannot be told from the days of a week
-# a trend changes the units of a week by this share, and by this many standard errors of units that come independently,
-# and explains this share of the variance of the weeks
+# A trend must change the units of a week by at least this share and this many standard errors (if units come
+# independently), and explain at least this share of the variance of the weeks.
 _CHANGE, _Z, _EXPLAINS = 0.2, 3.0, 0.8
-# units that keep coming are assumed after so many days, and if the squared errors are then below this share
+# A constant number of units per day is added to a trend after so many days, if this reduces the squared errors to
+# below this share.
 _CONSTANT_DAYS, _CLOSER = 21, 1 / 3
 
 

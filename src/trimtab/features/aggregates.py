@@ -351,8 +351,8 @@ def default_hop_us(over_us: int) -> int:
 
     If that is below one second, the result is 0, which means that the window moves continuously.
 
-        >>> default_hop_us(duration_us("7d")) == duration_us("1h")
-        True
+    >>> default_hop_us(duration_us("7d")) == duration_us("1h")
+    True
     """
     return _usual_step_us(over_us // 128)
 

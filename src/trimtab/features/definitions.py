@@ -396,7 +396,6 @@ def _checked_classes(
 
 
 def _columns_of(by: By, what: str) -> tuple[str, ...]:
-    """Return the names of the columns in `by`."""
     if isinstance(by, Entity):
         return tuple(by.columns)
     if not isinstance(by, str | Expression | Sequence):
@@ -422,7 +421,6 @@ def _check_source(what: str, given: object) -> None:
 
 
 def _columns_read(aggregate: Aggregate) -> set[str]:
-    """Return the source's columns that an aggregate reads."""
     found = [getattr(aggregate, field) for field in aggregate.__struct_fields__]
     return set[str]().union(*(value.columns() for value in found if isinstance(value, Expression)))
 

@@ -50,7 +50,8 @@ def decayed(series: Series, events: Timeline, event_at_us: Array, span: Span, ha
 
 
 class _Tiles:
-    """The sums of each tile. They change from request to request, as events become known and versions are replaced."""
+    """The sums of each tile. They change from request to request, as events become known, are corrected, or are
+    deleted."""
 
     def __init__(self, series: Series, events: Timeline, given: Array, event_at_us: Array, hop_us: int) -> None:
         self._events = events

@@ -50,8 +50,8 @@ def over_covers(op: np.ufunc, start: Array, stop: Array, values: Array, size: in
 
     Places in no range get `empty`. `size` is the number of places.
 
-        >>> over_covers(np.maximum, np.array([0, 1]), np.array([2, 4]), np.array([7, 5]), 4, 0).tolist()
-        [7, 7, 5, 5]
+    >>> over_covers(np.maximum, np.array([0, 1]), np.array([2, 4]), np.array([7, 5]), 4, 0).tolist()
+    [7, 7, 5, 5]
     """
     out = np.full(size, empty, values.dtype)
     length = stop - start

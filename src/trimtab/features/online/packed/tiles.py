@@ -378,7 +378,6 @@ def _sum(tiles: Iterable[tuple[Any, ...]], words: int) -> list[int]:
 
 
 def _pack_past(group: Group, tiles: Tiles, rows: list[list[int]]) -> None:
-    """Encode all older tiles."""
     tiles[WORDS] = max([_words(group, tiles[WORDS], row) for row in rows], default=tiles[WORDS])
     tiles[PAST] = b"".join([_packed(group, tiles[WORDS], row) for row in rows])
 

@@ -267,7 +267,6 @@ def _null_of(row: Row, series: int) -> int:
 
 
 def _added(one: list[int], other: list[int]) -> list[int]:
-    """Return the sum of two lists of fields."""
     return list(map(add, one, other))
 
 

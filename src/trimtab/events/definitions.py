@@ -38,7 +38,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     # columns of stored events that are no longer declared (see `layouts.py`)
     hidden: tuple[str, ...] = ()
     # Without a key, an event's id is a hash of its values. The columns from index `first` on were added to the source;
-    # those after the last one that has a value are not hashed. None: no column was added, so all are hashed. D34
+    # of these, the ones after the last column with a value are not hashed. None: no column was added, so all are
+    # hashed. D34
     first: int | None = None
     # the declared format of each time column; left out of stored documents if no format is declared # D0178
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET

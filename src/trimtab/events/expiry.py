@@ -29,7 +29,8 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
     """Return an SQL query for the ids of old events that must stay, for the entities that the columns `by` identify.
 
-    Of several rows, the newest version of an event that is not deleted stays first, and then the row of a later event.
+    Of an entity's rows of one hour, one stays: preferably the newest version of an event that is not deleted, and of
+    several such rows the one with the latest event time.
     """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'

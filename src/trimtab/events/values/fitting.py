@@ -114,7 +114,6 @@ def file_rows(
 
 
 def _with_constants(source: Source, columns: Columns) -> Columns:
-    """Return a table with the declared constants added."""
     made = {}
     for name, value in source.reading.constants.items():
         given = columns[name].to_list() if name in columns else [None] * columns.rows

@@ -72,8 +72,8 @@ def fault(
             changes are stopped).
         start: When the fault begins, as ISO 8601 or in microseconds.
         end: When the fault ends. A restart needs no end.
-        source: The source with the fault; by default the request if the fault concerns a column, otherwise the source
-            of the label.
+        source: The source with the fault; needed for stuck_feed, late_feed and outage. By default the request if the
+            fault concerns a column, and the source of the label if it concerns labels.
         column: The column with the fault, if the fault concerns a column.
         size: The size of the fault, explained at `kind`.
 

@@ -93,7 +93,6 @@ class BatchScorer:
         return None
 
     def _nothing(self) -> Floats:
-        """Return an empty array of scores."""
         classes = self._serving.model.label.class_names
         return np.zeros((0, len(classes)) if classes else 0)
 

@@ -122,7 +122,7 @@ def calibration_residuals(metric: Loss, labels: Floats, scores: Floats) -> Float
 def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
     """Return the absolute mean of `calibration_residuals`: how far the mean score is from the mean label.
 
-    >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.0))
+    >>> calibration_gap("pinball(0.5)", np.array([1.0, 2.0, 3.0, 4.0]), np.full(4, 3.5))
     0.25
     """
     return abs(float(calibration_residuals(metric, labels, scores).mean()))

@@ -542,3 +542,23 @@ def test_a_refit_without_an_alarm_that_is_worse_than_the_last_healthy_version_co
     assert monitor.watch.onset.at_us == 42 * DAY_US  # of the newest 14 reference days
     monitor.observe(stream(4, 56, 9, level=0.195, version="v2"), now_us=65 * DAY_US)
     assert (monitor.watch.onset, monitor.watch.rung) == (None, [])
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_refits_on_a_schedule_do_not_hide_a_change_that_takes_weeks_to_be_proved(catalog: Catalog, seed: int) -> None:
+    """Each refit has a reference that holds days since the change. The evidence against the level before it goes on."""
+    values = [*stream(seed, 0, 90), *stream(seed + 1000, 90, 75, level=0.208)]
+    monitor = QualityMonitor(catalog, "m", run_length_days=500)
+    onsets: list[int] = []
+    for number in range(84, 165):
+        version = f"v{(number - 84) // 20}"
+        if (number - 84) % 20 == 0 and not onsets:
+            reference = [msgspec.structs.replace(one, version=version) for one in values[number - 84 : number]]
+            anchor(monitor, catalog, version, reference, number)
+        monitor.observe([msgspec.structs.replace(values[number], version=version)], now_us=(number + 1) * DAY_US)
+        assert monitor.watch is not None
+        onset = monitor.watch.onset
+        onsets += [] if onset is None else [onset.at_us // DAY_US]
+        assert number > 90 or not onsets
+    assert onsets
+    assert 85 <= onsets[0] <= 120

@@ -14,11 +14,13 @@ from trimtab.monitoring.quality.arm_watches import ArmWatches, arm_of
 from trimtab.monitoring.quality.earlier_levels import EarlierLevel, added, begun
 from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, SILENT_DAYS, UNLISTED_SHARE, signals_of
 from trimtab.monitoring.quality.references import grown, with_reference
+from trimtab.monitoring.quality.second_references import healthy_cap_of, healthy_of, not_below_zero
 from trimtab.monitoring.quality.watches import (
     CALIBRATION,
     LOSS,
     MET_DAYS,
     SLICE,
+    SUSPICIOUS,
     MetricValue,
     ShortReference,
     Watch,
@@ -138,7 +140,10 @@ class QualityMonitor:
         """
         before = self._comparable()
         after_alarm = before is not None and (before.alarming or bool(before.short_of))
-        healthy, healthy_cap = _healthy(before, repaired=after_alarm), _healthy_cap(before)
+        # without an alarm, the evidence goes on: a schedule that refits each month must not hide a small change
+        goes_on = before is not None and not after_alarm
+        healthy = not_below_zero(healthy_of(before)) if after_alarm else healthy_of(before, goes_on=goes_on)
+        healthy_cap = healthy_cap_of(before)
         alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]
         watch = Watch(
             model=self._model,
@@ -150,6 +155,8 @@ class QualityMonitor:
             healthy=healthy,
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
             healthy_cap=healthy_cap,
+            first_day_us=before.first_day_us if before is not None and goes_on else None,
+            last_day_us=before.last_day_us if before is not None and goes_on else None,
             short_of=shortfalls(healthy, alike, after_alarm=after_alarm),
             short_since=None if after_alarm else _since(reference, at_us),
             earlier=before if continues and not after_alarm else None,
@@ -170,7 +177,7 @@ class QualityMonitor:
         before = self._watch
         if version is None or before is None or before.version == version:
             return False
-        known, healthy = self._stored(version), _healthy(before)
+        known, healthy = self._stored(version), healthy_of(before)
         # if the version was replaced during an alarm, the alarm goes on: nothing says that the quality has come back
         alarmed = known is not None and (known.alarming or bool(known.slice_onsets))
         begin = dict if alarmed else fresh
@@ -193,7 +200,7 @@ class QualityMonitor:
             short=None if known is None else known.short,
             healthy=healthy,
             healthy_version=before.healthy_version or before.version,
-            healthy_cap=_healthy_cap(before),
+            healthy_cap=healthy_cap_of(before),
         )
         handed_over = self._handed_over(watch, now_us, f"{version[:12]} answers")
         self._catalog.write([*self._puts(watch), *self._replaced(), *handed_over])
@@ -348,33 +355,6 @@ def _with(listed: Sequence[Signal], settled: Settled) -> list[Signal]:
     return [one for one in now.values() if one.id not in gone]
 
 
-def _healthy(before: Watch | None, *, repaired: bool = False) -> dict[str, MetricValue]:
-    """Return the second reference of the next watch: the present watch's second one, or else its own reference.
-
-    After a repair, its excess loss is 0 at least. An earlier version that was less sure than it could be had less loss
-    than its scores led one to expect. A version that has as much as its own scores say is not worse for that; whether
-    its loss is, the loss before the change shows (`earlier_levels`).
-    """
-    if before is None:
-        return {}
-    found = fresh(before.healthy or before.figures)
-    if not repaired:
-        return found
-    return {
-        kind: msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, mean=max(one.spec.mean, 0.0)))
-        if one.excess
-        else one
-        for kind, one in found.items()
-    }
-
-
-def _healthy_cap(before: Watch | None) -> float | None:
-    """Return the cap of the losses in the second reference of the next watch; None without a present watch."""
-    if before is None:
-        return None
-    return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap
-
-
 def _compared(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     """Return the watch after one more closed day, which may be of the version that `watch.earlier` is about.
 
@@ -398,8 +378,12 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
     alike = in_units_of(day, watch.loss_cap, watch.healthy_cap or watch.loss_cap)
     healthy = {kind: advanced(figure, kind, alike, skipped) for kind, figure in watch.healthy.items()}
-    worse = {kind for kind, figure in healthy.items() if figure.alarming or not met(figure)}
-    stand = {kind: figure for kind, figure in healthy.items() if kind in worse or kind not in watch.figures}
+    worse = {kind for kind, figure in healthy.items() if figure.alarming or not met(figure, after=watch.days_before)}
+    stand = {
+        kind: figure
+        for kind, figure in healthy.items()
+        if kind in worse or kind not in watch.figures or figure.state.log_evidence > SUSPICIOUS
+    }
     is_silent = bool(day.predictions) and not day.labelled + day.unlisted
     silent_us = day.day_us if watch.silent_since_us is None else watch.silent_since_us
     told = _unlisted_severity(watch, day)

@@ -29,6 +29,9 @@ from trimtab.stats.inference.edetector import (
 
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
+# a second reference whose evidence exceeds this is kept although seven days have met it: 30 bets that were placed one a
+# day have not grown if nothing has changed, and a small change is seen only in weeks
+SUSPICIOUS = math.log(30.0)
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 # A new version is called worse if the mean of its reference days exceeds the upper bound (`AlarmSide.baseline`) of the
 # second reference (that of an earlier version, `Watch.healthy`) by more than this many standard errors:
@@ -127,6 +130,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _short(self) -> bool:
         return bool(self.short_of) and self.short_since is not None
+
+    @property
+    def days_before(self) -> int:
+        """How many of the days that are counted were over when the version was put in service."""
+        return 0 if self.first_day_us is None else max(0, (self.anchored_at_us - self.first_day_us) // DAY_US)
 
     @property
     def onset(self) -> ChangeOnset | None:
@@ -292,14 +300,14 @@ def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int
     return msgspec.structs.replace(after, state=newest_steps(after.spec, after.state, _SLICE_STEPS), worse=None)
 
 
-def met(figure: MetricValue) -> bool:
-    """Return whether the newest seven days with labels meet the reference.
+def met(figure: MetricValue, *, after: int = 0) -> bool:
+    """Return whether the newest seven days with labels meet the reference. Days up to the number `after` do not count.
 
     Without an alarm, their mean must not be worse than the upper bound of the reference (`AlarmSide.baseline`). During
     an alarm, it must have come back to the reference's mean, or crossed it.
     """
     steps = figure.state.recent[-MET_DAYS:]
-    if len(steps) < MET_DAYS:
+    if len(steps) < MET_DAYS or steps[0].day <= after:
         return False
     mean = sum(step.surprise for step in steps) / MET_DAYS
     if not figure.alarming:

@@ -1,0 +1,40 @@
+"""The second reference of a version: that of an earlier version, which it must meet before that is dropped."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trimtab.monitoring.quality.watches import MetricValue, Watch, fresh
+
+
+def healthy_of(before: Watch | None, *, goes_on: bool = False) -> dict[str, MetricValue]:
+    """Return the second reference of the next watch: the present watch's second one, or else its own reference.
+
+    `goes_on`: with the evidence of the days up to now.
+    """
+    if before is None:
+        return {}
+    figures = before.healthy or before.figures
+    return figures if goes_on else fresh(figures)
+
+
+def not_below_zero(healthy: dict[str, MetricValue]) -> dict[str, MetricValue]:
+    """Return the second reference of a version that repairs a change: its mean excess loss is at least 0.
+
+    An earlier version that was less sure than it could be had less loss than its scores led one to expect. A version
+    that has as much as its own scores say is not worse for that; whether its loss is, the loss before the change shows
+    (`earlier_levels`).
+    """
+    return {
+        kind: msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, mean=max(one.spec.mean, 0.0)))
+        if one.excess
+        else one
+        for kind, one in healthy.items()
+    }
+
+
+def healthy_cap_of(before: Watch | None) -> float | None:
+    """Return the cap of the losses in the second reference of the next watch; None without a present watch."""
+    if before is None:
+        return None
+    return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap

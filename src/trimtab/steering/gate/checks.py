@@ -13,7 +13,7 @@ from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.stats.metrics.calibration_bound import calibration_error_bound
 from trimtab.steering.gate.facts import Facts
-from trimtab.steering.gate.findings import finding
+from trimtab.steering.gate.findings import amount, finding
 from trimtab.steering.gate.floor import BELOW_FLOOR, FLOOR, FLOOR_OF_SLICES, floor_checks
 from trimtab.steering.gate.scales import calibration_gap, calibration_residuals, gap_unit
 from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
@@ -123,15 +123,15 @@ def _improves_below_floor(facts: Facts) -> bool:
 def _better_by_margin(facts: Facts) -> Iterator[GateCheck]:
     """Check that the mean loss of the candidate is lower than the champion's by the margin."""
     most, difference = 0.0 - facts.rule.margin, facts.difference[0]
-    reason = f"Mean loss minus the champion's: {difference:+.4f}; at most {most:+g} is allowed."
+    reason = f"Mean loss minus the champion's: {amount(difference, '+')}; at most {most:+g} is allowed."
     yield finding("better_by_margin", difference <= most, reason, value=difference, bound=most)
 
 
 def _provably_better(facts: Facts) -> Iterator[GateCheck]:
     """Check that the upper bound of the difference in mean loss is below 0 or, for a negative margin, -margin."""
     allowed, bound = max(0.0, -facts.rule.margin), facts.difference[1]
-    reason = f"The difference in mean loss is at most {bound:+.4f} with {percent(facts.rule.level)} confidence; "
-    reason += f"it must be below {allowed:g}."
+    reason = f"The difference in mean loss is at most {amount(bound, '+')} with "
+    reason += f"{percent(facts.rule.level)} confidence; it must be below {allowed:g}."
     yield finding("provably_better", bound < allowed, reason, value=bound, bound=allowed)
 
 
@@ -142,7 +142,7 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
     fortnight is noise, and after each refusal a version that was fitted on older data stays in service.
     """
     allowed, low = max(0.0, -facts.rule.margin), facts.least_difference
-    reason = f"The difference in mean loss is at least {low:+.4f} with {percent(facts.rule.level)} confidence; "
+    reason = f"The difference in mean loss is at least {amount(low, '+')} with {percent(facts.rule.level)} confidence; "
     reason += f"it must not be above {allowed:g}."
     yield finding("not_provably_worse", low <= allowed, reason, value=low, bound=allowed)
 
@@ -150,7 +150,8 @@ def _not_provably_worse(facts: Facts) -> Iterator[GateCheck]:
 def _not_much_worse(facts: Facts) -> Iterator[GateCheck]:
     """Refuse a scheduled refit whose mean loss is much higher, also if the days differ too much to prove it."""
     most, difference = max(-facts.rule.margin, _MOST_WORSE * float(facts.champion_losses.mean())), facts.difference[0]
-    reason = f"Mean loss minus the champion's: {difference:+.4f}; without a proof, at most {most:.4f} is allowed."
+    reason = f"Mean loss minus the champion's: {amount(difference, '+')}; "
+    reason += f"without a proof, at most {amount(most)} is allowed."
     yield finding("not_much_worse", difference <= most, reason, value=difference, bound=most)
 
 
@@ -180,8 +181,8 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
         residuals = calibration_residuals(facts.metric, labels, facts.scores)
         above, days = residuals * np.sign(residuals.mean()), facts.window.at_us // DAY_US
         low = paired_mean_bound(above, days, level=_CALIBRATION_LEVEL, side="lower").low
-        bounded = f", at least {low:.4f} with {_CALIBRATION_LEVEL:.0%} confidence"
-    reason = f"Calibration gap {gap:.4f}{bounded}; allowed: {most:.4g}{why}."
+        bounded = f", at least {amount(low)} with {_CALIBRATION_LEVEL:.0%} confidence"
+    reason = f"Calibration gap {amount(gap)}{bounded}; allowed: {most:.4g}{why}."
     yield finding("calibrated", low <= most, reason if low <= most else f"{reason} {_ALLOW}", value=gap, bound=most)
 
 

@@ -16,3 +16,13 @@ def finding(
     if isinstance(verdict, bool):
         verdict = "held" if verdict else "failed"
     return GateCheck(name=name, figure=value, bound=bound, verdict=verdict, reason=reason)
+
+
+def amount(value: float, sign: Literal["", "+"] = "") -> str:
+    """Return a loss or a gap as text, also where targets are in cents or in millions.
+
+    >>> amount(-0.00412, "+"), amount(-6.66e11, "+"), amount(1.23e-8), amount(0.0, "+")
+    ('-0.0041', '-6.66e+11', '1.23e-08', '+0.0000')
+    """
+    usual = value == 0.0 or 5e-5 <= abs(value) < 1e6
+    return f"{value:{sign}.4f}" if usual else f"{value:{sign}.4g}"

@@ -9,6 +9,7 @@ from trimtab.stats.metrics.losses import Loss
 from trimtab.steering.definitions import BeatsChampion
 from trimtab.steering.gate.checks import CHECKS, Check, percent
 from trimtab.steering.gate.facts import Facts
+from trimtab.steering.gate.findings import amount
 from trimtab.steering.gate.floor import BELOW_FLOOR, FLOOR, FLOOR_OF_SLICES
 from trimtab.steering.gate.repeated_comparisons import stricter
 from trimtab.steering.gate.slices import EVERY_SLICE, Part
@@ -147,13 +148,13 @@ def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if facts.compares:
         difference, high = facts.difference
-        bound = f"at least {facts.least_difference:+.4f}" if facts.refreshes else f"at most {high:+.4f}"
-        values = f"mean loss minus the champion's is {difference:+.4f}, {bound} with "
+        bound = f"at least {amount(facts.least_difference, '+')}" if facts.refreshes else f"at most {amount(high, '+')}"
+        values = f"mean loss minus the champion's is {amount(difference, '+')}, {bound} with "
         values += f"{percent(facts.rule.level)} confidence; margin {facts.rule.margin:g}"
     elif facts.gap is None or any(one.name == "calibrated" for _, one in failed):
-        values = f"mean loss {facts.losses.mean():.4f}"
+        values = f"mean loss {amount(facts.losses.mean())}"
     else:
-        values = f"calibration gap {facts.gap:.4f}"
+        values = f"calibration gap {amount(facts.gap)}"
     if not failed:
         return f"Passed: {values}."
     refused = f"Refused, {', '.join(_WORDS.get(one.name, f'not {one.name}') for _, one in failed)}: {values}."

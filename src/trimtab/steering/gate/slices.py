@@ -15,7 +15,7 @@ from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.paired import paired_mean_bound
 from trimtab.steering.definitions import NamedSlice
-from trimtab.steering.gate.findings import Verdict, finding
+from trimtab.steering.gate.findings import Verdict, amount, finding
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
 from trimtab.training.judge.parts import column_of, values_of
@@ -89,8 +89,8 @@ def slice_checks(
 
 def _judged(part: Part, differences: Floats, days: NDArray[np.int64], level: float, margin: float) -> GateCheck:
     found = paired_mean_bound(differences, days, level=level, side="lower")
-    reason = f"Difference in mean loss {found.estimate:+.4f} on {len(differences):,} rows, at least {found.low:+.4f} "
-    reason += f"with {level:.2%} confidence; allowed: {margin:+g}."
+    reason = f"Difference in mean loss {amount(found.estimate, '+')} on {len(differences):,} rows, at least "
+    reason += f"{amount(found.low, '+')} with {level:.2%} confidence; allowed: {margin:+g}."
     return finding(f"slice {part.name}", not found.low > margin, reason, value=found.estimate, bound=found.low)
 
 
@@ -103,7 +103,9 @@ def _abstained(part: Part, rows: int, days: int) -> GateCheck:
 def _together(found: Sequence[GateCheck], margin: float, may_abstain: bool) -> GateCheck:
     # of a slice that was judged, `bound` is the lower bound of the difference
     worse = [
-        f"{one.name.removeprefix('slice ')} (by at least {one.bound:.4f})" for one in found if one.verdict == "failed"
+        f"{one.name.removeprefix('slice ')} (by at least {amount(one.bound or 0.0)})"
+        for one in found
+        if one.verdict == "failed"
     ]
     silent = sum(one.verdict == "no evidence" for one in found)
     judged = len(found) - silent

@@ -20,7 +20,8 @@ KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
 # labels are missing after this many closed days in a row with predictions and without a label
 SILENT_DAYS = 2
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
-_MOST_SLICES = 3  # only this many slices have a signal: those whose alarm rang first
+_MOST_SLICES = 3  # of the slices whose alarms ring within `_TOGETHER_DAYS`, only so many have a signal
+_TOGETHER_DAYS = 28
 _WHAT = {
     (LOSS, True): "daily loss beyond the loss that is expected from the scores",
     (LOSS, False): "daily loss",
@@ -146,10 +147,10 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 
 
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Return signals about the slices whose alarm rang first, with the slice's mean and a 95 % interval.
+    """Return signals about slices with an alarm, each with the slice's mean and a 95 % interval.
 
-    If several rang on one day, the worst come first. Signals about the slices that are the worst today would end and
-    begin again from day to day.
+    If many alarms ring in four weeks, only the first have a signal, and on one day the worst of them. Which slices are
+    the worst today would differ from day to day, and a fault of one slice must not be hidden by earlier ones of others.
     """
     # for each slice, its loss or its calibration gap, whichever is further from the reference
     alarming: dict[str, tuple[str, MetricValue, Level]] = {}
@@ -160,11 +161,15 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 found = (kind, figure, alarm_level(figure.spec, figure.state))
                 alarming[name] = max(found, alarming.get(name, found), key=_away)
                 rang[name] = min(figure.state.alarm_day or 0, rang.get(name, figure.state.days))
-    listed = sorted(alarming, key=lambda name: (rang[name], -_away(alarming[name])))
-    rest = ", ".join(listed[_MOST_SLICES : 2 * _MOST_SLICES])
-    rest += f" and {len(listed) - 2 * _MOST_SLICES} more" if len(listed) > 2 * _MOST_SLICES else ""
+    listed: list[str] = []
+    for name in sorted(alarming, key=lambda name: (rang[name], -_away(alarming[name]))):
+        if sum(rang[name] - rang[other] < _TOGETHER_DAYS for other in listed) < _MOST_SLICES:
+            listed.append(name)
+    others = sorted(alarming.keys() - set(listed))
+    rest = ", ".join(others[:_MOST_SLICES])
+    rest += f" and {len(others) - _MOST_SLICES} more" if len(others) > _MOST_SLICES else ""
     signals: list[Signal] = []
-    for name in listed[:_MOST_SLICES]:
+    for name in listed:
         kind, figure, level = alarming[name]
         unit = _unit(watch, kind)
         mean, half = unit * level.mean, unit * 1.96 * level.sd / math.sqrt(max(1, level.days))

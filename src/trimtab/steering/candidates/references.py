@@ -27,7 +27,7 @@ from trimtab.training.definitions import Model
 
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
 LONG_REFERENCE: Final = 84  # a reference of this many days is hardly changed by holidays or a bad week
-MOST_WORSE: Final = 0.02  # earlier days count if the model that scored them has a loss at most this much higher
+MOST_WORSE: Final = 0.05  # earlier days count if the model that scored them has a loss at most this much higher
 MOST_SLICES: Final = 200  # a column with more values than this has no slices
 # the days before the judging window are scored by the version in service, and not by a new fit, if they begin at most
 # this long after the last rows that the version has seen

@@ -15,6 +15,7 @@ from trimtab.core.records import LOSS_CAP, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import BlockSums, DayBlocks
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words, detectable_rises
+from trimtab.monitoring.quality.earlier_levels import EarlierLevel, added, begun, loss_level
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import advanced_slice, learnt_slices
 from trimtab.monitoring.signals import listed_signals, standing_signals
@@ -562,3 +563,23 @@ def test_refits_on_a_schedule_do_not_hide_a_change_that_takes_weeks_to_be_proved
         assert number > 90 or not onsets
     assert onsets
     assert 85 <= onsets[0] <= 120
+
+
+@pytest.mark.parametrize(("rise", "least", "most"), [(1.0, 0, 2), (2.0, 58, 60)])
+def test_a_slice_with_few_rows_is_seldom_said_to_be_above_its_earlier_loss_unless_it_is(
+    rise: float, least: int, most: int
+) -> None:
+    """In 30 days after a change, of 60 slices with squared errors of 45 rows a day."""
+    said = 0
+    for seed in range(60):
+        losses = np.random.default_rng(seed).chisquare(45, 58) / 45 * np.where(np.arange(58) < 28, 1.0, rise)
+        days = [day(number, float(loss), rows=45) for number, loss in enumerate(losses)]
+        level = loss_level(days[:28], 1.0)
+        assert level is not None
+        found: EarlierLevel | None = begun({"site=a": level}, ["site=a"], "v1", 0)["site=a"]
+        above = False
+        for one in days[28:]:
+            found = None if found is None else added(found, [one], 1.0, "squared_error", of_slice=True)
+            above = above or (found is not None and found.above is not None)
+        said += above
+    assert least <= said <= most

@@ -24,6 +24,8 @@ DAYS: Final = 7  # the level is met, or not, by the mean of this many days with 
 _LEAST_DAYS: Final = 5  # it takes at least this many days with labels to find that a version does not meet the level
 # the loss is provably above the level from this many standard errors on: Student's t, one-sided 95 %, by number of days
 _PROVEN: Final = {5: 2.132, 6: 2.015, 7: 1.943}
+# of a slice one-sided 99.9 %: several slices are looked at each day, and few rows seldom meet a level within 5 %
+_PROVEN_OF_SLICE: Final = {5: 7.173, 6: 5.893, 7: 5.208}
 
 
 class LossLevel(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,20 +56,28 @@ def loss_level(days: Sequence[DayQuality], cap: float) -> LossLevel | None:
     return LossLevel(loss=loss / rows, positive=labels / rows)
 
 
-def added(earlier: EarlierLevel, days: Sequence[DayQuality], cap: float, metric: str) -> EarlierLevel | None:
+def added(
+    earlier: EarlierLevel, days: Sequence[DayQuality], cap: float, metric: str, *, of_slice: bool = False
+) -> EarlierLevel | None:
     """Add days of the version in service, oldest first; return None once they have met the level.
 
     Args:
         cap: Losses of the days are multiples of this.
         metric: The metric of the losses.
+        of_slice: Whether the days are those of a slice.
     """
+    proof = _PROVEN_OF_SLICE if of_slice else _PROVEN
     rows = [(day.labelled, day.capped_loss_sum * cap, day.label_sum) for day in days if day.labelled]
     newest = (*earlier.days, *rows)[-DAYS:]
     after = msgspec.structs.replace(earlier, days=newest)
     share = share_above(after, metric)
     if len(newest) == DAYS and share <= MOST_ABOVE:
         return None
-    if len(newest) >= _LEAST_DAYS and share > MOST_ABOVE and (earlier.above is not None or _is_proven(after, metric)):
+    if (
+        len(newest) >= _LEAST_DAYS
+        and share > MOST_ABOVE
+        and (earlier.above is not None or _is_proven(after, metric, proof))
+    ):
         return msgspec.structs.replace(after, above=share, loss=_mean_loss(newest))
     return after
 
@@ -99,7 +109,7 @@ def _mean_loss(days: Sequence[tuple[int, float, float]]) -> float:
     return sum(day[1] for day in days) / sum(day[0] for day in days)
 
 
-def _is_proven(earlier: EarlierLevel, metric: str) -> bool:
+def _is_proven(earlier: EarlierLevel, metric: str, proof: Mapping[int, float]) -> bool:
     """Return whether the loss is provably above the level. Each day is one observation, weighted by its rows."""
     rows = sum(day[0] for day in earlier.days)
     mean = _mean_loss(earlier.days)
@@ -107,7 +117,7 @@ def _is_proven(earlier: EarlierLevel, metric: str) -> bool:
     squares = sum((loss - mean * labelled) ** 2 for labelled, loss, _ in earlier.days)
     error = math.sqrt(squares * count / (count - 1)) / rows
     share = share_above(earlier, metric)
-    return bool(share / (1.0 + share) * mean > _PROVEN[count] * error)
+    return bool(share / (1.0 + share) * mean > proof[count] * error)
 
 
 def _of_constant(positive: float, metric: str) -> float:

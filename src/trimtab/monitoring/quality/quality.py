@@ -436,7 +436,7 @@ def _since_change(
     names = [*([""] if changed_us and (loss is None or loss.excess) else []), *onsets]
     new = begun(before.levels, names, before.version, max(changed_us, default=0))
     fresh_levels = {
-        name: added(msgspec.structs.replace(one, days=()), days.get(name, ()), cap, metric)
+        name: added(msgspec.structs.replace(one, days=()), days.get(name, ()), cap, metric, of_slice=name != "")
         for name, one in {**new, **before.earlier_levels}.items()
     }
     return {name: one for name, one in fresh_levels.items() if one is not None}
@@ -448,7 +448,7 @@ def _levels_after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> di
     for name, one in watch.earlier_levels.items():
         there = not name or (blocks is not None and name in blocks.slices)
         mine = [] if not there else [blocks.slice_quality(name) if name and blocks is not None else day]
-        after = added(one, mine, watch.loss_cap, watch.metric)
+        after = added(one, mine, watch.loss_cap, watch.metric, of_slice=name != "")
         if after is None:
             del found[name]
         else:

@@ -92,6 +92,8 @@ def test_what_cannot_be_judged_is_said() -> None:
         paired_sequence([0.1, math.nan], margin=0.1)
     with pytest.raises(Misuse, match="needs a margin above 0"):
         paired_sequence([0.1], margin=0.0)
+    with pytest.raises(Misuse, match=r"needs a share between 0 and 1 such as 0\.95, found 95"):
+        paired_sequence([0.1, 0.2], margin=0.1, level=95)
     empty = paired_sequence([], margin=0.1)
     assert (empty.days, empty.verdict, empty.low, empty.high) == (0, "hold", -math.inf, math.inf)
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
+from trimtab.stats.interval import check_level
 
 Verdict = Literal["promote", "hold", "reject"]
 # the true differences over which the evidence is averaged, in standard deviations of a day
@@ -74,7 +75,8 @@ def paired_sequence(
         than `margin`, whichever comes first; else "hold".
 
     Raises:
-        Misuse: A difference is not finite, the margin is not above 0, or the correlation is not in [0, 1).
+        Misuse: A difference is not finite, the margin is not above 0, or the correlation is not in [0, 1); or the level
+            is not between 0 and 1.
 
     Source: see the top of this file.
 
@@ -95,6 +97,7 @@ def paired_sequence(
         raise Misuse(
             f"paired sequence: needs a margin above 0 and a correlation in [0, 1), found {margin} and {correlation}."
         )
+    check_level(level)
     known, squares = max(0, before.size - 1), _squares(before)
     low, high = -math.inf, math.inf
     verdict: Verdict = "hold"

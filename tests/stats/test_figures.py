@@ -125,6 +125,9 @@ def test_what_rows_do_not_define_is_none_and_never_a_warning():
         score_metrics("squared_error", [], [], [])
     with pytest.raises(Misuse, match="found 2 labels and scores that are not numbers"):
         score_metrics("squared_error", [1.0, np.nan], [np.inf, 1.0], [0, 1])
+    for blocks in ([0], [0, 1, 2]):
+        with pytest.raises(Misuse, match=f"needed one block for each row, found {len(blocks)} blocks, 2 rows"):
+            score_metrics("squared_error", [1.0, 2.0], [1.0, 1.0], blocks)
 
 
 def test_class_figures_are_those_of_scikit_learn():

@@ -41,6 +41,8 @@ def score_metrics(
     y, p = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if y.ndim != 1 or y.shape != p.shape or not y.size:
         raise Misuse(f"metrics: needed one score for each label, found labels {y.shape}, scores {p.shape}.")
+    if np.shape(blocks) != y.shape:
+        raise Misuse(f"metrics: needed one block for each row, found {np.size(blocks)} blocks, {y.size} rows.")
     bad = int((~np.isfinite(y)).sum() + (~np.isfinite(p)).sum())
     if bad:
         raise Misuse(f"metrics: found {bad} labels and scores that are not numbers. Leave those rows out.")

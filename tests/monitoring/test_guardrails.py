@@ -187,6 +187,9 @@ def test_each_check_can_be_left_out() -> None:
         ({"false_alarms": 0.7}, "false_alarms=0.7"),
         ({"p99": "soon"}, "soon"),
         ({"p99": "0ms"}, "p99='0ms'"),
+        ({"latency": "250ms"}, "latency='250ms'.*a limit in time is p99"),
+        ({"failures": "1 %"}, "failures='1 %'"),
+        ({"least": None}, "least=None"),
         (dict.fromkeys(("latency", "failures", "degraded", "refused", "constant", "strange")), "all limits are None"),
     ],
 )

@@ -103,3 +103,9 @@ def test_a_margin_of_a_shadow_that_is_a_text_is_refused() -> None:
 def test_an_unknown_slice_is_refused_with_each_name_that_there_is_once() -> None:
     with pytest.raises(Misuse, match=r"slices=\['y'\]\. Give a list of names, each one of id, at, x\.$"):
         tt.deployment(MODEL, gate=tt.beats_champion(slices=["y"]))
+
+
+@pytest.mark.parametrize("slices", [None, 5, {"x", "y"}, "x"])
+def test_slices_in_no_order_are_refused(slices: Any) -> None:
+    with pytest.raises(Misuse, match="Give a list of names"):
+        tt.beats_champion(slices=slices)

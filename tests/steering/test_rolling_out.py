@@ -333,6 +333,7 @@ def test_a_crash_at_any_write_of_a_rollout_leaves_what_an_uninterrupted_one_does
         ({"canary": [0.0]}, "growing shares"),
         ({"canary": [0.5, 1.0]}, "growing shares"),
         ({"step": "0s"}, "step="),
+        ({"guardrails": {"p99": "250ms"}}, "Make them with tt.guardrails"),
     ],
 )
 def test_a_rollout_that_makes_no_sense_is_refused(given: dict[str, object], said: str) -> None:

@@ -75,23 +75,28 @@ def guardrails(
         least=least,
         false_alarms=false_alarms,
     )
-    if limits.latency is not None and not 1.0 < limits.latency < math.inf:
+    if limits.latency is not None and not (_is_number(latency) and 1.0 < limits.latency < math.inf):
         raise Misuse(
-            f"guardrails: latency={latency}. Give the allowed multiple of the champion's latency, above 1, such as 1.5."
+            f"guardrails: latency={latency!r}. Give the allowed multiple of the champion's latency, above 1, such as "
+            "1.5; a limit in time is p99."
         )
     if limits.latency_s == 0.0:
         raise Misuse(f"guardrails: p99={p99!r}. Give a duration above 0, such as 250ms, or None to leave it out.")
     for name in ("failures", "degraded", "refused", "constant", "strange"):
         share = getattr(limits, name)
-        if share is not None and not 0.0 < share < 1.0:
-            raise Misuse(f"guardrails: {name}={share}. Give a share above 0 and below 1, or None to leave it out.")
-    if limits.least < 1:
-        raise Misuse(f"guardrails: least={least}. Give at least 1 request.")
-    if not 0.0 < limits.false_alarms < 0.5:
-        raise Misuse(f"guardrails: false_alarms={false_alarms}. Give a probability above 0 and below 0.5: 0.01.")
+        if share is not None and not (_is_number(share) and 0.0 < share < 1.0):
+            raise Misuse(f"guardrails: {name}={share!r}. Give a share above 0 and below 1, or None to leave it out.")
+    if not _is_number(least) or limits.least < 1:
+        raise Misuse(f"guardrails: least={least!r}. Give at least 1 request.")
+    if not (_is_number(false_alarms) and 0.0 < limits.false_alarms < 0.5):
+        raise Misuse(f"guardrails: false_alarms={false_alarms!r}. Give a probability above 0 and below 0.5: 0.01.")
     if not checks_of(limits):
         raise Misuse("guardrails: all limits are None. Give at least one.")
     return limits
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool)
 
 
 def checks_of(limits: Guardrails) -> int:

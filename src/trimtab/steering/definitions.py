@@ -255,7 +255,8 @@ def _given_slices(slices: Sequence[str] | Mapping[str, Expression]) -> tuple[str
             if not isinstance(name, str) or not isinstance(of, Expression):
                 raise Misuse(f"beats_champion: slices[{name!r}] is {of!r}. {wanted}")
         return tuple(NamedSlice(name, of) for name, of in slices.items())
-    if isinstance(slices, str) or not all(isinstance(one, str) for one in slices):
+    # not a set, because its order, and with it the hash of the deployment, differs from process to process
+    if isinstance(slices, str) or not isinstance(slices, Sequence) or not all(isinstance(one, str) for one in slices):
         raise Misuse(f"beats_champion: slices={slices!r}. {wanted}")
     return tuple(dict.fromkeys(slices))
 

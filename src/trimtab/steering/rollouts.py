@@ -81,6 +81,8 @@ def rollout(
         raise Misuse(f"rollout: canary={list(canary)}. Give growing shares above 0 and below 1: [0.05, 0.25].")
     if step_us <= 0:
         raise Misuse(f'rollout: step={step!r}. Give a duration such as "1h".')
+    if guardrails is not None and not isinstance(guardrails, Guardrails):
+        raise Misuse(f'rollout: guardrails={guardrails!r}. Make them with tt.guardrails(p99="250ms").')
     bake_us = (step_us if shares else 0) if bake is None else duration_us(bake)
     return Rollout(
         shadow_us=shadow_us,

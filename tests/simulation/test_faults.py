@@ -132,6 +132,9 @@ def test_faults_are_read_from_files_and_tables(tmp_path: Path) -> None:
     for size in (0, 1, float("nan")):
         with pytest.raises(Misuse, match="Give a finite factor other than 0 and 1"):
             fault("unit_change", START_US, END_US, column="x", size=size)
+    for size in (0, -24, float("nan")):
+        with pytest.raises(Misuse, match="how many hours late"):
+            fault("late_feed", START_US, END_US, source="readings", size=size)
     file.write_text("kind,start,end\n")
     with pytest.raises(Misuse, match=r"holds no fault. Give a line for each, under kind,start,end"):
         read_faults(file)

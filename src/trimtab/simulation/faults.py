@@ -98,6 +98,8 @@ def fault(
         raise Misuse(f"fault {kind!r}: it needs a source.")
     if kind == "sabotaged_refit" and size is not None and not 0.0 < size <= 1.0:
         raise Misuse(f"fault {kind!r}: size={size:g} is no share of the rows. Give a number above 0 and at most 1.")
+    if kind == "late_feed" and size is not None and not 0.0 < size < math.inf:
+        raise Misuse(f"fault {kind!r}: size={size:g}. Give how many hours late events become known, above 0.")
     if kind == "slow_model" and size is not None and not 1.0 < size < math.inf:
         raise Misuse(f"fault {kind!r}: size={size:g}. Give how many times as long an answer takes, above 1.")
     if kind == "unit_change" and size is not None and (size in (0.0, 1.0) or not math.isfinite(size)):

@@ -84,6 +84,16 @@ def test_a_plan_says_field_by_field_what_changes_and_what_that_means(applied: Pa
         assert project.status().unapplied == ["source readings", "view site", "model buyer"]
 
 
+def test_removed_definitions_are_named_in_the_same_order_by_all_processes(
+    applied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop.opened(applied) as project:
+        names = [key.replace("/", " ") for key in AppliedDefinitions(project.state.catalog).now()]
+        assert len(names) == 6
+        monkeypatch.setattr("trimtab.app.plan.planning.documents", lambda _: {})
+        assert project.status().unapplied == names
+
+
 def test_what_is_said_for_people_is_a_note(applied: Path) -> None:
     with shop.opened(edited(applied, A.replace('"level": float})', '"level": float}, tags=["raw"])'))) as project:
         plan = project.plan()

@@ -130,7 +130,8 @@ def unapplied(system: System) -> list[str]:
     before = AppliedDefinitions(system.state.catalog).now()
     now = documents(system.declared)
     changed = [key for key, one in now.items() if key not in before or before[key].document.hash != one.hash]
-    return [key.replace("/", " ") for key in [*changed, *(before.keys() - now.keys())]] if before else []
+    removed = [key for key in before if key not in now]
+    return [key.replace("/", " ") for key in [*changed, *removed]] if before else []
 
 
 def change_of(key: str, before: Applied | None, now: Document | None) -> Change:

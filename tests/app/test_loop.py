@@ -439,6 +439,12 @@ def test_a_freeze_and_its_row_are_one_write(project: Project) -> None:
     assert acts(project.loop("one").tick()) == FIRST
 
 
+def test_a_freeze_without_a_reason_is_named_so_in_refusals(project: Project) -> None:
+    project.freeze("")
+    with pytest.raises(Conflict, match=r"automation is frozen \(no reason was given\)"):
+        project.train("one")
+
+
 def test_a_freeze_during_a_fit_stops_before_the_gate(project: Project) -> None:
     folder = project.config.folder
     (folder / "wait").touch()

@@ -965,7 +965,8 @@ class Project(ProjectRows):
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions continue."""
-        return self._by_hand("freeze", why, actor, Put(FREEZE, "all", msgspec.json.encode(why)))
+        shown = msgspec.json.encode(why or "no reason was given")
+        return self._by_hand("freeze", why, actor, Put(FREEZE, "all", shown))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Resume automation."""

@@ -24,7 +24,7 @@ DAYS: Final = 7  # the level is met, or not, by the mean of this many days with 
 _LEAST_DAYS: Final = 5  # it takes at least this many days with labels to find that a version does not meet the level
 # the loss is provably above the level from this many standard errors on: Student's t, one-sided 95 %, by number of days
 _PROVEN: Final = {5: 2.132, 6: 2.015, 7: 1.943}
-# of a slice one-sided 99.9 %: several slices are looked at each day, and few rows seldom meet a level within 5 %
+# of a slice one-sided 99.9 %: several slices are looked at each day, and few rows rarely meet a level within 5 %
 _PROVEN_OF_SLICE: Final = {5: 7.173, 6: 5.893, 7: 5.208}
 
 

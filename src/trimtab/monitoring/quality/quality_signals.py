@@ -114,18 +114,18 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
 
 def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, at_us: int, now_us: int) -> Signal:
     """Return the signal that the version in service does not reach the loss before a change."""
-    how = ""
+    level, how = earlier.loss / (1.0 + above), ""
     if watch.metric in PROBABILITIES:
-        how = " For this comparison, both are divided by the loss of the best constant for the labels of their days."
+        how = f" (Before the change it was {earlier.level.loss:.3g}, for the share of positive labels of those days.)"
     return _signal(
         watch,
         LEVEL,
         at_us,
         now_us,
         onset_us=earlier.changed_us,
-        evidence={"above": above, "level": earlier.level.loss, "loss": earlier.loss},
+        evidence={"above": above, "level": level, "loss": earlier.loss},
         message=f"{name + ': ' if name else ''}The loss is {above:.0%} above its level before the change of about "
-        f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {earlier.level.loss:.3g}.{how} "
+        f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {level:.3g}.{how} "
         "Training again has not repaired this; perhaps a feature no longer contains what it did. The signal stays red "
         f"until the mean of seven days is within {MOST_ABOVE:.0%} of that level{_or_accept(watch)}",
         subject=f"slice {name}" if name else "loss",

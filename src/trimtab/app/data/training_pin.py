@@ -57,7 +57,11 @@ class Pin:
             [bytes_hash(keys), bytes_hash(at_us.tobytes())],
             sorted(self._kept_from().items()),
             msgspec.to_builtins(list(self._data.left_out(model, settled_us))),
-            sum(d.act == FORGET for d in Ledger(self._catalog).rows()),
-            # the revision grows when a stopped erasure is continued
-            [[one.key, one.revision] for one in self._catalog.find(FORGET)],
+            self._erasures(),
         ]
+
+    def _erasures(self) -> object:
+        """Return a value that changes when an erasure begins, is continued after a stop, or is finished."""
+        finished = sum(d.act == FORGET for d in Ledger(self._catalog).rows())
+        stopped = [[one.key, one.revision] for one in self._catalog.find(FORGET)]
+        return [finished, stopped] if stopped else finished

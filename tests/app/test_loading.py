@@ -176,6 +176,7 @@ def test_quarantine_is_shown_given_back_and_dropped(tmp_path: Path) -> None:
         assert project.quarantined() == []
 
 
+METRIC, GATE = 'metric="log_loss"', "calibration=0.5)"
 DECLARED = 'tt.source("readings", time="read_at", columns'
 
 
@@ -234,3 +235,33 @@ def test_a_changed_experiment_changes_the_hash_by_which_processes_compare_projec
         with shop.opened(folder) as project:
             hashes.add(definitions_hash(project.definitions))
     assert len(hashes) == 3
+
+
+@pytest.mark.fast
+def test_whatever_is_declared_of_models_and_deployments_changes_that_hash(tmp_path: Path) -> None:
+    of_models = [
+        *('weights="balanced"', "weights=tt.col('x') + 1", "sample=tt.sample(negatives=0.5)", 'calibration="platt"'),
+        *(
+            'rows="logged"',
+            'group="site"',
+            'allow_leakage=["x"]',
+            'slices=["site"]',
+            "search=tt.search({'C': tt.number(0.1, 1.0)}, trials=5)",
+        ),
+        "costs={'false_positive': 1, 'false_negative': 2}",
+    ]
+    of_deployments = [
+        *("rollout=tt.rollout(canary=[0.1])", "rollout=tt.rollout(shadow='1d')", "fits_per_day=3", 'owner="ops"'),
+        *(
+            "cache=tt.cache('1MB')",
+            "degrade=tt.degrade(rule=lambda row: 0.5)",
+            "degrade=tt.degrade(rule=lambda row: 1)",
+        ),
+    ]
+    changed = [(METRIC, f"{METRIC}, {one}") for one in of_models] + [(GATE, f"{GATE}, {one}") for one in of_deployments]
+    file, text, hashes = tmp_path / "project.py", shop.PROJECT.replace("def batch():", "def batch(C=1.0):"), set()
+    for before, after in [(METRIC, METRIC), *changed]:
+        assert text.count(before) == 1
+        file.write_text(text.replace(before, after) + "buyer('buyer', batch)\n")
+        hashes.add(definitions_hash(load_definitions(file)))
+    assert len(hashes) == 1 + len(changed)

@@ -67,7 +67,14 @@ def definitions_hash(definitions: Definitions) -> str:
     """Return a hash of everything that a project file declares, except descriptions."""
     found = [[key, one.hash, formats_of(one)] for key, one in sorted(documents(definitions).items())]
     experiments = {name: [one.hash, one.overrides] for name, one in definitions.experiments.items()}
-    return content_hash([found, experiments])
+    models = {
+        name: [one.hash, one.slices, one.costs, one.group, one.search] for name, one in definitions.models.items()
+    }
+    deployments = {
+        name: [one.hash, None if one.degrade is None else one.degrade.hash, one.cache, one.owner]
+        for name, one in definitions.deployments.items()
+    }
+    return content_hash([found, experiments, models, deployments])
 
 
 def formats_of(document: Document) -> Part:

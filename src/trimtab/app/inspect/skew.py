@@ -143,7 +143,7 @@ class _Tally:
         self.compared: dict[str, Compared] = {}  # by the id of the version
 
     def add(self, rows: Rows, diagnosis: Diagnosis) -> None:
-        """Compare the values that predictions of one version used with the recomputed values."""
+        """Count where the inputs that predictions of one version used differ from the recomputed inputs."""
         differ = differences(rows.used, rows.used_reasons, rows.again, rows.again_reasons)
         self._count["rows"] += len(rows.predictions)
         self._count["values"] += differ.size

@@ -165,7 +165,7 @@ def forget(
 
 
 def unfinished(catalog: Catalog) -> list[str]:
-    """Return a line of text for each unfinished run, which shows only the hash of the keys."""
+    """Return a line of text for each unfinished run, with the hash of its keys."""
     return [
         f"forget: a run of {format_time(msgspec.json.decode(record.body, type=_Run).begun_at_us)} is not finished "
         f"(key hash {record.key}); run the same command again"

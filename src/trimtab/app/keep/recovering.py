@@ -189,7 +189,7 @@ def _seen_us(system: System, partition: str, end: int) -> int:
     """
     state, seen = system.state, [_NOTHING_US]
     if state.online_place.mark() is not None:
-        with suppress(Corrupt):  # damaged features are rebuilt in any case
+        with suppress(Corrupt):  # damaged features must be rebuilt, and then read the log from its beginning
             cursors = read_cursors(state.online).values()
             seen += [cursor.s_us for cursor in cursors if cursor.positions.get(partition, 0) > end]
     for table in state.tables(system.sources, make=False).values():

@@ -44,9 +44,9 @@ class Retained(Shown, msgspec.Struct, frozen=True, kw_only=True):
     predictions: int
     quarantined: int
     freed_bytes: int
-    size_bytes: int  # the size of the state folder afterwards
+    size_bytes: int  # the size of the state folder afterwards; in a dry run, its size now
     budget_bytes: int | None
-    growth_bytes: dict[str, float]  # the growth of each log in bytes a day, measured before it was truncated
+    growth_bytes: dict[str, float]  # the growth of each log in bytes a day before it was truncated; dry run: empty
     notes: list[str]  # what was kept and why, and which features are affected
     red: list[str]
 

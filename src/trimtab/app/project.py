@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,8 +115,7 @@ class Project(ProjectRows):
     ) -> list[Decision]:
         """Train a candidate and judge it. If it passes, it is promoted, after the declared rollout and approval.
 
-        Nothing is trained if the version in service was trained with the same data, code and seed. A killed training is
-        resumed.
+        Nothing is trained if the version in service has the same data, code and seed. A killed training is resumed.
 
         Args:
             model: A deployment's name; optional where there is only one.
@@ -368,8 +365,7 @@ class Project(ProjectRows):
 
         Args:
             version: "late_flight@7", "late_flight@champion" or a prefix of its id.
-            file: The page (.html) or a folder for it; default: `reports/` in the state folder. The other two files are
-                written to the same folder.
+            file: The page (.html) or a folder for all three; default: `reports/` in the state folder.
 
         Raises:
             NotFound: There is no such version, or neither the version nor the candidate that it refits was evaluated.
@@ -584,8 +580,7 @@ class Project(ProjectRows):
             model: The declared model that it is a version of.
             golden: A file of golden rows (inputs with expected scores); default: those of an exported folder.
             window: Evaluate the model on the newest labelled rows, over this time span.
-            categories: For each categorical feature, its values, in the order of the integer codes with which the model
-                was trained.
+            categories: For each categorical feature, its values, in the order of their codes in training.
             trust: "pickle" allows a pickle, which runs code.
             seen_until: The end of its training data; default: now, so that gates only judge on later rows.
             first: Make it the champion; allowed while there is none.
@@ -599,8 +594,7 @@ class Project(ProjectRows):
                 waits for approval.
         """
         with ProcessExecutor(nice=0) as executor:
-            # the child process loads its modules while this process does the imports below
-            executor.start("trimtab.registry.transfer.inspecting")
+            executor.start("trimtab.registry.transfer.inspecting")  # the child loads this while we import the rest
             from trimtab.app.versions.importing import ImportRequest, import_version
 
             request = ImportRequest(
@@ -630,8 +624,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version.
-            Misuse: The version is a pickle and `trust` is not "pickle", or the exported code does not reproduce the
-                golden predictions.
+            Misuse: `trust` is needed for a pickle, or the exported code does not reproduce the golden predictions.
             Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version
@@ -650,8 +643,8 @@ class Project(ProjectRows):
         """Repair the state after records were lost from a log, or were stamped by a clock that was ahead.
 
         After a loss, a partition's next record gets a position after the last one that any reader has read, so that no
-        reader skips it. Append times in the future are replaced by the current time; then online features are rebuilt.
-        Each repair has a row in the ledger.
+        reader skips it. Append times in the future become the current time; then online features are rebuilt. Each
+        repair has a row in the ledger.
 
         Args:
             dry_run: Change nothing; report what is lost and what would be done.
@@ -965,8 +958,8 @@ class Project(ProjectRows):
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions continue."""
-        shown = msgspec.json.encode(why or "no reason was given")
-        return self._by_hand("freeze", why, actor, Put(FREEZE, "all", shown))
+        stored = msgspec.json.encode(why or "no reason was given")
+        return self._by_hand("freeze", why, actor, Put(FREEZE, "all", stored))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Resume automation."""
@@ -996,22 +989,14 @@ class Project(ProjectRows):
             actor: For the ledger.
 
         Raises:
-            NotFound: There is no such entity, or nothing is stored for any key. (Training sets only count with
-                `training_sets`.)
+            NotFound: There is no such entity, or nothing is stored for any key.
             Misuse: A key does not fit the entity's columns.
             Conflict: Another process serves, trains, writes or reads. Some data may be erased already: call again to
                 erase the rest.
         """
-        from trimtab.app.keep.erasure import forget
+        from trimtab.app.keep.erasure import forget, given_keys
 
-        if isinstance(keys, str | bytes | Mapping):
-            raise Misuse(f"forget: keys={shown(keys)[:100]} is one {type(keys).__name__}. Give a list of keys.")
-        several = [one if isinstance(one, list | tuple) else [one] for one in keys]
-        given = [key, *several] if key else several
-        for part in chain.from_iterable(given):
-            if not isinstance(part, str | Integral):
-                raise Misuse(f"forget: {shown(part)[:100]} is no part of a key. Give texts or whole numbers.")
-        wanted = [[*map(str, one)] for one in given]
+        wanted = given_keys(key, keys)
         if not dry_run and self.followed():
             raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, then forget.")
         self.reopen()
@@ -1073,15 +1058,14 @@ class Project(ProjectRows):
         """Replay the ingested history in virtual time under several policies. The project's state stays as it is.
 
         Args:
-            lines: Names of scenarios of [demo]; default: all. Without [demo], or with `model`, there are two scenarios:
-                "project" (the retraining rules that the project declares) and "never" (no retraining).
+            lines: Names of scenarios of [demo]; default: all. Without [demo], or with `model`, there are two: "project"
+                (retrained as declared) and "never".
             policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
                 "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas in between.
             model: The deployment whose policy is replaced; default: the only one.
             stream: A generated history in place of the ingested one: made with `tt.stream()` for the model, or a text
                 for it such as "days=100 concept=40".
-            faults: Faults to put in: faults of `trimtab.simulation`, or rows, a table or a CSV file with kind, start,
-                end, source, column and size.
+            faults: Faults of `trimtab.simulation`, or rows, a table or a CSV file (kind, start, end, source, column, size).
             start: The start of virtual time; default: [demo] start. Without it, up to eight midnights are tried in
                 order, and virtual time starts at the first one at which every policy has a version.
             until: The end of virtual time; default: [demo] until, else the last request.

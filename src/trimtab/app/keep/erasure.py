@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +29,7 @@ from trimtab.app.system import System
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.shown import Shown, count_of
+from trimtab.core.shown import Shown, count_of, shown
 from trimtab.core.time import format_time
 from trimtab.features.online.store import OnlineStore
 from trimtab.serving.log.buffered_log import BufferedLog
@@ -126,6 +128,18 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
     sets: list[SeenSet]
     workspaces: list[str]
     why: str = ""
+
+
+def given_keys(key: Sequence[object], keys: Iterable[object]) -> list[list[str]]:
+    """Return the keys to erase as texts: one key of several parts, or several keys."""
+    if isinstance(keys, str | bytes | Mapping):
+        raise Misuse(f"forget: keys={shown(keys)[:100]} is one {type(keys).__name__}. Give a list of keys.")
+    several = [one if isinstance(one, list | tuple) else [one] for one in keys]
+    given = [key, *several] if key else several
+    for part in chain.from_iterable(given):
+        if not isinstance(part, str | Integral):
+            raise Misuse(f"forget: {shown(part)[:100]} is no part of a key. Give texts or whole numbers.")
+    return [[*map(str, one)] for one in given]
 
 
 def forget(

@@ -1065,7 +1065,7 @@ class Project(ProjectRows):
             model: The deployment whose policy is replaced; default: the only one.
             stream: A generated history in place of the ingested one: made with `tt.stream()` for the model, or a text
                 for it such as "days=100 concept=40".
-            faults: Faults of `trimtab.simulation`, or rows, a table or a CSV file (kind, start, end, source, column, size).
+            faults: Faults of `trimtab.simulation`, or a table or CSV file of kind, start, end, source, column and size.
             start: The start of virtual time; default: [demo] start. Without it, up to eight midnights are tried in
                 order, and virtual time starts at the first one at which every policy has a version.
             until: The end of virtual time; default: [demo] until, else the last request.

@@ -115,7 +115,7 @@ class Project(ProjectRows):
     ) -> list[Decision]:
         """Train a candidate and judge it. If it passes, it is promoted, after the declared rollout and approval.
 
-        Nothing is trained if the version in service has the same data, code and seed. A killed training is resumed.
+        Nothing is trained if data, code and seed are those of the version in service. A killed training is resumed.
 
         Args:
             model: A deployment's name; optional where there is only one.
@@ -361,11 +361,11 @@ class Project(ProjectRows):
         return skew_checks(self, last)
 
     def report(self, version: str, file: str | Path | None = None) -> Path:
-        """Write a version's evaluation as an HTML page, its model card (.md) and its metrics (.json). Returns the page.
+        """Write an HTML page about a version's evaluation, and next to it the model card (.md) and metrics (.json).
 
         Args:
             version: "late_flight@7", "late_flight@champion" or a prefix of its id.
-            file: The page (.html) or a folder for all three; default: `reports/` in the state folder.
+            file: The page (.html) or a folder for it; default: `reports/` in the state folder.
 
         Raises:
             NotFound: There is no such version, or neither the version nor the candidate that it refits was evaluated.
@@ -580,7 +580,7 @@ class Project(ProjectRows):
             model: The declared model that it is a version of.
             golden: A file of golden rows (inputs with expected scores); default: those of an exported folder.
             window: Evaluate the model on the newest labelled rows, over this time span.
-            categories: For each categorical feature, its values, in the order of their codes in training.
+            categories: For each categorical feature, its values in the order of the integer codes used in training.
             trust: "pickle" allows a pickle, which runs code.
             seen_until: The end of its training data; default: now, so that gates only judge on later rows.
             first: Make it the champion; allowed while there is none.
@@ -594,7 +594,7 @@ class Project(ProjectRows):
                 waits for approval.
         """
         with ProcessExecutor(nice=0) as executor:
-            executor.start("trimtab.registry.transfer.inspecting")  # the child loads this while we import the rest
+            executor.start("trimtab.registry.transfer.inspecting")  # loads it during the imports below
             from trimtab.app.versions.importing import ImportRequest, import_version
 
             request = ImportRequest(
@@ -624,7 +624,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such version.
-            Misuse: `trust` is needed for a pickle, or the exported code does not reproduce the golden predictions.
+            Misuse: The version is a pickle and `trust` is not given, or the code does not reproduce golden predictions.
             Conflict: `folder` is not empty.
         """
         from trimtab.registry.transfer.export import export_version
@@ -989,14 +989,14 @@ class Project(ProjectRows):
             actor: For the ledger.
 
         Raises:
-            NotFound: There is no such entity, or nothing is stored for any key.
+            NotFound: There is no such entity, or no data of any key (training sets only count with `training_sets`).
             Misuse: A key does not fit the entity's columns.
             Conflict: Another process serves, trains, writes or reads. Some data may be erased already: call again to
                 erase the rest.
         """
-        from trimtab.app.keep.erasure import forget, given_keys
+        from trimtab.app.keep.erasure import forget, keys_as_text
 
-        wanted = given_keys(key, keys)
+        wanted = keys_as_text(key, keys)
         if not dry_run and self.followed():
             raise Conflict(f"{self.state_folder}: this project is being served. Stop the service, then forget.")
         self.reopen()

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from numbers import Integral
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -130,18 +130,6 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-def given_keys(key: Sequence[object], keys: Iterable[object]) -> list[list[str]]:
-    """Return the keys to erase as texts: one key of several parts, or several keys."""
-    if isinstance(keys, str | bytes | Mapping):
-        raise Misuse(f"forget: keys={shown(keys)[:100]} is one {type(keys).__name__}. Give a list of keys.")
-    several = [one if isinstance(one, list | tuple) else [one] for one in keys]
-    given = [key, *several] if key else several
-    for part in chain.from_iterable(given):
-        if not isinstance(part, str | Integral):
-            raise Misuse(f"forget: {shown(part)[:100]} is no part of a key. Give texts or whole numbers.")
-    return [[*map(str, one)] for one in given]
-
-
 def forget(
     system: System,
     entity: str,
@@ -176,6 +164,22 @@ def forget(
                 system.state.blob.delete(one.blob)
         row = _write_rows(system, subject, run, salt, actor=actor, deleted=training_sets)
     return _result(system, subject, run, digest, dry_run=False, row=row, sets_deleted=training_sets)
+
+
+def keys_as_text(key: Sequence[Any], keys: Iterable[Any]) -> list[list[str]]:
+    """Return the parts of `key`, if it has any, and of each of `keys` as texts.
+
+    Raises:
+        Misuse: `keys` is no list, or a part is neither a text nor a whole number, such as a null of a column.
+    """
+    if isinstance(keys, str | bytes | Mapping):
+        raise Misuse(f"forget: keys={shown(keys)[:100]} is one {type(keys).__name__}. Give a list of keys.")
+    several = [one if isinstance(one, list | tuple) else [one] for one in keys]
+    given = [key, *several] if key else several
+    for part in chain.from_iterable(given):
+        if not isinstance(part, str | Integral):
+            raise Misuse(f"forget: {shown(part)[:100]} is no part of a key. Give texts or whole numbers.")
+    return [[*map(str, one)] for one in given]
 
 
 def unfinished(catalog: Catalog) -> list[str]:

@@ -68,6 +68,15 @@ def test_rows_that_do_not_fit_are_listed_and_the_others_answered(project: Projec
         project.predict_table("buyer", file, on_error="skip")
 
 
+def test_a_mode_that_is_none_is_refused_before_anything_is_logged(project: Project) -> None:
+    before = project.predictions.log.positions()
+    with pytest.raises(Misuse, match=r"predict_table: mode='precompute'\. Needed: 'batch' or 'precomputed'"):
+        project.predict_table("buyer", table(-5), mode="precompute")  # type: ignore[arg-type]  # a typing error
+    with pytest.raises(Misuse, match=r"predict_table: on_error='ignore'\. Needed: 'refuse' or 'skip'"):
+        project.predict_table("buyer", table(-5), on_error="ignore")  # type: ignore[arg-type]  # likewise
+    assert project.predictions.log.positions() == before
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_answers_are_written_out(project: Project, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"answers.{suffix}"

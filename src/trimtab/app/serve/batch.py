@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
 from trimtab.store.regular_file import other_kind
 
+Mode = Literal["batch", "precomputed"]
 OnError = Literal["refuse", "skip"]
 _UNUSED_KEY = b"\xff"  # a key that no stored answer has
 
@@ -51,7 +52,7 @@ def answer_table(
     requests: Rows,
     *,
     at_us: int | None,
-    mode: Literal["batch", "precomputed"],
+    mode: Mode,
     out: Path | None,
     on_error: OnError,
     progress: Callable[[int, int], object] | None,
@@ -61,6 +62,9 @@ def answer_table(
 
     With `again`, new predictions are made even if an earlier call answered the same table.
     """
+    for name, given, known in (("mode", mode, get_args(Mode)), ("on_error", on_error, get_args(OnError))):
+        if given not in known:
+            raise Misuse(f"predict_table: {name}={given!r}. Needed: {' or '.join(map(repr, known))}.")
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise Misuse(f"--out {out}: the name must end in .csv or .parquet.")
     if out is not None and not out.absolute().parent.is_dir():

@@ -251,6 +251,8 @@ def test_the_ids_of_predictions_may_stand_under_the_names_that_answers_have(trai
         assert project.label_table(labels).accepted == 2
         (tmp_path / "answers.csv").write_text(f"id,value\n{ids[2]},true\n{ids[3]},false\n")
         assert project.label_table(tmp_path / "answers.csv").accepted == 2
+        with pytest.raises(Misuse, match=r"label\.value: null is no label"):
+            project.label(ids[0], float("nan"))
         assert project.label_table([]) == LabelsTaken(accepted=0, refused=0, late=0, models={})
         assert [project.why(one).label for one in ids] == [1.0, 0.0, 1.0, 0.0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan
 from typing import Any
 
 import msgspec
@@ -206,7 +207,7 @@ class _Labelled:
             if event:
                 return event
             raise InvalidField(f'{at}: give "value" or "columns".', field="value", pointer=f"{at}.value")
-        if row.value is None:
+        if row.value is None or (isinstance(row.value, float) and isnan(row.value)):  # NaN would be stored as null
             raise InvalidField(
                 f"{at}.value: null is no label. Give the value, or take a label back with "
                 f'{{"_op": "delete"}} to /v1/events/{source.name}.',

@@ -226,7 +226,7 @@ def test_why_shows_what_each_feature_added(trained: Path) -> None:
         assert at_first.shares is not None  # it has learnt nothing since
         later = msgspec.structs.replace(project.predictions.find(learner.id), score=learner.score / 2)
         artifact = decode_artifact(project.state.blob.get(project.registry.get(later.version).artifact))
-        shares, why = _shares(artifact, [one.value or math.nan for one in at_first.inputs], later.score)
+        shares, why = _shares(artifact, [one.value or math.nan for one in at_first.inputs], later)
         assert shares is None
         assert why is not None
         assert "learner has learnt since" in why
@@ -245,6 +245,24 @@ def test_a_project_that_was_only_loaded_is_shown_without_alarm(tmp_path: Path) -
         lines = project.status().lines()
         assert "online features: 0 records behind the log" in lines
         assert not any("too late" in line for line in lines)
+
+
+def test_actors_and_reasons_are_texts_or_nothing_is_recorded(trained: Path) -> None:
+    with shop.opened(trained) as opened:
+        project: Any = opened  # so that mypy accepts values of wrong types
+        before = project.ledger()
+        for refused in (
+            lambda: project.freeze(123),
+            lambda: project.freeze("late", actor=None),
+            lambda: project.unfreeze(None),
+            lambda: project.train("buyer", actor=1000),
+            lambda: project.set_arm("buyer@1", "shadow", share=0.1, why="to compare them", actor=1000),
+            lambda: project.forget("site", "north", why=17),
+            lambda: project.start_experiment("none", why="x", actor=b"me"),
+        ):
+            with pytest.raises(Misuse, match=r"^\w+: (why|actor)=.* is no text"):
+                refused()
+        assert project.ledger() == before
 
 
 def test_what_is_asked_about_must_be_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar, cast
 
-from trimtab.core.errors import TrimtabError
+from trimtab.core.errors import Misuse, TrimtabError
 from trimtab.run import Run
 from trimtab.run.progress_line import ProgressLine, can_update
 
@@ -31,6 +31,7 @@ _DOING = {
     "snapshots": "computing features",
     "train": "training",
 }
+_TEXTS = ("actor", "why")  # arguments that are stored: a record with a value of another type could not be read again
 _all_frames = [False]
 Kind = TypeVar("Kind", bound=type)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -75,11 +76,16 @@ def public_call(function: Function) -> Function:
     takes = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     doing = _DOING.get(function.__name__)
     about = next((name for name in ("progress", "watch") if doing and name in takes), None)
+    texts = {name: takes.index(name) for name in _TEXTS if name in takes}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True  # IPython and pytest leave this frame out
         try:
+            for name, place in texts.items():
+                given = args[place] if place < len(args) else kwargs.get(name, "")
+                if not isinstance(given, str):
+                    raise Misuse(f"{function.__name__}: {name}={given!r:.100} is no text. Give a text.")
             if about is None or kwargs.get(about) is not None or not can_update():
                 return function(*args, **kwargs)
             with ProgressLine(doing or "") as line:

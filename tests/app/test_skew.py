@@ -149,6 +149,11 @@ def test_a_sample_of_a_truncated_log_is_as_large_as_asked_for(
 def test_nonsense_is_refused(project: Project) -> None:
     with pytest.raises(Misuse, match="sample=0"):
         project.skew(sample=0)
+    with pytest.raises(Misuse, match="sample='5'"):
+        project.skew(sample="5")  # type: ignore[arg-type]  # as from a setting
+    with pytest.raises(Misuse, match="seed='7'"):
+        project.skew(seed="7")  # type: ignore[arg-type]  # as from a setting
+    assert project.skew_checks() == []
     with pytest.raises(NotFound, match="nobody"):
         project.skew("nobody")
 

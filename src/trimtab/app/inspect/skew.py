@@ -45,8 +45,10 @@ def check_skew(
     by: str = "a person",
 ) -> SkewReport:
     """Check a sample of predictions and store the result; see `Project.skew`."""
-    if sample is not None and sample < 1:
-        raise Misuse(f"skew: sample={sample}. Give at least 1, or None for all predictions.")
+    if sample is not None and not (isinstance(sample, int) and sample >= 1):
+        raise Misuse(f"skew: sample={sample!r}. Give a whole number of at least 1, or None for all predictions.")
+    if seed is not None and not isinstance(seed, int):  # the stored check could not be read again
+        raise Misuse(f"skew: seed={seed!r}. Give a whole number, or None for a new seed.")
     if model is not None:
         system.definitions.deployment(model)
     system.state.check_clock()

@@ -27,7 +27,7 @@ from trimtab.training.definitions import Model
 
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
 LONG_REFERENCE: Final = 84  # a reference of this many days is hardly changed by holidays or a bad week
-MOST_WORSE: Final = 0.05  # earlier days count if the model that scored them has a loss at most this much higher
+MOST_WORSE: Final = 0.2  # earlier days count if the model that scored them has a loss at most this much higher
 MOST_SLICES: Final = 200  # a column with more values than this has no slices
 # the days before the judging window are scored by the version in service, and not by a new fit, if they begin at most
 # this long after the last rows that the version has seen
@@ -137,7 +137,7 @@ def walk_forward_rows(
 
 
 def is_as_good(days: Sequence[PairedDay]) -> bool:
-    """Return whether the model that scored earlier days is hardly worse than the candidate, on the days of the window.
+    """Return whether the model that scored earlier days is not far worse than the candidate, on the days of the window.
 
     If it is worse, for example because most of its rows are from before a change, then its losses on the earlier days
     are too high for a reference: a later rise up to them would raise no alarm. # D0226

@@ -105,6 +105,21 @@ def test_what_is_said_for_people_is_a_note(applied: Path) -> None:
         assert project.plan().is_empty
 
 
+def test_how_a_model_is_fitted_and_rolled_out_is_noted(applied: Path) -> None:
+    """Nothing that is stored changes with it, but a plan must not say that there is nothing to do."""
+    fitted = A.replace('metric="log_loss")', 'metric="log_loss", weights="balanced", calibration="platt")').replace(
+        "calibration=0.5), **rules)", 'calibration=0.5), rollout=tt.rollout(shadow="2d"), **rules)'
+    )
+    with shop.opened(edited(applied, fitted)) as project:
+        found = {(one.kind, one.name): one for one in project.plan().changes if one.what != "unchanged"}
+        assert found["model", "buyer"].notes == ["weights none -> balanced", "calibration none -> platt"]
+        (note,) = found["deployment", "buyer"].notes
+        assert note.startswith("rollout none -> shadow 2d")
+        assert {one.what for one in found.values()} == {"noted"}
+        project.apply()
+        assert project.plan().is_empty
+
+
 def test_applying_fills_new_views_beside_the_old_and_gives_numbers(applied: Path) -> None:
     with shop.opened(applied) as project:
         before = ask(project)

@@ -169,7 +169,10 @@ def test_the_archive_holds_the_definitions_that_stand_beside_it() -> None:
 
 def test_the_ledger_verifies_and_nothing_is_to_apply(project: tt.Project) -> None:
     assert project.verify_ledger() == len(project.ledger()) > 20
-    assert project.plan().is_empty
+    plan = project.plan()
+    assert (plan.changed, plan.refused) == ([], [])
+    # how a model is fitted and judged was not recorded then
+    assert [(one.name, one.notes) for one in plan.changes if one.notes] == [("sale", ["slices none -> site"])]
 
 
 def test_training_sets_are_read_and_made_again(project: tt.Project) -> None:

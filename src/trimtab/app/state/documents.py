@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -21,6 +21,11 @@ from trimtab.training.definitions import Model
 
 Kind = Literal["source", "entity", "view", "request", "model", "deployment"]
 Part = dict[str, str]  # text by the name of a field; the name is "" for text that needs none
+# fields that affect no stored values, so their changes are notes
+_OF_MODEL = (
+    "weights", "sample", "calibration", "rows", "allow_leakage", "trust", "slices", "costs", "group", "search",
+)  # fmt: skip
+_OF_DEPLOYMENT = ("rollout", "fits_per_day", "fits_per_week", "cache", "owner")
 _FORMAT_OF, _READS = "time format of", "reading, "  # notes about how rows are read have names that begin with these
 
 
@@ -32,7 +37,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     hash: str
     parts: dict[str, Part]  # by "feature late_rate_7d", for example; "": the fields of the definition itself
-    notes: Part  # descriptions, and rules for reading rows; their changes affect no stored values
+    notes: (
+        Part  # descriptions, rules for reading rows, for fits and for rollouts; their changes affect no stored values
+    )
 
     @property
     def key(self) -> str:
@@ -56,10 +63,13 @@ def documents(definitions: Definitions) -> dict[str, Document]:
         found.append(_document("request", request.name, request.hash, parts, request.source.about))
     for model in definitions.models.values():
         parts = _model(model)
-        found.append(_document("model", model.name, content_hash(parts), parts, About()))
+        found.append(_document("model", model.name, content_hash(parts), parts, About(), _given(model, _OF_MODEL)))
     for deployment in definitions.deployments.values():
         parts = {"": _deployment(deployment)}
-        found.append(_document("deployment", deployment.name, content_hash(parts), parts, About()))
+        more = _given(deployment, _OF_DEPLOYMENT)
+        if deployment.degrade is not None:
+            more["degrade"] = f"rule {deployment.degrade.hash[:8]}"
+        found.append(_document("deployment", deployment.name, content_hash(parts), parts, About(), more))
     return {document.key: document for document in found}
 
 
@@ -201,6 +211,12 @@ def _deployment(deployment: Deployment) -> Part:
     }
 
 
+def _given(struct: msgspec.Struct, names: Sequence[str]) -> Part:
+    """Return as text those of the named fields whose values are not the defaults."""
+    said = words_of(struct)
+    return {one: said[one] for name in names if (one := name.replace("_", " ")) in said}
+
+
 def part_differences(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     """Yield the changed fields of one part as text, such as `over 7d -> 14d`."""
     for field in dict.fromkeys([*before, *now]):
@@ -221,6 +237,8 @@ def _words(name: str, value: Any) -> str:
         return format_duration(value)
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, msgspec.Struct):
+        return phrase_of(words_of(value)) or "declared"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -231,8 +231,8 @@ def test_a_second_change_after_a_repair(soak_report: Any, tmp_path: Path) -> Non
 def test_the_year_after_a_change(soak_report: Any, tmp_path: Path) -> None:
     """`pytest -m soak -s -k year_after tests/simulation/test_campaigns.py`: changes on days 40 and 260, 500 a day.
 
-    Between them, from day 80, the world stays as it is: at most one fit that is not the schedule's, and at most one
-    scheduled refit that does not go into service.
+    Between them, from day 80, the world stays as it is: at most one alarm, and at most four candidates that are refused
+    or dropped (a schedule may propose some that are provably worse).
     """
     drawn = seeds(10)
     late, many = 0, 0
@@ -244,11 +244,9 @@ def test_the_year_after_a_change(soak_report: Any, tmp_path: Path) -> None:
         found = [until.recovered(40, 0.10), life.recovered(260, 0.10)]
         between = [d for d in life.result.decisions if 80 <= (d.at_us - life.start_us) / DAY_US < 260]
         alarms = sum(d.act == "trigger" and d.cause.startswith("Quality") for d in between)
-        lost = sum(d.act == "trigger" and d.cause.startswith("Schedule") for d in between) - sum(
-            d.act == "promote" and d.cause.startswith("Schedule") for d in between
-        )
+        lost = sum(d.act in ("refuse", "supersede") for d in between)
         late += any(day is None or day > 15 for day in found)
-        many += alarms > 1 or lost > 1
+        many += alarms > 1 or lost > 4
         print(seed, found, alarms, lost, flush=True)
     soak_report("year_after_a_change", runs=len(drawn), failures=late + many)
     assert late <= math.ceil(len(drawn) / 20)

@@ -162,6 +162,17 @@ def test_a_damaged_or_missing_file_is_named_and_nothing_is_restored(trained: Pat
     assert not list(tmp_path.glob(".*partial"))
 
 
+def test_a_folder_of_other_files_is_never_replaced(trained: Path, tmp_path: Path) -> None:
+    """`--into PROJECT`, where the state folder of the project was meant, with --force."""
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+    for force in (False, True):
+        with pytest.raises(Conflict, match=r"it holds other files \(.*project.py.*\) and no state"):
+            restore(tmp_path / "copy", trained, force=force)
+    assert (trained / "project.py").exists()
+    assert (trained / ".trimtab").is_dir()
+
+
 def test_state_that_is_there_is_replaced_only_by_force_and_never_while_it_is_used(
     trained: Path, tmp_path: Path
 ) -> None:

@@ -63,7 +63,11 @@ def clock() -> SetClock:
     return SetClock(SystemClock().now_us() - shop.NOW_US)
 
 
-def test_a_jump_ahead_is_refused_and_leaves_no_trace(trained: Path, clock: SetClock) -> None:
+def test_a_jump_ahead_is_refused_and_leaves_no_trace(
+    trained: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr("trimtab.app.experiments.ticking.tick_experiments", lambda system: looked.append(system) or [])
     with open_project(trained, clock=clock, environment={}) as project:
         project.push("readings", [reading(shop.NOW_US - 1, 5.0)])
         assert read(project) == (5.0, pytest.approx(read(project)[1]))
@@ -78,6 +82,7 @@ def test_a_jump_ahead_is_refused_and_leaves_no_trace(trained: Path, clock: SetCl
         for work in works:  # each would note a time that is still to come as done
             with pytest.raises(Unavailable, match="clock jumped ahead"):
                 work()  # type: ignore[operator]  # they take nothing
+        assert looked == []  # no ramp takes a step that is still to come
         assert [line for line in project.status().red if "clock jumped ahead" in line]
         clock.ahead_us -= JUMP_US
         project.push("readings", [reading(shop.NOW_US, 7.0)])

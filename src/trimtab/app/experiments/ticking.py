@@ -24,8 +24,10 @@ def tick_project(
     """Run one tick of all deployments, then the steps in `also`, and all experiments; see `Project.tick`.
 
     The days of experiments are closed last, because the deployments find red windows (times of faulty inputs or labels)
-    in which days do not count. All of this is done even if a deployment failed; its error is raised afterwards.
+    in which days do not count. All of this is done even if a deployment failed; its error is raised afterwards. While
+    the machine's clock is ahead, nothing is done, because a ramp would be stepped too early.
     """
+    system.state.check_clock()
     decisions: list[Decision] = []
     try:
         decisions += tick_all(system, watch, also)

@@ -25,6 +25,7 @@ from trimtab.app.keep.retention import LEASE
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import refuse_read_past
 from trimtab.app.state.state import INDEX, check_format
+from trimtab.app.state.state_use import FILE as FORMAT_FILE
 from trimtab.app.state.state_use import PRIVATE, behind_links, have_alone, set_aside
 from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
@@ -302,9 +303,17 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
 
 
 def _refuse_there(folder: Path, force: bool) -> None:
-    """Raise an error if the folder has a state and `force` is not given, or if a process uses that state."""
-    if not folder.is_dir() or not any(folder.iterdir()):
+    """Raise an error if the folder has a state and `force` is not given, if a process uses that state, or if the folder
+    holds other files, which `force` would delete.
+    """
+    names = {one.name for one in folder.iterdir() if not is_of_process(one)} if folder.is_dir() else set()
+    if not names:
         return
+    if not any(name == FORMAT_FILE or is_of_catalog(name) for name in names):
+        some = ", ".join(sorted(names)[:3])
+        raise Conflict(
+            f"{folder}: it holds other files ({some}) and no state. Name an empty folder, or a state folder."
+        )
     if not force:
         raise Conflict(f"{folder}: it has a state already. Name another folder (--into), or replace the state: --force")
     for path in sorted(folder.rglob("*.lock")):

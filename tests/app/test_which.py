@@ -49,8 +49,12 @@ def test_the_only_candidate_that_waits_is_meant_and_of_several_none(catalog: Cat
     assert waiting("approve", None, NAMES, catalog) == "two"
     assert waiting("approve", "one", NAMES, catalog) == "one"
     ask(catalog, "three")
-    with pytest.raises(Misuse, match=r"candidates of two, three wait for approval\. Name one of them"):
+    with pytest.raises(Misuse, match=r"there are candidates of two, three\. Name one of them"):
         waiting("approve", None, NAMES, catalog)
+    catalog.write([Put(KIND, "one", msgspec.json.encode(LoopState(phase="canary")))])
+    with pytest.raises(Misuse, match=r"there are candidates of one, two, three\. Name one of them"):
+        waiting("reject", None, NAMES, catalog)  # a candidate in its rollout can be rejected
+    assert waiting("reject", None, ["one", "four"], catalog) == "one"
     assert waiting("approve", None, ["one"], catalog) is None  # the only deployment, which says itself what is wrong
 
 

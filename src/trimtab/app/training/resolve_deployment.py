@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from trimtab.app.training.searches import searches
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.steering.loop_state import APPROVAL, KIND, LoopState
+from trimtab.steering.loop_state import APPROVAL, CANARY, SHADOW, loop_state
 from trimtab.store.ports import Catalog
 
 
 def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog) -> str | None:
     """Return the deployment `model`. If it is None, return the one whose candidate waits for approval.
+
+    A candidate in its rollout also counts if `what` is "reject".
 
     If the project has at most one deployment, `model` is returned unchanged, even if it is None.
 
@@ -23,10 +23,12 @@ def waiting(what: str, model: str | None, names: Sequence[str], catalog: Catalog
     """
     if model is not None or len(names) < 2:
         return model
-    found = [name for name in names if _waits(catalog, name)]
+    phases = (APPROVAL, SHADOW, CANARY) if what == "reject" else (APPROVAL,)
+    found = [name for name in names if loop_state(catalog, name).phase in phases]
+    state = "waits for approval" + (" or is in its rollout" if what == "reject" else "")
     if not found:
-        raise Conflict(f"{what}: no candidate of {', '.join(names)} waits for approval. See: trimtab status")
-    _check_one(what, found, f"candidates of {', '.join(found)} wait for approval")
+        raise Conflict(f"{what}: no candidate of {', '.join(names)} {state}. See: trimtab status")
+    _check_one(what, found, f"there are candidates of {', '.join(found)}")
     return found[0]
 
 
@@ -51,8 +53,3 @@ def searched_for(what: str, model: str | None, names: Sequence[str], catalog: Ca
 def _check_one(what: str, found: Sequence[str], why: str) -> None:
     if len(found) > 1:
         raise Misuse(f"{what}: no model is named, and {why}. Name one of them.")
-
-
-def _waits(catalog: Catalog, name: str) -> bool:
-    record = catalog.get(KIND, name)
-    return record is not None and msgspec.json.decode(record.body, type=LoopState).phase == APPROVAL

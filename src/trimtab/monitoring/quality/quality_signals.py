@@ -59,7 +59,7 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
     since = f"since about {format_time(onset_us)[:10]}"
     message = f"The {what} has been away from its reference level {since}."
     if number:
-        message = f"The {what} rose further while the alarm was open, {since}."
+        message = f"The {what} moved further away while the alarm was open, {since}."
     return _signal(
         watch,
         WORSE if number else kind,
@@ -98,7 +98,7 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
                 message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from {level:.3g}, the level of {whose} "
-                f"({other}). The signal stays red until the mean of seven days is at that level{_or_accept(watch)}",
+                f"({other}). The signal lasts until the mean of seven days is at that level{_or_accept(watch)}",
                 subject=kind,
             )
         )
@@ -126,7 +126,7 @@ def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, 
         evidence={"above": above, "level": level, "loss": earlier.loss},
         message=f"{name + ': ' if name else ''}The loss is {above:.0%} above its level before the change of about "
         f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {level:.3g}.{how} "
-        "Training again has not repaired this; perhaps a feature no longer contains what it did. The signal stays red "
+        "Training again has not repaired this; perhaps a feature no longer contains what it did. The signal lasts "
         f"until the mean of seven days is within {MOST_ABOVE:.0%} of that level{_or_accept(watch)}",
         subject=f"slice {name}" if name else "loss",
     )

@@ -298,6 +298,23 @@ def test_an_alarm_does_not_wait_if_the_change_began_later_than_the_last_repair_t
     assert found(earliest_us - 1) is not None
 
 
+@pytest.mark.parametrize(("days", "again"), [(2, True), (7, True), (0, False), (8, False)])
+def test_a_refused_repair_that_took_the_change_to_begin_too_early_is_repeated_at_once(days: int, again: bool) -> None:
+    """The next one judges all days since the first estimate, and the newest alone; another change waits as usual."""
+    watch = msgspec.structs.replace(alarmed("a", of_gap=False), slices={})
+    watch = msgspec.structs.replace(watch, figures={"quality_loss": alarmed("a", of_gap=False).slices["a"]})
+    assert watch.onset is not None
+    latest_us = watch.onset.at_us - days * DAY_US
+    tried = ChangeOnset(at_us=latest_us - 4 * DAY_US, earliest_us=latest_us - 8 * DAY_US, latest_us=latest_us)
+    now_us = watch.onset.at_us + 3 * DAY_US
+    seen = Seen(now_us, True, watch, None, lambda: 0, lambda name, onset: 0.0)
+    found = find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(tried=tried), seen)
+    assert found is not None
+    assert (found.ready_at_us == now_us) == again
+    both = ChangeOnset(at_us=tried.at_us, earliest_us=tried.earliest_us, latest_us=watch.onset.at_us)
+    assert found.onset == (both if again else watch.onset)
+
+
 def test_a_schedule_that_begins_meanwhile_does_not_end_the_quiet_time_of_a_refused_alarm(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

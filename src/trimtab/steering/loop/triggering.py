@@ -119,6 +119,8 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
                 return None
             if watch.onset is not None:
                 said = f"Quality alarm: {', '.join(watch.rung)}."
+                if (again := _dated_again(rules, state.tried, watch.onset)) is not None:
+                    return Trigger("alarm", said, now_us, again)
                 return Trigger("alarm", said, _settled_us(rules, watch.onset, now_us), watch.onset)
             harmful = {
                 name: onset
@@ -160,6 +162,17 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
         return parts[0]
     onset = next((one.onset for one in parts if one.onset is not None), None)
     return Trigger(kind, " ".join(one.cause for one in parts), max(one.ready_at_us for one in parts), onset)
+
+
+def _dated_again(rules: Deployment, tried: ChangeOnset | None, onset: ChangeOnset) -> ChangeOnset | None:
+    """Return the range of days on which a change began, if a repair was refused that took it to begin too early.
+
+    The next repair need not wait, because the days since the first estimate have passed already: it also judges the
+    newest of them alone. None: no repair was refused, or `onset` is another change.
+    """
+    if tried is None or not tried.latest_us < onset.at_us <= tried.latest_us + rules.settle_us:
+        return None
+    return ChangeOnset(at_us=tried.at_us, earliest_us=tried.earliest_us, latest_us=onset.at_us)
 
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:

@@ -1,7 +1,8 @@
 """The whole loop on ten months of flights, March to December 2013, under the example's own policy: seconds.
 
 Two months of history are loaded and trained on first. A thousand questions are read through the online path as well.
-The process of the replay must stay below 2 GB of memory.
+The process of the replay must stay below 2 GB of memory. Further figures: four policies on these flights, and four on a
+generated year of 182,500 requests with a linear model and a change on day 40.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import resource
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import trimtab as tt
 from trimtab.app.state.definitions import load_definitions
 from trimtab.core.config import load_config
 from trimtab.core.time import parse_time_us
@@ -27,7 +30,8 @@ TARGET = "ours <= 60"
 UNIT = "s"
 BETTER = "lower"
 _MOST_MB = 2_000
-_PROJECT = Path(__file__).parents[1] / "examples" / "flights"
+_EXAMPLES = Path(__file__).parents[1] / "examples"
+_PROJECT = _EXAMPLES / "flights"
 
 
 def setup(folder: Path) -> dict[str, Any]:
@@ -43,6 +47,7 @@ def setup(folder: Path) -> dict[str, Any]:
         "project": declared,
         "demo": demo,
         "tables": {name: read_file(files[name], source).columns for name, source in declared.sources.items()},
+        "generated": shutil.copytree(_EXAMPLES / "change", folder / "change"),
         "folders": (folder / f"replay{n}" for n in itertools.count()),
     }
 
@@ -85,4 +90,14 @@ def memory_mb() -> float:
 def more(state: dict[str, Any]) -> dict[str, float]:
     memory = memory_mb()  # of one policy
     four_s = replayed(state, [project(), never(), ungated("30d"), every("30d")])
-    return {"peak memory, MB": memory, "four policies side by side, s": four_s}
+    start = time.perf_counter()
+    with tt.open(state["generated"]) as generated:
+        generated.simulate(
+            stream="days=365 per_day=500 concept=40", policies=["project", "never", "ungated 30d", "30d"]
+        )
+    generated_s = time.perf_counter() - start
+    return {
+        "peak memory, MB": memory,
+        "four policies side by side, s": four_s,
+        "four policies on a generated year, s": generated_s,
+    }

@@ -35,6 +35,9 @@ from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.store.ports import Append, Catalog, Put, Remove, read_record
 
 KIND = "quality_watch"
+# evidence goes on over promotions for so long: the mean of a reference is uncertain, and over years any small error of
+# it would become an alarm
+CARRIED_US = 90 * DAY_US
 Change = Put | Remove | Append
 
 
@@ -141,7 +144,8 @@ class QualityMonitor:
         before = self._comparable()
         after_alarm = before is not None and (before.alarming or bool(before.short_of))
         # without an alarm, the evidence goes on: a schedule that refits each month must not hide a small change
-        goes_on = before is not None and not after_alarm
+        begun_us = at_us if before is None or before.first_day_us is None else before.first_day_us
+        goes_on = before is not None and not after_alarm and at_us - begun_us < CARRIED_US
         healthy = not_below_zero(healthy_of(before)) if after_alarm else healthy_of(before, goes_on=goes_on)
         healthy_cap = healthy_cap_of(before)
         alike = [in_units_of(day, loss_cap, healthy_cap or loss_cap) for day in reference]

@@ -155,9 +155,10 @@ def test_where_no_model_is_named_the_first_is_taken_and_the_others_are_said(call
         said = f"{verb}: no MODEL was given, so 'late' is taken. For the others: trimtab {verb} slow\n"
         assert said in call(*name).stderr
         assert "no MODEL" not in call(*name, "slow").stderr
-    for command in (("approve",), ("reject", "--why", "x")):  # nobody waits at either
+    waits = "waits for approval"
+    for command, state in ((("approve",), waits), (("reject", "--why", "x"), f"{waits} or is in its rollout")):
         done = call(*command)
-        said = f"trimtab: {command[0]}: no candidate of late, slow waits for approval. See: trimtab status\n"
+        said = f"trimtab: {command[0]}: no candidate of late, slow {state}. See: trimtab status\n"
         assert (done.returncode, done.stderr) == (4, said)
     none = call("search", "trials")
     assert (none.returncode, "nothing was searched yet for late, slow" in none.stderr) == (3, True)

@@ -121,7 +121,17 @@ def test_other_metrics_that_did_not_vary_are_left_out_and_said() -> None:
     definition = experiment(metric("spent"), metric("same", role="secondary"))
     found = plan_experiment(definition, past(), effects=[0.02])
     assert ([one.metric for one in found.metrics], found.constant) == (["spent"], ["same"])
-    assert "Not planned, because they did not vary over the past units: same." in list(found.lines())
+    assert "Not planned (constant, 0 or without values over the past units): same." in list(found.lines())
+
+
+def test_a_median_of_0_is_named() -> None:
+    units = past()
+    net = np.where(np.arange(len(units.rows)) % 5 < 3, 0.0, 3.0)
+    units = msgspec.structs.replace(units, values={**units.values, "net": UnitValues(net)})
+    with pytest.raises(Misuse, match="plan: net is 0 over the past units"):
+        plan_experiment(experiment(metric("net", kind="quantile")), units, effects=[0.02])
+    guardrail = metric("net", kind="quantile", role="guardrail", margin=0.1)
+    assert plan_experiment(experiment(metric("spent"), guardrail), units, effects=[0.02]).constant == ["net"]
 
 
 def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> None:
@@ -132,7 +142,10 @@ def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> No
     assert found.constant == ["crashes"]
     days = int(np.ceil(3_687.1 / (found.units_a_day / 2)))  # ln(.025) / ln(.999)
     assert found.without_events == {"crashes": days}
-    assert f"crashes: if no unit has an event, it is within its margin after about {days} days." in found.lines()
+    assert (
+        f"crashes: if no unit has an event, it is shown to be within its margin after about {days} days."
+        in found.lines()
+    )
     often = metric("crashes", kind="proportion", role="guardrail", margin=0.1, negligible=0.5, better="lower")
     found = plan_experiment(experiment(metric("spent"), often), units, effects=[0.02])
     assert found.without_events == {"crashes": 3}  # no guardrail is judged earlier
@@ -226,7 +239,7 @@ def test_a_small_history_is_said_and_how_far_off_its_plan_may_be() -> None:
     spread = float(np.std(np.log(1.0 / bought - 1.0)))  # of (sd / mean)^2, to which days are proportional
     assert short.metrics[0].factor == pytest.approx(np.exp(1.96 * spread), rel=0.1)
     assert short.notes == ["The history is short: 4 days show little of how days differ. Use 14 or more."]
-    assert "The history shows little of bought: each number of days may be 1." in str(short)
+    assert "divide and multiply each number of days by 1." in " ".join(str(short).split())
     assert "(4 days of visits, 2024-03-01 to 2024-03-04)" in str(short)
     long = plan_experiment(experiment(metric("bought", kind="proportion")), with_days([800] * 28), effects=[0.5])
     assert 1.0 < long.metrics[0].factor < 1.05

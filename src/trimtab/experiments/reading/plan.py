@@ -26,6 +26,7 @@ from trimtab.report import Align, Table
 from trimtab.report.tables import terminal_table
 from trimtab.stats.ab.arms import FloatArray
 from trimtab.stats.ab.power import Design, days_needed, detectable_effect
+from trimtab.stats.ab.quantiles import SMALLEST
 from trimtab.stats.ab.readings import effective_days, readings
 
 POWER = 0.8
@@ -36,7 +37,7 @@ _SPLITS = 20  # how often past units are split at random, to see how much the di
 _LEAST_DAYS = 3
 _FORTNIGHT = 14
 _SURE = 1.25  # a larger `MetricPlan.factor` is mentioned
-_FEWER = 0.9  # days are called unequal if they count as fewer than this share of equal days
+_FEWER = 0.9  # a note says that days differ if they are worth fewer equal ones than this share of their number
 
 
 class RulePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,11 +56,11 @@ class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
     mean: float  # of a unit; for ratios and quantiles, the ratio or quantile
     sd: float  # the standard deviation of the units' values within a day, after the covariate was subtracted
     explained: float | None  # the share of the variance that the covariate explains; null: there is none
-    day_sd: float  # the standard deviation of the difference from day to day, without the part that units explain
+    day_sd: float  # the standard deviation over days of the difference between variants, beyond the noise of units
     rules: list[RulePlan]
     unit: str = ""  # the unit of the metric's values, " s" for times
-    # how well the past units show the metric's variation: numbers of days may be this many times as large, or as small
-    # (95 % interval); None: it is not known, as for quantiles
+    # how well the past units show the metric's variation: the 95 % interval of a number of days is from the number
+    # divided by this to the number times this; None: it is not known, as for quantiles
     factor: float | None = None
 
     @property
@@ -82,8 +83,8 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
     compared: str = ""  # if there are several treatments: which two variants this is about
     assumption: str = ""  # what is taken for granted about the units, and how to change it
     notes: list[str] = []  # what is expected of coming days: a trend of the new units, and days of unequal traffic
-    constant: list[str] = []  # metrics that did not vary over the past units, so nothing is planned for them
-    # for guardrails in `constant` without any event: the days until they are within their margins if none comes
+    constant: list[str] = []  # metrics that did not vary, were 0 or had no value, so nothing is planned for them
+    # for guardrails in `constant` without events: after how many days without one they are shown to be within margins
     without_events: dict[str, int] = {}
 
     @property
@@ -112,21 +113,21 @@ class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
             yield terminal_table(rules_table(one.rules, self.rule))
             if one.factor is not None and one.factor > _SURE:
                 yield (
-                    f"The history shows little of {one.metric}: each number of days may be {one.factor:.1f} times as "
-                    f"large or as small, and each effect {math.sqrt(one.factor):.1f} times (95 % interval)."
+                    f"The history shows little of {one.metric}. To get 95 % intervals, divide and multiply each number "
+                    f"of days by {one.factor:.1f}, and each effect by {math.sqrt(one.factor):.1f}."
                 )
         yield ""
         if self.constant:
-            yield f"Not planned, because they did not vary over the past units: {', '.join(self.constant)}."
+            yield f"Not planned (constant, 0 or without values over the past units): {', '.join(self.constant)}."
         for name, days in self.without_events.items():
-            yield f"{name}: if no unit has an event, it is within its margin after about {days} days."
+            yield f"{name}: if no unit has an event, it is shown to be within its margin after about {days} days."
         yield what_is_found(self.power)
 
 
 def what_is_found(power: float) -> str:
     """Return the sentence that says what the days and effects of a plan mean."""
     return (
-        f"Each number of days, and each smallest effect, is for finding the effect with a probability of {power:.0%}. "
+        f'Days, and smallest effects ("in 7 days"), are for finding an effect with a probability of {power:.0%}. '
         f"The rule obrien_fleming has {LOOKS} looks unless another number is declared."
     )
 
@@ -168,7 +169,10 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     if not definition.metrics:
         raise Misuse(f"plan: experiment {definition.name!r} has no metric. Declare metrics=[tt.metric(...)].")
     if past.days < _LEAST_DAYS:
-        raise Misuse(f"plan: {past.days} days of {past.origin} are known, needed {_LEAST_DAYS}. Ingest more history.")
+        raise Misuse(
+            f"plan: the units of {past.origin} all first appeared within {past.days} days, needed {_LEAST_DAYS}. Ingest "
+            "more history. If the same units come every day, nothing can be planned."
+        )
     steady = msgspec.structs.replace(definition, share=definition.largest_share, ramp=(), ramp_at=())
     splits = [split_days(steady, past, seed=0, run=run)[2] for run in range(_SPLITS)]
     names = list(definition.variants)[:2]
@@ -224,10 +228,10 @@ def _ramp(definition: Experiment, past: PastUnits, days: int) -> FloatArray:
 
 
 def _ramped(expected: tuple[tuple[float, ...], ...], ramp: FloatArray, *, again: bool) -> tuple[tuple[float, ...], ...]:
-    """Return the units of each day by the ramp, given those of each day with the largest share.
+    """Return the units of each day under the ramp. `expected` has those if the largest share applied from the start.
 
-    If the same units come again, the units that a step of the ramp adds come as if the experiment started on the day of
-    the step.
+    `again`: the same units keep returning, so new ones become fewer. Then the units that a step of the ramp adds come
+    as if the experiment started on the day of that step.
     """
     found = []
     for start, course in enumerate(expected):
@@ -250,9 +254,9 @@ def _of_ramp(definition: Experiment, ramp: FloatArray) -> Iterator[str]:
 
 
 def _days_until(units: float, by_day: FloatArray) -> int | None:
-    """Return after how many days there are so many units. `by_day` has the units until each of the next days.
+    """Return after how many days `units` units have come; None if not in ten years.
 
-    Later days are taken to have as many units as the last one. None: there are not enough in ten years.
+    `by_day` has the total number of units until each of the next days. Later days have as many as the last one.
     """
     more = math.ceil(max(0.0, units - by_day[-1]) / max(by_day[-1] - by_day[-2], 1e-9))
     return int(np.searchsorted(by_day, units - 1e-6)) + 1 if not more else by_day.size + more if more < 3_650 else None
@@ -279,7 +283,7 @@ def _notes(units: FloatArray) -> Iterator[str]:
     if effective < _FEWER * units.size:
         yield (
             f"Days differ: they had {units.min():,.0f} to {units.max():,.0f} new units, so {units.size} days are worth "
-            f"about {effective:.0f} equal ones. The plan allows for it, for a start on any weekday."
+            f"about {effective:.0f} equal ones. The plan takes this into account, whichever weekday it starts on."
         )
 
 
@@ -320,16 +324,18 @@ def _metric_plan(
     effects: Sequence[float],
     past: PastUnits,
 ) -> MetricPlan | None:
-    """Return the plan of a metric; None if it is not primary and does not vary over the past units."""
+    """Return the plan of a metric; None if it is not primary and has no value, does not vary or is 0."""
     control, variant = list(definition.variants)[:2]
     has_covariate = bool(metric.before_us)
     numbers = np.array([_noise(days, metric, control, variant, cuped=has_covariate) for days in splits])
     mean, variance, excess = (float(one) for one in numbers.mean(0))
-    if not (math.isfinite(mean) and variance > 0.0):
+    is_0 = abs(mean) < SMALLEST if metric.kind == "quantile" else not mean  # sums of a quantile may give 1e-15 for 0
+    if is_0 or not (math.isfinite(mean) and variance > 0.0):
         if metric.role != "primary":
             return None
-        said = f"plan: {metric.name} does not vary over the past units, so nothing can be planned for it. "
-        raise Misuse(f"{said}{past.assumption}".rstrip())
+        why = "is 0" if is_0 else "does not vary" if math.isfinite(mean) else "has no value"
+        said = f"plan: {metric.name} {why} over the past units, so nothing can be planned for it."
+        raise Misuse(f"{said} {past.assumption}".rstrip())
     plain = [_noise(days, metric, control, variant, cuped=False)[1] for days in splits] if has_covariate else []
     if excess < 2.0 * float(numbers[:, 2].std()) / math.sqrt(len(splits)):
         excess = 0.0  # so small an excess may be only noise

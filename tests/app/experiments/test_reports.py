@@ -281,7 +281,7 @@ def test_a_plan_takes_the_source_with_most_units_even_if_a_metric_reads_one_with
     assert runs.origin == origin
     said = "no other source with the unit's columns has as many units"
     assert (said in runs.assumption) == (origin == "orders")
-    assert "The history ends on" not in runs.assumption
+    assert "last appeared" not in runs.assumption
     assert "days ago; by now, units may be more or fewer" in later.assumption
     if plan is not None:
         assert (plan.origin, plan.assumption) == ("visits", "")
@@ -302,6 +302,19 @@ def test_customers_who_come_again_are_taken_in_when_the_ramp_has_grown(tmp_path:
     assert found.units == 60
     assert plan.units_a_day * plan.past_days == pytest.approx(60)
     assert "By the ramp, 10 % on day 1, 50 % on day 3, 100 % on day 5 take part" in plan.notes[-1]
+
+
+def test_customers_who_come_every_day_are_no_old_history(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(PROJECT)
+    with open_project(tmp_path, clock=VirtualClock(START_US + 20 * DAY_US), environment={}) as project:
+        for day in range(20):
+            at_us = START_US + day * DAY_US + HOUR_US
+            project.push("visits", [{"customer": f"c{n}", "country": "DE", "at": at_us} for n in range(60)])
+            project.push("orders", [{"customer": f"c{n}", "at": at_us + 1, "amount": 1.0} for n in range(20)])
+        assert project.simulate_experiment("verbs", runs=1, units="visits").assumption == ""
+        with pytest.raises(Misuse, match="all units of visits first appeared within 1 days"):
+            project.experiment_plan("verbs", units="visits")
 
 
 def test_events_that_came_late_are_in_the_report_and_on_the_page(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from trimtab.experiments.reading.planted_runs import PastUnits, made_state, ramp
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
 Array = NDArray[Any]
-_OLD_US = 14 * DAY_US  # if the history ends this long before the newest units could appear, a note says so
+_OLD_US = 14 * DAY_US  # if no unit appeared this long before now minus the metrics' windows, a note says so
 DAYS = 56  # how many past days are used at most
 
 
@@ -37,7 +37,7 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
             of the events or requests of a source.
         origin: The source or request whose rows count as exposures. By default, a request that has all columns that the
             assignment reads, or if there is none, a source that has them. If there are several, the one with most units
-            is taken, and of equal ones one that no metric reads.
+            is taken; if several have as many, one that no metric reads.
 
     Raises:
         NotFound: There is no such source, or it has no rows, or no prediction was logged.
@@ -65,10 +65,10 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
     wait_us = max(waits_us) if label is None else label.final_at(max(waits_us))
     until_us = (until_us - wait_us) // DAY_US * DAY_US
     intake = Intake(until_us - days * DAY_US, until_us, system.clock.now_us())
-    past = _with_values(system, definition, name, intake, blocks)
-    newest_us, now_us = int(past.at_us.max()), system.clock.now_us()
+    past, newest_us = _with_values(system, definition, name, intake, blocks)
+    now_us = system.clock.now_us()
     if now_us - wait_us - newest_us >= _OLD_US:
-        said = f"The history ends on {format_time(newest_us)[:10]}, {(now_us - newest_us) // DAY_US} days ago"
+        said = f"These units last appeared on {format_time(newest_us)[:10]}, {(now_us - newest_us) // DAY_US} days ago"
         assumption = f"{assumption} {said}; by now, units may be more or fewer, with other values.".lstrip()
     return msgspec.structs.replace(
         past,
@@ -80,7 +80,8 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
 
 def _with_values(
     system: System, definition: Experiment, name: str, intake: Intake, blocks: list[ExposureBlock] | None
-) -> PastUnits:
+) -> tuple[PastUnits, int]:
+    """Return the units with their values, and the time of the newest appearance of one."""
     features, values = MetricFeatures(definition.metrics, len(definition.unit)), dict[str, UnitValues]()
     logged = None if definition.model is None else _logged(system, definition, intake)
 
@@ -96,6 +97,7 @@ def _with_values(
     if not met:
         span = f"{format_time(intake.from_us)[:10]} to {format_time(intake.until_us)[:10]}"
         raise NotFound(f"experiment {definition.name!r}: no unit in {name} from {span}. Ingest or log more first.")
+    newest_us = max(int(one.at_us.max()) for one in met)
     steps = [step for step in _by_step(definition, met, intake.known_by_us) if sum(map(len, step))]
     firsts = [first_exposures(step) for step in steps]
     units = ExposureBlock.concat([one for first, step in zip(firsts, steps, strict=True) for one in first.chunks(step)])
@@ -109,7 +111,8 @@ def _with_values(
             values |= {one: found.take(rows) for one, found in of_predictions.of(firsts[0], intake)[0].items()}
     known = with_past_features(system, definition, _rows(definition, units), units.at_us)
     keys = units.keys if len(steps) > 1 else None
-    return PastUnits(origin=name, rows=[row for row, _ in known], at_us=units.at_us, values=values, keys=keys)
+    past = PastUnits(origin=name, rows=[row for row, _ in known], at_us=units.at_us, values=values, keys=keys)
+    return past, newest_us
 
 
 def _by_step(definition: Experiment, met: list[ExposureBlock], now_us: int) -> list[list[ExposureBlock]]:
@@ -122,7 +125,7 @@ def _by_step(definition: Experiment, met: list[ExposureBlock], now_us: int) -> l
 
 
 def _from_taking_part(system: System, definition: Experiment, met: ExposureBlock) -> ExposureBlock:
-    """Leave out the appearances of a unit at which it takes no part, unless it takes part at none."""
+    """Keep the appearances of each unit at which it takes part; if there are none, keep all its appearances."""
     everyone = msgspec.structs.replace(definition, share=1.0, ramp=(), ramp_at=())
     assign = Assigner(everyone, made_state(everyone, 0, 0, wanted_shares(everyone)), overrides={}).assign
     known = with_past_features(system, definition, _rows(definition, met), met.at_us)
@@ -158,10 +161,12 @@ def _origin(system: System, definition: Experiment, given: str | None, days: int
         return str(given), found[str(given)]
     wanted = ", ".join(_read(definition))
     if given is not None or not found:
-        where = "no source has" if given is None else f"source {given!r} does not have"
+        lack, do = f"source {given!r} does not have", "Name a source that has them (--units)"
+        if not found:
+            lack, do = "no source has", "Declare these columns in a source"
         raise Misuse(
-            f"experiment {definition.name!r}: {where} all columns that the assignment reads ({wanted}), so past units "
-            "are not known. Name a source that has them (--units)."
+            f"experiment {definition.name!r}: {lack} all columns that the assignment reads ({wanted}), so past units "
+            f"are not known. {do}."
         )
     requests = [name for name in found if name in system.definitions.requests] or list(found)
     units = _units_of(system, definition, {name: found[name] for name in requests}, days)

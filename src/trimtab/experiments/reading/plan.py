@@ -170,7 +170,7 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
         raise Misuse(f"plan: experiment {definition.name!r} has no metric. Declare metrics=[tt.metric(...)].")
     if past.days < _LEAST_DAYS:
         raise Misuse(
-            f"plan: the units of {past.origin} all first appeared within {past.days} days, needed {_LEAST_DAYS}. Ingest "
+            f"plan: all units of {past.origin} first appeared within {past.days} days, needed {_LEAST_DAYS}. Ingest "
             "more history. If the same units come every day, nothing can be planned."
         )
     steady = msgspec.structs.replace(definition, share=definition.largest_share, ramp=(), ramp_at=())

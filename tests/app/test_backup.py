@@ -162,6 +162,17 @@ def test_a_damaged_or_missing_file_is_named_and_nothing_is_restored(trained: Pat
     assert not list(tmp_path.glob(".*partial"))
 
 
+def test_a_file_of_a_backup_that_cannot_be_read_is_named(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy" / "state" / "format.json"
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # a file whose beginning cannot be read
+    with pytest.raises(Unavailable, match=rf"^{path}: cannot be read \(Input/output error\)"):
+        restore(tmp_path / "copy", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_of_other_files_is_never_replaced(trained: Path, tmp_path: Path) -> None:
     """`--into PROJECT`, where the state folder of the project was meant, with --force."""
     with at(trained) as project:

@@ -103,7 +103,7 @@ def test_a_restoration_that_is_stopped_says_what_holds(
         (
             ["storage", "backup", "/proc/copy"],
             5,
-            "/proc/copy: No such file or directory. Nothing is left there; name a folder",
+            "/proc/copy: No such file or directory. No part of the backup was left; name a folder",
         ),
         (["features", "show", "carier"], 3, "Did you mean carrier"),
         (["features", "show", "mean"], 3, "mean_7d"),

@@ -108,7 +108,7 @@ def back_up(system: System, to: Path) -> Backup:
     partial = to.with_name(f".{to.name}.partial")
     otherwise = f"{system.state.folder}: another process runs retention or a backup there. Try again later."
     alone = Lease(system.state.catalog, LEASE, system.state.folder).taken(otherwise, patience_s=_PATIENCE_S)
-    with alone, _refused_clearly(to, "Nothing is left there"), _whole_or_nothing(partial, to, _put):
+    with alone, _refused_clearly(to, "No part of the backup was left"), _whole_or_nothing(partial, to, _put):
         _room(system.state_folder, partial.parent)
         positions = _copy_parts(system, partial / _STATE)
         files = [_hashed(path, partial / _STATE) for path in _walk(partial / _STATE)]
@@ -168,7 +168,7 @@ def restore(
     Args:
         backup: The folder that `back_up` wrote.
         into: The state folder to restore to; in a project, `.trimtab`. If it is a link, its target is replaced.
-        force: Whether to replace a state that the folder already contains.
+        force: Whether to replace a state in the folder.
         progress: Called with the number of bytes done and the total number of bytes.
 
     Raises:
@@ -176,7 +176,7 @@ def restore(
         Misuse: `into` is a file.
         Conflict: The folder already contains a state, or a process has that state open.
         Corrupt: A file of the backup is damaged or missing. The message names the file, and nothing was changed.
-        Unavailable: The disk is full or read-only. Nothing was changed.
+        Unavailable: A disk is full, read-only or cannot be read. Nothing was changed.
     """
     backup, into = Path(backup).absolute(), behind_links(into)
     manifest = read_manifest(backup)
@@ -195,7 +195,8 @@ def restore(
                 if progress is not None:
                     progress(done, manifest.size_bytes)
             check_format(partial)
-            if (into / MARKER).exists() and not (partial / MARKER).exists():  # API keys were created after the backup
+            if (into / MARKER).exists() and not (partial / MARKER).exists():
+                # API keys are needed since the backup, and the restored state must not be open to everyone
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 
@@ -242,7 +243,7 @@ def _copied(part: object, to: Path) -> object:
 
 
 def _copy_rest(folder: Path, to: Path) -> None:
-    """Copy all files that are not in folders of `_OWN`, except the catalogue, locks and temporary files."""
+    """Copy all files that are not in folders of `_OWN` or `_PASSING`, except the catalogue, locks and hidden files."""
     make_folder(to)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name not in _OWN and not path.name.startswith((".", *_PASSING)):
@@ -288,18 +289,27 @@ def _restore_file(source: Path, to: Path, file: BackupFile) -> None:
     digest = hashlib.sha256()
     if (kind := other_kind(path)) is not None:
         raise Corrupt(f"{path}: this file of the backup is a {kind}. Use another backup.")
-    try:
-        with path.open("rb") as read, target.open("wb") as write:
-            while block := read.read(_BLOCK):
-                digest.update(block)
-                write.write(block)
-            write.flush()
-            os.fchmod(write.fileno(), file_mode(target.parent))
-            os.fsync(write.fileno())
-    except FileNotFoundError:
-        raise Corrupt(f"{path}: this file of the backup is gone. Use another backup.") from None
+    with target.open("wb") as write:
+        for block in _blocks(path):
+            digest.update(block)
+            write.write(block)
+        write.flush()
+        os.fchmod(write.fileno(), file_mode(target.parent))
+        os.fsync(write.fileno())
     if digest.hexdigest() != file.sha256:
         raise Corrupt(f"{path}: this file of the backup is damaged (wrong checksum). Use another backup.")
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file of the backup."""
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except FileNotFoundError:
+        raise Corrupt(f"{path}: this file of the backup is gone. Use another backup.") from None
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot be read ({error.strerror}). Check access and the disk.") from error
 
 
 def _refuse_there(folder: Path, force: bool) -> None:

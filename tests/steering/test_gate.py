@@ -68,7 +68,7 @@ def test_an_improvement_within_the_noise_does_not_pass() -> None:
 def test_a_refresh_that_is_better_within_the_noise_passes_and_says_why() -> None:
     judged, truth = window(rows=140)
     worse = np.clip(truth + np.random.default_rng(3).normal(0, 0.05, len(truth)), 0.01, 0.99)
-    gate = record(truth, worse, judged, refreshes=True, tries=3.0)
+    gate = record(truth, worse, judged, refreshes=True, comparisons=3.0)
     assert gate.passed, gate.reason
     assert gate.checks["not_provably_worse"]
     assert "provably_better" not in gate.checks
@@ -293,12 +293,12 @@ def test_what_was_not_measured_is_listed_and_refuses_nothing_but_what_failed_doe
         GateCheck(name="fresh_process", figure=None, bound=None, verdict="not measured", reason="Virtual time."),
         GateCheck(name="latency", figure=9.0, bound=5.0, verdict="failed", reason="p99 9 ms; allowed p99 5 ms."),
     ]
-    gate = judged_by(RULE, judged, truth, None, trials=trials)
+    gate = judged_by(RULE, judged, truth, None, own_checks=trials)
     assert not gate.passed
     assert list(gate.checks) == ["loads", "finite", "calibrated", "latency"]
     assert gate.reason.endswith("p99 9 ms; allowed p99 5 ms.")
     assert "fresh_process  not measured  Virtual time." in gate.lines()
-    assert judged_by(RULE, judged, truth, None, trials=trials[:2]).passed
+    assert judged_by(RULE, judged, truth, None, own_checks=trials[:2]).passed
 
 
 def test_a_margin_below_zero_asks_for_proof_that_nothing_was_lost() -> None:
@@ -311,12 +311,12 @@ def test_a_margin_below_zero_asks_for_proof_that_nothing_was_lost() -> None:
 
 def test_a_champion_that_nobody_could_ask_is_told_in_record_and_reason() -> None:
     judged, truth = window()
-    gate = judged_by(RULE, judged, truth, truth, rival="m@1 was asked with its own features.")
+    gate = judged_by(RULE, judged, truth, truth, champion_note="m@1 was asked with its own features.")
     assert gate.findings[2].name == "rival"
     assert "rival" not in gate.checks
     record = judge(
         RULE, judged, gate_id="g", model="m", metric="log_loss", candidate="c", candidate_scores=truth, champion="d",
-        champion_scores=None, judged_at_us=1, loads=True, rival="Nothing was compared with m@1: no column 'x'.",
+        champion_scores=None, judged_at_us=1, loads=True, champion_note="Nothing was compared with m@1: no column 'x'.",
     )  # fmt: skip
     assert (record.passed, record.champion, record.difference) == (True, "d", None)
     assert record.reason.endswith("Nothing was compared with m@1: no column 'x'.")

@@ -33,11 +33,11 @@ def judge(
     judged_at_us: int,
     loads: bool,
     parts: Sequence[Part] = (),
-    trials: Sequence[GateCheck] = (),
-    rival: str = "",
-    stand_in: str = "",
+    own_checks: Sequence[GateCheck] = (),
+    champion_note: str = "",
+    candidate_note: str = "",
     baselines: Mapping[str, Floats] | None = None,
-    tries: float = 1.0,
+    comparisons: float = 1.0,
     choices: int = 1,
     folds: int = 1,
     plan: str = "",
@@ -59,22 +59,23 @@ def judge(
         judged_at_us: The present time.
         loads: Whether the stored candidate could be loaded and gave the same scores.
         parts: The slices of the window that the rules name.
-        trials: Checks that were made on the stored candidate alone. If one is called "loads", the argument `loads` is
-            not used.
-        rival: If the champion did not score the rows: a sentence that says which version did, or why none did.
-        stand_in: If the candidate did not score the rows itself: a sentence that says which version did.
+        own_checks: Checks that were made on the stored candidate alone. If one is called "loads", the argument `loads`
+            is not used.
+        champion_note: If the champion did not score the rows: a sentence that says which version did, or why none did.
+        candidate_note: If the candidate did not score the rows itself: a sentence that says which version did.
         baselines: The scores of the same rows by each baseline. See `floor_checks` for what the candidate must prove.
-        tries: How many comparisons with a champion were made on these days, including this one. An earlier comparison
-            counts by the share of these days that it used (see `number_of`). Above 1, the evidence has to be stronger.
+        comparisons: How many comparisons with a champion were made on these days, including this one. An earlier one
+            counts by the share of these days that it used (see `number_of`). Above 1, the evidence has to be stronger,
+            except for a scheduled refit.
         choices: Candidate and window were chosen as the best of this many pairs. Therefore, the allowed error is
-            divided by this number.
+            divided by this number, except for a scheduled refit.
         folds: How many fits scored the window. Each scored a part from which it had not learnt.
         plan: A sentence that says which rows were learnt from and judged; "" if there was no choice of rows.
         refreshes: Whether this is a scheduled refit: the definition in service fitted on newer data, without a known
             change of the data.
     """
     facts = Facts(
-        rule=rule if refreshes else stricter(rule, tries, choices),
+        rule=rule if refreshes else stricter(rule, comparisons, choices),
         window=window,
         metric=metric,
         scores=candidate_scores,
@@ -83,11 +84,11 @@ def judge(
         row_parts=tuple(parts),
         baseline_scores=baselines or {},
         loads=loads,
-        own_checks={one.name: one for one in trials},
-        candidate_note=stand_in,
-        champion_note=rival,
+        own_checks={one.name: one for one in own_checks},
+        candidate_note=candidate_note,
+        champion_note=champion_note,
         plan_note=plan,
-        comparisons=tries,
+        comparisons=comparisons,
         refreshes=refreshes,
     )
     found: _Found = [(check, list(check.decide(facts))) for check in CHECKS if check.needs(facts)]

@@ -325,7 +325,7 @@ def test_days_of_versions_that_a_schedule_replaced_before_they_were_closed_ring_
     watch = monitor.watch
     assert watch is not None
     assert watch.onset is not None
-    assert (watch.version, watch.alarming, watch.rung) == ("v3", True, ["quality_loss"])
+    assert (watch.version, watch.alarming, watch.alarming_kinds) == ("v3", True, ["quality_loss"])
     assert watch.onset.at_us == 40 * DAY_US
     repaired, puts = monitor.anchor("v4", healthy(), at_us=80 * DAY_US, continues=True)
     assert repaired.earlier is None  # after an alarm a new watch begins, whatever the promotion was

@@ -380,7 +380,7 @@ def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
     (signal,) = standing_signals(catalog, "m")
     assert (signal.kind, signal.version, signal.subject) == ("quality_level", "other", "canary, quality_loss")
     assert signal.message.startswith(
-        "For the canary: The daily loss beyond the loss that is expected from the scores is 0.134 away"
+        "For the canary: The daily loss beyond the loss that is expected from the scores is 0.134 above"
     )
     assert "the level of the version in service" in signal.message
     assert monitor.watch is not None
@@ -539,11 +539,11 @@ def test_a_refit_without_an_alarm_that_is_worse_than_the_last_healthy_version_co
 ) -> None:
     anchor(monitor, catalog, "v2", stream(3, 28, 28, level=0.24, version="v2"), 56)
     assert monitor.watch is not None
-    assert monitor.watch.rung == ["quality_loss"]
+    assert monitor.watch.alarming_kinds == ["quality_loss"]
     assert monitor.watch.onset is not None
     assert monitor.watch.onset.at_us == 42 * DAY_US  # of the newest 14 reference days
     monitor.observe(stream(4, 56, 9, level=0.195, version="v2"), now_us=65 * DAY_US)
-    assert (monitor.watch.onset, monitor.watch.rung) == (None, [])
+    assert (monitor.watch.onset, monitor.watch.alarming_kinds) == (None, [])
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3])

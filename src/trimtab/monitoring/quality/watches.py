@@ -157,15 +157,15 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         return max((risen_us, *(self.first_day_us + (day - 1) * DAY_US for day in days)))
 
     @property
-    def rung(self) -> list[str]:
-        """The kinds that have an alarm."""
+    def alarming_kinds(self) -> list[str]:
+        """The kinds of watched values (such as the loss) that have an alarm."""
         own = [
             kind
             for kind in (*self.figures, *self.healthy)
             if any(kind in part and part[kind].alarming for part in (self.figures, self.healthy))
             or (self._short and kind in self.short_of)
         ]
-        return list(dict.fromkeys(own if self.earlier is None else [*own, *self.earlier.rung]))
+        return list(dict.fromkeys(own if self.earlier is None else [*own, *self.earlier.alarming_kinds]))
 
     @property
     def slice_onsets(self) -> dict[str, ChangeOnset]:

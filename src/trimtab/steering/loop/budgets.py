@@ -11,20 +11,20 @@ from trimtab.steering.loop_state import LoopState
 _WEEK_US = 7 * DAY_US
 
 
-class Bound(msgspec.Struct, frozen=True):
-    """A limit on fits that is reached."""
+class SpentBudget(msgspec.Struct, frozen=True):
+    """A limit on fits that is reached, and until when."""
 
     until_us: int
     message: str
 
 
-def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> Bound | None:
+def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> SpentBudget | None:
     """Return the limit that allows no fit now (of two, the one that lasts longer); None if there is none."""
     spans = (("24 hours", DAY_US, rules.fits_per_day), ("7 days", _WEEK_US, rules.fits_per_week))
     found = [
-        bound
+        spent
         for name, span_us, limit in spans
-        if limit is not None and (bound := _bound(name, span_us, limit, state, now_us)) is not None
+        if limit is not None and (spent := _spent(name, span_us, limit, state, now_us)) is not None
     ]
     return max(found, key=lambda one: one.until_us, default=None)
 
@@ -34,7 +34,7 @@ def with_fits(state: LoopState, now_us: int, fits: int) -> tuple[tuple[int, int]
     return (*((at_us, made) for at_us, made in state.fits if now_us - at_us < _WEEK_US), (now_us, fits))
 
 
-def _bound(name: str, span_us: int, limit: int, state: LoopState, now_us: int) -> Bound | None:
+def _spent(name: str, span_us: int, limit: int, state: LoopState, now_us: int) -> SpentBudget | None:
     made = state.fits_since(now_us - span_us)
     if made < limit:
         return None
@@ -44,4 +44,4 @@ def _bound(name: str, span_us: int, limit: int, state: LoopState, now_us: int) -
             left, until_us = left - fits, at_us + span_us
     allowed = f"The limit of fits in {name} is reached ({made} made, {limit} allowed)."
     said = f"{allowed} The next fit can begin at {format_time(until_us)[:16]}."
-    return Bound(until_us, said)
+    return SpentBudget(until_us, said)

@@ -40,10 +40,10 @@ from trimtab.steering.loop_state import (
 )
 from trimtab.store.ports import Catalog, Remove, read_record
 
-# a repair is repeated this many days after the labels up to its cut are final, with more labels from after the change
+# a repair is repeated this many days after the labels of its rows are final, with more labels from after the change
 FOLLOW_UP_DAYS = (7, 21)
-# If a repair can lower the loss by less than this share at best, it is not repeated after `FOLLOW_UP_DAYS`. If an alarm
-# began it and it is refused, the longest quiet time follows.
+# If a repair can lower the loss by less than this share at best, it has no such repeats. If an alarm triggered it, and
+# the candidate is refused, the longest quiet time follows.
 LEAST_GAIN = 0.01
 _USELESS = (
     "Even at the better end of the confidence interval, the loss is lowered by less than 1 %. A repair is tried again "
@@ -54,6 +54,8 @@ LOOK_AGAIN_US = 6 * HOUR_US  # missing data are looked for again after this time
 
 class Controller:
     """Steers one deployment. `tick` may be called at any time, any number of times.
+
+    A repair is one attempt to replace the version in service: a trigger, a candidate, its gate and its rollout.
 
     A crash does no harm. A decision is stored in the same transaction as the phase that follows it. A promotion is
     stored with all its evidence before the alias is moved. If the process ends in between, the next process completes
@@ -114,7 +116,7 @@ class Controller:
         except (Conflict, Misuse, NotFound) as error:  # another version is champion now, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
-        # `at_us` is not the present time, because an interrupted call may have moved the alias long before this one
+        # the cut and not the present time: days since an interrupted call moved the alias must be compared, too
         _, anchored = self._monitor.anchor(
             repair.successor,
             repair.reference,
@@ -166,9 +168,9 @@ class Controller:
             return decisions
         if now_us < self.state.ready_at_us:
             return decisions
-        bound = self._bound(now_us)
-        if bound is not None:
-            return decisions + bound
+        spent = self._spent(now_us)
+        if spent is not None:
+            return decisions + spent
         if self._looked_already(now_us):
             return decisions
         lack = self._blocked(now_us)
@@ -351,12 +353,12 @@ class Controller:
             lack="",
         )
 
-    def _bound(self, now_us: int) -> list[Decision] | None:
+    def _spent(self, now_us: int) -> list[Decision] | None:
         """If a limit on fits is reached, record once until when it lasts. Otherwise return None."""
-        bound = spent_budget(self._deployment, self.state, now_us)
-        if bound is None:
+        spent = spent_budget(self._deployment, self.state, now_us)
+        if spent is None:
             return None
-        return self._record.write([self._record.entry("wait", bound.message)], ready_at_us=bound.until_us)
+        return self._record.write([self._record.entry("wait", spent.message)], ready_at_us=spent.until_us)
 
     def _looked_already(self, now_us: int) -> bool:
         """Return whether data that were missing at the last look are probably still missing.
@@ -420,19 +422,19 @@ class Controller:
         alarm about the calibration, the result is False, because its repair need not lower the loss.
         """
         watch = self._monitor.watch
-        about_loss = watch is not None and set(watch.rung) == {LOSS}
+        about_loss = watch is not None and set(watch.alarming_kinds) == {LOSS}
         return about_loss and gate.bound is not None and gate.bound > 0.0
 
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """Return the fields of the state that say which change was repaired, and when to repeat the repair."""
         onset = self.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # one fold: the candidate was not fitted for this change
+        if onset is None or repair.gate.folds == 1:  # a candidate for a known change is judged by several folds
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up" or most_gain(repair.gate) < LEAST_GAIN:
             return repaired
         final_us = self._deployment.model.label.final_at(repair.cut_us)
-        return {**repaired, "follow_ups_us": tuple(final_us + d * DAY_US for d in FOLLOW_UP_DAYS)}
+        return {**repaired, "follow_ups_us": tuple(final_us + days * DAY_US for days in FOLLOW_UP_DAYS)}
 
 
 class _Failed(Exception):

@@ -118,7 +118,7 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
             if watch is None:
                 return None
             if watch.onset is not None:
-                said = f"Quality alarm: {', '.join(watch.rung)}."
+                said = f"Quality alarm: {', '.join(watch.alarming_kinds)}."
                 if (again := _dated_again(rules, state.tried, watch.onset)) is not None:
                     return Trigger("alarm", said, now_us, again)
                 return Trigger("alarm", said, _settled_us(rules, watch.onset, now_us), watch.onset)

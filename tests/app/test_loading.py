@@ -116,7 +116,7 @@ def test_a_file_that_lacks_declared_columns_is_refused_unless_they_may_be_null(t
     file = tmp_path / "readings.csv"
     file.write_text("site,read_at,depth\nnorth,2024-03-01,3\n")
     with shop.opened(shop.write_project(tmp_path / "project")) as project:
-        with pytest.raises(Misuse, match=r"column level is missing. It has columns that are not declared: depth"):
+        with pytest.raises(Misuse, match=r"column level is missing. Columns that are not declared: depth"):
             project.ingest("readings", file)
         assert project.state.events.positions() == {}
         taken = project.ingest("readings", file, absent_ok=True)

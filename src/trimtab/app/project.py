@@ -488,7 +488,7 @@ class Project(ProjectRows):
     ) -> Collection:
         """Remove the artifacts, evaluations and training sets of versions that nothing needs; their records stay.
 
-        Old searches are removed, too, and steps of trainings that ended early. A version is kept if it is new, if an
+        Old searches and the steps of old trainings that failed are removed, too. A version is kept if it is new, if an
         alias points to it or can be rolled back to it, or if a gate record, ledger row or logged prediction names it.
 
         Args:
@@ -942,13 +942,13 @@ class Project(ProjectRows):
         """Reject a deployment's candidate that waits for approval or is in its rollout. The cooldown then begins.
 
         Args:
-            model: A deployment's name; optional if only one candidate waits.
+            model: A deployment's name; optional if there is only one such candidate.
             why: For the ledger.
             actor: Who rejects it, for the ledger.
 
         Raises:
             NotFound: There is no such deployment.
-            Misuse: No reason is given; or several candidates wait and no deployment is named.
+            Misuse: No reason is given; or there are several such candidates and no deployment is named.
             Conflict: As for `approve`; but a rejection is possible in a freeze, and of a candidate in its rollout.
         """
         from trimtab.app.training.resolve_deployment import waiting

@@ -24,7 +24,9 @@ _KEY, _TIME = "experiment_unit", "experiment_time"  # columns that a request mus
 def eligibility_joins(
     what: str, given: Sequence[View | Join], of_model: FeatureSet | None, read: set[str], columns: Mapping[str, Dtype]
 ) -> tuple[Join, ...]:
-    """Return the views that an experiment reads at the assignment: those given, and those of its model in `read`.
+    """Return the views that an experiment reads at the assignment: those given, and others that `read` needs.
+
+    The others are the views of its model that have a feature in `read`, or a key of such a view.
 
     Args:
         what: The experiment, for errors.
@@ -103,7 +105,7 @@ class EligibilityReader:
 
     Args:
         definition: The experiment.
-        features: Its features. Columns of their sources have the positions that they have in stored events.
+        features: Its features. The columns of their sources are laid out as in stored events (see `Layouts`).
         kv: The store of online features.
         ready: Returns whether the store holds these features.
     """
@@ -116,10 +118,10 @@ class EligibilityReader:
         read = set() if definition.where is None else definition.where.columns()
         self._needed = [name for name in features.names if name in read]
 
-    def known(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> list[tuple[dict[str, Any], str]]:
-        """Return each row with its features, and a text that names those that `where` needs but that have no value.
+    def with_features(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> list[tuple[dict[str, Any], str]]:
+        """Return each row with its features, and a text: which features that `where` reads are null, and why.
 
-        If the features cannot be read now, they have no value.
+        If the features cannot be read now, they are null.
         """
         names = self._features.names
         try:

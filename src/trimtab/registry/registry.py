@@ -186,7 +186,7 @@ class Registry:
 
         Args:
             version: The version, or any reference that `get` takes.
-            until_us: The training cut, in UTC microseconds. Judgements use the newest cut; see `as_known`.
+            until_us: The training cut, in UTC microseconds. Judgements use the cut that was set last.
             actor: Who sets the cut; by default the registry's actor.
 
         Raises:
@@ -197,11 +197,11 @@ class Registry:
         )
 
     def as_known(self, version: Version) -> Version:
-        """Return the version with the newest training cut that was set for it."""
+        """Return the version with the training cut that was set last for it, if one was."""
         return as_known(self._catalog, version)
 
     def protect(self, model: str, alias: str, needs: Needs, *, why: str, actor: str | None = None) -> Protection:
-        """Set what moves of an alias need from now on, even moves that other processes have already begun.
+        """Set the evidence that each move of an alias needs from now on, also moves that other processes have begun.
 
         Args:
             model: The model.
@@ -228,7 +228,7 @@ class Registry:
         return self._protections.of(model)
 
     def needs(self, model: str) -> dict[str, Needs]:
-        """Return what moves need for each alias that exists, or that `protect` or the settings protect."""
+        """Return the evidence that moves need, for each alias that exists or is protected (here or in the settings)."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 

@@ -14,7 +14,7 @@ KIND = "seen_until"
 
 
 class TrainingCut(msgspec.Struct, frozen=True, kw_only=True):
-    """A training cut that was set for an imported version. The newest cut counts."""
+    """A training cut that was set for an imported version. The one that was set last counts."""
 
     format: int = 1
     version: str
@@ -41,7 +41,7 @@ def set_training_cut(catalog: Catalog, version: Version, until_us: int, *, clock
 
 
 def as_known(catalog: Catalog, version: Version) -> Version:
-    """Return the version with the newest training cut that was set for it."""
+    """Return the version with the training cut that was set last for it, if one was."""
     record = None if version.imported is None else catalog.get(KIND, version.id)
     if record is None:
         return version

@@ -146,7 +146,7 @@ class Rules:
         if mark is None or mark != self._caught:
             self._system.views.catch_up()  # does nothing if another process or thread applies events
             self._caught = mark
-        return rule.reader.known(rows, now_us)
+        return rule.reader.with_features(rows, now_us)
 
 
 def assign(system: System, name: str, unit: object) -> Assignment:

@@ -27,7 +27,7 @@ class Ingested(Pushed, frozen=True):
     ignored: tuple[str, ...] = ()  # the undeclared columns of the rows, which are not kept
     not_final: int = 0  # rows that were left out because their values may not be final yet
     new: int | None = None  # how many accepted rows are new; None: not compared, because there are too many
-    changed: int | None = None  # how many accepted rows change a recorded row; all others repeat one
+    changed: int | None = None  # how many accepted rows change a recorded row; rows that are neither repeat one
 
 
 def load_rows(
@@ -42,11 +42,11 @@ def load_rows(
     """Load rows into the event log; see `Project.ingest`."""
     rows = read_rows(given, system.definitions.source(source), on_error="quarantine")
     if rows.absent and not absent_ok:
-        extra = f" It has columns that are not declared: {', '.join(rows.ignored)}." if rows.ignored else ""
+        extra = f" Columns that are not declared: {', '.join(rows.ignored)}." if rows.ignored else ""
         raise Misuse(
             f"ingest into {source!r}: the declared column{'s' * (len(rows.absent) > 1)} {', '.join(rows.absent)} "
-            f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename them, or say that they are null: "
-            "--absent-as-null, in Python absent_ok=True."
+            f"{'are' if len(rows.absent) > 1 else 'is'} missing.{extra} Add or rename columns, or let "
+            "missing ones be null: --absent-as-null, in Python absent_ok=True."
         )
     rows, not_final = _final(system.definitions.source(source), rows, system.clock.now_us()) if history else (rows, 0)
     _refuse_again(system, source, rows, history)
@@ -96,7 +96,7 @@ def _new_and_changed(
 
 
 def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
-    """Leave out rows that are older than the newest row by less than the source's delay, and count them.
+    """Leave out the newest rows, those less than the source's delay before the newest one, and count them.
 
     This is only done for a source with `only_final`. Rows that are dated in the future do not count as newest.
 

@@ -42,7 +42,7 @@ def writing_tables(state: State, *, patience_s: float = 0.0) -> Iterator[None]:
     """
     otherwise = (
         f"{state.folder}: another process copies events to the tables of record (`trimtab storage materialise` "
-        "or `prune`, a snapshot or a join), or erases some of them. Try again when it is done."
+        "or `prune`, or for a large table of features), or erases some of them. Try again when it is done."
     )
     with Lease(state.catalog, LEASE, state.folder).taken(otherwise, patience_s=patience_s):
         yield

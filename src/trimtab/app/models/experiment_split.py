@@ -69,7 +69,7 @@ class ExperimentSplit:
 
     def _known(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> Sequence[tuple[Mapping[str, Any], str]]:
         """Return each request with the features that the experiment reads, and a text about those that are missing."""
-        return [(row, "") for row in rows] if self._reader is None else self._reader.known(rows, now_us)
+        return [(row, "") for row in rows] if self._reader is None else self._reader.with_features(rows, now_us)
 
     def unanswered(self, rows: Sequence[Mapping[str, Any]], error: Exception) -> None:
         """Keep an exposure of each unit whose request got no answer, until `flush`. Invalid requests do not count."""

@@ -127,7 +127,7 @@ class InputMonitor:
         live = [p for p in rows if p.mode in _LIVE]
         if live:
             self._traffic.add(live)
-        if self._watched.others({p.version for p in rows}):
+        if self._watched.has_unread({p.version for p in rows}):
             self.follow()
         reading = self._watched.reading
         if reading is None:
@@ -165,7 +165,7 @@ class InputMonitor:
         if not made_at_us.size:
             return
         self._traffic.add_columns(made_at_us, ids, questions)
-        if self._watched.others({version}):
+        if self._watched.has_unread({version}):
             self.follow()
         reading = self._watched.reading
         if reading is not None and reading.version == version:

@@ -49,6 +49,6 @@ class WatchedVersion:
                 self.reading = Reading(found.id, Layout(profile), plans, RowReader(plans, profile.request))
         return True
 
-    def others(self, versions: set[str]) -> bool:
-        """Return whether rows of some of these versions are not read (only rows of the version in `reading` are)."""
+    def has_unread(self, versions: set[str]) -> bool:
+        """Return whether there is one other than that in `reading`, whose rows alone are read; without it, True."""
         return self.reading is None or bool(versions - {self.reading.version})

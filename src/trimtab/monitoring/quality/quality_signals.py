@@ -17,8 +17,7 @@ from trimtab.stats.metrics.loss_names import PROBABILITIES
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
-# labels are missing after this many closed days in a row with predictions and without a label
-SILENT_DAYS = 2
+SILENT_DAYS = 2  # there is a signal after this many closed days in a row that have predictions but no label
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
 _MOST_SLICES = 3  # of the slices whose alarms ring within `_TOGETHER_DAYS`, only so many have a signal
 _TOGETHER_DAYS = 28
@@ -27,6 +26,7 @@ _WHAT = {
     (LOSS, False): "daily loss",
     (CALIBRATION, False): "gap between predicted and true mean",
 }
+_SIDE = {LOSS: "above", CALIBRATION: "away from"}  # an alarm about the gap may be for either side of its reference
 
 
 def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
@@ -57,7 +57,7 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
     onset_us = _onset_us(watch, figure)
     what = _WHAT[kind, figure.excess]
     since = f"since about {format_time(onset_us)[:10]}"
-    message = f"The {what} has been away from its reference level {since}."
+    message = f"The {what} has been {_SIDE[kind]} its reference, {_unit(watch, kind) * figure.spec.mean:.3g}, {since}."
     if number:
         message = f"The {what} moved further away while the alarm was open, {since}."
     return _signal(
@@ -73,9 +73,9 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
 
 
 def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
-    """Return signals that a version is worse than its second reference (for an arm, the champion's reference).
+    """Return signals that a version is worse than the last healthy one (an arm: than the champion; `Watch.healthy`).
 
-    Also return signals that its loss is above that before a change (`Watch.earlier_levels`).
+    Also return signals that its loss is not back at the level before a change (`Watch.earlier_levels`).
     """
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
@@ -97,7 +97,7 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 now_us,
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
-                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} away from {level:.3g}, the level of {whose} "
+                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} {_SIDE[kind]} {level:.3g}, the level of {whose} "
                 f"({other}). The signal lasts until the mean of seven days is at that level{_or_accept(watch)}",
                 subject=kind,
             )
@@ -116,7 +116,9 @@ def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, 
     """Return the signal that the version in service does not reach the loss before a change."""
     level, how = earlier.loss / (1.0 + above), ""
     if watch.metric in PROBABILITIES:
-        how = f" (Before the change it was {earlier.level.loss:.3g}, for the share of positive labels of those days.)"
+        how = (
+            f" (Before the change it was {earlier.level.loss:.3g}, converted here to today's share of positive labels.)"
+        )
     return _signal(
         watch,
         LEVEL,
@@ -149,8 +151,9 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     """Return signals about slices with an alarm, each with the slice's mean and a 95 % interval.
 
-    If many alarms ring in four weeks, only the first have a signal, and on one day the worst of them. Which slices are
-    the worst today would differ from day to day, and a fault of one slice must not be hidden by earlier ones of others.
+    Of the slices whose alarms began within four weeks, three have a signal: the earliest, and among those of one day
+    the worst. By size alone, they would change daily. Alarms that began before do not count, so as to hide no later
+    fault of another slice.
     """
     # for each slice, its loss or its calibration gap, whichever is further from the reference
     alarming: dict[str, tuple[str, MetricValue, Level]] = {}
@@ -200,7 +203,7 @@ def _away(found: tuple[str, MetricValue, Level]) -> float:
 
 def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     since_us = day.day_us if watch.silent_since_us is None else watch.silent_since_us
-    # `alike`: for a ranking, on how many of the day's lists all labels are known, and are equal
+    # `alike`: for a ranking, the number of the day's lists whose labels are all known and equal; otherwise 0
     since, alike = format_time(since_us)[:10], day.predictions - day.missing
     message = (
         f"No label has come in time for any prediction since {since}. Check what sends the labels, and whether they "

@@ -21,7 +21,7 @@ CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
 _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}
 
 OF_TORCH = (
-    "The file holds weights, but the code of the module is not in it, or only PyTorch can run it. Save the model as "
+    "The file has only weights without the code of the module, or code that only PyTorch runs. Save the model as "
     "ONNX and import that: let the module take one float input, in which nulls are NaN (torch.nan_to_num), and return "
     "the prediction (a probability after its sigmoid or softmax), pip install onnx onnxscript, then "
     'torch.onnx.export(module.eval(), (torch.zeros(2, INPUTS),), "model.onnx", dynamo=True, dynamic_shapes=({0: '

@@ -340,6 +340,27 @@ def test_a_tick_that_fails_midway_closes_the_same_days_again_in_the_same_process
     other.close()
 
 
+def test_a_day_without_rows_of_any_slice_counts_for_the_dates_of_slices(tmp_path: Path) -> None:
+    gate = 'beats_champion(slices={"far": tt.col("x") > -1}, '
+    with opened(write_project(tmp_path / "p", PROJECT.replace("beats_champion(", gate))) as project:
+        load(project)
+        loop, at_us = project.loop("one"), np.arange(NOW_US, NOW_US + 6 * DAY_US, HOUR_US // 2).tolist()
+        loop.tick()
+        champion = project.registry.alias("one", "champion")
+        assert champion is not None
+        xs = [2.0 - 4.0 * ((at - NOW_US) // DAY_US == 2) for at in at_us]  # no row of the third day is far
+        rows = [msgspec.msgpack.encode([f"v{at}", at, x]) for at, x in zip(at_us, xs, strict=True)]
+        logged = [answer(champion.id, at, score=0.5, request=row) for at, row in zip(at_us, rows, strict=True)]
+        project.predictions.append(logged, at_us=at_us)
+        load(project, first_day=0, last_day=6)
+        assert isinstance(project.clock, VirtualClock)
+        project.clock.advance_to(NOW_US + 7 * DAY_US)
+        loop.tick()
+        watch = loop.monitor.watch
+        assert watch is not None
+        assert [(name, one.state.days) for name, one in watch.slices.items()] == [("far", 6)]
+
+
 # --- several processes
 
 

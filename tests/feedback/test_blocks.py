@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.time import DAY_US, HOUR_US
-from trimtab.feedback.blocks import BlockSums, DayBlocks, block_days, merged, merged_days, score_bins
+from trimtab.feedback.blocks import BlockSums, DayBlocks, block_days, merged, merged_days, over_arms, score_bins
 from trimtab.stats.exact_sums import add_exact, exact_sum, rounded, total_of
 from trimtab.stats.metrics.losses import row_losses
 
@@ -117,3 +117,10 @@ def test_numbers_of_any_size_have_finite_sums_and_bins() -> None:
 def test_no_rows_merge_to_an_empty_block() -> None:
     assert merged([]) == BlockSums(expected_loss=())
     assert merged([BlockSums(), BlockSums(predictions=1, missing=1, expected_loss=())]).predictions == 1
+
+
+def test_the_arms_of_a_version_are_added_up_with_their_slices() -> None:
+    one, two = (blocks([(hour, 0.5, 1.0, "UA", False)]) for hour in (1, 2))
+    ((of, both),) = over_arms([one, msgspec.structs.replace(two, arm="canary")]).items()
+    assert of == (3 * DAY_US, "v1")
+    assert (both.whole.predictions, both.slices["carrier=UA"].predictions) == (2, 2)

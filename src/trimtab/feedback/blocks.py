@@ -104,13 +104,13 @@ def merged_days(days: Iterable[DayBlocks]) -> list[DayBlocks]:
 
 def day_qualities(days: Iterable[DayBlocks]) -> list[DayQuality]:
     """Return one summary per day and version, added up over arms, oldest first."""
-    groups: dict[tuple[int, str], list[DayBlocks]] = {}
-    for one in days:
-        groups.setdefault((one.day_us, one.version), []).append(one)
-    return [
-        _quality(group[0], group[0].whole if len(group) == 1 else merged(one.whole for one in group))
-        for _, group in sorted(groups.items())
-    ]
+    return [one.quality() for one in over_arms(days).values()]
+
+
+def over_arms(days: Iterable[DayBlocks]) -> dict[tuple[int, str], DayBlocks]:
+    """Return one block per day and version, added up over arms, oldest first."""
+    found = merged_days(msgspec.structs.replace(one, arm="") for one in days)
+    return {(one.day_us, one.version): one for one in found}
 
 
 def block_days(

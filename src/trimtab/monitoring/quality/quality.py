@@ -396,10 +396,8 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     return msgspec.structs.replace(
         watch,
         figures={kind: advanced(figure, kind, day, skipped) for kind, figure in watch.figures.items()},
-        slices=watch.slices if blocks is None else _slices_after(watch.slices, LOSS, blocks, skipped),
-        slice_gaps=watch.slice_gaps
-        if blocks is None
-        else _slices_after(watch.slice_gaps, CALIBRATION, blocks, skipped),
+        slices=_slices_after(watch.slices, LOSS, blocks, skipped),
+        slice_gaps=_slices_after(watch.slice_gaps, CALIBRATION, blocks, skipped),
         healthy=stand,
         healthy_version=watch.healthy_version if stand else None,
         short_of={kind: by for kind, by in watch.short_of.items() if kind in worse},

@@ -10,7 +10,7 @@ import msgspec
 from trimtab.core.errors import NotFound
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import DAY_US
-from trimtab.feedback.blocks import DayBlocks, day_qualities
+from trimtab.feedback.blocks import DayBlocks, day_qualities, over_arms
 from trimtab.feedback.logged_waiting import Extent, LoggedWaiting
 from trimtab.feedback.open_days import KEPT_US, OpenDays, Waiting, judged_table
 from trimtab.feedback.outcomes import ListColumn, OutcomeJoin
@@ -165,7 +165,7 @@ class Loop:
                 day_qualities(days),
                 now_us=now_us,
                 also=[put, *store_days([*days, *amended]), *self._batches(closed_until_us)],
-                slices={(day.day_us, day.version): day for day in days if day.slices},
+                slices=over_arms(days),
                 arms=[(day.arm, day.quality()) for day in days if day.arm in (CANARY, SHADOW)],
             )
             self._revision += 1

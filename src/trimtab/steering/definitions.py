@@ -176,9 +176,9 @@ def beats_champion(
             harm, because the quality of promoted versions is watched.
         window: The length of the window: the newest days with labels that candidate and champion have not seen.
         calibration: The largest allowed distance between mean score and mean label, for numbers as a share of the
-            standard deviation of the labels. For a quantile, and for the median that an absolute error aims at, it is
-            that between the share of labels up to the score and the quantile. If the champion's distance is larger,
-            that distance is allowed.
+            standard deviation of the labels. For a quantile, and for an absolute error, whose aim is the median, it is
+            the distance between the quantile and the share of labels up to the score. If the champion's distance is
+            larger, that distance is allowed.
         slices: Names of request columns and features, each value of which is a slice, or a dict of expressions by slice
             name. A candidate is refused if it is provably worse than the champion on a slice. Of candidates that are
             worse on no slice, at most one in twenty is refused.

@@ -49,7 +49,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     tries: int = 0  # how many attempts in a row failed
     next_us: int = 0  # the earliest time of the next attempt
-    dropped: int = 0  # how many alerts were dropped because they could not be delivered in time
+    dropped: int = 0  # how many alerts were dropped without being delivered
     dropped_us: int | None = None  # the time at which alerts were last dropped; None: none were
 
     def failed(self, sent: Sent, now_us: int) -> ReceiverState:

@@ -107,7 +107,7 @@ class InputMonitor:
         self._read_hours()
 
     def unseen_days(self, until_us: int) -> list[DayQuality]:
-        """Return the closed days before a time that no look was given, because a process ended before its look."""
+        """Return the closed days before a time that no call of `look` got, because a process ended before it."""
         self._refresh()
         if not self._watch.days:
             return []

@@ -63,8 +63,8 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
 
     These are the red windows that were not released, and the time of the newest requests, which may still prove to be
     faulty. A fault of inputs is found within a day. A fault of labels is found when the day on which they came is
-    closed. So requests whose labels may have come on a day that is still open are left out, too: those of the
-    day before, or of a shorter time before if the wait for labels is shorter than a day. # D0185
+    closed. So requests whose labels may have come on a day that is still open are left out, too: those since a day
+    before the end of the closed days (or since the wait for labels before it, if that is shorter). # D0185
     """
     found = [
         LeftOut(
@@ -190,7 +190,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:
-        """Return the source that a signal is about (for a column of a view, the view's name); empty: none."""
+        """Return the source that a signal is about, or for a feature the name of its view; empty: neither."""
         what, _, name = signal.subject.partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
 

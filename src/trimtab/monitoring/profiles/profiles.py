@@ -45,8 +45,8 @@ _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
     """Return the input profile of the rows on which a version was trained.
 
-    Times with faulty inputs are left out, so that the fault is not normal for this version. They are only counted as
-    traffic.
+    Times with faulty inputs are left out, so that faults do not become normal for this version. Their rows only count
+    as traffic.
 
     Args:
         training_set: The training set. If it is larger than two million rows, only the newest are used.

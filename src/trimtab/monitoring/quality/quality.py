@@ -35,8 +35,7 @@ from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.store.ports import Append, Catalog, Put, Remove, read_record
 
 KIND = "quality_watch"
-# evidence goes on over promotions for so long: the mean of a reference is uncertain, and over years any small error of
-# it would become an alarm
+# evidence is carried over promotions for so long: in years, any small error of a reference's mean would become an alarm
 CARRIED_US = 90 * DAY_US
 Change = Put | Remove | Append
 
@@ -128,7 +127,7 @@ class QualityMonitor:
         `reload`.
 
         Args:
-            reference: The reference days, oldest first. The model that scored them was not fitted on their rows.
+            reference: The reference days, oldest first.
             at_us: The training cut of the version, or a later time. Days that ended before are not compared.
             loss_cap: The largest loss that a row in `reference` can have. Losses of live days are limited in the same
                 way.
@@ -413,7 +412,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
 
 
 def _since(reference: Sequence[DayQuality], at_us: int) -> ChangeOnset | None:
-    """Return when a change began that reference days show: the first of the newest 14, and `at_us` at the latest."""
+    """Return between which times a change began that reference days show: the first of the newest 14, and `at_us`."""
     days = [day.day_us for day in reference if day.labelled][-14:]
     return ChangeOnset(at_us=days[0], earliest_us=days[0], latest_us=at_us) if days else None
 

@@ -29,8 +29,8 @@ from trimtab.stats.inference.edetector import (
 
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
-# a second reference whose evidence exceeds this is kept although seven days have met it: 30 bets that were placed one a
-# day have not grown if nothing has changed, and a small change is seen only in weeks
+# a second reference whose evidence exceeds this is kept although seven days have met it: if nothing has changed, the
+# evidence of a month is at most 30 on average, and a small change takes weeks to show
 SUSPICIOUS = math.log(30.0)
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 # A new version is called worse if the mean of its reference days exceeds the upper bound (`AlarmSide.baseline`) of the
@@ -133,7 +133,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def days_before(self) -> int:
-        """How many of the days that are counted were over when the version was put in service."""
+        """The number of days since the first compared one that were over when the version was put in service."""
         return 0 if self.first_day_us is None else max(0, (self.anchored_at_us - self.first_day_us) // DAY_US)
 
     @property

@@ -201,9 +201,7 @@ class RolloutStages:
         return self._record.write([], **known)
 
     def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
-        """Withdraw a canary that exceeds a limit. Otherwise, if its present share has lasted long enough, begin the
-        next.
-        """
+        """Withdraw a canary that exceeds a limit; otherwise begin its next share if the present one is over."""
         state, rollout = self._record.state, self._rollout
         assert repair.successor is not None  # a repair that is rolled out always has a successor
         assert repair.gate.champion is not None  # and a champion to compare with

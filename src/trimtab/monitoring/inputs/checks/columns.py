@@ -18,14 +18,14 @@ GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nea
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a column is constant if it has at least 30 equal values over at least 3 hours
 _CONSTANT_NATS = 20.0  # and if the probability of this by coincidence is at most exp(-20)
 _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`) by coincidence is about 1 in 1,000
-# if at least this share was null in training, the highest limit of all hours of the day is used for each of them,
-# because nulls come in runs
+# if at least this share was null in training, the highest limit of any hour of the day is used for all hours, because
+# nulls come in runs
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
-# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. The
-# extreme numbers are counted in those of the newest `_FAR_H` hours that have a very extreme one. If they are at least
-# the share `_FAR_SHARE` of all rows of the newest `_FAR_H` hours, the finding is red.
+# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. A
+# finding is also red if, in the newest `_FAR_H` hours, the extreme numbers of the hours with a very extreme one are at
+# least the share `_FAR_SHARE` of all rows.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],
@@ -112,7 +112,7 @@ def _off(
         high, count = high_of(window), _COUNTS[statistic](window.counts, place)
         margin = min(MARGIN, 0.4 * (1.0 - high))
         least = high + margin
-        # new values come in bursts: their share must be three times as high as normal, or 3/4 of the way to 1
+        # new values come in bursts: their share must be three times the normal one, or 3/4 of the way from it to 1
         if statistic != "null":
             least = max(least, min(3.0 * high, high + 0.75 * (1.0 - high)))
         if count >= least * window.rows and evidence_above(count, window.rows, high) >= ENOUGH:

@@ -199,8 +199,15 @@ def test_a_canary_that_a_person_changed_ends_the_rollout(catalog: Catalog) -> No
     rig.days(1, 0.3)
     catalog.write([Put("share", "click", b"0.0")])  # trimtab canary MODEL --share 0
     assert hours(rig, 1) == ["refuse"]
-    assert "A person changed the canary" in rig.ledger.rows()[-1].cause
+    said = "The canary answers 0% of the requests, but the declared share is 5%. A person changed one of them"
+    assert said in rig.ledger.rows()[-1].cause
     assert rig.bench.in_service == "v1"
+
+
+def test_small_shares_are_named(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.005]))
+    rig.days(1, 0.3)
+    assert rig.ledger.rows()[-1].cause.startswith("The candidate answers 0.5% of the requests for ")
 
 
 def test_a_canary_that_answers_nobody_is_not_promoted(catalog: Catalog) -> None:

@@ -9,6 +9,7 @@ from trimtab.registry import Registry
 from trimtab.registry.aliases import Together
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import CANARY, KIND, shares_of
+from trimtab.steering.gate.checks import percent
 from trimtab.steering.loop_state import Repair
 from trimtab.store.ports import Catalog, Put
 
@@ -47,7 +48,7 @@ class Exposure:
             )
         if other and shares.canary:
             raise Conflict(
-                f"rollout of {name!r}: another version answers {shares.canary:.0%} of the requests as the canary. "
+                f"rollout of {name!r}: another version answers {percent(shares.canary)} of the requests as the canary. "
                 f"End that first: trimtab canary {name} --share 0"
             )
         assert repair.successor is not None  # a repair that is rolled out always has a successor

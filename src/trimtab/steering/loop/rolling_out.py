@@ -14,6 +14,7 @@ from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
 from trimtab.registry import AliasMove
 from trimtab.steering.candidates.ports import Candidates, ChampionFailed
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.checks import percent
 from trimtab.steering.gate.shadow import evidence_of_shadow, judged, level_of, said_of_shadow
 from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop.deployment_record import DeploymentRecord
@@ -205,13 +206,13 @@ class RolloutStages:
         state, rollout = self._record.state, self._rollout
         assert repair.successor is not None  # a repair that is rolled out always has a successor
         assert repair.gate.champion is not None  # and a champion to compare with
-        guard, since_us = self._guard, state.stage_since_us
+        guard, since_us, share = self._guard, state.stage_since_us, rollout.canary[state.canary_step]
         said = self._breach(repair.successor, repair.gate.champion, since_us)
         if said is not None:
-            share = rollout.canary[state.canary_step]
-            return self._drop(repair, f"The canary of {share:.0%} was withdrawn: {said}")
-        if self._exposure.answered(repair) != rollout.canary[state.canary_step]:
-            return self._drop(repair, "A person changed the canary, so the rollout ends.")
+            return self._drop(repair, f"The canary of {percent(share)} was withdrawn: {said}")
+        if (answered := self._exposure.answered(repair)) != share:
+            why = f"The canary answers {percent(answered)} of the requests, but the declared share is {percent(share)}."
+            return self._drop(repair, f"{why} A person changed one of them, so the rollout ends.")
         if now_us < state.stage_since_us + rollout.step_us:
             return []
         least = rollout.guardrails.least
@@ -238,7 +239,7 @@ class RolloutStages:
             refused = self._entry("refuse", str(error), repair, entries)
             spent = {name: value for name, value in changes.items() if name == "fits"}
             return self._record.refuse([*entries, refused], **spent)
-        said = f"The candidate answers {share:.0%} of the requests for {format_duration(self._rollout.step_us)}."
+        said = f"The candidate answers {percent(share)} of the requests for {format_duration(self._rollout.step_us)}."
         entry = self._entry("canary", said, repair, entries, share=share)
         return self._record.write(
             [*entries, entry],

@@ -14,6 +14,7 @@ from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.steering.candidates.ports import ChampionFailed
 from trimtab.steering.causes import every, on_quality_drop
 from trimtab.steering.definitions import Deployment, deployment
+from trimtab.steering.loop.stages import stages
 from trimtab.steering.loop_state import FREEZE
 from trimtab.steering.rollouts import rollout
 from trimtab.store import Catalog, Put, Remove
@@ -208,6 +209,18 @@ def test_small_shares_are_named(catalog: Catalog) -> None:
     rig = begun(catalog, rules(canary=[0.005]))
     rig.days(1, 0.3)
     assert rig.ledger.rows()[-1].cause.startswith("The candidate answers 0.5% of the requests for ")
+
+
+def test_shares_that_are_nearly_equal_are_stages_of_their_own(catalog: Catalog) -> None:
+    definition = rules(canary=[0.05, 0.054], step="1h")
+    rig = begun(catalog, definition)
+    rig.days(1, 0.3)
+    hours(rig, 1)
+    found = stages(definition, rig.controller.state, 0, frozen=None, requested=None)
+    assert [(one.name, one.state) for one in found if "canary" in one.name] == [
+        ("canary 5%", "done"),
+        ("canary 5.4%", "now"),
+    ]
 
 
 def test_a_canary_that_answers_nobody_is_not_promoted(catalog: Catalog) -> None:

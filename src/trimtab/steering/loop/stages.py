@@ -10,6 +10,7 @@ from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.steering.causes import Every
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.gate.checks import percent
 from trimtab.steering.gate.shadow import judged, level_of, said_of_shadow
 from trimtab.steering.loop.quiet_times import PACED_US, paced_until_us
 from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, Requested, is_before
@@ -63,15 +64,11 @@ def _names(deployment: Deployment) -> list[str]:
         "fit and judge",
         *(["shadow"] if rollout.shadow_us is not None else []),
         *(["approval"] if deployment.approval_us is not None else []),
-        *(_canary(share) for share in rollout.canary),
+        *(f"canary {percent(share)}" for share in rollout.canary),
         "promote",
         *(["bake"] if rollout.bake_us else []),
         WATCH,
     ]
-
-
-def _canary(share: float) -> str:
-    return f"canary {share:.3g}" if share < 0.01 else f"canary {share:.0%}"
 
 
 def _present(deployment: Deployment, state: LoopState, now_us: int) -> str:
@@ -79,7 +76,7 @@ def _present(deployment: Deployment, state: LoopState, now_us: int) -> str:
         return "wait for labels" if is_before(now_us, state.ready_at_us) or state.lack else "fit and judge"
     if state.phase == CANARY:
         shares = (deployment.rollout or Rollout()).canary
-        return _canary(shares[min(state.canary_step, len(shares) - 1)]) if shares else "promote"
+        return f"canary {percent(shares[min(state.canary_step, len(shares) - 1)])}" if shares else "promote"
     found = {SHADOW: "shadow", APPROVAL: "approval", PROMOTING: "promote"}.get(state.phase)
     if found is None:
         found = "bake" if state.bake is not None else WATCH

@@ -21,9 +21,9 @@ def healthy_of(before: Watch | None, *, goes_on: bool = False) -> dict[str, Metr
 def not_below_zero(healthy: dict[str, MetricValue]) -> dict[str, MetricValue]:
     """Return the second reference of a version that repairs a change: its mean excess loss is at least 0.
 
-    An earlier version that was less sure than it could be had less loss than its scores led one to expect. A version
-    that has as much as its own scores say is not worse for that; whether its loss is, the loss before the change shows
-    (`earlier_levels`).
+    An earlier version whose scores were too unsure had less loss than they led one to expect: a mean below 0. A version
+    with exactly the loss that its scores lead one to expect is not worse because of that. Whether its loss is higher
+    than before the change is checked separately (`earlier_levels`).
     """
     return {
         kind: msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, mean=max(one.spec.mean, 0.0)))

@@ -111,10 +111,8 @@ def _slower(
     if logs[worst] + math.log(sum(math.exp(log - logs[worst]) for log in logs.values()) / len(logs)) >= wanted:
         mine_s, other_s = ours.latency_s(1.0 - worst), theirs.latency_s(1.0 - worst)
         message = f"The {100.0 * (1.0 - worst):.0f}th percentile of its latency is {_time(mine_s)} over {ours.timed:,} "
-        message += (
-            f"requests, and {_time(other_s)} with the version that it is compared with; at most {times:g} times that "
-            "is allowed."
-        )
+        message += f"requests, and {_time(other_s)} with the version that it is compared with; at most {times:g} times "
+        message += "that is allowed."
         yield Breach(kind="latency", figure=mine_s, bound=max(times * other_s, easy_s), message=message)
 
 
@@ -123,10 +121,9 @@ def _slow(ours: ServiceMetrics, most_s: float, wanted: float) -> Iterator[Breach
     above = _from(ours.latencies, len(LATENCY_EDGES_S) + 1)[int(np.searchsorted(LATENCY_EDGES_S, most_s)) + 1]
     if float(log_above(above, ours.timed, _TAIL)) >= wanted:
         mine_s = ours.latency_s(1.0 - _TAIL)
-        message = (
-            f"The 99th percentile of its latency is {_time(mine_s)} over {ours.timed:,} requests; allowed is at most "
-        )
-        yield Breach(kind="latency", figure=mine_s, bound=most_s, message=f"{message}{_time(most_s)}.")
+        message = f"The 99th percentile of its latency is {_time(mine_s)} over {ours.timed:,} requests; "
+        message += f"allowed is at most {_time(most_s)}."
+        yield Breach(kind="latency", figure=mine_s, bound=most_s, message=message)
 
 
 def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wanted: float) -> Iterator[Breach]:
@@ -135,9 +132,9 @@ def _constant(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, want
     if ours.scored and log_higher(*pairs, lambda share: share + allowed * (1.0 - share)) >= wanted:
         mine, other = ours.repeats / ours.scored, theirs.repeats / max(theirs.scored, 1)
         message = (
-            f"{_percent(mine)} of its {ours.scored:,} scores equal the previous score, but {_percent(other)} with the"
+            f"{_percent(mine)} of its {ours.scored:,} scores equal the previous score, but {_percent(other)} with "
         )
-        message += " version that it is compared with. It gives nearly the same answer to every request."
+        message += "the version that it is compared with. It gives nearly the same answer to every request."
         yield Breach(kind="constant", figure=mine, bound=other + allowed * (1.0 - other), message=message)
 
 
@@ -149,13 +146,9 @@ def _strange(ours: ServiceMetrics, theirs: ServiceMetrics, allowed: float, wante
     strange = sum(count for bucket, count in ours.scores.items() if bucket not in usual)
     if float(log_above(strange, ours.scored, allowed)) >= wanted:
         mine = strange / ours.scored
-        message = (
-            f"{_percent(mine)} of its {ours.scored:,} scores are far from all scores of the version that it is "
-            "compared with"
-        )
-        yield Breach(
-            kind="strange", figure=mine, bound=allowed, message=f"{message}; at most {_percent(allowed)} is allowed."
-        )
+        message = f"{_percent(mine)} of its {ours.scored:,} scores are far from all scores of the version that it is "
+        message += f"compared with; at most {_percent(allowed)} is allowed."
+        yield Breach(kind="strange", figure=mine, bound=allowed, message=message)
 
 
 def _from(counts: Mapping[int, int], buckets: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -184,9 +184,8 @@ class Outbox:
     def _drop_old(self, name: str) -> None:
         now_us = self._clock.now_us()
         old = [record for record in self._records(name) if self._is_old(_read(record), now_us)]
-        self._drop(
-            name, old, f"the message could not be delivered ({self._state(name).error or 'no delivery was tried'})"
-        )
+        why = self._state(name).error or "no delivery was tried"
+        self._drop(name, old, f"the message could not be delivered ({why})")
 
     def _drop(self, name: str, records: list[Record], why: str) -> None:
         if not records:

@@ -319,7 +319,7 @@ class InputMonitor:
         hours = {h: one for h, one in {**self._hours, **self._open}.items() if h >= oldest and one.rows}
         seen = (reading.version, min(hours, default=0), sum(one.rows for one in hours.values()))
         if seen != self._seen:
-            find = lambda: _found_in(reading.layout, hours, standing)  # noqa: E731
+            find = partial(_found_in, reading.layout, hours, standing)
             self._columns = found_once(self._known, (seen, frozenset(standing)), find)
             self._seen = seen
         return self._columns

@@ -330,12 +330,8 @@ class Controller:
         evidence: Evidence = {"onset_us": known.get("at_us"), **known}
         entries = [self._record.entry("trigger", trigger.cause, evidence, actor=trigger.actor)]
         if trigger.ready_at_us > now_us:
-            until = format_time(trigger.ready_at_us)
-            entries.append(
-                self._record.entry(
-                    "wait", f"Waits until {until} for labels from after the change.", actor=trigger.actor
-                )
-            )
+            said = f"Waits until {format_time(trigger.ready_at_us)} for labels from after the change."
+            entries.append(self._record.entry("wait", said, actor=trigger.actor))
         watch = self._monitor.watch
         return self._record.write(
             entries,

@@ -266,15 +266,13 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
     """Return where logged requests have the columns of a deployment's slices; None if it has no slices."""
     columns, parts = deployment.model.request.columns, request_slices(deployment)
     names = list(columns)
-    return (
-        RequestSlices(
-            places={one: names.index(one) for one in parts if isinstance(one, str)},
-            columns=len(names),
-            named={one.name: one.of for one in parts if not isinstance(one, str)},
-            dtypes=dict(columns),
-        )
-        if parts
-        else None
+    if not parts:
+        return None
+    return RequestSlices(
+        places={one: names.index(one) for one in parts if isinstance(one, str)},
+        columns=len(names),
+        named={one.name: one.of for one in parts if not isinstance(one, str)},
+        dtypes=dict(columns),
     )
 
 

@@ -90,11 +90,8 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         until_us = state.ready_at_us if is_before(now_us, state.ready_at_us) else None
         return state.triggered_at_us, until_us, " ".join(one for one in (state.cause, state.lack) if one)
     if name == "shadow":
-        repair, said = (
-            state.repair,
-            "No day has been compared yet: a day is compared once the declared wait for its labels is over.",
-        )
-        if repair is not None and state.shadow:
+        said = "No day has been compared yet: a day is compared once the declared wait for its labels is over."
+        if (repair := state.repair) is not None and state.shadow:
             found = judged(rollout, state.shadow, repair)
             said = said_of_shadow(found, state.shadow, rollout.margin, level_of(repair))
         return state.stage_since_us, state.stage_since_us + rollout.within_us, said

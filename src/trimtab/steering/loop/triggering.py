@@ -133,18 +133,14 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
             onsets = {} if watch is None else watch.slice_onsets
             return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
         case OnNewLabels(least=least):
-            labels = seen.new_labels()
-            return (
-                Trigger("labels", f"{labels:,} new labels ({least:,} are enough for a training).", now_us)
-                if labels >= least
-                else None
-            )
+            if (labels := seen.new_labels()) < least:
+                return None
+            return Trigger("labels", f"{labels:,} new labels ({least:,} are enough for a training).", now_us)
         case Every(period_us=period_us):
             if now_us - state.trained_at_us < period_us:
                 return None
-            return Trigger(
-                "schedule", f"Schedule: the last training was at least {format_duration(period_us)} ago.", now_us
-            )
+            said = f"Schedule: the last training was at least {format_duration(period_us)} ago."
+            return Trigger("schedule", said, now_us)
 
 
 def _of_slices(

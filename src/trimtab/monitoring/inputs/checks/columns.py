@@ -268,8 +268,7 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     all_but_few = "" if (least, most) == (column.lowest, column.highest) else "nearly all "
     message = (
         f"Column {column.name}: extreme values such as {worst:,.6g} in {count:,} of {rows:,} rows; in training "
-        f"{all_but_few}the values were "
-        f"{least:,.6g} to {most:,.6g}, and values below {column.least:,.6g} or above "
+        f"{all_but_few}the values were {least:,.6g} to {most:,.6g}, and values below {column.least:,.6g} or above "
         f"{column.most:,.6g} are implausible. Check its unit and what measures it."
     )
     return [Finding("range", column.subject, hits[0] * HOUR_US, evidence, message, severity="red" if red else "info")]
@@ -295,9 +294,6 @@ def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
             f"Columns {first} and {second}: missing together in {percent(share)} of the rows where either is missing; "
             f"normal is {percent(pair.both / pair.either)}. Check what fills one column without the other."
         )
-        found.append(
-            Finding(
-                "joint_nulls", f"columns {first} and {second}", graded[-1].onset_us, evidence, message, severity="info"
-            )
-        )
+        subject, onset_us = f"columns {first} and {second}", graded[-1].onset_us
+        found.append(Finding("joint_nulls", subject, onset_us, evidence, message, severity="info"))
     return found

@@ -141,12 +141,9 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
     off = [one for one in newest if one.labelled >= _ROWS and _outside(one, low, high)]
     if len(off) < 2:
         return []
-    along = abs(score - share) <= abs(middle - share) / 2
-    why = (
-        "the scores changed in the same way, so the kind of requests has changed"
-        if along
-        else ("the scores did not change in the same way")
-    )
+    why = "the scores did not change in the same way"
+    if abs(score - share) <= abs(middle - share) / 2:
+        why = "the scores changed in the same way, so the kind of requests has changed"
     message = f"{said}; {why}. That is a shift of the base rate, and not a fault in itself."
     return [_found("label_shift", subject, off[0], evidence, message, "info")]
 

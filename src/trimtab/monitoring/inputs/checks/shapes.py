@@ -308,8 +308,7 @@ def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], ne
         f"if converted back; before the change it was {was:,.5g}. Check the unit in which it is sent."
     )
     evidence = {"median": now, "median_before": was}
-    onset_us = newest.onset_us
-    return [Finding("units", column.subject, onset_us, evidence, message)]
+    return [Finding("units", column.subject, newest.onset_us, evidence, message)]
 
 
 def _course(one: _Off, hours: Mapping[int, HourCounts]) -> list[Floats]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lightgbm import LGBMClassifier
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -210,6 +211,15 @@ def test_an_estimator_that_takes_no_weights_is_named(world: Any, training_set: T
         assert fit(declared(world, estimator=estimator), training_set).rows
     with pytest.raises(Misuse, match=r"online learning .* weights and sample"):
         fit_online(declared(world, weights="balanced"), training_set)
+
+
+def test_a_search_passes_the_weights_on(world: Any, training_set: TrainingSet) -> None:
+    searched = lambda: GridSearchCV(LogisticRegression(max_iter=200), {"C": [0.1]}, cv=2)  # noqa: E731
+    made = {"estimator": searched, "trust": "pickle"}
+    plain = fit(declared(world, **made), training_set)
+    weighted = fit(declared(world, weights="balanced", **made), training_set)
+    rows = training_set.features.values
+    assert weighted.predict(rows).mean() > plain.predict(rows).mean()
 
 
 def test_trees_of_the_library_follow_weights(world: Any, training_set: TrainingSet) -> None:

@@ -128,7 +128,7 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
     def others(self) -> str:
-        """Return the metrics of the other processes of this service as text, or "" if there are none."""
+        """Return the metrics of the other processes of this service as text; "" in this class, which knows of none."""
         return ""
 
     def _add(self, family: _Family) -> None:

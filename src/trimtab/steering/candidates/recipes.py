@@ -102,7 +102,7 @@ class LiveScores(Protocol):
 
 
 class OnlineRecipe:
-    """The recipe of a model that goes on learning in service, from each label after the request was predicted.
+    """The recipe of a model that goes on learning in service: it learns from the labels of answered requests.
 
     A candidate that is judged learns from the labels in the same way, hour by hour.
     """

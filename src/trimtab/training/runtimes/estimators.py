@@ -33,7 +33,7 @@ class OnnxEstimator:
 
 
 def onnx(estimator: Any) -> OnnxEstimator:
-    """Let ONNX Runtime score an estimator. Each fit converts it, and compares its scores with those of the original.
+    """Let ONNX Runtime compute an estimator's scores. Each fit converts the estimator, and compares the scores of both.
 
     They may differ by 1e-5, because some operations of ONNX only have single precision.
 

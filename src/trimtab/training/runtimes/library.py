@@ -60,8 +60,9 @@ class LibraryRuntime:
 
 
 def takes_weights(function: Any, name: str) -> bool:
-    """Return whether a function has a parameter for weights."""
-    return name in inspect.signature(function).parameters
+    """Return whether a function has a parameter for weights, or passes any further arguments on."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def no_weights(estimator: Any) -> Misuse:

@@ -29,7 +29,7 @@ class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
     file_format: str = ""  # the name of the format of its model files; "": the name of the runtime
     endings: tuple[str, ...] = ()  # endings of the model files that can be imported
     file_kind: str = ""  # the format in words, for records of imports
-    by_rows: bool = False  # whether a batch may be scored row by row, which is slow
+    by_rows: bool = False  # whether some models score a batch row by row, which is slow
     user_code: bool = False  # whether scores come from code of the user
     pickles_parts: bool = False  # whether an estimator may have parts that only pickle can store
     # reading a model file from outside may take this much memory plus 32 times the file's size; None: no limit

@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 import worlds
 from numpy.typing import NDArray
 
 import trimtab as tt
 from trimtab.core.columns.data import Columns
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.simulation.policies import ungated
 from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.scenarios.scenario import Scenario
 
@@ -66,9 +68,12 @@ class Truth(msgspec.Struct, frozen=True):
 
 
 def make(
-    seed: int, *, days: int, per_day: int, drift_day: int, after: NDArray[np.float64]
+    seed: int, *, days: int, per_day: int, drift_day: int, after: NDArray[np.float64], wander: float = 0.0
 ) -> tuple[dict[str, Columns], Truth]:
-    """Visits with day effects (sd .15 logit, correlation .4 from day to day) whose first column turns on a day."""
+    """Visits with day effects (sd .15 logit, correlation .4 from day to day) whose first column turns on a day.
+
+    With `wander`, each coefficient also makes a step of this standard deviation each day.
+    """
     rng = np.random.default_rng(seed)
     spans = HISTORY + days
     minute = np.sort(rng.integers(0, spans * 24 * 60, spans * per_day))
@@ -78,6 +83,8 @@ def make(
         effect[n] = 0.4 * effect[n - 1] + math.sqrt(1 - 0.16) * effect[n]
     x = rng.normal(size=(minute.size, 4))
     weights = np.where((day - HISTORY >= drift_day)[:, None], after, BEFORE)
+    if wander:
+        weights = weights + np.cumsum(wander * np.random.default_rng(seed + 1_000).normal(size=(spans, 4)), axis=0)[day]
     signal = -1.0 + (weights * x).sum(axis=1)
     bought = rng.random(minute.size) < 1 / (1 + np.exp(-(signal + 0.15 * effect[40:][day])))
     ids = [f"v{n:08d}" for n in range(minute.size)]
@@ -170,3 +177,33 @@ def test_new_labels_of_closed_days_start_a_repair_once_there_are_enough(tmp_path
     trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))
     assert trigger.cause.endswith("(2,000 are enough for a training). Schedule: the last training was at least 7d ago.")
     assert 10 <= (trigger.at_us - day_us(0)) / DAY_US <= 15  # 200 a day, known and closed two to three days later
+
+
+def followed(folder: Path, seed: int, days: int) -> tuple[Recovery, Recovery]:
+    """A schedule with the gate, and one that fits on all history without it, in a world that wanders."""
+    plain = msgspec.structs.replace(line("plain", None), decide=ungated("30d").decide)
+    lines = [line("schedule", tt.every("30d")), plain]
+    start = days // 3
+    found = recovered(
+        folder, lines, seed, days=days, drift_day=start, within=0.1, per_day=150, after=BEFORE, wander=0.05
+    )
+    return found["schedule"], found["plain"]
+
+
+def test_a_slow_change_is_followed_by_fits_in_which_old_rows_count_less(tmp_path: Path) -> None:
+    schedule, plain = followed(tmp_path, 1, 150)
+    assert schedule.above < 0.7 * plain.above
+
+
+@pytest.mark.soak
+def test_slow_changes(soak_report: Any, tmp_path: Path) -> None:
+    """`pytest -m soak -s -k slow_changes tests/simulation/test_recovery.py`: ten worlds that wander for a year."""
+    seeds: list[int] = np.random.SeedSequence().generate_state(10).tolist()
+    found = [followed(tmp_path / str(seed), seed, 365) for seed in seeds]
+    for seed, (schedule, plain) in zip(seeds, found, strict=True):
+        print(seed, schedule, plain, flush=True)
+    gated, plain = (float(np.mean([pair[place].above for pair in found])) for place in (0, 1))
+    lost = sum(schedule.above > plain.above for schedule, plain in found)
+    soak_report("slow_changes", runs=10, failures=lost, above_best=gated, above_best_ungated=plain)
+    assert gated < 0.5 * plain
+    assert lost == 0

@@ -537,6 +537,16 @@ def test_refusals_of_the_schedule_delay_no_alarm(catalog: Catalog) -> None:
     assert acts[-1][0] == "promote"
 
 
+def test_a_scheduled_refit_is_told_of_an_alarm(catalog: Catalog) -> None:
+    """So that it does not take a sudden change for a slow one."""
+    rig = Rig(catalog, Bench([True, True, True]), deployment(target, retrain=every("20d")))
+    rig.controller.tick()
+    rig.days(21, 0.3)
+    assert rig.bench.changes == Changes(refreshes=True)
+    rig.days(20, 0.4)
+    assert rig.bench.changes == Changes(refreshes=True, alarming=True)
+
+
 def test_quality_that_falls_further_ends_the_quiet_time_of_a_refusal(catalog: Catalog) -> None:
     rules = deployment(target, retrain=on_quality_drop(), settle="1d", cooldown="30d")
     rig = Rig(catalog, Bench([True, False, True]), rules)

@@ -129,6 +129,7 @@ class Registration:
             actor=actor,
             environment=self._environment,
             chosen=fitted.chosen,
+            half_life_us=fitted.half_life_us,
             imported=origin.imported,
         )
         return version, 0 if count is None else count.revision

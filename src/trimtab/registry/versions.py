@@ -53,6 +53,7 @@ class Version(Shown, msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     chosen: Chosen | None = None  # the parameters of the fit, and the search that found them
     imported: Imported | None = None  # None: the version was trained here
+    half_life_us: int | None = None  # a row of this age had half the weight of the newest; None: age did not matter
 
     @property
     def name(self) -> str:

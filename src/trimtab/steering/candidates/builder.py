@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
+import numpy as np
 
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import ChangeOnset, GateRecord
@@ -18,7 +19,7 @@ from trimtab.steering.candidates.comparison_targets import ComparisonTarget, Tar
 from trimtab.steering.candidates.comparisons import Comparisons
 from trimtab.steering.candidates.fits import Fits
 from trimtab.steering.candidates.judging import Case, Judge, Side, finite
-from trimtab.steering.candidates.plans import Made, Plan, of_window, plan_in_words
+from trimtab.steering.candidates.plans import Made, Plan, aged_source, of_window, plan_in_words
 from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts, Stored
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
 from trimtab.steering.candidates.references import (
@@ -40,6 +41,7 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 
 T = TypeVar("T")
+_SURE = 0.95  # the confidence level of a difference between two candidates of one repair
 
 
 class _Before(msgspec.Struct, frozen=True, eq=False):
@@ -116,6 +118,11 @@ class CandidateBuilder:
             raise
         answered = compared.answered_on(target, training_set, plan)
         best, window = self._judge.best(training_set, plan, made, answered)
+        case = Case(training_set, window, answered)
+        aged = None if changes.alarming else self._aged(plan, best, case, target)
+        if aged is not None:
+            plan, best = msgspec.structs.replace(plan, sources=(*plan.sources, aged.source)), aged
+            window = msgspec.structs.replace(window, before=aged.source.rows)
         self._fits.expect(training_set, best.source.refit, best.source.half_life_us)
         if answered.scores is not None:
             answered = TargetScores(of_window(answered.scores, plan, window), answered.note)
@@ -262,6 +269,28 @@ class CandidateBuilder:
         cap, labels = self._judge.cap(scores, case), self._parts.labels
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)
 
+    def _aged(self, plan: Plan, best: Made, case: Case, target: ComparisonTarget | None) -> Made | None:
+        """Return a candidate in whose fit old rows count less, if it is provably better than the best one so far.
+
+        This fit is only made if there is a sign that the data change slowly: the version in service is such a fit, or
+        its loss provably differs from that of the best candidate. (If there is an alarm, the change is sudden, and its
+        repair has sources of its own.) # D0227
+        """
+        learns, difference = self._deployment.learn == "online", self._judge.difference
+        if plan.folds[1:] or target is None or case.answered.scores is None or learns or not _finite(best):
+            return None
+        if target.version.half_life_us is None:
+            found = difference(case, best.scores, _SURE)
+            if found.low <= 0.0 <= found.high:
+                return None
+        source = msgspec.structs.replace(plan, sources=(aged_source(plan),))
+        try:
+            (aged,) = self._fits.of_plan(case.training_set, source)
+        except Misuse:  # for example, the estimator takes no weights
+            return None
+        usual = msgspec.structs.replace(case, answered=TargetScores(best.scores, ""))
+        return aged if _finite(aged) and difference(usual, aged.scores, _SURE).high < 0.0 else None
+
     def _before(
         self,
         training_set: TrainingSet,
@@ -327,6 +356,10 @@ class CandidateBuilder:
         """Return the result of a step that is not recorded. After an interruption, it is done again."""
         found: T = self._options.recording.steps.do(name, None, work, _NEVER)
         return found
+
+
+def _finite(made: Made) -> bool:
+    return bool(np.isfinite(made.scores).all())
 
 
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # never called: `_done` records no result

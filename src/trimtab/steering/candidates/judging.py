@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from trimtab.core.time import DAY_US
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.stats.inference.paired import paired_mean_bound
+from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.lists import unit_losses
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES
 from trimtab.steering.candidates.comparison_targets import TargetScores
@@ -85,17 +87,16 @@ class Judge:
         The evidence is the upper bound of the difference in mean loss from the target or, without a target, the mean
         loss; the smaller, the stronger. In the returned window, `before` has the rows that this candidate learnt from.
         """
-        metric = self._deployment.model.metric
+        level = stricter(self._rules, 1, plan.choices).level
 
         def proof(pair: tuple[Made, JudgingWindow]) -> float:
             one, window = pair
-            units = _gate_window(training_set, window)
-            losses, _ = units.losses(metric, of_window(one.scores, plan, window))
+            scores = of_window(one.scores, plan, window)
             if answered.scores is None:
-                return float(losses.mean())
-            against, rows = units.losses(metric, of_window(answered.scores, plan, window))
-            level = stricter(self._rules, 1, plan.choices).level
-            return paired_mean_bound(losses - against, units.at_us[rows] // DAY_US, level=level, side="upper").high
+                units = _gate_window(training_set, window)
+                return float(units.losses(self._deployment.model.metric, scores)[0].mean())
+            case = Case(training_set, window, TargetScores(of_window(answered.scores, plan, window), ""))
+            return self.difference(case, scores, level, "upper").high
 
         windows = plan.windows if answered.scores is not None else plan.windows[:1]
         # candidates with a score that is not finite are left out; if none remains, `finite` reports it
@@ -103,6 +104,13 @@ class Judge:
         pairs = [(one, window) for one in numbers for window in windows]
         best, window = pairs[0] if len(pairs) == 1 else min(pairs, key=proof)
         return best, msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
+
+    def difference(self, case: Case, scores: Floats, level: float, side: Literal["both", "upper"] = "both") -> Interval:
+        """Return the interval of the mean loss of some scores, minus that of the scores in `case.answered`."""
+        assert case.answered.scores is not None
+        units, metric = _gate_window(case.training_set, case.window), self._deployment.model.metric
+        (losses, rows), (others, _) = units.losses(metric, scores), units.losses(metric, case.answered.scores)
+        return paired_mean_bound(losses - others, units.at_us[rows] // DAY_US, level=level, side=side)
 
     def depends_on(self, side: Side, case: Case) -> list[object]:
         """Return everything that the result of a judgement depends on, as JSON values."""

@@ -17,6 +17,7 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 
 _HALF_LIFE_US = 7 * DAY_US
+_SLOW_HALF_LIFE_US = 28 * DAY_US
 
 
 class Source(msgspec.Struct, frozen=True, eq=False):
@@ -87,6 +88,15 @@ def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int 
         since = training_set.begun_us >= since_us
         sources.append(Source(f"days since {day_of(since_us)}", window.before & since, usable & since))
     return Plan((window,), (window.rows,), tuple(sources))
+
+
+def aged_source(plan: Plan) -> Source:
+    """Return a further source for a plan: all its history, but old rows count less. It suits data that change slowly.
+    # D0227
+    """
+    usual = plan.sources[0]
+    name = f"{usual.name}, with the weight of a row halved for each four weeks of age"
+    return msgspec.structs.replace(usual, name=name, half_life_us=_SLOW_HALF_LIFE_US)
 
 
 def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset) -> Plan:

@@ -46,6 +46,7 @@ class _StoredFit(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     seed: int
     chosen: Chosen | None = None
+    half_life_us: int | None = None
 
 
 # the fields that `Fitted` has, too

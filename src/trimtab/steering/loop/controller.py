@@ -388,7 +388,12 @@ class Controller:
         """
         state, record = self.state, self._record
         try:
-            changes = msgspec.structs.replace(state.changes, refreshes=state.begun_by in ("schedule", "labels"))
+            watch = self._monitor.watch
+            changes = msgspec.structs.replace(
+                state.changes,
+                refreshes=state.begun_by in ("schedule", "labels"),
+                alarming=watch is not None and (watch.alarming or bool(watch.slice_onsets)),
+            )
             repair = self._candidates.repair(now_us, self.check_frozen, changes)
         except Cancelled as error:  # the declared quiet time begins, not doubled
             raise _Failed(error, record.cancel(record.entry("cancel", str(error), {"cut_us": now_us}))) from error

@@ -352,6 +352,7 @@ def finish(
         rows=len(prepared.target),
         seed=seed,
         chosen=model.chosen,
+        half_life_us=training_set.half_life_us,
     )
 
 

@@ -34,6 +34,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     rows: int  # the number of rows that the model was fitted on
     seed: int
     chosen: Chosen | None = None  # the parameters that a search found; None: there was no search
+    half_life_us: int | None = None  # a row of this age had half the weight of the newest; None: age did not matter
 
     def matrix(self, values: Columns) -> NDArray[Any]:
         """Return feature values as the matrix of the model's inputs."""

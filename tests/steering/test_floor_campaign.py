@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from lightgbm import LGBMClassifier
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from trimtab.core.columns.data import Columns
@@ -48,6 +49,7 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
 
     requests: Columns
     frame: EventFrame
+    best: NDArray[np.float64]  # the true probability of each request, in the order of the requests
 
     @classmethod
     def drawn(cls, seed: int, *, per_day: int, strength: float, bent: bool) -> Stream:
@@ -61,7 +63,8 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
         line = x @ np.array([1.0, 0.6, -0.4, 0.0])
         wave = 0.2 * np.sin(2 * np.pi * (at_us // HOUR_US % 168) / 24)
         signal = -1.0 + strength * (line + (x[:, 0] * x[:, 1] if bent else 0.0)) + wave + 0.15 * effect[at_us // DAY_US]
-        bought = rng.random(rows) < 1 / (1 + np.exp(-signal))
+        best = 1 / (1 + np.exp(-signal))
+        bought = rng.random(rows) < best
         ids = [f"v{n}" for n in range(rows)]
         known_us = at_us + rng.integers(HOUR_US, 40 * HOUR_US, rows)
         columns = {name: ("float", x[:, place].tolist()) for place, name in enumerate(NAMES)}
@@ -80,10 +83,14 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
                 np.arange(1, rows + 1),
                 ("p0",),
             ),
+            best,
         )
 
-    def refusals(self, wanted: Model) -> list[str]:
-        """The baselines for which a candidate is refused that was fitted before the newest fortnight."""
+    def refusals(self, wanted: Model) -> tuple[list[str], bool]:
+        """The baselines for which a candidate is refused that was fitted before the newest fortnight.
+
+        And whether it is useful: above the floor if each label were replaced by its true probability.
+        """
         made = build_training_set(wanted, self.requests, {"sales": self.frame}, cut_us=DAYS * DAY_US, positions={})
         end_us = (DAYS - 2) * DAY_US
         start_us = end_us - WINDOW * DAY_US
@@ -95,7 +102,17 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
         answers |= {name: one.scores for name, one in baselines.items() if one is not None}
         losses = {name: row_losses("log_loss", made.target[judged], scores) for name, scores in answers.items()}
         found = floor_checks(losses.pop(""), losses, made.at_us[judged])
-        return [one.name.removeprefix("baseline ") for one in found if one.verdict == "failed" and one.name != "floor"]
+        refused = [one.name.removeprefix("baseline ") for one in found if one.verdict == "failed"]
+        true = {name: expected_loss(self.best[judged], scores) for name, scores in answers.items()}
+        linear = true.pop("linear", math.inf)
+        others = min(loss for name, loss in true.items() if name)
+        useful = true[""] < others and true[""] <= linear + max(0.0, 0.2 * (others - linear))
+        return [name for name in refused if name != "floor"], useful
+
+
+def expected_loss(p: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
+    """The mean log loss of scores where a label is 1 with probability `p`."""
+    return float(np.mean(-p * np.log(scores) - (1 - p) * np.log1p(-scores)))
 
 
 def campaign(seeds: list[int]) -> tuple[int, int, int, int]:
@@ -106,15 +123,15 @@ def campaign(seeds: list[int]) -> tuple[int, int, int, int]:
         for bent in (False, True):
             stream = Stream.drawn(seed, per_day=per_day, strength=strength, bent=bent)
             for estimator in (logistic, trees):
-                why = stream.refusals(buyer(estimator))
-                useful += 1
-                refused += bool(why)
-                if why:
+                why, is_useful = stream.refusals(buyer(estimator))
+                useful += is_useful
+                refused += bool(why) and is_useful
+                if why and is_useful:
                     print(f"refused: seed {seed}, {per_day} a day, x {strength}, {bent=}, {estimator.__name__}: {why}")
         noise = Stream.drawn(seed, per_day=per_day, strength=0.0, bent=False)
         for estimator in (logistic, trees):
             useless += 1
-            caught += bool(noise.refusals(buyer(estimator)))
+            caught += bool(noise.refusals(buyer(estimator))[0])
     return useful, refused, useless, caught
 
 

@@ -10,6 +10,7 @@ from lightgbm import LGBMClassifier
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.records import GateCheck
+from trimtab.core.time import DAY_US
 from trimtab.registry import Registry, Version
 from trimtab.store.file_blob import FileBlob
 from trimtab.store.sql_catalog import SqlCatalog
@@ -37,7 +38,8 @@ def judged(
     candidate = fit(model, training_set, rows=split.train)
     found = evaluate(model, candidate, training_set, rows=split.holdout, train=split.train)
     version = registry.register(candidate, training_set=digest, evaluation=save_evaluation(found, blob))
-    refit = registry.register(fit(model, training_set), training_set=digest, refit_of=version.id)
+    aged = msgspec.structs.replace(training_set, half_life_us=28 * DAY_US)
+    refit = registry.register(fit(model, aged), training_set=digest, refit_of=version.id)
     registry.tag(version, "approved", note="Slices looked at | by hand.")
     registry.put_gate(
         a_gate_record(
@@ -78,6 +80,7 @@ def test_a_card_shows_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
     other = registry.card(refit)
     assert "The following sections evaluate late_flight@1, whose recipe was fitted again for this version." in other
     assert "It refits the recipe of late_flight@1 on more data." in other
+    assert "In its fit, a row counted half for each 28d of age." in other
     assert "| refits | late_flight@1 |" in other
     assert "gate_1" in other
 

@@ -539,12 +539,18 @@ def test_refusals_of_the_schedule_delay_no_alarm(catalog: Catalog) -> None:
 
 def test_a_scheduled_refit_is_told_of_an_alarm(catalog: Catalog) -> None:
     """So that it does not take a sudden change for a slow one."""
-    rig = Rig(catalog, Bench([True, True, True]), deployment(target, retrain=every("20d")))
+    bench = Bench([True, True, False, True])
+    rig = Rig(catalog, bench, deployment(target, retrain=on_quality_drop() | every("20d"), settle="1d"))
     rig.controller.tick()
     rig.days(21, 0.3)
-    assert rig.bench.changes == Changes(refreshes=True)
+    assert bench.changes == Changes(refreshes=True)
+    while not bench.changes.alarming or bench.changes.onset is not None:  # the alarm's own repair is refused
+        rig.days(1, 0.4)
+    assert bench.changes == Changes(refreshes=True, alarming=True)
+    rig.rules = deployment(target, retrain=every("20d"))
+    rig.open()
     rig.days(20, 0.4)
-    assert rig.bench.changes == Changes(refreshes=True, alarming=True)
+    assert bench.changes == Changes(refreshes=True)  # nothing else will repair it
 
 
 def test_quality_that_falls_further_ends_the_quiet_time_of_a_refusal(catalog: Catalog) -> None:

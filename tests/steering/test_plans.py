@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
-from trimtab.steering.candidates.plans import Plan, aged_source, newest_plan, of_window, onset_plan, plan_in_words
+from trimtab.steering.candidates.plans import Plan, aged_sources, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.candidates.windows import JudgingWindow
 from trimtab.training.data.weights import age_weights
 
@@ -118,11 +118,12 @@ def test_after_a_repaired_change_the_usual_plan_may_also_learn_from_the_days_sin
     assert newest_plan(rows, window, since_us=-DAY_US).choices == 1  # type: ignore[arg-type]  # nothing is older
 
 
-def test_a_source_in_which_old_rows_count_less_has_the_rows_of_all_history() -> None:
+def test_sources_in_which_old_rows_count_less_have_the_rows_of_all_history() -> None:
     rows = Rows(np.arange(DAYS), np.ones(DAYS, bool))
     plan = newest_plan(rows, stretch(rows, DAYS - 10), since_us=20 * DAY_US)  # type: ignore[arg-type]
-    aged = aged_source(plan)
-    assert (aged.half_life_us, aged.rows is plan.sources[0].rows) == (28 * DAY_US, True)
+    found = aged_sources(plan)
+    assert [one.half_life_us for one in found] == [28 * DAY_US, 14 * DAY_US, 7 * DAY_US]
+    assert all(one.rows is plan.sources[0].rows for one in found)
 
 
 def test_a_row_of_one_half_life_ago_counts_half() -> None:

@@ -73,7 +73,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     # the change that was repaired last: the version in service has learnt from days after it; None: there was none
     repaired: ChangeOnset | None = None
     refreshes: bool = False  # whether the schedule or new labels began the repair
-    alarming: bool = False  # whether there is an alarm, which may be about a slice
+    alarming: bool = False  # whether there is an alarm, also about a slice, in a deployment that repairs after alarms
 
 
 IDLE: dict[str, Any] = {  # the values of the fields about a repair while there is no repair

@@ -19,7 +19,7 @@ from trimtab.steering.candidates.comparison_targets import ComparisonTarget, Tar
 from trimtab.steering.candidates.comparisons import Comparisons
 from trimtab.steering.candidates.fits import Fits
 from trimtab.steering.candidates.judging import Case, Judge, Side, finite
-from trimtab.steering.candidates.plans import Made, Plan, aged_source, of_window, plan_in_words
+from trimtab.steering.candidates.plans import Made, Plan, aged_sources, of_window, plan_in_words
 from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts, Stored
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
 from trimtab.steering.candidates.references import (
@@ -118,11 +118,9 @@ class CandidateBuilder:
             raise
         answered = compared.answered_on(target, training_set, plan)
         best, window = self._judge.best(training_set, plan, made, answered)
-        case = Case(training_set, window, answered)
-        aged = None if changes.alarming else self._aged(plan, best, case, target)
-        if aged is not None:
-            plan, best = msgspec.structs.replace(plan, sources=(*plan.sources, aged.source)), aged
-            window = msgspec.structs.replace(window, before=aged.source.rows)
+        if not changes.alarming:
+            plan, best = self._aged(plan, best, Case(training_set, window, answered), target)
+            window = msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
         self._fits.expect(training_set, best.source.refit, best.source.half_life_us)
         if answered.scores is not None:
             answered = TargetScores(of_window(answered.scores, plan, window), answered.note)
@@ -269,27 +267,31 @@ class CandidateBuilder:
         cap, labels = self._judge.cap(scores, case), self._parts.labels
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)
 
-    def _aged(self, plan: Plan, best: Made, case: Case, target: ComparisonTarget | None) -> Made | None:
-        """Return a candidate in whose fit old rows count less, if it is provably better than the best one so far.
+    def _aged(self, plan: Plan, best: Made, case: Case, target: ComparisonTarget | None) -> tuple[Plan, Made]:
+        """Return the plan and the best candidate, after fits in which old rows count less, if these may be better.
 
-        This fit is only made if there is a sign that the data change slowly: the version in service is such a fit, or
-        its loss provably differs from that of the best candidate. (If there is an alarm, the change is sudden, and its
-        repair has sources of its own.) # D0227
+        They are only made if there is a sign that the data change slowly: the version in service is such a fit, or its
+        loss provably differs from that of the best candidate. (If there is an alarm, the change is sudden, and its
+        repair has sources of its own.) The weights fall faster as long as each such fit is provably better than the
+        best before it. # D0227
         """
         learns, difference = self._deployment.learn == "online", self._judge.difference
         if plan.folds[1:] or target is None or case.answered.scores is None or learns or not _finite(best):
-            return None
+            return plan, best
         if target.version.half_life_us is None:
             found = difference(case, best.scores, _SURE)
             if found.low <= 0.0 <= found.high:
-                return None
-        source = msgspec.structs.replace(plan, sources=(aged_source(plan),))
-        try:
-            (aged,) = self._fits.of_plan(case.training_set, source)
-        except Misuse:  # for example, the estimator takes no weights
-            return None
-        usual = msgspec.structs.replace(case, answered=TargetScores(best.scores, ""))
-        return aged if _finite(aged) and difference(usual, aged.scores, _SURE).high < 0.0 else None
+                return plan, best
+        for source in aged_sources(plan):
+            try:
+                (aged,) = self._fits.of_plan(case.training_set, msgspec.structs.replace(plan, sources=(source,)))
+            except Misuse:  # for example, the estimator takes no weights
+                break
+            usual = msgspec.structs.replace(case, answered=TargetScores(best.scores, ""))
+            if not _finite(aged) or difference(usual, aged.scores, _SURE).high >= 0.0:
+                break
+            plan, best = msgspec.structs.replace(plan, sources=(*plan.sources, source)), aged
+        return plan, best
 
     def _before(
         self,

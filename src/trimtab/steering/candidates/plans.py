@@ -17,7 +17,7 @@ from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
 
 _HALF_LIFE_US = 7 * DAY_US
-_SLOW_HALF_LIFE_US = 28 * DAY_US
+_SLOW_HALF_LIVES = (28, 14, 7)  # days
 
 
 class Source(msgspec.Struct, frozen=True, eq=False):
@@ -90,13 +90,14 @@ def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int 
     return Plan((window,), (window.rows,), tuple(sources))
 
 
-def aged_source(plan: Plan) -> Source:
-    """Return a further source for a plan: all its history, but old rows count less. It suits data that change slowly.
-    # D0227
+def aged_sources(plan: Plan) -> list[Source]:
+    """Return further sources for a plan: all its history, but old rows count less. They suit data that change slowly.
+
+    Each source suits faster changes than the one before it. # D0227
     """
-    usual = plan.sources[0]
-    name = f"{usual.name}, with the weight of a row halved for each four weeks of age"
-    return msgspec.structs.replace(usual, name=name, half_life_us=_SLOW_HALF_LIFE_US)
+    usual, text = plan.sources[0], "{}, with the weight of a row halved for each {} days of age"
+    aged = {days: text.format(usual.name, days) for days in _SLOW_HALF_LIVES}
+    return [msgspec.structs.replace(usual, name=name, half_life_us=days * DAY_US) for days, name in aged.items()]
 
 
 def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset) -> Plan:

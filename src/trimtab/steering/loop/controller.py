@@ -388,11 +388,11 @@ class Controller:
         """
         state, record = self.state, self._record
         try:
-            watch = self._monitor.watch
+            watch, listens = self._monitor.watch, declares(self._deployment, "follow-up")
             changes = msgspec.structs.replace(
                 state.changes,
                 refreshes=state.begun_by in ("schedule", "labels"),
-                alarming=watch is not None and (watch.alarming or bool(watch.slice_onsets)),
+                alarming=watch is not None and listens and (watch.alarming or bool(watch.slice_onsets)),
             )
             repair = self._candidates.repair(now_us, self.check_frozen, changes)
         except Cancelled as error:  # the declared quiet time begins, not doubled

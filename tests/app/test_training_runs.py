@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import shop
 
@@ -27,6 +28,9 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.run import Cancelled, Run
+from trimtab.steering.candidates.builder import CandidateBuilder
+from trimtab.steering.candidates.judging import Case
+from trimtab.steering.candidates.plans import Made, Plan, aged_sources
 
 IN_PROCESS = {"TRIMTAB_TRAINING_EXECUTOR": "thread"}
 TALLY = """
@@ -246,6 +250,23 @@ def test_a_lost_artifact_is_put_back_from_its_own_training_set_whatever_came_sin
         assert file.read_bytes() == sound
         with pytest.raises(Unavailable, match="new to the champion"):
             project.train()
+
+
+def test_a_lost_artifact_is_put_back_with_the_weights_of_its_fit(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def aged(self: CandidateBuilder, plan: Plan, best: Made, case: Case, target: object) -> tuple[Plan, Made]:
+        plan = msgspec.structs.replace(plan, sources=(*plan.sources, aged_sources(plan)[0]))
+        return plan, self._fits.of_plan(case.training_set, plan)[-1]
+
+    monkeypatch.setattr(CandidateBuilder, "_aged", aged)
+    with opened(loaded) as project:
+        project.train()
+        champion = project.registry.get("buyer@champion")
+        assert champion.half_life_us == 28 * DAY_US
+        file = blob_of(loaded, champion.artifact)
+        sound = file.read_bytes()
+        file.unlink()
+        assert project.train() == []
+        assert file.read_bytes() == sound
 
 
 def test_the_same_data_code_and_seed_give_the_same_version_at_another_time(

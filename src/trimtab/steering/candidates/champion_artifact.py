@@ -38,7 +38,7 @@ class ChampionArtifact:
             training_set = load_training_set(champion.training_set, self._parts.blob, key=key)
         except (NotFound, Corrupt):
             return  # also if the training set was stored without its rows
-        self._fits.fit("refit", training_set, training_set.usable)
+        self._fits.fit("refit", training_set, training_set.usable, champion.half_life_us)
 
     def same(self, cut_us: int) -> Version | None:
         """Return the champion if a training now would give an equal model (same data, code and seed); otherwise None.
@@ -52,8 +52,9 @@ class ChampionArtifact:
             training_set = self._sets.at(cut_us, self._sets.differs_from(champion))
         except (NotFound, Unusable):
             return None
-        if self.lost() and self._fits.fit("refit", training_set, training_set.usable).digest != champion.artifact:
-            return None
+        if self.lost():
+            again = self._fits.fit("refit", training_set, training_set.usable, champion.half_life_us)
+            return champion if again.digest == champion.artifact else None
         return champion
 
     def _same_recipe(self) -> Version | None:

@@ -271,9 +271,8 @@ class CandidateBuilder:
         """Return the plan and the best candidate, after fits in which old rows count less, if these may be better.
 
         They are only made if there is a sign that the data change slowly: the version in service is such a fit, or its
-        loss provably differs from that of the best candidate. (If there is an alarm, the change is sudden, and its
-        repair has sources of its own.) The weights fall faster as long as each such fit is provably better than the
-        best before it. # D0227
+        loss provably differs from that of the best candidate. (After an alarm, the change is sudden.) The weights fall
+        faster as long as each such fit is provably better than the best before it. # D0227
         """
         learns, difference = self._deployment.learn == "online", self._judge.difference
         if plan.folds[1:] or target is None or case.answered.scores is None or learns or not _finite(best):

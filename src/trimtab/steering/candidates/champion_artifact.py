@@ -52,10 +52,10 @@ class ChampionArtifact:
             training_set = self._sets.at(cut_us, self._sets.differs_from(champion))
         except (NotFound, Unusable):
             return None
-        if self.lost():
-            again = self._fits.fit("refit", training_set, training_set.usable, champion.half_life_us)
-            return champion if again.digest == champion.artifact else None
-        return champion
+        if not self.lost():
+            return champion
+        again = self._fits.fit("refit", training_set, training_set.usable, champion.half_life_us)
+        return champion if again.digest == champion.artifact else None
 
     def _same_recipe(self) -> Version | None:
         """Return the champion if its recipe (definition and way of fitting) is declared now; otherwise None."""

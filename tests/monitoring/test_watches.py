@@ -86,6 +86,26 @@ def test_an_alarm_ends_when_seven_days_are_back_at_the_reference(catalog: Catalo
     assert 46 <= standing_signals(catalog, "m")[0].onset_us / DAY_US <= 50
 
 
+@pytest.mark.parametrize("seed", [2, 4])
+def test_a_lucky_fortnight_is_no_reference_that_later_days_must_reach(catalog: Catalog, seed: int) -> None:
+    """The scores expect a loss of .2; see `_from_zero`."""
+    monitor = QualityMonitor(catalog, "m", run_length_days=500)
+    lucky = stream(seed, 0, 14)
+    above = float(np.mean([one.capped_loss_sum / ROWS for one in lucky])) - 0.19  # a standard deviation below .2
+    anchor(monitor, catalog, "v1", [day(n, one.capped_loss_sum / ROWS - above) for n, one in enumerate(lucky)], 14)
+    monitor.observe(stream(10 + seed, 14, 200), now_us=214 * DAY_US)
+    assert "quality_loss" not in dict(standing(catalog))
+    monitor.observe(stream(20 + seed, 214, 21, level=0.225), now_us=235 * DAY_US)
+    assert "quality_loss" in dict(standing(catalog))
+
+
+def test_scores_that_were_much_too_unsure_are_a_reference(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "m", run_length_days=500)
+    anchor(monitor, catalog, "v1", stream(1, 0, 28, level=0.17), 28)
+    monitor.observe(stream(2, 28, 21), now_us=49 * DAY_US)
+    assert "quality_loss" in dict(standing(catalog))
+
+
 def test_an_error_that_triples_during_an_alarm_is_a_signal_of_its_own(
     catalog: Catalog, monitor: QualityMonitor
 ) -> None:

@@ -227,7 +227,8 @@ def learnt_values(
         except Misuse as error:  # too few reference days, or all values are equal
             unwatched[kind] = str(error)
         else:
-            figures[kind] = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
+            figure = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
+            figures[kind] = _from_zero(figure, lucky=True) if figure.excess else figure
     return figures, unwatched
 
 
@@ -372,15 +373,17 @@ def _risen(figure: MetricValue) -> MetricValue:
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
 
 
-def _from_zero(figure: MetricValue) -> MetricValue:
-    """Change the watched value of a calibration gap so that gaps between its reference and 0 are no evidence."""
+def _from_zero(figure: MetricValue, *, lucky: bool = False) -> MetricValue:
+    """Change a watched value so that values between its mean and 0, which is right on average, are no evidence.
+
+    `lucky`: only as far as luck explains a mean on the better side of 0 (two standard errors beyond its upper bound).
+    """
     spec = figure.spec
-    towards = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd
+    towards, luck = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd, 2.0 / math.sqrt(spec.reference_blocks)
+    more = [min(max(towards - side.baseline, 0.0), luck) if lucky else towards for side in spec.sides]
     sides = tuple(
-        msgspec.structs.replace(side, baseline=min(side.baseline + towards, HIGH))
-        if side.sign * spec.mean < 0
-        else side
-        for side in spec.sides
+        msgspec.structs.replace(side, baseline=min(side.baseline + by, HIGH)) if side.sign * spec.mean < 0 else side
+        for side, by in zip(spec.sides, more, strict=True)
     )
     return msgspec.structs.replace(figure, spec=msgspec.structs.replace(spec, sides=sides))
 

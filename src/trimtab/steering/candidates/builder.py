@@ -274,8 +274,8 @@ class CandidateBuilder:
         loss provably differs from that of the best candidate. (After an alarm, the change is sudden.) The weights fall
         faster as long as each such fit is provably better than the best before it. # D0227
         """
-        learns, difference = self._deployment.learn == "online", self._judge.difference
-        if plan.folds[1:] or target is None or case.answered.scores is None or learns or not _finite(best):
+        usable, difference = self._deployment.learn == "batch" and not plan.folds[1:], self._judge.difference
+        if not usable or target is None or case.answered.scores is None or not np.isfinite(best.scores).all():
             return plan, best
         if target.version.half_life_us is None:
             found = difference(case, best.scores, _SURE)
@@ -287,7 +287,7 @@ class CandidateBuilder:
             except Misuse:  # for example, the estimator takes no weights
                 break
             usual = msgspec.structs.replace(case, answered=TargetScores(best.scores, ""))
-            if not _finite(aged) or difference(usual, aged.scores, _SURE).high >= 0.0:
+            if not np.isfinite(aged.scores).all() or difference(usual, aged.scores, _SURE).high >= 0.0:
                 break
             plan, best = msgspec.structs.replace(plan, sources=(*plan.sources, source)), aged
         return plan, best
@@ -357,10 +357,6 @@ class CandidateBuilder:
         """Return the result of a step that is not recorded. After an interruption, it is done again."""
         found: T = self._options.recording.steps.do(name, None, work, _NEVER)
         return found
-
-
-def _finite(made: Made) -> bool:
-    return bool(np.isfinite(made.scores).all())
 
 
 _NEVER: Final[Codec[Any]] = Codec(lambda value: b"", lambda data: None)  # never called: `_done` records no result

@@ -42,6 +42,7 @@ from trimtab.training.fitting.fitted import Fitted
 
 T = TypeVar("T")
 _SURE = 0.95  # the confidence level of a difference between two candidates of one repair
+_LEAST_GAIN = 0.01  # fits that forget what is old, such as last year's season, must lower the loss by this share
 
 
 class _Before(msgspec.Struct, frozen=True, eq=False):
@@ -272,23 +273,23 @@ class CandidateBuilder:
 
         They are only made if there is a sign that the data change slowly: the version in service is such a fit, or its
         loss provably differs from that of the best candidate. (After an alarm, the change is sudden.) The weights fall
-        faster as long as each such fit is provably better than the best before it. # D0227
+        faster as long as each such fit is provably better than the best before it, and by 1 % or more. # D0227
         """
         usable, difference = self._deployment.learn == "batch" and not plan.folds[1:], self._judge.difference
         if not usable or target is None or case.answered.scores is None or not np.isfinite(best.scores).all():
             return plan, best
-        if target.version.half_life_us is None:
-            found = difference(case, best.scores, _SURE)
-            if found.low <= 0.0 <= found.high:
-                return plan, best
+        found = None if target.version.half_life_us else difference(case, best.scores, _SURE)
+        if found is not None and found.low <= 0.0 <= found.high:
+            return plan, best
         for source in aged_sources(plan):
             try:
                 (aged,) = self._fits.of_plan(case.training_set, msgspec.structs.replace(plan, sources=(source,)))
             except Misuse:  # for example, the estimator takes no weights
-                break
+                return plan, best
             usual = msgspec.structs.replace(case, answered=TargetScores(best.scores, ""))
-            if not np.isfinite(aged.scores).all() or difference(usual, aged.scores, _SURE).high >= 0.0:
-                break
+            proven = np.isfinite(aged.scores).all() and difference(usual, aged.scores, _SURE).high < 0.0
+            if not (proven and is_as_good(self._judge.paired_days(aged.scores, usual), -_LEAST_GAIN)):
+                return plan, best
             plan, best = msgspec.structs.replace(plan, sources=(*plan.sources, source)), aged
         return plan, best
 

@@ -136,14 +136,14 @@ def walk_forward_rows(
     return found
 
 
-def is_as_good(days: Sequence[PairedDay]) -> bool:
-    """Return whether the model that scored earlier days is not far worse than the candidate, on the days of the window.
+def is_as_good(days: Sequence[PairedDay], most: float = MOST_WORSE) -> bool:
+    """Return whether a model's loss is at most this share above the other's (if negative: at least so much below).
 
-    If it is worse, for example because most of its rows are from before a change, then its losses on the earlier days
-    are too high for a reference: a later rise up to them would raise no alarm. # D0226
+    The model that scored earlier days must not be much worse than the candidate on the window: its losses would be too
+    high for a reference, and a later rise up to them would raise no alarm. # D0226
     """
     worse = sum(day.rows * day.difference for day in days)
-    return worse <= MOST_WORSE * sum(day.rows * day.champion for day in days)
+    return worse <= most * sum(day.rows * day.champion for day in days)
 
 
 def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:

@@ -15,6 +15,7 @@ import pytest
 
 import forked
 import trimtab as tt
+from indexed_labels import IndexedLabels
 from trimtab.app.data.recent_events import RecentEvents
 from trimtab.app.features.source_counts import read_counts
 from trimtab.core.clock import VirtualClock
@@ -23,7 +24,7 @@ from trimtab.core.time import DAY_US
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback.blocks import DayBlocks
 from trimtab.feedback.open_days import OpenDays
-from trimtab.feedback.outcomes import IndexedLabels, OutcomeJoin
+from trimtab.feedback.outcomes import OutcomeJoin
 from trimtab.feedback.slices import RequestSlices
 from trimtab.monitoring.quality.quality_days import stored_days
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import shop
 
+from indexed_labels import IndexedLabels
 from trimtab.app.project import Project
 from trimtab.app.training.loops import Loops
 from trimtab.core.columns.data import Columns, column
@@ -19,7 +20,6 @@ from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, R
 from trimtab.core.time import DAY_US, MINUTE_US
 from trimtab.features.definitions import Request
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback.outcomes import IndexedLabels
 from trimtab.registry import LoadedModel
 from trimtab.serving.arms.arms import CANARY
 from trimtab.steering.candidates.comparisons import Comparisons

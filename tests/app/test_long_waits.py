@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import shop
 
+from indexed_labels import IndexedLabels
 from trimtab.app.project import Project
 from trimtab.app.training.loops import Loops
 from trimtab.core.columns.data import Columns
@@ -17,7 +18,6 @@ from trimtab.core.ids import TimeIds
 from trimtab.core.records import GateRecord
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback.outcomes import IndexedLabels
 from trimtab.registry import Registry, Version
 from trimtab.steering.candidates.comparison_targets import ComparisonTarget, target_on_window
 from trimtab.steering.candidates.ports import DeploymentParts

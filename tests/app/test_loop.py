@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import trimtab as tt
+from indexed_labels import IndexedLabels
 from trimtab.app import Project
 from trimtab.app.data.training_data import LivingData
 from trimtab.app.features.feature_runs import run_in_memory
@@ -29,7 +30,6 @@ from trimtab.core.ids import TimeIds
 from trimtab.core.records import Prediction, Signal
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.features.labels import LabelIndex
-from trimtab.feedback.outcomes import IndexedLabels
 from trimtab.registry import LoadedModel
 from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows

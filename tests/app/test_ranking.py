@@ -13,6 +13,7 @@ import pytest
 import shop
 from click.testing import CliRunner
 
+from indexed_labels import IndexedLabels
 from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Unavailable
@@ -21,7 +22,7 @@ from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.features.labels import LabelIndex
 from trimtab.feedback.blocks import day_qualities
 from trimtab.feedback.open_days import OpenDays
-from trimtab.feedback.outcomes import IndexedLabels, ListColumn, OutcomeJoin
+from trimtab.feedback.outcomes import ListColumn, OutcomeJoin
 
 PROJECT = """
 import trimtab as tt

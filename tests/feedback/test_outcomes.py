@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexed_labels import IndexedLabels
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import DayQuality, Prediction
@@ -23,7 +24,7 @@ from trimtab.features.definitions import label
 from trimtab.features.labels import LABEL_STATES, UNLISTED, LabelIndex
 from trimtab.feedback.blocks import day_qualities
 from trimtab.feedback.open_days import InMemory, OpenDays, judged_table
-from trimtab.feedback.outcomes import IndexedLabels, KnownLabels, OutcomeFrame, OutcomeJoin
+from trimtab.feedback.outcomes import KnownLabels, OutcomeFrame, OutcomeJoin
 from trimtab.testing.builders import a_prediction
 
 WAIT_US = 6 * HOUR_US

@@ -179,3 +179,15 @@ def test_usual_traffic_is_the_median_of_the_hours_before(seed: int) -> None:
         weeks = [rows[place - 168 * n] for n in range(1, 5) if 0 <= place - 168 * n < len(rows)]
         expected = np.median(weeks) if len(weeks) >= 3 else np.median(days) if len(days) >= 2 else np.nan
         assert np.array_equal(found[place], expected, equal_nan=True), place
+
+
+@pytest.mark.parametrize("share", [2.0, 3.0])
+def test_more_requests_in_the_quiet_hours_alone_are_not_doubled_traffic(share: float) -> None:
+    """After a change to summer time, or on a holiday, requests begin an hour earlier."""
+    counts = np.random.default_rng(1).poisson([*[10] * 12, *[100] * 12], (DAYS + 5, 24))
+    counts[DAYS, :12] = share * counts[DAYS, :12]
+    hours = {hour: TrafficHour(int(count), int(count)) for hour, count in enumerate(counts.ravel())}
+    assert not any("traffic_doubled" in kinds for kinds in lived(hours).values())
+    counts[DAYS + 3] *= 2
+    hours = {hour: TrafficHour(int(count), int(count)) for hour, count in enumerate(counts.ravel())}
+    assert any("traffic_doubled" in kinds for now, kinds in lived(hours).items() if now <= 24 * (DAYS + 4))

@@ -14,7 +14,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.records import Prediction
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.definitions import LabelWait
-from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED, LabelIndex
+from trimtab.features.labels import LABELLED, LATE, MISSING, PENDING, UNLISTED
 from trimtab.feedback.slices import RequestSlices
 from trimtab.serving.log.prediction_record import prediction_columns
 from trimtab.stats.metrics.multiclass import normalized
@@ -43,17 +43,6 @@ class LoadedLabels(Protocol):
     def complete_until(self, now_us: int) -> int:
         """Return the time until which labels are complete: the last load or, if the next one is overdue, `now_us`."""
         ...
-
-
-class IndexedLabels:
-    """A `LabelReader` that looks up labels in a `LabelIndex`. The caller keeps the index up to date."""
-
-    def __init__(self, index: LabelIndex) -> None:
-        self._index = index
-
-    def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
-        found = self._index.join(keys.to_list(), at_us, cut_us)
-        return KnownLabels(found.values, found.known_at_us)
 
 
 class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):

@@ -12,6 +12,7 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.records import GateCheck, GateRecord
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.quality.quality import KIND, Watch
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.stats.inference.paired import paired_mean_bound
@@ -32,6 +33,7 @@ from trimtab.steering.gate.slices import parts_of
 from trimtab.steering.gate.version_checks import Proving, fast_enough, loads, loads_in_fresh_process
 from trimtab.steering.gate.window import Window
 from trimtab.steering.loop_state import PairedDay
+from trimtab.store.ports import read_record
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.judge.baselines import baseline_scores
 
@@ -178,10 +180,17 @@ class Judge:
         return f"{reason} {_STEADIER}" if by_heart else reason
 
     def cap(self, scores: Floats, case: Case) -> float:
-        """Return the cap for the loss of a row (in a ranking, a list): in daily sums, larger losses count as this."""
-        metric, rows = self._deployment.model.metric, case.window.rows
+        """Return the cap for the loss of a row (in a ranking, a list): in daily sums, larger losses count as this.
+
+        The cap of the version in service is kept if it is between half and twice the cap that these scores give. Then
+        sums of both versions can be compared: if losses vary much, a higher cap alone makes their mean higher.
+        """
+        model, rows = self._deployment.model, case.window.rows
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
-        return loss_cap(metric, unit_losses(metric, target, scores, lists)[0])
+        own = loss_cap(model.metric, unit_losses(model.metric, target, scores, lists)[0])
+        watch = read_record(self._parts.catalog, KIND, model.name, Watch)
+        near = watch is not None and watch.metric == model.metric and 0.5 <= watch.loss_cap / own <= 2.0
+        return watch.loss_cap if watch is not None and near else own
 
     def baselines(self, case: Case) -> dict[str, Floats]:
         """Return the baselines' scores of the window's rows.

@@ -18,8 +18,9 @@ _LEARNT_H = 48  # checks need this many hours of traffic
 _MISSED = 30.0  # traffic has stopped only if at least this many requests were expected meanwhile
 _WINDOW_H, _ROWS = 6, 60  # traffic is compared over windows of this many hours, with at least this many requests
 # a finding begins at `_DOUBLE` times the normal number of requests (or at 1.25 times the high end of earlier ratios, if
-# that is more), and ends below `_STILL` times
-_DOUBLE, _STILL = 1.7, 1.35
+# that is more) with at least `_MANY` times a window's mean more than normal (few are a large ratio in quiet hours), and
+# ends below `_STILL` times
+_DOUBLE, _MANY, _STILL = 1.7, 0.5, 1.35
 _MORE = 0.2  # the share of duplicates, or of repeated questions, must exceed the normal share by this
 
 
@@ -132,7 +133,8 @@ def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> l
     if before.size < 4:
         return []
     high = float(np.sort(before)[-1 - before.size // 14])
-    hits = newest >= (_STILL if stands else max(_DOUBLE, 1.25 * high))
+    many = (rows - usual)[judged][-3:] >= _MANY * usual[judged].mean()
+    hits = (newest >= (_STILL if stands else max(_DOUBLE, 1.25 * high))) & (many | stands)
     if not hits[-1] or (hits.sum() < 2 and not stands):
         return []
     onset = (counts.first // _WINDOW_H + int(judged[-3:][hits][0])) * _WINDOW_H

@@ -1,0 +1,51 @@
+"""The cap of a version's losses is that of the version in service, if that is near enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import trimtab as tt
+from trimtab import store
+from trimtab.monitoring.quality.quality import KIND
+from trimtab.monitoring.quality.watches import Watch
+from trimtab.steering.candidates.comparison_targets import TargetScores
+from trimtab.steering.candidates.judging import Case, Judge
+from trimtab.store.ports import Catalog, Put
+
+ERRORS = np.array([1.0, 2.0, 3.0] * 40)  # the median squared error is 4, and nine times that is the cap
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    with store.open(f"sqlite://{tmp_path}/catalog.db", "catalog") as opened:
+        yield opened
+
+
+def capped(catalog: Catalog, scores: np.ndarray) -> float:
+    model: Any = SimpleNamespace(name="price", metric="squared_error")
+    parts: Any = SimpleNamespace(catalog=catalog, deployment=SimpleNamespace(model=model, gate=tt.beats_champion()))
+    rows = np.ones(scores.size, bool)
+    training_set: Any = SimpleNamespace(target=np.zeros(scores.size), lists_of=lambda rows: None)
+    window: Any = SimpleNamespace(rows=rows)
+    return Judge(parts).cap(scores, Case(training_set, window, TargetScores(None, "")))
+
+
+@pytest.mark.parametrize(
+    ("before", "metric", "found"),
+    [(20.0, "squared_error", 20.0), (70.0, "squared_error", 70.0), (17.0, "squared_error", 36.0),
+     (80.0, "squared_error", 36.0), (30.0, "absolute_error", 36.0)],
+)  # fmt: skip
+def test_a_cap_stays_between_half_and_twice_what_the_losses_give(
+    catalog: Catalog, before: float, metric: str, found: float
+) -> None:
+    assert capped(catalog, ERRORS) == 36.0
+    watch = Watch(model="price", version="v", anchored_at_us=0, figures={}, loss_cap=before, metric=metric)
+    catalog.write([Put(KIND, "price", msgspec.json.encode(watch))])
+    assert capped(catalog, ERRORS) == found

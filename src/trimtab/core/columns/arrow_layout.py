@@ -263,10 +263,11 @@ def _short_texts(views: NDArray[Any]) -> NDArray[Any] | None:
     sizes, letters = views.view("<i4")[::4], views.view(np.uint8).reshape(-1, 16)[:, 4:]
     if sizes.min() < 0 or sizes.max() > letters.shape[1]:
         return None
-    letters = np.where(np.arange(letters.shape[1]) < sizes[:, None], letters, 0).astype(np.uint8)
+    longest = max(int(sizes.max()), 1)
+    letters = np.where(np.arange(longest) < sizes[:, None], letters[:, :longest], 0).astype(np.uint32)
     if letters.max() > 127 or np.count_nonzero(letters) != sizes.sum():  # NumPy would drop a zero at the end of a text
         return None
-    texts: NDArray[Any] = letters.view(f"S{letters.shape[1]}").ravel().astype(f"U{letters.shape[1]}").astype(object)
+    texts: NDArray[Any] = letters.view(f"U{longest}").ravel().astype(object)
     return texts
 
 

@@ -354,6 +354,19 @@ def test_a_repaired_version_is_not_worse_because_an_earlier_one_was_less_sure(ca
     assert [one.kind for one in signals(catalog) if one.version == "v2"] == []
 
 
+@pytest.mark.parametrize(("gap", "worse"), [(0.0, False), (-0.03, False), (0.05, True), (-0.15, True)])
+def test_a_version_whose_gap_is_closer_to_zero_is_not_worse(catalog: Catalog, gap: float, worse: bool) -> None:
+    """The version before it predicted .05 too little."""
+
+    def days(off: float, version: str) -> list[DayQuality]:
+        known = [day(n, FLAT[n % 14], version=version) for n in range(28)]
+        return [msgspec.structs.replace(one, score_sum=(0.3 + off) * 1_000) for one in known]
+
+    monitor = anchored(catalog, days(-0.05, "v1"))
+    watch, _ = monitor.anchor("v2", days(gap, "v2"), at_us=28 * DAY_US)
+    assert bool(watch.short_of) == worse
+
+
 def test_an_earlier_watch_ends_when_seven_days_of_the_new_version_are_closed(catalog: Catalog) -> None:
     monitor = anchored(catalog, healthy())
     refreshed(catalog, monitor, "v2", 40)

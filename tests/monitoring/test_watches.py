@@ -88,7 +88,7 @@ def test_an_alarm_ends_when_seven_days_are_back_at_the_reference(catalog: Catalo
 
 @pytest.mark.parametrize("seed", [2, 4])
 def test_a_lucky_fortnight_is_no_reference_that_later_days_must_reach(catalog: Catalog, seed: int) -> None:
-    """The scores expect a loss of .2; see `_from_zero`."""
+    """The scores expect a loss of .2; see `from_zero`."""
     monitor = QualityMonitor(catalog, "m", run_length_days=500)
     lucky = stream(seed, 0, 14)
     above = float(np.mean([one.capped_loss_sum / ROWS for one in lucky])) - 0.19  # a standard deviation below .2

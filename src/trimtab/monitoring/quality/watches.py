@@ -13,7 +13,6 @@ from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.monitoring.quality.earlier_levels import EarlierLevel, LossLevel
 from trimtab.stats.inference.edetector import (
-    HIGH,
     LOW,
     AlarmSpec,
     AlarmState,
@@ -228,7 +227,7 @@ def learnt_values(
             unwatched[kind] = str(error)
         else:
             figure = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
-            figures[kind] = _from_zero(figure, lucky=True) if figure.excess else figure
+            figures[kind] = from_zero(figure, lucky=True) if figure.excess else figure
     return figures, unwatched
 
 
@@ -253,7 +252,7 @@ def learnt_slices(
         if _varied(days)
     }
     known = {name: figure for name, figure in found.items() if figure is not None}
-    return {name: _from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known
+    return {name: from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known
 
 
 def _varied(days: Sequence[DayQuality]) -> bool:
@@ -373,7 +372,7 @@ def _risen(figure: MetricValue) -> MetricValue:
     return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
 
 
-def _from_zero(figure: MetricValue, *, lucky: bool = False) -> MetricValue:
+def from_zero(figure: MetricValue, *, lucky: bool = False) -> MetricValue:
     """Change a watched value so that values between its mean and 0, which is right on average, are no evidence.
 
     `lucky`: only as far as luck explains a mean on the better side of 0 (two standard errors beyond its upper bound).
@@ -382,7 +381,7 @@ def _from_zero(figure: MetricValue, *, lucky: bool = False) -> MetricValue:
     towards, luck = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd, 2.0 / math.sqrt(spec.reference_blocks)
     more = [min(max(towards - side.baseline, 0.0), luck) if lucky else towards for side in spec.sides]
     sides = tuple(
-        msgspec.structs.replace(side, baseline=min(side.baseline + by, HIGH)) if side.sign * spec.mean < 0 else side
+        msgspec.structs.replace(side, baseline=side.baseline + by) if side.sign * spec.mean < 0 else side
         for side, by in zip(spec.sides, more, strict=True)
     )
     return msgspec.structs.replace(figure, spec=msgspec.structs.replace(spec, sides=sides))

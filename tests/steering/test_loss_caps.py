@@ -17,6 +17,7 @@ from trimtab.monitoring.quality.quality import KIND
 from trimtab.monitoring.quality.watches import Watch
 from trimtab.steering.candidates.comparison_targets import TargetScores
 from trimtab.steering.candidates.judging import Case, Judge
+from trimtab.steering.gate.scales import loss_cap
 from trimtab.store.ports import Catalog, Put
 
 ERRORS = np.array([1.0, 2.0, 3.0] * 40)  # the median squared error is 4, and nine times that is the cap
@@ -39,13 +40,23 @@ def capped(catalog: Catalog, scores: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("before", "metric", "found"),
-    [(10.0, "squared_error", 10.0), (140.0, "squared_error", 140.0), (8.0, "squared_error", 36.0),
-     (150.0, "squared_error", 36.0), (30.0, "absolute_error", 36.0)],
+    [(19.0, "squared_error", 19.0), (700.0, "squared_error", 700.0), (17.0, "squared_error", 36.0),
+     (750.0, "squared_error", 36.0), (30.0, "absolute_error", 36.0)],
 )  # fmt: skip
-def test_a_cap_stays_between_a_quarter_and_four_times_what_the_losses_give(
+def test_a_cap_stays_between_half_and_twenty_times_the_cap_by_the_typical_loss(
     catalog: Catalog, before: float, metric: str, found: float
 ) -> None:
     assert capped(catalog, ERRORS) == 36.0
     watch = Watch(model="price", version="v", anchored_at_us=0, figures={}, loss_cap=before, metric=metric)
     catalog.write([Put(KIND, "price", msgspec.json.encode(watch))])
     assert capped(catalog, ERRORS) == found
+
+
+def test_a_cap_stays_if_only_the_largest_losses_differ() -> None:
+    rng = np.random.default_rng(1)
+    found = [loss_cap("squared_error", rng.standard_t(3, 840) ** 2) for _ in range(200)]
+    assert max(found) > 3.0 * min(found)
+    kept = found[0]
+    for _ in range(200):
+        assert loss_cap("squared_error", rng.standard_t(3, 840) ** 2, kept) == kept
+    assert loss_cap("squared_error", 50.0 * rng.standard_t(3, 840) ** 2, kept) > 2.0 * kept

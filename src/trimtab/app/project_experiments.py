@@ -240,12 +240,7 @@ class ProjectExperiments(System):
         return write_experiment_page(self, experiment, Path(to), generation)
 
     def experiment_plan(
-        self,
-        experiment: str,
-        *,
-        effects: Sequence[float] = (0.02, 0.05, 0.1),
-        days: int = 56,
-        units: str | None = None,
+        self, experiment: str, *, effects: Sequence[float] = (0.02, 0.05, 0.1), days: int = 56, units: str | None = None
     ) -> ExperimentPlan:
         """How long an experiment takes, and which effects it can show, from the project's own history.
 

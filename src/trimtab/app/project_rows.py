@@ -55,13 +55,7 @@ class ProjectRows(ProjectExperiments):
         return self.ingestor.push(source, rows)
 
     def ingest(
-        self,
-        source: str,
-        file: Rows,
-        *,
-        history: bool = True,
-        absent_ok: bool = False,
-        progress: Meter | None = None,
+        self, source: str, file: Rows, *, history: bool = True, absent_ok: bool = False, progress: Meter | None = None
     ) -> Ingested:
         """Load a source's events from a file or a table. Invalid rows, such as events in the future, go to quarantine.
 

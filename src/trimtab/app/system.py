@@ -99,10 +99,7 @@ class System(Closing, metaclass=PublicNames):
     def _begin(self) -> None:
         self._forget_parts()
         self._state: State | None = State(
-            self.state_folder,
-            clock=self.clock,
-            prediction_mode=self.config.serve.log,
-            urls=self.config.store.urls,
+            self.state_folder, clock=self.clock, prediction_mode=self.config.serve.log, urls=self.config.store.urls
         )
 
     def _forget_parts(self) -> None:

@@ -19,9 +19,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.files.files import Table, is_table, read_rows
 from trimtab.events.quarantine import Quarantine, Quarantined, line_fields, raw_json
 from trimtab.events.records import Event, Op, decode
-from trimtab.events.values.checks import (
-    EXTRA,
-)
+from trimtab.events.values.checks import EXTRA
 from trimtab.events.values.fitting import FileRows
 from trimtab.store.ports import Log
 
@@ -128,14 +126,7 @@ class Ingestor:
             lists = {name: column.to_list() for name, column in part.by_name.items()}
             yield from map(decode, Batch(call, lists, part.rows, None, given=False).payloads())
 
-    def load(
-        self,
-        source: str,
-        columns: Columns,
-        *,
-        history: bool = True,
-        at_us: NDArray[Any] | None = None,
-    ) -> Pushed:
+    def load(self, source: str, columns: Columns, *, history: bool = True, at_us: NDArray[Any] | None = None) -> Pushed:
         """Add the rows of a table, ten thousand at a time. If a table is added again, its rows are repetitions.
 
         Args:

@@ -154,12 +154,7 @@ def recorded(
 
 
 def recorded_between(
-    log: Log,
-    moved: Moved,
-    sources: Sequence[Source],
-    span: tuple[str, int, int],
-    *,
-    batch: int = _BATCH,
+    log: Log, moved: Moved, sources: Sequence[Source], span: tuple[str, int, int], *, batch: int = _BATCH
 ) -> Iterator[tuple[list[LogRecord], int]]:
     """Yield the records between two positions in batches, each with the position that was reached.
 

@@ -177,10 +177,7 @@ def store_day(
         units=[*reached.units, *filter(None, [units])],
         crossed=[*reached.crossed, *filter(None, [crossed])],
     )
-    return [
-        Put(DAYS, _key(day), msgspec.json.encode(day), expected=0),
-        put_reached(day.experiment, now, revision),
-    ], now
+    return [Put(DAYS, _key(day), msgspec.json.encode(day), expected=0), put_reached(day.experiment, now, revision)], now
 
 
 def put_reached(experiment: str, reached: Reached, revision: int) -> Put:

@@ -218,12 +218,7 @@ class _Rows:
         self._bins = score_bins(metric, scores.max(axis=1) if scores.ndim == 2 else scores)
         if p.ndim == 2:
             p, y = top_class(y, p)
-        summed = {
-            "score": p,
-            "label": y,
-            "loss": losses,
-            "capped_loss": bounded_losses(losses, cap),
-        }
+        summed = {"score": p, "label": y, "loss": losses, "capped_loss": bounded_losses(losses, cap)}
         with np.errstate(over="ignore"):
             summed |= {"score_squares": p * p, "label_squares": y * y, "loss_squares": losses * losses}
         if expected is not None:

@@ -16,11 +16,7 @@ _LINE = 15  # the height of each line of labels above the plot
 
 
 def curve_chart(
-    points: Sequence[tuple[float, float]],
-    *,
-    title: str,
-    x_label: str = "",
-    places: Sequence[tuple[float, str]] = (),
+    points: Sequence[tuple[float, float]], *, title: str, x_label: str = "", places: Sequence[tuple[float, str]] = ()
 ) -> Markup:
     """Draw a curve through points in the given order, and return it as SVG.
 

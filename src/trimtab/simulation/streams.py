@@ -284,11 +284,7 @@ def _requests(
 
 
 def _move(
-    requests: dict[str, Column],
-    plan: _Plan,
-    one: Shift,
-    day: Floats,
-    shapes: Mapping[str, tuple[float, float]],
+    requests: dict[str, Column], plan: _Plan, one: Shift, day: Floats, shapes: Mapping[str, tuple[float, float]]
 ) -> None:
     name = plan.column_of(one)
     if name not in requests:

@@ -371,10 +371,7 @@ def _check(made: Deployment) -> None:
             'learn="online" changes the model with each label, and a shadow can only compare models that do not '
             "change. Leave shadow= out of tt.rollout().",
         ),
-        (
-            online and made.cache is not None,
-            'the scores of learn="online" change with each label. Leave cache= out.',
-        ),
+        (online and made.cache is not None, 'the scores of learn="online" change with each label. Leave cache= out.'),
         (
             made.degrade is not None and made.degrade.rule is not None and classes > 0,
             f"degrade's rule gives one number, but the model has {classes} classes. Give version= or last_answer=.",

@@ -8,13 +8,7 @@ import msgspec
 
 from trimtab.app.alerts.alerting import Alerting, kind_of
 from trimtab.app.system import System
-from trimtab.core.alert_settings import (
-    CommandReceiver,
-    EmailReceiver,
-    FileReceiver,
-    HeartbeatReceiver,
-    Receiver,
-)
+from trimtab.core.alert_settings import CommandReceiver, EmailReceiver, FileReceiver, HeartbeatReceiver, Receiver
 from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import SECOND_US, format_time
 from trimtab.monitoring.alerts.alerts import AlertState, Incident

@@ -160,12 +160,7 @@ def assign(system: System, name: str, unit: object) -> Assignment:
 
 
 def expose(
-    system: System,
-    name: str,
-    units: Iterable[object],
-    *,
-    not_shown: str = "",
-    at: At | Sequence[At] | None = None,
+    system: System, name: str, units: Iterable[object], *, not_shown: str = "", at: At | Sequence[At] | None = None
 ) -> list[Assignment]:
     """Return the variants of units, and log the exposures of all or of none; see `Project.expose_units`."""
     if isinstance(units, str | bytes | Mapping):

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def tick_project(
-    system: System,
-    watch: Callable[[Ticked], object] | None = None,
-    also: Sequence[Callable[[System], object]] = (),
+    system: System, watch: Callable[[Ticked], object] | None = None, also: Sequence[Callable[[System], object]] = ()
 ) -> list[Decision]:
     """Run one tick of all deployments, then the steps in `also`, and all experiments; see `Project.tick`.
 

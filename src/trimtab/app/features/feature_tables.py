@@ -323,12 +323,7 @@ def _computed(run: Run, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile
         return FeatureTable(Columns.concat(tables).by_name, positions=run.positions, let_in=counts)
     counts = write_table(how.out, run.scratch, run.blocks(rows), block, counts)
     return FeatureFile(
-        path=how.out,
-        rows=rows,
-        features=wanted.features.names,
-        positions=run.positions,
-        let_in=counts,
-        parts=run.parts,
+        path=how.out, rows=rows, features=wanted.features.names, positions=run.positions, let_in=counts, parts=run.parts
     )
 
 

@@ -16,12 +16,7 @@ from trimtab.store.embedded_files import catalog_file, is_of_catalog
 from trimtab.store.log_places import positions_before
 from trimtab.store.ports import Log
 
-LOGS = {
-    "events": "event log",
-    "predictions": "prediction log",
-    "quarantine": "quarantine",
-    "exposures": "exposure log",
-}
+LOGS = {"events": "event log", "predictions": "prediction log", "quarantine": "quarantine", "exposures": "exposure log"}
 
 _PARTS = {
     "online": "online features",

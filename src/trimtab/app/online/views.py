@@ -54,12 +54,7 @@ class Views:
     """
 
     def __init__(
-        self,
-        state: State,
-        needed: Callable[[], Sequence[View]],
-        *,
-        history: Callable[[], SharedHistory],
-        clock: Clock,
+        self, state: State, needed: Callable[[], Sequence[View]], *, history: Callable[[], SharedHistory], clock: Clock
     ) -> None:
         self._state = state
         self._shared = history

@@ -71,10 +71,7 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
         said = f"These units last appeared on {format_time(newest_us)[:10]}, {(now_us - newest_us) // DAY_US} days ago"
         assumption = f"{assumption} {said}; by now, units may be more or fewer, with other values.".lstrip()
     return msgspec.structs.replace(
-        past,
-        assumption=assumption,
-        holdout=system.config.experiments.holdout,
-        known_at_us=now_us,
+        past, assumption=assumption, holdout=system.config.experiments.holdout, known_at_us=now_us
     )
 
 

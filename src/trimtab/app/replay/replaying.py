@@ -94,20 +94,10 @@ def simulate_project(
         _own_folder(system.state_folder) as folder,
         Replay(
             chosen,
-            Recording(
-                tables,
-                system.sources,
-                stream=made,
-                faults=put_in,
-                until_us=ended_us,
-            ),
+            Recording(tables, system.sources, stream=made, faults=put_in, until_us=ended_us),
             folder,
             ReplaySettings(
-                start_us=begin.at_us[0],
-                or_start_us=begin.at_us[1:],
-                start_why=begin.why,
-                until_us=until_us,
-                seed=used,
+                start_us=begin.at_us[0], or_start_us=begin.at_us[1:], start_why=begin.why, until_us=until_us, seed=used
             ),
             progress=show,
         ) as replay,

@@ -24,9 +24,7 @@ class Ticked(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tick_all(
-    system: System,
-    watch: Callable[[Ticked], object] | None = None,
-    also: Sequence[Callable[[System], object]] = (),
+    system: System, watch: Callable[[Ticked], object] | None = None, also: Sequence[Callable[[System], object]] = ()
 ) -> list[Decision]:
     """Run one tick of all deployments, then the further steps in `also`; see `Project.tick`."""
     system.state.check_clock()  # an error if the clock is ahead: otherwise days in the future would be closed. # D0170

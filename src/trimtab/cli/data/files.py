@@ -35,9 +35,7 @@ _INGEST_SAFE = "What was taken is safe in the log; run the same command again: r
 @click.argument("source", shell_complete=names("source"))
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
-    "--live",
-    is_flag=True,
-    help="The rows become known now, and not each at its own time plus the source's delay.",
+    "--live", is_flag=True, help="The rows become known now, and not each at its own time plus the source's delay."
 )
 @click.option("--absent-as-null", is_flag=True, help="Accept a file without some declared columns; they become null.")
 @click.option(
@@ -126,13 +124,7 @@ def _compared(taken: Ingested) -> str:
 @click.option("--mode", type=click.Choice(["batch", "precomputed"]), default="batch", show_default=True)
 @click.option("--again", is_flag=True, help="Answer FILE as a new batch, even if it was answered before.")
 def predict(
-    model: str,
-    file: Path | None,
-    rows: tuple[str, ...],
-    at: str | None,
-    out: Path | None,
-    mode: str,
-    again: bool,
+    model: str, file: Path | None, rows: tuple[str, ...], at: str | None, out: Path | None, mode: str, again: bool
 ) -> int:
     """Answer a file of requests, or single rows.
 

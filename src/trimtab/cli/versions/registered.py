@@ -29,10 +29,7 @@ _SHOWN = 12  # ids are shown with this many digits
 @click.option("--metric", metavar="BOUND", help='Only versions with this metric, or within a bound: "auc>0.8".')
 @click.option("--feature", metavar="NAME", help="Only versions that read this feature, or a feature of this view.")
 @click.option(
-    "--source",
-    metavar="NAME",
-    shell_complete=names("source"),
-    help="Only versions whose features read this source.",
+    "--source", metavar="NAME", shell_complete=names("source"), help="Only versions whose features read this source."
 )
 def versions(model: str | None, **wanted: Any) -> None:
     """List or search the registered versions of models.

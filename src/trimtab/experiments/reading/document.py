@@ -240,7 +240,7 @@ def _weeks(page: Document, reading: Reading) -> None:
         page.heading("Novelty: by days since the first exposure")
         page.paragraph(
             "The effect on what units do on their first day, their second day, and so on. If it shrinks from day to "
-            "day, the novelty wears off. Each interval is that of a single look at its days.",
+            "day, the novelty wears off. Each interval is that of a single look at its days."
         )
         headers = ("metric", "variant", "since the exposure", "units", "effect", "low", "high")
         page.table(Table(headers=headers, rows=ages), most=_MOST_PARTS)
@@ -248,7 +248,7 @@ def _weeks(page: Document, reading: Reading) -> None:
         page.heading("Novelty: by week")
         page.paragraph(
             "The effect on units that were first exposed in each week. If it shrinks from week to week, the novelty "
-            "may wear off. Each interval is that of a single look at its week.",
+            "may wear off. Each interval is that of a single look at its week."
         )
         headers = ("metric", "variant", "week", "units", "effect", "low", "high")
         page.table(Table(headers=headers, rows=rows), most=_MOST_PARTS)

@@ -35,7 +35,7 @@ class Statistic(msgspec.Struct, frozen=True):
 STATISTICS = {  # by field of `ColumnDistance`
     "distance": Statistic(
         "js_distances", "trimtab_input_distance", "Jensen-Shannon distance of a day of inputs from the profile."
-    ),
+    )
 }
 
 

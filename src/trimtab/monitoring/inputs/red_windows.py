@@ -218,12 +218,7 @@ def window_changes(
         key = f"{signal.model}/{signal.id}"
         record = catalog.get(KIND, key)
         window = RedWindow(
-            id=signal.id,
-            model=signal.model,
-            kind=signal.kind,
-            subject=signal.subject,
-            start_us=start_us,
-            end_us=end_us,
+            id=signal.id, model=signal.model, kind=signal.kind, subject=signal.subject, start_us=start_us, end_us=end_us
         )
         if signal.ended_at_us is not None and FILES in signal.evidence and not reach.logged:
             changes += [] if record is None else [Remove(KIND, key, expected=record.revision)]

@@ -55,12 +55,7 @@ def store_days(days: Sequence[DayBlocks]) -> list[Put]:
 
 
 def stored_days(
-    catalog: Catalog,
-    model: str,
-    *,
-    from_us: int | None = None,
-    until_us: int | None = None,
-    slices: bool = False,
+    catalog: Catalog, model: str, *, from_us: int | None = None, until_us: int | None = None, slices: bool = False
 ) -> list[DayBlocks]:
     """Return the closed days of a model, oldest first.
 

@@ -6,16 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast, get_args
 
 from trimtab.core.time import format_time
-from trimtab.report import (
-    Align,
-    Bar,
-    Document,
-    Swarm,
-    Table,
-    bar_chart,
-    curve_chart,
-    swarm_chart,
-)
+from trimtab.report import Align, Bar, Document, Swarm, Table, bar_chart, curve_chart, swarm_chart
 from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.metric_value import MetricValue
 from trimtab.training.data.leakage import Leak

@@ -18,15 +18,7 @@ from scipy.special import nctdtr, ndtr, ndtri, stdtrit
 from trimtab.core.errors import Misuse
 from trimtab.stats.ab.arms import FloatArray
 from trimtab.stats.ab.readings import CORRELATION, Errors, allow_for_correlation, effective_days, tail_score
-from trimtab.stats.ab.sequential import (
-    CLOSEST,
-    EVEN,
-    TUNED,
-    TYPICAL,
-    critical_by_days,
-    mixture_score,
-    spending_bounds,
-)
+from trimtab.stats.ab.sequential import CLOSEST, EVEN, TUNED, TYPICAL, critical_by_days, mixture_score, spending_bounds
 
 Rule = Literal["sequence", "msprt", "obrien_fleming", "fixed"]
 RUNS = 2_000  # the number of experiments that are drawn

@@ -183,11 +183,9 @@ class Judge:
         """Return the cap for the loss of a row (in a ranking, a list): in daily sums, larger losses count as this."""
         model, rows = self._deployment.model, case.window.rows
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
-        own = loss_cap(model.metric, unit_losses(model.metric, target, scores, lists)[0])
-        # a higher cap makes the mean loss higher, so the cap of the version in service is kept if it is near  # D0187
         watch = read_record(self._parts.catalog, KIND, model.name, Watch)
-        near = watch is not None and watch.metric == model.metric and 0.25 <= watch.loss_cap / own <= 4.0
-        return watch.loss_cap if watch is not None and near else own
+        before = watch.loss_cap if watch is not None and watch.metric == model.metric else None
+        return loss_cap(model.metric, unit_losses(model.metric, target, scores, lists)[0], before)
 
     def baselines(self, case: Case) -> dict[str, Floats]:
         """Return the baselines' scores of the window's rows.

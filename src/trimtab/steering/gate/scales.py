@@ -58,7 +58,7 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
     return float(np.abs(one - other).mean(axis=0).max())
 
 
-def loss_cap(metric: Loss, losses: Floats) -> float:
+def loss_cap(metric: Loss, losses: Floats, before: float | None = None) -> float:
     """Return the largest loss that a row may have in daily sums, given the losses on reference days.
 
     For probabilities, it is c, three times the log loss of a coin toss. If this cuts off more than 5 % of the mean
@@ -72,24 +72,35 @@ def loss_cap(metric: Loss, losses: Floats) -> float:
     For the log loss of several classes, it is three times the mean loss, but at least the cap for probabilities. Other
     losses of several classes, and those of lists, cannot exceed a fixed value, which is the cap.
 
+    Args:
+        before: The cap of the version in service. It is kept unless it is far off, because a higher cap makes the mean
+            loss higher, and the losses of both versions are compared. # D0187
+
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)
     """
-    if metric in PROBABILITIES:
-        kept = min(_leaving(losses, _KEPT_OF_MEAN), np.sort(losses)[-_FEW_ROWS]) if losses.size >= _FEW_ROWS else 0.0
-        return max(LOSS_CAP, 2.0 * float(kept) - LOSS_CAP)
     if top_of(metric) is not None:
         return 1.0
+    least, found = _caps(metric, losses)
+    return before if before is not None and least / 2.0 <= before <= 20.0 * least else found
+
+
+def _caps(metric: Loss, losses: Floats) -> tuple[float, float]:
+    """Return the cap by the typical loss, and the cap that may be raised because losses differ much."""
+    if metric in PROBABILITIES:
+        kept = min(_leaving(losses, _KEPT_OF_MEAN), np.sort(losses)[-_FEW_ROWS]) if losses.size >= _FEW_ROWS else 0.0
+        return LOSS_CAP, max(LOSS_CAP, 2.0 * float(kept) - LOSS_CAP)
     typical = float(np.median(losses)) if losses.size else 0.0
     mean = float(losses.mean()) if losses.size else 0.0
     if metric in CLASS_LOSSES:
-        return max(LOSS_CAP, _FAR * mean) if metric == "multi_log_loss" else 2.0 if metric == "multi_brier" else 1.0
+        found = max(LOSS_CAP, _FAR * mean) if metric == "multi_log_loss" else 2.0 if metric == "multi_brier" else 1.0
+        return found, found
     # the median may be 0 for counts and other losses
     typical = max(typical, mean) if metric == "poisson_deviance" else typical or mean
     if not (typical > 0.0 and np.isfinite(_far(metric) * typical)):
-        return LOSS_CAP
-    most = float(np.quantile(losses, _FEW, method="lower"))
-    return max(_far(metric) * typical, min(_leaving(losses, _KEPT_OF_MEAN), most))
+        return LOSS_CAP, LOSS_CAP
+    least, most = _far(metric) * typical, float(np.quantile(losses, _FEW, method="lower"))
+    return least, max(least, min(_leaving(losses, _KEPT_OF_MEAN), most))
 
 
 def _leaving(losses: Floats, share: float) -> float:

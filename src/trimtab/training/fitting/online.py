@@ -126,12 +126,7 @@ class OnlineLearner:
 
 
 def fit_online(
-    model: Model,
-    training_set: TrainingSet,
-    *,
-    rows: NDArray[np.bool_] | None = None,
-    seed: int = 0,
-    passes: int = 5,
+    model: Model, training_set: TrainingSet, *, rows: NDArray[np.bool_] | None = None, seed: int = 0, passes: int = 5
 ) -> Fitted:
     """Fit an online learner for the first time: call `partial_fit` on the usable rows in order of time, `passes` times.
 

@@ -82,12 +82,7 @@ def _experiments(page: Document, system: System, status: Status) -> None:
 def _sources(page: Document, status: Status) -> None:
     page.heading("Sources")
     rows = tuple(
-        (
-            one.name,
-            one.events,
-            "none yet" if one.newest is None else _minute(one.newest),
-            sum(one.quarantined.values()),
-        )
+        (one.name, one.events, "none yet" if one.newest is None else _minute(one.newest), sum(one.quarantined.values()))
         for one in status.sources
     )
     page.table(Table(headers=("source", "events", "newest event", "rows in quarantine"), rows=rows))

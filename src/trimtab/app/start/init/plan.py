@@ -89,17 +89,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
     is_number = not values.binary and not values.classes
     snapshots = 2 * table.columns[time].distinct <= table.rows  # on average, two rows or more share each time
     label_step_us = step_us if is_number or (snapshots and (step_us or 0) > DAY_US) else None
-    wait = _wait(
-        table,
-        options,
-        time,
-        label,
-        positive,
-        known_at,
-        last_us,
-        label_step_us,
-        assumed,
-    )
+    wait = _wait(table, options, time, label, positive, known_at, last_us, label_step_us, assumed)
     panel = panel_in(step_us, options, is_number, wait.wait, last_us - first_us, assumed)
     taken = {time, label, known_at, key.name, *table.constants}
     entities = pasts(

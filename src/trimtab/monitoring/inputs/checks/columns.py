@@ -80,13 +80,7 @@ def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> l
 
 
 def _off(
-    column: ColumnProfile,
-    statistic: Statistic,
-    place: int,
-    graded: list[Window],
-    gross: Window,
-    *,
-    stands: bool,
+    column: ColumnProfile, statistic: Statistic, place: int, graded: list[Window], gross: Window, *, stands: bool
 ) -> tuple[Window, int, float] | None:
     """Return the window in which a share is off, the newest count of such rows, and the share's normal high end.
 

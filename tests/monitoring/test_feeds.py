@@ -139,3 +139,24 @@ def test_a_finding_about_files_speaks_of_loads_and_begins_when_the_next_one_was_
         "14 days. Load the next one, or check what loads them."
     )
     assert one.onset_us == 156 * DAY_US + 6 * HOUR_US
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_a_quiet_night_of_a_weekend_is_no_feed_that_stopped(seed: int) -> None:
+    """Of 100 events on working days and 25 on the days of a weekend, at random, a tenth come at night."""
+    rng, year = np.random.default_rng(seed), 42 + 365
+    of_hour = np.array([1] * 7 + [6] * 12 + [3] * 5) / 94.0
+    per_day = np.where(np.arange(year) % 7 < 5, 100.0, 25.0)
+    hours = np.repeat(np.arange(24 * year), rng.poisson(per_day[:, None] * of_hour).ravel())
+    known_us = np.sort(hours * HOUR_US + rng.integers(0, HOUR_US, hours.size))
+    gaps = np.flatnonzero(np.diff(known_us) > 7 * HOUR_US)
+    gaps = gaps[known_us[gaps] > 42 * DAY_US]
+    assert gaps.size > 10
+    stopped = 0
+    for gap in gaps.tolist():  # looked at once an hour
+        given = known_us[max(gap - 3_000, 0) : gap + 1]
+        looks = range(int(known_us[gap] // HOUR_US) + 6, int(known_us[gap + 1] // HOUR_US) + 1)
+        stopped += any(found(given.tolist(), given.tolist(), now * HOUR_US) for now in looks)
+    assert stopped == 0
+    given = known_us[known_us < 200 * DAY_US][-3_000:].tolist()
+    assert found(given, given, 200 * DAY_US + 24 * HOUR_US) == ["feed_stopped"]

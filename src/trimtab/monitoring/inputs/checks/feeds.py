@@ -20,6 +20,7 @@ _LEAST_DAYS = 3  # a check needs events over at least this many days
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
 _LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
 _NEWEST_US = 3 * HOUR_US  # the dates of arrivals within this time before the last arrival are checked
+_FEW = 6  # if arrivals are irregular, at least this many must have come in a time as long, on each earlier day
 # a delay has grown by whole half-hours if its growth differs from a multiple of `_HALF_HOUR_US` by at most `_ABOUT_US`
 # plus the usual interquartile range
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
@@ -78,6 +79,13 @@ class Feed:
         found: NDArray[np.int64] = self.known_us[place[inside]] - starts[inside]
         return found
 
+    def fewest(self, since_us: int, age_us: int) -> int:
+        """Return the smallest number of arrivals in a time as long as `age_us` that began at `since_us` of a day."""
+        starts = since_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
+        starts = starts[(starts >= self.known_us[0]) & (starts + age_us <= since_us)]
+        ends = np.searchsorted(self.known_us, starts + age_us, side="right")
+        return int((ends - np.searchsorted(self.known_us, starts, side="right")).min(initial=_FEW))
+
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return for each time how old the newest event (by its own time) was that had arrived; shape (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
@@ -112,6 +120,9 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
     high = gaps.size - 1 - gaps.size // 200
     usual_us = int(max(waits.max(initial=0), np.partition(gaps, high)[high]))
     if age_us < 2 * usual_us + _LATER_US:
+        return []
+    # a few arrivals at random times, as in the nights of weekends, sometimes have a gap much longer than all before
+    if not feed.loads and usual_us > 2 * np.median(gaps) and feed.fewest(since_us, age_us) < _FEW:
         return []
     evidence = {"age_s": age_us / 1e6, "usual_s": usual_us / 1e6} | ({FILES: float(feed.loads)} if feed.loads else {})
     message = (

@@ -184,7 +184,8 @@ class Judge:
         model, rows = self._deployment.model, case.window.rows
         target, lists = case.training_set.target[rows], case.training_set.lists_of(rows)
         watch = read_record(self._parts.catalog, KIND, model.name, Watch)
-        before = watch.loss_cap if watch is not None and watch.metric == model.metric else None
+        healthy = watch is not None and not watch.alarming and not watch.slice_onsets
+        before = watch.loss_cap if watch is not None and healthy and watch.metric == model.metric else None
         return loss_cap(model.metric, unit_losses(model.metric, target, scores, lists)[0], before)
 
     def baselines(self, case: Case) -> dict[str, Floats]:

@@ -73,8 +73,8 @@ def loss_cap(metric: Loss, losses: Floats, before: float | None = None) -> float
     losses of several classes, and those of lists, cannot exceed a fixed value, which is the cap.
 
     Args:
-        before: The cap of the version in service. It is kept unless it is far off, because a higher cap makes the mean
-            loss higher, and the losses of both versions are compared. # D0187
+        before: The cap of a healthy version in service. It is kept unless it is far off, because a higher cap makes the
+            mean loss higher, and the losses of both versions are compared. # D0187
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -335,6 +336,23 @@ def test_a_request_that_does_not_fit_is_refused_before_any_work(row: dict[str, A
     plan = RequestPlan(feature_set(ASK, [LATEST, {"log": col("size").log1p()}]), MemoryKeyValue())
     with pytest.raises(Misuse, match=message):
         plan.read([row], 5)
+
+
+def test_a_failure_that_a_default_replaces_does_not_mark_the_next_transform() -> None:
+    huge = 2**62
+    ask = request("ask", key="who", time="t", columns={"who": str, "n": int, "size": float})
+    blocks = {
+        "kept": (col("n") * 4).fill_null(-1),
+        "log": col("size").log1p(),
+        "lost": col("n") * 4,
+        "size": col("size"),
+    }
+    plan = RequestPlan(feature_set(ask, [blocks]), MemoryKeyValue())
+    got = plan.read([{"who": "a", "n": huge, "size": None, "t": 1}, {"who": "b", "n": 1, "size": -0.0, "t": 1}], 5)
+    assert got.values == [[-1, None, None, None], [4, 0.0, 4, 0.0]]
+    assert math.copysign(1.0, got.values[1][3]) == 1.0
+    assert [got.reason(0, name) for name in got.names] == ["found", "null", "failed", "null"]
+    assert {got.reason(1, name) for name in got.names} == {"found"}
 
 
 def test_a_state_of_another_format_is_corrupt() -> None:

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from trimtab.core.codegen import define
 from trimtab.core.columns.data import Dtype
 from trimtab.core.expressions.failed import failed
 from trimtab.core.expressions.functions import function_of
@@ -19,6 +20,9 @@ Row: TypeAlias = Mapping[str, Any]
 RowFunction: TypeAlias = Callable[[Row], Any]
 
 _LOWEST = -GREATEST
+# code for the value of a float column, of which `v` is the row's value, and the names in this code
+FLOAT_COLUMN = "None if v is None or not lowest <= v <= greatest else v + 0.0"
+BOUNDS = {"lowest": _LOWEST, "greatest": GREATEST}
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -94,10 +98,8 @@ def _column(name: str, dtype: Dtype) -> RowFunction:
     if dtype != "float":
         return operator.itemgetter(name)
 
-    def read(row: Row) -> float | None:
-        value = row[name]
-        return None if value is None or not _LOWEST <= value <= GREATEST else value + 0.0
-
+    lines = ["def read(row):", "  v = row[name]", f"  return {FLOAT_COLUMN}"]
+    read: RowFunction = define("read", lines, {"name": name, **BOUNDS}, about="a column")
     return read
 
 

@@ -342,7 +342,7 @@ def test_nothing_is_appended_during_maintenance_and_everything_after(tmp_path: P
         await until(lambda: len(disk.appends) > appends)
         await asyncio.gather(*waiting)
         assert [p.id for p in PredictionLog(disk).read()[0]][-300:] == [p.id for p in made]
-        assert disk.appends[appends:] == [(300, "MainThread")]
+        assert disk.appends[appends:] == [(300, "trimtab-commit_0" if noted else "MainThread")]
         commit.close()
 
     asyncio.run(main())

@@ -85,12 +85,12 @@ class BufferedLog:
 
     def add(self, payloads: Sequence[bytes]) -> bool:
         """Buffer all payloads or none. Return False if there is no room. The caller must call `flush` later."""
-        self._check_process()
+        if self._forked:
+            self._check_process()
         with self._mutex:
-            if not (self._spool or self.open()).add(payloads):
-                return False
-            self._payloads += payloads
-        return True
+            if added := (self._spool or self.open()).add(payloads):
+                self._payloads += payloads
+        return added
 
     def buffer(self, payloads: Sequence[bytes]) -> None:
         """Buffer payloads, to be written some milliseconds later. This does not wait for the disk.
@@ -98,12 +98,7 @@ class BufferedLog:
         Raises:
             Unavailable: The buffer is full, and the log cannot be written now.
         """
-        if self._forked:
-            self._check_process()
-        with self._mutex:  # a copy of the body of `add`, to save a function call
-            if added := (self._spool or self.open()).add(payloads):
-                self._payloads += payloads
-        if not added:
+        if not self.add(payloads):
             self.make_room()
             if not self.add(payloads):  # too large even for an empty buffer
                 self.append(payloads)
@@ -243,10 +238,11 @@ class BufferedLog:
         return self.log.mark()
 
     def maintenance(self) -> None:
-        """Do the maintenance of the log. Meanwhile, payloads are buffered but not written."""
+        """Do the maintenance of the log. Meanwhile, payloads are buffered, and they are written at the end."""
         with self._writing:
             self.log.maintenance()
             self._written_bytes = 0
+            self._write()  # SQLite syncs at the first write after a checkpoint; no answer should wait for that. # D0229
 
     def close(self) -> None:
         """Write the buffer and close the log. What cannot be written stays in the spool for the next process."""

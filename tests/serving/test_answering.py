@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trimtab.core.errors import Misuse, NotFound, Unavailable
+from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.features.encoding import Encoding
 from trimtab.features.online.read.request_plan import RequestPlan
@@ -23,6 +24,7 @@ from trimtab.serving.answer.served import Readers, shown
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.failures import ModelFailed
 from trimtab.serving.log.prediction_ids import PredictionIds
+from trimtab.serving.log.prediction_record import decode
 from trimtab.serving.problems import InvalidField
 
 Shop = Any  # from conftest
@@ -153,6 +155,24 @@ def test_an_answer_far_from_the_lead_is_flagged(shop: Shop, days: int) -> None:
     assert past.flags == ("past",)
 
 
+def test_one_row_is_answered_and_logged_as_rows_are(shop: Shop) -> None:
+    answerer, endpoint = shop.answerer(), shop.endpoint
+    endpoint.swap(answerer)
+    shop.pay("ann", 10.0)
+    for given in (shop.ask(), shop.ask(None, kind=None), shop.ask("new", basket=None, kind="unseen")):
+        (row,) = answerer.rows.check([given])
+        alone = endpoint.answer_one(answerer, row)
+        (made,) = endpoint.prepare(answerer, [row], None)
+        assert alone is not None
+        assert isinstance(made, Prediction)
+        logged, answer = decode(alone[0], "test", 1), alone[1]
+        assert logged == msgspec.structs.replace(made, id=logged.id)
+        assert answer == endpoint.shown(answerer, logged)
+        assert min(alone[2:]) > 0.0  # seconds for features and model
+    (counts,) = (one.snapshot() for one in endpoint.counts.all())
+    assert (endpoint.uses, counts.requests, counts.timed, counts.scored) == (6, 6, 6, 6)
+
+
 def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +183,7 @@ def test_a_row_alone_whose_model_gives_no_number_is_refused_and_not_logged(
     assert not [one for block in shop.log.scan() for one in block]
     monkeypatch.setattr(shop.scorer, "predict_row", lambda row: [0.5, 0.5])
     shop.endpoint.swap(shop.answerer())
-    with pytest.raises(ModelFailed, match="late@1: the model raised TypeError"):
+    with pytest.raises(ModelFailed, match="late@1: the model gave no finite number"):
         shop.endpoint.answer([shop.ask()])
     with pytest.raises(ModelFailed, match="late@1: the model gave no finite number"):
         shop.endpoint.current.predict(shop.endpoint.current.rows.check([shop.ask()]))

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.records import FALLBACK_VERSION, LAST_ANSWER, NULL_FEATURES, RULE, Prediction
-from trimtab.serving.answer.served import ServedVersion
+from trimtab.serving.answer.served import Answer, ServedVersion
 from trimtab.serving.protect.degradation import FEATURES_FAILED, MODEL_FAILED
 
 PER_OCTAVE = 32  # the number of buckets from one latency to its double
@@ -120,7 +120,7 @@ class ArmCounts:
         self._scores: defaultdict[int, int] = defaultdict(int)  # scores by bucket (see `score_bucket`)
         self._last: float | None = None  # the previous score, to count repeats
 
-    def answered(self, made: Sequence[Prediction], taken_s: float, shared: bool) -> None:
+    def answered(self, made: Sequence[Prediction | Answer], taken_s: float, shared: bool) -> None:
         """Count the answers to one request or, with `shared`, to several requests of one row each.
 
         `taken_s` is the time that features and model took together. With `shared`, it counts for each of the requests.
@@ -169,7 +169,7 @@ class ArmCounts:
             requests=self.requests,
         )
 
-    def _count(self, one: Prediction) -> None:
+    def _count(self, one: Prediction | Answer) -> None:
         flags = one.flags
         if flags:
             if not _FAILED.isdisjoint(flags):

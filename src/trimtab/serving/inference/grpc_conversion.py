@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from trimtab.core.errors import Misuse
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import Row
-from trimtab.serving.arms.endpoint import Prepared
+from trimtab.serving.arms.endpoint import Answered
 from trimtab.serving.http.predict.predicting import Predictor
 from trimtab.serving.inference.described import TensorMetadata
 from trimtab.serving.inference.inferring import (
@@ -191,7 +191,7 @@ class GrpcForm(InferForm):
             self._layouts[key] = layout
         return layout
 
-    def write(self, answerer: Answerer, request: InferBody, prepared: Sequence[Prepared]) -> bytes:
+    def write(self, answerer: Answerer, request: InferBody, prepared: Sequence[Answered]) -> bytes:
         inferred = self.inferred(answerer, request, prepared)
         key = inferred.version, len(prepared), request.wanted
         head = self._heads.get(key)

@@ -10,11 +10,10 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.records import Prediction
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import RequestBody, Row
 from trimtab.serving.answer.served import Answer, ServedVersion
-from trimtab.serving.arms.endpoint import Endpoint, Prepared
+from trimtab.serving.arms.endpoint import Answered, Endpoint
 from trimtab.serving.http.predict.parts import Parts
 from trimtab.serving.http.predict.predicting import Predictor
 from trimtab.serving.inference.described import (
@@ -131,7 +130,7 @@ class InferForm:
         check_version(answerer, self.version)
         return InferBody([checked], True, None, id=request_id, wanted=wanted_outputs(answerer, outputs))
 
-    def inferred(self, answerer: Answerer, request: InferBody, prepared: Sequence[Prepared]) -> Inferred:
+    def inferred(self, answerer: Answerer, request: InferBody, prepared: Sequence[Answered]) -> Inferred:
         """Return a response: the requested outputs of these answers."""
         outputs = _outputs(self._predictor.endpoint, answerer, prepared, request.wanted)
         return Inferred(self.model, version_number(answerer.served), request.id, request.parameters, outputs)
@@ -325,10 +324,10 @@ def wanted_outputs(answerer: Answerer, names: tuple[str, ...]) -> tuple[TensorMe
 
 
 def _outputs(
-    endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared], wanted: Sequence[TensorMetadata]
+    endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Answered], wanted: Sequence[TensorMetadata]
 ) -> list[OutputTensor]:
     answers = [
-        endpoint.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)
+        msgspec.json.decode(one, type=Answer) if isinstance(one, bytes) else endpoint.shown(answerer, one)
         for one in prepared
     ]
     out = []

@@ -12,7 +12,7 @@ import msgspec
 
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.serving.answer.answering import Answerer
-from trimtab.serving.arms.endpoint import Prepared
+from trimtab.serving.arms.endpoint import Answered
 from trimtab.serving.http.predict.predicting import INLINE_BYTES
 from trimtab.serving.http.requests.http_request import HttpRequest, as_json
 from trimtab.serving.http.requests.request_record import CURRENT, RawHeaders
@@ -146,7 +146,7 @@ class HttpForm(InferForm):
         infer, binary = read_infer(self.model, self.version, body, self._json_bytes)
         return msgspec.structs.replace(self.checked(answerer, infer), form=binary)
 
-    def write(self, answerer: Answerer, request: InferBody, prepared: Sequence[Prepared]) -> bytes | Reply:
+    def write(self, answerer: Answerer, request: InferBody, prepared: Sequence[Answered]) -> bytes | Reply:
         body, json_bytes = write_inferred(self.inferred(answerer, request, prepared), request.form or _JSON)
         if json_bytes is None and (self._encoding is None or len(body) < _WORTH_BYTES):
             return body

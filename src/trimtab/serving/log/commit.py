@@ -28,7 +28,7 @@ _LATER_S = 0.02  # how long buffered predictions wait, so that more are written 
 _APPEND_BYTES = 8 << 10  # each append counts as this many written bytes, in addition to its payloads
 _logger = logging.getLogger(__name__)
 
-_Waiting: TypeAlias = "tuple[Sequence[Prediction], asyncio.Future[None]]"
+_Waiting: TypeAlias = "tuple[Sequence[Prediction | bytes], asyncio.Future[None]]"
 
 
 class GroupCommit:
@@ -83,12 +83,12 @@ class GroupCommit:
 
     # -- through the buffer -------------------------------------------------------------------------------------
 
-    def buffer(self, predictions: Sequence[Prediction]) -> bool:
-        """Buffer predictions. Return False if `append` must be used: there is no buffer or no room, or too many."""
+    def buffer(self, predictions: Sequence[Prediction | bytes]) -> bool:
+        """Buffer predictions or payloads. Return False if `append` must be used: no buffer, no room, or too many."""
         buffer = self._buffer
         if buffer is None or (len(predictions) > _MANY and self._health.error is None):
             return False
-        payloads = [encode(p) for p in predictions]
+        payloads = [p if isinstance(p, bytes) else encode(p) for p in predictions]
         if not buffer.add(payloads):
             busy = self._in_maintenance or self._health.waits
             if busy or not self._make_room(buffer) or not buffer.add(payloads):
@@ -130,7 +130,7 @@ class GroupCommit:
 
     # -- without the buffer -------------------------------------------------------------------------------------
 
-    def append(self, predictions: Sequence[Prediction]) -> asyncio.Future[None]:
+    def append(self, predictions: Sequence[Prediction | bytes]) -> asyncio.Future[None]:
         """Append predictions. The returned future is done when they are in the log.
 
         If the log cannot be written now, the future raises Unavailable, and none of the predictions are in the log.
@@ -218,7 +218,7 @@ class GroupCommit:
                 payloads = waiting[0][0].packs()
                 self._log.append_packs(payloads)
             else:
-                payloads = [encode(p) for predictions, _ in waiting for p in predictions]
+                payloads = [p if isinstance(p, bytes) else encode(p) for predictions, _ in waiting for p in predictions]
                 self._log.append_payloads(payloads)
         except Exception as error:  # each waiting task gets the error
             self._health.failed(error)

@@ -11,7 +11,7 @@ import msgspec
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import RequestBody, rows_of_table
 from trimtab.serving.answer.served import UNREMARKABLE, Answer, named_reasons
-from trimtab.serving.arms.endpoint import Endpoint, Prepared
+from trimtab.serving.arms.endpoint import Answered, Endpoint
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body
 from trimtab.serving.http.requests.wire import Reply, Scope
 
@@ -59,7 +59,7 @@ class ArrowForm:
         rows = rows_of_table(table.select([n for n in table.names if n in declared] + unknown))
         return RequestBody(answerer.rows.check(rows), True, None)
 
-    def write(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Prepared]) -> Reply:
+    def write(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Answered]) -> Reply:
         return self._write(self._endpoint, answerer, prepared)
 
     def answered(self, answerer: Answerer, rows: int, times: tuple[float, ...]) -> None: ...
@@ -71,12 +71,12 @@ def _accepts_arrow(scope: Scope) -> bool:
     return any(name == b"accept" and ARROW_TYPE in value.lower() for name, value in scope["headers"])
 
 
-def _as_json(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared]) -> Reply:
+def _as_json(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Answered]) -> Reply:
     out = [one if isinstance(one, bytes) else _encode(endpoint.shown(answerer, one)) for one in prepared]
     return Reply(200, b'{"predictions":[' + b",".join(out) + b"]}")
 
 
-def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Prepared]) -> Reply:
+def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Answered]) -> Reply:
     """Return the response as a table with one row for each prediction.
 
     The columns `flags` and `reasons` contain JSON. There is a column `scores.CLASS` for each class.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from trimtab.core.records import Prediction
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.serving.answer.answering import Answerer
+from trimtab.serving.answer.served import Answer
 from trimtab.serving.answer.timed import TimedAnswerer
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.request_record import STAGES
@@ -44,7 +45,9 @@ class ModelMetrics:
         self._parts = [shared.latency.of((name, part)) for part in _PARTS]
         self._rows = shared.rows.of((name,))
 
-    def answered(self, answerer: Answerer, rows: int, made: Sequence[Prediction], times: tuple[float, ...]) -> None:
+    def answered(
+        self, answerer: Answerer, rows: int, made: Sequence[Prediction | Answer], times: tuple[float, ...]
+    ) -> None:
         """Count one answered request.
 
         Args:
@@ -66,12 +69,19 @@ class ModelMetrics:
             self._count_reasons(made.reasons.tobytes())
             return
         for one in made:
-            by = one.version, one.arm
+            if isinstance(one, Answer):  # of this version, and without flags (see `Endpoint.answer_one`)
+                by = answerer.served.version, one.arm
+                for reason in one.reasons.values():
+                    self._nulls.add(self._endpoint.name, reason)
+            else:
+                by = one.version, one.arm
+                if one.flags or one.reasons.strip(_UNREMARKABLE):
+                    self._count_remarks(one)
             counted[by] = counted.get(by, 0) + 1
-            if one.flags or one.reasons.strip(_UNREMARKABLE):
-                self._count_remarks(one)
 
-    def _show(self, timed: TimedAnswerer, made: Sequence[Prediction], rows: int, times: tuple[float, ...]) -> None:
+    def _show(
+        self, timed: TimedAnswerer, made: Sequence[Prediction | Answer], rows: int, times: tuple[float, ...]
+    ) -> None:
         """Add a request to the histograms of stages and rows, and to the request's own record."""
         if timed.sampled:
             self._rows(rows)

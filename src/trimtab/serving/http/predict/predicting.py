@@ -18,8 +18,9 @@ from trimtab.core.records import Prediction
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.batching import Joined
 from trimtab.serving.answer.request_rows import RequestBody, Row
+from trimtab.serving.answer.served import Answer
 from trimtab.serving.answer.timed import TimedAnswerer
-from trimtab.serving.arms.endpoint import Endpoint, Prepared, SharedRow
+from trimtab.serving.arms.endpoint import Answered, Endpoint, Prepared, SharedRow
 from trimtab.serving.failures import Late
 from trimtab.serving.http.predict.model_loading import ModelLoading
 from trimtab.serving.http.predict.parts import Parts
@@ -51,7 +52,7 @@ class Form(Protocol):
         """Return the request that a body contains, checked."""
         ...
 
-    def write(self, answerer: Answerer, request: Any, prepared: Sequence[Prepared]) -> Any:
+    def write(self, answerer: Answerer, request: Any, prepared: Sequence[Answered]) -> Any:
         """Return the response."""
         ...
 
@@ -76,7 +77,7 @@ class JsonForm:
     def read(self, answerer: Answerer, body: bytes) -> RequestBody:
         return answerer.rows.decode(body)
 
-    def write(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Prepared]) -> bytes:
+    def write(self, answerer: Answerer, request: RequestBody, prepared: Sequence[Answered]) -> bytes:
         out = [one if isinstance(one, bytes) else _encode(self._shown(answerer, one)) for one in prepared]
         return b'{"predictions":[' + b",".join(out) + b"]}" if request.many else out[0]
 
@@ -179,18 +180,25 @@ class Predictor:
         received = perf_counter()
         endpoint, form = self.endpoint, form or self.form
         version = endpoint.loaded  # read once, because another thread may unload the version
-        if large is None:
-            large = len(body) > INLINE_BYTES
+        large = len(body) > INLINE_BYTES if large is None else large
         if version is None or large:
             return _later(self._read_and_answer(form, version, body, started, timeout_s, record, large=large))
         request = form.read(version, body)
         times = started, received, perf_counter()
         rows, deadline_s = request.rows, self._deadline_s(started, timeout_s, request.timeout_s)
+        answerer = self._timed(version, record)
+        plain = len(rows) == 1 and deadline_s is None and request.at_us is None
+        if plain and (one := endpoint.answer_one(version, rows[0])) is not None:
+            if isinstance(answerer, TimedAnswerer):
+                answerer.features_s, answerer.timed.taken_s = one[2:]
+            written = form, answerer, request, one[1:2], one[1:2], (*times, perf_counter())
+            if self._commit.buffer(one[:1]):
+                return self._answered(*written)
+            return Waiting(self._commit.append(one[:1]), partial(self._answered, *written))
         if len(rows) > self._rows_inline or request.at_us is not None:
             return _later(self._answer(form, version, request, times, deadline_s, record))
         if (joined := self._join(version, rows, deadline_s)) is not None:
             return _later(self._answer(form, version, request, times, deadline_s, record, joined=joined), joined)
-        answerer = self._timed(version, record)
         prepared = endpoint.prepare(answerer, rows, None, deadline_s)
         predicted = perf_counter()
         made = [one for one in prepared if isinstance(one, Prediction)]
@@ -242,10 +250,7 @@ class Predictor:
         """Answer a request whose model must be loaded first, or whose large body is decoded in a thread."""
         answerer = version or await self.loaded(started, timeout_s)
         received = perf_counter()
-        if large:
-            request = await self.read(started, timeout_s, form.read, answerer, body)
-        else:
-            request = form.read(answerer, body)
+        request = await self.read(started, timeout_s, form.read, answerer, body) if large else form.read(answerer, body)
         times, deadline_s = (started, received, perf_counter()), self._deadline_s(started, timeout_s, request.timeout_s)
         return await self._answer(form, answerer, request, times, deadline_s, record, begun=large)
 
@@ -394,13 +399,7 @@ class Predictor:
         return self.endpoint.prepare(answerer, rows, None, deadline_s)
 
     async def _prepare_slowly(
-        self,
-        answerer: Answerer,
-        rows: Sequence[Row],
-        at_us: int | None,
-        deadline_s: float | None,
-        *,
-        begun: bool,
+        self, answerer: Answerer, rows: Sequence[Row], at_us: int | None, deadline_s: float | None, *, begun: bool
     ) -> Sequence[Prepared]:
         """Call `Endpoint.prepare` in a thread. If the time limit passes, return fallback answers, or raise `Late`.
 
@@ -456,8 +455,8 @@ class Predictor:
         form: Form,
         answerer: Answerer,
         request: RequestBody,
-        prepared: Sequence[Prepared],
-        made: Sequence[Prediction],
+        prepared: Sequence[Answered],
+        made: Sequence[Prediction | Answer],
         times: tuple[float, ...],
     ) -> Any:
         """Return the response to a request whose predictions are logged, and count the request."""
@@ -471,7 +470,7 @@ class Predictor:
         form: Form,
         answerer: Answerer,
         request: RequestBody,
-        made: Sequence[Prediction],
+        made: Sequence[Prediction | Answer],
         times: tuple[float, ...],
     ) -> None:
         """Count an answered request and the times at which its stages ended.

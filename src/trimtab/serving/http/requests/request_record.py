@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Protocol, TypeAlias
 
 from trimtab.core.records import Prediction
+from trimtab.serving.answer.served import Answer
 from trimtab.serving.http.requests.access import NO_KEY, request_id
 from trimtab.serving.http.requests.wire import Headers
 from trimtab.serving.observe.log_throttle import ThrottledLogger
@@ -50,7 +51,7 @@ class RequestRecord:
 
     # fields of predict requests, as class attributes, so that other records need not set them
     label = ""  # the name of the version that answered: "late_flight@7"
-    made: Sequence[Prediction] = ()  # only the first logged prediction, to save memory
+    made: Sequence[Prediction | Answer] = ()  # only the first logged prediction, to save memory
     answers = 0
     times: tuple[float, ...] = ()  # the start of the request, then the end of each stage (`perf_counter`)
     features_s = model_s = 0.0

@@ -113,14 +113,7 @@ def serve_with_workers(
 class _Engine:
     """Writes files with the metrics of the supervising process and with the state of the whole service."""
 
-    def __init__(
-        self,
-        system: System,
-        folder: Path,
-        url: str,
-        applier: Applier,
-        metrics: SharedMetrics,
-    ) -> None:
+    def __init__(self, system: System, folder: Path, url: str, applier: Applier, metrics: SharedMetrics) -> None:
         self.url = url
         self._system = system
         self._folder = folder

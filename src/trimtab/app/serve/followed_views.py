@@ -24,10 +24,7 @@ class FollowedViews:
     """
 
     def __init__(
-        self,
-        system: System,
-        wake: Callable[[], object],
-        told: Callable[[], ServiceState | None] = lambda: None,
+        self, system: System, wake: Callable[[], object], told: Callable[[], ServiceState | None] = lambda: None
     ) -> None:
         self._system = system
         self._wake = wake

@@ -18,17 +18,7 @@ from trimtab.features.definitions import View
 from trimtab.features.online.failures import Counts, FeatureFailures, together
 from trimtab.features.online.generations import FILLING, GOING, id_of, place
 from trimtab.features.online.packed.arrivals import Arrival, Kept, too_late
-from trimtab.features.online.packed.keys import (
-    EVENT_AT,
-    GIVES,
-    ID,
-    KNOWN_AT,
-    PARTITION,
-    POSITION,
-    UNTIL,
-    KeySpace,
-    Row,
-)
+from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, PARTITION, POSITION, UNTIL, KeySpace, Row
 from trimtab.features.online.packed.latest import latest_state
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState

@@ -152,10 +152,7 @@ class InferenceService:
     """
 
     def __init__(
-        self,
-        predictors: Mapping[str, Predictor],
-        parts: Parts,
-        not_ready: Callable[[], Awaitable[str | None]],
+        self, predictors: Mapping[str, Predictor], parts: Parts, not_ready: Callable[[], Awaitable[str | None]]
     ) -> None:
         self.parts = parts
         self.not_ready = not_ready

@@ -68,10 +68,7 @@ def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
 
 
 def rows_of(
-    tensors: Sequence[InputTensor],
-    count: int,
-    request_rows: RequestRows,
-    parameters: Mapping[str, Any],
+    tensors: Sequence[InputTensor], count: int, request_rows: RequestRows, parameters: Mapping[str, Any]
 ) -> list[Row]:
     """Return the request rows from these tensors, checked.  # D94
 

@@ -11,14 +11,7 @@ from trimtab.core.errors import NotFound
 from trimtab.features.online.failures import Counts
 from trimtab.features.online.fill.history import SourceRows, log_batches
 from trimtab.features.online.fill.load import MOST_ROWS, History, load
-from trimtab.features.online.generations import (
-    FILLING,
-    LEFT,
-    id_of,
-    left_name,
-    next_generation,
-    place,
-)
+from trimtab.features.online.generations import FILLING, LEFT, id_of, left_name, next_generation, place
 from trimtab.features.online.packed.keys import KeySpace
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.store import BEGIN, Cursor, OnlineStore, write_cursors

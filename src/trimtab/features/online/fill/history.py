@@ -43,14 +43,7 @@ class SourceRows:
         Misuse: Needed records were removed from the log.
     """
 
-    def __init__(
-        self,
-        log: Log,
-        source: Source,
-        positions: Mapping[str, int],
-        *,
-        moved: Moved | None = None,
-    ) -> None:
+    def __init__(self, log: Log, source: Source, positions: Mapping[str, int], *, moved: Moved | None = None) -> None:
         self.source = source
         self.positions = dict(positions)
         self.most = sum(positions.values())  # an upper limit of the number of rows

@@ -19,17 +19,7 @@ from trimtab.core.errors import Corrupt
 from trimtab.events.columns.frames import NEVER_US
 from trimtab.features.exact_rows import SCALES
 from trimtab.features.online.packed import sketches
-from trimtab.features.online.packed.keys import (
-    EVENT_AT,
-    GIVES,
-    ID,
-    KNOWN_AT,
-    PARTITION,
-    POSITION,
-    UNTIL,
-    Row,
-    floor,
-)
+from trimtab.features.online.packed.keys import EVENT_AT, GIVES, ID, KNOWN_AT, PARTITION, POSITION, UNTIL, Row, floor
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.tiles import (
     BEGIN_US,

@@ -55,10 +55,7 @@ class Sent:
         self.status = 0
         self.size_bytes = 0  # bytes of the body that were sent
         self._send = send
-        self._headers = (
-            (b"cache-control", b"no-store"),
-            (b"x-request-id", request_id.encode()),
-        )
+        self._headers = ((b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()))
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -171,12 +171,7 @@ def _answer_schema(model: ModelSchema, answer: Schema) -> Schema:
 
 
 def _object(properties: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(required),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": dict(properties), "required": list(required), "additionalProperties": False}
 
 
 def _nullable(schema: Schema) -> Schema:
@@ -313,9 +308,7 @@ def _predict(address: Address, model: ModelSchema, described: Described) -> Sche
     )
     answered = operation["responses"]["200"]
     answered["content"][_ARROW] = {"schema": {"type": "string", "format": "binary"}}
-    answered["links"] = {
-        "Logged": {"operationId": "prediction", "parameters": {"prediction": "$response.body#/id"}},
-    }
+    answered["links"] = {"Logged": {"operationId": "prediction", "parameters": {"prediction": "$response.body#/id"}}}
     return operation
 
 

@@ -14,13 +14,7 @@ from trimtab.serving.http.routes import service_routes
 from trimtab.serving.http.routes.address import Handler
 from trimtab.serving.http.routes.docs_page import HEADERS, docs_page
 from trimtab.serving.http.routes.event_intake import Taken
-from trimtab.serving.http.routes.operations import (
-    Labelled,
-    LabelProblem,
-    LabelRow,
-    ModelOperations,
-    RecordOperations,
-)
+from trimtab.serving.http.routes.operations import Labelled, LabelProblem, LabelRow, ModelOperations, RecordOperations
 from trimtab.serving.http.routes.service_routes import Service
 from trimtab.serving.problems import Refused
 

@@ -401,6 +401,8 @@ class PartitionReader:
             else:
                 if self._pack is None or self._pack[0] != row:
                     whole = connection.execute(f"{SELECT} WHERE position = ?", row[:1]).fetchall()
+                    if not whole:  # a damaged page
+                        raise missing(self.path, after + 1, row[0])
                     self._pack = row, next(stored(whole, self.path))
                 pack = self._pack[1]
                 if pack.first > after + 1:

@@ -14,7 +14,8 @@ import shop
 
 from trimtab.app.replay.scenario_process import ChildReplay, ReplayTask, replay_scenarios, split
 from trimtab.app.replay.scenarios import scenarios_of
-from trimtab.core.errors import NotFound
+from trimtab.core.config import ScenarioSettings
+from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, format_time
 from trimtab.run import Line, Workplace
 from trimtab.simulation.results import ScenarioResult
@@ -60,6 +61,20 @@ def task(tmp_path: Path) -> ReplayTask:
         here, away = split(scenarios_of(project.definitions, project.config.demo.lines if project.config.demo else []))
     assert ([one.name for one in here], [one.name for one in away]) == (["policy", "plain"], [])  # both are declared
     return ReplayTask(str(folder), files, str(tmp_path / "state"), ["plain"], seed=3)
+
+
+@pytest.mark.parametrize("like", ["early", "earlier", "no-such"])
+def test_a_batch_made_ahead_needs_the_versions_of_a_live_scenario(tmp_path: Path, like: str) -> None:
+    lines = [
+        ScenarioSettings(name="early", model="", policy="day_ahead", like=like),
+        ScenarioSettings(name="earlier", model="", policy="day_ahead", like="policy"),
+        ScenarioSettings(name="policy", model=""),
+    ]
+    with (
+        shop.opened(shop.write_project(tmp_path / "project")) as project,
+        pytest.raises(Misuse, match="is none of the live lines policy"),
+    ):
+        scenarios_of(project.definitions, lines)
 
 
 def test_a_child_process_replays_what_this_one_would(

@@ -27,15 +27,17 @@ def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings])
     """Return a scenario for each entry of the settings.
 
     Raises:
-        Misuse: A model or scenario is unknown, or a time of day is invalid.
+        Misuse: A model or scenario is unknown, a name or the project's own policy occurs twice, there is no schedule,
+            or a time of day is invalid.
     """
     names = [one.name for one in settings]
     if len(set(names)) < len(names):
         raise Misuse(f"[demo] lines: a name occurs twice among {', '.join(names)}. Rename one.")
+    live = [one.name for one in settings if one.policy != "day_ahead"]
     lines = []
     for one in settings:
-        if one.policy == "day_ahead" and one.like not in names:
-            raise Misuse(f"[demo] line {one.name!r}: like={one.like!r} is none of the lines {', '.join(names)}.")
+        if one.policy == "day_ahead" and one.like not in live:
+            raise Misuse(f"[demo] line {one.name!r}: like={one.like!r} is none of the live lines {', '.join(live)}.")
         day_ahead = one.policy == "day_ahead"
         if sum(_is_own(definitions, other) and other.model == one.model for other in settings) > 1:
             raise Misuse(f"[demo] line {one.name!r}: model {one.model!r} has two lines of policy project. Keep one.")
@@ -64,7 +66,7 @@ def scenarios_of_policies(
     found = [policy_of(one, folder) if isinstance(one, str) else one for one in policies]
     names = [one.name for one in found]
     if len(set(names)) < len(names):
-        raise Misuse(f"policies: a name occurs twice among {', '.join(names)}. Give each another one.")
+        raise Misuse(f"policies: a name occurs twice among {', '.join(names)}. Leave one out, or rename it.")
     deployment = definitions.deployment(model)
     return [Scenario(name=one.name, deployment=one.rules(deployment), main=one.own, decide=one.decide) for one in found]
 

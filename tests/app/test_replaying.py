@@ -215,7 +215,7 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     assert document["lines"]["ungated 7d"]["fits"] == 4  # at the start, and every week up to the end
     assert document["faults"][0]["kind"] == "null_column"
     assert document["shifts"][0]["kind"] == "concept"
-    for part in ("days above", "bad requests", "CPU s", "Faults that were put in", "dashed: the mean of optimum"):
+    for part in ("days above", "bad requests", "CPU s", "Simulated faults", "dashed: the mean of optimum"):
         assert part in shown.stdout
     assert "days before each day" not in shown.stdout  # the charts of a terminal are by day
 

@@ -235,7 +235,7 @@ def test_what_cannot_be_made_up_is_refused() -> None:
         tt.stream(made_model(), missing=1.0)
     with pytest.raises(Misuse, match="column 'site' has no weight"):
         tt.stream(made_model(), shifts=[shift("concept", 3, column="site")])
-    with pytest.raises(Misuse, match="prior shift of day 60 begins after the last of days=60"):
+    with pytest.raises(Misuse, match="prior shift of day 60 begins after the last of 60 days"):
         tt.stream(made_model(), days=60, shifts=[shift("prior", 60)])
     with pytest.raises(Misuse, match="Needed: concept, covariate or prior"):
         shift("other", 3)  # type: ignore[arg-type]

@@ -78,8 +78,8 @@ def fault(
         size: The size of the fault, explained at `kind`.
 
     Raises:
-        Misuse: There is no such kind, the end is missing or not after the start, a column or source is missing or not
-            allowed, or the size is out of range.
+        Misuse: There is no such kind, the end is missing or not after the start, a needed column or source is missing,
+            the fault takes no column, or the size is out of range.
 
     >>> fault("outage", "2024-03-01", "2024-03-04", source="weather").said
     'outage weather'

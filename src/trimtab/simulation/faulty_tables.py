@@ -31,12 +31,12 @@ def with_faults(
     Args:
         tables: The tables by source name. The table of requests has the name of the request.
         faults: The faults. They are applied in this order.
-        model: The model whose request or label a fault without a source concerns.
+        model: Gives the request or the label for faults without a source, and the label that `label_flip` changes.
 
     Raises:
         NotFound: A source or a column does not exist.
         Misuse: A fault does not fit a column, such as a change of units for a column of texts; or its source has no
-            event in its time.
+            event while the fault lasts.
     """
     found, by_name = dict(tables), {one.name: one for one in sources}
     for one in faults:
@@ -111,9 +111,8 @@ def _other_unit(table: Columns, source: Source, one: Fault, rows: NDArray[np.boo
 def _stuck(table: Columns, source: Source, one: Fault, rows: NDArray[np.bool_], model: Model) -> Columns:
     """Replace floats by those of the entity's last row before the fault.
 
-    Rows with the same texts (except the key) count as rows of one entity.
-
-    Rows of entities that have no event before the fault stay as they are.
+    Rows with the same texts (except the key) count as rows of one entity. Rows of entities that have no event before
+    the fault stay as they are.
     """
     times = table[source.time].values
     texts = [table[name].to_list() for name in table.names if table[name].dtype == "str" and name != source.key]

@@ -67,7 +67,7 @@ class Feed:
     def load_history(self, until_us: int) -> Entered:
         """Write all that was known by `until_us` to the log as history.
 
-        The append time of these records is now, but each counts as known since its own time.
+        The append time of these records is now, but each counts as known since it became known in the recording.
         """
         return self._enter([stream.load_history(until_us) for stream in self._streams])
 

@@ -65,7 +65,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
                     "auc", one.labels, one.scores, other.scores, blocks, seed=seed, repeats=repeats
                 )
             except Misuse:
-                block_draws(blocks, repeats, seed)  # its error says what is wrong with the blocks
+                block_draws(blocks, repeats, seed)  # raises Misuse if there are too few blocks; otherwise: undefined
                 return None
         (a, rows), (b, _) = self.units(one), self.units(other)
         place, counts = block_draws(blocks[rows], repeats, seed)

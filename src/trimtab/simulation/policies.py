@@ -47,7 +47,7 @@ Decide = Callable[[Standing], Refit | None]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """A retraining policy. Without `decide`, the project's loop runs with the rules in `rules`."""
+    """A retraining policy. Without `decide`, the project's loop runs with the deployment that `rules` returns."""
 
     name: str
     rules: Callable[[Deployment], Deployment] = lambda deployment: deployment
@@ -126,7 +126,7 @@ def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d
     passed.
 
     Args:
-        window: The inputs of the predictions of the last `window` are compared with the rows of the model's fit.
+        window: Inputs of the predictions made in this time are compared with the rows on which the model was fitted.
         most: An input has drifted if its population stability index is above this.
         keep: New versions are fitted on rows up to this age.
 
@@ -145,7 +145,7 @@ def naive(*, window: str | int = "7d", most: float = 0.2, keep: str | int = "60d
             return None
         name = standing.inputs[int(drifts.argmax())]
         return Refit(
-            why=f"Input {name} drifted: its stability index of {days} days is {drifts.max():.2f}.",
+            why=f"Input {name} drifted: its stability index over {days} days is {drifts.max():.2f}.",
             since_us=standing.now_us - kept * DAY_US,
         )
 
@@ -156,7 +156,7 @@ def stability(learnt: NDArray[np.float64], live: NDArray[np.float64]) -> NDArray
     """Return the population stability index of each input. The bins are tenths of the rows in `learnt`.
 
     Args:
-        learnt: The rows of the model's fit, shape (rows, inputs). Nulls are NaN, and have a bin of their own.
+        learnt: The rows on which the model was fitted, shape (rows, inputs). Nulls are NaN, and have their own bin.
         live: The rows to compare with `learnt`, in the same form.
 
     Returns:
@@ -183,8 +183,9 @@ def policy_of(text: str, folder: Path) -> Policy:
 
     Args:
         text: "project", "never", "30d" or "every 30d", "alarm", "alarm or 30d" or "alarm|30d", "ungated 30d" or
-            "naive". Or FILE.py:FUNCTION, for a function that takes a `Standing` and returns a `Refit` or None.
-        folder: The folder to which FILE is relative.
+            "naive". Or FILE.py:NAME, for a `Policy`, or for a function that takes a `Standing` and returns a `Refit`
+            or None.
+        folder: Where FILE is.
 
     Raises:
         Misuse: The text is not a policy, or the file raises an error.

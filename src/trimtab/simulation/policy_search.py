@@ -28,8 +28,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    # whether, in the first part, no other policy is better in one of loss and trainings, and at least as good in the
-    # other
+    # whether, in the first part, each policy with a lower loss has more trainings, and none has an equal loss and fewer
     best: bool
 
 
@@ -68,7 +67,8 @@ def choose_policy(result: ReplayResult, *, share: float = 0.5, seed: int = 0) ->
         seed: The seed of the draws.
 
     Raises:
-        Misuse: There is only one policy, a part has fewer than 14 days, or the policies scored different requests.
+        Misuse: There is only one policy, a part has fewer than 14 days, no row of the first part has a label, or the
+            policies scored different requests or have different labels.
     """
     scenarios = list(result.lines.values())
     days = (result.until_us - result.start_us) // DAY_US

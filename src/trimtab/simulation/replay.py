@@ -63,7 +63,7 @@ class ReplaySettings(msgspec.Struct, frozen=True, kw_only=True):
     or_start_us: tuple[int, ...] = ()
     start_why: str = ""  # a sentence for the result: why the first start was chosen
     seed: int  # the same seed gives the same ledgers
-    sampled_rows: int = 0  # this many requests are also read through the online path, and compared
+    sampled_rows: int = 0  # for this many requests, features are also computed as in serving, and compared
     # time between two checks of inputs, feeds and traffic (in a service 1 h); 0: no checks
     look_every_us: int = 6 * HOUR_US
 
@@ -102,13 +102,13 @@ class Replay(Closing):
     Everything known before the start is loaded as history, and each scenario is trained on it. Then virtual time runs
     from one control point to the next. Control points are every midnight UTC, the times at which batches are scored
     ahead, and the end. Between two control points, events are written to the log, and all requests are answered as one
-    block, each as of its own time. At each midnight, a scenario that answers closes days, checks its quality and acts.
+    block, each as of its own time. At each midnight, live scenarios close days, check their quality and act.
 
     Args:
         scenarios: The models and policies to compare.
         recording: The recorded events and requests.
         folder: Where the state is stored, with the layout of a project's state. Scenarios other than `main` are in
-            `replay/`.
+            `replay/`, and if there are later starts to try, all scenarios.
         settings: The time that is replayed.
         progress: Called after each control point.
 
@@ -360,8 +360,8 @@ def _no_version(scenario: str, refused: Sequence[RefusedStart]) -> str:
     )
     return (
         f"replay: scenario {scenario!r} has no version to begin with{tried}. At {format_time(last.at_us)}: {last.why} "
-        "Start later (--start), so that there is more history, loosen its gate, or compare policies without a gate: "
-        '--policy "ungated 30d".'
+        "Start later (--start), so that there is more history, loosen the scenario's gate, or compare "
+        'policies without a gate: --policy "ungated 30d".'
     )
 
 

@@ -40,7 +40,7 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
     month: str  # "2013-07", or "all"
     predictions: int
     labelled: int
-    # the mean label; for several classes, the share of rows whose likeliest class is the label
+    # the mean label; for several classes, the share of rows whose likeliest class is the label; None for rankings
     label_rate: float | None
     # the mean score; for several classes, the mean probability of the likeliest class; None for rankings
     mean_score: float | None
@@ -77,7 +77,7 @@ class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> str:
-        """In words, what the difference in the model's own metric shows."""
+        """Whether the first scenario is "better" or "worse" by its model's own metric, or "no difference shown"."""
         own = next(iter(self.metrics.values()))
         return "better" if own.below(0.0) else "worse" if own.above(0.0) else "no difference shown"
 
@@ -153,7 +153,7 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
     lines: dict[str, ScenarioResult]  # by name: the result of each scenario
     entered: int  # the number of events that were written to the log
     quarantined: int
-    # this many requests were also read through the online path, to check that the features are the same
+    # for this many requests, features were also computed as in serving, and compared
     checked_rows: int
     checked_values: int
     mismatches: int  # this many values or null reasons differed; 0 is expected

@@ -15,10 +15,10 @@ from trimtab.simulation.results import ReplayResult, ScenarioResult
 
 ABOVE = 0.10  # a loss is bad if it exceeds the reference by more than this share
 _SMOOTH = 3  # the loss is averaged over this many days before it is compared with the reference
-_EXPLAINS_US = 60 * DAY_US  # a change explains alarms until this long after it is complete
-# it also explains later alarms that date their beginning to the change, or up to this long before it
+_EXPLAINS_US = 60 * DAY_US  # a change explains alarms that are raised until this long after it is complete
+# it also explains later alarms whose `onset_us` lies in that time, or up to this long before the change
 _EARLY_US = 7 * DAY_US
-_AFTER_US = 2 * DAY_US  # a fault is complete this long after its end; a shift when it has its full size
+_AFTER_US = 2 * DAY_US  # a fault is complete this long after its end, and a shift when it has its full size
 
 Floats = NDArray[np.float64]
 

@@ -25,7 +25,7 @@ _RUN = 20  # requests are sampled in groups of this many neighbours, so that few
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What the child process needs to read features: the definitions, and where the files are."""
+    """The definitions and the folder from which the child process reads features."""
 
     folder: str
     features: FeatureSet

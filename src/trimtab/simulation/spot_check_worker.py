@@ -47,10 +47,7 @@ class Follower:
             self._online.apply(ready[start : start + _BATCH])
 
     def _due(self, partition: str, at_us: int) -> list[LogRecord]:
-        """Return a partition's records up to a time. More records are read if needed.
-
-        Partitions are written independently, so each is read up to that time.
-        """
+        """Return a partition's records up to a time, after reading more of them if needed."""
         waiting = self._waiting.setdefault(partition, [])
         while not waiting or waiting[-1].appended_at_us <= at_us:
             records = self._log.read(partition, self._read.get(partition, 0), limit=_BATCH)
@@ -88,7 +85,7 @@ def _run(file: Path) -> None:
 
 
 class Reader:
-    """Reads requests and their features from the stores in a folder.
+    """Reads the features of requests from the stores in a folder.
 
     Args:
         setup: What the replay sent with the first job.

@@ -20,7 +20,7 @@ _SIGNS = {">=": 1.0, ">": 1.0, "<=": -1.0, "<": -1.0}  # the side of a limit on 
 
 
 class Outcomes(msgspec.Struct, frozen=True, eq=False):
-    """The outcomes of requests, in the form of the label's source, and the best possible predictions of them."""
+    """The outcomes of requests, as a column of the label's source, and the best possible predictions."""
 
     column: str  # the name of the source's column that holds the outcomes
     values: Column
@@ -35,7 +35,7 @@ def outcomes(rng: np.random.Generator, model: Model, score: Floats, effects: Flo
     Args:
         score: The predictable part of each outcome, shape (rows,). Each kind of model turns it into a distribution; see
             `_binary`, `_classes`, `_number`, `_count`, `_quantile` and `_ranking`.
-        effects: A part that is added to the score, except for rankings, and that no model can know, shape (rows,).
+        effects: What no model can know, shape (rows,). It is added to the score, except for rankings.
 
     Raises:
         Misuse: The label's value is neither a column of bools, integers, floats or declared classes, nor a comparison

@@ -66,10 +66,7 @@ def shift(
 
 
 class Truth(msgspec.Struct, frozen=True, eq=False):
-    """What only the generator knows: the best possible prediction for each request.
-
-    It leaves out the random effect of each day, which no model can know.
-    """
+    """The best possible prediction for each request, without the random effect of the day, which no model can know."""
 
     keys: NDArray[Any]  # the key of each request, shape (rows,)
     at_us: NDArray[np.int64]
@@ -126,8 +123,8 @@ def stream(
     Floats in requests are normally distributed, and texts have six values. A source of a view has one event per hour
     for each value of the columns by which the view is looked up. The floats in its events change slowly. The label
     depends on a score: a weighted sum of the floats in the request and the newest measurements of the sources. For a
-    probability the score is its logit, for a number the mean, for a count the logarithm of the rate; and lists are
-    sorted by it.
+    probability the score is its logit, and for a number its mean. The rate of a count grows with it, and so does, on
+    average, the relevance of a row in a ranking.
 
     Args:
         model: The model. Data are generated for its request, its sources and its label.
@@ -143,8 +140,8 @@ def stream(
         season: How far the score rises and falls over a year.
         week: How far the score rises and falls over a week. Unless it is 0, there are also a fifth fewer requests on
             Saturdays and Sundays.
-        holidays: Days with a third of the requests and a score that is lower by 0.5, counted from the end of the
-            history (negative: before it).
+        holidays: Days, counted from the end of the history (negative: before it), with a third of the requests and a
+            score that is lower by 0.5.
         day_sd: The standard deviation of a random effect of each day that no model can know. The effects of
             neighbouring days have a correlation of 0.4.
         shifts: Changes in the data, made with `shift()`.
@@ -164,7 +161,7 @@ def stream(
         )
     for one in shifts:
         if one.day >= days:
-            raise Misuse(f"stream: the {one.kind} shift of day {one.day:g} begins after the last of days={days}.")
+            raise Misuse(f"stream: the {one.kind} shift of day {one.day:g} begins after the last of {days} days.")
     rng = np.random.default_rng(seed)
     begin_us = parse_time_us(start) // DAY_US * DAY_US
     spans = history + days

@@ -135,7 +135,7 @@ def calibration_curve(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> l
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
     """Return the mean distance between predicted and observed shares, weighted by rows, in [0, 1] (0 = calibrated).
 
-    Source: Naeini, Cooper & Hauskrecht (2015). Coincidence makes this larger for smaller samples, so only compare
+    Source: Naeini, Cooper & Hauskrecht (2015). Random variation makes this larger for smaller samples, so only compare
     samples of equal size.
     """
     curve = calibration_curve(labels, scores, bins)

@@ -25,7 +25,7 @@ from trimtab.experiments.reading.planted_runs import PastUnits, made_state, ramp
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
 Array = NDArray[Any]
-_OLD_US = 14 * DAY_US  # if no unit appeared this long before now minus the metrics' windows, a note says so
+_OLD_US = 14 * DAY_US  # the plan says so if the newest appearance is older than the metrics' windows by this much
 DAYS = 56  # how many past days are used at most
 
 
@@ -41,7 +41,7 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
 
     Raises:
         NotFound: There is no such source, or it has no rows, or no prediction was logged.
-        Misuse: `origin` lacks a column that the experiment reads.
+        Misuse: `origin` or every source lacks a column that the assignment reads, or there are switchbacks of versions.
     """
     system.history.refresh()
     assumption = ""
@@ -78,7 +78,7 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
 def _with_values(
     system: System, definition: Experiment, name: str, intake: Intake, blocks: list[ExposureBlock] | None
 ) -> tuple[PastUnits, int]:
-    """Return the units with their values, and the time of the newest appearance of one."""
+    """Return the units with their values, and the newest time at which one appeared."""
     features, values = MetricFeatures(definition.metrics, len(definition.unit)), dict[str, UnitValues]()
     logged = None if definition.model is None else _logged(system, definition, intake)
 

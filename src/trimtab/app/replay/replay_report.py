@@ -48,10 +48,7 @@ def write_report(result: ReplayResult, found: Sequence[Comparison], title: str, 
 
 
 def replay_document(result: ReplayResult, found: Sequence[Comparison], title: str, *, cpu: bool = False) -> Document:
-    """Return a document with everything about a replay.
-
-    With `cpu`, it includes CPU seconds, which differ from run to run.
-    """
+    """Return a document about a replay. With `cpu`, it has CPU seconds, which differ from run to run."""
     cards = scorecards(result)
     scenarios = list(result.lines.values())
     document = Document(title, f"{format_time(result.start_us)[:16]} to {format_time(result.until_us)[:16]}")
@@ -70,7 +67,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
         document.table(table(("scenario", *map(shown_name, own)), rows))
     document.table(loop_table(cards, [one.cpu_s for one in scenarios] if cpu else None))
     if result.faults:
-        document.heading("Faults that were put in")
+        document.heading("Simulated faults")
         for text in in_words(result.faults):
             document.paragraph(text)
     document.heading("Quality over time")
@@ -122,10 +119,7 @@ def _text_charts(cards: Sequence[Scorecard]) -> list[str]:
 
 
 def report_document(result: ReplayResult) -> dict[str, Any]:
-    """Return a replay as JSON values.
-
-    Measured times are left out, so that the same seed gives the same values.
-    """
+    """Return a replay as JSON values, without measured times, so that the same seed gives the same values."""
     cards = {card.line: card for card in scorecards(result)}
     found: dict[str, Any] = {
         "start_us": result.start_us,
@@ -158,8 +152,8 @@ def search_lines(found: PolicyChoice) -> list[str]:
         "policy",
         "trainings",
         f"{shown_name(found.metric)}",
-        "then trainings",
-        f"then {shown_name(found.metric)}",
+        "trainings after",
+        f"{shown_name(found.metric)} after",
         "",
     ]
     rows = [

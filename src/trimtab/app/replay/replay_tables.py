@@ -74,7 +74,7 @@ def loop_table(cards: Sequence[Scorecard], cpu_s: Sequence[float] | None) -> Tab
         )
         for card in cards
     ]
-    headers = ("scenario", "alarms", *(["false"] if known else []), "inputs", "promoted", "refused", "fits")
+    headers = ("scenario", "alarms", *(["false"] if known else []), "input alarms", "promoted", "refused", "fits")
     if cpu_s is None:
         return table(headers, rows)
     return table((*headers, "CPU s"), [(*row, f"{cpu:.1f}") for row, cpu in zip(rows, cpu_s, strict=True)])
@@ -170,7 +170,7 @@ def _alarm(card: Scorecard, one: Alarm) -> str:
     if one.explained_by is not None and one.delay_us is not None and one.onset_off_us is not None:
         days = f"{one.delay_us / DAY_US:.1f} d after it, estimated onset off by {one.onset_off_us / DAY_US:+.1f} d"
         return f"{text}: {one.explained_by}, {days}"
-    return f"{text}: false, because the data did not change" if card.changes_known else text
+    return f"{text}: false, because no known change explains it" if card.changes_known else text
 
 
 def table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

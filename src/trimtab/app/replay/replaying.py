@@ -106,7 +106,7 @@ def simulate_project(
 
 
 def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Columns], int]:
-    """Return the recorded events by source, and the time from which on all events that features need are still kept."""
+    """Return the recorded events by source, and the time since which all events that features need are kept."""
     request = chosen[0].deployment.model.request
     frames, _ = system.history.frames_at(system.definitions.sources)
     tables = {name: _recorded(source, frames[name]) for name, source in system.definitions.sources.items()}
@@ -148,7 +148,7 @@ def _times(
             f"simulate: a replay from {format_time(start_us)} needs events that were removed ([retention]). "
             f"Start at {format_time(from_us)} or later (--start)."
         )
-    if start_us < until_us:  # otherwise refused by the caller
+    if start_us < until_us:  # otherwise the caller raises an error
         check_judged(chosen, asked_us, (start_us, until_us), ended_us)
     return Starts((start_us,)), until_us, ended_us
 

@@ -77,7 +77,7 @@ class Gated:
 
     @property
     def input_signals(self) -> list[Signal]:
-        """The signals about inputs, feeds, traffic and labels that began."""
+        """All signals so far about inputs, feeds, traffic and labels."""
         return self._inputs.signals
 
     def take(

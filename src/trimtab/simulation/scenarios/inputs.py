@@ -115,7 +115,7 @@ class InputChecks:
             self._look(now_us, closed)
 
     def follow(self) -> None:
-        """If another version is in service since the last check, check this one from now on."""
+        """From now on, check the version that is in service now."""
         if self._every_us:
             self._monitor.follow()
 

@@ -30,7 +30,7 @@ class Block(msgspec.Struct, frozen=True, eq=False):
     start: int
     stop: int
     requests: Columns
-    at_us: NDArray[Any]  # for each request, the time as of which its features are; see also `AnsweredRows.ahead`
+    at_us: NDArray[Any]  # the as-of time of each request's features; see also `AnsweredRows.ahead`
     features: FeatureFrame
     payloads: Sequence[bytes]  # the columns of each request, encoded as in the prediction log
     positions: Mapping[str, int]  # for each partition of the event log, the position up to which features include it

@@ -19,6 +19,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     answers: Literal["live", "day_ahead"] = "live"
     main: bool = False  # whether its state is that of the project; otherwise, the state is in a folder of `replay/`
     like: str = ""  # for day_ahead: the name of the scenario whose champion scores the requests
-    scored_at_us: int = 0  # for day_ahead: the time of day (UTC) at which the requests of the next day are scored
-    ahead_us: int = 6 * HOUR_US  # for day_ahead: the time from scoring until the scored day begins
+    scored_at_us: int = 0  # for day_ahead: the time of day (UTC) at which a batch, the requests of 24 h, is scored
+    ahead_us: int = 6 * HOUR_US  # for day_ahead: the time from scoring until these 24 h begin
     decide: Decide | None = None  # the function of a policy without a gate; None: the project's loop decides

@@ -52,10 +52,7 @@ class Serving(Protocol):
 
 
 class BatchScorer:
-    """Scores requests with the champion, and a share of them with the canary.
-
-    After each decision, both are loaded again.
-    """
+    """Scores requests with the champion, and a share with the canary. Both are loaded again after each decision."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving

@@ -35,7 +35,7 @@ class SlowAnswers:
         self._registry = registry
         self._faults = list(faults)
         self._seed = seed
-        self._times: dict[str, float] = {}  # for each version, the factor by which its latencies are multiplied
+        self._factors: dict[str, float] = {}  # for each version, the factor by which its latencies are multiplied
 
     def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
         """Write the metrics of predictions that were made before a time."""
@@ -50,8 +50,8 @@ class SlowAnswers:
         write_metrics(self._catalog, found)
 
     def _slower(self, version: str) -> float:
-        if version not in self._times:
+        if version not in self._factors:
             fitted_us = self._registry.get(version).cut_us
             sizes = [_SLOWER if one.size is None else one.size for one in self._faults if one.covers(fitted_us)]
-            self._times[version] = max(sizes, default=1.0)
-        return self._times[version]
+            self._factors[version] = max(sizes, default=1.0)
+        return self._factors[version]

@@ -154,9 +154,9 @@ def post_stratified(strata: Sequence[tuple[Arm, Arm]], *, fewest: int = FEWEST_O
 
 
 def _groups(units: FloatArray, fewest: int) -> NDArray[np.int64]:
-    """Return the number of the group of each stratum, from the units of both variants, shape (strata, 2).
+    """Return each stratum's group number, given the units of both variants, shape (strata, 2).
 
-    Group 0 has the strata that are too small, and larger ones until it is large enough. Each other group is a stratum.
+    Strata that are too small are group 0, with larger ones until it is large enough. Each other stratum is a group.
     """
     least = units.min(1)
     order = np.argsort(least, kind="stable")

@@ -28,8 +28,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     """A planned comparison of two variants. For `rule`, `days` and `correlated`, see `ab.fixed` and `ab.sequential`."""
 
     units_per_day: float  # of both variants together, on average
-    # for each course, the units of both variants on each day since the start, if days differ. A short course is
-    # repeated. Several courses (such as one for each weekday of the start) share the drawn experiments equally
+    # if days differ: the units of both variants on each day since the start, repeated if there are too few. If they
+    # depend on the start, there are several courses, such as one for each weekday; each is drawn equally often
     courses: tuple[tuple[float, ...], ...] = ()
     sd: float  # the standard deviation of a unit's value
     share: float = 0.5  # the treatment's share of these units

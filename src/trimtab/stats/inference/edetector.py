@@ -259,7 +259,7 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
 def newest_steps(spec: AlarmSpec, state: AlarmState, most: int) -> AlarmState:
     """Return the state with at most its newest `most` steps.
 
-    If there is an alarm, and the days on which the change may have begun would be lost, its estimate is kept.
+    If this loses days on which the change behind an alarm may have begun, the estimated beginning is kept in `onset`.
     """
     if len(state.recent) <= most:
         return state
@@ -318,8 +318,8 @@ def shifted_alarm(spec: AlarmSpec, state: AlarmState) -> AlarmSpec:
 
     The mean of few days is uncertain, so the baseline is raised by 1 / sqrt(days) standard deviations. `mean` is the
     median of these days, and `sd` is computed from the median distance of the days from it, but is at least that of
-    `spec`. So a single extreme day changes neither. For example, the mean rises slowly without an alarm, and the alarm
-    only rings on the first day of a far larger rise: that day belongs to the further change.
+    `spec`. So a single extreme day changes neither: if the mean rose slowly without an alarm, and the alarm rang on
+    the first day of a far larger rise, that day belongs to the further change.
     """
     values = _since_onset(spec, state)
     middle = statistics.median(values) if values else spec.mean

@@ -76,7 +76,7 @@ def choose_threshold(
     """
     costs = (float(false_positive), float(false_negative))
     if not (min(costs) >= 0.0 and 0.0 < sum(costs) < np.inf):
-        raise Misuse(f"thresholds: needs two costs of at least 0, not both 0; found {costs[0]:g} and {costs[1]:g}.")
+        raise Misuse(f"thresholds: needs two finite costs from 0 on, not both 0; found {costs[0]:g} and {costs[1]:g}.")
     y, p = checked(labels, scores, "thresholds")
     if not y.size:
         raise Misuse("thresholds: needs at least 1 row, found 0. Wait for labels, or widen the window.")

@@ -137,7 +137,7 @@ def one_line(text: str) -> str:
 
 
 def _narrowed(widths: Sequence[int]) -> list[int]:
-    """Make the widest columns narrower until the table fits on a page, but none below `_LEAST_TEXT`. Return widths."""
+    """Return widths with which a table fits on a page. The widest columns are reduced, but not below `_LEAST_TEXT`."""
     found = list(widths)
     for place in sorted(range(len(found)), key=lambda n: -found[n]):
         over = sum(found) + 2 * (len(found) - 1) - _PAGE

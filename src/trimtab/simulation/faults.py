@@ -65,11 +65,10 @@ def fault(
             column are multiplied by `size`; by default, degrees Celsius become Fahrenheit), "stuck_feed" (a source
             repeats its last measurements), "late_feed" (events of a source become known `size` hours late, by default
             24), "outage" (a source sends nothing), "label_stop" (no labels arrive), "label_flip" (labels say the
-            opposite). In the loop: "sabotaged_refit" (a fit on rows that include the newest ones gets shuffled labels;
-            `size` is the share of shuffled labels, by default all), "slow_model" (a version that is fitted during the
-            fault takes `size` times as long to answer, by default 3, which a canary reveals), "restart" (the process
-            ends at a midnight, and another one continues from the stored state). By a person: "freeze" (automatic
-            changes are stopped).
+            opposite). In the loop: "sabotaged_refit" (fits that use the newest rows learn from shuffled labels; `size`
+            is the share of shuffled labels, by default all), "slow_model" (a version that is fitted during the fault
+            takes `size` times as long to answer, by default 3), "restart" (the process ends at a midnight, and another
+            one continues from the stored state). By a person: "freeze" (automatic changes are stopped).
         start: When the fault begins, as ISO 8601 or in microseconds.
         end: When the fault ends. A restart needs no end.
         source: The source with the fault; needed for stuck_feed, late_feed and outage. By default the request if the

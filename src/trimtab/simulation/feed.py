@@ -1,4 +1,4 @@
-"""History as it happened: each record is written to the log at the time at which it became known."""
+"""Write recorded events to the log in the order in which they became known."""
 
 from __future__ import annotations
 

@@ -430,7 +430,7 @@ def stream_of(text: str, model: Model, seed: int) -> Stream:
             else:
                 raise Misuse(
                     f"stream: {word!r} is none of history=, days=, per_day=, season=, week=, day_sd=, missing=, "
-                    "holidays=10,20, concept=, covariate= and prior= (a day, or a day and how many it takes: 40+14)."
+                    "holidays=10,20, concept=, covariate= and prior= (first day, then + how many days it takes: 40+14)."
                 )
         except Misuse:  # is a ValueError, too
             raise

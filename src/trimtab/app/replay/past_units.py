@@ -113,7 +113,7 @@ def _with_values(
 
 
 def _by_step(definition: Experiment, met: list[ExposureBlock], now_us: int) -> list[list[ExposureBlock]]:
-    """Return the appearances of units in each step of the ramp; those of predictions all together."""
+    """Return the appearances of units in each step of the ramp. Those of predictions are not divided."""
     steps = ramp_steps(definition, now_us)[1:] if definition.model is None else []
     start_us = min(int(one.at_us.min()) for one in met) // DAY_US * DAY_US
     ends_us = [start_us + after_us for after_us, _ in steps]

@@ -116,8 +116,8 @@ def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Colu
     tables[request.name] = tables[request.name].take(whole)  # requests whose events are all kept # D23
     if not tables[request.name].rows:
         raise NotFound(
-            f"simulate: there is no request {request.name!r} whose events are all kept. Run: trimtab ingest "
-            f"{request.name} FILE"
+            f"simulate: no request {request.name!r} is stored, or events that its features need were removed "
+            f"([retention]). Run: trimtab ingest {request.name} FILE"
         )
     return tables, from_us
 

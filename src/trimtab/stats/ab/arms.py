@@ -101,11 +101,10 @@ def arm_of(values: FloatArray, blocks: NDArray[np.int64], *, count: int, covaria
 def post_stratified(strata: Sequence[tuple[Arm, Arm]], *, fewest: int = FEWEST_OF_STRATUM) -> tuple[Arm, Arm]:
     """Add up the strata (such as countries) of each variant, after removing the differences between strata.
 
-    From each value, the mean of its stratum minus the mean of all strata is subtracted. The interval becomes narrower
-    if strata differ, and a variant that by accident got more units of a stratum with high values no longer looks
-    better. The mean of a stratum is an average of its two variants' means. The weight of each is the other
-    variant's share of the units of all strata, the same in every stratum. So an effect raises the means of all strata
-    alike, and is not removed.
+    Each value is lowered by how much the mean of its stratum exceeds the mean of all strata. The interval becomes
+    narrower if strata differ, and a variant that by accident got more units of a stratum with high values no longer
+    looks better. The mean of a stratum is an average of its two variants' means. The weight of each is the other one's
+    share of all units, so it is the same in every stratum: an effect raises all strata alike, and is not removed.
 
     Args:
         strata: The sums of the control and of the treatment in each stratum, over the same blocks; for means, not for

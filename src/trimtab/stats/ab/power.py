@@ -32,7 +32,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     # depend on the start, there are several courses, such as one for each weekday; each is drawn equally often
     courses: tuple[tuple[float, ...], ...] = ()
     sd: float  # the standard deviation of a unit's value
-    share: float = 0.5  # the treatment's share of these units
+    share: float = 0.5  # the treatment's share of the units
     explained: float = 0.0  # the share of the variance that a covariate explains (CUPED)
     # the standard deviation of the true difference from day to day; large in a switchback, where a day has one variant
     day_sd: float = 0.0
@@ -207,8 +207,8 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
         ends = [round(days * look / design.looks) for look in range(1, design.looks + 1)]
         times = tuple(end / days for end in ends)
         seen = counted[np.array(ends) - 1] / counted[-1]
-        # as in `obrien_fleming`: shares of the information that are close to the shares of the time are replaced by
-        # these; otherwise, each look adds at least 0.1 / looks
+        # as in `obrien_fleming`: if shares of the information and of the time are close, those of the time are used;
+        # otherwise, each look adds at least 0.1 / looks
         least = 0.1 / design.looks * np.arange(1, design.looks + 1)
         grown = np.maximum.accumulate(np.maximum(seen - least, 0.0)) + least
         shares = times if np.abs(seen - times).max() <= EVEN else tuple(grown.tolist())

@@ -101,7 +101,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return Errors(floor=floor, variance=by_days, freedom=np.where(enough & (by_days > 0.0), self.freedom, 0.0))
 
     def relative_weights(self) -> tuple[FloatArray, FloatArray]:
-        """Return the derivatives of the relative effect by both means, and whether each look has a relative effect.
+        """Return the derivatives of the relative effect with respect to both means, and whether each look has one.
 
         The shapes are (2, looks) and (looks,). With the derivatives as weights, `errors` gives the errors of the
         relative effect.

@@ -144,8 +144,8 @@ def learn_alarm(
             twice the number that both alarms together should have.
         direction: The direction in which a change is bad. With "both", the run length holds for both directions
             together.
-        allowance: How far the mean may be from that of the reference for a known reason, in units of the values. For
-            example, the reference days may have been predicted by another fit of the model.
+        allowance: How far the mean may differ from the reference mean for a known reason, in units of the values. For
+            example, another fit of the model may have predicted the reference days.
         low: Values are clipped to at least this number of standard deviations, which is below 0. If it is closer to 0,
             stakes can be higher, so a change of more than one standard deviation is found sooner, and a smaller one
             later.

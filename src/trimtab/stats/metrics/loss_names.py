@@ -6,7 +6,6 @@ from typing import Literal, TypeAlias
 from trimtab.core.errors import Misuse
 
 Loss: TypeAlias = str  # one of `LOSSES` or `CLASS_LOSSES`, or a name from `pinball` or `ndcg_loss`
-# the kind of predictions that a loss is for
 LossKind = Literal["binary", "multiclass", "regression", "count", "quantile", "ranking"]
 
 LOSSES = ("log_loss", "brier", "squared_error", "absolute_error", "poisson_deviance")

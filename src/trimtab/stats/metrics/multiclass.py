@@ -29,9 +29,9 @@ class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
     share: float  # the share of rows with this label
     auc: float | None  # None if no row or every row has this label
     auc_interval: Interval | None
-    # the share of rows with this label among those for which this class is the likeliest; None: no such rows
+    # of the rows for which this class is the likeliest, the share with this label; None: no such rows
     precision: float | None
-    # the share of rows for which this class is the likeliest among those with this label; None: no such rows
+    # of the rows with this label, the share for which this class is the likeliest; None: no such rows
     recall: float | None
 
 

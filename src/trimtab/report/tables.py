@@ -108,7 +108,7 @@ def _html_cell(cell: Cell, side: Align) -> Markup:
 
 
 def written(cell: Cell) -> str:
-    """Return a cell as text. Thousands have separators, floats have 4 significant digits, and None is a dash.
+    """Return a cell as text. Floats are rounded to 4 digits (from 10,000 on to whole numbers), and None is a dash.
 
     >>> [written(cell) for cell in (336776, 0.123456, 12345.6, None, True)]
     ['336,776', '0.1235', '12,346', '–', 'yes']

@@ -35,7 +35,7 @@ class Feed:
             or, for a request, when it was made.
         requests: The sources that are requests. A request is known when it is made, `lead` before its time.
         logs: One writer of the event log for each source.
-        clock: Gives the dates of quarantined rows.
+        clock: Gives the times of quarantined rows.
         quarantine: Stores the rows that were refused.
     """
 

@@ -48,8 +48,8 @@ def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
     """Return the `js_distance` of many pairs of histograms, shape (pairs,), in [0, 1].
 
     Args:
-        expected: Counts of the references, shape (pairs, bins). Each row has at least one count.
-        actual: Counts of the live data in the same bins, shape (pairs, bins).
+        expected: Counts of the references, shape (pairs, bins). No row is empty.
+        actual: Counts of the live data in the same bins, shape (pairs, bins). No row is empty.
     """
     one, two = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     p, q = one / one.sum(axis=1, keepdims=True), two / two.sum(axis=1, keepdims=True)

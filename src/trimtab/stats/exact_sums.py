@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-# doubles that add up exactly to the sum: the sum, rounded; then the rest, rounded; and so on. No doubles: 0
+# doubles that add up exactly to the sum: the sum, rounded; then the rest, rounded; and so on. An empty tuple is 0
 ExactSum = tuple[float, ...]
 
 

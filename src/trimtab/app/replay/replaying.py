@@ -47,7 +47,7 @@ def simulate_project(
     seed: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> ReplayResult:
-    """Replay the recorded history of a project; see `Project.simulate`."""
+    """Replay the recorded history of a project, or generated data; see `Project.simulate`."""
     if lines is not None and (policies is not None or model is not None):
         other = "model" if policies is None else "policies"
         raise Misuse(
@@ -189,7 +189,7 @@ def _recorded(source: Source, frame: EventFrame) -> Columns:
     """Return all versions of all events, including deletions, with the time at which each became known."""
     columns = frame.columns.replace(
         {
-            source.time: Column("time", frame.event_at_us),  # a deletion may have no time column
+            source.time: Column("time", frame.event_at_us),  # the column may be null in deletions
             "_known_at": Column("time", frame.known_at_us),
         }
     )

@@ -72,7 +72,7 @@ def scenarios_of_policies(
 
 
 def _is_own(definitions: Definitions, one: ScenarioSettings) -> bool:
-    """Return whether the scenario is a deployment exactly as the project declares it."""
+    """Return whether the scenario runs a deployment exactly as the project declares it."""
     return one.policy == "project" and (not one.model or one.model in definitions.deployments)
 
 

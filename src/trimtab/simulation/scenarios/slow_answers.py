@@ -38,7 +38,7 @@ class SlowAnswers:
         self._factors: dict[str, float] = {}  # for each version, the factor by which its latencies are multiplied
 
     def count(self, predictions: Sequence[Prediction], until_us: int) -> None:
-        """Write the metrics of predictions that were made before a time."""
+        """Write the metrics of a block of predictions that ends at `until_us`."""
         answered = Counter((one.model, one.version, one.arm) for one in predictions)
         found = {}
         for number, ((model, version, arm), requests) in enumerate(sorted(answered.items())):

@@ -23,7 +23,7 @@ from trimtab.stats.interval import check_level
 
 CORRELATION = 0.4  # the assumed correlation between the effects of neighbouring days
 FEWEST_EVENTS = 20.0  # with fewer of `effective_events` (units with a rare value), there is no interval
-EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from less than this share of the days; `rests_on_few`
+EVEN = 1.0 / 3.0  # a ratio has no interval if its variance comes from a smaller share of the days; see `rests_on_few`
 MEASURABLE = 3.0  # there is no relative effect if the control's mean is within this many standard errors of 0
 
 
@@ -270,7 +270,7 @@ def effective_days(shares: FloatArray) -> tuple[FloatArray, FloatArray]:
     is exact if only effects vary, with the same variance in all blocks, and too large if only units vary.
 
     Args:
-        shares: The weight of each block, which add up to 1; shape (2, looks, blocks). The results: (2, looks).
+        shares: The weights of the blocks, which add up to 1; shape (2, looks, blocks). The results: (2, looks).
 
     >>> effective, factor = effective_days(np.array([[[0.5, 0.25, 0.25, 0.0]]]))
     >>> round(float(effective[0, 0]), 2), round(float(factor[0, 0]), 2)

@@ -208,7 +208,7 @@ def obrien_fleming(
 ) -> list[Effect]:
     """Return the effect after each planned look until now. The experiment may be stopped when a look shows an effect.
 
-    The looks are evenly spread over the planned blocks. How much of the error may be used until a look depends on the
+    The looks are evenly spread over the planned blocks. How much of the error may be used up to a look depends on the
     share of the planned blocks that have passed. The correlation between looks is computed from the units that were
     seen. So the error rate also holds if a day has more units than expected.
 

@@ -210,8 +210,8 @@ def update_alarm(spec: AlarmSpec, state: AlarmState, value: float, rows: int | N
         spec: The result of `learn_alarm`.
         state: The state after the day before; `AlarmState()` for the first day.
         value: The day's value. It is ignored if `rows` is 0.
-        rows: The number of rows of the day. If it is 0, the day counts but adds no evidence. If it is below
-            `spec.least_rows`, the day is combined with the following days.
+        rows: The number of rows of the day; None: enough. If it is 0, the day counts but adds no evidence. If it is
+            below `spec.least_rows`, the day is combined with the following days.
 
     Raises:
         Misuse: The day has rows, but its value is not finite.

@@ -70,7 +70,7 @@ def log_higher(
         bound: Returns the largest allowed value of our share, given the other group's share. It must not decrease.
 
     Raises:
-        Misuse: There are more successes than trials.
+        Misuse: There are more successes than trials, or fewer than 0.
 
     >>> log_higher((30, 400), (20, 8_000), lambda share: share + 0.01) > math.log(1_000)
     True

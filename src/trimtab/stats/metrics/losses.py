@@ -24,8 +24,8 @@ def row_losses(metric: Loss, labels: ArrayLike, scores: ArrayLike) -> FloatArray
             counts as 1e-9.
 
     Raises:
-        Misuse: Labels are outside their range, or the metric does not exist or is one of rankings. For log loss and
-            several classes, also: the shapes differ. Other metrics do not check this.
+        Misuse: The metric does not exist or is one of rankings. For log loss and several classes: shapes differ, or
+            values are out of range. For the Poisson deviance: a label is negative. Other metrics check nothing.
 
     >>> row_losses("absolute_error", [1.0, 2.0], [1.5, 2.0]).tolist()
     [0.5, 0.0]

@@ -111,7 +111,6 @@ def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Bet
     from sklearn import metrics  # imported here, because it takes more than a second
 
     varies = bool(np.ptp(y) > 0.0)
-
     squares = np.square(y - p)
 
     def root_mean_squared_error(weights: FloatArray) -> float:

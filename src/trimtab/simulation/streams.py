@@ -31,7 +31,7 @@ class Shift(msgspec.Struct, frozen=True, kw_only=True):
     day: float  # the day on which it begins, counted from the end of the history
     over_us: int  # the time from the beginning until the full size; 0: the change is sudden
     size: float
-    # a column of the request or, for "concept", also a "source.column"; None: as in `shift()`
+    # a column of the request, or for "concept" a "source.column"; None: the request's first column that has a weight
     column: str | None
 
 

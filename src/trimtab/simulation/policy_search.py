@@ -28,7 +28,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    # whether, in the first part, each policy with a lower loss has more trainings, and none with an equal loss has fewer
+    # whether, in the first part, policies with a lower loss have more trainings, and those with an equal loss not fewer
     best: bool
 
 

@@ -8,6 +8,7 @@ import pytest
 from trimtab.core.records import LOSS_CAP
 from trimtab.core.time import DAY_US
 from trimtab.steering.definitions import BeatsChampion
+from trimtab.steering.gate.checks import rows_not_finite
 from trimtab.steering.gate.gate import judge
 from trimtab.steering.gate.scales import (
     calibration_gap,
@@ -50,6 +51,13 @@ def test_chances_that_are_true_beat_the_shares_of_the_classes_and_nothing_beats_
     assert failed(TRUTH, None, metric) == []
     assert "provably_better" in failed(TRUTH, TRUTH, metric)
     assert "provably_better" in failed(SHARES, TRUTH, metric)
+
+
+@pytest.mark.fast
+def test_a_row_without_finite_scores_is_counted_once():
+    scores = np.full((3, 4), 0.25)
+    scores[1:] = np.nan
+    assert rows_not_finite(scores) == 2
 
 
 @pytest.mark.fast

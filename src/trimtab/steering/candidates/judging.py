@@ -25,6 +25,7 @@ from trimtab.steering.candidates.ports import DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Rows
 from trimtab.steering.candidates.stored import address_of_rows, address_of_scores, address_of_set
 from trimtab.steering.candidates.windows import JudgingWindow
+from trimtab.steering.gate.checks import rows_not_finite
 from trimtab.steering.gate.gate import judge
 from trimtab.steering.gate.repeated_comparisons import Judgement, comparisons_of, stricter
 from trimtab.steering.gate.scales import label_unit, loss_cap, mean_distance, refit_distance
@@ -86,8 +87,8 @@ class Judge:
     ) -> tuple[Made, JudgingWindow]:
         """Return the candidate and the window with the strongest evidence.
 
-        The evidence is the upper bound of the difference in mean loss from the target or, without a target, the mean
-        loss; the smaller, the stronger. In the returned window, `before` has the rows that this candidate learnt from.
+        It has the smallest upper bound of the mean loss minus the target's or, without a target, the smallest mean
+        loss. In the returned window, `before` has the rows that this candidate learnt from.
         """
         level = stricter(self._rules, 1, plan.choices).level
 
@@ -237,7 +238,7 @@ class Judge:
         return comparisons_of(self._parts.registry, self._deployment.name, judgement)
 
     def _own_checks(self, side: Side) -> list[GateCheck]:
-        """Make the checks that need only the stored candidate. The first is "loads"."""
+        """Check that the version itself can be loaded (the first result is "loads"), and that it is fast enough."""
         loaded, read_back = loads(self._parts.registry, side.tried)
         found = [read_back, loads_in_fresh_process(self._proving, side.tried)]
         if self._rules.latency_us is not None:
@@ -251,7 +252,7 @@ def finite(scores: Floats, version: Version) -> Floats:
     Raises:
         Misuse: Some scores are not finite numbers.
     """
-    bad = int((~np.isfinite(scores)).sum())
+    bad = rows_not_finite(scores)
     if bad:
         raise Misuse(f"gate: {version.name} gives no finite number for {bad} of {len(scores)} rows. Repair its model.")
     return scores

@@ -18,6 +18,7 @@ from trimtab.steering.gate.floor import BELOW_FLOOR, FLOOR, FLOOR_OF_SLICES, flo
 from trimtab.steering.gate.scales import calibration_gap, calibration_residuals, gap_unit
 from trimtab.steering.gate.slices import EVERY_SLICE, slice_checks
 from trimtab.steering.gate.version_checks import FRESH_PROCESS, LATENCY, LOADS
+from trimtab.steering.gate.window import Floats
 
 Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 # What the text of a gate record says about a check. If a check fails, the text has its name and its reason ("numbers":
@@ -25,7 +26,7 @@ Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 # "remark" and "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _MOST_WORSE = 0.25  # a scheduled refit is refused if its loss is higher by more than this share of the champion's
-_CALIBRATION_LEVEL = 0.95  # one-sided confidence with which a calibration error must exceed the limit to be refused
+_CALIBRATION_LEVEL = 0.95  # a candidate is refused if its error exceeds the limit with this one-sided confidence
 _REFRESHED = (
     "A scheduled refit of the same model definition must not be provably worse, nor worse by more than a quarter; no "
     "proof that it is better is required."
@@ -62,6 +63,11 @@ def percent(level: float) -> str:
     return f"{100 * level:.3g}%"
 
 
+def rows_not_finite(scores: Floats) -> int:
+    """Return how many rows have a score that is not finite. `scores` has the shape (rows,) or (rows, classes)."""
+    return int((~np.isfinite(scores if scores.ndim == 1 else scores.sum(axis=1))).sum())
+
+
 def _note(name: str, text: str, *, evidence: bool = True, value: float | None = None) -> Iterator[GateCheck]:
     if text:
         yield finding(name, "held" if evidence else "no evidence", text, value=value)
@@ -73,7 +79,7 @@ def _loads(facts: Facts) -> Iterator[GateCheck]:
 
 
 def _finite(facts: Facts) -> Iterator[GateCheck]:
-    bad = int((~np.isfinite(facts.scores)).sum())
+    bad = rows_not_finite(facts.scores)
     reason = f"{bad:,} of {len(facts.scores):,} rows got no finite score."
     yield finding("finite", not bad, reason, value=float(bad), bound=0.0)
 
@@ -151,7 +157,7 @@ def _not_much_worse(facts: Facts) -> Iterator[GateCheck]:
     """Refuse a scheduled refit whose mean loss is much higher, also if the days differ too much to prove it."""
     most, difference = max(-facts.rule.margin, _MOST_WORSE * float(facts.champion_losses.mean())), facts.difference[0]
     reason = f"Mean loss minus the champion's: {amount(difference, '+')}; "
-    reason += f"without a proof, at most {amount(most)} is allowed."
+    reason += f"more than {amount(most)} is refused, proven or not."
     yield finding("not_much_worse", difference <= most, reason, value=difference, bound=most)
 
 
@@ -159,8 +165,8 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
     """Remark how often candidates were judged on these days: the best of several looks better than it is. # D0195"""
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
-        said = f"With earlier ones, {facts.comparisons:.3g} comparisons were made on these days, so the proof needs "
-        said += f"{level} confidence."
+        said = f"{facts.comparisons:.3g} comparisons, including earlier ones, were made on these days, so the proof "
+        said += f"needs {level} confidence."
         yield from _note("tries", said, value=facts.comparisons)
 
 

@@ -164,8 +164,8 @@ def beats_champion(
 ) -> BeatsChampion:
     """Declare that a candidate must beat the champion: its mean loss must be lower by `margin`, and provably lower.
 
-    A scheduled refit of the recipe in service only needs a mean loss that is not provably higher, and lower by `margin`
-    if one is declared.
+    A scheduled refit of the recipe in service only needs a mean loss that is not provably higher, at most a quarter
+    higher, and lower by `margin` if one is declared.
 
     Args:
         margin: By how much the mean loss on the window must be lower. If negative, the loss may be higher by this much,
@@ -197,8 +197,7 @@ def beats_champion(
             far a row moves, as a share of the list's length, by default 0.2.
         refit_share: The same limit as a share of the distance between candidate and champion, by default 0.5. The
             larger of the two limits counts, so after a large change of the data, the scores may differ more.
-        prove_refreshes: Whether a scheduled refit (also one because of new labels) must be provably better, too. By
-            default, it must not be provably worse, and be better by `margin` if one is declared.
+        prove_refreshes: Whether a scheduled refit (also one because of new labels) must be provably better, too.
 
     Raises:
         Misuse: A baseline is unknown; a margin, level or distance is not a number or makes no sense; the window is
@@ -284,8 +283,8 @@ def deployment(
         retrain: When to retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or
             several of these joined by `|` (one is enough) and `&` (all at the same time). None: never.
         gate: What a candidate must prove; by default `beats_champion()`.
-        learn: "batch"; or "online": the model predicts first, then learns from each label as it arrives (needs
-            `partial_fit`).
+        learn: "batch": the model stays as it was fitted; or "online": it predicts first, then learns from each label as
+            it arrives (needs `partial_fit`).
         cooldown: How long no repair begins after a promotion and, for causes of the same kind, after a refusal. It
             doubles with each refusal in a row. A schedule tries again after its period at the latest.
         settle: How long after the beginning of a change of the data a repair waits, so that it can learn from labels

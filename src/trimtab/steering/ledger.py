@@ -98,7 +98,7 @@ class Ledger:
             Corrupt: A row was changed, removed or inserted. The message names the first such row, or says that rows are
                 missing at the end.
         """
-        head, previous = self._read_head(), GENESIS  # the file first, because rows may be added meanwhile
+        head, previous = self._read_head(), GENESIS  # the file is read first, because rows may be added meanwhile
         rows = self.rows()
         for n, row in enumerate(rows, 1):
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):

@@ -43,7 +43,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     rows: int  # the number of rows on which the candidate was fitted
     data_hash: str
     loss_cap: float = LOSS_CAP  # larger losses of a row count as this in `reference`
-    slices: dict[str, tuple[DayQuality, ...]] = {}  # for each slice, its sums on these days
+    slices: dict[str, tuple[DayQuality, ...]] = {}  # for each slice, its sums on the days of `reference`
     # for each watched metric, how far it may be from `reference` only because the version is a refit
     allowance: dict[str, float] = {}
     name: str = ""  # the name of the successor
@@ -130,7 +130,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     ready_at_us: int = 0  # phase "waiting": the repair waits until this time
     begun_by: Cause = "schedule"
     changes: Changes = Changes()
-    # when the newest repairs that alarms began were put in service, at most `MOST_REPAIRS`
+    # when the newest versions that alarms led to went into service, at most `MOST_REPAIRS`
     repairs_us: tuple[int, ...] = ()
     follow_ups_us: tuple[int, ...] = ()  # when to repeat the repair of the last change, with more days
     quiet_until_us: int = 0  # the schedule starts no repair before this time

@@ -42,15 +42,15 @@ from trimtab.training.fitting.fitted import Fitted
 
 T = TypeVar("T")
 _SURE = 0.95  # the confidence level of a difference between two candidates of one repair
-_LEAST_GAIN = 0.01  # fits that forget what is old, such as last year's season, must lower the loss by this share
+_LEAST_GAIN = 0.01  # a fit in which old rows count less must lower the loss by at least this share
 
 
 class _Before(msgspec.Struct, frozen=True, eq=False):
-    """The days before a window, and the rows from which a fit that scores them would learn."""
+    """Days before a window, and the rows to learn from for a fit that scores these days."""
 
     learnt: Rows
     judged: Rows
-    target: ComparisonTarget | None  # scores these days if it was fitted shortly before; None: a fit is needed
+    target: ComparisonTarget | None  # a version that was fitted shortly before these days; None: a new fit scores them
 
 
 class CandidateBuilder:
@@ -163,16 +163,7 @@ class CandidateBuilder:
         )
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion, on the newest window that neither has seen. # D0196
-
-        Args:
-            keep: Whether to store the record of the gate.
-
-        Raises:
-            Unavailable: There is no such window yet, or it has too few labels.
-            Misuse: The version cannot be loaded here, has another task, or its features can no longer be computed.
-            Corrupt: The stored data of the version are damaged.
-        """
+        """Judge a stored version; see `Candidates.judge_stored`. # D0196"""
         model, registry, compared = self._deployment.model, self._parts.registry, self.comparisons
         version = registry.get(stored.version)
         registry.load(version)  # checked first, because the rest takes long
@@ -238,7 +229,7 @@ class CandidateBuilder:
         return version
 
     def _repair(self, case: Case, gate: GateRecord, scores: Floats, reference: Reference, cut_us: int) -> Repair:
-        """Return the result of a judgement as for a refused candidate. The caller changes it for one that passed."""
+        """Return the result of a judgement, without a successor. The caller adds it if the candidate passed."""
         return Repair(
             candidate=gate.candidate,
             gate=gate,
@@ -256,7 +247,7 @@ class CandidateBuilder:
         )
 
     def _hopeless(self, scores: Floats, case: Case) -> str | None:
-        """Return why a shadow could not decide within its longest time; None if it could; see `shadow.hopeless`."""
+        """Return why a shadow could not decide within its longest time, as `shadow.hopeless` does."""
         days = self._judge.paired_days(scores, case)
         return hopeless(self._deployment.rollout, days, stood_in=bool(case.answered.note))
 
@@ -269,11 +260,11 @@ class CandidateBuilder:
         return healthy_reference(model, version.id, case.training_set, answered, labels, cap=cap, slices=parts)
 
     def _aged(self, plan: Plan, best: Made, case: Case, target: ComparisonTarget | None) -> tuple[Plan, Made]:
-        """Return the plan and the best candidate, after fits in which old rows count less, if these may be better.
+        """Try fits in which old rows count less, and return the plan and the candidate that is then the best.
 
-        They are only made if there is a sign that the data change slowly: the version in service is such a fit, or its
-        loss provably differs from that of the best candidate. (After an alarm, the change is sudden.) The weights fall
-        faster as long as each such fit is provably better than the best before it, and by 1 % or more. # D0227
+        They are only tried if there is a sign that the data change slowly: the version in service is such a fit, or its
+        loss provably differs from that of `best`. The weights fall faster with each fit, until one does not provably
+        lower the loss by comparison with the best so far, or lowers it by less than 1 %. # D0227
         """
         usable, difference = self._deployment.learn == "batch" and not plan.folds[1:], self._judge.difference
         if not usable or target is None or case.answered.scores is None or not np.isfinite(best.scores).all():
@@ -302,9 +293,9 @@ class CandidateBuilder:
         target: ComparisonTarget | None,
         repaired: ChangeOnset | None,
     ) -> list[_Before]:
-        """Return the days before the window that may complete the reference, and begin the first fit that they need.
+        """Return choices of days that the reference may have before the window, and begin the fit of the first choice.
 
-        The first that can be scored well enough are used. Empty: the reference only has the days of the window.
+        `_earlier` uses the first choice that can be scored well enough. Empty: the reference only has the window.
         """
         # a plan with folds repairs a change, and days before a change are no reference for the time after it
         if plan.folds[1:] or self._deployment.learn == "online":
@@ -327,7 +318,7 @@ class CandidateBuilder:
         """Return scores of the days before the window.
 
         They come from the version in service if it was fitted shortly before these days, or else from a fit on earlier
-        rows. Such a fit must not be much worse than the candidate on the window; otherwise fewer days are added.
+        rows. If such a fit is much worse than the candidate on the window, the next choice of days is tried.
         """
         training_set, window = case.training_set, case.window
         for one in before:

@@ -26,7 +26,7 @@ class ChampionArtifact:
         return champion is not None and lost_artifact(self._parts.blob, champion) is not None
 
     def put_back(self) -> None:
-        """If the stored model is lost, fit the champion again on its stored training set.
+        """If the stored model is lost, fit the champion again on its stored training set, which stores the model again.
 
         Nothing is done if the champion's recipe is no longer declared, or if its training set is lost, too.
         """
@@ -41,9 +41,9 @@ class ChampionArtifact:
         self._fits.fit("refit", training_set, training_set.usable, champion.half_life_us)
 
     def same(self, cut_us: int) -> Version | None:
-        """Return the champion if a training now would give an equal model (same data, code and seed); otherwise None.
+        """Return the champion if training now would give an equal model (same recipe and training set); otherwise None.
 
-        If the champion's stored model is lost, it is fitted again, and must then have the same bytes.
+        If the stored model is lost, the champion is fitted again, and must then have the same bytes.
         """
         champion = self._same_recipe()
         if champion is None:

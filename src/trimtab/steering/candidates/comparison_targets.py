@@ -1,7 +1,7 @@
 """Comparison targets: the versions with which candidates are compared, usually the version in service.
 
-A target scores the days on which the new candidate is judged, with the features of its own training. The version in
-service is a refit of an earlier candidate (fitted again on more data). If it has learnt from these days, the earlier
+A target scores the days on which the new candidate is judged, from the features that it was trained with. The version
+in service is a refit (fitted again on more data) of an earlier candidate. If it has learnt from these days, the earlier
 candidate is the target: it has the same recipe (definition and way of fitting), but has not seen the days (D0195). The
 earlier candidate is also the target if the version in service learnt from labels that became final after the days had
 begun, because the new candidate was not allowed to learn from such labels (D0214).

@@ -255,9 +255,9 @@ class Comparisons:
         return training_set, window.before, window.start_us
 
     def _other_recipe(self, target: ComparisonTarget, until_us: int) -> str:
-        """Return the advice (after a space) to judge another recipe now, although the champion has seen the days.
+        """Return a sentence (after a space) that another recipe can be judged now; "" if none can.
 
-        The result is empty if another recipe could not be judged either.
+        It would be compared with the candidate of which the champion is a refit, and which has not seen these days.
         """
         model, version = self._deployment.model, target.version
         if self._learns or version.recipe != model.hash:

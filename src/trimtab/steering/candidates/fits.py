@@ -35,11 +35,7 @@ class Fits:
         self.count = 0  # the number of fits of the present repair; `CandidateBuilder.repair` sets it to 0
 
     def fit(self, name: str, training_set: TrainingSet, rows: Rows, half_life_us: int | None = None) -> Fitted:
-        """Fit a model on some rows.
-
-        With `half_life_us`, a row of that age has half the weight of a new row, one of twice that age a quarter, and
-        so on.
-        """
+        """Fit a model on some rows. With `half_life_us`, a row of that age has half the weight of a new row."""
         self.count += 1
         recording = self._options.recording
         aged = msgspec.structs.replace(training_set, half_life_us=half_life_us)

@@ -101,8 +101,7 @@ def aged_sources(plan: Plan) -> list[Source]:
 
 
 def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset) -> Plan:
-    """Return the plan for a change of the data: judge several sources on the days since the change, with two folds.
-    # D0177
+    """Return the plan for a change of the data: judge several sources on the days since then, with two folds. # D0177
 
     A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore there
     are two folds of alternate days, and each fit scores one fold and also learns from the other. If the estimated

@@ -1,4 +1,4 @@
-"""What a loop needs from outside: the parts of a deployment, and protocols that `app` and `simulation` implement."""
+"""The parts of a deployment that its loop uses, and protocols that `app` and `simulation` implement."""
 
 from __future__ import annotations
 
@@ -118,12 +118,16 @@ class Candidates(Protocol):
         ...
 
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
-        """Judge a stored version against the champion, on data known at `cut_us`. `keep`: whether to store the gate
-        record.
+        """Judge a stored version against the champion, on the newest days that neither has seen.
+
+        Args:
+            cut_us: Only data that were known at this time are used.
+            keep: Whether to store the gate record.
 
         Raises:
-            Unavailable: There are not enough days that neither version has seen.
+            Unavailable: There are no such days yet, or they have too few labels.
             Misuse: The version cannot be loaded, or cannot score the rows of this model.
+            Corrupt: The stored data of the version are damaged.
         """
         ...
 

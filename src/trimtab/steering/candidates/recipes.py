@@ -32,7 +32,7 @@ class Scoring(Protocol):
 
 
 class Recipe(Protocol):
-    """Fits models, and scores rows as these would in service."""
+    """Fits models, and scores rows as the models would in service."""
 
     def fit(self, training_set: TrainingSet, rows: Rows) -> Fitted: ...
 

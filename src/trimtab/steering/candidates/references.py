@@ -27,7 +27,7 @@ from trimtab.training.definitions import Model
 
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
 LONG_REFERENCE: Final = 84  # a reference of this many days is hardly changed by holidays or a bad week
-MOST_WORSE: Final = 0.2  # earlier days count if the model that scored them has a loss at most this much higher
+MOST_WORSE: Final = 0.2  # the loss of a model that scores earlier days is at most this share above the candidate's
 MOST_SLICES: Final = 200  # a column with more values than this has no slices
 # the days before the judging window are scored by the version in service, and not by a new fit, if they begin at most
 # this long after the last rows that the version has seen
@@ -115,10 +115,9 @@ def walk_forward_rows(
 ) -> list[tuple[Rows, Rows]]:
     """Return rows to learn from and rows to score, so that the reference also has days before a window.
 
-    Days before the window are added until the reference has 84 days (window included), if the rows left to learn from
-    are at least twice the rows to score; or until it has 28 days, if the rows left are at least as many as those to
-    score. The longer one comes first. The result is empty if neither is possible, for example because the window alone
-    has 28 days, or because the rows left all have the same label.
+    There are at most two choices: a reference of 84 days (window included), if the rows left to learn from are at least
+    twice the rows to score, and then one of 28 days, if they are at least as many. A choice is left out if the window
+    alone has that many days, or if all rows to learn from have the same label.
 
     Args:
         source: The rows that the candidate has learnt from, the only ones to learn from here.
@@ -137,7 +136,7 @@ def walk_forward_rows(
 
 
 def is_as_good(days: Sequence[PairedDay], most: float = MOST_WORSE) -> bool:
-    """Return whether a model's loss is at most this share above the other's (if negative: at least so much below).
+    """Return whether a model's loss is above the other's by at most the share `most` (-0.01: at least 1 % below it).
 
     The model that scored earlier days must not be much worse than the candidate on the window: its losses would be too
     high for a reference, and a later rise up to them would raise no alarm. # D0226

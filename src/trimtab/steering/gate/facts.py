@@ -22,7 +22,7 @@ from trimtab.steering.gate.window import Floats, Window
 class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     """Everything that the checks of one judgement need. A unit is a row, or for a ranking a list."""
 
-    rule: BeatsChampion  # the rules of the gate; stricter ones if candidates were already judged on these days
+    rule: BeatsChampion  # the rules of the gate, as `stricter` returns them
     window: Window
     metric: Loss
     scores: Floats  # the scores of the candidate
@@ -35,7 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     candidate_note: str
     champion_note: str
     plan_note: str
-    comparisons: float  # the number of judgements on these days, this one included; see `gate.repeated_comparisons`
+    comparisons: float  # how many judgements were made on these days, as `number_of` counts them
     refreshes: bool  # whether this is a scheduled refit; see `judge` in gate.py
 
     @property

@@ -19,7 +19,7 @@ def finding(
 
 
 def amount(value: float, sign: Literal["", "+"] = "") -> str:
-    """Return a loss or a gap as text, also where targets are in cents or in millions.
+    """Return a loss or a gap as text with few digits, however small or large it is.
 
     >>> amount(-0.00412, "+"), amount(-6.66e11, "+"), amount(1.23e-8), amount(0.0, "+")
     ('-0.0041', '-6.66e+11', '1.23e-08', '+0.0000')

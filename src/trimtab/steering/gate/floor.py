@@ -18,7 +18,7 @@ from trimtab.steering.gate.slices import Part, slice_checks
 
 FLOOR, FLOOR_OF_SLICES, BELOW_FLOOR = "floor", "floor_of_slices", "below_floor"
 _LINEAR: Final = "linear"
-_LEVEL: Final = 0.95  # a candidate is only refused if it is worse with this one-sided confidence
+_LEVEL: Final = 0.95  # a candidate is refused if it is worse than the linear model with this one-sided confidence
 _KEPT: Final = 0.8  # a candidate must reach this share of the linear model's gain over the best other baseline
 
 _INSTEAD = (

@@ -36,8 +36,8 @@ def number_of(judgement: Judgement, made: Iterable[tuple[int, Judgement]]) -> fl
     """Return 1 plus, for each earlier judgement, the share of this judgement's days that the earlier one covered.
 
     So an earlier judgement counts for a half if half of the present days are new, and not at all if all are new. If the
-    same recipe was judged on the same days before, only judgements from before the first of these times count, so that
-    a repeated judgement gets the same number.
+    same recipe was judged on the same days before, only judgements older than the first such judgement count, so that a
+    repetition gets the same number.
 
     Args:
         judgement: The judgement that is made now.

@@ -86,7 +86,7 @@ def loss_cap(metric: Loss, losses: Floats, before: float | None = None) -> float
 
 
 def _caps(metric: Loss, losses: Floats) -> tuple[float, float]:
-    """Return the cap by the typical loss, and the cap that may be raised because losses differ much."""
+    """Return the cap that follows from the typical loss, and this cap raised if it cuts off a large part of losses."""
     if metric in PROBABILITIES:
         kept = min(_leaving(losses, _KEPT_OF_MEAN), np.sort(losses)[-_FEW_ROWS]) if losses.size >= _FEW_ROWS else 0.0
         return LOSS_CAP, max(LOSS_CAP, 2.0 * float(kept) - LOSS_CAP)
@@ -115,9 +115,9 @@ def calibration_residuals(metric: Loss, labels: Floats, scores: Floats) -> Float
     """Return how far each row's score is above its label, shape (rows,). The mean is the signed calibration gap.
 
     For a quantile, the mean is the share of labels at or below their score, minus the level of the quantile; labels
-    that are equal to their score count for either side, whichever is nearer. The absolute error is smallest for the
-    median, which is far from the mean where labels are skewed, so it is treated as the quantile 0.5. For several
-    classes, the class whose mean probability is furthest from its share of the labels counts.
+    equal to their score count on the side that makes the gap smaller. The absolute error is smallest for the median,
+    which is far from the mean where labels are skewed, so it is treated as the quantile 0.5. For several classes, the
+    class whose mean probability is furthest from its share of the labels counts.
     """
     quantile = _aim(metric)
     if quantile is not None:
@@ -140,12 +140,12 @@ def calibration_gap(metric: Loss, labels: Floats, scores: Floats) -> float:
 
 
 def gap_unit(metric: Loss, labels: Floats) -> float:
-    """Return the unit of a limit for the calibration gap: 1 where it is a probability or a share, or `label_unit`."""
+    """Return the unit of a limit for the calibration gap: 1 if it is a share of labels (quantiles), or `label_unit`."""
     return 1.0 if _aim(metric) is not None else label_unit(metric, labels)
 
 
 def _aim(metric: Loss) -> float | None:
-    """Return the quantile that has the smallest loss; None if it is another number, such as the mean."""
+    """Return the quantile of the labels that minimises the loss; None if another number does, such as the mean."""
     return 0.5 if metric == "absolute_error" else quantile_of(metric)
 
 

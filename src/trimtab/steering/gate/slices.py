@@ -41,8 +41,8 @@ def parts_of(
     """Return the slices of a window.
 
     An expression that is True or False is one slice: the rows where it is True. A column or another expression gives a
-    slice for each value. If there are too many values, numbers are divided into four ranges; of texts and the like, the
-    rarest values share one slice (see `values_of`).
+    slice for each value. If there are too many values, numbers are divided into four ranges; of other values, the
+    rarest share one slice (see `values_of`).
     """
     found: list[Part] = []
     for one in slices:
@@ -101,7 +101,7 @@ def _abstained(part: Part, rows: int, days: int) -> GateCheck:
 
 
 def _together(found: Sequence[GateCheck], margin: float, may_abstain: bool) -> GateCheck:
-    # of a slice that was judged, `bound` is the lower bound of the difference
+    # if a slice was judged, its `bound` is the lower bound of the difference
     worse = [
         f"{one.name.removeprefix('slice ')} (by at least {amount(one.bound or 0.0)})"
         for one in found

@@ -1,4 +1,4 @@
-"""What triggers need to know about closed days (with final labels): new labels, and slices that raised the loss."""
+"""New labels on closed days (days with final labels), and slices that raised the loss: facts for triggers."""
 
 from __future__ import annotations
 

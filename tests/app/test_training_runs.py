@@ -246,7 +246,7 @@ def test_a_lost_artifact_is_put_back_from_its_own_training_set_whatever_came_sin
         shop.load(project, end_us=shop.NOW_US + DAY_US)
         assert project.train() == []
         said = project.runs()[-1].outcome
-        assert "buyer@2: its artifact was lost; it was fitted again and put back." in said
+        assert "buyer@2: its artifact was lost, so it was fitted again, and the artifact was put back." in said
         assert file.read_bytes() == sound
         with pytest.raises(Unavailable, match="new to the champion"):
             project.train()

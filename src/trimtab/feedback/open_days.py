@@ -22,8 +22,7 @@ from trimtab.serving.answer.answering import PAST
 from trimtab.stats.metrics.losses import Loss
 
 AHEAD_US = 36 * HOUR_US  # the largest age of a prediction that was computed in advance, as in `ServedModel`
-# after the wait for a day's labels, its predictions, or their positions in the log, are kept for this long, for late
-# labels
+# for late labels, a day's predictions (or their positions in the log) are kept for this long after the wait
 KEPT_US = 35 * DAY_US
 MOST_SLICES = 200  # a column with more values on a day has no slices on that day
 _PART_ROWS = 10_000
@@ -35,7 +34,7 @@ class Waiting(Protocol):
     """The predictions that are kept until their day is closed."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep the predictions whose days are open, and return the number of all others."""
+        """Keep the predictions that count and whose days are open. Return how many that count are of closed days."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
@@ -141,10 +140,7 @@ class OpenDays:
         return days
 
     def as_known(self, day_us: int, cut_us: int) -> list[DayBlocks]:
-        """Return the blocks of a day whose predictions are still kept, with the labels known at `cut_us`.
-
-        In these blocks, `late` is the number of labels that arrived after the wait.
-        """
+        """Return the blocks of a day whose predictions are still kept, with the labels known at `cut_us`."""
         return self._blocks(day_us, cut_us)
 
     def of_batch(self, predictions: Iterable[Sequence[Prediction]], made_at_us: int) -> DayBlocks | None:

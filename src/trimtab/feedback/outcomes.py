@@ -127,12 +127,7 @@ class OutcomeJoin(LabelWait):
         return self._outcomes(predictions, None)
 
     def each(self, tables: Iterable[Columns], cut_us: int | None = None) -> Iterator[OutcomeFrame]:
-        """Yield the outcomes of some tables of predictions, as known at `cut_us` or at the end of each wait.
-
-        Args:
-            tables: The tables.
-            cut_us: As in `join`. None: as in `due`.
-        """
+        """Yield the outcomes of tables of predictions, as `join` does or, without `cut_us`, as `due` does."""
         for table in tables:
             yield self._outcomes(table, cut_us)
 
@@ -176,4 +171,4 @@ class OutcomeJoin(LabelWait):
         try:
             return Column("int", keys.values.astype(np.int64))
         except ValueError as error:
-            raise Misuse(f"outcomes: a request's key is no integer ({error}). Is the log of another model?") from error
+            raise Misuse(f"outcomes: a request's key is no integer ({error}). Is it another model's log?") from error

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trimtab.app.system import System
 
 _WAITS = 2  # a prediction without a label is dropped when it is older than this many times the wait for labels
-_GRACE_US = 60 * SECOND_US  # newer labels are not taught yet, because some of their events may not be in the log
+_GRACE_US = 60 * SECOND_US  # labels newer than this are not taught yet: some of their events may not be in the log
 
 
 class Teacher:
@@ -98,7 +98,7 @@ class Teacher:
         self._labels = LabelIndex(model.label)
         source, keys = system.definitions.sources[model.label.source.name], self._keys(self._waiting(until_us))
         self._labels.update(system.events_with(source, model.label.key, keys))
-        self._taught.update(key for key, _, _ in self._known(begun_us))
+        self._taught.update(key for key, _, _ in self._known(begun_us))  # taught before, or used by the training
         found: list[tuple[str, int, float]] = []
         seen: set[str] = set()
         for end_us in ends_us:

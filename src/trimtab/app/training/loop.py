@@ -124,7 +124,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            # only now, because this would end a training of another thread
+            # with the lease, because otherwise this could end a training of another thread
             with self._training.turn("the loop"):
                 return self._tick(ticked)
 
@@ -154,7 +154,9 @@ class DeploymentLoop:
 
         Raises:
             Cancelled: The run was cancelled.
-            Conflict: Another process uses the loop (the message names it), or automation is frozen.
+            Conflict: Another process uses the loop (the message names it), automation is frozen, or a candidate waits
+                for approval or is in its rollout.
+            Unavailable, Misuse: No candidate can be judged on the present data, or none can be made.
         """
         with self._turn("train") as mine:
             if not mine:
@@ -184,7 +186,7 @@ class DeploymentLoop:
 
         Raises:
             Unavailable: There is no window of labelled data to evaluate on. The message says when there will be one.
-            Misuse: The version cannot answer on this machine.
+            Misuse: The version cannot be loaded here, or cannot score the rows of this model.
             Conflict: Another process uses the loop (the message names it), automation is frozen, or a candidate waits
                 for approval or is in its rollout.
         """
@@ -242,7 +244,6 @@ class DeploymentLoop:
         """Approve the candidate that waits for approval, or reject one that waits or is in its rollout.
 
         Args:
-            what: "approve" or "reject".
             why: The reason, for the ledger. It is required to reject a candidate.
 
         Raises:

@@ -35,7 +35,7 @@ class Promotion(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
     version: str  # "late_flight@7"
     state: State  # "passes" and "does not pass" only occur in dry runs
-    gate: GateRecord | None  # the result of the evaluation; None if the version is already deployed
+    gate: GateRecord | None  # the result of the evaluation; None if the version is in service already
     decisions: list[Decision]  # the rows that were written to the ledger of decisions
 
     @property

@@ -1,4 +1,4 @@
-"""Record each training as a run whose steps are done by a child process and which can be cancelled.  # D53"""
+"""Record each training as a run, which can be cancelled. A child process does its steps.  # D53"""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class TrainingRuns:
         done, champion = self._done("same", cut_us), self._registry.alias(self._model, CHAMPION)
         if champion is None or (done.same is None and not done.put_back):
             return None
-        again = "its artifact was lost; it was fitted again and put back."
+        again = "its artifact was lost, so it was fitted again, and the artifact was put back."
         if done.same is None:
             return f"{champion.name}: {again} Train again to get a candidate that is fitted on newer data."
         said = f"Unchanged: {done.same.name} is again the result of this data, code and seed."

@@ -42,8 +42,8 @@ from trimtab.store.ports import Catalog, Remove, read_record
 
 # a repair is repeated this many days after the labels of its rows are final, with more labels from after the change
 FOLLOW_UP_DAYS = (7, 21)
-# If a repair can lower the loss by less than this share at best, it has no such repeats. If an alarm triggered it, and
-# the candidate is refused, the longest quiet time follows.
+# If a repair can lower the loss by less than this share at best, it is not repeated. If an alarm triggered it, and the
+# candidate is refused, the longest quiet time follows.
 LEAST_GAIN = 0.01
 _USELESS = (
     "Even at the better end of the confidence interval, the loss is lowered by less than 1 %. A repair is tried again "
@@ -116,7 +116,7 @@ class Controller:
         except (Conflict, Misuse, NotFound) as error:  # another version is champion now, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
-        # the cut and not the present time: days since an interrupted call moved the alias must be compared, too
+        # not the present time: if an interrupted call has moved the alias, the days since then must be compared, too
         _, anchored = self._monitor.anchor(
             repair.successor,
             repair.reference,
@@ -357,10 +357,10 @@ class Controller:
         return self._record.write([self._record.entry("wait", spent.message)], ready_at_us=spent.until_us)
 
     def _looked_already(self, now_us: int) -> bool:
-        """Return whether data that were missing at the last look are probably still missing.
+        """Return whether data that were missing at the last check are probably still missing.
 
-        A look may build a training set. Therefore the next look is only made when another day is closed (at midnight),
-        when another version is in service, or after six hours, because labels may have been loaded meanwhile.
+        A check may build a training set. So the next one is only made when another day is closed (at midnight), when
+        another version is in service, or after six hours, because labels may have been loaded meanwhile.
         """
         state = self.state
         if (
@@ -429,7 +429,7 @@ class Controller:
     def _followed(self, repair: Repair) -> dict[str, Any]:
         """Return the fields of the state that say which change was repaired, and when to repeat the repair."""
         onset = self.state.changes.onset
-        if onset is None or repair.gate.folds == 1:  # a candidate for a known change is judged by several folds
+        if onset is None or repair.gate.folds == 1:  # only a candidate for a known change is judged in several folds
             return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up" or most_gain(repair.gate) < LEAST_GAIN:

@@ -90,11 +90,11 @@ class DeploymentRecord:
         longest: bool = False,
         **changes: object,
     ) -> list[Decision]:
-        """End a repair with a refusal. The champion stays, and causes of the same kind start no repair for a while.
+        """End a repair with a refusal. The champion stays, and a quiet time begins for causes of the same kind.
 
         Args:
             also: Further changes of the catalogue, written in the same transaction.
-            longest: Whether this quiet time has its greatest length at once, instead of doubling with each refusal.
+            longest: Whether the quiet time has its greatest length at once, instead of doubling with each refusal.
             **changes: Further fields of the state.
         """
         deployment = self._deployment
@@ -104,7 +104,7 @@ class DeploymentRecord:
         return self.write(entries, also, **{**IDLE, **quiet, **changes})
 
     def cancel(self, entry: Entry) -> list[Decision]:
-        """End a repair that a person has cancelled."""
+        """End a repair without a refusal: a person cancelled it, or its cause is no longer declared."""
         quiet = after_cancel(self.state, self._deployment.cooldown_us, self._clock.now_us())
         return self.write([entry], **IDLE, **quiet)
 

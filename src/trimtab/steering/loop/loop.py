@@ -41,7 +41,7 @@ KIND = "loop_reader"
 Positions = dict[str, int] | None
 # a closed day's sums are computed again this many days later, with late and corrected labels
 AMENDED_AFTER = (1, 7, 28)
-_REREAD_US = 90 * DAY_US  # younger days with missing labels are computed again whenever another day is closed
+_REREAD_US = 90 * DAY_US  # days up to this old, with missing labels, are computed again whenever a day is closed
 
 
 class Reached(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ from trimtab.steering.loop_state import APART, LoopState, Quiet
 
 MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared time
 
-# alarms begin at most this many repairs that are put in service in this time; if data change back and forth faster than
-# that, each repair fits data that have changed again, and does more harm than none  # D0225
+# within `PACED_US`, alarms begin at most this many repairs that are put in service; if the data change back and forth
+# faster, each new version fits data that have changed again, and is worse than the old one  # D0225
 MOST_REPAIRS: Final = 3
 PACED_US: Final = 42 * DAY_US
 
@@ -52,7 +52,7 @@ def after_refusal(
 
 
 def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
-    """Return the changes of the state after a person cancelled a training: the declared quiet time, not doubled."""
+    """Return the changes of the state after a repair was cancelled: the declared quiet time, not doubled."""
     return _quiet(state, now_us + cooldown_us)
 
 

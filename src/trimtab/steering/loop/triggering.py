@@ -161,10 +161,10 @@ def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
 
 
 def _dated_again(rules: Deployment, tried: ChangeOnset | None, onset: ChangeOnset) -> ChangeOnset | None:
-    """Return the range of days on which a change began, if a repair was refused that took it to begin too early.
+    """Return a wider range for the beginning of a change, if a repair was refused that assumed it to be too early.
 
-    The next repair need not wait, because the days since the first estimate have passed already: it also judges the
-    newest of them alone. None: no repair was refused, or `onset` is another change.
+    The next repair need not wait: enough days have passed since the earlier estimate, and it also judges on the newest
+    of these days alone. None: no repair was refused, or `onset` is another change.
     """
     if tried is None or not tried.latest_us < onset.at_us <= tried.latest_us + rules.settle_us:
         return None

@@ -68,12 +68,8 @@ def days_by_group(
 
     Args:
         metric: The loss to sum, but not that of a ranking.
-        at_us: The time of each prediction, int64, shape (rows,).
-        scores: As in `day_quality`.
-        labels: As in `day_quality`.
+        at_us, scores, labels, cap: As in `day_quality`.
         groups: The index of each row's group, 0 to `count` - 1, shape (rows,).
-        count: The number of groups.
-        cap: As in `day_quality`.
     """
     days, place = np.unique(at_us // DAY_US, return_inverse=True)
     cells = groups * days.size + place.reshape(-1)

@@ -188,10 +188,10 @@ def beats_champion(
             predict the probability of one class.
         latency: The largest 99th percentile of the time of one-row predictions, such as "5ms". The gate measures it.
         slices_may_abstain: Whether a candidate may pass if no slice has enough rows to be judged.
-        baselines: The baselines that a candidate must beat, even if the champion does not: "last_value",
-            "seasonal_naive", "last_year" and "linear"; for a ranking "as_shown", "best_feature" and "linear". A
-            constant (in a ranking, a random order) is always added to a list. By default, a candidate must beat all.
-            False: it need not beat any, not even the constant.
+        baselines: The baselines that a candidate must beat, even if the champion does not (but a scheduled refit need
+            only be better than such a champion): "last_value", "seasonal_naive", "last_year" and "linear"; for a
+            ranking "as_shown", "best_feature" and "linear". A constant (in a ranking, a random order) is always added.
+            By default, a candidate must beat all. False: it need not beat any, not even the constant.
         refit_distance: The largest mean distance between the scores of the candidate and of its refit. By default, it
             is 0.1 for probabilities, and 0.25 standard deviations of the labels for numbers. In a ranking, it is how
             far a row moves, as a share of the list's length, by default 0.2.

@@ -37,7 +37,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     gate: GateRecord
     # the id of the candidate's refit on more data, which goes into service; None: the candidate was refused
     successor: str | None
-    reason: str  # why it passed or was refused, in one sentence
+    reason: str  # why it passed or was refused
     reference: tuple[DayQuality, ...]  # days that the successor's quality in service is compared with
     cut_us: int
     rows: int  # the number of rows on which the candidate was fitted

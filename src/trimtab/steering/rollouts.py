@@ -20,7 +20,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     within_us: int = 14 * DAY_US  # how long the shadow lasts at most
     margin: float = 0.02  # as a share of the champion's loss, how much worse the successor (the new version) may be
     canary: tuple[float, ...] = ()  # the growing shares of the requests that the successor answers
-    step_us: int = 3_600_000_000  # how long each share lasts
+    step_us: int = 3_600_000_000  # how long each share lasts at least
     bake_us: int = 0  # how long the version is guarded after it took over
     guardrails: Guardrails = Guardrails()  # the limits of service metrics
 
@@ -51,7 +51,8 @@ def rollout(
         margin: By how much the successor may be worse than the champion, as a share of the champion's loss.
         canary: The growing shares of the requests, each above 0 and below 1. If there are none, the successor answers
             all requests at once.
-        step: How long each share lasts.
+        step: How long each share lasts at least. With too few requests (see `guardrails`), it lasts up to 24 times as
+            long; the successor is then refused.
         bake: How long the service is guarded after the last step. If a limit is exceeded, the successor is rolled back.
             By default it is as long as a step if there are canaries, and otherwise 0.
         guardrails: The limits of service metrics, made with `guardrails()`; by default those that `guardrails()`

@@ -77,7 +77,7 @@ def load(argument: bytes, place: Workplace) -> bytes:
     """Load a version in a project that is opened for this. If requested, choose its fastest way to score one row.
 
     Returns:
-        What was chosen, for people; empty if the version has only one way to score a row.
+        What was chosen, for people; empty if nothing was chosen.
     """
     arguments = msgspec.msgpack.decode(argument, type=LoadArguments)
     with arguments.project.open() as system:

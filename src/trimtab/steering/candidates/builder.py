@@ -119,7 +119,7 @@ class CandidateBuilder:
             raise
         answered = compared.answered_on(target, training_set, plan)
         best, window = self._judge.best(training_set, plan, made, answered)
-        if not changes.alarming:
+        if not changes.alarming:  # after an alarm, the change is sudden
             plan, best = self._aged(plan, best, Case(training_set, window, answered), target)
             window = msgspec.structs.replace(window, before=plan.learnt(best.source, plan.folds[0]))
         self._fits.expect(training_set, best.source.refit, best.source.half_life_us)

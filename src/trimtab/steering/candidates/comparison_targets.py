@@ -36,14 +36,15 @@ class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
 
     version: Version
     unseen_from_us: int  # the version has learnt from no request that was made at or after this time
-    note: str = ""  # if the version in service does not score the rows itself: a sentence that says which version does
+    # a sentence if another version scores the rows in place of the one in service, or if other features are used
+    note: str = ""
 
 
 class TargetScores(msgspec.Struct, frozen=True, eq=False):
     """The scores that a comparison target gives to the rows of a window."""
 
     scores: Floats | None  # None: the target could not score the rows
-    note: str  # a sentence that says which other version scored the rows, or why none did
+    note: str  # the note of the target, or a sentence that says why it could not score the rows
 
 
 def champion_target(

@@ -87,7 +87,7 @@ class Judge:
     ) -> tuple[Made, JudgingWindow]:
         """Return the candidate and the window with the strongest evidence.
 
-        It has the smallest upper bound of the mean loss minus the target's or, without a target, the smallest mean
+        They have the smallest upper bound of the mean loss minus the target's or, without a target, the smallest mean
         loss. In the returned window, `before` has the rows that this candidate learnt from.
         """
         level = stricter(self._rules, 1, plan.choices).level

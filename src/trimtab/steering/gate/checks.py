@@ -75,7 +75,7 @@ def _note(name: str, text: str, *, evidence: bool = True, value: float | None = 
 
 def _loads(facts: Facts) -> Iterator[GateCheck]:
     said = "was read back and gave the same scores." if facts.loads else "could not be read back with the same scores."
-    yield facts.own_checks.get(LOADS) or finding(LOADS, facts.loads, f"It {said}")
+    yield facts.own_checks.get(LOADS) or finding(LOADS, facts.loads, f"The version {said}")
 
 
 def _finite(facts: Facts) -> Iterator[GateCheck]:

@@ -40,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
 
     @property
     def compares(self) -> bool:
-        """Whether the champion scored the rows."""
+        """Whether the champion, or another version in its place, scored the rows."""
         return self.champion_scores is not None
 
     @property

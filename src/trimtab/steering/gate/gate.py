@@ -46,22 +46,19 @@ def judge(
     """Make all checks of `gate.checks` on a candidate, and return the gate record, which has their results.
 
     Args:
-        rule: The rules of the gate.
         window: The rows on which candidate and champion are judged.
-        gate_id: The id of the record.
-        model: The name of the model.
         metric: The loss whose mean is compared.
         candidate: The id of the candidate.
         candidate_scores: The candidate's scores of the window's rows, shape (rows,). For a ranking, whole lists are
             compared.
         champion: The id of the version in service; None if there is none.
         champion_scores: The champion's scores of the same rows; None if there is no comparison.
-        judged_at_us: The present time.
         loads: Whether the stored candidate could be loaded and gave the same scores.
         parts: The slices of the window that the rules name.
         own_checks: Checks that were made on the stored candidate alone. If one is called "loads", the argument `loads`
             is not used.
-        champion_note: If the champion did not score the rows: a sentence that says which version did, or why none did.
+        champion_note: A sentence that says which other version scored the rows in place of the champion, why none did,
+            or that the champion scored them from features of its own.
         candidate_note: If the candidate did not score the rows itself: a sentence that says which version did.
         baselines: The scores of the same rows by each baseline. See `floor_checks` for what the candidate must prove.
         comparisons: How many comparisons with a champion were made on these days, including this one. An earlier one

@@ -38,7 +38,7 @@ def loads(registry: Registry, version: Version) -> tuple[LoadedModel | None, Gat
         return None, finding(LOADS, False, str(error))
     difference = golden_difference(loaded.artifact, loaded.scorer)
     bound = 0.0 if loaded.artifact.row_exact else loaded.artifact.row_tolerance
-    reason = f"Read back from the registry; it reproduced its {golden_rows(loaded.artifact)} golden predictions."
+    reason = f"The version was read back and reproduced its {golden_rows(loaded.artifact)} golden predictions."
     return loaded, finding(LOADS, True, reason, value=difference, bound=bound)
 
 

@@ -31,13 +31,13 @@ class Approvals:
         """
         if self._record.state.phase != APPROVAL:
             raise Conflict(f"{what}: no candidate waits for approval. See: trimtab status")
-        dropped = self.drop_unanswered()
+        dropped = self.drop_outdated()
         if dropped:
             raise Conflict(f"{what}: {dropped[-1].cause} The candidate was dropped; train another one.")
         assert self._record.state.repair is not None  # this phase always has a repair
         return self._record.state.repair
 
-    def drop_unanswered(self) -> list[Decision]:
+    def drop_outdated(self) -> list[Decision]:
         """Drop the candidate if its time is over, or if another version has become champion."""
         repair = self._record.state.repair
         assert repair is not None  # this phase always has a repair

@@ -152,7 +152,7 @@ class Controller:
         decisions = self._stages.baked()
         now_us = self._clock.now_us()
         if self.state.phase == APPROVAL:
-            return decisions + self._approvals.drop_unanswered()
+            return decisions + self._approvals.drop_outdated()
         waiting = self.state.phase == "waiting" and self.state.begun_by
         if waiting and not declares(self._deployment, waiting):
             said = "Cancelled, because retrain= of the deployment no longer declares the cause that began this repair."
@@ -291,7 +291,7 @@ class Controller:
         self.check_frozen()
         decisions = self.finish()
         if self.state.phase == APPROVAL:
-            decisions += self._approvals.drop_unanswered()
+            decisions += self._approvals.drop_outdated()
         if self.state.phase == APPROVAL:
             raise Conflict(f"{what}: {self._record.waits(self.state)} Approve or reject that one first.")
         if self.state.phase in (SHADOW, CANARY):

@@ -59,8 +59,8 @@ def after_cancel(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, A
 def after_promotion(state: LoopState, cooldown_us: int, now_us: int) -> dict[str, Any]:
     """Return the changes of the state after a promotion: the declared quiet time. The cause "call" has none.
 
-    After a scheduled refit, alarms have no further quiet time. It repaired no change, so an alarm that follows, also
-    one about the days before it, is about a change that is still to be repaired.
+    After a scheduled refit, the cause "alarm" has no further quiet time. The refit repaired no change, so an alarm that
+    follows, also one about earlier days, is about a change that is still to be repaired.
     """
     until_us = now_us + cooldown_us
     refreshed = state.begun_by in ("schedule", "labels")

@@ -32,7 +32,7 @@ class Trigger(msgspec.Struct, frozen=True):
     """A trigger that holds: its cause, the reason, and when the repair may begin."""
 
     kind: Cause
-    cause: str  # the reason, in one sentence
+    cause: str  # the reason, in words
     ready_at_us: int  # the repair waits until this time
     onset: ChangeOnset | None = None  # the change of the data that is to be repaired; None: no change is known
     actor: str | None = None  # the person who asked for the repair; None: no person did

@@ -34,7 +34,7 @@ class Waiting(Protocol):
     """The predictions that are kept until their day is closed."""
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        """Keep the predictions that count and whose days are open. Return how many that count are of closed days."""
+        """Keep predictions of open days, and return how many are of closed days. Skip those that do not count."""
         ...
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:

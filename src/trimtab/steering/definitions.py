@@ -109,7 +109,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     # how long no repair begins after a promotion and, for the same kind of cause, after a refusal; each further refusal
     # doubles it
     cooldown_us: int = 7 * 86_400_000_000
-    settle_us: int = 7 * 86_400_000_000  # how long after the beginning of a change of the data a repair waits
+    settle_us: int = 7 * 86_400_000_000  # how long a repair waits after the data began to change
     fits_per_day: int | None = None  # how many fits automation may make; None: no limit
     fits_per_week: int | None = None
     approval_us: int | None = None  # how long a candidate waits for approval; None: it needs no approval
@@ -287,8 +287,8 @@ def deployment(
             it arrives (needs `partial_fit`).
         cooldown: How long no repair begins after a promotion and, for causes of the same kind, after a refusal. It
             doubles with each refusal in a row. A schedule tries again after its period at the latest.
-        settle: How long after the beginning of a change of the data a repair waits, so that it can learn from labels
-            since then. The label's wait is added.
+        settle: How long a repair waits after the data began to change, so that it can learn from labels since then. The
+            label's wait is added.
         approval: How long a candidate that passed the gate waits for a person's approval, such as "2d". Then it is
             dropped, as if it had been refused. None: no approval is needed.
         rollout: The stages from the gate to full service, made with `rollout()`: a shadow, then growing shares of the

@@ -124,7 +124,7 @@ class DeploymentLoop:
                 if busy is not None:
                     busy(str(self._at_work("tick")))
                 return []
-            # with the lease, because otherwise this could end a training of another thread
+            # only with the lease, because this would end a training of another thread
             with self._training.turn("the loop"):
                 return self._tick(ticked)
 

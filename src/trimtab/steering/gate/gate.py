@@ -142,7 +142,7 @@ _WORDS = {
 
 
 def _outcome(facts: Facts, decided: Sequence[tuple[Check, GateCheck]]) -> str:
-    """Return a text: whether the candidate passed, the main numbers, and reasons of failures not seen from these."""
+    """Return as text whether the candidate passed, the main numbers, and reasons of failures that they do not show."""
     failed = [(check, one) for check, one in decided if one.verdict == "failed"]
     if facts.compares:
         difference, high = facts.difference

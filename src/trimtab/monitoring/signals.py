@@ -17,7 +17,7 @@ OVER = "the cause is no longer found"
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The changes of signals after one look of a monitor."""
+    """The result of `settle`."""
 
     begun: list[Signal] = []  # signals that are new, or that became red
     ended: list[Signal] = []
@@ -116,7 +116,7 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """Name the open red signals of other monitors whose onset is at most a day after that of `signal`."""
+    """Return the signal's own cause, or other monitors' open red signals with an onset up to a day after its own."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]

@@ -177,7 +177,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """Return the names of the incidents that may be sent now, the pages after that, and the limits that these reach.
+    """Return the names of incidents to send now, all records of pages after that, and the limits that are then reached.
 
     All incidents of one model and severity in `fresh` count as one page together. Incidents that no receiver
     wants do not count.
@@ -233,7 +233,7 @@ def _budget(one: Incident) -> Budget:
 
 
 def _name(signal: Signal) -> str:
-    """Return the name of a signal without its version, because a fault that another version had before is not new."""
+    """Return a name without the version: the same fault in the next version belongs to the same incident."""
     return f"{signal.model}/{signal.kind}/{signal.subject}"
 
 

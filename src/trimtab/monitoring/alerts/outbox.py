@@ -44,7 +44,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
 
     delivered: int = 0
     delivered_us: int | None = None  # the time of the last successful delivery; None: there was none
-    said: str = ""  # the outcome of the last attempt, in words
+    said: str = ""  # the answer to the last successful delivery
     failing_since_us: int | None = None  # the time of the first failure since the last success; None: there was none
     error: str = ""
     tries: int = 0  # how many attempts in a row failed
@@ -99,8 +99,7 @@ class Outbox:
         self._catalog = catalog
         self._clock = clock
         self._keep_us = keep_us
-        # for each receiver, the thread that delivers to it
-        self._working: dict[str, threading.Thread] = {}
+        self._threads: dict[str, threading.Thread] = {}  # by receiver
 
     @staticmethod
     def put(receiver: str, message: Message, now_us: int) -> Put:
@@ -136,7 +135,7 @@ class Outbox:
         """
         threads = []
         for name in self.due(receivers):
-            if (before := self._working.get(name)) is not None and before.is_alive():
+            if (before := self._threads.get(name)) is not None and before.is_alive():
                 continue  # its thread is still busy, perhaps because the receiver does not answer
             if name not in receivers:
                 self._drop(name, self._records(name), "the receiver is no longer declared")
@@ -144,7 +143,7 @@ class Outbox:
             work = threading.Thread(
                 target=self._guarded, args=(name, receivers[name], send), name=f"trimtab-alert-{name}", daemon=True
             )
-            self._working[name] = work
+            self._threads[name] = work
             work.start()
             threads.append(work)
         return threads

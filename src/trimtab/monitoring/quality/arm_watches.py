@@ -25,7 +25,7 @@ class ArmWatches:
     ever put in service, also with its own reference.
 
     Args:
-        stored: Returns the watch that a version got when it was last put in service; None if it never was.
+        stored: Returns the newest stored watch of a version from its time in service; None if it never was.
     """
 
     def __init__(self, catalog: Catalog, model: str, stored: Callable[[str], Watch | None]) -> None:

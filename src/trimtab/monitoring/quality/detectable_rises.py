@@ -9,16 +9,16 @@ from trimtab.stats.inference.alarm_power import detection_days
 from trimtab.stats.inference.edetector import AlarmState
 
 RISES = (0.1, 0.2, 0.5, 1.0)  # rises of the mean loss, as shares of it
-_STEPS = 5  # this many of the newest steps show how many days are combined into one
+_STEPS = 5  # the number of days per step is the mean over this many of the newest steps
 LONGEST_DAYS = 60  # a rise that takes more closed days than that counts as not detectable
 
 
 def detectable_rises(watch: Watch) -> dict[float, float]:
     """Return for each rise of the loss (0.1: 10 % more) the median number of closed days until an alarm about the rise.
 
-    The days are assumed to vary like the reference days, with a normal distribution. If days have become so small that
-    several of them are combined, it takes as many times longer. Infinity stands for more than 60 days. The result is
-    empty if the loss is not watched, or if the mean loss of the reference days is not known.
+    The days are assumed to vary like the reference days, with a normal distribution. If several days with few rows are
+    combined into one, each of them counts. Infinity stands for more than 60 days. The result is empty if the loss is
+    not watched, or if the mean loss of the reference days is not known.
     """
     figure, level = watch.figures.get(LOSS), watch.reference_loss
     if figure is None or not level:

@@ -2,8 +2,8 @@
 
 Alarms are about the loss beyond what the scores themselves lead one to expect. A version that knows less than the one
 before it is less sure, and says so in its scores. So its loss is higher, but not higher than its scores lead one to
-expect. For example, a join broke, so that a column has values of other rows: the version that repairs this change no
-longer uses the column. So after a change, the loss itself is compared with that before the change. # D0224
+expect. For example, if a join breaks and fills a column with values of other rows, the next version no longer uses the
+column. So after a change, the loss itself is compared with that before the change. # D0224
 
 Days differ in how hard they are. If twice as many flights are late, each model has a higher loss. So the loss is
 divided by that of the best constant for the labels of the same days, if labels are of two classes.
@@ -19,12 +19,12 @@ import msgspec
 
 from trimtab.core.records import DayQuality
 
-MOST_ABOVE: Final = 0.05  # up to this share above the earlier level, the level is met
-DAYS: Final = 7  # the level is met, or not, by the mean of this many days with labels
-_LEAST_DAYS: Final = 5  # it takes at least this many days with labels to find that a version does not meet the level
+MOST_ABOVE: Final = 0.05  # a level is met if the mean loss is above it by at most this share
+DAYS: Final = 7  # the mean is that of this many days with labels
+_LEAST_DAYS: Final = 5  # a loss above the level is only found from this many days with labels on
 # the loss is provably above the level from this many standard errors on: Student's t, one-sided 95 %, by number of days
 _PROVEN: Final = {5: 2.132, 6: 2.015, 7: 1.943}
-# of a slice one-sided 99.9 %: several slices are looked at each day, and few rows rarely meet a level within 5 %
+# for slices, one-sided 99.9 %: each day several are tested, and with few rows, means differ by 5 % by coincidence
 _PROVEN_OF_SLICE: Final = {5: 7.173, 6: 5.893, 7: 5.208}
 
 
@@ -41,10 +41,10 @@ class EarlierLevel(msgspec.Struct, frozen=True, kw_only=True):
     level: LossLevel
     version: str  # the version that had this level
     changed_us: int  # when the change began
-    # the number of labelled rows, the sum of their losses, and that of their labels; for at most `DAYS` days
+    # for each of the newest days (at most `DAYS`): number of labelled rows, sum of their losses, sum of their labels
     days: tuple[tuple[int, float, float], ...] = ()
-    above: float | None = None  # by which share the loss was found to be above the level; None: this is not proven
-    loss: float = 0.0  # the mean loss of these days, when `above` was found
+    above: float | None = None  # by which share the loss is above the level, when last proven; None: it never was
+    loss: float = 0.0  # the mean loss of the days from which `above` was computed
 
 
 def loss_level(days: Sequence[DayQuality], cap: float) -> LossLevel | None:
@@ -121,7 +121,7 @@ def _is_proven(earlier: EarlierLevel, metric: str, proof: Mapping[int, float]) -
 
 
 def _of_constant(positive: float, metric: str) -> float:
-    """Return the loss of the best constant for labels of two classes; 1 for other metrics."""
+    """Return the log loss or Brier score of always predicting the share of positive labels; 1 for other metrics."""
     if metric == "log_loss":
         if not 0.0 < positive < 1.0:
             return 0.0

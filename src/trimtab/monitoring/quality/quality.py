@@ -35,7 +35,7 @@ from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.store.ports import Append, Catalog, Put, Remove, read_record
 
 KIND = "quality_watch"
-# evidence is carried over promotions for so long: in years, any small error of a reference's mean would become an alarm
+# evidence is carried over promotions for at most this long: after years, any small error of a mean would be an alarm
 CARRIED_US = 90 * DAY_US
 Change = Put | Remove | Append
 
@@ -58,8 +58,8 @@ class QualityMonitor:
 
     Each watch is also stored under its version, so that after a roll-back, a version is compared with its earlier
     reference again. A version that replaces another also gets a second reference: the second reference of the replaced
-    version or, if that had none, its own reference. It is dropped once the mean of seven days is not worse than it,
-    provided that the new version has a reference of its own. # D0223
+    version or, if there is none, that version's own one. The second reference is dropped once seven days of the new
+    version have met it, provided that the new version has a reference of its own. # D0223
     Canaries and shadows are watched, too, and compared with the reference of the version in service. # D0187
     """
 
@@ -330,7 +330,7 @@ class QualityMonitor:
         return Put(KIND, f"{self._model}/{watch.version}", own)
 
     def _stored(self, version: str) -> Watch | None:
-        """Return the watch that a version had when it was last put in service; None if it never was."""
+        """Return the newest watch that is stored for a roll-back to a version; None if it never was in service."""
         return read_record(self._catalog, KIND, f"{self._model}/{version}", Watch)
 
     def _handed_over(self, watch: Watch, now_us: int, because: str) -> list[Change]:
@@ -412,7 +412,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
 
 
 def _since(reference: Sequence[DayQuality], at_us: int) -> ChangeOnset | None:
-    """Return between which times a change began that reference days show: the first of the newest 14, and `at_us`."""
+    """Return when a change that reference days show may have begun: from the first of the newest 14 until `at_us`."""
     days = [day.day_us for day in reference if day.labelled][-14:]
     return ChangeOnset(at_us=days[0], earliest_us=days[0], latest_us=at_us) if days else None
 
@@ -444,7 +444,7 @@ def _since_change(
 
 
 def _levels_after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> dict[str, EarlierLevel]:
-    """Return the losses before a change that are not met after one more day."""
+    """Return the earlier levels that are not met after one more day."""
     found = dict(watch.earlier_levels)
     for name, one in watch.earlier_levels.items():
         there = not name or (blocks is not None and name in blocks.slices)

@@ -81,13 +81,12 @@ def stored_days(
 def stored_sums(catalog: Catalog, model: str, days_us: Iterable[int]) -> list[DaySums]:
     """Return the sums of the given closed days of a model, oldest first.
 
-    Even if the history is long, few other days are read: a query reads the days whose dates begin alike, such as
-    2024-03-1 (at most ten), and is only made if a given day is among them.
+    One query reads the days whose dates begin alike, such as 2024-03-1 (at most ten), so few other days are read.
     """
     wanted = {f"{model}/{format_time(day_us)[:10]}" for day_us in days_us}
     return [
         msgspec.json.decode(record.body, type=DaySums)
-        for tens in sorted({day[:-1] for day in wanted})  # one query reads ten days
+        for tens in sorted({day[:-1] for day in wanted})
         for record in catalog.find(KIND, tens)
         if record.key[: len(tens) + 1] in wanted
     ]

@@ -19,7 +19,7 @@ LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
 SILENT_DAYS = 2  # there is a signal after this many closed days in a row that have predictions but no label
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
-_MOST_SLICES = 3  # of the slices whose alarms ring within `_TOGETHER_DAYS`, only so many have a signal
+_MOST_SLICES = 3  # of slices whose alarms began within `_TOGETHER_DAYS`, at most this many have a signal
 _TOGETHER_DAYS = 28
 _WHAT = {
     (LOSS, True): "daily loss beyond the loss that is expected from the scores",
@@ -116,9 +116,7 @@ def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, 
     """Return the signal that the version in service does not reach the loss before a change."""
     level, how = earlier.loss / (1.0 + above), ""
     if watch.metric in PROBABILITIES:
-        how = (
-            f" (Before the change it was {earlier.level.loss:.3g}, converted here to today's share of positive labels.)"
-        )
+        how = f" (Before, it was {earlier.level.loss:.3g}; the level is converted to today's share of positive labels.)"
     return _signal(
         watch,
         LEVEL,
@@ -151,9 +149,9 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
 def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     """Return signals about slices with an alarm, each with the slice's mean and a 95 % interval.
 
-    Of the slices whose alarms began within four weeks, three have a signal: the earliest, and among those of one day
-    the worst. By size alone, they would change daily. Alarms that began before do not count, so as to hide no later
-    fault of another slice.
+    Of slices whose alarms began within four weeks of each other, three have a signal: the earliest, and of those of one
+    day the worst. (The three with the largest rise would change daily.) Alarms that began before these four weeks do
+    not count, because they would hide a later fault of another slice.
     """
     # for each slice, its loss or its calibration gap, whichever is further from the reference
     alarming: dict[str, tuple[str, MetricValue, Level]] = {}

@@ -82,7 +82,7 @@ def _before_change(short: ShortReference, watch: Watch) -> ShortReference:
 
 
 def _from_now(watch: Watch, figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """Return values that number their days from the first day of the watch, from which onsets are dated."""
+    """Return values without evidence, whose next day gets the number that it has in the watch (its first day is 1)."""
     if watch.first_day_us is None or watch.last_day_us is None:
         return dict(figures)
     state = AlarmState(days=(watch.last_day_us - watch.first_day_us) // DAY_US + 1)

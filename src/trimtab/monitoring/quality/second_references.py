@@ -1,4 +1,4 @@
-"""The second reference of a version: that of an earlier version, which it must meet before that is dropped."""
+"""The second reference of a version: the reference of an earlier version, until the new version has met it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trimtab.monitoring.quality.watches import CALIBRATION, MetricValue, Watch, 
 def healthy_of(before: Watch | None, *, goes_on: bool = False) -> dict[str, MetricValue]:
     """Return the second reference of the next watch: the present watch's second one, or else its own reference.
 
-    `goes_on`: with the evidence of the days up to now.
+    `goes_on`: keep the evidence up to now.
     """
     if before is None:
         return {}
@@ -23,9 +23,9 @@ def healthy_of(before: Watch | None, *, goes_on: bool = False) -> dict[str, Metr
 def not_below_zero(healthy: dict[str, MetricValue]) -> dict[str, MetricValue]:
     """Return the second reference of a version that repairs a change: its mean excess loss is at least 0.
 
-    An earlier version whose scores were too unsure had less loss than they led one to expect: a mean below 0. A version
-    with exactly the loss that its scores lead one to expect is not worse because of that. Whether its loss is higher
-    than before the change is checked separately (`earlier_levels`).
+    If the scores of the earlier version were too unsure, its mean is below 0. A version with exactly the loss that its
+    scores lead one to expect (0) is not worse than that. Whether the loss itself is higher than before the change is
+    checked separately (`earlier_levels`).
     """
     return {
         kind: msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, mean=max(one.spec.mean, 0.0)))
@@ -36,7 +36,7 @@ def not_below_zero(healthy: dict[str, MetricValue]) -> dict[str, MetricValue]:
 
 
 def healthy_cap_of(before: Watch | None) -> float | None:
-    """Return the cap of the losses in the second reference of the next watch; None without a present watch."""
+    """Return the cap of losses that belongs to `healthy_of(before)`; None without a present watch."""
     if before is None:
         return None
     return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap

@@ -18,9 +18,8 @@ def rise_by_slice(catalog: Catalog, model: str, name: str, onset: ChangeOnset) -
     """Return by what share the loss of one slice has raised the mean loss of all rows since a change began.
 
     Losses are not capped here. Up to 28 days before the earliest possible beginning of the change are compared with the
-    days since its most likely beginning. Only closed days are used (days whose wait for labels is over). The result is
-    0 if fewer than three days before or after have labels, if the slice has no labelled rows before or after, or if the
-    mean loss before was 0.
+    days since its most likely beginning; days that are not closed are left out. The result is 0 if fewer than three
+    days before or after have labels, if the slice has no labels before or after, or if the mean loss before was 0.
     """
     from_us = min(onset.earliest_us, onset.at_us) - BEFORE_DAYS * DAY_US
     days = [day for day in stored_days(catalog, model, from_us=from_us, slices=True) if day.arm not in (CANARY, SHADOW)]

@@ -28,16 +28,16 @@ from trimtab.stats.inference.edetector import (
 
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
-# a second reference whose evidence exceeds this is kept although seven days have met it: if nothing has changed, the
-# evidence of a month is at most 30 on average, and a small change takes weeks to show
+# a second reference that seven days have met is still kept while its evidence exceeds this: a small change takes weeks
+# to show, and without a change, the evidence after a month is at most 30 on average
 SUSPICIOUS = math.log(30.0)
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 # A new version is called worse if the mean of its reference days exceeds the upper bound (`AlarmSide.baseline`) of the
 # second reference (that of an earlier version, `Watch.healthy`) by more than this many standard errors:
 _AFTER_ALARM = 1.645  # one-sided 95 %: after an alarm, less evidence is enough
 _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: the test is made at every promotion, so it must rarely err
-# the argument `low` of `learn_alarm` for calibration gaps of slices: changes by more than a day's variation are found
-# sooner, and smaller ones later
+# `low` of `learn_alarm` for calibration gaps of slices: changes by more than a day's variation are found sooner than
+# with `LOW`, and smaller ones later
 _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
 _HARMLESS_SHARE = 0.001  # a gap of the calibration is no evidence if it adds at most this share to the loss
@@ -102,8 +102,8 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
     short: ShortReference | None = None  # the reference days, while they are too few to learn from  # D0223
-    # the second reference: that of an earlier version, until seven days of this version have met it; a kind of value
-    # that has no reference of its own keeps it longer
+    # the second reference: that of an earlier version, until seven days of this version have met it; it is kept longer
+    # for kinds of values without an own reference
     healthy: dict[str, MetricValue] = {}
     healthy_version: str | None = None  # the id of that earlier version
     healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version
@@ -113,11 +113,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     # after a change, the losses before it, for all rows ("") and for slices, until this version meets them  # D0224
     earlier_levels: dict[str, EarlierLevel] = {}
     short_of: dict[str, float] = {}  # by kind, how much worse the reference is than the second reference
-    # if the version was promoted without an alarm: when the change began that `short_of` shows; then `short_of` counts
-    # as an alarm, because the evidence against the version before ended with the promotion
+    # set if the version was promoted without an alarm: the beginning of the change that `short_of` shows. `short_of`
+    # then counts as an alarm
     short_since: ChangeOnset | None = None
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
-    # the watch over the version that this one replaced on a schedule, while days of that version are not closed # D0214
+    # the watch over the version that this one replaced on a schedule, until that one's last days are closed # D0214
     earlier: Watch | None = None
 
     @property
@@ -132,7 +132,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def days_before(self) -> int:
-        """The number of days since the first compared one that were over when the version was put in service."""
+        """The number of days from the first one that was compared until the version was put in service."""
         return 0 if self.first_day_us is None else max(0, (self.anchored_at_us - self.first_day_us) // DAY_US)
 
     @property
@@ -373,9 +373,9 @@ def _risen(figure: MetricValue) -> MetricValue:
 
 
 def from_zero(figure: MetricValue, *, lucky: bool = False) -> MetricValue:
-    """Change a watched value so that values between its mean and 0, which is right on average, are no evidence.
+    """Change a watched value so that days between the reference's mean and 0, the right value, are no evidence.
 
-    `lucky`: only as far as luck explains a mean on the better side of 0 (two standard errors beyond its upper bound).
+    `lucky`: move the bound by at most two standard errors, because luck explains no more of a mean better than 0.
     """
     spec = figure.spec
     towards, luck = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd, 2.0 / math.sqrt(spec.reference_blocks)

@@ -157,7 +157,7 @@ def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Predictio
 def summarise_rows(
     layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], ids: Sequence[str]
 ) -> dict[int, HourCounts]:
-    """Like `summarise`, for rows that are in columns already. `ids` has the ids of their predictions."""
+    """Like `summarise`, for rows that are in columns already, with the ids of their predictions."""
     hours = made_at_us // HOUR_US
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():
@@ -171,7 +171,7 @@ def summarise_rows(
 
 
 def sampled(ids: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-    """Return the rows to keep whole, which are those whose ids have the smallest hashes, and these hashes."""
+    """Return the indices of the rows to keep whole (the ids with the smallest hashes), and their hashes."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in ids]
     first = np.fromiter(map(zlib.crc32, encoded), np.uint64, len(encoded))
     rows = np.arange(len(encoded))

@@ -25,7 +25,7 @@ class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
     closed_until_us: int = NEVER_US  # hours before this are closed for good
     last_us: int | None = None  # the time of the newest request; None: there never was one
     traffic: dict[int, TrafficHour] = {}  # closed hours with requests, of the newest 60 days
-    days: list[DayQuality] = []  # of the newest 60 days, those that are closed (whose wait for labels is over)
+    days: list[DayQuality] = []  # closed days (whose wait for labels is over), of the newest 60 days
     columns: dict[str, ColumnDistance] = {}  # distances from the profile in the newest 24 closed hours
 
 

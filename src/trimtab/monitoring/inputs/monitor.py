@@ -107,7 +107,7 @@ class InputMonitor:
         self._read_hours()
 
     def unseen_days(self, until_us: int) -> list[DayQuality]:
-        """Return the closed days before a time that no call of `look` got, because a process ended before it."""
+        """Return the closed days before `until_us` that were never given to `look`, because a process ended first."""
         self._refresh()
         if not self._watch.days:
             return []
@@ -309,7 +309,7 @@ class InputMonitor:
         return found
 
     def _is_repeating(self) -> Callable[[int], bool]:
-        """Return a function that returns whether requests made at a given time were found to be repeated."""
+        """Return a function that says of a time whether requests of that time were found to be repeated."""
         windows = [one for one in red_windows(self._catalog, self._model.name) if one.kind == "duplicates"]
         return lambda at_us: any(window.covers(at_us) for window in windows)
 
@@ -358,7 +358,7 @@ class InputMonitor:
 
 
 def _found_in(layout: Layout, hours: Mapping[int, HourCounts], standing: _Standing) -> list[Finding]:
-    """Findings about the columns in the newest week of hours."""
+    """Return the findings about columns, without extreme numbers that another unit explains."""
     shapes = shape_findings(layout, hours, standing)
     units = {one.subject for one in shapes if one.kind == "units"}
     columns = column_findings(layout.profile, hours, standing)

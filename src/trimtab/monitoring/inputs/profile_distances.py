@@ -34,7 +34,7 @@ class Statistic(msgspec.Struct, frozen=True):
 
 STATISTICS = {  # by field of `ColumnDistance`
     "distance": Statistic(
-        "js_distances", "trimtab_input_distance", "Jensen-Shannon distance of a day of inputs from the profile."
+        "js_distances", "trimtab_input_distance", "Jensen-Shannon distance of an input's newest day from its profile."
     )
 }
 

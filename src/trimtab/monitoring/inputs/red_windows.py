@@ -22,9 +22,8 @@ from trimtab.training.definitions import Model
 
 KIND = "red_window"
 JOURNAL = "red_windows"  # the journal of all releases
-# signals that are found when a day of labels is closed
-_OF_DAYS = frozenset(LABEL_FAULTS)
-_OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # perhaps only the labels of one class came in time
+_OF_DAYS = frozenset(LABEL_FAULTS)  # signals that are found when a day of labels is closed
+_OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # late labels may repair these: those of a class came late
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _SILENT = frozenset(("feed_stopped", "feed_late"))  # the events that came are right, and the missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
@@ -40,8 +39,7 @@ class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     start_us: int  # times are those of the requests that the fault concerns
     end_us: int | None  # None: the fault goes on
-    # why a person released the window, so that its rows count again; None: it was not released
-    released_why: str | None = None
+    released_why: str | None = None  # if a person released the window, so that its rows count again
     released_by: str | None = None
     released_at_us: int | None = None
 
@@ -180,7 +178,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
             start_us = signal.onset_us - self.back_us
             return start_us, None if ended_us is None else max(ended_us - wait_us, signal.onset_us)
         evidence_us = signal.raised_at_us - signal.onset_us
-        if signal.kind == "feed_stopped":  # the fault began with the last event
+        if signal.kind == "feed_stopped":
             start_us = signal.onset_us // HOUR_US * HOUR_US
         else:
             start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, 2 * evidence_us)) // HOUR_US * HOUR_US
@@ -233,10 +231,10 @@ def window_changes(
 def with_late_labels(
     catalog: Catalog, model: str, lacking_of: Callable[[str, Mapping[int, BlockSums]], list[int]], *, reach: Reach
 ) -> list[Put | Remove]:
-    """Return the changes that shorten or remove red windows of missing labels, if these labels came later. # D0185
+    """Return the changes that shorten or remove red windows of labels, if labels that came late repair them. # D0185
 
     `lacking_of` gets the kind of a window, and the sums of each of its days by the beginning of the day. It returns the
-    days on which labels are still missing.
+    days that still have the fault.
     """
     changes: list[Put | Remove] = []
     for window, record in _missing_labels(catalog, model):
@@ -259,7 +257,7 @@ def with_late_labels(
 
 
 def days_with_missing_labels(catalog: Catalog, model: str, *, since_us: int, until_us: int) -> list[int]:
-    """Return the days of a time span that are left out because labels of them were missing."""
+    """Return the days between two times that are left out because labels were missing or all of one class."""
     found: set[int] = set()
     for one, _ in _missing_labels(catalog, model):
         end_us = until_us if one.end_us is None else min(one.end_us, until_us)

@@ -54,17 +54,14 @@ class SourceChecks:
         return found
 
     def _identifiers(self, source: Source) -> frozenset[str]:
-        """Return the columns that name things, no quantities: keys, texts, and integers of which only equality counts.
-
-        Such an integer is read by no condition, label or aggregate that compares or computes with its size.
-        """
+        """Return columns that are no quantities: keys, columns of other types, integers read by `_COUNTS` only."""
         features = [one for view in self._views if view.source.name == source.name for one in view.features.values()]
         measures = [one.where for one in features] + [one.of for one in features if one.kind not in _COUNTS]
         measures += [self._model.label.value] if source.name == self._model.label.source.name else []
         measured = set[str]().union(*(read.columns() for read in measures if read is not None))
         keys = {key for view in self._views for key in view.by} | {source.key or "", self._model.request.key}
-        texts = {name for name, dtype in source.declared.items() if dtype not in ("int", "float")}  # kept as hashes
-        return frozenset(keys | texts | {name for name, dtype in source.declared.items() if dtype == "int"} - measured)
+        others = {name for name, dtype in source.declared.items() if dtype not in ("int", "float")}
+        return frozenset(keys | others | {name for name, dtype in source.declared.items() if dtype == "int"} - measured)
 
     def _of_feed(self, source: Source, now_us: int) -> list[Finding]:
         found = feed_findings(self._arrivals(source.name), now_us)

@@ -21,7 +21,7 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
 
 
 class WatchedVersion:
-    """Follows the version in service; `reading` is None if it has no profile, and `unprofiled` says why."""
+    """Follows the version in service. If it has no profile, `reading` is None and `unprofiled` says why."""
 
     def __init__(self, model: str, registry: Registry, profiles: Profiles) -> None:
         self._model = model
@@ -50,5 +50,5 @@ class WatchedVersion:
         return True
 
     def has_unread(self, versions: set[str]) -> bool:
-        """Return whether there is one other than that in `reading`, whose rows alone are read; without it, True."""
+        """Return whether rows of any of these versions are not read: only those of `reading.version` are."""
         return self.reading is None or bool(versions - {self.reading.version})

@@ -29,8 +29,8 @@ class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     kind: Kind
     integers: bool
-    of: str | None = None  # the request column whose values it has; None: its values are computed
-    source: str | None = None  # the event source from which it is computed; None: none, or several
+    of: str | None = None  # the request column with the same values; None: the values are computed
+    source: str | None = None  # the only event source from which the values are computed; None: none, or several
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
@@ -79,7 +79,7 @@ def rows_of_set(plans: Sequence[ColumnPlan], encoding: Encoding, requests: Colum
 def rows_of_block(
     plans: Sequence[ColumnPlan], matrix: NDArray[np.float64], requests: Columns, features: FeatureFrame
 ) -> Rows:
-    """Return the rows of predictions that are in memory as columns. `RowReader` would read equal rows from the log.
+    """Return the rows of predictions that are in memory as columns; equal to those that `RowReader` reads from the log.
 
     Args:
         matrix: The inputs of the version, shape (rows, inputs).
@@ -151,7 +151,7 @@ class RowReader:
         return Rows(values, reasons, strange)
 
     def _request(self, prediction: Prediction) -> list[object]:
-        """Return the columns of a logged request. If they are not those that the version expects, all are null."""
+        """Return the columns of a logged request; only nulls if there are more or fewer than the version expects."""
         row = self._decode(prediction.request)
         return row if len(row) == self._width else [None] * self._width
 

@@ -45,8 +45,8 @@ _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
     """Return the input profile of the rows on which a version was trained.
 
-    Times with faulty inputs are left out, so that faults do not become normal for this version. Their rows only count
-    as traffic.
+    Rows of times with faulty inputs only count as traffic, so that faults do not become normal for this version. (If
+    all rows are faulty, all are used.)
 
     Args:
         training_set: The training set. If it is larger than two million rows, only the newest are used.
@@ -132,7 +132,7 @@ class _ReferenceHours:
         return low, high
 
     def spread(self, of_length: Callable[[int], Floats], otherwise: float) -> Spread:
-        """Return how a statistic varies over windows. `of_length` returns its values in windows of a length.
+        """Return how a statistic varies over windows. `of_length` returns it for all windows of a length in hours.
 
         If fewer than three windows end at an hour of the day, this hour gets the result of all hours. If there are
         fewer than three windows in all, `otherwise` is used for both the median and the high end.

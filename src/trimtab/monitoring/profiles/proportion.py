@@ -15,7 +15,7 @@ _SKEWED = 3.0  # a tail is long if the upper half is this many times as wide as 
 _ALONE = 4.0  # a day's extreme may be faulty if it is this many ranges beyond the other days' extremes
 _ALONE_DAYS = 14  # one day in this many may be faulty
 _FALSE = 0.1  # this many values a year may exceed the estimate of `next_excess`
-# the limit of rare values is at least and at most this many times the largest of them
+# the limit of rare values is between these multiples of the largest of them
 _LEAST_TAIL, _MOST_TAIL = 10.0, 1000.0
 
 
@@ -68,10 +68,9 @@ def next_excess(excesses: Floats, days: float) -> float:
 
 
 def without_faulty(values: Floats, limit: Callable[[Floats], float]) -> Floats:
-    """Sort values, and leave out those that may be faulty.
+    """Sort values, and leave out those that may be faulty, so that a fault in the reference does not hide the next one.
 
-    `limit` computes a limit from the values without the greatest fourteenth (at least the greatest one). Values above
-    the limit are left out. This way, a fault in the reference does not hide the next fault.
+    Values are left out above the limit that `limit` computes from all but the greatest fourteenth (at least one value).
     """
     ordered = np.sort(values)
     return ordered[ordered <= limit(ordered[: ordered.size - max(1, ordered.size // _ALONE_DAYS)])]

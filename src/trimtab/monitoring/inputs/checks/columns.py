@@ -23,9 +23,9 @@ _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`)
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
-# A number is very extreme if it is more than `_FAR` times as far from the middle of the limits as the limits are. A
-# finding is also red if, in the newest `_FAR_H` hours, the extreme numbers of the hours with a very extreme one are at
-# least the share `_FAR_SHARE` of all rows.
+# A number is very extreme if it is more than `_FAR` times as far from the middle between the limits as the limits are.
+# A finding is also red if the extreme numbers of hours with a very extreme one are in at least the share `_FAR_SHARE`
+# of the rows of the newest `_FAR_H` hours.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],
@@ -71,7 +71,6 @@ def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> l
         still = counts.low[place] == counts.high[place] and 0.0 < column.top_share < 1.0
         stands = still and -share * (counts.rows - nulls) * math.log(column.top_share) >= _LOST_NATS
         usual = column.spreads["null"].most(1)
-        # evidence is proportional to the number of rows, and only different questions count
         evidence = share * evidence_above(nulls, counts.rows, usual)
         gone = nulls >= (usual + MARGIN) * counts.rows and evidence >= _LOST_NATS
         if stands or gone:
@@ -82,13 +81,12 @@ def lost_columns(profile: InputProfile, counts: HourCounts, questions: int) -> l
 def _off(
     column: ColumnProfile, statistic: Statistic, place: int, graded: list[Window], gross: Window, *, stands: bool
 ) -> tuple[Window, int, float] | None:
-    """Return the window in which a share is off, the newest count of such rows, and the share's normal high end.
+    """Return the window of a finding, its number of nulls or new ("strange") values, and their highest normal share.
 
-    None: there is no finding. The share is that of nulls ("null") or of new values ("strange"). In a window, it is off
-    if it exceeds the high end of the reference windows by a margin, with `ENOUGH` evidence (see `evidence_above`). A
-    finding begins if the share is off in the newest window and in one of the two before it, or if nearly all values in
-    `gross` are null or new. It goes on as long as the share is off in the newest window. The returned window has the
-    counts of the newest window, but begins with the oldest of the three in which the share is off.
+    None: there is no finding. The share is off in a window if it exceeds the high end of the reference windows by a
+    margin, with `ENOUGH` evidence. A finding begins if the share is off in the newest window and in one of the two
+    before it, or if nearly all values in `gross` are null or new. It goes on as long as the share is off in the newest
+    window. The returned window has the counts of the newest window, but begins with the oldest in which it is off.
     """
     spread = column.spreads[statistic]
 
@@ -137,7 +135,7 @@ def _nulls(
     for place, column in enumerate(profile.columns):
         stands = any(("nulls", subject) in standing for subject in (column.subject, f"source {column.source}"))
         off = _off(column, "null", place, graded, gross, stands=stands)
-        if column.null_h:  # training has runs of nulls, so only a longer run is a finding
+        if column.null_h:
             count = int(gross.counts.nulls[place].sum())
             highs = column.spreads["null"].highs_of_hour(order)
             if next(iter(null_runs(rows, nulls[:, place], highs)), 0.0) <= column.null_h:
@@ -152,7 +150,7 @@ def _nulls(
         code = int(np.argmax(now - np.array(column.nulls) / max(column.rows, 1)))
         reason = "null" if code == NO_REASON else REASONS[code]
         evidence = {"share": share, "usual_high": high, "usual": column.null_share, "rows": float(window.rows)}
-        said = f"{percent(share)} of its values of {window.said} are null (reason {reason}; {window.rows:,} rows)"
+        said = f"{percent(share)} of its values from {window.said} are null (reason {reason}; {window.rows:,} rows)"
         usual = f"normal is at most {percent(high)}"
         message = f"Column {column.name}: {said}; {usual}. Check what fills the column."
         one = Finding("nulls", column.subject, window.onset_us, evidence, message)
@@ -193,7 +191,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
     only = column.distinct <= 1 and column.kind != "category"  # the training rows had at most one value
     evidence = {"share": count / window.rows, "usual_high": high, "rows": float(window.rows)}
     message = (
-        f"Column {column.name}: {percent(count / window.rows)} of its values of {window.said} were never seen in "
+        f"Column {column.name}: {percent(count / window.rows)} of its values from {window.said} were never seen in "
         f"training ({window.rows:,} rows); normal is at most {percent(high)}. Check how the values are spelled and "
         "which system sends them."
     )
@@ -203,7 +201,7 @@ def _new_values(column: ColumnProfile, place: int, graded: list[Window], gross: 
 
 
 def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]) -> list[Finding]:
-    """Find a run of hours with a single value that is more than three times as long as the longest in training."""
+    """Find a run of hours with a single value, more than three times as long as the longest such run in training."""
     if column.kind == "time" or column.distinct < 2 or column.top_share >= 0.999:
         return []
     value, rows, newest, oldest = math.nan, 0, 0, 0
@@ -257,7 +255,7 @@ def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *
     low, high = min(hours[h].low[place] for h in hits), max(hours[h].high[place] for h in hits)
     worst = float(high if high > column.most else low)
     evidence = {"value": worst, "least": column.least, "most": column.most, "rows": float(count)}
-    # a value of the training rows that looked like a fault may lie beyond the limits
+    # training rows may have values beyond the limits, which looked like faults
     least, most = max(column.lowest or 0.0, column.least), min(column.highest or 0.0, column.most)
     all_but_few = "" if (least, most) == (column.lowest, column.highest) else "nearly all "
     message = (
@@ -285,7 +283,7 @@ def _joint(profile: InputProfile, graded: list[Window]) -> list[Finding]:
         share = float(apart[0][1] / apart[0][0])
         evidence = {"together": share, "usual": pair.both / pair.either}
         message = (
-            f"Columns {first} and {second}: missing together in {percent(share)} of the rows where either is missing; "
+            f"Columns {first} and {second}: both are missing in {percent(share)} of the rows where either is; "
             f"normal is {percent(pair.both / pair.either)}. Check what fills one column without the other."
         )
         subject, onset_us = f"columns {first} and {second}", graded[-1].onset_us

@@ -16,14 +16,12 @@ _FEW = 0.01  # a finding is red from this share of extreme values on
 
 
 def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
-    """Find numbers in a source's newest events that are extreme, compared with those of the four weeks before.
-
-    `limits` computes from these weeks what is extreme.
+    """Find numbers in a source's newest events that are extreme (see `limits`) compared with the four weeks before.
 
     Args:
         arrivals: All events of the source.
         since_us: Events that became known after this time are checked.
-        skipped: Columns that are not checked because they stand for things, such as keys and ids.
+        skipped: Columns that are not checked, because they are no quantities, such as keys and ids.
     """
     times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)
     begin, middle, end = (int(place) for place in np.searchsorted(arrivals.known_us, times, side="right"))
@@ -59,7 +57,7 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
         evidence = {"value": value, "least": least, "most": most, "events": float(count)}
         message = (
             f"Source {arrivals.frame.source}: extreme values of {name} such as {value:,.6g} in {count:,} of {rows:,} "
-            f"events since {format_time(first_us)[:16]}; in the four weeks before the values were {known.min():,.6g} "
+            f"events since {format_time(first_us)[:16]}; in the four weeks before, the values were {known.min():,.6g} "
             f"to {known.max():,.6g}, and values below {least:,.6g} or above {most:,.6g} are implausible. Check "
             "its unit and what measures it."
         )

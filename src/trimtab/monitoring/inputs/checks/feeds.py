@@ -19,8 +19,8 @@ _LEAST_DAYS = 3  # a check needs events over at least this many days
 # each earlier day is compared at three times: at the same time of day, an hour earlier and an hour later
 _PHASES_US = (-HOUR_US, 0, HOUR_US)
 _LATER_US = HOUR_US  # a gap is too long if it exceeds twice the normal gap by this
-_NEWEST_US = 3 * HOUR_US  # the dates of arrivals within this time before the last arrival are checked
-_FEW = 6  # if arrivals are irregular, at least this many must have come in a time as long, on each earlier day
+_NEWEST_US = 3 * HOUR_US  # wrong dates are looked for in arrivals within this time before the last one
+_FEW = 6  # if arrivals are irregular, a gap counts only if each earlier day has this many arrivals in the same hours
 # a delay has grown by whole half-hours if its growth differs from a multiple of `_HALF_HOUR_US` by at most `_ABOUT_US`
 # plus the usual interquartile range
 _HALF_HOUR_US, _ABOUT_US = HOUR_US // 2, 5 * MINUTE_US
@@ -80,21 +80,21 @@ class Feed:
         return found
 
     def fewest(self, since_us: int, age_us: int) -> int:
-        """Return the smallest number of arrivals in a time as long as `age_us` that began at `since_us` of a day."""
+        """Return the fewest arrivals of an earlier day, for `age_us` from the time of `since_us` on; at most `_FEW`."""
         starts = since_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
         starts = starts[(starts >= self.known_us[0]) & (starts + age_us <= since_us)]
         ends = np.searchsorted(self.known_us, starts + age_us, side="right")
         return int((ends - np.searchsorted(self.known_us, starts, side="right")).min(initial=_FEW))
 
     def behind(self, at_us: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return for each time how old the newest event (by its own time) was that had arrived; shape (times,)."""
+        """Return the age of the newest event (by its own time) that had arrived at each time; shape (times,)."""
         place = np.searchsorted(self.known_us, at_us, side="right") - 1
         found: NDArray[np.int64] = at_us - self.newest_us[place]
         return found
 
 
 def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
-    """Return findings about the arrivals of a source, compared with its arrivals of the four weeks before.
+    """Return findings about the arrivals of a source, compared with those of the four weeks before.
 
     If a source is loaded from files, only the times of its loads are tested. If the last six weeks have at least 20
     loads over at least 3 days, loads are tested like arrivals of events, but only for gaps; otherwise see
@@ -133,12 +133,12 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:
-    """Find that events still come, but are dated longer ago than is normal."""
+    """Return a finding if events still come, but are dated longer ago than is normal."""
     since_us = int(feed.known_us[-1])
     if now_us - since_us > feed.waits(since_us).max(initial=0) + _LATER_US:  # the feed may have stopped
         return []
     dated_us = int(feed.newest_us[-1])
-    behind_us = since_us - dated_us  # at the last arrival and not now, because nothing may have happened since
+    behind_us = since_us - dated_us  # not `now_us - dated_us`, because nothing may have happened since then
     days = now_us - DAY_US * np.arange(1, REFERENCE_DAYS + 1)
     times = (days[:, None] + np.array(_PHASES_US)).ravel()
     times = times[times > feed.known_us[0]]

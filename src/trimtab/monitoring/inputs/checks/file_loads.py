@@ -36,8 +36,8 @@ class FileLoads:
     def until(self, now_us: int) -> NDArray[np.int64] | None:
         """Return the beginnings of the hours with loads up to a time, shape (loads,), oldest first.
 
-        None: there are none, or the source mostly gets its events as they happen. That is so if in the last six weeks,
-        there were more hours in which events were sent than hours in which files were loaded.
+        None: there are none, or the source mostly gets its events as they happen: in the last six weeks, there were
+        more hours in which events were sent than hours in which files were loaded.
         """
         loads = self._loads_us[: np.searchsorted(self._loads_us, now_us, side="right")]
         if not loads.size:
@@ -50,7 +50,7 @@ class FileLoads:
 class Rhythm:
     """How long it usually takes from one file to the next: the median and the longest of the newest gaps.
 
-    The longest fourteenth of the gaps is left out before the longest is taken, because a few may be exceptions.
+    For the longest, the longest fourteenth of the gaps is left out, because a few may be exceptions.
     """
 
     def __init__(self, loads_us: NDArray[np.int64]) -> None:
@@ -61,11 +61,7 @@ class Rhythm:
         self.longest_us = int(gaps[-1 - gaps.size // 14]) if gaps.size else 0
 
     def overdue_us(self) -> int:
-        """Return the time from which on the next file is overdue.
-
-        It is the time of the last file, plus twice the longest gap, plus the difference of the longest and the median
-        gap, plus a day.
-        """
+        """Return the time from which on the next file is overdue."""
         return self.last_us + 2 * self.longest_us + (self.longest_us - self.usual_us) + _SLACK_US
 
 

@@ -135,7 +135,7 @@ def evidence_above(count: float, rows: float, usual: float) -> float:
 
 
 def found_once(known: Known | None, key: object, find: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return the findings that another monitor has already made in the same data (`key`), or else those of `find`."""
+    """Return the findings that were already made in the same data (`key`), or else call `find` and keep its result."""
     if known is None:
         return find()
     if key not in known:

@@ -82,8 +82,7 @@ def _missing(newest: list[DayQuality], usual: Floats, subject: str) -> list[Find
 def _incomplete(days: Sequence[tuple[int, int, int]], high: float) -> list[int]:
     """Return the days on which too many labels are missing. `high` is the high end of the normal shares.
 
-    For the day after such a day, half of the margin is enough: if the fault ends in the middle of a day, only the
-    labels of a part of that day are missing.
+    For the day after such a day, half of the margin is enough, because the fault may end in the middle of a day.
     """
     margin = min(_MARGIN, 0.4 * (1 - high))
     found: list[int] = []
@@ -95,7 +94,7 @@ def _incomplete(days: Sequence[tuple[int, int, int]], high: float) -> list[int]:
 
 
 def lacking_days(kind: str, days: Mapping[int, BlockSums], labels: LabelDays) -> list[int]:
-    """Return the days on which labels have the fault `kind`, by the limits of `label_findings`.
+    """Return the days on which labels have the fault `kind`, by the limits of `label_findings` (not its evidence).
 
     "labels_missing": too many labels are missing; "one_class": nearly all are of one class.
 

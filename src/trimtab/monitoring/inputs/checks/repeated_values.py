@@ -17,8 +17,8 @@ from trimtab.monitoring.inputs.checks.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.inputs.checks.findings import Finding, percent
 
 _NEWEST: Final = 300  # of the last day, at most this many events are checked
-_FIRST: Final = 40  # if these do not repeat, the others are not read
-_LEAST_PAIRS: Final = 20  # this many of them need an earlier event of their entity
+_FIRST: Final = 40  # the newest are checked first; if this many do not repeat, the others are not read
+_LEAST_PAIRS: Final = 20  # at least this many events need an earlier event of their entity
 _STUCK: Final = 0.95  # the source is stuck from this share of repeated values on
 _FURTHER: Final = 0.2  # and only if the share is this much higher than on each earlier day
 _LEAST_DAYS: Final = 7
@@ -30,12 +30,12 @@ Flags = NDArray[np.bool_]
 def repeat_findings(
     arrivals: Arrivals, now_us: int, entities: Collection[Sequence[str]], skipped: frozenset[str]
 ) -> list[Finding]:
-    """Return a finding if nearly all newest events repeat the values of their entity's event before them.
+    """Return a finding if nearly all of the newest events repeat the values of the previous event of their entity.
 
     Args:
         arrivals: All events of the source.
         entities: The columns that name an entity, for each view of the source.
-        skipped: Columns that stand for things, such as keys. Only the values of other columns that are numbers count.
+        skipped: Columns that are no quantities, such as keys. Of the others, the columns of numbers are compared.
     """
     columns = arrivals.frame.columns
     names = [name for name, one in columns.by_name.items() if one.dtype in ("float", "int") and name not in skipped]
@@ -58,8 +58,8 @@ def repeat_findings(
         onset_us = int(arrivals.known_us[begin + rows[same].min()])
         source = arrivals.frame.source
         message = (
-            f"Source {source}: {percent(share)} of its newest {same.size} events repeat the values of the event before "
-            f"them of the same {', '.join(by)}, since {format_time(onset_us)[:16]} or earlier; in the four weeks "
+            f"Source {source}: {percent(share)} of its newest {same.size} events repeat the values of the previous "
+            f"event of the same {', '.join(by)}, since {format_time(onset_us)[:16]} or earlier; in the four weeks "
             f"before, at most {percent(usual)} of a day's events did. Check what sends them: a cache, a device or an "
             "old file may repeat its last values."
         )
@@ -86,9 +86,9 @@ def _most_usual(
 def _repeats(
     columns: Columns, arrivals: Arrivals, places: slice, by: Sequence[str], names: Sequence[str]
 ) -> tuple[NDArray[np.int64], Flags]:
-    """Return the events that follow another one of their entity, by their places, and whether they repeat its values.
+    """Return the indices of events with an earlier event of their entity, and whether each repeats its values.
 
-    Events that are about the same time are versions of one event, and not compared.
+    Events of one entity and time are versions of one event, and not compared.
     """
     mine = arrivals.order[places]
     numbers: dict[tuple[object, ...], int] = {}

@@ -53,7 +53,7 @@ class _Off(msgspec.Struct, frozen=True, eq=False):
     window: Window
     outside: bool  # whether many values lie far outside the training range
     windows: int = 1  # in how many of the newest three windows the column is off
-    stands: bool = False  # whether a finding of another unit is open
+    stands: bool = False  # whether a finding "units" is open for the column
 
 
 def shape_findings(
@@ -102,7 +102,6 @@ def shape_findings(
 
 
 def _least_rows(hours: Mapping[int, HourCounts]) -> int:
-    """Return how many rows a window must have."""
     newest = max(hours, default=0)
     of_a_day = sum(counts.rows for hour, counts in hours.items() if hour > newest - 24)
     return SHAPE_ROWS if of_a_day >= _FEW_A_DAY else SHAPE_ROWS // 2
@@ -134,7 +133,7 @@ def _all_off(
 ) -> list[_Off]:
     """Return the numeric columns that are off in the newest window and in at least one of the two before it.
 
-    If a finding of another unit is open for a column, the newest window is enough.
+    If a finding "units" is open for a column, the newest window is enough.
     """
     columns = layout.profile.columns
     judged = np.array([one.is_number and one.distinct >= _DISTINCT and one.top_share <= _ATOM for one in columns])
@@ -279,12 +278,12 @@ def _still(column: ColumnProfile, one: _Off) -> Finding:
 
 
 def _goes_on(layout: Layout, signal: Signal, hours: Mapping[int, HourCounts], newest: Window) -> list[Finding]:
-    """Return an open finding of another unit again, if the newest values still have that unit.
+    """Return an open finding "units" again, if the newest values still have the other unit.
 
-    They do if converting their median back brings it nearer to the median before the change. (That values are in the
-    training range again proves nothing: a cold night in Fahrenheit has the numbers of a hot night in Celsius.) A factor
-    that is not a known conversion may be a guess, for example for temperatures near 0. Then the present median must
-    also be no farther from the median when the finding began than from the median before the change.
+    They do if their median, converted back, is nearer to the median before the change. (That values are in the training
+    range again proves nothing: a cold night in Fahrenheit has the numbers of a hot night in Celsius.) A factor that is
+    not a known conversion may be a guess, for example for temperatures near 0. Then the present median must also be at
+    least as near to the median when the finding began as to the median before the change.
     """
     place = next((n for n, one in enumerate(layout.profile.columns) if one.subject == signal.subject), None)
     if place is None or "factor" not in signal.evidence:
@@ -400,7 +399,7 @@ def _drift(layout: Layout, hours: Mapping[int, HourCounts], standing: Collection
         newest, away, usual = hits[0]
         evidence = {"distance": away, "usual_high": usual}
         message = (
-            f"Column {column.name}: the distribution of its values of {newest.said} differs from training (distance "
+            f"Column {column.name}: the distribution of its values from {newest.said} differs from training (distance "
             f"{away:.2f}; normal is at most {usual:.2f}). That is drift, and not a fault as long as the quality stays "
             "the same."
         )

@@ -17,9 +17,9 @@ _WEEK_H, _DAY_H = 168, 24
 _LEARNT_H = 48  # checks need this many hours of traffic
 _MISSED = 30.0  # traffic has stopped only if at least this many requests were expected meanwhile
 _WINDOW_H, _ROWS = 6, 60  # traffic is compared over windows of this many hours, with at least this many requests
-# a finding begins at `_DOUBLE` times the normal number of requests (or at 1.25 times the high end of earlier ratios, if
-# that is more) with at least `_MANY` times a window's mean more than normal (few are a large ratio in quiet hours), and
-# ends below `_STILL` times
+# A finding begins at `_DOUBLE` times the normal number of requests or, if that is more, at 1.25 times the high end of
+# earlier ratios. The excess must also be at least `_MANY` times the normal number of a mean window, because in quiet
+# hours a few requests are a large ratio. The finding ends below `_STILL` times the normal number.
 _DOUBLE, _MANY, _STILL = 1.7, 0.5, 1.35
 _MORE = 0.2  # the share of duplicates, or of repeated questions, must exceed the normal share by this
 
@@ -53,9 +53,9 @@ def traffic_findings(
         doubled: Whether a finding of doubled traffic is open. It ends when traffic is normal again.
         repeated: Whether a finding of repeated requests is open. It goes on through hours that cannot show a
             repetition, for up to a day.
-        is_repeating: Returns a function that returns whether requests made at a given time were found to be repeated.
-            Hours with such times do not show what is normal. `is_repeating` is only called if requests seem to be
-            repeated now, or if `repeated` is set.
+        is_repeating: Returns a function that says of a time whether requests of that time were found to be repeated.
+            Hours with such times do not show what is normal. Only called if requests seem to be repeated now, or if
+            `repeated` is set.
     """
     if not hours or last_us is None or max(hours) - min(hours) < _LEARNT_H:
         return []
@@ -115,10 +115,7 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
 
 
 def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
-    """Find far more requests than normal in the newest window of six hours, and in one of the two before it.
-
-    With `stands`, the newest window is enough.
-    """
+    """Find far more requests than normal in the newest six hours and, unless `stands`, in one of two windows before."""
     expected = _expected(counts, profile)
     if expected is None:
         return []
@@ -211,7 +208,7 @@ def _together(hours: Mapping[int, TrafficHour]) -> Iterator[_HourGroup]:
 def _repeated(
     hours: Mapping[int, TrafficHour], is_repeating: Callable[[], Callable[[int], bool]], *, stands: bool
 ) -> list[Finding]:
-    """Find that requests are repeated within an hour more often than normal, by their ids or by their questions."""
+    """Return a finding if ids or questions of requests are repeated within an hour more often than normal."""
     groups = _together(hours)
     newest = list(islice(groups, 3))
     if max(sum(one.share >= _MORE for one in newest), sum(one.again >= _MORE for one in newest)) < 2 and (
@@ -247,7 +244,7 @@ def _repeated(
 def _asked_again(
     newest: Sequence[_HourGroup], before: Sequence[_HourGroup], *, stands: bool
 ) -> tuple[float, float, int] | None:
-    """Return the share of repeated questions, its normal share, and since when it is high; None if it is normal.
+    """Return the share of repeated questions, the highest normal one, and since when it is high; None if it is normal.
 
     An open finding ends with the first hours that show no repetition although they could. Hours with too few questions,
     or with a lost column, cannot.

@@ -130,7 +130,7 @@ def _stepped(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
 
 
 def is_gradual(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
-    """Return whether values went to their mapped values step by step, as a mean over a day does.
+    """Return whether values moved to their mapped values step by step, as a mean over a day does.
 
     If another unit is sent, values move within about an hour. False if the hours before the change were not seen.
     """

@@ -81,7 +81,7 @@ def test_a_model_has_a_page_that_runs_nothing(ask: Asker) -> None:
     assert "default-src 'none'" in ask.headers["content-security-policy"]
     assert "<h1>buyer: quality</h1>" in page
     assert "<script" not in page
-    assert "No day of the last 120 is closed yet." in page
+    assert "None of the last 120 days is closed yet." in page
     status, problem = ask("GET", "/v1/models/byer/page")
     assert status == 404
     assert "buyer" in problem["detail"]

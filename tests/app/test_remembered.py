@@ -44,7 +44,7 @@ def test_one_deployment_remembers_and_a_promotion_forgets(remembering: Path) -> 
         assert (figures.hits, figures.misses) == (1, 2)
         project.predict("learner", [shop.visit("d", shop.NOW_US)])
         assert project.served("learner").endpoint.cached is None
-        assert "caches scores, in up to 1 MB of each process that serves it" in "\n".join(project.status().lines())
+        assert "caches scores, in up to 1 MB of each serving process" in "\n".join(project.status().lines())
         assert [one.cache is None for one in project.status().deployments] == [False, True]
 
 

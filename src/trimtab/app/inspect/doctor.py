@@ -209,15 +209,15 @@ def _state_folder(folder: Path) -> list[Finding]:
         out.append(Finding(name="state folder", state="missing", found=found, fix=fix))
     if folder.is_dir() and folder.stat().st_mode & 0o077:
         mode = stat.S_IMODE(folder.stat().st_mode)
-        fix = f"Take away their access (chmod -R go= {folder}), unless a group needs it."
+        fix = f"Take away the access of others (chmod -R go= {folder}), unless a group needs it."
         out.append(Finding(name="state folder's mode", state="warning", found=f"{mode:04o}: others may enter", fix=fix))
     free = shutil.disk_usage(place).free
     state: State = "missing" if free < _LEAST_FREE_BYTES else "warning" if free < _LITTLE_FREE_BYTES else "ok"
-    fix = "" if state == "ok" else "Free some space, or set `state` under [project] to another disk."
+    fix = "" if state == "ok" else "Free some space, or set `state` under [project] to a folder on another disk."
     out.append(Finding(name="free disk", state=state, found=f"{free / (1 << 30):.1f} GB", fix=fix))
     kind = _file_system(place)
     if kind in _NETWORK:
-        fix = "Set `state` under [project] in trimtab.toml to a local disk."
+        fix = "Set `state` under [project] in trimtab.toml to a folder on a local disk."
         found = f"{kind}: LMDB and SQLite are not safe on network file systems"
         out.append(Finding(name="file system", state="warning", found=found, fix=fix))
     return out
@@ -266,7 +266,7 @@ def _definitions(config: Config) -> Finding:
     }
     text = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items())
     if not found.deployments:
-        fix = "Add tt.deployment(model, ...) to it."
+        fix = "Add tt.deployment(model, ...) to the project file."
         return Finding(name="project file", state="warning", found=f"{text}: nothing is in service", fix=fix)
     return Finding(name="project file", state="ok", found=text)
 

@@ -47,7 +47,7 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 def check_contents(folder: Path) -> Contents:
-    """Look for lost records and lost artifacts."""
+    """Look for lost records, records with times in the future, and lost artifacts."""
     from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
     from trimtab.app.state.lost_records import RECOVER, lost_records
     from trimtab.app.state.state import State

@@ -120,7 +120,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if self.shares is None:
             return [*out, f"  no contributions: {self.no_shares}"]
         of = "" if self.shares.of is None else f" of {self.shares.of}"
-        base = f"{self.shares.base:.4g} for an average row, and for this row"
+        base = f"{self.shares.base:.4g} for an average row, plus for this row:"
         out.append(f"  raw score{of} {self.shares.raw:.4g} = {base}")
         out += [f"    {one.added:+.4f}  {one.feature}" for one in self.shares.shares]
         return out
@@ -268,7 +268,7 @@ def _request(system: System, prediction: Prediction, version: Version) -> tuple[
             name: format_time(value) if dtype == "time" and value is not None else value
             for (name, dtype), value in zip(declared.columns.items(), row, strict=True)
         }, None
-    note = f"its columns are numbered, because the request was declared with other columns at that time ({why})"
+    note = f"its columns are numbered, because their names at that time are not known ({why})"
     return {str(place): value for place, value in enumerate(row, 1)}, note
 
 

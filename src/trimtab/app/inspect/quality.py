@@ -94,11 +94,11 @@ def quality_table(system: System, model: str | None, wanted: Wanted) -> Columns:
 
 
 def accept_level(system: System, model: str | None, why: str, actor: str) -> Decision:
-    """Accept the present quality as normal, so that its alarm ends; see `Project.accept_level`."""
+    """Accept the present quality as normal, so that the signal `quality_level` ends; see `Project.accept_level`."""
     name = system.definitions.deployment(model).name
     what = f"quality {name!r}"
     if not why.strip():
-        raise Misuse(f"{what}: no reason is given for accepting its level. Give one sentence for the ledger.")
+        raise Misuse(f"{what}: needed a reason for accepting this level, found none. Give one sentence for the ledger.")
     monitor = system.part(Loops).loop(name).monitor
     monitor.reload()
     accepted = monitor.accept(now_us=system.clock.now_us())
@@ -262,8 +262,8 @@ def _check_slices(model: str, column: str, days: Sequence[DayBlocks]) -> None:
     known = sorted({name.partition("=")[0] for day in days for name in day.slices})
     if days and column not in known:
         raise Misuse(
-            f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. To "
-            "keep more from now on, name columns of the request, or expressions over them, in the gate's slices."
+            f"quality of {model!r}: no slices by {column!r} are kept. There are: {', '.join(known) or 'none'}. For "
+            "more from now on, name columns of the request, or expressions over them, in tt.beats_champion(slices=...)."
         )
 
 

@@ -37,7 +37,7 @@ class Diagnosis:
         self._appended: dict[tuple[str, int], int] = {}
 
     def causes(self, rows: Rows, differ: Array) -> dict[tuple[int, int], Cause]:
-        """Return the cause of each difference by row and input. `differ` (rows, inputs): where values differ."""
+        """Return causes by row and input. `differ`: a mask of the values that differ, shape (rows, inputs)."""
         chosen = np.flatnonzero(differ.any(1))
         if not len(chosen):
             return {}
@@ -56,7 +56,7 @@ class Diagnosis:
         names = part.known.features.names
         views = {join.name: join.view for join in part.known.features.joins}
         other = self._other_definitions(part)
-        steady = self._again(part.known.features, part)
+        steady = self._steady(part.known.features, part)
         moved = self._other_platform(part)
         found: dict[tuple[int, int], Cause] = {}
         for row, of in enumerate(chosen.tolist()):
@@ -82,7 +82,7 @@ class Diagnosis:
                 found[of, place] = cause_of(evidence, platform_sensitive=depends.may_differ_by_platform(name))
         return found
 
-    def _again(self, features: FeatureSet, part: Rows) -> Array:
+    def _steady(self, features: FeatureSet, part: Rows) -> Array:
         """Compute the values a second time, and return a mask of those that come out the same.
 
         Another value is only possible if a user's function depends on more than its arguments.
@@ -129,8 +129,8 @@ class Diagnosis:
     def _history_changed(self, prediction: Prediction, sources: frozenset[str]) -> bool:
         """Return whether records that the prediction may have used are gone.
 
-        This is so if the log is shorter now, or if records of these sources up to the prediction's log positions were
-        erased, or if anything was erased (`trimtab forget`) after the prediction and the feature reads any source.
+        Either the log is shorter now, or records of these sources up to the prediction's log positions were erased, or
+        anything was erased (`trimtab forget`) after the prediction and the feature reads any source.
         """
         if any(position > self._past.positions.get(name, 0) for name, position in prediction.positions.items()):
             return True
@@ -145,7 +145,7 @@ class Diagnosis:
     def _removed(
         self, prediction: Prediction, views: Mapping[str, View], features: Iterable[str], lacking: Collection[str]
     ) -> bool:
-        """Return whether one of the features reads events that were removed because of [retention]."""
+        """Return whether one of the features reads events that [retention] has removed."""
         places = [(name, *name.partition(".")[::2]) for name in features]
         return any(
             sees_removed(views[view], one, self._kept_from, prediction.at_us, lacks=name in lacking)

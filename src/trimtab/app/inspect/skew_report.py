@@ -120,7 +120,7 @@ class SkewReport(Shown, msgspec.Struct, frozen=True, kw_only=True):
         out = [
             f"skew as of {format_time(self.at_us)[:19]}: {count_of(self.rows, 'prediction')}, "
             f"{count_of(self.values, 'value')} computed again, {self.mismatches:,} differ"
-            + (f" ({found.estimate:.2g}; 95 %: {found.low:.2g} to {found.high:.2g})" if self.values else "")
+            + (f" (a share of {found.estimate:.2g}; 95 %: {found.low:.2g} to {found.high:.2g})" if self.values else "")
         ]
         for one in self.models:
             out += _model_lines(one)
@@ -204,11 +204,11 @@ def _model_lines(one: ModelSkew) -> list[str]:
             f"be recomputed. This is no fault, but {sum(pruned.values()):,} of {one.values:,} values were not checked"
         )
     if one.scores:
-        out.append(f"    {one.scores:,} scores were recomputed by their versions")
+        out.append(f"    {one.scores:,} scores were recomputed with the stored versions")
     if one.stale_rows:
         out.append(
-            f"    {one.stale_rows:,} predictions agree with the records that were applied when they were made; a "
-            "record that was in the log, but not yet applied, would have changed them (late_view, no mismatch)"
+            f"    {one.stale_rows:,} predictions agree with the records that were applied by then; records that were "
+            "in the log, but not applied yet, would have changed them (late_view, no mismatch)"
         )
     out += [f"    not checked: {n:,}, {reason}" for reason, n in sorted(one.unchecked.items())]
     return out

@@ -59,7 +59,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    stale: Array  # bool (rows,): whether events known at the request, but not applied for it, would change inputs
+    stale: Array  # bool (rows,): whether events that were known then, but not applied yet, would change the inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:
@@ -101,7 +101,7 @@ class Past:
     def reread(self) -> Iterator[Sequence[LogRecord]]:
         """Yield all records of the log, with those that were moved to the tables of record (the long-term store).
 
-        They are read several times, so they are kept in memory if all fit.
+        Callers do this several times, so the records are kept in memory if all fit.
         """
         if self._blocks is not None:
             yield from self._blocks

@@ -48,13 +48,13 @@ def settle_skew(
     """Return the writes that begin and end signals, and the new values of `agreed`.
 
     A signal records the share of values that differed. It ends when so many values in a row agree in later checks that
-    three differences would be expected among them at that share. It also ends when no prediction of its version was
-    compared for a day. After that, only a difference in a prediction made later than the end begins a new signal.
+    three differences would be expected among them at that share, or when no prediction of its version was compared for
+    a day. After its end, only a difference in a prediction that was made later begins a new signal.
 
     Args:
         versions: The result of the check, by version id.
         agreed: For each open signal, how many values had agreed since its last difference, before this check.
-        found: The result of the check in a few words.
+        found: The result of the check in a few words, for the message.
     """
     listed = [one for one in listed_signals(catalog, model) if one.kind == SIGNAL]
     over_us = {one.id.rpartition("/")[0]: one.ended_at_us for one in listed if one.ended_at_us is not None}

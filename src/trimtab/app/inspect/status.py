@@ -58,8 +58,7 @@ from trimtab.training.runtimes.table import missing_library
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long
 _STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for this long
-# while no process does, a record may wait for this longer time, because the next prediction applies it anyway
-_UNFOLLOWED_US = HOUR_US
+_UNFOLLOWED_US = HOUR_US  # the same while no process does: the next prediction applies the record anyway
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:
@@ -87,7 +86,7 @@ def project_status(system: System) -> Status:
     signals = [signal for signal in listed_signals(system.state.catalog) if _shown(system, signal, now_us)]
     told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # signals that `differing` shows already
     red += [
-        f"{one.model}: {one.message}" + (f" At that time: {one.cause}." if one.cause else "")
+        f"{one.model}: {one.message}" + (f" Possible cause: {one.cause}." if one.cause else "")
         for one in signals
         if one.severity == "red" and one.ended_at_us is None and (one.kind, one.model) not in told
     ]
@@ -274,13 +273,13 @@ def _reference_in_words(watch: Watch) -> str:
     if watch.short is not None and watch.healthy:
         found = len(watch.short.days)
         return (
-            " (compared with the reference of an earlier version until that of the version in service has "
+            " (compared with the reference of an earlier version, until the version in service has a reference of "
             f"{GROWN_DAYS} days; now it has {found})"
         )
     if not watch.provisional:
         return ""
     days = min(figure.spec.reference_blocks for figure in watch.figures.values())
-    return f" (provisional: its reference has {days} days)"
+    return f" (provisional: the reference has only {days} days)"
 
 
 def _first_closes(system: System, deployment: Deployment, now_us: int) -> str:
@@ -313,7 +312,7 @@ def _cache(system: System, deployment: Deployment) -> str | None:
         return None
     room = f"caches scores, in up to {format_bytes(deployment.cache.size_bytes)}"
     if not system.views.followed():
-        return f"{room} of each process that serves it"
+        return f"{room} of each serving process"
     counts = shared_scrape(system.state_folder / FOLDER).total(CACHED_SCORES, ("model", "found"), model=deployment.name)
     share, requests = found_share(counts, deployment.name), sum(counts.values())
     if share is None:

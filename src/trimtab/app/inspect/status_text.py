@@ -1,4 +1,4 @@
-"""The parts of a status, and its text: errors ("red") first, then warnings, then the rest; times as ages."""
+"""The parts of a status, and its text: errors ("red") first, then warnings, then the rest. Times are shown as ages."""
 
 from __future__ import annotations
 

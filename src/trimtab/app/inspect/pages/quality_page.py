@@ -87,7 +87,7 @@ def quality_page(system: System, model: str) -> str:
         _slices(page, system, name, now_us)
     else:
         page.heading("Days")
-        page.paragraph(f"No day of the last {DAYS} is closed yet. A day closes once the label's wait has passed.")
+        page.paragraph(f"None of the last {DAYS} days is closed yet. A day closes once the label's wait has passed.")
     _inputs(page, system, name)
     _ended(page, system, [one for one in signals if one.ended_at_us is not None])
     _decisions(page, system, decisions)
@@ -239,8 +239,8 @@ def _slices(page: Document, system: System, name: str, now_us: int) -> None:
     worst = sorted(rows, key=lambda row: -row["loss"])[:_MOST_ROWS]
     page.heading("Slices")
     page.paragraph(
-        f"The slices with the highest loss in the newest {SLICE_DAYS} days with labels, by version and arm. There are "
-        f"{len(rows)} in all."
+        f"The slices with the highest loss in the newest {SLICE_DAYS} days with labels, by version and arm "
+        f"({len(worst)} of {len(rows)})."
     )
     shown = tuple(
         (
@@ -279,7 +279,7 @@ def _inputs(page: Document, system: System, name: str) -> None:
 def _ended(page: Document, system: System, ended: list[Signal]) -> None:
     if not ended:
         return
-    page.heading("Signals ended in the last seven days")
+    page.heading("Signals that ended in the last seven days")
     rows = tuple(
         (
             one.kind,

@@ -98,7 +98,7 @@ def accept_level(system: System, model: str | None, why: str, actor: str) -> Dec
     name = system.definitions.deployment(model).name
     what = f"quality {name!r}"
     if not why.strip():
-        raise Misuse(f"{what}: needed a reason for accepting this level, found none. Give one sentence for the ledger.")
+        raise Misuse(f"{what}: no reason is given for accepting this level. Give one sentence for the ledger.")
     monitor = system.part(Loops).loop(name).monitor
     monitor.reload()
     accepted = monitor.accept(now_us=system.clock.now_us())

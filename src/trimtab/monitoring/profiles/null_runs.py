@@ -53,7 +53,7 @@ def null_runs(rows: NDArray[np.int64], nulls: NDArray[np.int64], usual: Floats) 
 
 
 def normal_run(runs: list[float], days: float) -> float:
-    """Estimate, from the runs of some days, which length a run exceeds once in ten years.
+    """Estimate the length that a run exceeds once in ten years, from the runs of some days.
 
     The result is at most twelve hours. It is 0 if there were no runs, or a single one, which may have been a fault.
     """

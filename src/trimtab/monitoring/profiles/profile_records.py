@@ -40,7 +40,7 @@ def null_code(reasons: NDArray[Any]) -> NDArray[Any]:
 
 
 class Spread(msgspec.Struct, frozen=True, dict=True):
-    """A statistic's median and high end over windows of the training rows, by their length and hour of the day.
+    """A statistic's median and high end over windows of the training rows, by the windows' length and hour of the day.
 
     The high end is the largest value after the highest fourteenth of the windows was left out, so that a short fault in
     the training rows does not hide later faults.
@@ -103,7 +103,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     # the longest time in hours for which the column had only one value, including hours without values in between
     constant_h: int
     spreads: dict[Statistic, Spread]
-    # A run of hours with too many nulls is normal, and no finding, up to this length. 0: no run is; see `null_runs.py`.
+    # up to this length, a run of hours with too many nulls is normal; 0: no run is; see `null_runs.py`
     null_h: float = 0.0
 
     @property
@@ -167,7 +167,7 @@ class InputProfile(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     pairs: tuple[Pair, ...]
     request: tuple[str, ...]  # all columns of the request, in declared order
     first_hour: int  # the first hour of `hour_rows`, counted since 1970
-    hour_rows: bytes  # uint32: the number of training rows in each hour
+    hour_rows: bytes  # uint32: the number of training rows in each hour of the newest four weeks
     labels: LabelDays
 
     @cached_property

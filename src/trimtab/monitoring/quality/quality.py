@@ -78,7 +78,6 @@ class QualityMonitor:
         self._model = model
         self._run_length = run_length_days
         self._owner = owner
-        # the kinds of values that are watched
         self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)
         self._arms = ArmWatches(catalog, model, self._stored)
         self.reload()

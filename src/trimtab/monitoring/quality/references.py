@@ -28,7 +28,7 @@ GROWN_DAYS = 14  # days in service are added to a short reference until it has t
 
 
 def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, reference: ShortReference) -> Watch:
-    """Return the watch with the reference values of the given days. If fewer than 7 have labels, store the days, too.
+    """Return the watch with reference values from the given days. If fewer than 7 have labels, it keeps the days, too.
 
     Args:
         kinds: The kinds of values to watch.

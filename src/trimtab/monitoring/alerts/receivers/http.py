@@ -36,7 +36,7 @@ def send_webhook(receiver: WebhookReceiver, message: Message, context: DeliveryC
 
 
 def send_slack(receiver: SlackReceiver, message: Message, context: DeliveryContext) -> Sent:
-    """Send the message as text with POST, as Slack, Mattermost and Discord (with an address in /slack) expect it."""
+    """Send the message as text with POST, as Slack, Mattermost and Discord (at an address with /slack) expect it."""
     text = "\n".join([f"*{_escaped(message.title)}*", *map(_escaped, lines(message))])
     text = text if len(text) <= _SLACK else f"{text[:_SLACK]}\n… see: trimtab alert list"
     headers = {"Content-Type": "application/json", KEY: message.key}

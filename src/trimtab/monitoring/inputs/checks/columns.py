@@ -18,8 +18,7 @@ GROSS_ROWS = 20  # a window needs at least this many rows for a finding that nea
 _CONSTANT_ROWS, _CONSTANT_H = 30, 3  # a column is constant if it has at least 30 equal values over at least 3 hours
 _CONSTANT_NATS = 20.0  # and if the probability of this by coincidence is at most exp(-20)
 _LOST_NATS = 7.0  # the probability of this much evidence (see `evidence_above`) by coincidence is about 1 in 1,000
-# if at least this share was null in training, the highest limit of any hour of the day is used for all hours, because
-# nulls come in runs
+# from this share of nulls in training on, all hours have the highest limit of any hour of the day: nulls come in runs
 _OFTEN_NULL = 0.02
 _FEW = 0.01  # extreme numbers are red if they are at least this share of the rows
 _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours after the last of them
@@ -42,8 +41,8 @@ def column_findings(
     Args:
         profile: The profile of the version's training rows.
         hours: The summaries of the newest week, by hour.
-        standing: Kind and subject of the open findings. Of these, nulls and new values go on as long as the newest
-            window is off (see `_off`), and extreme numbers for half a day after the last of them.
+        standing: Kind and subject of the open findings: nulls and new values go on as long as the newest window is
+            off (see `_off`), and extreme numbers for half a day after the last one.
     """
     graded, gross = windows(hours, GRADED_ROWS), windows(hours, GROSS_ROWS, 1)
     if not gross:
@@ -231,8 +230,8 @@ def _constant(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts]
 def _range(column: ColumnProfile, place: int, hours: Mapping[int, HourCounts], *, stands: bool) -> list[Finding]:
     """Find extreme numbers in the two newest hours with rows.
 
-    The finding is red if they are at least the share `_FEW` of the rows of these hours, or (see `_FAR`) if the newest
-    day has very extreme ones. It goes on for half a day after the last extreme number.
+    The finding is red if they are at least two, and at least the share `_FEW` of the rows of their hours, or (see
+    `_FAR`) if the newest day has very extreme ones. It goes on for half a day after the last extreme number.
     """
     if column.least is None or column.most is None:
         return []

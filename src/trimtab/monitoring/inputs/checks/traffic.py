@@ -115,7 +115,7 @@ def _stopped(counts: _Hours, now_us: int, last_us: int) -> list[Finding]:
 
 
 def _doubled(counts: _Hours, profile: InputProfile | None, *, stands: bool) -> list[Finding]:
-    """Find far more requests than normal in the newest six hours and, unless `stands`, in one of two windows before."""
+    """Find far more requests than normal in the newest window and, unless `stands`, in one of the two before it."""
     expected = _expected(counts, profile)
     if expected is None:
         return []

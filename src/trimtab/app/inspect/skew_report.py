@@ -207,8 +207,8 @@ def _model_lines(one: ModelSkew) -> list[str]:
         out.append(f"    {one.scores:,} scores were recomputed with the stored versions")
     if one.stale_rows:
         out.append(
-            f"    {one.stale_rows:,} predictions agree with the records that were applied by then; records that were "
-            "in the log, but not applied yet, would have changed them (late_view, no mismatch)"
+            f"    {one.stale_rows:,} predictions agree with the records applied at their time; records of the log "
+            "that were not applied yet would have changed them (late_view, no mismatch)"
         )
     out += [f"    not checked: {n:,}, {reason}" for reason, n in sorted(one.unchecked.items())]
     return out

@@ -59,7 +59,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     used_reasons: Array  # uint8 (rows, inputs)
     again: Array
     again_reasons: Array
-    stale: Array  # bool (rows,): whether events that were known then, but not applied yet, would change the inputs
+    stale: Array  # bool (rows,): whether events known at `at_us`, but not applied yet, would change the inputs
 
     @property
     def positions(self) -> list[dict[str, int]]:

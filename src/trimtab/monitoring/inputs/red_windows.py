@@ -23,7 +23,7 @@ from trimtab.training.definitions import Model
 KIND = "red_window"
 JOURNAL = "red_windows"  # the journal of all releases
 _OF_DAYS = frozenset(LABEL_FAULTS)  # signals that are found when a day of labels is closed
-_OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # late labels may repair these: those of a class came late
+_OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # may end with late labels, such as those of another class
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _SILENT = frozenset(("feed_stopped", "feed_late"))  # the events that came are right, and the missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
@@ -39,7 +39,7 @@ class RedWindow(Shown, msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     start_us: int  # times are those of the requests that the fault concerns
     end_us: int | None  # None: the fault goes on
-    released_why: str | None = None  # if a person released the window, so that its rows count again
+    released_why: str | None = None  # why a person released it, so that its rows count again; None: not released
     released_by: str | None = None
     released_at_us: int | None = None
 

@@ -11,7 +11,7 @@ from trimtab.core.records import Signal
 from trimtab.core.time import format_time
 from trimtab.monitoring.alerts.runbook import link, todo
 
-_WORDS = {"begun": "", "graver": "GRAVER ", "ended": "ENDED "}
+_WORDS = {"begun": "", "graver": "NOW ", "ended": "ENDED "}
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):

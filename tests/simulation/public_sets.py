@@ -116,21 +116,6 @@ def wages(seed: int) -> PublicSet:
     return _control("wages", columns, third, seed, str, "multi_log_loss", _logistic)
 
 
-def heavy_tails(seed: int) -> PublicSet:
-    """Generated numbers whose noise has Student's t distribution with 3 degrees of freedom: a few losses are huge."""
-    rng, rows = np.random.default_rng(seed), 60 * (CONTROL_DAYS + HISTORY_DAYS)
-    columns: dict[str, NDArray[Any]] = {f"x{n}": rng.normal(size=rows) for n in range(3)}
-    columns["group"] = np.array(list("abcdef"), object)[rng.integers(0, 6, rows)]
-    target = 0.6 * columns["x0"] - 0.4 * columns["x1"] + rng.standard_t(3, rows)
-    return _control("heavy_tails", columns, target, seed, float, "squared_error", _linear)
-
-
-def _linear() -> Any:
-    from sklearn.linear_model import LinearRegression
-
-    return LinearRegression()
-
-
 def _logistic() -> Any:
     from sklearn.linear_model import LogisticRegression
 

@@ -227,25 +227,3 @@ def test_a_control(soak_report: Any, tmp_path: Path, control: Callable[[int], Pu
             told(line)
     soak_report(f"control_{control.__name__}", runs=len(seeds), failures=alarms + worse, red=float(alarms))
     assert (alarms, worse) == (0, 0)
-
-
-@pytest.mark.soak
-def test_huge_losses_make_no_refit_worse(soak_report: Any, tmp_path: Path) -> None:
-    """`pytest -m soak -s -k huge_losses tests/simulation/test_public_sets.py`: two worlds of three healthy years.
-
-    Each refit had a cap of its own, and the mean loss went up and down with it: two levels were red in one such world.
-    """
-    seeds = np.random.SeedSequence().generate_state(2).tolist()
-    red = []
-    for seed in seeds:
-        found = public_sets.heavy_tails(seed)
-        gate = tt.beats_champion(calibration=0.3)  # of 60 rows a day two weeks do not show a smaller gap
-        rules = tt.deployment(found.model, retrain=tt.on_quality_drop() | tt.every("30d"), gate=gate)
-        until = format_time(public_sets.START_US + public_sets.CONTROL_DAYS * DAY_US)
-        lines = [Scenario(name="project", deployment=rules, main=True)]
-        lived = replayed(tmp_path / str(seed), found, lines, "2020-01-01", until)["project"]
-        print(seed, mean_loss(lived), flush=True)
-        told(lived)
-        red += [one for one in lived.signals if one.kind == "quality_level"]
-    soak_report("huge_losses", runs=len(seeds), failures=len(red))
-    assert red == []

@@ -79,8 +79,8 @@ def test_a_card_shows_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
     assert "leak" in card.partition("## Labels")[2].lower()
     other = registry.card(refit)
     assert "The following sections evaluate late_flight@1, whose recipe was fitted again for this version." in other
-    assert "It refits the recipe of late_flight@1 on more data." in other
-    assert "In its fit, a row counted half for each 28d of age." in other
+    assert "It is a refit of late_flight@1: the same recipe, fitted on more data." in other
+    assert "In its fit, a row's weight was halved for each 28d of age." in other
     assert "| refits | late_flight@1 |" in other
     assert "gate_1" in other
 

@@ -221,7 +221,7 @@ def test_a_champion_needs_a_passed_gate_record_of_its_own(shop: Shop) -> None:
         move("late_flight", "champion", second, why="once more the first", first=True)
     with pytest.raises(NotFound, match="no such record"):
         move("late_flight", "champion", second, why="try", gate="gate_x")
-    with pytest.raises(Misuse, match=r"did not pass: Not provably_better: Worse by 0\.1"):
+    with pytest.raises(Misuse, match=r"did not pass: provably_better failed: Worse by 0\.1"):
         move("late_flight", "champion", second, why="try", gate=shop.gate(second, first, passed=False))
     with pytest.raises(Misuse, match=f"judged {third.id[:12]}"):
         move("late_flight", "champion", second, why="try", gate=shop.gate(third, first))

@@ -187,7 +187,7 @@ def test_a_protection_stops_a_running_move(desk: Desk, monkeypatch: pytest.Monke
         return found
 
     monkeypatch.setattr(registry._protections, "needs", then_protect)
-    with pytest.raises(Conflict, match="it was moved meanwhile"):
+    with pytest.raises(Conflict, match="it was moved or protected meanwhile"):
         registry.move("late_flight", "canary", version, why="before anybody looks")
     assert registry.alias("late_flight", "canary") is None
 

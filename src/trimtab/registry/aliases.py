@@ -135,7 +135,7 @@ class Aliases:
                 conflict, unless the alias was moved.
 
         Raises:
-            Conflict: The state of the alias is no longer `place`. The message says who moved it, and to which version.
+            Conflict: The state of the alias is no longer `place`. The message says where the alias points now.
             NotFound: The artifact of the version was removed.
         """
         for _ in range(_ATTEMPTS):
@@ -157,7 +157,7 @@ class Aliases:
 
 
 def _moved(row: AliasMove, found: Place) -> str:
-    what = f"alias {row.model}@{row.alias}: it was moved meanwhile"
+    what = f"alias {row.model}@{row.alias}: it was moved or protected meanwhile"
     if found.row is not None:
         what += f": it points to {found.row.version[:12]} now ({found.row.actor}: {found.row.why})"
     return what + ". Read the alias again before you decide."

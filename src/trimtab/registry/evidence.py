@@ -76,9 +76,9 @@ def check_evidence(
 
     Args:
         gate: The gate record that the caller gives as evidence; None if the caller gives none.
-        first: Whether this is to be the first champion, which needs no gate record.
+        first: Whether this is to be the alias's first version, which needs no gate record.
         champion: The id of the version that the gate record must compare with. It is the version that the alias points
-            to now; for other aliases than "champion", it may be the present champion instead. None: there is none.
+            to now; for other aliases than "champion", it may be the present champion instead. None: no version.
         alias: The alias to move.
 
     Raises:
@@ -158,11 +158,11 @@ def _how(version: Version, alias: str) -> str:
 def _lacking(gate: GateRecord) -> list[str]:
     """Return one sentence for each check that a candidate failed, or that is missing from the gate record."""
     reasons = {one.name: one.reason for one in gate.findings}
-    lacking = [f"Not {name}: {reasons.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
+    lacking = [f"{name} failed: {reasons.get(name, gate.reason)}" for name, held in gate.checks.items() if not held]
     alone = _alone(gate.metric)
     compared = _REFRESHED if _REFRESHED[0] in gate.checks else _COMPARED
     needed = alone if gate.champion_metric is None else (*alone, *compared)
-    lacking += [f"Not {name}: the record does not have this check." for name in needed if name not in gate.checks]
+    lacking += [f"{name} is missing from the record." for name in needed if name not in gate.checks]
     return lacking or ([] if gate.passed else [gate.reason])
 
 

@@ -118,7 +118,7 @@ def release(model: str, alias: str) -> Remove:
 
 
 def not_held(model: str, alias: str) -> Remove:
-    """Return a change that makes the transaction that moves an alias fail while the alias is held."""
+    """Return a change to add to a move of an alias, so that the move fails while the alias is held."""
     return Remove(_HOLD, f"{model}/{alias}", expected=0)
 
 

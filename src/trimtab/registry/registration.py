@@ -63,7 +63,7 @@ class Registration:
         if origin.refit_of is not None and self._records.get(origin.refit_of).model != fitted.model:
             raise Misuse(f"{what}: refit_of={origin.refit_of[:12]} is a version of another model.")
         if alias == CHAMPION:
-            raise Misuse(f"{what}: a champion needs evidence. Register it without an alias, then use move().")
+            raise Misuse(f"{what}: a champion needs evidence. Register the model without an alias, then use move().")
         address = version_id(
             model=fitted.model,
             artifact=self._blob.put(fitted.data),
@@ -79,9 +79,7 @@ class Registration:
             if attempt:  # the conflict may be due to a garbage collection
                 settle(self._catalog, self._blob, blobs)
             returned = take_back(self._catalog, address, blobs, look=attempt > 0)
-            # store the blobs again only now: if a collection begins after `take_back`, the changes in `returned` make
-            # the transaction fail
-            if attempt:
+            if attempt:  # after `take_back`: if a collection begins from then on, the transaction below conflicts
                 self._put_again(fitted, blobs)
             found = self._records.find(address) if attempt else self._records.cached(address)
             changes: list[Put | Append | Remove] = [*returned, *self._pointing(fitted.model, alias, address)]
@@ -135,7 +133,7 @@ class Registration:
         return version, 0 if count is None else count.revision
 
     def _pointing(self, model: str, alias: str | None, address: str) -> list[Put | Append]:
-        """Return the changes that point an alias to the version. If it already points there, there are none."""
+        """Return the changes that point an alias to the version; none if it points there already or is None."""
         if alias is None:
             return []
         place = self._aliases.place(model, alias)

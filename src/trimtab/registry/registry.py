@@ -53,7 +53,7 @@ class Registry:
         blob: The store of artifacts and other large values.
         clock: The source of all timestamps.
         actor: The default actor of calls.
-        environment: The environment recorded in versions; by default the present one, with the commit in `folder`.
+        environment: The environment recorded in versions; by default the present one, and `folder`'s Git commit.
         declared: The declared models, including those without a version, and the aliases that the settings protect.
     """
 
@@ -114,7 +114,8 @@ class Registry:
             actor: Who registers the version; by default the registry's actor.
 
         Raises:
-            Misuse: The training set or the evaluation is not stored, or the alias is "champion".
+            Misuse: The training set or the evaluation is not stored, `refit_of` is of another model, or the alias is
+                "champion" or protected.
             NotFound: `refit_of` names no version.
             Conflict: All attempts conflicted with other processes; try again.
         """
@@ -127,7 +128,7 @@ class Registry:
         """Return a version by "model@7", by "model@champion", or by the first digits of its id (at least 6).
 
         Raises:
-            NotFound: There is no such version; the message lists the existing ones.
+            NotFound: There is no such version.
             Misuse: Several ids begin with these digits.
         """
         return self._records.get(reference)
@@ -201,7 +202,7 @@ class Registry:
         return as_known(self._catalog, version)
 
     def protect(self, model: str, alias: str, needs: Needs, *, why: str, actor: str | None = None) -> Protection:
-        """Set the evidence that each move of an alias needs from now on, also moves that other processes have begun.
+        """Set the evidence that moves of an alias need from now on, including moves that other processes have begun.
 
         Args:
             model: The model.
@@ -228,7 +229,7 @@ class Registry:
         return self._protections.of(model)
 
     def needs(self, model: str) -> dict[str, Needs]:
-        """Return the evidence that moves need, for each alias that exists or is protected (here or in the settings)."""
+        """Return what moves of an alias need, for each that exists or is protected (by `protect` or the settings)."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
         return {alias: self._protections.needs(model, alias) for alias in sorted(known)}
 
@@ -308,7 +309,7 @@ class Registry:
             why: The reason in one sentence, kept in the history.
             gate: For an alias that needs one, such as "champion": a gate record that this version passed, or that the
                 version that it refits passed.
-            first: For "champion": whether this version becomes the first champion, which needs no gate record.
+            first: Whether this is the alias's first version, which needs no gate record if `why` has ten characters.
             expected_previous: The id of the version that the alias must point to now; None if it must point to none.
             actor: Who moves the alias; by default the registry's actor.
             together: A function that writes the row and further changes (such as ledger rows) in one transaction.
@@ -371,7 +372,7 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Undo the newest move of an alias that has not been undone yet. It then points to the previous version again.
+        """Undo the newest move of an alias that is not undone yet. The alias points to the previous version again.
 
         Args:
             model: The model.
@@ -444,7 +445,7 @@ class Registry:
 
 
 def _by_name(model: str, alias: str) -> str:
-    """Return the command by which the user points an alias to any version."""
+    """Say how the user can point an alias to any version."""
     if alias == CHAMPION:
         return f"Choose one from `trimtab versions list {model}`, and put it in service: trimtab promote {model}@N"
     return f"Point it to a version by its name: registry.move({model!r}, {alias!r}, ...)."

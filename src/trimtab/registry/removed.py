@@ -112,7 +112,7 @@ def finish(catalog: Catalog, blob: Blob) -> None:
     """Finish the work of a garbage collection that was killed. The caller must hold the lease `LEASE`.
 
     Blobs in the state `leaving` are deleted. Blobs in the state `condemned` are kept, because the second check, whether
-    they are needed, was not made.
+    they are needed, may not have been made.
     """
     for record in catalog.find(BLOB):
         fate = fate_of(record.body)

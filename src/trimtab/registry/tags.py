@@ -1,4 +1,4 @@
-"""Tags and notes of versions, with author and time. They are only added, and do not affect a version's id."""
+"""Tags and notes of versions, with author and time. They are never removed, and do not affect a version's id."""
 
 from __future__ import annotations
 

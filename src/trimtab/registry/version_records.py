@@ -51,7 +51,7 @@ class VersionRecords:
         return [record.key for record in self._catalog.find("version_count")]
 
     def name(self, version_id: str | None) -> str:
-        """Return the name of a version for messages; if there is no such version, its id, and for None "no version"."""
+        """Return a version's name for messages: the id if there is no such version, "no version" for None."""
         found = None if version_id is None else self.find(version_id)
         return "no version" if version_id is None else version_id if found is None else found.name
 
@@ -85,16 +85,13 @@ class VersionRecords:
 
     def _by_prefix(self, prefix: str, model: str | None) -> Version:
         if not _PREFIX.fullmatch(prefix):
-            raise NotFound(f'version {prefix!r}: write "model@7", "model@champion" or 6 or more digits of an address.')
+            raise NotFound(f'version {prefix!r}: write "model@7", "model@champion" or 6 or more digits of its id.')
         found = [_decoded(record.body) for record in self._catalog.find("version", prefix)]
         found = [v for v in found if model is None or v.model == model]
         if not found:
-            raise NotFound(f"version {prefix!r}: no version has an address (id) that begins like this.")
+            raise NotFound(f"version {prefix!r}: no version has an id that begins like this.")
         if len(found) > 1:
-            raise Misuse(
-                f"version {prefix!r}: {', '.join(v.name for v in found)} have addresses that begin like this. Give "
-                "more digits."
-            )
+            raise Misuse(f"version {prefix!r}: {', '.join(v.name for v in found)} have such ids. Give more digits.")
         return found[0]
 
     def _existing(self, model: str) -> str:

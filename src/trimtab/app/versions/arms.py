@@ -122,7 +122,7 @@ class LedgeredArm:
 
 
 def check_not_split(system: System, model: str, arm: str) -> None:
-    """Raise Conflict if an experiment decides which requests an arm of a model gets."""
+    """Raise Conflict if `arm` is the canary, and an experiment decides which requests it gets."""
     shares = arm_shares(system.state.catalog, model)
     if arm == CANARY and shares.experiment is not msgspec.UNSET:
         raise Conflict(

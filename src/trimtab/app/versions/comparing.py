@@ -56,7 +56,7 @@ def compare_versions(
     if window_us is not None and sides[0].version.model == sides[1].version.model:
         try:
             predictions = _answers(system, sides, window_us, moved_by)
-        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the rest is compared
+        except (NotFound, Misuse, Conflict, Corrupt, Unavailable) as error:  # the other parts are still compared
             why = str(error)
     return compare(*sides, features=features, predictions=predictions, not_scored=why)
 
@@ -83,9 +83,7 @@ def check_moved(moved: float | None) -> None:
         Misuse: The difference is negative or not a number.
     """
     if moved is not None and not 0.0 <= moved < float("inf"):
-        raise Misuse(
-            f"compare: moved: {moved} is not a difference of two answers. Give a number from 0 on, such as 0.05."
-        )
+        raise Misuse(f"compare: moved: {moved} is no difference of two scores. Give a number from 0 on, such as 0.05.")
 
 
 def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:

@@ -101,7 +101,7 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Collector:
-    """Finds unreachable versions and removes their blobs.  # D59
+    """Finds versions that are no longer needed, and removes their blobs.  # D59
 
     Args:
         actor: The name of the person or process that starts the collection.

@@ -83,9 +83,9 @@ def _identity(card: Document, about: About) -> None:
         )
     if version.refit_of:
         refitted = next((name for name, what in about.relatives if what == "refits"), version.refit_of)
-        text += f" It refits the recipe of {refitted} on more data."
+        text += f" It is a refit of {refitted}: the same recipe, fitted on more data."
     if version.half_life_us is not None:
-        text += f" In its fit, a row counted half for each {format_duration(version.half_life_us)} of age."
+        text += f" In its fit, a row's weight was halved for each {format_duration(version.half_life_us)} of age."
     if version.trust:
         text += " Loading it runs code from the artifact (pickle), which was explicitly allowed."
     near = "equal to the bit" if artifact.row_exact else f"within {artifact.row_tolerance:.2g}"

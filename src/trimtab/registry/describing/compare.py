@@ -113,7 +113,7 @@ class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[FeatureChange, ...]
     same_features: int  # the number of features with the same definition
     recipe: tuple[Pair, ...]
-    parameters: tuple[Pair, ...] | None  # None: `parameters_of` one of the versions is None
+    parameters: tuple[Pair, ...] | None  # None: not known for one of the versions
     environment: tuple[Pair, ...]
     metrics: tuple[MetricPair, ...]
     metrics_on: tuple[str, str]  # for each version, the rows of its evaluation in words; "": not evaluated

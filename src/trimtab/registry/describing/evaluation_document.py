@@ -149,7 +149,7 @@ def _choices(document: Document, evaluation: Evaluation) -> None:
     document.heading("Cost of answers")
     saved = f"{_text(found.saved)} a row ({_text(found.saved_interval)})"
     document.paragraph(
-        "The cost of each wrong answer, and for three ways to answer, the mean cost on these rows. Answering with the "
+        "The cost of each wrong answer, and the mean cost on these rows of three ways to answer. Answering with the "
         f"class of least expected cost saves {saved} compared with the likeliest class, and is best if the "
         "probabilities are right. Predictions name the likeliest class; trimtab.stats.cheapest_class returns the "
         "cheapest class for the scores of a prediction.",
@@ -305,7 +305,7 @@ def _learning_curve(document: Document, evaluation: Evaluation) -> None:
         return
     document.heading("Learning curve", detail=True)
     document.paragraph(
-        f"{evaluation.metric} on these rows, for the same recipe fitted on fewer rows, the newest ones. The last "
+        f"{evaluation.metric} on these rows, for the same recipe fitted on only the newest training rows. The last "
         "entry is the model itself."
     )
     points = [
@@ -335,7 +335,7 @@ def _labels_and_leaks(document: Document, evaluation: Evaluation) -> None:
     ]
     document.table(_table(headers, rows))
     if any(one.kept < one.rows for one in evaluation.balance):
-        document.paragraph("Rows were sampled; the weight of each kept row stands for the rows left out.", detail=True)
+        document.paragraph("Rows were sampled. The weights of kept rows make up for the rows left out.", detail=True)
     for leak in evaluation.leaks or ():
         document.note(_leak_text(leak))
     if not evaluation.leaks:

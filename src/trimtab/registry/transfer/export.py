@@ -57,7 +57,7 @@ def export_version(
         trust: "pickle" allows exporting a version that is stored as a pickle.
 
     Raises:
-        Misuse: The version is a pickle, and `trust` does not allow that or `mlflow` is set. Or models of its library
+        Misuse: The version is a pickle, and `trust` is not "pickle" or `mlflow` is set. Or models of its library
             cannot be exported, or the exported code does not repeat the golden predictions.
         Conflict: `folder` exists and is not empty.
         Unavailable: The folder cannot be written.

@@ -115,7 +115,7 @@ class ModelProcess:
 
     def _run(self, function: str, argument: ModelFile | ScoringTask, done: str) -> bytes:
         given = self._given
-        longest_s = LONGEST_S + len(given.data) / 1e6  # one second per megabyte
+        longest_s = LONGEST_S + len(given.data) / 1e6
         end_s = monotonic() + longest_s
         task = Task(
             f"trimtab.registry.transfer.inspecting:{function}",

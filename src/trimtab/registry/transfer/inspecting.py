@@ -41,7 +41,7 @@ def inspect(argument: bytes, place: Workplace) -> bytes:
 
 
 def score(argument: bytes, place: Workplace) -> bytes:
-    """Score rows with a model, as a batch and some one by one, to find out whether the model ends the process.
+    """Score rows with a model, in a batch and two alone, to find out whether the model ends the process.
 
     This runs in the child process, before the importing process scores the rows.
     """

@@ -164,7 +164,7 @@ def test_a_ranking_names_its_lists_and_they_are_part_of_its_recipe():
     ("given", "said"),
     [
         ({"group": None}, r'has no group. Needed: a column.*group="search_id". Columns of these types: search_id'),
-        ({"group": "stars"}, "'stars' is no column of this kind"),
+        ({"group": "stars"}, "'stars' does not name them"),
         ({"group": "offer_id"}, "each list has one row"),
         ({"calibration": "platt"}, "calibration='platt' of a ranking: scores order a list and are not probabilities"),
         ({"costs": {"false_positive": 1, "false_negative": 1}}, "a ranking orders lists and does not answer yes or no"),

@@ -25,7 +25,7 @@ def test_a_split_trains_on_nothing_that_was_unknown_when_the_holdout_began(train
 
 def test_an_empty_side_is_refused(training_set: TrainingSet) -> None:
     for holdout_us in (400 * DAY_US, 1):
-        with pytest.raises(Misuse, match="training rows known before"):
+        with pytest.raises(Misuse, match="rows with a label known before"):
             time_split(training_set, holdout_us=holdout_us)
 
 

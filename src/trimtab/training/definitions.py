@@ -55,7 +55,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     weights: Weights | None = None  # part of the model's hash, as are the next two fields
     sample: Sample | None = None
     rows: RowsFrom = "history"
-    # a column or feature: evaluations judge known values and new values separately; in a ranking, it names the list
+    # a column or feature: evaluations show groups with and without training rows separately; in a ranking, its lists
     group: str | None = None
     # columns, features and views that only look like leaks; part of the model's hash
     allow_leakage: tuple[str, ...] = ()
@@ -326,7 +326,7 @@ def _check_ranking(name: str, request: Request, group: str | None, **given: obje
     """Check the group of a ranking, and refuse options that a ranking cannot have. # D86"""
     columns = ", ".join(c for c, dtype in request.columns.items() if dtype in _LISTS and c != request.key)
     if group is None or request.columns.get(group) not in _LISTS:
-        found = "has no group" if group is None else f"group={group!r} is no column of this kind"
+        found = "has no group" if group is None else f"group={group!r} does not name them"
         raise Misuse(
             f"model {name!r}: it ranks lists and {found}. Needed: a column of the request, of type str or int, "
             'with one value for all rows of a list, e.g. group="search_id". '

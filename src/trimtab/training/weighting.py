@@ -50,8 +50,8 @@ def sample(
     Args:
         negatives: The share of rows with label 0 that are kept.
         positives: The share of rows with label 1 that are kept.
-        rows: The share of all rows that are kept, whatever their label. Models of numbers, counts and lists can only
-            have this share. (Of lists, whole lists are kept.)
+        rows: The share of all rows that are kept, whatever their label. Models of numbers and counts, and rankings
+            (which keep whole lists), can only have this share.
         classes: For several classes, the shares of some of them, such as {"on_time": 0.1}. Other classes are kept
             completely.
         seed: The seed. Another seed keeps other rows.

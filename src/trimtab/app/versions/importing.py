@@ -103,7 +103,7 @@ def _scored(
 ) -> tuple[Fitted, Evaluation]:
     """Return the model with golden predictions, by which later loads are checked, and its evaluation on a window.
 
-    If the file has no golden predictions, they are made from the rows of the window.
+    If the model has no golden predictions yet, they are made from the rows of the window.
     """
     from trimtab.app.training.loops import Loops
     from trimtab.training.judge.evaluation import evaluate

@@ -226,8 +226,8 @@ def _too_good(model: Model, found: Iterable[FeaturePower]) -> Iterator[Leak]:
             name=one.name,
             severity="error" if one.interval.low >= error else "warning",
             found=(
-                f"Feature {one.name!r} alone predicts the label{one.of} with {one.measure} {one.value:.4f} (at "
-                f"least {one.interval.low:.4f}, on {one.rows:,} rows; {error:g} or more is refused)."
+                f"Feature {one.name!r} alone predicts the label{one.of} with {one.measure} {one.value:.4f} (lower "
+                f"bound {one.interval.low:.4f}, on {one.rows:,} rows; a bound of {error:g} or more is refused)."
                 f"{inputs}"
             ),
             todo="Check whether its value is known at request time.",

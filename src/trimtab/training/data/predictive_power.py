@@ -1,4 +1,4 @@
-"""How well each feature predicts the label by itself, to find leakage."""
+"""Measure how well each feature predicts the label by itself, to find leakage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 class FeaturePower(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one feature predicts the label by itself."""
+    """The measured power of one feature to predict the label by itself."""
 
     name: str
     measure: Literal["AUC", "R2"]  # for classes the area under the ROC curve, for numbers the squared correlation

@@ -37,7 +37,7 @@ class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """How many lists can be used, as part of a sentence."""
+        """The number of usable lists, as part of a sentence."""
         without = f", and {self.rows_without:,} rows have no {self.column!r}" if self.rows_without else ""
         return f"{self.whole:,} of {self.lists:,} lists have a final label for each of their rows{without}"
 
@@ -124,12 +124,12 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def label_known_at_us(self) -> NDArray[np.int64]:
-        """When each label became known; `NEVER_US` if it is not known."""
+        """The time at which each label became known; `NEVER_US` if it is not known."""
         return self.labels.known_at_us
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """Which rows can be learnt from: those whose label is final; see `Manifest.labels_until_us`.
+        """The rows that can be learnt from: those whose label is final; see `Manifest.labels_until_us`.
 
         A label that arrives early does not make its row usable, because rows with early labels would then be too
         frequent. In a ranking, a row is only usable if all rows of its list are. Rows in left-out intervals are not
@@ -142,7 +142,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def _final(self) -> NDArray[np.bool_]:
-        """Return which rows have a final label."""
+        """The rows that have a final label."""
         there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
         return there & (self.at_us <= self.manifest.final_until(self.manifest.labels_until_us))
 

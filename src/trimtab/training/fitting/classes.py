@@ -105,7 +105,7 @@ class ClassScorer:
 
 
 def aligned(scores: NDArray[Any], given: Sequence[str], wanted: Sequence[str], what: str) -> NDArray[Any]:
-    """Return the probabilities of the classes `wanted`, given those of a version that predicts the classes `given`.
+    """Convert a version's probabilities of the classes `given` to probabilities of the classes `wanted`.
 
     A wanted class that the version does not know gets 0. Probabilities of classes that are not wanted are dropped, and
     the others are divided by their sum.

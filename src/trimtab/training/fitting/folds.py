@@ -48,7 +48,7 @@ def walk(
 
     Args:
         fit_on: Fits on the rows in a boolean array.
-        score: Returns the scores of feature values by a fitted model.
+        score: Scores feature values with a fitted model.
         among: The rows to use, as a boolean array.
         folds: How many parts to predict.
         first: The share of rows before the first part.

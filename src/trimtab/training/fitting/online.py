@@ -138,8 +138,8 @@ def fit_online(
     """
     if model.task == "multiclass":
         raise Misuse(
-            f"online learning of {model.name!r}: its label has {len(model.label.classes)} classes, and learners here "
-            'predict two classes or a number. Use learn="batch".'
+            f"online learning of {model.name!r}: its label has {len(model.label.classes)} classes, but online "
+            'learners predict two classes or a number. Use learn="batch".'
         )
     if model.calibration is not None:
         raise Misuse(_no_calibration(model.name, model.calibration))

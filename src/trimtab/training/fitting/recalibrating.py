@@ -37,7 +37,7 @@ def recalibrate(
     Args:
         among: The rows that the model is fitted on, as a boolean array.
         fit_on: Fits the model without calibration on the rows in a boolean array.
-        score: Returns the scores of feature values by a fitted model.
+        score: Scores feature values with a fitted model.
 
     Raises:
         Misuse: There are too few rows, only one class occurs, or a fit fails.

@@ -25,7 +25,7 @@ _OF_PYTHON = (sysconfig.get_path("stdlib"), "<")  # "<": code without a file, su
 
 
 def fitted_values(fitted: Fitted, values: Columns) -> NDArray[np.float64]:
-    """Return the scores of feature values by a fitted model, after checks."""
+    """Score feature values with a fitted model, and check the scores."""
     artifact = fitted.artifact
     return checked_scores(
         fitted.model, artifact.task, fitted.scorer, fitted.matrix(values), classes=len(artifact.class_names)

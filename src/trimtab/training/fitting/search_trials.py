@@ -61,7 +61,7 @@ class Proposal:
     def is_prunable(self, fold: int, value: float) -> bool:
         """Return whether a trial may be stopped after part `fold`.
 
-        It may if its mean loss until then (`value`) is above the median of the earlier trials' mean losses until then.
+        It may if its mean loss up to this part (`value`) is above the median of those of earlier trials.
         """
         self._trial.report(value, fold)
         return bool(self._trial.should_prune())

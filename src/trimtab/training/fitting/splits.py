@@ -40,9 +40,9 @@ def time_split(training_set: TrainingSet, *, holdout_us: int = 14 * DAY_US) -> T
     train = known_before(training_set, start_us)
     if not holdout.any() or not train.any():
         raise Misuse(
-            f"split: needed rows on both sides of {format_time(start_us)}; found {int(train.sum())} training rows "
-            f"known before it and {int(holdout.sum())} rows in the {format_duration(holdout_us)} after it. Widen the "
-            "training set, or shorten the holdout."
+            f"split: needed rows on both sides of {format_time(start_us)}; found {int(train.sum())} rows with a "
+            f"label known before it and {int(holdout.sum())} rows in the {format_duration(holdout_us)} after it. Widen "
+            "the training set, or shorten the holdout."
         )
     return TimeSplit(train, holdout, start_us, end_us)
 

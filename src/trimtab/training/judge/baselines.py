@@ -55,8 +55,6 @@ def baselines(
     """Return the metric of each baseline on the rows `chosen`; None if a baseline cannot be computed.
 
     Args:
-        model: The model with its metric and features.
-        training_set: The training set that the rows belong to.
         chosen: The indices of the rows to judge.
         train: The training rows, as a boolean array.
         judged: The labels and times of the rows `chosen`, with the scores of the model.

@@ -141,8 +141,6 @@ def evaluate(
 
     Args:
         model: The model's declaration. The linear baseline uses its features.
-        fitted: The fitted model.
-        training_set: The training set with the rows of training and holdout.
         rows: The holdout, as a boolean array. Rows without a final label, or with a label that is not a number, are
             left out.
         train: The training rows, as a boolean array, for the baselines.

@@ -42,7 +42,6 @@ def learning_curve(
     Args:
         refit: Fits the model on the rows in a boolean array.
         judge: Scores the holdout with a fitted model.
-        training_set: The training set that the rows belong to.
         train: The training rows before the holdout, as a boolean array.
     """
     numbers = np.flatnonzero(training_set.usable & train)

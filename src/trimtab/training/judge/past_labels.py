@@ -118,7 +118,7 @@ class PastLabels:
         known_us = known_us[self._order]
         # the rank of each label in this order; labels that became known at the same time have equal ranks
         self._rank = np.searchsorted(known_us, known_us) + 1
-        self._known = np.searchsorted(known_us, training_set.at_us, "right")  # how many labels each row could know
+        self._known = np.searchsorted(known_us, training_set.at_us, "right")  # known labels at each row's time
         self._hours = self._own_us // HOUR_US
         self._low, self._span = 0, 1
         if self._hours.size:

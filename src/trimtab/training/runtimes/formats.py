@@ -1,4 +1,4 @@
-"""What can be done with the stored models of a library besides scoring: export, import, SHAP values, parameters."""
+"""Uses of a library's stored models besides scoring: export, import, SHAP values, parameters."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ExportedCode(msgspec.Struct, frozen=True):
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be done with the stored models of one library. A field is None if that is not possible."""
+    """The uses of one library's stored models. A field is None if this use is not possible."""
 
     export_file: str | None = None  # the name of the model file in an exported folder
     exported: ExportedCode | None = None

@@ -60,7 +60,7 @@ class LibraryRuntime:
 
 
 def takes_weights(function: Any, name: str) -> bool:
-    """Return whether a function has a parameter for weights, or passes any further arguments on."""
+    """Return whether a function has a parameter for weights, or accepts any named argument."""
     parameters = inspect.signature(function).parameters
     return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 

@@ -37,7 +37,7 @@ def _loads(data: bytes) -> Any:
         return pickle.loads(data)
     except (Exception, SystemExit) as error:  # a pickle may run any code, and raise any exception
         raise Corrupt(
-            f"pickle: these {len(data)} bytes are not an estimator of this project: {type(error).__name__}: {error}."
+            f"pickle: these {len(data)} bytes cannot be loaded as an estimator: {type(error).__name__}: {error}."
         ) from error
 
 

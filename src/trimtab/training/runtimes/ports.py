@@ -79,7 +79,7 @@ class Runtime(Protocol):
 
     @property
     def format(self) -> Format:
-        """What can be done with stored models of this library: export, import, SHAP values, parameters."""
+        """The uses of this library's stored models: export, import, SHAP values, parameters."""
         ...
 
     @property
@@ -89,7 +89,7 @@ class Runtime(Protocol):
 
     @property
     def parity(self) -> float:
-        """How far a stored model's scores may differ from those of the model in memory (relative to scores above 1)."""
+        """The allowed difference between scores of a stored model and of the model in memory (above 1: relative)."""
         ...
 
     def handles(self, estimator: Any) -> bool:

@@ -67,7 +67,7 @@ def score_exported(data: bytes, inputs: list[str]) -> Any:
 
 def _native(data: bytes) -> bytes:
     saved = msgspec.msgpack.decode(data, type=_Saved)
-    if saved.classes:  # the file of River does not contain their number
+    if saved.classes:  # River's own file does not contain the number of classes
         raise Misuse("river: a model of several classes cannot be exported. Score it through trimtab.")
     return saved.model
 

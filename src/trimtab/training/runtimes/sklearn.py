@@ -167,7 +167,7 @@ class EstimatorModel:
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        # the number of inputs; None: the user wrote the estimator's class, which does not say the number
+        # the number of inputs; None: not known, because the class is the user's own
         self._inputs = getattr(estimator, "n_features_in_", None)
         self._threads = _thread_pools(len(sys.modules))
 

@@ -28,7 +28,7 @@ def dumps(fitted: Any, *, also: tuple[str, ...] = ()) -> bytes:
     """Return a fitted estimator as bytes in the skops format.
 
     Args:
-        also: Types whose names begin with one of these are allowed too. They belong to the estimator's own library.
+        also: Types whose names begin with one of these are allowed, too.
 
     Raises:
         Misuse: The estimator contains a type that is not allowed.
@@ -64,7 +64,7 @@ def _is_allowed(name: str, also: tuple[str, ...]) -> bool:
 def _refused(fitted: Any, why: str) -> Misuse:
     return Misuse(
         f"estimator {type(fitted).__module__}.{type(fitted).__qualname__}: skops cannot store it safely: {why}. "
-        'Use scikit-learn\'s own parts, or accept code that runs at load with trust="pickle".'
+        'Use the library\'s own parts, or give trust="pickle": then loading the model runs code.'
     )
 
 

@@ -15,7 +15,7 @@ _HERE = "trimtab.training.runtimes."
 
 
 class RuntimeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What trimtab must know about a runtime before it loads the runtime's library. `RUNTIME` has everything else."""
+    """The facts about a runtime that are needed before its library is loaded. `RUNTIME` has everything else."""
 
     name: str  # the name that versions record
     module: str  # the module that defines the runtime's `RUNTIME`
@@ -193,8 +193,8 @@ def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavail
         extra = _extra_of(name) or _extra_of(absent.partition(".")[0])
         if extra is None:
             return Misuse(
-                f"library {absent}: it is not installed. pip install the distribution that provides "
-                f"{absent.partition('.')[0]!r}"
+                f"library {absent}: it is not installed. Install the package that provides "
+                f"{absent.partition('.')[0]!r} with pip."
             )
         return Misuse(f'runtime {extra}: {absent} is not installed. pip install "trimtab[{extra}]"')
     return Unavailable(f"runtime {name}: its library does not load on this machine: {error}")

@@ -62,8 +62,8 @@ def compiled_row(model: Any, *, probability: bool) -> RowCall | None:
     splits = sum(len(tree.splits or ()) for tree in read.oblivious_trees)
     if len(biases) != 1 or splits > _MOST_SPLITS or not _is_plain(read, places):
         return None
-    # with this setting, null counts as larger than all borders, so it is replaced by inf; with other settings it counts
-    # as smaller, and needs no replacement, because `NaN > border` is False
+    # "AsTrue": null counts as larger than all borders, so it is replaced by inf. Otherwise it counts as smaller, and
+    # needs no replacement, because `NaN > border` is False
     high = [places[f.feature_index] for f in read.features_info.float_features if f.nan_value_treatment == "AsTrue"]
     inputs, bias = len(places), biases[0]
     total = _sum_of_leaves(read.oblivious_trees, places, inputs)

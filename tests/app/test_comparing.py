@@ -85,7 +85,7 @@ def test_the_comparison_reads_well_in_a_terminal_and_on_a_page(compared: Compari
         "+ added",
         "~ changed",
         "may have been fitted on",
-        "This comparison is not a gate",
+        "this comparison cannot replace a gate",
         "x2",
     ):
         assert said in text

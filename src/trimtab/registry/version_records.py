@@ -85,13 +85,13 @@ class VersionRecords:
 
     def _by_prefix(self, prefix: str, model: str | None) -> Version:
         if not _PREFIX.fullmatch(prefix):
-            raise NotFound(f'version {prefix!r}: write "model@7", "model@champion" or 6 or more digits of its id.')
+            raise NotFound(f'version {prefix!r}: write "model@7", "model@champion" or 6 or more digits of its address.')
         found = [_decoded(record.body) for record in self._catalog.find("version", prefix)]
         found = [v for v in found if model is None or v.model == model]
         if not found:
-            raise NotFound(f"version {prefix!r}: no version has an id that begins like this.")
+            raise NotFound(f"version {prefix!r}: no version has an address that begins like this.")
         if len(found) > 1:
-            raise Misuse(f"version {prefix!r}: {', '.join(v.name for v in found)} have such ids. Give more digits.")
+            raise Misuse(f"version {prefix!r}: {', '.join(v.name for v in found)} begin like this. Give more digits.")
         return found[0]
 
     def _existing(self, model: str) -> str:

@@ -98,7 +98,7 @@ def _of_predictions(system: System) -> dict[str, Reason]:
     counts: Counter[str] = Counter()
     for block in system.predictions.scan():
         counts.update(prediction.version for prediction in block)
-    frees = "[retention] predictions, and trimtab storage prune"
+    frees = "trimtab storage prune, with a shorter [retention] predictions"
     return {
         version: Reason(
             f"{count:,} logged prediction{' is' if count == 1 else 's are'} its answer{'s' * (count > 1)}", frees

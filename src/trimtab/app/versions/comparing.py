@@ -83,7 +83,9 @@ def check_moved(moved: float | None) -> None:
         Misuse: The difference is negative or not a number.
     """
     if moved is not None and not 0.0 <= moved < float("inf"):
-        raise Misuse(f"compare: moved: {moved} is no difference of two scores. Give a number from 0 on, such as 0.05.")
+        raise Misuse(
+            f"compare: moved: {moved} is not a difference of two scores. Give a number from 0 on, such as 0.05."
+        )
 
 
 def feature_changes(one: FeatureSet, other: FeatureSet) -> tuple[list[FeatureChange], int]:

@@ -16,7 +16,7 @@ from trimtab.registry.versions import AliasMove, Version, possibly_seen
 from trimtab.report import Document, Table
 from trimtab.report.tables import written
 from trimtab.store.ports import Blob
-from trimtab.training.data.sets import Manifest, load_manifest
+from trimtab.training.data.sets import ORIGINS, Manifest, load_manifest
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
 from trimtab.training.fitting.path_choice import RowChoice
 from trimtab.training.judge.evaluation import Evaluation
@@ -97,7 +97,7 @@ def _identity(card: Document, about: About) -> None:
         ("parameters", _parameters(version)),
         ("feature definitions", version.features),
         ("runtime", version.runtime),
-        ("nulls", "as they are" if artifact.step is None else "imputed by the mean; columns scaled"),
+        ("nulls", "kept" if artifact.step is None else "imputed by the mean; columns scaled"),
         ("calibration", "none" if artifact.recalibration is None else artifact.recalibration.kind),
         ("score of a row alone and in a batch", near),
         *(
@@ -142,9 +142,8 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
         f"{version.training_set}, data {manifest.data_hash}."
     )
     if manifest.origins:
-        card.paragraph(
-            f"Rows by origin: {', '.join(f'{count:,} {origin}' for origin, count in manifest.origins.items())}."
-        )
+        found = (f"{n:,} {ORIGINS.get(origin, origin)}" for origin, n in manifest.origins.items() if n)
+        card.paragraph(f"Rows by origin: {'; '.join(found)}.")
     for one in [one for one in manifest.left_out or () if one.rows]:
         until = "the end" if one.end_us is None else format_time(one.end_us)[:16]
         card.paragraph(

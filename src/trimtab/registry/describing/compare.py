@@ -18,7 +18,7 @@ from trimtab.stats.interval import Interval
 from trimtab.stats.metrics.lists import list_places, unit_losses
 from trimtab.stats.metrics.metric_value import Better
 from trimtab.store.ports import Blob
-from trimtab.training.data.sets import Manifest, load_manifest
+from trimtab.training.data.sets import ORIGINS, Manifest, load_manifest
 from trimtab.training.fitting.artifact import Artifact, decode_artifact
 from trimtab.training.judge.evaluation import Evaluation
 from trimtab.training.runtimes.table import runtime_named
@@ -289,7 +289,7 @@ def _data(record: Record) -> dict[str, Value]:
         "request definition": manifest.request[:16],
         **{f"rows {state}": count for state, count in sorted(manifest.by_state.items())},
         "rows left out": sum(one.rows for one in manifest.left_out or ()),
-        **{f"rows from {origin}": count for origin, count in sorted(manifest.origins.items())},
+        **{f"rows {ORIGINS.get(origin, origin)}": count for origin, count in sorted(manifest.origins.items())},
         **{f"position of {name}": at for name, at in sorted(manifest.positions.items())},
     }
     for name, reasons in manifest.by_reason.items():
@@ -310,7 +310,7 @@ def _recipe(record: Record) -> dict[str, Value]:
         "runtime": artifact.runtime,
         "task": artifact.task,
         "metric": artifact.metric,
-        "nulls": "as they are" if artifact.step is None else "imputed, and columns scaled",
+        "nulls": "kept" if artifact.step is None else "imputed, and columns scaled",
         "calibration": "none" if recalibration is None else recalibration.kind,
         "size": len(artifact.estimator),
         "trust": artifact.trust or "none needed",

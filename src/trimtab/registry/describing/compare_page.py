@@ -99,8 +99,8 @@ def _seen(comparison: Comparison, found: PredictionComparison) -> Iterator[str]:
     for name, seen in ((comparison.one, found.seen_one), (comparison.other, found.seen_other)):
         if seen:
             yield (
-                f"{name} may have been fitted on {seen:,} of these rows, which makes its metrics look better. This "
-                "comparison is not a gate."
+                f"{name} may have been fitted on {seen:,} of these rows, which makes its metrics look better. So "
+                "this comparison cannot replace a gate."
             )
 
 
@@ -117,7 +117,7 @@ def _metrics(comparison: Comparison) -> tuple[Table | None, list[str]]:
             one.name.replace("_", " "),
             *_side(one.one, one.one_interval),
             *_side(one.other, one.other_interval),
-            one.better,
+            one.better if one.better != "near" else f"nearer {'0' if one.name == 'bias' else 'the quantile'}",
         )
         for one in comparison.metrics
     )

@@ -230,8 +230,8 @@ def _importance(document: Document, evaluation: Evaluation) -> None:
             most=_TERMINAL_FEATURES,
         )
     if evaluation.importance_kind == "library" or not evaluation.permuted:
-        by = "the library of the model" if evaluation.importance_kind == "library" else "permutation"
-        document.paragraph(f"Importance by {by}, on the rows that the model was fitted on.", detail=True)
+        by = "the model's library" if evaluation.importance_kind == "library" else "permutation"
+        document.paragraph(f"Importance as computed by {by} on the rows of the fit.", detail=True)
         shares = sorted(evaluation.importance.items(), key=lambda item: (-item[1], item[0]))[:_FEATURES]
         document.plot(
             bar_chart([Bar(label=name, value=value) for name, value in shares], title="importance"),

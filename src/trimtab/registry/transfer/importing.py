@@ -424,6 +424,6 @@ def _encoding(
     if missing:
         raise Misuse(
             f"{what}: needed the values of {', '.join(missing)}, in the order in which the model numbers them: "
-            'categories={"carrier": ["AA", "UA"]}.'
+            f'--category {missing[0]}=A,B or categories={{"{missing[0]}": ["A", "B"]}}.'
         )
     return Encoding(dtypes=model.features.dtypes, vocabularies=vocabularies), None, None

@@ -44,6 +44,12 @@ class ListCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 TOO_NEW = "too new to be judged"
 LABEL_FAULTS = ("labels_missing", "one_class", "label_shift")
+ORIGINS = {  # for each origin of rows, words that follow a number of rows
+    "history": "from history",
+    "asked": "only from the prediction log",
+    "logged": "with logged features",
+    "other_features": "left out, because they were answered from other features",
+}
 
 
 class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +90,7 @@ class Manifest(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     by_reason: dict[str, dict[str, int]]
     data_hash: str  # the hash of all values, reasons and labels
     hindsight: dict[str, RetroactiveChange] = {}  # for each column of the request, how its values changed afterwards
-    origins: dict[str, int] = {}  # the number of rows from each origin ("history", "asked", "logged"); empty: unknown
+    origins: dict[str, int] = {}  # the number of rows from each origin (see `ORIGINS`); empty: unknown
     lists: ListCounts | msgspec.UnsetType = msgspec.UNSET  # only set for rankings
     left_out: tuple[LeftOut, ...] | msgspec.UnsetType = msgspec.UNSET  # unset if nothing is left out
     parquet: str | None = None  # the hash of the blob with the rows, if they are stored

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ def judged(
     catalog = SqlCatalog.sqlite(folder / "c.db")
     registry = Registry(catalog, blob, clock=VirtualClock(NOW_US), actor="tester")
     model = msgspec.structs.replace(
-        world.model, estimator=lambda: LGBMClassifier(n_estimators=5), weights="balanced", slices=("carrier",)
+        world.model,
+        estimator=lambda: LGBMClassifier(n_estimators=5),
+        weights="balanced",
+        slices=("carrier", "distance"),
     )
     training_set = world.training_set()
     split = time_split(training_set)
@@ -77,6 +81,7 @@ def test_a_card_shows_balance_leaks_gate_checks_lineage_and_remarks(judged: tupl
     ):
         assert said in card, said
     assert "leak" in card.partition("## Labels")[2].lower()
+    assert re.search(r"\| distance \| \d+ to \d+ \|", card)  # a no-break space is shown as \xa0 in a terminal
     other = registry.card(refit)
     assert "The following sections evaluate late_flight@1, whose recipe was fitted again for this version." in other
     assert "It is a refit of late_flight@1: the same recipe, fitted on more data." in other

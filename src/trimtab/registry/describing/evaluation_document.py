@@ -18,8 +18,7 @@ from trimtab.training.judge.parts import Month, Slice, Week
 _FEATURES = 30  # the largest number of features in plots and tables
 _TERMINAL_FEATURES = 8
 _WEEKS = 8  # with more weeks than this, a page shows a plot instead of a table
-_UNBROKEN = "\u00a0"  # a no-break space
-_HIGHER = "\u00a0\u25b2"  # follows the names of slices with a significantly higher metric
+_HIGHER = " \u25b2"  # follows the names of slices with a significantly higher metric
 
 
 def add_evaluation(document: Document, name: str, evaluation: Evaluation, *, seen: str = "") -> None:
@@ -183,7 +182,7 @@ def _slices(document: Document, evaluation: Evaluation) -> None:
         detail=True,
     )
     rows = [
-        (one.column, one.holds.replace(" ", _UNBROKEN) + (_HIGHER if one in higher else ""), *_part(evaluation, one))
+        (one.column, one.holds + (_HIGHER if one in higher else ""), *_part(evaluation, one))
         for one in evaluation.slices
     ]
     document.table(_table(("column", "holds", *_part_headers(evaluation)), rows, left=2), detail=True)
@@ -211,8 +210,8 @@ def _importance(document: Document, evaluation: Evaluation) -> None:
     if evaluation.permuted:
         ranked = sorted(evaluation.permuted, key=lambda one: -one.rise)
         document.paragraph(
-            f"How much {metric} rises on these rows when a feature is shuffled: the mean of {ranked[0].repeats} "
-            "repeats, with two standard deviations. (all) means that all features of a view are shuffled together.",
+            f"The mean rise of {metric} on these rows when a feature is shuffled {ranked[0].repeats} times. Spread: "
+            "the standard deviation (the plot shows two). (all): all features of a view are shuffled together.",
             detail=True,
         )
         bars = [

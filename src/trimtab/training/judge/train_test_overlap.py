@@ -52,7 +52,7 @@ def group_leaks(model: Model, training_set: TrainingSet, sides: Sides, slices: t
     learnt, judged = (rows[there[rows]] for rows in (sides.learnt, sides.judged))
     both = np.intersect1d(names[learnt], names[judged]).size
     values = f"Their {model.metric} is {slices[0].value:.4f}" + (
-        f"; on rows of new groups it is {slices[1].value:.4f}" if slices[1:] else ""
+        f"; on rows of new groups it is {slices[1].value:.4f}" if slices[1:] else "; no evaluated row has a new group"
     )
     yield Leak(
         check="group",

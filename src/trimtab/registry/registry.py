@@ -372,7 +372,7 @@ class Registry:
         actor: str | None = None,
         together: Together | None = None,
     ) -> AliasMove:
-        """Undo the newest move of an alias that is not undone yet. The alias points to the previous version again.
+        """Undo an alias's newest move that is not undone yet. The alias points to the previous version again.
 
         Args:
             model: The model.

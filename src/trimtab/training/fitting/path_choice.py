@@ -46,15 +46,15 @@ class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """The choice as text, such as `prepared 3.4 us (library 17.1 us)`.
+        """The choice as text, such as `3.4 us by path prepared (library: 17.1 us)`.
 
         >>> trials = [RowTrial(name=n, us=us, difference=0.0, accepted=True) for n, us in (("a", 3.4), ("b", 17.1))]
         >>> RowChoice(version="", machine="", chosen="a", allowed=0.0, rows=9, at_us=0, trials=tuple(trials)).text
-        'a 3.4 us (b 17.1 us)'
+        '3.4 us by path a (b: 17.1 us)'
         """
-        times = {one.name: f"{one.name} {one.us:.3g} us{'' if one.accepted else ', refused'}" for one in self.trials}
-        others = ", ".join(text for name, text in times.items() if name != self.chosen)
-        return f"{times[self.chosen]}{f' ({others})' if others else ''}"
+        times = {one.name: f"{one.us:.3g} us{'' if one.accepted else ', refused'}" for one in self.trials}
+        others = ", ".join(f"{name}: {text}" for name, text in times.items() if name != self.chosen)
+        return f"{times[self.chosen]} by path {self.chosen}{f' ({others})' if others else ''}"
 
 
 def machine_kind(environment: Environment, runtime: str) -> str:

@@ -59,9 +59,9 @@ def test_versions_are_listed_tagged_found_protected_and_collected(call: Run, tra
     assert done.returncode == 0, done.stderr
     assert f" by {getpass.getuser()}" in call("versions", "show", "late@champion", cwd=trained).stdout
     way = call("versions", "show", "late@champion", cwd=trained).stdout.partition("one row takes ")[2].partition(";")[0]
-    assert re.fullmatch(r"\w+ [\d.e+]+ us \(\w+ [\d.e+]+ us(, refused)?\)", way)
+    assert re.fullmatch(r"[\d.e+]+ us by path \w+ \(\w+: [\d.e+]+ us(, refused)?\)", way)
     (choice,) = json.loads(call("--json", "versions", "show", "late@champion", cwd=trained).stdout)["row_calls"]
-    assert way.startswith(choice["chosen"])
+    assert f" by path {choice['chosen']} (" in way
     run = json.loads(call("--json", "runs", cwd=trained).stdout)["id"]
     assert f"late@1: one row takes {way}" in call("runs", "show", run, cwd=trained).stdout
     shown = call("versions", "list", "late", cwd=trained).stdout

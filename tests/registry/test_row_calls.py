@@ -68,10 +68,10 @@ def test_a_choice_is_made_once_a_kind_of_machine_and_followed_at_each_load(fores
     assert choice is not None
     assert choice.chosen == "trees" == loaded.row_call
     assert choice.rows == 59
-    assert choice.text.startswith("trees ")
-    assert "(library " in choice.text
+    assert " us by path trees (" in choice.text
+    assert "(library: " in choice.text
     assert {one.name: one.accepted for one in choice.trials} == {"trees": True, "library": True}
-    assert f"code path of single rows on {choice.machine} | trees " in registry.card(forest.version)
+    assert f"time to score a single row on {choice.machine} | {choice.text}" in registry.card(forest.version)
     assert registry.choose_row_call(loaded) == choice == forest.registry().row_choices(forest.version.name)[0]
 
     forest.keep(choice, forest.version, chosen="library")

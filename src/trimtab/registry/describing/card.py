@@ -101,7 +101,7 @@ def _identity(card: Document, about: About) -> None:
         ("calibration", "none" if artifact.recalibration is None else artifact.recalibration.kind),
         ("score of a row alone and in a batch", near),
         *(
-            (f"code path of single rows on {one.machine}", f"{one.text}, measured on {one.rows} rows")
+            (f"time to score a single row on {one.machine}", f"{one.text}, measured on {one.rows} rows")
             for one in about.row_choices
         ),
     ]

@@ -176,7 +176,7 @@ def test_a_ranking_names_its_lists_and_they_are_part_of_its_recipe():
         ({"metric": "ndcg_loss(0)"}, r"one of multi_log_loss.* or tt.ndcg_loss\(places\)"),
         (
             {"label": label(clicks, key="offer_id", value="offer_id", wait="1d", classes=["a", "b", "c"])},
-            "its label has 3 classes",
+            "the label has 3 classes",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_spaces_and_budgets_that_make_no_sense_are_refused(make: Callable[[], An
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (lambda strength: None, r"search looks for intercept, but its estimator function takes strength"),
+        (lambda strength: None, r"search looks for intercept, but the estimator function takes strength"),
         (lambda strength, intercept, depth: None, "needs depth, but search only looks for strength, intercept"),
         (LogisticRegression, "search looks for strength, intercept"),
     ],

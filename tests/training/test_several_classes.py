@@ -188,9 +188,9 @@ def test_classes_that_make_no_sense_are_refused(value: str, classes: Any, messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": "log_loss"}, "its label has 3 classes. Needed: one of multi_log_loss"),
+        ({"metric": "log_loss"}, "the label has 3 classes. Needed: one of multi_log_loss"),
         ({"metric": "accuracy"}, "must be one of multi_log_loss"),
-        ({"classes": None, "value": "code"}, "its label declares none"),
+        ({"classes": None, "value": "code"}, "the label declares none"),
         ({"calibration": "isotonic"}, "for several classes only platt"),
         ({"costs": {"false_positive": 1, "false_negative": 2}}, "for each true class of on_time, late, cancelled"),
         ({"sample": tt.sample(negatives=0.1)}, "of several classes"),

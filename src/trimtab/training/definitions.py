@@ -305,12 +305,12 @@ def _check_metric(name: str, metric: Metric, label: Label) -> None:
         ) from None
     if label.classes and kind != "multiclass":
         raise Misuse(
-            f"model {name!r}: metric={metric!r}, and its label has {len(label.classes)} classes. Needed: one of "
+            f"model {name!r}: metric={metric!r}, but the label has {len(label.classes)} classes. Needed: one of "
             f"{', '.join(CLASS_LOSSES)}."
         )
     if kind == "multiclass" and not label.classes:
         raise Misuse(
-            f"model {name!r}: metric={metric!r} is for several classes, but its label declares none. Needed: "
+            f"model {name!r}: metric={metric!r} is for several classes, but the label declares none. Needed: "
             'tt.label(..., classes=["...", ...]), or another metric.'
         )
 

@@ -240,7 +240,7 @@ def checked_search(name: str, given: Search | None, estimator: Callable[..., Any
         )
     if unknown:
         raise Misuse(
-            f"model {name!r}: search looks for {', '.join(unknown)}, but its estimator function takes "
+            f"model {name!r}: search looks for {', '.join(unknown)}, but the estimator function takes "
             f"{', '.join(named) or 'no argument'}. Write estimator=lambda {', '.join(wanted)}: ..."
         )
     return given

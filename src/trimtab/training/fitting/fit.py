@@ -150,8 +150,8 @@ def training_target(
     if not chosen.size:
         counts = training_set.manifest.lists
         raise Misuse(
-            f"{what}: no labels to learn from: of {training_set.rows} rows "
-            f"{', '.join(f'{n} are {state}' for state, n in training_set.manifest.by_state.items())}"
+            f"{what}: no labels to learn from: no row to fit on has a usable label. In the whole training set, "
+            f"{', '.join(f'{n} rows are {state}' for state, n in training_set.manifest.by_state.items())}"
             f"{'' if counts is msgspec.UNSET else f'; {counts.text}'}. Widen the window, or wait for labels."
         )
     target = training_set.target[chosen]

@@ -67,7 +67,7 @@ def checked_scores(
     if bad.size:
         raise Misuse(
             f"model {name!r}: {bad.size} of {len(matrix)} predictions lie outside [0, 1], e.g. {scores[bad[0]]:.4g}. "
-            "A probability is needed: give the estimator predict_proba, or choose a metric for numbers."
+            "Let the estimator's predict_proba return probabilities, or choose a metric for numbers."
         )
     if task == "count" and scores.min(initial=0.0) < 0.0:
         raise Misuse(

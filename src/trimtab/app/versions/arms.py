@@ -60,7 +60,7 @@ def set_arm(
         check_not_split(system, name, arm)
     version = registry.get(reference if there is None or "@" in reference else there.version)
     if arm == CANARY and share > 0.0:  # a shadow need not have passed a gate, because no client gets its answers
-        check_ungated(f"arm {version.name} as {arm}", registry.passed_gate(version), why)
+        check_ungated(f"{version.name} as {arm}", registry.passed_gate(version), why)
     ledgered = LedgeredArm(system, share, experiment)
     if there is not None and there.version == version.id:
         move = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}

@@ -177,7 +177,7 @@ def imported_model(
     if given.format == "pickle" and trust != "pickle":
         raise Misuse(
             f"{what}: it is a pickle, which runs code when it is read. Save it with skops or as its library's own "
-            'file; or allow that with trust="pickle", which is recorded on the version.'
+            'file; or allow that with --trust pickle (trust="pickle"), which the version records.'
         )
     encoding, step, recalibration = _encoding(what, given, model, categories)
     inspected = process.inspect(

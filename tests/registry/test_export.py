@@ -247,7 +247,7 @@ def test_a_pickle_leaves_only_with_trust_and_never_as_mlflow(tmp_path: Path, mak
     loaded = loaded_of(tmp_path, make(metric="brier", estimator=Stubborn), trust="pickle")
     with pytest.raises(Misuse, match='trust="pickle"'):
         exported(loaded, tmp_path / "out")
-    with pytest.raises(Misuse, match="A pickle cannot be exported to an MLflow folder"):
+    with pytest.raises(Misuse, match="A pickle cannot become an MLflow folder"):
         exported(loaded, tmp_path / "out", mlflow=True, trust="pickle")
     assert exported(loaded, tmp_path / "out", trust="pickle").difference <= 1e-9
 

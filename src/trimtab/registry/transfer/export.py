@@ -66,11 +66,7 @@ def export_version(
     if artifact.runtime == "pickle" and (mlflow or trust != "pickle"):
         raise Misuse(
             f"{what}: it is stored with pickle, which runs code when it is loaded. "
-            + (
-                "A pickle cannot be exported to an MLflow folder."
-                if mlflow
-                else 'Allow that with --trust pickle (trust="pickle").'
-            )
+            + ("A pickle cannot become an MLflow folder." if mlflow else 'Allow it: --trust pickle (trust="pickle").')
         )
     if runtime_named(artifact.runtime).format.export_file is None:
         raise Misuse(f"{what}: {artifact.runtime} models cannot be exported. Use the version through trimtab.")

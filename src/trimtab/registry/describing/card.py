@@ -154,7 +154,7 @@ def _training(card: Document, version: Version, manifest: Manifest) -> None:
         card.paragraph(
             f"Lists by {lists.column!r}: {lists.lists:,}, of up to {lists.longest:,} rows; {lists.whole:,} have a "
             f"final label for each row; in {lists.whole - lists.told:,} of these, all labels are equal. "
-            f"{lists.rows_without:,} rows belong to no list."
+            f"Rows in no list: {lists.rows_without:,}."
         )
     reasons = [
         (name, *(f"{counts.get(reason, 0):,}" for reason in ("found", "no_entity", "not_yet")), f"{rest:,}")

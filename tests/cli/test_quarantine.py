@@ -98,7 +98,7 @@ def test_a_load_of_which_nothing_was_taken_fails(folder: Path, call: Run) -> Non
     (folder / "open.ndjson").write_text(good)
     early = call("ingest", "weather", "open.ndjson", cwd=folder)
     assert (early.returncode, early.stderr) == (1, "Nothing was taken.\n")
-    assert "1 row left out: at the time of the file's newest row" in early.stdout
+    assert "1 row left out: they are dated less than the source's delay before" in early.stdout
     assert "load it with --live" in early.stdout
     assert call("ingest", "weather", "open.ndjson", "--live", cwd=folder).returncode == 0
     (folder / "project.py").write_text(PROJECT)

@@ -1,4 +1,4 @@
-"""Names for the completion of shells, read from the project's catalogue and file without running the project's code."""
+"""Complete names in a shell, from the project's catalogue and file, without running the project's code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STORED = ("access_key", "alias", "definition", "experiment", "run", "version_nu
 def completed(
     folder: Path, ctx: click.Context, parameter: click.Parameter, incomplete: str, kinds: tuple[str, ...]
 ) -> list[CompletionItem]:
-    """Return the names, of kinds such as "model" and "version", that begin with what was typed."""
+    """Return the names of these kinds that begin with what was typed, except those given already."""
     given = ctx.params.get(parameter.name or "")
     known = {name for kind, name in _known(folder) if kind in kinds and name.startswith(incomplete)}
     return [CompletionItem(name) for name in sorted(known.difference(given if isinstance(given, tuple) else ()))]

@@ -26,7 +26,7 @@ STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Confli
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 plus the number of the signal, as in shells
 _OF_NAMES = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 _AGAIN_S = 0.1  # after a signal, the time until its exception is raised again if it got lost, see `Terminated`
-_END_S = 5.0  # after everything was closed, the process must end within this time
+_END_S = 5.0  # if a signal stopped the command, the process is ended by force after this time
 
 
 class Terminated(BaseException):

@@ -36,7 +36,7 @@ def manner_options(function: F) -> F:
             metavar="DIR",
             expose_value=False,
             callback=_set_manner,
-            help="The project's folder (default: the nearest one upward with trimtab.toml).",
+            help="The project's folder (default: this folder or the nearest above it with trimtab.toml).",
         ),
     ):
         function = option(function)
@@ -106,7 +106,7 @@ def _check_text(ctx: click.Context) -> None:
 
 
 def names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], Any]:
-    """Return a function by which a shell completes names of kinds such as "model" and "version"."""
+    """Return the shell completion of an argument: names of these kinds, such as "model" and "version"."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
         from trimtab.cli.completing import completed
@@ -173,9 +173,7 @@ def say_which(project: Project, model: str | None, command: str) -> str | None:
 
 
 def refuse_given(why: str, *names: str) -> None:
-    """Raise an error if an option or argument was given that would have no effect.
-
-    `names` are the parameters of the options and arguments to look at.
+    """Raise an error if one of the parameters `names` was given, because it would have no effect.
 
     Raises:
         UsageError: One was given. The message names it and ends with `why`.

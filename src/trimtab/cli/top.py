@@ -33,8 +33,8 @@ _TIMEOUT_S = 5.0
 @click.option("--key", help="An API key with the role read, if one is needed; - reads it from standard input.")
 @click.option("--cafile", metavar="FILE", help="A PEM file with the certificates to trust, for HTTPS.")
 @click.option("--model", metavar="NAME", shell_complete=names("model"), help="Show the predictions of this model only.")
-@click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Seconds per view.")
-@click.option("--once", is_flag=True, help="Print one view, with rates over the time of --every, and end.")
+@click.option("--every", type=click.FloatRange(0.2, 3_600), default=1.0, show_default=True, help="Period in seconds.")
+@click.option("--once", is_flag=True, help="Print one view, with rates over one period, and end.")
 def top(url: str | None, key: str | None, cafile: str | None, model: str | None, every: float, once: bool) -> None:
     """Watch a running service: rates, latencies, versions, failures.
 
@@ -43,7 +43,7 @@ def top(url: str | None, key: str | None, cafile: str | None, model: str | None,
     \b
     Example:
       trimtab service top --once
-      trimtab service top --key - < key.txt     # a key on the command line shows in the list of processes
+      trimtab service top --key - < key.txt     # as an argument, a key would be visible in lists of processes
     """
     look = _looking(url, sys.stdin.readline().strip() if key == "-" else key, cafile)
     first = look()
@@ -149,7 +149,7 @@ def _context(config: Config | None, cafile: str | None) -> SSLContext | None:
 def _first(file: Path) -> str:
     """Return the first certificate in a file: the service's own.
 
-    The others are those of its issuers. Who trusts them trusts every certificate of these issuers.
+    The others belong to its issuers. Trusting them would mean trusting every certificate of these issuers.
     """
     text = file.read_bytes().decode("latin-1")
     found = re.search("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)

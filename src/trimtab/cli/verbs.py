@@ -110,7 +110,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
         }),
     },
     "What is kept": {
-        "storage": Group("Show the disk usage of the state, and free, repair, copy or restore it.",
+        "storage": Group("Show disk usage, free space, and repair, copy or restore the state.",
             "storage prune --dry-run", None, None, {
             "disk": "keep.keeping:disk", "prune": "keep.keeping:prune", "gc": "versions.registered:gc",
             "compact": "data.stored:compact", "materialise": "data.stored:materialise",

@@ -50,7 +50,7 @@ def why(prediction_id: str) -> None:
     "--out", type=click.Path(), metavar="FILE", help="The file to write (default: in reports/ of the state folder)."
 )
 def report(version: str, out: str | None) -> None:
-    """Write a version's evaluation and card as a page.
+    """Write a version's evaluation as a page, and its card as Markdown next to it.
 
     \b
     Example:

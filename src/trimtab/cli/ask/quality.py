@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="The length of a block (batch: a block for each batch of `trimtab predict`).",
 )
-@click.option("--slices", metavar="COLUMN", help="A row for each value of a column or named expression.")
+@click.option("--slices", metavar="COLUMN", help="Show a row for each value of a column or named expression.")
 @click.option("--since", metavar="T", help="Leave out blocks that begin before T.")
 @click.option("--until", metavar="T", help="Leave out blocks that begin at T or later.")
 @click.option(

@@ -11,7 +11,7 @@ from trimtab.cli.options import command, names, opened_project, refuse_given, ti
 from trimtab.cli.output import progress, show, show_each
 
 
-@command("skew", safe="No prediction was changed; a check that was not finished is not kept.")
+@command("skew", safe="No prediction was changed; the unfinished check is not recorded.")
 @click.argument("model", required=False, shell_complete=names("model"))
 @click.option(
     "--sample",

@@ -85,10 +85,9 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
         lines.append(f"  columns that are not declared, left out: {', '.join(taken.ignored)}")
     if taken.not_final:
         lines.append(
-            f"  {count_of(taken.not_final, 'row')} left out: at the time of the file's newest row, the source's delay "
-            "had not passed for them, so their values may still change. They will be taken "
-            "from a later file that contains them too. If the values in this file are final and became known now, load "
-            "it with --live."
+            f"  {count_of(taken.not_final, 'row')} left out: they are dated less than the source's delay "
+            "before the file's newest row, so their values may still change. They will be taken from a later file that "
+            "contains them too. If the values in this file are final and became known now, load it with --live."
         )
     if taken.absent:
         lines.append(f"  columns that the file lacks, set to null: {', '.join(taken.absent)}")

@@ -25,7 +25,7 @@ _NAMED = 10  # at most this many of the refused labels are shown
 @command("label", safe="Labels that were taken are safe in the log; run the same command again for the rest.")
 @click.argument("file", type=click.Path(path_type=Path))
 def label(file: Path) -> int:
-    """Load labels of predictions from a file with their ids.
+    """Load labels from a file with the ids of predictions.
 
     FILE has the columns prediction, prediction_id or id (the id of an answer), value (true or false, the number or the
     class) and, optionally, at (the time of the outcome). It ends in .csv, .tsv, .parquet, .ndjson, .jsonl, .feather or

@@ -45,7 +45,7 @@ def list_(source: str | None, reason: str | None) -> None:
 @_SOURCE
 @_REASON
 def replay(source: str | None, reason: str | None) -> None:
-    """Try the rows again, for example after a fix of project.py. Rows that fail again stay in quarantine.
+    """Try quarantined rows again, for example after a fix of project.py. Rows that fail again stay in quarantine.
 
     \b
     Example:
@@ -61,7 +61,7 @@ def replay(source: str | None, reason: str | None) -> None:
 @_REASON
 @click.option("--yes", is_flag=True, help="Drop the rows: this cannot be undone.")
 def drop(source: str | None, reason: str | None, yes: bool) -> None:
-    """Drop the rows for good.
+    """Delete quarantined rows for good.
 
     \b
     Example:

@@ -27,7 +27,7 @@ def materialise() -> None:
 
 @command("rebuild", safe="What was there before is kept; run the same command again.")
 @click.argument("view", required=False, shell_complete=names("view"))
-@click.option("--all", "every", is_flag=True, help="All views, also damaged ones.")
+@click.option("--all", "every", is_flag=True, help="Rebuild all views, also damaged ones.")
 def rebuild(view: str | None, every: bool) -> None:
     """Rebuild the online features of a view from history.
 

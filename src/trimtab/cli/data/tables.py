@@ -30,7 +30,7 @@ _FINAL = click.option(
 _REASONS = click.option(
     "--reasons",
     is_flag=True,
-    help="Add a column with reasons for each feature of a view, and for each expression that may fail.",
+    help="For each feature of a view, and each expression that may fail, add a column: why its value is null.",
 )
 _EVENTS = click.option(
     "--events",
@@ -56,7 +56,7 @@ _EVENTS = click.option(
     shell_complete=names("view"),
     help="The features of this view; may be repeated.",
 )
-@click.option("--at", metavar="TIME", help="The column of times, or one ISO 8601 time (default: the model's own).")
+@click.option("--at", metavar="TIME", help="The column of times, or one ISO 8601 time (default: the request's).")
 @_FINAL
 @_REASONS
 @_EVENTS
@@ -64,8 +64,8 @@ _EVENTS = click.option(
 def join(requests: Path, model: str | None, views: tuple[str, ...], events: tuple[str, ...], **given: Any) -> None:
     """Add features to a file of requests, each as of its own time.
 
-    REQUESTS is .parquet or .csv. The result has its rows, in their order, with its columns and then the features. Data
-    that do not fit into memory are processed in parts. If a run was stopped, the same command resumes it.
+    REQUESTS is .parquet or .csv. The result has the same rows in the same order: the columns of REQUESTS and then the
+    features. Data that do not fit into memory are processed in parts. The same command resumes a stopped run.
 
     \b
     Example:
@@ -85,7 +85,7 @@ def join(requests: Path, model: str | None, views: tuple[str, ...], events: tupl
 @click.option("--at", metavar="TIME", help="The time, ISO 8601 (default: now).")
 @click.option("--start", metavar="TIME", help="The first of several times; with --end and --every.")
 @click.option("--end", metavar="TIME", help="The end of several times, exclusive.")
-@click.option("--every", metavar="TIME", help='The step from one time to the next, such as "1d".')
+@click.option("--every", metavar="DURATION", help='The step from one time to the next, such as "1d".')
 @_FINAL
 @_REASONS
 @_EVENTS

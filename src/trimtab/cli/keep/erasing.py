@@ -29,12 +29,12 @@ _SAFE = "What is erased stays erased; run the same command again to finish."
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing; show what would be erased.")
 @click.option("--why", default="", metavar="TEXT", help="The reason, for the ledger; give no personal data.")
-@click.option("--training-sets", is_flag=True, help="Delete all rows of stored training sets that contain the key.")
+@click.option("--training-sets", is_flag=True, help="Also delete whole training sets that contain the key.")
 def forget(entity: str, key: tuple[str, ...], file: Path | None, dry_run: bool, why: str, training_sets: bool) -> None:
     """Erase a person, or another entity, from everything that the project keeps.
 
-    ENTITY is an entity, or a column of a source that holds its key. KEY has one value for each of its columns, and may
-    be repeated. Stop the service first. If a run was stopped, the same command finishes it.
+    ENTITY is a declared entity, or the column of a source that holds the key. KEY has one value for each column of the
+    entity, and may be repeated. Stop the service first. If a run was stopped, the same command finishes it.
 
     \b
     Example:

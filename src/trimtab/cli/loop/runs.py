@@ -96,7 +96,7 @@ def show_doing(meter: Meter, run: Run) -> None:
 
 
 def _said(run: Run) -> str:
-    """Return how a run ended, without what its state already says."""
+    """Return the kind of error of a run, unless it was cancelled, and its outcome without the id."""
     told = run.outcome.removeprefix(f"run {run.id}: ")
     return f"{run.error}: {told}" if run.error and run.state != "cancelled" else told
 

@@ -16,11 +16,11 @@ _SHOWN = 10
 @command("run", safe=_SAFE)
 @click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--trials", type=int, metavar="N", help="The number of trials (default: as the model declares).")
-@click.option("--time", metavar="TIME", help="The time limit of all trials together, e.g. 10m.")
+@click.option("--time", metavar="DURATION", help="The time limit of all trials together, e.g. 10m.")
 def search(model: str | None, trials: int | None, time: str | None) -> None:
     """Look for the best parameters of a model's estimator.
 
-    The model declares with tt.search where to look. The next `trimtab train` takes the best parameters. A stopped
+    The model declares the ranges with tt.search. The next `trimtab train` takes the best parameters. A stopped
     search is resumed. Without MODEL, the project's first deployment is meant.
 
     \b

@@ -59,8 +59,8 @@ def add(name: str, roles: tuple[Role, ...], rate: str | None) -> None:
         first = not project.keys.ever() and project.config.serve.require_key is None
         key = project.keys.add(name, roles, rate=rate, actor=account())
     closes = [
-        "This is the first key: from now on requests without a key are refused. A new state folder would allow them "
-        "again, unless you set serve.require_key = true."
+        "This is the first key: from now on requests without a key are refused. With a new state folder they would be "
+        "answered again, unless you set serve.require_key = true."
     ]
     lines = [key, "", "Keep it now: it is not stored, and cannot be shown again.", *(closes if first else [])]
     show(NewKey(name=name, roles=roles, rate=rate, key=key), lines)

@@ -15,7 +15,7 @@ from trimtab.store.durable_files import write_durably
 
 
 @command("rules")
-@click.option("--docs", metavar="URL", help="The address of the documentation, for links to runbooks.")
+@click.option("--docs", metavar="URL", help="The URL of the folder docs, for links to runbooks.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -23,7 +23,7 @@ from trimtab.store.durable_files import write_durably
     help="Write the rules to this folder, with their tests.",
 )
 def rules(docs: str | None, out: Path | None) -> None:
-    """Print alerting rules for Prometheus, which watch a service's /metrics.
+    """Print alerting rules for Prometheus, which use the metrics of a service's /metrics.
 
     With --out they are written to a folder, together with unit tests for promtool.
 

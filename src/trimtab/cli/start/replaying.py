@@ -131,7 +131,7 @@ def _show_search(result: ReplayResult) -> None:
 def demo(where: Path | None, seed: int) -> None:
     """Replay the project's history through the whole loop, and report.
 
-    PROJECT is the project's folder (default: the nearest one upward with trimtab.toml).
+    PROJECT is the project's folder (default: this folder or the nearest above it with trimtab.toml).
 
     \b
     Example:

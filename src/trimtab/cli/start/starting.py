@@ -67,8 +67,8 @@ def init(
     cannot be guessed, an error names the option to give. The file stays as it is. The project reads it, and later files
     like it, by declared rules. No file is ever overwritten.
 
-    With --run, the commands that are printed at the end are also run, up to the first that fails, and then `trimtab
-    tick`. Exit status 1: one failed.
+    With --run, the commands that load the file, train and answer a row are also run, and then `trimtab tick`, up to the
+    first that fails. Exit status 1: one failed.
 
     \b
     Example:

@@ -125,7 +125,7 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
     help="The reason, shown when a removed version is loaded later.",
 )
 def gc(dry_run: bool, **limits: Any) -> None:
-    """Remove unneeded artifacts of versions, searches and results of steps.
+    """Remove unneeded searches, results of steps, and artifacts of versions.
 
     Their records stay, so questions about the past can still be answered. Kept are: everything new; versions to which
     an alias points or can be rolled back; and versions that a gate record, a ledger row or a logged prediction names.
@@ -133,7 +133,7 @@ def gc(dry_run: bool, **limits: Any) -> None:
     what keeps each version.
 
     The newest searches are kept, and those that chose a version's parameters. Results of steps are removed if their
-    training did not succeed, and ended longer ago than --grace and than a day.
+    training did not succeed, and ended more than a day and more than --grace ago.
 
     \b
     Example:

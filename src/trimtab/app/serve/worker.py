@@ -86,7 +86,6 @@ def _end_alone(grace_s: float) -> None:
 
 def answer(system: System, task: WorkerTask, line: WorkerChannel, listener: socket.socket) -> None:
     """Answer requests at `listener` until SIGTERM."""
-    from trimtab.app.serve.background import BackgroundTasks
     from trimtab.app.serve.followed_views import FollowedViews
     from trimtab.app.serve.parts import http_service, tls_of
     from trimtab.serving.http.server.accepting import Connections

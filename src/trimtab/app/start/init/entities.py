@@ -1,4 +1,4 @@
-"""Entities that rows are about besides their key, such as the customer of an order."""
+"""Entities, other than the key, that rows are about, such as the customer of an order."""
 
 from __future__ import annotations
 

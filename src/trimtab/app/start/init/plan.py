@@ -179,7 +179,7 @@ def plan(table: DataTable, options: Options, now_us: int) -> Plan:
 
 
 def plan_lines(planned: Plan) -> list[str]:
-    """Return what was assumed as text for a terminal."""
+    """Return the assumptions, the columns left out and the notes, as lines for a terminal."""
     return [
         *listed_lines("Assumed (the option changes it):", [one.text for one in planned.assumed])[1:],
         *listed_lines("Left out of the features:", [f"{name!r} {why}" for name, why in planned.left_out.items()]),

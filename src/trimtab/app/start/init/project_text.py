@@ -18,7 +18,7 @@ _TYPES: dict[Dtype, str] = {"float": "float", "int": "int", "bool": "bool", "str
 
 def settings_text(planned: Plan) -> str:
     """Return the text of trimtab.toml."""
-    return f"""# All settings: docs/settings.md. TRIMTAB_SERVE_PORT=9000 in the environment wins over this file.
+    return f"""# All settings: docs/settings.md. Variables such as TRIMTAB_SERVE_PORT=9000 override this file.
 [project]
 name = {python(planned.name)}
 
@@ -74,7 +74,7 @@ def _request(table: DataTable, planned: Plan) -> str:
     ahead = planned.panel is not None and planned.panel.horizon_us
     lead = f"    lead={python(planned.panel.horizon)},\n" if planned.panel is not None and ahead else ""
     return f"""# Requests to the model: the same columns in a file, in Python and over HTTP.
-# The rules say how this file and later ones are read.
+# Arguments such as nulls and time_format say how data files are read.
 question = tt.request(
     {python(planned.name)},
     key={python(planned.key.name)},
@@ -296,8 +296,8 @@ def _model(planned: Plan) -> str:
     metric={python(metric)},{allowed}
 )
 
-# When quality has dropped, train again and promote only what is shown to be better; after 30 days, also what is not
-# shown to be worse.
+# Train again when quality has dropped: a version is then promoted only if it is shown to be better. Train again after
+# 30 days, too: then it is enough that the version is not shown to be worse.
 tt.deployment(
     model,
     retrain=tt.on_quality_drop() | tt.every("30d"),

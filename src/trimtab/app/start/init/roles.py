@@ -163,7 +163,7 @@ def known_column(
         named = existing(table, "--known-at", options.known_at)
         table.as_time(named)
         if named == time:
-            raise Misuse(f"--known-at {named!r} is the time of a row. Name the time of its label, or none.")
+            raise Misuse(f"--known-at {named!r} is the time of a row. Name the time of its label, or write `none`.")
         return named
     others = [c for c in table.columns.values() if c.dtype == "time" and c.name != time and c.present]
     _ask_about_states(table, others, time, label)

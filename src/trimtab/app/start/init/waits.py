@@ -68,7 +68,7 @@ def wait_in(table: DataTable, time: str, label: str, positive: str, known_at: st
         )
     delays = _delays(table, time, known_at, ages.unit_us) if known_at is not None else 0
     if delays:
-        said.append(f"{100 * _KNOWN_BY:.0f} % of {known_at!r} lie within {_text(delays, ages.unit_us)} of {time!r}")
+        said.append(f"{_KNOWN_BY:.0%} of times in {known_at!r} lie within {_text(delays, ages.unit_us)} of {time!r}")
     if said:
         return Wait(_text(max(unlabelled, delays), ages.unit_us), "; ".join(said), True)
     fallen = _incomplete(ages, ages.positive, _few_positive, _LEAST_POSITIVE)
@@ -98,16 +98,15 @@ def _ages(table: DataTable, time: str, label: str, positive: str, newest_us: int
 def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) -> int:
     """Return the age, in units from the newest row, below which labels are not complete yet; 0 if all are.
 
-    `counts` has for each age the number of rows that count: those with a label, or those with a positive one. Their
-    usual share is that in the older half of all rows. Rows are looked at in blocks, newest first. A block has at least
-    30 rows, and enough rows to contain `least` that count if their share is the usual one. A block is incomplete if its
-    share is too low (`lacks`).
+    `counts` has for each age the number of rows with a label, or with a positive one. Their usual share is that in the
+    older half of all rows. Rows are looked at in blocks, newest first. A block has at least 30 rows, and so many that
+    `least` of them would be counted at the usual share. A block is incomplete if its share is too low (`lacks`).
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():
         return 0
     usual = counts[half].sum() / ages.rows[half].sum()
-    none = int(np.argmax(counts > 0))  # how many ages, from the newest on, have no row that counts
+    none = int(np.argmax(counts > 0))  # how many ages, from the newest on, have no counted row
     until = complete = rows = found = 0
     if usual > _NEARLY_ALL and ages.rows[:none].sum() >= _LEAST_NONE:
         until = int(ages.age[none - 1]) + 1

@@ -58,7 +58,7 @@ def kind_of_column(connection: DuckDBPyConnection, name: str, choices: Choices) 
     """Guess the type of a column of the table `raw` from its different texts.
 
     Raises:
-        Misuse: A format that was given is no format, or is a number format that too few values fit.
+        Misuse: A given format is invalid, or a given number format fits too few values.
     """
     q = quoted(name)
     connection.execute(
@@ -95,7 +95,7 @@ def _sample(connection: DuckDBPyConnection) -> list[str]:
 
 
 def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], choices: Choices) -> Kind | None:
-    """Return the type of a column of numbers, times or bools; None if it is text."""
+    """Return the type of a column of numbers, times or bools, or that of a text with an oddity; None: other text."""
     if name in choices.times:
         return _times(connection, choices.times[name], given=True)
     if name in choices.numbers:
@@ -121,8 +121,8 @@ def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], cho
             return Kind(
                 dtype="float",
                 number_format=numbers.example,
-                question=f"{sample[0]!r} may be a thousand or a fraction. Say how the column writes 1234.56: "
-                f"--number {quote(f'{name}={one_way}')} or --number {quote(f'{name}={other}')}",
+                question=f"the sign in {sample[0]!r} may separate thousands or decimals. Say how the column writes "
+                f"1234.56: --number {quote(f'{name}={one_way}')} or --number {quote(f'{name}={other}')}",
             )
         return _numbers(connection, numbers.example)
     times = times_in(sample)
@@ -168,7 +168,7 @@ def _times(connection: DuckDBPyConnection, written: str, *, given: bool = False)
     if written == ISO:
         test = f"regexp_full_match(t, {literal(ISO_8601)}) AND TRY_CAST(t AS TIMESTAMPTZ) IS NOT NULL"
     else:
-        reader(written)  # refuses what is no format
+        reader(written)  # raises an error if the format is invalid
         test = f"try_strptime(t, {literal(written)}) IS NOT NULL" if "%" in written else "false"
     try:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE odd AS SELECT t, n FROM filled WHERE NOT ({test})")

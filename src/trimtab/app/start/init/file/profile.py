@@ -46,7 +46,7 @@ def profile(table: DataTable) -> FileProfile:
     oddities = []
     if duplicates:
         repeat = "row repeats" if duplicates == 1 else "rows repeat"
-        oddities.append(f"{duplicates:,} {repeat} another row exactly (lines {lines}); each counts once")
+        oddities.append(f"{duplicates:,} {repeat} another row exactly (lines {lines}); equal rows count once")
     if table.bad:
         types = {name: c.dtype for name, c in table.columns.items() if c.dtype}
         shown = "; ".join(problem_of(bad, types).rstrip(".") for bad in table.bad[:3])

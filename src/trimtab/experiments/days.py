@@ -24,7 +24,7 @@ _TRIES = 10
 
 
 class Reached(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the days of an experiment are closed, and which units were exposed on them."""
+    """The end of the closed days of an experiment, and the units that were exposed on them."""
 
     generation: int
     closed_until_us: int  # all days before this time are closed
@@ -38,7 +38,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lateness(msgspec.Struct, frozen=True, kw_only=True):
-    """The longest time after an exposure at which it may be logged to count. Importing older exposures raises it."""
+    """The largest delay with which an exposure may be logged and still counts. Importing older exposures raises it."""
 
     generation: int
     late_us: int
@@ -110,9 +110,9 @@ def end_us(state: ExperimentState, definition: Experiment) -> int:
 
 
 def cut_windows(state: ExperimentState, definition: Experiment, units: int | None = None) -> str | None:
-    """Return a sentence about the units (their number, if known) that do not count, as the end cut their windows.
+    """Return a sentence about the units that do not count because the end cut their windows; None if there are none.
 
-    None: there are none.
+    `units` is their number, None if it is unknown.
     """
     from_us = max(end_us(state, definition), state.started_at_us)
     if from_us >= intake_end_us(state, definition) or units == 0:

@@ -45,7 +45,7 @@ def switchback(*, every: str | int, gap: str | int = 0, by: str | Sequence[str] 
         by: The columns that identify a region. By default, all requests are one region.
 
     Raises:
-        Misuse: The block is empty, the gap leaves nothing of it, or it is longer than a day but not of whole days.
+        Misuse: The block is empty, within the gap, or longer than a day but not a whole number of days.
 
     >>> switchback(every="2h", gap="20min", by="city").by
     ('city',)
@@ -169,7 +169,7 @@ def experiment(
         (
             planned is not None and DAY_US <= planned <= evidence_us,
             f"duration={duration!r}: errors are computed from the differences between days, or longer blocks of a "
-            'switchback, so after one day nothing could be judged. Give several, such as "14d", and spread the units.',
+            'switchback, so after one day nothing could be judged. Give several days, such as "14d".',
         ),
         (
             planned is not None and steps[-1][0] >= planned,

@@ -132,7 +132,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def evidence_us(self) -> int:
         """The length of the blocks of time that count as evidence: a day, or a longer block of a switchback.
 
-        A region keeps its variant for a whole block, so the days within a block say the same thing again.
+        A region keeps its variant for a whole block, so the days of a block are not independent.
         """
         return max(DAY_US, 0 if self.switchback is None else self.switchback.every_us)
 

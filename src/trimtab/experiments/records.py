@@ -20,7 +20,7 @@ Phase = Literal["running", "paused", "stopped", "concluded"]
 
 
 class Allocation(msgspec.Struct, frozen=True, kw_only=True):
-    """Which buckets get which variant from a time on."""
+    """The assignment of buckets to variants from a time on."""
 
     from_us: int
     share: float  # the share of the units of the layer that take part
@@ -30,7 +30,7 @@ class Allocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExperimentState(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened to an experiment since its newest start. Each start is a new generation."""
+    """The state of an experiment since its newest start. Each start is a new generation."""
 
     name: str
     hash: str  # the hash of the definition at the start
@@ -82,7 +82,7 @@ class ExperimentStatus(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """A unit met its variant. Only the first exposure of a unit counts."""
+    """The record that a unit met its variant. Only the first exposure of a unit counts."""
 
     experiment: str
     generation: int
@@ -133,7 +133,7 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     day_us: int
     variants: dict[str, VariantDay]
-    crossed: int = 0  # units that met another variant than their first on this day, and on no earlier one
+    crossed: int = 0  # units that met another variant than their first, for the first time on this day
     left_out: dict[str, int] = {}  # by variant: the units of this day that do not count, because they met another one
     not_eligible: dict[str, int] = {}  # units that took no part because a feature was missing, by feature and reason
     crowded: dict[str, int] = {}  # by attribute that has too many values for slices: how many it has

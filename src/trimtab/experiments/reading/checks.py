@@ -74,7 +74,7 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
     if found.holds:
         where = _lopsided(definition, [day for day, _ in steady], expected)
         if where:
-            text += f". This hides that units of slices are split otherwise: {', '.join(where)}."
+            text += f". But in some slices, units are split otherwise: {', '.join(where)}."
         return RatioCheck(holds=not where, p=found.p, text=text, slices=where)
     where = _where(definition, [day for day, _ in steady], expected)
     if found.failed is not None:
@@ -152,7 +152,7 @@ def left_out_by_shares(definition: Experiment, state: ExperimentState, day_us: i
 
 
 def without_events(metrics: Sequence[Metric], days: Sequence[ExperimentDay]) -> list[str]:
-    """Return sentences about metrics without events on all days or on some. Metrics with equal sentences share one."""
+    """Return sentences about metrics that have no event, on some days or at all. Equal sentences become one."""
     found: dict[str, list[str]] = {}
     for metric in metrics:
         if (text := _without_events(metric, days)) is not None:
@@ -161,13 +161,11 @@ def without_events(metrics: Sequence[Metric], days: Sequence[ExperimentDay]) -> 
 
 
 def _without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
-    """Return a sentence with `_NAME` for the metric's name, or None.
+    """Return a sentence if a metric has no event at all, or none on days on which many are expected; otherwise None.
 
-    It is about a metric that has no event at all, or none on days on which many are expected.
-
-    Each variant is also judged by its own other days, so a feed that stops for one variant is seen, too.
-
-    Nothing is said if only days that are left out have events: the text of the decision mentions these.
+    The sentence has `_NAME` for the metric's name. Each variant is also judged by its own other days, so a feed that
+    stops for one variant is seen, too. If only days that are left out have events, the result is None, because the text
+    of the decision mentions these events.
     """
     if metric.source is None:
         return None
@@ -193,7 +191,7 @@ def _without_events(metric: Metric, days: Sequence[ExperimentDay]) -> str | None
 
 
 def _silent_days(metric: Metric, days: Sequence[ExperimentDay], names: Sequence[str]) -> list[str]:
-    """Return the days on which no unit of some variants has an event, although many should by their other days."""
+    """Return the days on which no unit of the variants has an event, although their other days suggest many."""
     here = [[day.variants.get(name, VariantDay()) for name in names] for day in days]
     sums = [[one.metrics.get(metric.name, ArmSums()) for one in some] for some in here]
     happened = np.array([any(has_event(metric, one) for one in some) for some in sums], bool)
@@ -229,7 +227,7 @@ def small_strata(definition: Experiment, days: Sequence[ExperimentDay]) -> str |
 
 
 def skewed_values(definition: Experiment, metric: Metric, days: Sequence[ExperimentDay]) -> str | None:
-    """Return a sentence if a few units have most of a metric in a variant with far fewer units; otherwise None.
+    """Return a sentence if one variant has far fewer units, and a few of these have most of a metric; otherwise None.
 
     The mean of such values is far from normally distributed. Between variants with equally many units, this cancels.
     """

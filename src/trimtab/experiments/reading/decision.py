@@ -30,8 +30,8 @@ from trimtab.experiments.records import ExperimentDay, ExperimentState
 HORIZON_DAYS = 60  # an experiment without a declared duration is assumed to run at most this long
 _MANY_UNITS = 1_000  # if there is no interval with so many units in each variant, a few units probably have huge values
 _EARLY_DAYS = 3  # before this many days, the remaining time is not estimated
-# before a trend can be told from the days of a week: fewer units become known as such if the newest day has less than
-# this share of the first day's
+# while there are too few days to see a trend, units are said to become fewer if the newest day has less than this share
+# of the first day's
 _FEWER = 0.75
 _ANY_TIME_SCORE, _SCORE = 2.9, 2.0  # about the half-width of an interval in standard errors; see `_score`
 _POWER_SCORE = 0.84  # an effect this many standard errors larger than the half-width is seen in four of five cases
@@ -220,7 +220,7 @@ def _gain(some: Sequence[MetricReading]) -> float:
 
 
 def _ship(name: str, some: Sequence[MetricReading], others: Mapping[str, Sequence[MetricReading]]) -> Recommendation:
-    """Return that a variant may be shipped, and that others (`others`) might be, too."""
+    """Return the recommendation to ship a variant. The text says that `others` could be shipped, too."""
     parts = [shown_effect(one) for one in some if one.role == "primary"]
     guardrails = [one.metric for one in some if one.role == "guardrail"]
     if guardrails:
@@ -304,7 +304,7 @@ def _go_on(
     duration_us = definition.duration_us
     horizon = HORIZON_DAYS if duration_us is None else days + max(0, -(-duration_us // DAY_US) - len(closed))
     expected, follows = trend(units, max(horizon, days)) if days else (units, False)
-    # by number of days: how many days with as many units as the past ones on average these are worth
+    # by number of days: how many past days of average traffic they are worth
     worth = np.arange(1.0, max(horizon, days) + 1.0)
     if follows:
         worth = np.cumsum(np.concatenate([units, expected[days:]])) / units.mean()
@@ -369,9 +369,7 @@ def _advice(one: MetricReading) -> str:
             "it; otherwise conclude the experiment with this reason, or start it again"
         )
     if one.kind != "quantile":
-        return (
-            "No variant can have less than none, so this proves nothing: does the metric read the right ids and events?"
-        )
+        return "Such events are good, so having none proves nothing: does the metric read the right ids and events?"
     return (
         "The quantile is 0 in both variants, and a share of 0 is no margin. Start the experiment again with the share "
         'of the units with an event (kind="proportion") instead, which has a rule for events that never happen'

@@ -213,7 +213,7 @@ def days_shown(
 ) -> Sequence[ExperimentDay]:
     """Return the closed days until the planned end; with planned looks, only those until the newest look.
 
-    In a switchback with longer blocks, the days of each block are one, and a block counts when its last day is closed.
+    In a switchback with longer blocks, the days of a block are merged, and it counts once its last day is closed.
     """
     planned_us = state.started_at_us + (definition.duration_us or sys.maxsize)
     days = [one for one in closed if one.day_us < planned_us]

@@ -37,7 +37,7 @@ _SPLITS = 20  # how often past units are split at random, to see how much the di
 _LEAST_DAYS = 3
 _FORTNIGHT = 14
 _SURE = 1.25  # a larger `MetricPlan.factor` is mentioned
-_FEWER = 0.9  # a note says that days differ if they are worth fewer equal ones than this share of their number
+_FEWER = 0.9  # a note says that days differ if they are worth less than this share of as many equal days
 
 
 class RulePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class MetricPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExperimentPlan(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """How long an experiment takes, and which effects it can show."""
+    """The expected length of an experiment, and the effects that it can show."""
 
     experiment: str
     rule: Rule  # the declared one
@@ -221,14 +221,14 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
 
 
 def _ramp(definition: Experiment, past: PastUnits, days: int) -> FloatArray:
-    """Return the share of the units that take part when each day begins, as a share of the largest one."""
+    """Return the share of the units that take part at the beginning of each day, relative to the largest share."""
     at_us, shares = (np.array(one) for one in zip(*ramp_steps(definition, past.known_at_us), strict=True))
     found: FloatArray = shares[np.searchsorted(at_us, np.arange(days) * DAY_US, side="right") - 1]
     return found / definition.largest_share
 
 
 def _ramped(expected: tuple[tuple[float, ...], ...], ramp: FloatArray, *, again: bool) -> tuple[tuple[float, ...], ...]:
-    """Return the units of each day under the ramp. `expected` has those if the largest share applied from the start.
+    """Return the units of each day under the ramp. `expected` has the units if the largest share applied at once.
 
     `again`: the same units keep returning, so new ones become fewer. Then the units that a step of the ramp adds come
     as if the experiment started on the day of that step.

@@ -68,7 +68,7 @@ class PastUnits(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class PlantedRuns(Shown, msgspec.Struct, frozen=True, kw_only=True):
-    """How often an experiment would have decided rightly about a planted effect, when, and at what cost."""
+    """The decisions of many runs about a planted effect: how many were right, when they came, and what they cost."""
 
     experiment: str
     rule: str
@@ -223,8 +223,8 @@ def split_days(
 ) -> tuple[ExperimentState, Array, list[ExperimentDay]]:
     """Assign past units as in one run, and return the state, the number of each unit's variant, and the days.
 
-    The share of the units grows by the declared ramp from the first day on. A unit takes part from the first of its
-    rows on that is in the share of its time; its other rows, and units that do not take part, have the number -1.
+    The share of the units grows by the declared ramp from the first day on. A unit takes part with the first of its
+    rows that is in the share at the row's time. Its other rows, and units that do not take part, have the number -1.
 
     Args:
         definition: The experiment.
@@ -266,7 +266,7 @@ def ramp_steps(definition: Experiment, now_us: int) -> list[tuple[int, float]]:
     [(0, 0.1), (86400000000, 0.5)]
     """
     dated = [(max(0, at_us - now_us), share) for at_us, share in definition.ramp_at]
-    steps = dict([(0, definition.share), *definition.ramp, *dated])  # of several steps at the start, the last one
+    steps = dict([(0, definition.share), *definition.ramp, *dated])  # of steps at the same time, the last counts
     return sorted(steps.items())
 
 

@@ -18,7 +18,7 @@ _CONSTANT_DAYS, _CLOSER = 21, 1 / 3
 
 
 def trend(units: FloatArray, days: int) -> tuple[FloatArray, bool]:
-    """Return the expected units of each of `days` days, and whether they follow a trend; otherwise it is the mean.
+    """Return the expected units of each of `days` days, and whether they follow a trend; if not, each is the mean.
 
     New units become fewer if the same ones return. So a * exp(-b * day) + c is fitted to the means of all weeks; c are
     units that keep coming, 0 unless three weeks show them. If units become more, they are expected to stay as many as
@@ -26,7 +26,7 @@ def trend(units: FloatArray, days: int) -> tuple[FloatArray, bool]:
 
     Args:
         units: The new units of each past day.
-        days: The number of days, counted from the first past one, and at least as many.
+        days: The number of days, counted from the first past day; at least the number of past days.
 
     >>> expected, follows = trend(500.0 * 0.9 ** np.arange(28.0) + 20.0, 100)
     >>> follows, [round(float(expected[day])) for day in (0, 27, 99)]
@@ -61,10 +61,10 @@ def trend(units: FloatArray, days: int) -> tuple[FloatArray, bool]:
 
 
 def courses(units: FloatArray, days: int) -> tuple[tuple[float, ...], ...]:
-    """Return for starts on each day of the week the expected units of each of `days` days.
+    """Return the expected units of each of `days` days, for a start on each day of the week.
 
-    The past days are repeated from one of their first seven on, in whole weeks if there is one, and follow the trend.
-    If all days are equal, there is no course.
+    The differences between the newest past days (whole weeks, if there is one) are repeated, around the trend. If all
+    past days are equal, the result is empty.
     """
     expected, follows = trend(units, max(days, units.size))
     if not follows and np.ptp(units) <= 1e-9 * units.mean():
@@ -77,5 +77,5 @@ def courses(units: FloatArray, days: int) -> tuple[tuple[float, ...], ...]:
 
 
 def _by_week(values: FloatArray) -> FloatArray:
-    """Return the means of all weeks of days in a row, which overlap."""
+    """Return the means over each seven days in a row (they overlap)."""
     return np.convolve(values, np.full(_WEEK, 1.0 / _WEEK), "valid")

@@ -76,7 +76,7 @@ def test_a_worker_that_cannot_read_the_project_file_any_more_says_why_and_comes_
         assert found is not None
         (line,) = _not_answering(found)  # nobody can open the project now, to ask for its status
         assert line.startswith("worker 1 of the service does not answer; worker 1 (pid ")
-        assert "Misuse: the project file has changed since the service started; put it right and restart" in line
+        assert "Misuse: the project file has changed since the service started; correct it and restart" in line
         assert "SyntaxError" in line
         assert shop.call(f"{url}/health/ready")[0] == 200
         file.write_text(before)

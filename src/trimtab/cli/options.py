@@ -74,7 +74,7 @@ def _command_class(safe: str) -> type[click.Command]:
 
 @contextmanager
 def fewer_proposals() -> Iterator[None]:
-    """For an unknown option, propose a similar one, unless that deletes something or changes which version answers.
+    """For an unknown option, propose a similar one, unless that is in `CAREFUL_OPTIONS`.
 
     If none is proposed but a harmless neighbouring verb has the option, the message names that verb.
     """

@@ -142,7 +142,7 @@ OLD = {
 # the same for verbs below a group
 OLD_BELOW = {("keys", "show"): "list", ("ledger", "show"): "list", ("quarantine", "show"): "list"}
 
-# Verbs and options that delete or stop something, or change which version answers. "Did you mean" never proposes them.
+# Verbs and options that change more than is easily undone. "Did you mean" never proposes them.
 CAREFUL = {
     *("apply", "approve", "canary", "forget", "freeze", "promote", "reject", "rollback", "tick", "train", "unfreeze"),
     *(f"experiment {name}" for name in ("conclude", "pause", "ramp", "resume", "start", "stop")),

@@ -343,9 +343,9 @@ class BackgroundTasks(Closing):
                 if not self._stop.is_set() and (count or self.failures.get(name) != failure):
                     _logger.exception("%s failed", name)
             if not self._stop.is_set() and (count or self.failures.get(name) != failure):
-                self._judge(name, failure)
+                self._record_result(name, failure)
 
-    def _judge(self, name: str, failure: str | None) -> None:
+    def _record_result(self, name: str, failure: str | None) -> None:
         with self._mutex:
             before = self.failures
             # a new dict, because other threads may read the old one

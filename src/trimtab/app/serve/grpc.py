@@ -1,4 +1,4 @@
-"""Serve a project over gRPC next to HTTP if a gRPC port is set, in every process that answers."""
+"""Serve gRPC next to HTTP, in every process that answers, if a gRPC port is set."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _MARK = "connections"  # a file that exists while workers may be running; made a
 def when_port_is_free(folder: Path, take: Callable[[], T]) -> T:
     """Return the result of `take`, which listens at a port.
 
-    If a service was killed, its workers may hold the port for a while, and `take` is called again until they end. A
+    If a service was killed, its workers may hold the port for a while, so `take` is called again for up to `_LEFT_S`. A
     file (the mark) says that there may be such workers. It is kept until this service has the port: if this start is
     killed while it waits, the next one finds the mark. Without a mark, `take` is called once.
 

@@ -63,7 +63,7 @@ def predict_frame(system: System, frame: Any, model: str, at_us: int | None, pro
 
 
 def _answers_of_past(system: System, served: ServedModel, table: Columns, progress: Any) -> list[Answer]:
-    """Answer rows of earlier times as a batch, each as of its own time."""
+    """Answer rows that were due over an hour ago as a batch, each as of its own time minus the lead."""
     if not table.rows:
         return []
     made = answer_table(

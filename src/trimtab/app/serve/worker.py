@@ -73,7 +73,7 @@ def _definitions(file: Path) -> Definitions:
     try:
         return load_definitions(file)
     except TrimtabError as error:
-        said = "the project file has changed since the service started; put it right and restart the service"
+        said = "the project file has changed since the service started; correct it and restart the service"
         raise type(error)(f"{said}: {error}") from error
 
 
@@ -143,7 +143,7 @@ def missing_here(task: WorkerTask, left: int) -> str | None:
 
     state = read_state(Path(task.folder))
     if state is None:
-        return "the process that applies events has not begun."
+        return "the process that applies events has not reported its state yet."
     silent_us = time.time_ns() // 1_000 - state.at_us
     if silent_us > _SILENT_US:
         return f"the process that applies events has shown no sign of life for {silent_us // 1_000_000} s."

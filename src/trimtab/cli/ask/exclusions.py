@@ -12,7 +12,7 @@ from trimtab.cli.output import show_each
 @click.argument("model", required=False, shell_complete=names("model"))
 @click.option("--all", "everything", is_flag=True, help="Show released windows, too.")
 @click.option("--release", "window", metavar="ID", help="End the exclusion of this window.")
-@click.option("--why", "reason", default="", metavar="TEXT", help="With --release: the reason, for the ledger.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Needed with --release: the reason, for the ledger.")
 @click.option("--by", "actor", metavar="NAME", help="With --release: who releases it (default: your account).")
 def exclusions(model: str | None, everything: bool, window: str | None, reason: str, actor: str | None) -> None:
     """List the time windows whose rows are excluded from training, or release one.

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 @click.option(
     "--version", "version", metavar="VERSION", shell_complete=names("version"), help="Only what this version answered."
 )
-@click.option("--amended", is_flag=True, help="Also count labels that came or changed after a day was closed.")
+@click.option("--amended", is_flag=True, help="Also count late and corrected labels (not by hour, slice or batch).")
 @click.option("--page", "page", metavar="FILE", help="Write a page with plots instead: a file that ends in .html.")
 @click.option("--accept", is_flag=True, help="Accept a quality that is worse than that of the last healthy version.")
-@click.option("--why", "reason", default="", metavar="TEXT", help="With --accept: the reason, for the ledger.")
+@click.option("--why", "reason", default="", metavar="TEXT", help="Needed with --accept: the reason, for the ledger.")
 @click.option("--actor", "actor", metavar="NAME", help="With --accept: who accepts it (default: your account).")
 def quality(model: str | None, page: str | None, accept: bool, reason: str, actor: str | None, **wanted: Any) -> None:
     """Show the quality of a model's answers, by closed blocks of time.

@@ -129,7 +129,8 @@ def predict(
 
     Every answer is logged under an id, by which `trimtab why` explains it. Rows of FILE that do not fit are listed and
     get no answer; when there are more than 1 % of them, the exit status is 1. A FILE that the same version answered
-    before gets the same answers, unless --again or another --at is given.
+    before gets the same answers, unless --again or another --at is given. With --mode precomputed, the service also
+    gives these answers while they are fresh.
 
     \b
     Example:

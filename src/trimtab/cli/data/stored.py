@@ -55,7 +55,7 @@ def rebuild(view: str | None, every: bool) -> None:
 def compact(largest: int) -> None:
     """Free the space of online features that no answer needs any more.
 
-    No answer changes. A serving process does this by itself every hour.
+    No answer changes. A serving process does this by itself every hour; this command is then refused.
 
     \b
     Example:

@@ -64,7 +64,7 @@ def start(name: str, again: bool, reason: str, actor: str | None) -> None:
 
 
 pause = _verb("pause", "Give all units the control until the experiment is resumed.", "the payment service is down")
-resume = _verb("resume", "Go on after a pause, with the same units in the same variants.", "payment works again")
+resume = _verb("resume", "Go on after a pause: same units, same variants. A declared ramp ends.", "payment works again")
 stop = _verb(
     "stop", "End an experiment without a winner: all units get the control.", "latency is worse than its margin"
 )
@@ -99,7 +99,7 @@ def ramp(name: str, share: float | None, weights: tuple[str, ...], reason: str, 
 @_WHY
 @_BY
 def conclude(name: str, winner: str, reason: str, actor: str | None) -> None:
-    """End an experiment with a winner, which all units get.
+    """End an experiment with a winner, which all units get, except those of the global holdout.
 
     WINNER is a variant. Name the control if nothing shall change. A version that won is judged by the gate, and put in
     service only if it passes.

@@ -9,7 +9,7 @@ from trimtab.cli.exits import FAILED
 from trimtab.cli.options import account, command, names, opened_project
 from trimtab.cli.output import progress, show
 
-_WHY = click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger.")
+_WHY = click.option("--why", "reason", default="", metavar="TEXT", help="The reason, for the ledger; a mute needs one.")
 
 
 @command("list")

@@ -152,7 +152,7 @@ def _arm(version: str, arm: str, share: float, reason: str) -> None:
 def freeze(reason: str) -> None:
     """Stop all automation at once.
 
-    Predictions go on. Nothing is trained, promoted or rolled back until `trimtab unfreeze`.
+    Predictions go on. Until `trimtab unfreeze`, nothing is trained or promoted, and only a person can roll back.
 
     \b
     Example:

@@ -88,7 +88,7 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
     """Say what a move of an alias needs: a gate record, a reason, or nothing.
 
     The rule applies at once to all processes, in addition to [registry.protected] in trimtab.toml. Rolling back is
-    always allowed.
+    always allowed. The alias champion always needs a gate record, and cannot be given.
 
     \b
     Example:
@@ -116,7 +116,7 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
     default=10,
     show_default=True,
     metavar="N",
-    help="Keep the newest N searches.",
+    help="Keep each model's newest N searches.",
 )
 @click.option(
     "--why",

@@ -106,7 +106,7 @@ def export(version: str, folder: str, mlflow: bool, trust: Any) -> None:
 @click.option("--first", is_flag=True, help="Make it champion; allowed while there is no champion.")
 @click.option("--why", default="", metavar="TEXT", help="Why it may answer without a gate; required with --first.")
 def import_(path: str, model: str, category: tuple[str, ...], **given: Any) -> None:
-    """Register a model file, or an MLflow model folder, as a version.
+    """Register a model file, an MLflow model folder or an exported folder as a version.
 
     Formats: LightGBM text, XGBoost JSON or UBJSON, CatBoost, ONNX, skops. The inputs must be the declared model's
     features, in their order. The model must reproduce golden scores, or is scored on labelled rows (--golden or

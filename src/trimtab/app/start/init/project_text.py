@@ -96,7 +96,7 @@ def _labels(table: DataTable, planned: Plan) -> str:
     if planned.known_at:
         said = f"A label is known at {_one_line(repr(planned.known_at))}, and {wait} after its row where that is null"
     if final:
-        said += "; newer rows of a file are left out"
+        said += f"; the rows of the last {wait} of a file are left out"
     value = f"tt.col({python(planned.label)})"
     if planned.label in planned.merged:
         value = f"one_spelling({value})"
@@ -175,7 +175,7 @@ history = tt.view(
 def _past_view(planned: Plan, past: Past) -> str:
     name, said = _past_name(planned, past), _one_line(repr(past.column))
     features = "".join(f"\n        {python(one)}: {text}," for one, text in _past_features(planned, past).items())
-    return f"""# Past rows of the same {said}, up to {past.wait} before a request, when their labels are known.
+    return f"""# Rows of the same {said}, at least {past.wait} older than a request, so that their labels are known.
 # If a label is given with the id of a prediction, the columns of this view are copied from the request.
 {name} = tt.view(
     {python(name)},

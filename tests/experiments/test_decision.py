@@ -99,7 +99,7 @@ def test_bounds_that_say_nothing_are_not_shown() -> None:
 def test_the_wait_until_a_variant_is_proven_worse_is_called_that() -> None:
     found = read(1, days=8, effect=-0.02)
     assert "more days until green is proven worse: revenue -" in found.text
-    assert "more days for revenue +" in read(1, days=8, effect=0.02).text
+    assert "more days to decide about revenue +" in read(1, days=8, effect=0.02).text
 
 
 def test_the_remaining_days_are_about_right() -> None:

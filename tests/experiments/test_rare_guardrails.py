@@ -61,7 +61,7 @@ def test_a_guardrail_without_events_is_within_its_margin_once_they_are_surely_ra
     early, late = (read(definition, 500, days) for days in (7, 8))  # 3,688 units prove one of 1,000
     assert (of_crashes(early), early.decision.act) == ("open", "keep running")
     assert (
-        "about 1 more day for crashes: no event in either variant (at most 0.11 % of the units have one)"
+        "about 1 more day to decide about crashes: no event in either variant (at most 0.11 % of the units have one)"
         in early.decision.text
     )
     assert (of_crashes(late), late.decision.act) == ("within margin", "ship")

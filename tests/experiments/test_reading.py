@@ -355,7 +355,7 @@ def test_a_variant_ships_only_when_its_guardrails_are_proven() -> None:
     days = days_of({name: {**revenue[name], **latency[name]} for name in revenue})
     acts = [read_experiment(definition, state_of(definition), days[:n]).decision for n in (5, 40)]
     assert [act.act for act in acts] == ["keep running", "ship"]
-    assert "more days for latency" in acts[0].text
+    assert "more days to decide about latency" in acts[0].text
     assert acts[1].text.endswith("latency within its margin")
 
 

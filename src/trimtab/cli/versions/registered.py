@@ -127,13 +127,13 @@ def protect(model: str, alias: str, needs: Any, why: str) -> None:
 def gc(dry_run: bool, **limits: Any) -> None:
     """Remove unneeded searches, results of steps, and artifacts of versions.
 
-    Their records stay, so questions about the past can still be answered. Kept are: everything new; versions to which
+    Records of versions stay, so questions about the past can be answered. Kept are: everything new; versions to which
     an alias points or can be rolled back; and versions that a gate record, a ledger row or a logged prediction names.
     Every version that the loop trained has a gate record, so it is kept unless --evidence is given. A dry run shows
     what keeps each version.
 
     The newest searches are kept, and those that chose a version's parameters. Results of steps are removed if their
-    training did not succeed, and ended more than a day and more than --grace ago.
+    training did not succeed, and ended more than --grace ago (at least a day).
 
     \b
     Example:

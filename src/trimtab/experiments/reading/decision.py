@@ -336,7 +336,7 @@ def _go_on(
     elif needed <= most:
         more = max(1, int(np.searchsorted(worth, needed)) + 1 - days)
         loses = one.role == "primary" and look.difference * (1.0 if one.better == "higher" else -1.0) < 0.0
-        what = f" until {one.variant} is proven worse: {shown_effect(one)}" if loses else f" for {effect}"
+        what = f" until {one.variant} is proven worse: {shown_effect(one)}" if loses else f" to decide about {effect}"
         text = f"keep running: at this rate about {more} more day{'s' * (more != 1)}{what}"
     else:
         # the effect may well be one standard error larger

@@ -37,7 +37,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     experiment: str
     variant: str
     value: Any  # the declared value of the variant
-    takes_part: bool  # whether an exposure of the unit counts
+    takes_part: bool  # whether the unit was assigned to its variant, or is a tester
     reason: Reason
 
 

@@ -88,7 +88,7 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     generation: int
     unit: str
     # the assigned variant, even if another one was shown instead; empty: the unit took no part, because a feature was
-    # missing, or because the unit was not eligible any more
+    # missing, the unit was no longer eligible, the share was lowered, or the experiment was paused
     variant: str
     at_us: int
     reason: str = ""  # why the assigned variant was not shown, such as "timeout"; empty: it was shown

@@ -43,7 +43,7 @@ class MetricReading(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     better: Literal["higher", "lower"]
     variant: str
-    looks: list[Look]  # oldest first; empty as long as nothing may be shown
+    looks: list[Look]  # oldest first, at least one
     verdict: Verdict  # "open" if outcomes that came late contradict `at_close`
     at_close: Verdict  # what the closed days alone say
     margin: float | None = None  # for a guardrail: by how much it may be worse, as a share of the control's value

@@ -20,7 +20,7 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabErro
 from trimtab.core.urls import mask_url
 from trimtab.run.signals import ENDING, caught
 
-FAILED = 1  # a command that checks something (`doctor`, `status --check`) has found a problem
+FAILED = 1  # for example: a check has found a problem, or a version was refused; see the help of each command
 UNEXPECTED = 70
 STATUS_BY_ERROR: dict[type[TrimtabError], int] = {Misuse: 2, NotFound: 3, Conflict: 4, Unavailable: 5, Corrupt: 6}
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 plus the number of the signal, as in shells

@@ -228,8 +228,8 @@ def trimtab() -> None:
       trimtab doctor                  see whether anything is missing
       trimtab help versions           explain `versions`, and list the verbs below it
 
-    Exit status: 0 done, 1 a check failed, 2 usage or a wrong argument, 3 not found, 4 conflict, 5 unavailable,
-    6 corrupt, 70 unexpected, 130 Ctrl-C, 143 SIGTERM.
+    Exit status: 0 done, 1 a check failed or a version was refused, 2 usage or a wrong argument, 3 not found,
+    4 conflict, 5 unavailable, 6 corrupt, 70 unexpected, 130 Ctrl-C, 143 SIGTERM.
     """
 
 

@@ -34,7 +34,7 @@ class ExposureBlock(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Some exposures as columns: arrays of shape (rows,)."""
 
     units: Array  # object: the unit as text
-    keys: Array  # uint64: a hash of the unit; for a switchback, of unit and block, as a unit counts once in each block
+    keys: Array  # uint64: a hash of the unit (for a switchback: of unit and block, in each of which it counts once)
     at_us: Array  # int64
     places: Array  # int64: the partition and the position in the log, as one number
     variants: Array  # uint8: the number of the assigned variant among the declared ones
@@ -57,7 +57,7 @@ class ExposureBlock(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Intake(msgspec.Struct, frozen=True):
-    """The times of exposures that may be the first of their unit on a day: from `from_us` until before `until_us`."""
+    """The times of exposures that may be the first of their unit on a day: `from_us` to `until_us` (exclusive)."""
 
     from_us: int
     until_us: int

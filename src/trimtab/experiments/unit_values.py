@@ -135,7 +135,7 @@ class MetricFeatures:
 
 
 def event_counts(metrics: Sequence[Metric]) -> dict[str, Metric]:
-    """Return for each metric about events another metric, which counts the events that the first one reads."""
+    """Return, for each metric about events, a metric that counts the events that it reads."""
     found = {}
     for metric in metrics:
         if metric.source is not None and metric.value is not None:

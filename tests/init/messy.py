@@ -202,7 +202,7 @@ def thousands_in_doubt(path: Path) -> Truth:
     return Truth(
         dtypes={"key": "str", "ts": "time", "price": "int", "weight": "float", "result": "str"},
         time="ts", label="result", key=("key",), rows=1_000, sums={"price": total, "weight": weight},
-        asks=("'price'", "a thousand or a fraction", "--number"), start_us=us(START), positives=positives,
+        asks=("'price'", "may separate thousands or decimals", "--number"), start_us=us(START), positives=positives,
         options={"number": ("price=1.234,56",), "positive": "ok"},
     )  # fmt: skip
 

@@ -14,5 +14,5 @@ def test_the_status_names_the_library_that_is_not_here(trained: Path, monkeypatc
     with shop.opened(trained) as project:
         red = [line for line in project.status().red if line.startswith("buyer: ") and "cannot answer" in line]
     assert len(red) == 1
-    assert "buyer@2 cannot answer: library skops: it is not installed. pip install " in red[0]
-    assert red[0].endswith("that provides 'skops'. Or run: trimtab train buyer")
+    assert "buyer@2 cannot answer: library skops: it is not installed. Install the package" in red[0]
+    assert red[0].endswith("that provides 'skops' with pip. Or run: trimtab train buyer")

@@ -133,13 +133,13 @@ def test_parts_that_were_logged_together_are_found_again(shop: Shop, catalog: Ca
     class Model:
         def predict(self, matrix: Any) -> Any:
             found = shop.scorer.predict(matrix)
-            scored.release()
+            scored.release(len(matrix))
             return found
 
     class Log(_Interrupted):
         def append_packs(self, packs: Any, *, at_us: Any = None) -> range:
             if not lengths:
-                assert all(scored.acquire(timeout=30) for _ in range(4))  # what is left is scored meanwhile
+                assert all(scored.acquire(timeout=30) for _ in range(40))  # what is left is scored meanwhile
             lengths.append(len(packs))
             return super().append_packs(packs, at_us=at_us)
 

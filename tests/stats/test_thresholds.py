@@ -56,7 +56,7 @@ def test_one_class_one_block_and_constant_scores_have_a_threshold_too():
 @pytest.mark.fast
 @pytest.mark.parametrize("costs", [(-1, 1), (0, 0), (float("inf"), 1), (float("nan"), 1)])
 def test_costs_that_cannot_be_weighed_are_refused(costs: tuple[float, float]):
-    with pytest.raises(Misuse, match="two costs of at least 0"):
+    with pytest.raises(Misuse, match="two finite costs from 0 on"):
         choose_threshold([0, 1], [0.1, 0.9], [0, 1], false_positive=costs[0], false_negative=costs[1])
 
 

@@ -181,7 +181,7 @@ def test_missing_libraries_say_what_to_install() -> None:
     other = missing_library("forests", ModuleNotFoundError("No module named 'forests.deep'", name="forests.deep"))
     assert isinstance(other, Misuse)
     assert (
-        str(other) == "library forests.deep: it is not installed. Install the package that provides 'forests' with pip."
+        str(other) == "library forests.deep: it is not installed. Install the package that provides 'forests' with pip"
     )
     with pytest.raises(NotFound, match="There are lightgbm"):
         runtime_named("tensorflow")

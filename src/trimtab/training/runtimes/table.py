@@ -194,7 +194,7 @@ def missing_library(name: str, error: ImportError | OSError) -> Misuse | Unavail
         if extra is None:
             return Misuse(
                 f"library {absent}: it is not installed. Install the package that provides "
-                f"{absent.partition('.')[0]!r} with pip."
+                f"{absent.partition('.')[0]!r} with pip"
             )
         return Misuse(f'runtime {extra}: {absent} is not installed. pip install "trimtab[{extra}]"')
     return Unavailable(f"runtime {name}: its library does not load on this machine: {error}")

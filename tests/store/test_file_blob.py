@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trimtab.core.errors import Corrupt, Misuse
+from trimtab.store import file_blob
 from trimtab.store.file_blob import FileBlob
 from trimtab.testing import BlobContract
 
@@ -56,3 +57,20 @@ def test_what_a_killed_put_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
     assert blobs.sweep(before_us=left.stat().st_mtime_ns // 1_000) == 0
     assert blobs.sweep(before_us=left.stat().st_mtime_ns // 1_000 + 1) == 4
     assert [stored.digest for stored in blobs.all()] == [digest]
+
+
+def test_content_that_is_deleted_while_it_is_put_again_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = FileBlob(tmp_path)
+    digest = blob.put(b"model")
+    renewed = file_blob._renewed
+
+    def renewed_and_deleted(path: Path) -> bool:
+        found = renewed(path)
+        path.unlink()  # by a collection in another process
+        return found
+
+    monkeypatch.setattr(file_blob, "_renewed", renewed_and_deleted)
+    assert blob.put(b"model") == digest
+    assert blob.get(digest) == b"model"

@@ -44,9 +44,8 @@ class FileBlob(Closing):
         digest = bytes_hash(data)
         path = self._path(digest)
         try:
-            if _holds(path, data) and _renewed(path):
-                self._sync(path)  # the file exists, but its writer may have been killed before the sync
-            else:
+            # if the file exists, its writer may have been killed before the sync
+            if not (_holds(path, data) and _renewed(path) and self._synced(path)):
                 self._mark()
                 write_content(path, data)
         except OSError as error:
@@ -144,11 +143,15 @@ class FileBlob(Closing):
             raise Misuse(f"blob: {digest!r} is not a hash. Give the 64 hexadecimal digits that put returned.")
         return self.directory / digest
 
-    def _sync(self, path: Path) -> None:
-        """Sync the content of a blob and the name of its file."""
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    def _synced(self, path: Path) -> bool:
+        """Sync the content of a blob and the name of its file. Return False if another process has deleted it."""
+        try:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            return False
         sync_directory(self.directory)
+        return True
 
     def _mark(self) -> None:
         """Write the file that says the format, unless this was done before."""

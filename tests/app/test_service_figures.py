@@ -139,6 +139,8 @@ def test_a_canary_of_a_rollout_that_does_harm_is_withdrawn_by_the_loop(own_once:
         assert [d.act for d in project.promote("buyer@1", why="It is tried.").decisions] == ["gate", "canary"]
         assert project.tick() == []
     with shop.serving(folder, "--as-of", AS_OF) as (_, url):
+        while not ask(url, 10):  # until the canary is loaded, because it is loaded without the fault
+            pass
         (folder / "fault").write_text(f"raises {(folder / 'many').read_text()}")
         ask(url, 300)
     canary, champion = told(folder)

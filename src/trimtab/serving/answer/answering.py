@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 PAST = "past"  # the flag of an answer that was computed as of a time in the past
 # the flag of an answer that was given more than a day away from the time that training assumes: the row's time minus
-# the lead (see `_off_lead`). A batch prediction (batch_rows.py) only has this flag if it was as of now and too early.
+# the lead (see `_off_lead`). Batch predictions get it only if they were made as of now and too early (batch_rows.py).
 NOT_AT_LEAD = "not_at_lead"
 # the fields of a prediction that differ between live answers
 _GIVEN = ("id", "request_id", "made_at_us", "at_us", "positions", "score", "request", "values", "reasons")
@@ -137,8 +137,8 @@ class Answerer:
     def answer_one(self, row: Row) -> tuple[bytes, Answer, float, float] | None:
         """Answer a checked row as of now. Return None if it needs `predict`.
 
-        The result is the payload for the log, the answer, and the seconds that features and model took. They equal
-        those of `predict`, `encode` and `shown`, whose bodies are copied here for speed. # D0229
+        The result is the payload for the log, the answer, and the seconds that features and model took. Payload and
+        answer equal those from `predict`, `encode` and `shown`, whose code is copied here for speed. # D0229
         """
         served, now_us = self.served, self.now_us()
         if served.classes or (self._off_lead is not None and self._off_lead(row, now_us)):  # only `predict` sets flags

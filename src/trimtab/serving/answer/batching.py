@@ -21,7 +21,7 @@ LONGEST_WAIT_S = 0.002
 MOST_ROWS = 64  # the largest number of rows in a batch
 _SIZES = (8, 32)  # the batch sizes that are timed
 _GAIN = 1.5  # a row in a batch must be this many times cheaper than a row alone
-_LOOKS = 4  # the most further iterations of the event loop that a batch waits while it grows
+_LOOKS = 4  # as long as a batch grows, it waits for at most this many more iterations of the event loop
 _CALLS = 3  # the number of timed calls for each size; the fastest counts
 
 _Row = TypeVar("_Row")

@@ -37,8 +37,8 @@ class OnlineInputs:
             version is a canary or a shadow.
 
     Raises:
-        Misuse: The encoding was fitted on other features. `read` raises this error if a row of the champion's request
-            lacks a column of this version's request, or has it with another type.
+        Misuse: The encoding was fitted on other features. `read` also raises `Misuse`: if a row of the champion's
+            request lacks a column of this version's request, or has it with another type.
     """
 
     def __init__(self, plan: RequestPlan, encoding: Encoding, *, of_others: bool = False) -> None:

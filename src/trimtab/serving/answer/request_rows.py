@@ -407,7 +407,7 @@ def _as_time(value: Any) -> Any:
         try:
             return _with_unit(parse_time_us(value))
         except Misuse:
-            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # some cannot be encoded
+            return value if not isinstance(value, str) or value.isascii() else ascii(value)  # it may not be encodable
     return value
 
 

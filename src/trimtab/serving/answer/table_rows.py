@@ -140,7 +140,7 @@ class TableAnswers(PackedPredictions):
     def __getitem__(self, place: int | slice) -> Prediction | Sequence[Prediction]:
         if isinstance(place, slice):
             return [self[n] for n in range(*place.indices(len(self)))]
-        place = range(len(self))[place]  # an IndexError ends an iteration
+        place = range(len(self))[place]  # beyond the end this raises IndexError, which ends `for` loops
         score, scores = self.scores[place].tolist(), None
         if isinstance(score, list):
             scores, score = dict(zip(self.served.classes, score, strict=True)), max(score)

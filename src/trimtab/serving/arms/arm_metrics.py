@@ -1,7 +1,7 @@
 """Store counts of the requests to each version and arm (champion, canary, shadow) in the catalogue.
 
 Each process that answers has one record for each minute, version and arm, and any process can add up the records. The
-record of the current minute is written every few seconds. If a process is killed, its counts since the last write are
+record of the current minute is written every ten seconds. If a process is killed, its counts since the last write are
 lost. Three hours after an hour has ended, its minutes are merged. Hours are kept for eight days.
 """
 

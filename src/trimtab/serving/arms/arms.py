@@ -98,7 +98,7 @@ class Split(Protocol):
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):
-    """A version that answers a share of the requests instead of the champion. An experiment may have several."""
+    """A version that answers a share of the requests instead of the champion, or several (`variants`)."""
 
     answerer: Answerer
     share: Split

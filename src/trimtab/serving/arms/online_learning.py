@@ -119,8 +119,8 @@ class OnlineDeployment:
 
     If the learner raises an error for a block of examples, some new examples and the newest learnt example are tried
     one by one, each on a copy of the learner. If all of them fail, the learner itself is broken: nothing is set aside,
-    and its error is raised. Otherwise the examples of the block that fail alone are set aside, in the same write, and
-    the others are learnt.
+    and its error is raised. Otherwise the block is learnt without those examples that fail even when they are learnt
+    alone. They are set aside, and named in the saved state.
 
     This object is also a `RowScorer`. It scores with a copy of the learner as it was last saved, so answers do not wait
     for learning, and none comes from a learner that has learnt only a part of a block.

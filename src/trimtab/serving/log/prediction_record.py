@@ -67,7 +67,7 @@ def payload_writer(given: Sequence[str], common: Mapping[str, object]) -> Callab
     >>> decode(write("r", 0.5), "example", 1).score
     0.5
     """
-    # a constant may stand for several fields, so the head of an array of `parts` is replaced by one for all `names`
+    # one of `parts` may hold several encoded fields, so the array head for `parts` is replaced by the head for `names`
     names = _FIELDS if {*given, *common}.intersection(_FIELDS[_ALWAYS:]) else _FIELDS[:_ALWAYS]
     parts, constants = list[str](), dict[str, bytes]()
     for name in names:

@@ -98,7 +98,7 @@ class Split(Protocol):
 
 
 class Canary(msgspec.Struct, frozen=True, eq=False):
-    """A version that answers a share of the requests instead of the champion, or several (`variants`)."""
+    """One version, or several (`variants`), that answer a share of the requests instead of the champion."""
 
     answerer: Answerer
     share: Split

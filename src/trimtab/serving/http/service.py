@@ -70,7 +70,7 @@ _PREDICT_TYPES = (JSON_TYPE, ARROW_TYPE)
 class ServiceHooks(msgspec.Struct, frozen=True):
     """Functions that the service calls at certain events."""
 
-    # returns a reason outside of the HTTP service why the service is not ready, or None
+    # a further check of readiness: returns why the service is not ready, or None
     ready: Callable[[], str | None] | None = None
     # called with the reason when the prediction log begins to fail, and with None when it works again
     failing: Callable[[str | None], object] | None = None

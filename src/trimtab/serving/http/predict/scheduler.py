@@ -17,7 +17,8 @@ _SLICE_S, _LONGEST_SLICE_S = 0.001, 0.01
 # after a slice, there is a poll for each millisecond that it took, up to this number: enough for a new connection to be
 # accepted, set up, read and answered
 _POLLS = 4
-_GAP_S = 0.00005  # a request that arrives this long after work ended came with a later poll, so a new burst begins
+# if a request arrives this long after work ended, the connections were polled in between, so a new burst begins
+_GAP_S = 0.00005
 _SAMPLED = 15  # a bit mask that selects one in 16 of the requests that were answered at once
 _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that had to wait
 
@@ -78,9 +79,9 @@ class RequestScheduler:
     async def turn(self) -> float:
         """Let a task that has read a request wait for its turn. Return the time (`perf_counter`) before the wait.
 
-        From that time, the request counts as in flight until the caller decreases `under_way`. A task does not wait if
-        the queue is empty, and the first task since the last poll of the connections called this less than a
-        millisecond ago. Other tasks are queued.
+        From that time, the request counts as in flight until the caller decreases `under_way`. A task waits if the
+        queue is not empty, or if the burst is older than a millisecond. For tasks, a burst begins with the first call
+        after a poll of the connections.
         """
         loop, read_s = asyncio.get_running_loop(), perf_counter()
         if self._tasks_s is None:

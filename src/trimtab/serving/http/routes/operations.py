@@ -237,7 +237,7 @@ class ModelOperations(Protocol):
         ...
 
     def ask_repair(self, model: str, request: AskRepair, /, *, actor: str) -> RepairAsked:
-        """Request that the training loop trains and tests a candidate in its next pass."""
+        """Request that the training loop makes and judges a candidate at its next tick."""
         ...
 
 

@@ -27,7 +27,7 @@ _MOST = 64  # the maximum number of workers
 # If a worker has n connections more than the worker that has the fewest, it pauses for n * `_POLITE_S` (at most for
 # `_MOST_POLITE_S`) before it accepts the next one.
 _POLITE_S, _MOST_POLITE_S = 0.001, 0.005
-# before, a sixteenth of the worker's connections is subtracted from n, so that no client waits long
+# n is first reduced by a sixteenth of the worker's own connections, so that no client waits long
 _UNEVEN = 16
 _AT_ONCE_S = 0.002  # seconds of accepting before the open connections are served again
 _AT_THE_END_S = 0.5  # seconds of accepting at the end of the server

@@ -59,8 +59,8 @@ def serve(
         connections: The connection counts of all workers that use `listener`. This is closed at the end.
         beat: Called by the event loop about once a second.
         tls: The certificate. If it is given, only HTTPS is accepted.
-        impatient: Whether a second signal ends the service at once. If not, further signals are ignored. This is for
-            workers: several processes may each send a worker the first signal, and its supervisor can kill it.
+        impatient: Whether a second signal ends the service at once. If not, further signals are ignored. Workers use
+            False, because several processes may send them the same signal. Their supervisor can still kill them.
 
     Raises:
         Misuse: The certificate or its key cannot be used.

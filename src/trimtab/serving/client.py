@@ -456,7 +456,7 @@ def _decoded(content: bytes, kind: type[T], url: str) -> T:
     try:
         return msgspec.json.decode(content, type=kind)
     except _UNREADABLE as error:
-        raise Unavailable(f"{url}: the answer is not one of a trimtab service of this version ({error}).") from error
+        raise Unavailable(f"{url}: the answer is not from a trimtab service of this version ({error}).") from error
 
 
 def _error(status: int, content: bytes, where: str) -> TrimtabError:

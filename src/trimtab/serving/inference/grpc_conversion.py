@@ -29,7 +29,7 @@ _CONTENTS = {  # by datatype: the field of `InferTensorContents` that has the el
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-_MOST_LAYOUTS = 256  # the most layouts (see `_OneRow`), and heads of responses, that are kept; then all are dropped
+_MOST_LAYOUTS = 256  # if this many layouts (see `_OneRow`), or heads of responses, are kept, all are dropped
 _LONGEST_BYTES = 16_384  # the layouts of longer messages are not kept
 _RAW_OUTPUT = b"\x32"  # the tag of `raw_output_contents`
 _MOST_FIELDS = 10_000  # the maximum number of fields in a message, not counting those of nested messages

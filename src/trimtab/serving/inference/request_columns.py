@@ -42,12 +42,12 @@ def check_names(tensors: Sequence[InputTensor], request_rows: RequestRows, model
         if name not in columns:
             raise _no_column(name, request_rows.names, model_inputs)
         if name in found:
-            raise Misuse(f"input {name!r}: sent twice. Send one tensor a column.")
+            raise Misuse(f"input {name!r}: sent twice. Send one tensor for each column.")
         found.add(name)
 
 
 def checked_count(tensors: Sequence[InputTensor], limit: int) -> int:
-    """Return the number of rows, which all tensors of the request must have.
+    """Return the number of rows, which must be the same in all tensors of the request.
 
     Raises:
         Misuse: There are no tensors, a shape is not that of a column, or the numbers of rows differ.

@@ -17,8 +17,7 @@ _SLICE_S, _LONGEST_SLICE_S = 0.001, 0.01
 # after a slice, there is a poll for each millisecond that it took, up to this number: enough for a new connection to be
 # accepted, set up, read and answered
 _POLLS = 4
-# if a request arrives this long after work ended, the connections were polled in between, so a new burst begins
-_GAP_S = 0.00005
+_GAP_S = 0.00005  # if work ended this long before a request arrived, a poll came in between: a new burst begins
 _SAMPLED = 15  # a bit mask that selects one in 16 of the requests that were answered at once
 _SAMPLED_WAITS = 3  # a bit mask that selects one in four of the requests that had to wait
 

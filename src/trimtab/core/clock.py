@@ -41,9 +41,9 @@ _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 class CheckedClock:
     """A clock that raises an error if another clock, which it checks, has jumped ahead. # D0170
 
-    At each reading, the clock is compared with the elapsed time. The difference of both may be larger than at all
-    trusted readings before, but not by more than the tolerance. So a clock that was set back is trusted, also when it
-    is then corrected, and a clock that jumped ahead is not.
+    At each reading, the elapsed time is subtracted from the clock's time. If the difference exceeds the largest one so
+    far by more than the tolerance, the clock has jumped ahead. So a clock that was set back is trusted, also when it is
+    then corrected.
 
     Args:
         elapsed_us: Returns the time since a fixed time. Setting the clock does not change it.

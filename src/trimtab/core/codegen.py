@@ -15,8 +15,8 @@ def define(name: str, lines: Iterable[str], names: Mapping[str, object], *, abou
     """Compile generated code, and return the function `name` that it defines.
 
     The code may have numbers, operators and names, but no quotes. So a text from outside, such as a column's name, can
-    never become code, but only the value of a name. Each name must be in `names`, defined in the code, or one of a few
-    harmless builtins.
+    never become code; it can only be a value in `names`. Each name must be in `names`, defined in the code, or one of a
+    few harmless builtins.
 
     Args:
         lines: The lines of the code: the `def` of the function and its body.

@@ -68,7 +68,7 @@ def format_bytes(size: float) -> str:
     """
     for name, factor in reversed(_UNITS.items()):
         units = abs(size) / factor
-        if units >= 0.9995 and factor > 1:  # three digits of a greater number of the next smaller unit would be 1e+03
+        if units >= 0.9995 and factor > 1:  # `.3g` would write 999.5 or more of the next smaller unit as 1e+03
             return f"{size / factor:.3g} {name}" if units < 999.5 else f"{size / factor:,.0f} {name}"
     return f"{size:.0f} B"
 

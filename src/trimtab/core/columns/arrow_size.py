@@ -21,7 +21,7 @@ MAGIC = b"ARROW1"
 MORE = b"\xff\xff\xff\xff"  # begins each message, except in old versions of the format
 
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3  # codes of the kinds of messages
-_TIMESTAMP, _UNION = 10, 14  # codes of two types with more in their headers: a text (the time zone), a vector of ids
+_TIMESTAMP, _UNION = 10, 14  # codes of the types whose headers also hold a text (the time zone) or a vector of ids
 # by the code of the type: how many values its unit, precision or mode can have
 _CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}
 _BLOCK_BYTES = 24

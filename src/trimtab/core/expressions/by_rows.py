@@ -20,7 +20,7 @@ Row: TypeAlias = Mapping[str, Any]
 RowFunction: TypeAlias = Callable[[Row], Any]
 
 _LOWEST = -GREATEST
-# code for the value of a float column, of which `v` is the row's value, and the names in this code
+# generated code for the value of a float column (`v` is what the row holds), and the values of its names
 FLOAT_COLUMN = "None if v is None or not lowest <= v <= greatest else v + 0.0"
 BOUNDS = {"lowest": _LOWEST, "greatest": GREATEST}
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

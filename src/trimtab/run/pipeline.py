@@ -50,7 +50,7 @@ class AtOnce:
 
 
 class Recorded:
-    """Runs steps and records them by a hash of their inputs, so that a finished step is not run again for the same.
+    """Runs steps and records them by a hash of their inputs. For the same inputs, a finished step is not run again.
 
     Steps without inputs are always run. The caller must hold a lease, so that no other process does this work at the
     same time.

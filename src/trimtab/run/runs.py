@@ -128,7 +128,7 @@ class Runs:
         """Return a new run. It is recorded when `begin` is called.
 
         Raises:
-            Misuse: `actor` is no text, so no run could be read any more.
+            Misuse: `actor` is not a text.
         """
         if not isinstance(actor, str):
             raise Misuse(f"{kind} {model!r}: actor={actor!r}. Give a name as text.")

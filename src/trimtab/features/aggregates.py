@@ -117,7 +117,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def reach_us(self) -> int | None:
-        """No event that is older than this at the time of a request is in its window; None: there is no limit."""
+        """An upper bound of the age of the events in the window of a request; None: there is no limit."""
         return None if self.window_us is None else self.window_us + self.hop_us + self.until_us
 
     def dtype(self, columns: Mapping[str, Dtype]) -> Dtype:

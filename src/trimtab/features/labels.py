@@ -81,8 +81,8 @@ class LabelIndex:
         known at `cut_us`, and was not deleted or corrected by then. If this event has no value, there is no label.
 
         With `dated_by_request` (the source has one event for each key, with the request's time as event time), the
-        event may be earlier than `at_us`, unless an event with the key and a time before `at_us` was already known at
-        `at_us`.  # D206
+        event may also be earlier than the request. But it may not if the key already had an earlier event that was
+        known at the time of the request.  # D206
 
         Args:
             keys: The keys of the requests. A request whose key is None has no label.

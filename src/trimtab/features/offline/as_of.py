@@ -215,10 +215,10 @@ class _RowsApart:
     ) -> FeatureFrame:
         """Evaluate all requests once, with the given records.
 
-        First, the requests are evaluated together with the records up to the largest P (by the sum of its positions),
-        except requests whose own P is further in some partition. The results of requests that no record after their own
-        P affects are right; the other requests are left. This is repeated as long as at least a quarter of the requests
-        that were left get a right result. Then the rest is evaluated in groups of equal P, beginning with the smallest.
+        First, the requests are evaluated together, with the records up to the largest P (by the sum of its positions).
+        Two kinds of requests are left: those whose own P is further in some partition, and those whose result may be
+        wrong, because of a record after their own P. The left ones are evaluated in the same way, as long as this gives
+        at least a quarter of them a result. The rest is evaluated in groups of equal P, beginning with the smallest.
         """
         parts: list[FeatureFrame] = []
         order: list[Array] = []

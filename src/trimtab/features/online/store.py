@@ -39,7 +39,7 @@ class ViewApplied(msgspec.Struct, frozen=True, kw_only=True):
 
     applied: int = 0  # all records of the view's source
     duplicates: int = 0  # records that repeat an event, as far as the view still has the event
-    id_conflicts: int = 0  # without a key: ignored records with the event time and id of another, but other content
+    id_conflicts: int = 0  # ignored records of a source without a key: same event time and id, but other content
     corrections: int = 0  # further versions of events, and deletions
     too_late: int = 0  # events that were already too old for all windows when they became known
     no_entity: int = 0  # events in which a column that identifies the entity is null

@@ -30,7 +30,7 @@ Array = NDArray[Any]
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
 _NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
 _BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
-_COUNTED = 16  # repeated ids are found by one query for this many parts, which counts an equal share of all ids
+_COUNTED = 16  # repeated ids are found by one query per this many parts; each counts an equal share of all ids
 _WRITTEN = 4  # this many groups of records with repeated ids are written in one query
 TOGETHER = 500_000  # the versions of about this many records are resolved at once
 

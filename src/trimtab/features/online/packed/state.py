@@ -140,7 +140,7 @@ class EntityState:
         """Set S to `s_us`, and seal all rows whose event time and known-at time it has passed."""
         still: list[Row] = []
         live: list[Row] = []
-        # of the rows that were replaced before S had passed both of a row's times: the one with the earliest event time
+        # the row with the earliest event time, among rows that were replaced before S passed both of their times
         dead: Row | None = None
         last = s_us if self.plan.inclusive else s_us - 1
         for row in self.unsealed:

@@ -90,8 +90,8 @@ class Block:
         for start, run in groupby([at_us - at_us % hop_us for at_us in self._times]):
             last = first + len(list(run))
             late = tiles[TILE] is not None and start < tiles[TILE]
-            # A sum in between may need more words, and the encoded tiles keep the largest width, so that adding rows of
-            # an older tile at once could change stored bytes. They are added one by one, unless all rows are in it.
+            # Rows of an older tile are added one by one, unless all rows are in it: encoded tiles keep the width of the
+            # largest sum so far, even of one in between, so adding rows at once could give other bytes.
             step = 1 if late and last - first < len(self._times) else last - first
             for at in range(first, last, step):
                 fields = [column[at + step] - column[at] for column in columns]

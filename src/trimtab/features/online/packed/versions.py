@@ -61,7 +61,7 @@ class NewVersions:
         return NewVersions(ids, [_widened(version, width) for version in versions], s_us)
 
     def rows(self, plan: ViewPlan) -> tuple[list[Row], Mapping[int, Mapping[int, str]]]:
-        """Return the row of each version, for an id with only this version, and the errors of failed series.
+        """Return the row of each version, as if its id had no other version, and the errors of failed series.
 
         The errors are by index of the version. Views that compute the same values get the same rows.
         """

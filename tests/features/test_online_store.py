@@ -19,6 +19,7 @@ from trimtab.features.feature_set import feature_set
 from trimtab.features.online.failures import Counts
 from trimtab.features.online.fill.load import load
 from trimtab.features.online.packed.plan import ViewPlan
+from trimtab.features.online.read.entity_read import read_entity
 from trimtab.features.online.read.request_plan import OnlineRows, RequestPlan
 from trimtab.features.online.store import POSITIONS_KEY, OnlineStore
 from trimtab.store.ports import LogRecord
@@ -463,3 +464,21 @@ def test_the_time_of_a_source_is_a_value_like_any_other() -> None:
     kv = MemoryKeyValue()
     OnlineStore(kv, [v]).apply([event(PLAIN, 1, 10)])
     assert values(kv, v, 20) == [10]
+
+
+def test_the_newest_time_of_an_entity_is_that_of_an_event_that_counts() -> None:
+    kv, v = MemoryKeyValue(), msgspec.structs.replace(FIXED, boundary="inclusive")
+    OnlineStore(kv, [v]).apply(
+        [
+            event(KEYED, 1, 150, eid="e", x=1.0, appended=110, known=110),  # it happens later, and is replaced before
+            event(KEYED, 2, 130, eid="e", x=2.0, appended=130, known=130),
+        ]
+    )
+    at_its_time, later = (read_entity(kv, [v], ["a"], now_us).views[0] for now_us in (130, 160))
+    assert (at_its_time.features["fixed.x"].value, at_its_time.newest_at_us, at_its_time.age_us) == (2.0, 130, 0)
+    assert (later.features["fixed.x"].value, later.newest_at_us, later.age_us) == (2.0, 130, 30)
+    before = msgspec.structs.replace(FIXED, boundary="before")
+    kv = MemoryKeyValue()
+    OnlineStore(kv, [before]).apply([event(KEYED, 1, 130, eid="e", appended=130, known=130)])
+    assert read_entity(kv, [before], ["a"], 130).views[0].newest_at_us is None
+    assert read_entity(kv, [before], ["a"], 131).views[0].newest_at_us == 130

@@ -11,9 +11,10 @@ from trimtab.core.errors import Unavailable
 from trimtab.features.definitions import View
 from trimtab.features.frames import REASONS
 from trimtab.features.online.generations import GOING, place
-from trimtab.features.online.packed.keys import EVENT_AT, KNOWN_AT, name_bytes
+from trimtab.features.online.packed.keys import EVENT_AT, KNOWN_AT, UNTIL, name_bytes
 from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.state import EntityState
+from trimtab.features.online.packed.tiles import TILE
 from trimtab.features.online.read.reader import FOUND, reader
 from trimtab.features.online.store import BEGIN, POSITIONS_KEY, Cursor, cursors_of
 from trimtab.store.ports import KeyValue
@@ -105,6 +106,7 @@ def _read(plan: ViewPlan, packed: bytes | None, t_us: int) -> ViewNow:
 
 
 def _newest_us(state: EntityState, t_us: int) -> int | None:
-    rows = [row for row in state.unsealed if row[KNOWN_AT] <= t_us] + state.latest_rows
-    starts = [tiles[0] for tiles in state.tiles if tiles[0] is not None]
-    return max((at_us for at_us in [*(row[EVENT_AT] for row in rows), *starts] if at_us < t_us), default=None)
+    last = t_us if state.plan.inclusive else t_us - 1
+    found = [row[EVENT_AT] for row in state.unsealed if row[EVENT_AT] <= last and row[KNOWN_AT] <= t_us < row[UNTIL]]
+    found += [row[EVENT_AT] for row in state.latest_rows]
+    return max([*found, *(tiles[TILE] for tiles in state.tiles if tiles[TILE] is not None)], default=None)

@@ -97,9 +97,14 @@ def test_another_document_a_changed_one_and_one_of_another_format_are_corrupt() 
 
 
 def test_a_function_that_is_unknown_here_is_named() -> None:
-    gone = Expression("python", (tt.col("x"),), ("halved", "float", "skip", "f" * 64))
-    features = feature_set(QUESTION, [{"y": gone + 1}])
-    again = decode_features(encode_features(features), features.hash)
+    gone, of_events = (Expression("python", (tt.col(x),), ("halved", "float", "skip", "f" * 64)) for x in ("x", "v"))
+    summed = tt.view("a", source=EVENTS, by="who", features={"s": tt.sum(of_events, over="1d")})
+    counted = tt.view("a", source=EVENTS, by="who", features={"n": tt.count(over="1d", where=of_events > 1)})
+    for features in (feature_set(QUESTION, [item]) for item in ({"y": gone + 1}, summed, counted)):
+        assert_named(decode_features(encode_features(features), features.hash))
+
+
+def assert_named(again: FeatureSet) -> None:
     with pytest.raises(Misuse, match=r"transform 'halved'.*in a file that the project file imports"):
         check_functions(again)
 

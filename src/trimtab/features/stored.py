@@ -95,7 +95,9 @@ def check_functions(features: FeatureSet) -> None:
     Raises:
         Misuse: A function was changed or removed. The message names it, and says what to do.
     """
-    for expression in features.transforms.values():
+    aggregates = [aggregate for view in features.views for aggregate in view.features.values()]
+    of_views = [e for aggregate in aggregates for e in (aggregate.of, aggregate.where) if e is not None]
+    for expression in [*features.transforms.values(), *of_views]:
         _check_functions(expression)
 
 

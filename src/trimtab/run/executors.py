@@ -113,7 +113,6 @@ class Executor(Protocol):
         `on_event` and `cancelled` are called in the caller's thread.
 
         Args:
-            task: The task.
             on_event: Receives the events of the task.
             cancelled: Called every 0.2 s. Returns why the task must end, or None.
 

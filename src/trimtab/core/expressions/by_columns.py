@@ -73,7 +73,6 @@ def evaluate_marked(
     The expression fails where an integer overflows or a Python function raises an error.
 
     Args:
-        expression: The expression to evaluate.
         columns: The columns that the expression reads.
         what: The definition that contains the expression, for error messages.
         needed: A boolean array: the rows whose values will be used. Other rows cannot fail. None: all rows.

@@ -45,7 +45,6 @@ def compile_row(expression: Expression, columns: Mapping[str, Dtype], what: str 
     """Return a function that computes the value of an expression for one row.
 
     Args:
-        expression: The expression to compile.
         columns: The types of the columns. The function only reads the columns that the expression names.
         what: The definition that contains the expression, for error messages.
 

@@ -147,7 +147,6 @@ class Expression(msgspec.Struct, frozen=True, eq=False):
     def __abs__(self) -> Expression:
         return self.abs()
 
-    # Like in other libraries for columns, `==` and `!=` make expressions. `same_as` compares expressions themselves.
     def __eq__(self, other: Expression | Scalar) -> Expression:  # type: ignore[override]  # not bool, on purpose
         return Expression("==", (self, _node(other)))
 

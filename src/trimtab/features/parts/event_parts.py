@@ -95,9 +95,7 @@ def split(
         events: The records that were passed to `settle`.
         by: The columns that identify the entity.
         names: The other columns to keep.
-        parts: The number of parts.
         folder: The folder for the parts.
-        connection: The DuckDB connection.
     """
     columns = list(events.source.columns)
     kept = tuple(name for name in columns if name in {*by, *names})

@@ -113,7 +113,6 @@ def replay(
     Args:
         start: For each item, the first row that sees it.
         stop: For each item, the first later row that does not see it.
-        items: The items.
         rows: The rows to yield, in ascending order.
         add: Called with each item that is added.
         remove: Called with each item that is removed.

@@ -64,10 +64,7 @@ class Filling:
         self._most_rows = most_rows
 
     def begin(self) -> Cursor:
-        """Mark the view as being filled. Return a cursor: up to which positions to fill it, and the new generation.
-
-        Each generation is a set of states with keys of its own.
-        """
+        """Mark the view as being filled. Return a cursor: up to which positions to fill it, and the new generation."""
         store = self.store
         cursors = store.cursors()
         mark = FILLING + self._id

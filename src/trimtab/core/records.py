@@ -40,7 +40,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     score: float
     request: bytes  # the columns of the request, as a msgpack array in declared order (times as microseconds)
     values: bytes  # the values of the model's inputs, as little-endian float64 (NaN = null)
-    # for each input, the code of the reason for its value (features.REASONS); 255: the input is not from a view
+    # for each input, the code of the reason for its value (features.REASONS); 255: not from a view, and not failed
     reasons: bytes
     flags: tuple[str, ...] = ()  # "past", "null_features", ...
     scores: dict[str, float] | None = None  # for a model of several classes: the probability of each class

@@ -143,7 +143,7 @@ class ThreadExecutor:
 
     def run(self, task: Task, *, on_event: Callable[[Event], None], cancelled: Callable[[], str | None]) -> bytes:
         ended: list[bytes | BaseException] = []
-        # of this task alone, because the task of an interrupted caller may still be running
+        # each task has its own queue, because the task of an interrupted caller may still be running
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         place = self._place.of_task(events.put)
 

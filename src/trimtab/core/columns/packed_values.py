@@ -81,7 +81,7 @@ def _integers(values: NDArray[Any], cells: NDArray[Any], sizes: NDArray[Any]) ->
     bytes_of = values.astype(">i8")[:, None].view(np.uint8)
     cells[:, 0] = bytes_of[:, 7]  # enough for -32 to 127
     for size, (first, first_negative) in _INTEGERS.items():
-        # an integer needs this size if the size below has too few bits
+        # an integer needs this size if the next smaller size has too few bits
         bits = 8 * (size // 2) if size > 2 else 7
         negative = values < (-(1 << bits - 1) if size > 2 else -32)
         larger = np.flatnonzero(negative | (values >= 1 << bits))

@@ -96,10 +96,9 @@ def _earliest(view: View, at_us: int) -> int | None:
 def _match_known(
     view: View, known: Entities, keys: Sequence[Column], at_us: Array, near: Array | slice
 ) -> tuple[Array, Array, int, Array]:
-    """Number the entities that have an event which counts for a request, as `match_keys` does.
+    """Give an index to each entity that has an event which counts for a request.
 
-    Return the number of each event's and each request's entity (-1: none), how many entities there are, and what
-    `_entity_codes` returns.
+    Return what `match_keys` would return for these entities, and what `_entity_codes` returns.
     """
     numbers = known.of(keys)
     entity_codes = np.full(len(at_us), NO_ENTITY, np.uint8)

@@ -114,9 +114,9 @@ class _EntityRows:
         self.cut_us = plan.earliest_us(s_us) if plan.groups else NEVER_US  # no window contains events before this time
         self.last_us = s_us if plan.inclusive else s_us - 1  # the latest event time of rows that count at S
         self.rows: dict[bytes, list[Row]] = defaultdict(list)
-        # Entities with rows that were omitted from `rows` because they are in no window any more, or were replaced. The
-        # list is empty, except in a view with latest values of a source without a key: then it has the newest of the
-        # rows that are in no window (several if their event times are equal).
+        # Entities with rows that were omitted from `rows`, because they are in no window any more or were replaced.
+        # Usually with an empty list. But if a source without a key has latest values, these need the newest of the rows
+        # that are in no window, so the list has them (several if their event times are equal).
         self.omitted: dict[bytes, list[Row]] = {}
         # Versions that were replaced before S reached their event time never count, but their entity exists from the
         # earliest of these event times on. For each entity, this is the version with the earliest event time.

@@ -49,7 +49,7 @@ def check_file(path: Path, repair: str) -> Kind | None:
     """If a file is the main file of a store, check that trimtab can read it, and return the kind of the store.
 
     Args:
-        path: Any file of a state folder. Other files than main files are not checked, and the result is None.
+        path: Any file of a state folder. If it is not the main file of a store, it is not checked; the result is None.
         repair: The advice in the error message if the file is a damaged key-value store.
 
     Raises:

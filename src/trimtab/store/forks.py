@@ -29,7 +29,7 @@ _inherited: set[str] = set()  # in a forked child: the paths that its parent had
 
 def guard(thing: Guarded, path: Path) -> None:
     """Record that `thing` has `path` open. A forked child may use neither of them."""
-    _open[thing] = os.path.abspath(path)  # links are only resolved after a fork: that is slow, and this runs often
+    _open[thing] = os.path.abspath(path)  # resolving links is slow, so this waits until a fork
 
 
 def unguard(thing: Guarded) -> None:

@@ -61,7 +61,7 @@ class LmdbEnvironment:
         self.users = 1
         self.paused = False
         self._map_bytes = map_bytes
-        self._relaxed = relaxed  # whether a commit does not sync its meta page, so a power cut may undo the last commit
+        self._relaxed = relaxed  # whether commits skip the sync of the meta page: a power cut may undo the last commit
         self._mutex = threading.RLock()  # held while writing and while replacing the memory map
         self._local = threading.local()
         self._threads: weakref.WeakSet[_Thread] = weakref.WeakSet()

@@ -121,7 +121,7 @@ class LmdbKeyValue(Closing):
                 behind = not cursor.last() or cursor.key() < keys[0]
                 checks = map(_crc32, values, map(_crc32, keys))
                 tails = map(_tail, checks)
-                pairs = zip(keys, map(add, values, tails))  # noqa: B905  # spares a second copy of all values
+                pairs = zip(keys, map(add, values, tails))  # noqa: B905  # lazy: no second copy of all values
                 # If all keys come after those in the store, append them, which fills pages and needs no search.
                 cursor.putmulti(pairs, append=behind)
 

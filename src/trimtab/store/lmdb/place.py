@@ -52,7 +52,7 @@ class LmdbPlace:
         """Start with an empty store. The old one is set aside during the block, and restored if the block raises.
 
         Args:
-            opened: Returns the open store, which `fresh` then moves to the new folder.
+            opened: Returns the open store. `fresh` makes it use the new, empty folder.
 
         Raises:
             Unavailable: The folder cannot be moved.

@@ -37,9 +37,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     about: About = NOTHING
     # columns of stored events that are no longer declared (see `layouts.py`)
     hidden: tuple[str, ...] = ()
-    # Without a key, an event's id is a hash of its values. The columns from index `first` on were added to the source;
-    # of these, the ones after the last column with a value are not hashed. None: no column was added, so all are
-    # hashed. D34
+    # The index of the first column that was added to the source later; None: no column was added. Without a key, an
+    # event's id is a hash of its values. Nulls at their end, from this index on, are not hashed. # D34
     first: int | None = None
     # the declared format of each time column; left out of stored documents if no format is declared # D0178
     time_formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
@@ -140,7 +139,7 @@ def source(
             matter.
         delimiter: The sign between the fields of a CSV file. The default is a comma; in .tsv files, it is a tab.
         key_of: Columns from whose values the key is made, in rows that do not have the key.
-        constants: By column of type str, the value of rows in which it is missing or null, such as {"series": "all"}.
+        constants: For columns of type str, the value to use where the column is missing or null: {"series": "all"}.
         known_at: The column with the time at which an event became known. Where it is null, `delay` applies.
         only_final: Whether to leave out the rows of a file of history that may not be final: those whose `delay` had
             not passed at the time of the newest row.

@@ -2,9 +2,9 @@
 
 An event expires as a whole, when all of its versions happened and became known before a given time. There are two
 exceptions. First, the newest such event of each entity stays, so that the entity and its newest values stay known.
-Second, old events may have been appended after the given time, when history was loaded late. For each entity and each
-hour in which such events were appended, the newest of them stays, and in each partition the one appended first. These
-two show when history was loaded: predictions made before then did not use it. # D23
+Second, some old events stay that were appended after the given time, because history was loaded late: for each entity
+and each hour of appending, the newest event, and in each partition the event that was appended first. They show when
+the history was loaded: predictions made before then did not use it. # D23
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def expired(before_us: int, entities: Collection[Sequence[str]]) -> str:
 def _kept(old: str, before: str, by: Sequence[str]) -> str:
     """Return an SQL query for the ids of old events that must stay, for the entities that the columns `by` identify.
 
-    Of an entity's rows of one hour, one stays: preferably the newest version of an event that is not deleted, and of
-    several such rows the one with the latest event time.
+    Rows of an entity are grouped by the hour of their append (before `before`: one group). In each group, the row with
+    the latest event time stays, chosen if possible among the newest versions of events that are not deleted. In later
+    groups, the first appended row of each partition stays, too.
     """
     entity = ", ".join('"' + column.replace('"', '""') + '"' for column in by)
     versions = 'PARTITION BY "_id" ORDER BY "_known_at" DESC, "_partition" DESC, "_position" DESC'

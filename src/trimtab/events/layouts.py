@@ -71,7 +71,7 @@ def continues(layout: Layout, before: Layout) -> bool:
 
 
 def retyped(layout: Layout, source: Source) -> dict[str, tuple[Dtype, Dtype]]:
-    """Return the columns whose declared type is not the stored type, each with both types, stored first."""
+    """Return the columns whose declared type is not the stored type, each with its stored and its declared type."""
     both = layout.columns.keys() & source.declared.keys()
     pairs = {name: (layout.columns[name], source.declared[name]) for name in source.columns if name in both}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -32,7 +32,7 @@ def changed_columns(source: Source, rows: FileRows) -> list[str]:
 
 
 def redelivered(source: Source, events: Iterable[Event], log: Log, moved: Moved) -> int:
-    """Count the events that would be stored as new, although a stored event only differs in added or removed columns.
+    """Count the events that would be stored as new, but differ from a stored event only in added or removed columns.
 
     The log and its permanent copy (the table of record) are read once from beginning to end.
 

@@ -27,7 +27,7 @@ from trimtab.events.formats.time_formats import TimeFormat
 from trimtab.events.records import Value
 
 Reason = Literal[
-    "missing",  # a required time, key or id is missing
+    "missing",  # the time or the key is missing
     "wrong_type",
     "infinite",
     "too_large",  # a number beyond 1e150, or an integer that does not fit in 64 bits

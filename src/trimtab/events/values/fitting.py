@@ -34,7 +34,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
     unit: Literal["line", "row"]  # "line" only for text files
     number: int  # beginning with 1
-    # by column: the value as it came; of a CSV file, the values that could be converted are converted
+    # by column: the value as it came; for a CSV file, the converted value if it could be converted
     row: dict[str, Any]
     field: str
     reason: Reason
@@ -139,7 +139,7 @@ def fit_table(what: str, source: Source, table: ArrowTable) -> FileRows:
 
     Args:
         what: The name of the table in errors.
-        table: The table. Of its columns, at least those that the source declares were read.
+        table: The table. Those of its columns that the source declares must have been read.
 
     Raises:
         Misuse: The table lacks the time or the key.

@@ -71,10 +71,10 @@ class _Stored(msgspec.Struct, frozen=True):
 class RecentEvents:
     """The versions of events that became known in the last six weeks, for the sources that deployed models read.
 
-    Of earlier versions, at least the one with the newest event time is kept, and one for each hour with a load of a
-    file. If a source has over a million recent versions, only those of about every second id are kept, or of every
-    fourth, and so on. Kept are the times of a version, its position in the log, its columns of numbers, and the columns
-    by which a view groups events (texts as hashes).
+    Of the versions that became known earlier, at least the one with the newest event time is kept, and one for each
+    hour in which a file was loaded. If a source has over a million recent versions, only those of about every second id
+    are kept, or of every fourth, and so on. Kept are the times of a version, its position in the log, its columns of
+    numbers, and the columns by which a view groups events (texts as hashes).
 
     New records are compared with the earlier versions of their events, which an index finds. So the kept versions are
     as if the whole log had been read. If a file is damaged, or the record in the catalogue is about another log or

@@ -275,8 +275,8 @@ def _table(model: Model, rows: Sequence[LoggedRequest]) -> tuple[Columns, NDArra
 def labels_complete_until(frame: EventFrame, cut_us: int) -> int:
     """Return the time up to which the events of labels are complete, at most `cut_us`.
 
-    If the newest event known at `cut_us` was loaded with a file of history, this is the end of the event's day, because
-    later labels are not in the file. Otherwise, it is `cut_us`.
+    If the newest event known at `cut_us` was loaded with a file of history, this is the end of the day on which it
+    became known, because later labels are not in the file. Otherwise, it is `cut_us`.
     """
     known = np.flatnonzero(frame.known_at_us <= cut_us)
     if frame.loaded_h is None or not known.size:

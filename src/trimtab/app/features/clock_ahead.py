@@ -28,7 +28,7 @@ REPAIR = "Check the clock first; once it is right, run: trimtab storage recover"
 class Ahead(msgspec.Struct, frozen=True, kw_only=True):
     """The records of a partition whose append times are in the future, or another stored time in the future."""
 
-    where: str  # a partition of the event log, such as "p0001", or what else stores a time, such as "online features"
+    where: str  # a partition of the event log, such as "p0001"; or what has the other time, such as "online features"
     first: int | None  # the position of the first of these records; None for another stored time
     records: int  # the number of these records; 0 for another stored time
     newest: str  # the latest of these times

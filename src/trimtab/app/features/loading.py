@@ -96,7 +96,7 @@ def _new_and_changed(
 
 
 def _final(source: Source, rows: FileRows, now_us: int) -> tuple[FileRows, int]:
-    """Leave out the newest rows, those less than the source's delay before the newest one, and count them.
+    """Leave out the rows whose time is less than the source's `delay` before that of the newest row. Count them.
 
     This is only done for a source with `only_final`. Rows that are dated in the future do not count as newest.
 

@@ -196,7 +196,7 @@ def restore(
                     progress(done, manifest.size_bytes)
             check_format(partial)
             if (into / MARKER).exists() and not (partial / MARKER).exists():
-                # API keys are needed since the backup, and the restored state must not be open to everyone
+                # API keys were made required after the backup, so the restored state must not be open to everyone
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
 

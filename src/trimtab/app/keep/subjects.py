@@ -118,8 +118,8 @@ class Subject:
     def of_table(self, source: str | None, rows: Columns) -> list[int]:
         """Return the indices of the rows that have a key.
 
-        If `source` is None, or no column of it holds the entity, all columns are searched whose names hold the entity
-        in any source.
+        If `source` is None, or no column of it holds the entity, all columns are searched that hold the entity in any
+        declared source.
         """
         known = self.places.get(source or "")
         every = {names for _, names in self._places} if known is None else set(known)

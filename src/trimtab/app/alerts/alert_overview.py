@@ -1,4 +1,4 @@
-"""An overview of alerts: receivers, waiting alerts, mutes, and how many alerts were sent, of how many allowed."""
+"""An overview of alerts: receivers, signals, mutes, and the number of pages in a week with its limit."""
 
 from __future__ import annotations
 

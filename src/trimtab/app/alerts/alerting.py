@@ -131,7 +131,7 @@ class Alerting:
         return take_in(state, entries, duration_us(self.settings.flapping))
 
     def plan(self) -> tuple[Plan, AlertState | None, int]:
-        """Return what `look` would send now, the stored state before that (None: there is none), and its revision."""
+        """Return what `look` would send now, the state that is stored now (None: there is none), and its revision."""
         before, revision = self._stored()
         now_us = self._clock.now_us()
         found = mutes(self._catalog)

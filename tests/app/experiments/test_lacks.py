@@ -156,4 +156,4 @@ def test_exposures_that_are_kept_too_shortly_for_late_events_are_said(kept: str,
     (folder / "trimtab.toml").write_text(f'[retention]\npredictions = "{kept}"\n')
     with opened(folder, VISITS + MADE) as project:
         project.start_experiment("made", why="A test.")
-        assert ("exposures are kept too shortly" in project.experiment("made").note) == said
+        assert ("exposures are not kept long enough" in project.experiment("made").note) == said

@@ -117,7 +117,7 @@ def test_exposures_after_the_clock_was_set_back_count_and_are_noted(tmp_path: Pa
         project.expose("prices", "ahead")
     with opened(tmp_path, BEGIN_US + HOUR_US) as project:
         project.expose_units("prices", USERS)
-        assert "which the clock has not reached: it was set back" in project.experiment("prices").note
+        assert "which is later than now: the clock was set back" in project.experiment("prices").note
         to(project, BEGIN_US + 12 * DAY_US)
         found = units(project)
         assert sum(found["01"].values()) == len(USERS)
@@ -144,7 +144,7 @@ def test_exposures_on_days_that_a_clock_ahead_has_closed_say_so(tmp_path: Path) 
         assert {one.variant for one in found} == {"old", "new"}
         note = project.experiment("prices").note
         assert "days before 2024-03-14 were closed by a process whose clock was ahead" in note
-        assert "which the clock has not reached: it was set back" in note
+        assert "which is later than now: the clock was set back" in note
         to(project, BEGIN_US + 12 * DAY_US + HOUR_US)  # still closed
         assert project.expose("prices", "u1").reason == "day is closed"
         to(project, BEGIN_US + 13 * DAY_US + HOUR_US)

@@ -128,7 +128,7 @@ class Rules:
         return self._logged_us
 
     def log_all(self, name: str, exposures: Sequence[Exposure], now_us: int) -> None:
-        """Log exposures. If some are older than `LATE_US` (a day), first let them count (`allow_late`)."""
+        """Log exposures. If some are more than a day old (`LATE_US`), call `allow_late` first, so that they count."""
         if not exposures:
             return
         late_us = self.logged_us(now_us) - min(one.at_us for one in exposures)
@@ -316,13 +316,13 @@ def notes(system: System, state: ExperimentState) -> list[str]:
     kept_us, wait_us = system.config.retention.predictions_us, longest_wait_us(placed(system, definition).metrics)
     if kept_us is not None and kept_us <= wait_us + (1 + LATE_AFTER[0]) * DAY_US:
         found.append(
-            "exposures are kept too shortly ([retention] predictions) to look for events that come after their day was "
-            f"closed; keep them for {format_duration(wait_us + (1 + LATE_AFTER[-1]) * DAY_US)} to count these"
+            "exposures are not kept long enough ([retention] predictions) to look for events that come after their day "
+            f"was closed; keep them for {format_duration(wait_us + (1 + LATE_AFTER[-1]) * DAY_US)} to count these"
         )
     newest_us = newest_at_us(system.state.exposures)
     if newest_us > system.clock.now_us() + EARLY_US:
         found.append(
-            f"exposures were logged at {format_time(newest_us)}, which the clock has not reached: it was set back. "
+            f"exposures were logged at {format_time(newest_us)}, which is later than now: the clock was set back. "
             "Until it reaches this time, new exposures are logged with this time, and only count if their day is "
             "closed after it"
         )

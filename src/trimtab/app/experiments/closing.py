@@ -294,9 +294,9 @@ class ExperimentDays:
         return chain(self._units.not_eligible(intake), self._units.missing(intake), logged)
 
     def _lacking(self, intake: Intake) -> dict[int, str]:
-        """Return the units that took no part because features were missing: by hash, the text that names these.
+        """Return units that took no part because features were missing: a text that names the features, by unit hash.
 
-        Units that took part later are left out if they did so before the day is closed.
+        Units that took part later, but before the day is closed, are left out.
         """
         if not self.definition.features:
             return {}

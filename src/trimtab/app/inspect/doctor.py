@@ -125,7 +125,7 @@ def _dependencies() -> list[Finding]:
         try:
             import_module(module)
             version = metadata.version(distribution)
-        except Exception as error:  # a broken library may raise anything, which is the finding
+        except Exception as error:  # a broken library may raise anything; report the error
             found = _ABSENT if isinstance(error, ModuleNotFoundError) else f"does not load: {_short(error)}"
             out.append(Finding(name=distribution, state="missing", found=found, fix=install))
             continue
@@ -157,7 +157,7 @@ def _module(module: str) -> Finding:
         return Finding(name=module, state="ok", found=_version(module))
     except (ModuleNotFoundError, metadata.PackageNotFoundError):
         return Finding(name=module, state="missing", found=_ABSENT, fix=install)
-    except Exception as error:  # a broken library may raise anything, which is the finding
+    except Exception as error:  # a broken library may raise anything; report the error
         if "libgomp" in str(error):
             found = "the system's OpenMP library libgomp.so.1 is missing"
             return Finding(name=module, state="missing", found=found, fix="apt-get install libgomp1")

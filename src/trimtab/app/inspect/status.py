@@ -58,7 +58,7 @@ from trimtab.training.runtimes.table import missing_library
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long
 _STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for this long
-_UNFOLLOWED_US = HOUR_US  # the same while no process does: the next prediction applies the record anyway
+_UNFOLLOWED_US = HOUR_US  # the same while no process applies it, because the next prediction will
 
 
 def deployment_status(system: System, name: str) -> DeploymentStatus:

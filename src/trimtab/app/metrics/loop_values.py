@@ -35,10 +35,10 @@ Samples: TypeAlias = "dict[str, dict[Labels, float]]"  # the value of each metri
 
 PHASES = ("idle", "waiting", "shadow", "waiting for approval", "canary", "promoting")
 SEVERITIES = ("red", "info")
-# The labels of a closed day are read at its close, and again 1, 7 and 28 days later (`steering.loop.AMENDED_AFTER`).
-# For each of these ages: the days over which the completeness of labels at this age is computed, counted back from the
-# newest closed day (0). For age 0, labels count as read at the close. For another age, these are the days whose labels
-# were last read at this age.
+# The labels of a day are read at its close (age 0), and again 1, 7 and 28 days later (`steering.loop.AMENDED_AFTER`).
+# For each age: the days over which the completeness of labels at this age is computed, counted back from the newest
+# closed day (0). Age 0 uses what was read at the close, in any of these days; the other ages use days whose newest
+# reading was at this age.
 AGES = {0: range(7), 1: range(1, 7), 7: range(7, 14), 28: range(28, 35)}
 
 

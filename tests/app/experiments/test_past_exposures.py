@@ -110,7 +110,7 @@ def test_impossible_times_are_refused(tmp_path: Path) -> None:
         assert [one.reason for one in project.expose_units("prices", USERS[:2], at=times)] == ["assigned"] * 2
 
 
-def test_exposures_after_the_clock_was_set_back_count_and_are_noted(tmp_path: Path) -> None:
+def test_exposures_after_the_clock_was_set_back_count_and_are_reported(tmp_path: Path) -> None:
     with opened(tmp_path) as project:
         project.start_experiment("prices", why="A test.")
     with opened(tmp_path, BEGIN_US + 3 * DAY_US) as project:  # ahead by three days

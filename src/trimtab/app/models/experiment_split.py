@@ -159,11 +159,11 @@ class StoredArms:
         return {variant: model for variant, model in others if model in self._definitions.deployments}
 
     def answerers(self) -> dict[str, Answerer]:
-        """Return the loaded answerers of these deployments, by variant. This counts as a use, so they stay loaded."""
+        """Return the loaded answerers of the deployments in `deployed`, by variant. The call counts as their use."""
         found = {}
         for variant, model in self.deployed().items():
             endpoint = self._endpoint_of(model)
-            endpoint.uses += 1  # requests of this deployment may be answered by it
+            endpoint.uses += 1  # so that it stays loaded: it may answer requests of this deployment
             if endpoint.loaded is not None:
                 found[variant] = endpoint.loaded
         return found

@@ -50,7 +50,7 @@ class ServedModel:
     ) -> None:
         deployment = answerers.deployment
         self.answerers = answerers
-        self._use = answerers.clock.now_us(), 0  # when new requests were last noticed, and how many there were by then
+        self._use = answerers.clock.now_us(), 0  # when a use was last noticed, and the number of uses at that time
         self._registry = registry
         self._mutex = threading.Lock()  # held during `_follow`, which several threads call
         self._memory = memory

@@ -40,7 +40,7 @@ def standing(catalog: Catalog) -> Standing | None:
 
 @contextmanager
 def standing_recorded(catalog: Catalog, clock: Clock, *, forget: bool) -> Iterator[None]:
-    """If the block fails, store its error. If it succeeds, remove the stored error (with `forget`)."""
+    """If the block fails, store its error. If it succeeds and `forget` is set, remove the stored error."""
     try:
         yield
     except (Conflict, Unavailable):  # these errors are temporary, so they are not stored

@@ -94,7 +94,7 @@ class Views:
         return self.filled(features.views)
 
     def filled(self, views: Sequence[View]) -> bool:
-        """Return whether these views can be read: they are filled, and no view is more current; or the log is empty."""
+        """Return whether these views can be read: all are filled and as current as any other, or the log is empty."""
         return _filled(self._state, views)
 
     def look(self) -> bool:

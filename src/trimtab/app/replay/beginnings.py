@@ -48,12 +48,12 @@ def check_labels(chosen: Sequence[Scenario], tables: Mapping[str, Columns]) -> N
 
 
 def last_request(asked_us: NDArray[Any]) -> int:
-    """Return the time of the newest request that is no straggler.
+    """Return the time of the newest request, without the stragglers at the end.
 
     Stragglers are the requests after a long gap, if they are at most 1 % of all requests. So a single request today
-    does not prolong a history that ended years ago, or a file of daily rows that ended last month. A gap is long in two
-    cases: it is longer than half of the time from the first request to it; or it is longer than the time after it, and
-    also longer than `_LONG` times the longest gap among the first 99 % of the requests.
+    does not prolong a history that ended years ago, or a file of daily rows that ended last month. A gap is long if it
+    is longer than half of the history before it. It is also long if it is longer than the history after it, and longer
+    than `_LONG` times the longest gap among the first 99 % of the requests.
     """
     first = len(asked_us) - 1 - len(asked_us) // 100
     since_us, gaps = asked_us[first:-1], np.diff(asked_us[first:])
@@ -106,9 +106,9 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
     """Return midnights at which a replay may start.
 
     The gate judges a version on the newest days whose labels are final, and the version is fitted on rows whose labels
-    were final when these days began. So before the start lie two waits for labels, the gate's window, and some days to
-    learn from; without a gate, one wait and these days. If the history is long enough, a quarter of the requests also
-    lies before the first start, and at most a year is replayed.
+    were final when these days began. So two waits for labels, the gate's window and some days to learn from lie before
+    the start; without a gate, one wait and some days to learn from. If the history is long enough, a quarter of the
+    requests also lies before the first start, and at most a year is replayed.
 
     Args:
         asked_us: The times of all requests, in order.

@@ -25,7 +25,7 @@ from trimtab.experiments.reading.planted_runs import PastUnits, made_state, ramp
 from trimtab.experiments.unit_values import MetricFeatures, UnitValues
 
 Array = NDArray[Any]
-_OLD_US = 14 * DAY_US  # the plan says so if the newest appearance is older than the metrics' windows by this much
+_OLD_US = 14 * DAY_US  # if no unit whose metrics are known appeared for this long, the plan says so
 DAYS = 56  # how many past days are used at most
 
 
@@ -36,8 +36,8 @@ def past_units(system: System, definition: Experiment, *, days: int = DAYS, orig
         definition: An experiment. If it compares versions, the units are those of logged predictions; otherwise, those
             of the events or requests of a source.
         origin: The source or request whose rows count as exposures. By default, a request that has all columns that the
-            assignment reads, or if there is none, a source that has them. If there are several, the one with most units
-            is taken; if several have as many, one that no metric reads.
+            assignment reads, or if there is none, a source that has them. Of several, the one with the most units is
+            taken; of several with equally many, one that no metric reads.
 
     Raises:
         NotFound: There is no such source, or it has no rows, or no prediction was logged.

@@ -1,1 +1,1 @@
-"""New projects, demos and replays."""
+"""The demo, and new projects."""

@@ -67,12 +67,13 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     The guess is the first of these that fits:
 
     1. the time, if the file is a single series;
-    2. a column with a different value in each row, preferably one with a name such as "id". But if none of these has
-       such a name, and each only numbers the rows, 3 is tried first, and more than half of all pairs of an entity and a
-       time must then have a row;
+    2. a column with a different value in each row, preferably one with a name such as "id";
     3. an entity of up to three columns, together with the time;
     4. a column with a name such as "id", together with the time;
     5. all columns but the label.
+
+    But if the columns of 2 only number the rows, and none has a name such as "id", 3 is tried first. Then more than
+    half of all pairs of an entity and a time must have a row.
 
     Raises:
         NotFound: A column that is named does not exist.

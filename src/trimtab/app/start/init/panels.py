@@ -38,8 +38,8 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     def windows(self) -> list[Window]:
         """Return the features: the newest label, means and standard deviations of windows, and labels of past seasons.
 
-        Seasons are weeks, days if there are several rows a day, and years if the file has enough of them. The newest
-        past season is as many whole seasons ago as are needed for its label to be known when the prediction is made.
+        Seasons are weeks, days if there are several rows a day, and years if the file has enough of them. The first
+        past season is the newest one whose label is known when the prediction is made.
         """
         step = self.step_us
         found = [Window("last", "latest", None)]

@@ -99,8 +99,8 @@ def _incomplete(ages: Ages, counts: NDArray[Any], lacks: Lacks, least: int = 0) 
     """Return the age, in units from the newest row, below which labels are not complete yet; 0 if all are.
 
     `counts` has for each age the number of rows with a label, or with a positive one. Their usual share is that in the
-    older half of all rows. Rows are looked at in blocks, newest first. A block has at least 30 rows, and so many that
-    `least` of them would be counted at the usual share. A block is incomplete if its share is too low (`lacks`).
+    older half of all rows. Rows are looked at in blocks, newest first. A block has at least 30 rows, and at the usual
+    share, at least `least` of them would be counted. A block is incomplete if its share is too low (`lacks`).
     """
     half = np.cumsum(ages.rows) * 2 > ages.rows.sum()
     if not half.any() or not counts[half].sum():

@@ -95,7 +95,7 @@ def _sample(connection: DuckDBPyConnection) -> list[str]:
 
 
 def _typed(connection: DuckDBPyConnection, name: str, sample: Sequence[str], choices: Choices) -> Kind | None:
-    """Return the type of a column of numbers, times or bools, or that of a text with an oddity; None: other text."""
+    """Return the type of a column of numbers, times or bools, or of texts most of which are such; None: other texts."""
     if name in choices.times:
         return _times(connection, choices.times[name], given=True)
     if name in choices.numbers:

@@ -142,9 +142,8 @@ def sees_removed(view: View, feature: str, kept_from_us: Mapping[str, int], at_u
         view: The view, by the definition with which the version was trained.
         kept_from_us: The time before which events were removed, by source.
         at_us: The time as of which the feature is computed.
-        lacks: Whether the feature, computed from the remaining events, is null. This matters only for a feature of an
-            entity's newest event. Retention keeps this event, unless it was corrected or deleted later; without it,
-            the feature is null.
+        lacks: Whether the feature is null if it is computed from the remaining events. It is only used for features of
+            an entity's newest event, which retention keeps, unless the event was corrected or deleted later.
     """
     removed_us = kept_from_us.get(view.source.name)
     if removed_us is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def stages_of(system: System, model: str | None = None) -> list[Stage]:
-    """Return the stages of a deployment's present or next repair (a new version), and follow-ups; see `stages`."""
+    """Return the stages of a deployment's present repair (a new version) or of its next one; see `stages`."""
     deployment, catalog = system.definitions.deployment(model), system.state.catalog
     state, frozen = loop_state(catalog, deployment.name), read_record(catalog, FREEZE, "all", str)
     requested = read_record(catalog, REQUEST, deployment.name, Requested)

@@ -52,7 +52,7 @@ class ImportRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 def import_version(
     system: System, path: Path, name: str, request: ImportRequest, *, executor: ProcessExecutor
 ) -> Version:
-    """Import a model file, which a child process reads first, as a version; see `Project.import_model`."""
+    """Import a model file as a version; see `Project.import_model`. A child process reads the file first."""
     model = system.definitions.models.get(name)
     if model is None:
         declared = ", ".join(system.definitions.models) or "none"

@@ -949,7 +949,7 @@ class Project(ProjectRows):
         Raises:
             NotFound: There is no such deployment.
             Misuse: No reason is given; or there are several such candidates and no deployment is named.
-            Conflict: As for `approve`; but a rejection is possible in a freeze, and of a candidate in its rollout.
+            Conflict: As for `approve`, but neither a freeze nor a rollout prevents a rejection.
         """
         from trimtab.app.training.resolve_deployment import waiting
 

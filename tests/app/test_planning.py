@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import shop
 
+from processes import eventually
 from trimtab.app.plan.applying import drop_unneeded
 from trimtab.app.project import Project
+from trimtab.app.serve import background
 from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents
 from trimtab.core.errors import Conflict, Misuse, NotFound
@@ -161,6 +163,25 @@ def test_what_nothing_uses_any_more_is_dropped_by_a_tick_and_written_down(applie
         (row,) = [d for d in project.ledger() if d.act == "drop"]
         assert "uses view site@" in row.cause
         assert project.views.unneeded() == []
+
+
+def test_a_service_whose_ticks_run_in_a_child_drops_what_nothing_uses_any_more(
+    applied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop.opened(edited(applied, B)) as project:
+        project.apply()
+    monkeypatch.setattr(background, "runs_in_child", lambda settings, clock: True)
+    monkeypatch.setattr(background.Ticker, "work", lambda self, name, here: None)  # a child that does nothing
+    monkeypatch.setattr(background, "_ROUND_S", 0.01)
+    monkeypatch.setattr(background, "_TICK_S", 0.01)
+    with shop.opened(edited(applied, A)) as served:
+        with served.views.follow().start(), shop.opened(applied) as other:
+            assert other.apply().dropped == []  # only the process that applies events may delete them
+            assert len(served.views.unneeded()) == 1
+            with background.BackgroundTasks(served).start():
+                eventually(lambda: served.views.unneeded() == [], "the online features of site were not dropped")
+        served.views.release()
+        assert "drop" in [d.act for d in served.ledger()]
 
 
 def test_a_removed_column_that_a_version_reads_and_a_key_that_changes_are_dangers(applied: Path) -> None:

@@ -65,7 +65,7 @@ def drop_unneeded(system: System, actor: str = "policy") -> list[str]:
     views = system.views
     gone = views.unneeded()
     if not gone or (views.followed() and not views.follows):
-        return []  # the process that applies the log deletes them in its next tick
+        return []  # the process that applies the log deletes them after its next tick
     names = named_views(system, gone)
     if not views.drop():
         return []  # another process now applies the log, and will delete them

@@ -38,8 +38,6 @@ _SKEW_S = 5.0  # the time between two tests of whether a skew check is due
 _ALERTS_S = 5.0  # the time between two looks for new alerts
 _GRACE_S = 5.0  # after `close`, running tasks may continue for this long; an interruption loses no state
 Work: TypeAlias = "Callable[[], object]"
-
-
 _CHANGED = b"changed"  # the result of a child that found that the project file has changed
 _SKEW = "skew since "
 
@@ -206,6 +204,7 @@ class BackgroundTasks(Closing):
         if self._names and in_child:
             ticking = {name: partial(other.work, name, work) for name, work in ticking.items()}
             between = {name: partial(other.work, name, work) for name, work in between.items()}
+            ticking["drop views"] = self._drop  # the child must not, because this process applies the log
         self.skew = SkewWatch(system, check=other.skew if self._names and in_child else None)
         self._threads += [
             self._thread("background", partial(self._run, _ROUND_S, often)),
@@ -231,6 +230,11 @@ class BackgroundTasks(Closing):
         from trimtab.app.keep.retention import retain_when_due
 
         retain_when_due(self._system)
+
+    def _drop(self) -> None:
+        from trimtab.app.plan.applying import drop_unneeded
+
+        drop_unneeded(self._system)
 
     def _read_ahead(self, name: str) -> None:
         from trimtab.app.training.loops import Loops

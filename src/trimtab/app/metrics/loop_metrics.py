@@ -109,9 +109,7 @@ class LoopMetrics:
 
     def _read(self) -> Samples:
         if self._values is None:
-            from trimtab.app.metrics.loop_values import (
-                LoopValues,  # imported here, because it loads NumPy
-            )
+            from trimtab.app.metrics.loop_values import LoopValues  # imported here, because it loads NumPy
 
             self._values = LoopValues(self._system)
         return self._values.read()

@@ -37,9 +37,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     hash: str
     parts: dict[str, Part]  # by "feature late_rate_7d", for example; "": the fields of the definition itself
-    notes: (
-        Part  # descriptions, rules for reading rows, for fits and for rollouts; their changes affect no stored values
-    )
+    notes: Part  # descriptions, and rules of reading, fits and rollouts; their changes affect no stored values
 
     @property
     def key(self) -> str:

@@ -348,8 +348,8 @@ class System(Closing, metaclass=PublicNames):
     def current(self, model: str) -> ServedModel:
         """Return the served model of a deployment, brought up to date with its alias and with the event log.
 
-        Nothing is done if it was up to date before, no store was written since, and the deployment does not learn
-        online.
+        Only precomputed answers are looked for if it was up to date before, neither the catalogue nor the event log was
+        written since, and the deployment does not learn online.
         """
         served = self.served(model)
         mark, now_s = self.state.mark(), monotonic()

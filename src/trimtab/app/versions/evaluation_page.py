@@ -100,7 +100,5 @@ def _add_search(page: Document, searched: Searched) -> None:
     about, used, *best = searched.lines(most=0)[: 2 + (searched.search.best is not None)]
     for text in (f"{about.partition(': ')[2]}; {used}", *best):
         page.paragraph(f"{text[:1].upper()}{text[1:]}.")
-    page.paragraph(
-        "On the rows of the search, the best of many trials looks a little too good. No metric above uses these rows."
-    )
+    page.paragraph("The value of the best of many trials is optimistic. No metric above uses the rows of the search.")
     page.table(trial_table(searched, most=_MOST_TRIALS))

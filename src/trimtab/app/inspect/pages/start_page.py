@@ -20,7 +20,7 @@ def start_page(system: System) -> str:
     status = project_status(system)
     page = Document(system.config.project.name, f"As of {_minute(status.at)} UTC.")
     if status.frozen:
-        page.note("Automation is frozen: nothing is retrained, promoted or rolled back.", "warning")
+        page.note("Automation is frozen: nothing is retrained, promoted or rolled back automatically.", "warning")
     for line in status.red:
         page.note(line, "bad")
     if not status.red:

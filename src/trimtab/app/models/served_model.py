@@ -150,7 +150,7 @@ class ServedModel:
         return self._loaded is not None and self._arm_failure is None
 
     def see_stored(self) -> None:
-        """Let the endpoint give precomputed answers if any are stored. Also call `flush`."""
+        """Let the endpoint give precomputed answers if any are stored, and log waiting exposures of experiments."""
         self.endpoint.precomputed = self.precomputed if self.precomputed.holds_any() else None
         self.flush()
 

@@ -421,6 +421,32 @@ def test_a_version_whose_reference_has_few_days_is_always_watched(catalog: Catal
     assert short is None or all(one.loss_sum < 500 for one in short.days)  # no day since the alarm is learnt from
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lucky_fortnight_of_reference_days_does_not_ring_for_ever(catalog: Catalog, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0.0, 0.01, 400)
+    lucky = noise[:14] - noise[:14].mean() - 0.0075  # three quarters of a standard deviation better than the rest
+    monitor = anchored(catalog, [day(n, 0.3 + one) for n, one in enumerate(lucky.tolist())])
+    assert monitor.watch is not None
+    assert monitor.watch.short is not None
+    rung = monitor.observe([day(n, 0.3 + float(noise[n])) for n in range(14, 400)], now_us=1)
+    assert monitor.watch.short is None
+    assert monitor.watch.figures["quality_loss"].spec.reference_blocks == 28
+    assert rung == []
+
+
+@pytest.mark.parametrize("begins", [15, 20, 26, 30])
+def test_a_change_while_the_reference_grows_is_not_learnt(catalog: Catalog, begins: int) -> None:
+    rng = np.random.default_rng(begins)
+    losses = (0.3 + rng.normal(0.0, 0.01, 90) + 0.03 * (np.arange(90) >= begins)).tolist()
+    monitor = anchored(catalog, [day(n, one) for n, one in enumerate(losses[:14])])
+    rung = monitor.observe([day(n, one) for n, one in enumerate(losses[14:], 14)], now_us=1)
+    assert "quality_loss" in {signal.kind for signal in rung}
+    assert monitor.watch is not None
+    assert monitor.watch.alarming
+    assert monitor.watch.figures["quality_loss"].spec.mean < 0.31
+
+
 def test_a_grown_reference_is_there_again_after_a_roll_back(catalog: Catalog) -> None:
     monitor = repaired(catalog)
     monitor.observe([day(n, FLAT[n % 14], version="v2") for n in range(30, 45)], now_us=2)

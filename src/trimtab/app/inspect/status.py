@@ -34,7 +34,7 @@ from trimtab.experiments.records import experiment_state, stored_definition
 from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
-from trimtab.monitoring.quality.references import GROWN_DAYS
+from trimtab.monitoring.quality.references import TWO_WEEKS
 from trimtab.monitoring.quality.watches import Watch
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
@@ -270,11 +270,11 @@ def _steady(watch: Watch) -> str:
 
 def _reference_in_words(watch: Watch) -> str:
     """Return, in parentheses, that the reference (the normal quality) has few days; empty if it has enough."""
-    if watch.short is not None and watch.healthy:
+    if watch.short is not None and watch.healthy and not watch.figures:
         found = len(watch.short.days)
         return (
             " (compared with the reference of an earlier version, until the version in service has a reference of "
-            f"{GROWN_DAYS} days; now it has {found})"
+            f"{TWO_WEEKS} days; now it has {found})"
         )
     if not watch.provisional:
         return ""
@@ -418,7 +418,7 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     if watch.short is not None:
         return (
             f"{', '.join(missing)} not watched yet: the reference of the version has {len(watch.short.days)} days with "
-            f"labels. Its next closed days are added until it has {GROWN_DAYS}"
+            f"labels. Its next closed days are added until it has {TWO_WEEKS}"
         )
     window = format_duration(loop.deployment.gate.window_us)
     return (

@@ -15,20 +15,25 @@ from trimtab.feedback.blocks import DayBlocks
 from trimtab.monitoring.quality.earlier_levels import loss_level
 from trimtab.monitoring.quality.watches import (
     CALIBRATION,
+    FULL_REFERENCE,
     LOSS,
+    SUSPICIOUS,
     MetricValue,
     ShortReference,
     Watch,
     learnt_slices,
     learnt_values,
 )
-from trimtab.stats.inference.edetector import LEAST_BLOCKS, AlarmState
+from trimtab.stats.inference.edetector import AlarmState
 
-GROWN_DAYS = 14  # days in service are added to a short reference until it has two whole weeks  # D0223
+# Days in service are added to a short reference. It is learnt again when it has two whole weeks, and when it is full.
+TWO_WEEKS = 14  # D0223
 
 
 def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, reference: ShortReference) -> Watch:
-    """Return the watch with reference values from the given days. If fewer than 7 have labels, it keeps the days, too.
+    """Return the watch with reference values from the given days. If fewer than 28 have labels, it keeps the days, too.
+
+    Values that the watch has already keep their reference while there is an alarm or much evidence against it.
 
     Args:
         kinds: The kinds of values to watch.
@@ -42,18 +47,18 @@ def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, r
     levels = {name: loss_level(some, watch.loss_cap) for name, some in {"": days, **slices}.items()}
     return msgspec.structs.replace(
         watch,
-        figures=_from_now(watch, figures),
+        figures=_from_now(watch, figures) | _suspicious(watch.figures),
         unwatched=unwatched,
-        slices=_from_now(watch, of_slices[LOSS]),
-        slice_gaps=_from_now(watch, of_slices.get(CALIBRATION, {})),
+        slices=_from_now(watch, of_slices[LOSS]) | _suspicious(watch.slices),
+        slice_gaps=_from_now(watch, of_slices.get(CALIBRATION, {})) | _suspicious(watch.slice_gaps),
         reference_loss=_mean_loss(days),
         levels={name: level for name, level in levels.items() if level is not None},
-        short=reference if sum(day.labelled > 0 for day in days) < LEAST_BLOCKS else None,
+        short=reference if _labelled(days) < FULL_REFERENCE else None,
     )
 
 
 def grown(watch: Watch, day: DayQuality, blocks: DayBlocks | None, kinds: Sequence[str], run_length: float) -> Watch:
-    """Add a day in service to a short reference; with 14 days, learn from it.
+    """Add a day in service to a short reference; with 14 days, and again with 28, learn from it.
 
     During an alarm, no days are added, and those since the beginning of the change are removed.
     """
@@ -67,9 +72,9 @@ def grown(watch: Watch, day: DayQuality, blocks: DayBlocks | None, kinds: Sequen
         for name, days in short.slices.items()
     }
     short = msgspec.structs.replace(short, days=(*short.days, day), slices=slices)
-    if len(short.days) < GROWN_DAYS:
-        return msgspec.structs.replace(watch, short=short)
-    return with_reference(watch, kinds, run_length, short)
+    if _labelled(short.days) in (TWO_WEEKS, FULL_REFERENCE):
+        return with_reference(watch, kinds, run_length, short)
+    return msgspec.structs.replace(watch, short=short)
 
 
 def _before_change(short: ShortReference, watch: Watch) -> ShortReference:
@@ -87,6 +92,17 @@ def _from_now(watch: Watch, figures: Mapping[str, MetricValue]) -> dict[str, Met
         return dict(figures)
     state = AlarmState(days=(watch.last_day_us - watch.first_day_us) // DAY_US + 1)
     return {name: msgspec.structs.replace(figure, state=state) for name, figure in figures.items()}
+
+
+def _suspicious(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
+    """Return the values with an alarm or much evidence. A new reference might have learnt their change."""
+    return {
+        name: figure for name, figure in figures.items() if figure.alarming or figure.state.log_evidence > SUSPICIOUS
+    }
+
+
+def _labelled(days: Sequence[DayQuality]) -> int:
+    return sum(day.labelled > 0 for day in days)
 
 
 def _mean_loss(days: Sequence[DayQuality]) -> float | None:

@@ -40,7 +40,8 @@ _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: the test is made at every promotion, 
 # with `LOW`, and smaller ones later
 _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
-_HARMLESS_SHARE = 0.001  # a gap of the calibration is no evidence if it adds at most this share to the loss
+_HARMLESS_LOSS = 0.005  # a loss is no evidence if it is above the reference by at most this share  # D0223
+_HARMLESS_GAP = 0.001  # a gap of the calibration is no evidence if it adds at most this share to the loss
 _SLICE_STEPS = 60  # this many days are kept to date the onset of a slice's change
 
 
@@ -202,7 +203,8 @@ def learnt_values(
         days: The reference days, oldest first. Their rows were not used for training.
         run_length: At least this many days pass on average until a false alarm of one kind.
         allowance: For each kind, the distance from the reference up to which a value is no evidence, in units of the
-            value. For the calibration of probabilities, the gap that adds a thousandth to the loss is also allowed.
+            value. Half a percent of the loss is also allowed and, for the calibration of probabilities, the gap that
+            adds a thousandth to the loss.
         low: As in `learn_alarm`.
     """
     usable = _whole_weeks([day for day in days if day.labelled])
@@ -213,14 +215,13 @@ def learnt_values(
     for kind in kinds:
         values = [value_of(kind, day, excess) for day in usable]
         direction: Direction = "both" if kind == CALIBRATION else "up"
-        harmless = _harmless_gap(usable) if excess and kind == CALIBRATION else 0.0
         try:
             spec = learn_alarm(
                 values,
                 rows,
                 run_length=run_length,
                 direction=direction,
-                allowance=allowance.get(kind, 0.0) + harmless,
+                allowance=allowance.get(kind, 0.0) + _harmless(kind, usable, excess),
                 low=low,
             )
         except Misuse as error:  # too few reference days, or all values are equal
@@ -231,14 +232,19 @@ def learnt_values(
     return figures, unwatched
 
 
-def _harmless_gap(days: Sequence[DayQuality]) -> float:
-    """Return the gap between mean score and mean label that adds `_HARMLESS_SHARE` to the loss of probabilities.
+def _harmless(kind: str, days: Sequence[DayQuality], excess: bool) -> float:
+    """Return the distance from the reference, in units of the value, that costs only a small share of the loss.
 
-    A gap g costs about g^2 / (2 p (1 - p)) of log loss, if p is the share of positive labels.
+    A gap g between mean score and mean label costs about g^2 / (2 p (1 - p)) of log loss, if p is the share of positive
+    labels.
     """
     rows = sum(day.labelled for day in days)
+    if not rows or (kind == CALIBRATION and not excess):
+        return 0.0
+    if kind != CALIBRATION:
+        return _HARMLESS_LOSS * abs(sum(day.capped_loss_sum for day in days)) / rows
     share, loss = sum(day.label_sum for day in days) / rows, sum(day.loss_sum for day in days) / rows
-    return math.sqrt(_HARMLESS_SHARE * max(loss, 0.0) * 2.0 * share * (1.0 - share))
+    return math.sqrt(_HARMLESS_GAP * max(loss, 0.0) * 2.0 * share * (1.0 - share))
 
 
 def learnt_slices(

@@ -76,15 +76,15 @@ def fitted(x: Floats, y: Floats) -> Floats:
     return w
 
 
-def first_rings(world: World, seed: int, folder: Path, days: int) -> dict[str, int]:
-    """By kind the day in service, from 1, on which its alarm rang first."""
+def first_rings(world: World, seed: int, folder: Path, days: int, before: int = EARLIER) -> dict[str, int]:
+    """By kind the day in service, from 1, on which its alarm rang first; `before` days before the window are known."""
     at, x, y = drawn(world, seed, HISTORY + days)
 
     def days_of(rows: NDArray[np.bool_], w: Floats) -> list[DayQuality]:
         return day_quality("m", "log_loss", "v", (at[rows] + HISTORY) * DAY_US, sigmoid(x[rows] @ w), y[rows])
 
-    window, earlier = (at >= -WINDOW) & (at < 0), (at >= -WINDOW - EARLIER) & (at < -WINDOW)
-    walk, candidate = (fitted(x[at < end], y[at < end]) for end in (-WINDOW - EARLIER, -WINDOW))
+    window, earlier = (at >= -WINDOW) & (at < 0), (at >= -WINDOW - before) & (at < -WINDOW)
+    walk, candidate = (fitted(x[at < end], y[at < end]) for end in (-WINDOW - before, -WINDOW))
     refit = fitted(x[at < 0], y[at < 0])
     scores, again = (sigmoid(x[window] @ w) for w in (candidate, refit))
     with store.open(f"sqlite://{folder}/{seed}.db", "catalog") as catalog:
@@ -106,9 +106,11 @@ def first_rings(world: World, seed: int, folder: Path, days: int) -> dict[str, i
     return found
 
 
-def shares(world: World, seeds: Sequence[int], folder: Path, days: int = 100) -> tuple[float, float]:
+def shares(
+    world: World, seeds: Sequence[int], folder: Path, days: int = 100, before: int = EARLIER
+) -> tuple[float, float]:
     """The share of streams whose loss alarm rang, and of those where either did."""
-    rung = [first_rings(world, seed, folder, days) for seed in seeds]
+    rung = [first_rings(world, seed, folder, days, before) for seed in seeds]
     return float(np.mean([LOSS in one for one in rung])), float(np.mean([bool(one) for one in rung]))
 
 
@@ -127,9 +129,12 @@ def worse(by: float) -> World:
     return World(rows=2_000, worse_from=10, worse_by=by)
 
 
-def delays(world: World, seeds: Sequence[int], folder: Path, start: int, days: int = 70) -> list[float]:
+def delays(
+    world: World, seeds: Sequence[int], folder: Path, start: int, days: int = 70, before: int = EARLIER
+) -> list[float]:
     """Closed days from a change to the first alarm of either kind that rang after it."""
-    found = [min(first_rings(world, seed, folder, start + days).values(), default=math.inf) for seed in seeds]
+    rung = [first_rings(world, seed, folder, start + days, before) for seed in seeds]
+    found = [min(one.values(), default=math.inf) for one in rung]
     return [one - start for one in found if one > start]  # those that rang before have their own test
 
 
@@ -164,6 +169,19 @@ def test_false_alarms_of_healthy_streams(soak_report, tmp_path):
     most = {name: 0.15 if name == "lag_6" else 0.10 for name in HEALTHY}
     failures = sum(figures[f"{name}_either"] > most[name] for name in HEALTHY)
     soak_report("false_alarms", runs=len(seeds) * len(HEALTHY), failures=failures, **figures)
+    assert failures == 0
+
+
+@pytest.mark.soak
+def test_a_healthy_year_after_a_reference_of_one_fortnight(soak_report, tmp_path):
+    """`pytest -m soak -s tests/monitoring/test_quality_campaign.py -k fortnight`; D0223."""
+    seeds = np.random.SeedSequence().generate_state(300).tolist()
+    loss, either = shares(World(lag=0.0), seeds, tmp_path, 365, before=0)
+    late = delays(World(worse_from=60, worse_by=WORSE["ten"]), seeds[:100], tmp_path, 60, before=0)
+    found, median = float(np.mean(np.isfinite(late))), float(np.median(late))
+    print(f"a year: loss {loss:.3f}, either {either:.3f} of {len(seeds)}; 10 % worse: {found:.2f}, {median:.0f} days")
+    failures = int(either > 0.05)
+    soak_report("fortnights", runs=len(seeds), failures=failures, loss=loss, either=either, found=found, days=median)
     assert failures == 0
 
 

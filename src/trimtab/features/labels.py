@@ -41,7 +41,8 @@ class LabelIndex:
         self.label = label
         self._places = {value: float(place) for place, value in enumerate(label.classes)}
         self._frame: EventFrame | None = None
-        self._last: dict[Any, int] = {}  # for each key, its last row
+        self._number_of: dict[Any, int] = {None: -1}  # a number for each key
+        self._newest: Array = np.full(1, -1)  # the newest row of the key with each number; -1: there is none
         # for each row, the previous row with the same key; -1: there is none
         self._previous: Array = np.zeros(0, np.int64)
         self._rows = 0
@@ -52,27 +53,36 @@ class LabelIndex:
         Raises:
             Misuse: The history belongs to another source.
         """
+        if frame is self._frame:
+            return
         if frame.source != self.label.source.name:
             raise Misuse(f"labels: needs the events of {self.label.source.name!r}; these are of {frame.source!r}.")
         if self._frame is not None and not _continues(frame, self._frame):
-            self._last = {}
+            self._newest[:] = -1
             self._rows = 0
         start = self._rows
-        column = frame.columns[self.label.key].take(slice(start, None))
-        keys, last = column.to_list(), self._last
-        previous = np.fromiter(map(last.get, keys, repeat(-1)), np.int64, len(keys))
-        last.update(zip(keys, range(start, frame.rows), strict=True))
-        newest = np.fromiter(map(last.__getitem__, keys), np.int64, len(keys))
-        order = np.argsort(newest, kind="stable")  # by key: link each new row to the previous one
-        again = np.flatnonzero(newest[order[1:]] == newest[order[:-1]])
+        numbers = self.numbers(frame.columns[self.label.key].take(slice(start, None)).to_list())
+        previous = self._newest[numbers]
+        order = np.argsort(numbers, kind="stable")  # by key: link each new row to the previous one
+        again = np.flatnonzero(numbers[order[1:]] == numbers[order[:-1]])
         previous[order[again + 1]] = order[again] + start
-        last.pop(None, None)
-        previous[~column.present()] = -1
+        previous[numbers < 0] = -1
+        self._newest[numbers[order]] = order + start
+        self._newest[-1] = -1  # of the key None
         if self._rows + len(previous) > len(self._previous):
             self._previous = np.resize(self._previous, 2 * frame.rows)
         self._previous[start : frame.rows] = previous
         self._rows = frame.rows
         self._frame = frame
+
+    def numbers(self, keys: Sequence[Any]) -> Array:
+        """Return a number for each key, for `join_numbered`. It never changes."""
+        known = self._number_of
+        new = [key for key in dict.fromkeys(keys) if key not in known]
+        known.update(zip(new, range(len(known) - 1, len(known) + len(new) - 1), strict=True))
+        if len(known) > len(self._newest):  # the last place stays free, for the number -1
+            self._newest = np.append(self._newest, np.full(len(known), -1))
+        return np.fromiter(map(known.__getitem__, keys), np.int64, len(keys))
 
     def join(self, keys: Sequence[Any] | Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
         """Return the labels of requests as far as they were known at the time `cut_us`.
@@ -89,17 +99,21 @@ class LabelIndex:
             at_us: The time of each request, int64.
             cut_us: One time for all requests, or one for each. Labels that became known later do not count.
         """
-        at_us = np.asarray(at_us, np.int64)
-        cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
         wanted = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
         if len(wanted) != len(at_us):
             raise Misuse(
                 f"labels: found {len(wanted)} keys, but {len(at_us)} times. Give one key and one time for each request."
             )
-        row = np.fromiter(map(self._last.get, wanted, repeat(-1)), np.int64, len(wanted))
-        best = self._best(row, at_us, cut_us)
-        values = np.full(len(wanted), np.nan)
-        known_at = np.full(len(wanted), NEVER_US)
+        numbers = np.fromiter(map(self._number_of.get, wanted, repeat(-1)), np.int64, len(wanted))
+        return self.join_numbered(numbers, at_us, cut_us)
+
+    def join_numbered(self, numbers: Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
+        """Like `join`, with the numbers of the keys, which are quicker to look up."""
+        at_us = np.asarray(at_us, np.int64)
+        cut_us = np.broadcast_to(np.asarray(cut_us, np.int64), at_us.shape)
+        best = self._best(self._newest[numbers], at_us, cut_us)
+        values = np.full(len(numbers), np.nan)
+        known_at = np.full(len(numbers), NEVER_US)
         there = np.flatnonzero(best >= 0)
         if self._frame is not None and len(there):
             names = sorted(self.label.value.columns()) or [self.label.key]

@@ -72,7 +72,7 @@ class AnsweredRows:
         self._questions = questions
         self._history = history
         self._frames: dict[str, list[FeatureFrame]] = {}
-        self._labels: dict[str, LabelIndex] = {}
+        self._labels: dict[str, tuple[LabelIndex, NDArray[Any]]] = {}  # each with the numbers of the requests' keys
         self._sets: dict[tuple[str, int, int | None, tuple[LeftOut, ...]], TrainingSet] = {}
         self.count = 0
 
@@ -130,7 +130,8 @@ class AnsweredRows:
     def labels(self, label: Label, rows: slice, cut_us: int, at_us: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the labels of the given requests that are known at `cut_us`; NaN: there is none."""
         asked_us = self._questions.at_us[rows] if at_us is None else at_us
-        joined: NDArray[Any] = self._index(label).join(self._questions.keys[rows], asked_us, cut_us).values
+        index, numbers = self._index(label)
+        joined: NDArray[Any] = index.join_numbered(numbers[rows], asked_us, cut_us).values
         return joined
 
     def lists(self, model: Model, rows: slice) -> NDArray[np.int64]:
@@ -141,7 +142,7 @@ class AnsweredRows:
         """Return a reader that finds labels of requests in the history, as it is when the reader is called."""
 
         def read(keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
-            found = self._index(label).join(keys.values, at_us, cut_us)
+            found = self._index(label)[0].join(keys.values, at_us, cut_us)
             return KnownLabels(found.values, found.known_at_us)
 
         return read
@@ -159,7 +160,8 @@ class AnsweredRows:
             first = 0 if since_us is None else self._questions.until(since_us)
             rows = slice(first, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
             at_us = self._questions.at_us[rows]
-            labels = self._index(model.label).join(self._questions.keys[rows], at_us, cut_us)
+            index, numbers = self._index(model.label)
+            labels = index.join_numbered(numbers[rows], at_us, cut_us)
             # keep only the training sets of this cut
             self._sets = {k: s for k, s in self._sets.items() if k[1] == cut_us}
             self._sets[key] = assemble(
@@ -189,10 +191,13 @@ class AnsweredRows:
     def _event_frames(self, features: FeatureSet) -> dict[str, EventFrame]:
         return {view.source.name: self._history.frame(view.source.name) for view in features.views}
 
-    def _index(self, label: Label) -> LabelIndex:
-        index = self._labels.setdefault(label.hash, LabelIndex(label))
-        index.update(self._history.frame(label.source.name))
-        return index
+    def _index(self, label: Label) -> tuple[LabelIndex, NDArray[Any]]:
+        if label.hash not in self._labels:
+            index = LabelIndex(label)
+            self._labels[label.hash] = index, index.numbers(self._questions.keys.tolist())
+        found = self._labels[label.hash]
+        found[0].update(self._history.frame(label.source.name))
+        return found
 
 
 class ScenarioData:

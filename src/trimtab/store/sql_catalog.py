@@ -27,7 +27,11 @@ from trimtab.store.sqlite.write_lock import WriteLock
 _CHECKED_PAGES = 1_000  # 4 MB; smaller databases are checked at each opening, which takes a few ms
 _THREADS = 64  # this many threads may use a catalogue at once; further threads wait
 _IDLE = 5  # this many connections are kept open between uses
-_SYNCHRONOUS = {"durable": "FULL", "relaxed": "NORMAL"}
+_PRAGMAS = {
+    "durable": ("synchronous = FULL", "journal_size_limit = 1048576"),
+    # fewer checkpoints, because each one syncs twice, and a page that was written often is copied only once
+    "relaxed": ("synchronous = NORMAL", "journal_size_limit = 67108864", "wal_autocheckpoint = 8000"),
+}
 _BUSY_S = 30.0  # how long a writer waits for other writers before it fails
 _BEGIN, _BEGIN_WRITING = "BEGIN", "BEGIN IMMEDIATE"
 _GET = "SELECT kind, key, revision, body, crc FROM record WHERE kind = ? AND key = ?"
@@ -48,11 +52,11 @@ class SqlCatalog(Closing):
     Record(kind='alias', key='champion', revision=1, body=b'"late@7"')
     """
 
-    def __init__(self, path: Path, *, synchronous: str, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path, *, pragmas: Sequence[str], clock: Clock | None = None) -> None:
         self.what = str(path)
         self.folder = path.parent
         self._clock = clock or SystemClock()
-        self._synchronous = synchronous
+        self._pragmas = pragmas
         self._idle: list[sqlite3.Connection] = []
         self._free = threading.BoundedSemaphore(_THREADS)
         self._lock = WriteLock(path.with_name(f"{path.name}-turn"), wait_s=_BUSY_S)
@@ -90,7 +94,7 @@ class SqlCatalog(Closing):
             raise Unavailable(
                 f"{path}: cannot be made ({error}). Check free space and access, and try again."
             ) from error
-        return SqlCatalog(path, synchronous=_SYNCHRONOUS[mode], clock=clock)
+        return SqlCatalog(path, pragmas=_PRAGMAS[mode], clock=clock)
 
     def get(self, kind: str, key: str) -> Record | None:
         """Return a record, or None if it does not exist.
@@ -289,7 +293,7 @@ class SqlCatalog(Closing):
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.what, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            for pragma in (f"synchronous = {self._synchronous}", "journal_size_limit = 1048576"):
+            for pragma in self._pragmas:
                 connection.execute(f"PRAGMA {pragma}").close()
         except BaseException:
             connection.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,10 +30,11 @@ class FileLoads:
     def __init__(self, frame: EventFrame) -> None:
         self.source = frame.source
         loaded_h = np.zeros(0, np.int32) if frame.loaded_h is None else frame.loaded_h
-        self._loads_us: NDArray[np.int64] = np.unique(loaded_h[loaded_h != 0]).astype(np.int64) * HOUR_US
+        loads = _distinct(loaded_h)
+        self._loads_us: NDArray[np.int64] = loads[loads != 0].astype(np.int64) * HOUR_US
         # only needed for sources that have loads
         sent = frame.known_at_us[loaded_h == 0] if self._loads_us.size else np.zeros(0, np.int64)
-        self._sent_h: NDArray[np.int64] = np.unique(sent // HOUR_US)
+        self._sent_h: NDArray[np.int64] = _distinct(sent // HOUR_US)
 
     def until(self, now_us: int) -> NDArray[np.int64] | None:
         """Return the beginnings of the hours with loads up to a time, shape (loads,), oldest first.
@@ -81,6 +84,11 @@ def load_findings(loads: FileLoads, loads_us: NDArray[np.int64], now_us: int) ->
     evidence = {"age_s": age_us / 1e6, "usual_s": rhythm.longest_us / 1e6, FILES: float(loads_us.size)}
     onset_us = rhythm.last_us + rhythm.longest_us
     return [Finding("feed_stopped", f"source {loads.source}", onset_us, evidence, message)]
+
+
+def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return `np.unique` of values of which most are equal to their neighbours, without sorting these."""
+    return np.unique(values[np.append(True, values[1:] != values[:-1])]) if values.size else values
 
 
 def _days(us: int) -> str:

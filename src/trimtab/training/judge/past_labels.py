@@ -62,7 +62,9 @@ def _codes(columns: Sequence[Column], rows: int) -> Ints | None:
     codes, number = np.zeros(rows, np.int64), 1
     for column in columns:
         values = column.to_list()
-        distinct = dict.fromkeys(values)
+        distinct = dict.fromkeys(values[: rows // 2 + 1])  # of a key of rows, half of the values are enough
+        if 2 * len(distinct) <= rows:
+            distinct |= dict.fromkeys(values)
         if 2 * len(distinct) > rows:
             return None
         numbers = {value: at for at, value in enumerate(distinct)}

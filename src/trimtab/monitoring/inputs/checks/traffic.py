@@ -84,10 +84,11 @@ class _Hours:
         it is the median of the same hour on the seven days before; NaN if fewer than two of those are known.
         """
         found = np.full(self.rows.size + hours, np.nan)
-        for step, most, least in ((_DAY_H, 7, 2), (_WEEK_H, 4, 3)):
-            before = np.full((most, found.size), np.nan)
+        # from the fourth week on, the same hour of at least three weeks is known
+        for step, most, least, size in ((_DAY_H, 7, 2, min(found.size, 3 * _WEEK_H)), (_WEEK_H, 4, 3, found.size)):
+            before = np.full((most, size), np.nan)
             for n in range(1, most + 1):
-                part = self.rows[: max(found.size - n * step, 0)]
+                part = self.rows[: max(size - n * step, 0)]
                 before[n - 1, n * step : n * step + part.size] = part
             counts = (~np.isnan(before)).sum(axis=0)
             enough = np.flatnonzero(counts >= least)

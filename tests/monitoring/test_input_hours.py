@@ -16,7 +16,7 @@ from input_world import Shop, World
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.monitoring.inputs.checks.shapes import distances
-from trimtab.monitoring.inputs.input_hours import SAMPLED, HourCounts, Layout, merged, summarise
+from trimtab.monitoring.inputs.input_hours import SAMPLED, HourCounts, Layout, SummedCounts, merged, summarise
 from trimtab.monitoring.inputs.profile_distances import column_distances
 from trimtab.monitoring.profiles.input_rows import RowReader, planned
 from trimtab.monitoring.profiles.profile_records import NO_REASON, NULL_CODES, InputProfile
@@ -119,10 +119,12 @@ def test_any_split_into_blocks_gives_equal_summaries(logged: Logged, cuts: list[
     assert found.keys() == whole.keys()
     assert all(same(found[hour], whole[hour]) for hour in whole)
     assert same(merged(parts), merged([*whole.values()]))
+    for name in ("rows", "bins", "nulls", "null_rows", "strange", "pairs"):
+        assert np.array_equal(getattr(SummedCounts(parts), name), getattr(merged(parts), name))
 
 
 def test_distances_from_the_profile_are_those_of_each_column_by_itself(logged: Logged) -> None:
-    counts = merged(list(summarise(logged.layout, logged.reader, logged.predictions).values()))
+    counts = SummedCounts(list(summarise(logged.layout, logged.reader, logged.predictions).values()))
     found, rows = distances(logged.layout, counts)
     bins = logged.layout.by_bin(counts.bins)
     for place, column in enumerate(logged.layout.profile.columns):
@@ -135,11 +137,11 @@ def test_distances_from_the_profile_are_those_of_each_column_by_itself(logged: L
 
 def test_a_summary_is_read_back_as_it_was(logged: Logged) -> None:
     for counts in summarise(logged.layout, logged.reader, logged.predictions).values():
-        again = HourCounts.decode(counts.encode(), logged.layout)
+        again = HourCounts.decode(counts.encoded, logged.layout)
         assert again is not None
         assert same(counts, again)
         assert len(counts.marks) == min(SAMPLED, counts.rows)
-        bare = HourCounts.decode(counts.without_sample().encode(), logged.layout)
+        bare = HourCounts.decode(counts.without_sample.encoded, logged.layout)
         assert bare is not None
         assert bare.rows == counts.rows
         assert not bare.marks.size

@@ -83,12 +83,14 @@ class HourCounts(msgspec.Struct, frozen=True, eq=False, dict=True):
         found: list[int] = self.nulls.sum(axis=1).tolist()
         return found
 
+    @cached_property
     def without_sample(self) -> HourCounts:
-        """Return the summary without the rows that are kept whole."""
+        """The summary without the rows that are kept whole."""
         return msgspec.structs.replace(self, marks=self.marks[:0], sample=self.sample[:0])
 
-    def encode(self) -> bytes:
-        """Return the bytes that are stored. They include the sampled rows."""
+    @cached_property
+    def encoded(self) -> bytes:
+        """The bytes that are stored. They include the sampled rows."""
         packed = b"".join(np.ascontiguousarray(getattr(self, name)).tobytes() for name in _FIELDS)
         return zlib.compress(msgspec.msgpack.encode((self.rows, len(self.marks), packed)), _QUICKLY)
 
@@ -129,17 +131,48 @@ _FIELDS: dict[str, _Field] = {  # in the order of the fields of the struct and o
 }
 
 
-def merged(parts: Sequence[HourCounts], *, sampled: bool = True) -> HourCounts:
-    """Merge one or more summaries, in any order. Without `sampled`, the rows that are kept whole are dropped."""
+class SummedCounts:
+    """The counts of one or more summaries together. Each kind of counts is only added up when it is read."""
+
+    def __init__(self, parts: Sequence[HourCounts]) -> None:
+        self.rows = sum(one.rows for one in parts)
+        self._parts = parts
+
+    @cached_property
+    def bins(self) -> Counts:
+        return self._sum("bins")
+
+    @cached_property
+    def nulls(self) -> Counts:
+        return self._sum("nulls")
+
+    @cached_property
+    def null_rows(self) -> list[int]:
+        found: list[int] = self.nulls.sum(axis=1).tolist()
+        return found
+
+    @cached_property
+    def strange(self) -> Counts:
+        return self._sum("strange")
+
+    @cached_property
+    def pairs(self) -> Counts:
+        return self._sum("pairs")
+
+    def _sum(self, name: str) -> Counts:
+        found: Counts = np.add.reduce([getattr(one, name) for one in self._parts])
+        return found
+
+
+def merged(parts: Sequence[HourCounts]) -> HourCounts:
+    """Merge one or more summaries, in any order."""
     if len(parts) == 1:
-        return parts[0] if sampled else parts[0].without_sample()
+        return parts[0]
     whole: dict[str, Any] = {
         name: field.merge.reduce([getattr(one, name) for one in parts])
         for name, field in _FIELDS.items()
         if field.merge is not None
     }
-    if not sampled:
-        return HourCounts(sum(one.rows for one in parts), **whole, marks=parts[0].marks[:0], sample=parts[0].sample[:0])
     marks = np.concatenate([one.marks for one in parts])
     order = np.argsort(marks, kind="stable")[:SAMPLED]
     sample = np.concatenate([one.sample for one in parts])[order]

@@ -74,7 +74,7 @@ class WatchStore:
 
     def put_hour(self, hour: int, version: str, counts: HourCounts) -> Put:
         """Return the change that stores the summary of an hour."""
-        stored = StoredHour(version=version, rows=counts.rows, counts=counts.encode())
+        stored = StoredHour(version=version, rows=counts.rows, counts=counts.encoded)
         return Put(HOUR, self._key(hour), msgspec.json.encode(stored))
 
     def remove_hour(self, hour: int) -> Remove:

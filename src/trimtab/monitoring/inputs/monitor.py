@@ -220,7 +220,7 @@ class InputMonitor:
         return {*self._traffic.hours, *self._open}
 
     def _write(self, watch: InputWatch, changes: _Changes, over: list[int]) -> None:
-        if watch != self._watch or changes:
+        if changes or watch != self._watch:
             try:
                 self._catalog.write([self._store.put(watch, self._revision), *changes])
             except Conflict:
@@ -253,13 +253,15 @@ class InputMonitor:
         if over:
             changes += self._without_samples(over[-1] - LONGEST_H)
         oldest = hour_of(now_us) - KEPT_H
-        changes += [self._store.remove_hour(hour) for hour in traffic if hour < oldest]
+        for hour in [hour for hour in traffic if hour < oldest]:
+            del traffic[hour]
+            changes.append(self._store.remove_hour(hour))
         days = [*self._watch.days, *closed]
         return (
             InputWatch(
                 closed_until_us=max(until_us, self._watch.closed_until_us) if over else self._watch.closed_until_us,
                 last_us=self._traffic.last_us if over else self._watch.last_us,
-                traffic={hour: one for hour, one in traffic.items() if hour >= oldest},
+                traffic=traffic,
                 days=[day for day in days if day.day_us >= now_us - KEPT_H * HOUR_US] if closed else self._watch.days,
                 columns=self._distances(over) if over else self._watch.columns,
             ),
@@ -282,7 +284,7 @@ class InputMonitor:
         for hour in sorted(sampled, reverse=True):
             kept += len(self._hours[hour].marks)
             if (kept > _SAMPLES or hour < oldest) and self._watched.version is not None:
-                self._hours[hour] = self._hours[hour].without_sample()
+                self._hours[hour] = self._hours[hour].without_sample
                 changes.append(self._store.put_hour(hour, self._watched.version, self._hours[hour]))
         return changes
 

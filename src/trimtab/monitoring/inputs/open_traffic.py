@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import KeysView, Sequence
 
 import numpy as np
@@ -48,8 +49,8 @@ class OpenTraffic:
         """Return the counts of an hour."""
         ids = np.concatenate(self._ids.get(hour) or [np.zeros(0, np.int64)])
         questions = np.concatenate(self._questions.get(hour) or [np.zeros(0, np.int64)])
-        often = np.unique(questions, return_counts=True)[1]
-        return TrafficHour(ids.size, int(np.unique(ids).size), often.size, int((often > 1).sum()))
+        often = Counter(questions.tolist()).values()  # for a few dozen values quicker than `np.unique`
+        return TrafficHour(ids.size, len(set(ids.tolist())), len(often), sum(count > 1 for count in often))
 
     def drop(self, hour: int) -> None:
         self._ids.pop(hour, None)

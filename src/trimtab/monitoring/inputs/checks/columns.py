@@ -10,7 +10,7 @@ import numpy as np
 from trimtab.core.time import HOUR_US
 from trimtab.features.frames import REASONS
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Window, evidence_above, percent, windows
-from trimtab.monitoring.inputs.input_hours import HourCounts
+from trimtab.monitoring.inputs.input_hours import HourCounts, SummedCounts
 from trimtab.monitoring.profiles.null_runs import GRADED_ROWS, GROSS, MARGIN, null_runs
 from trimtab.monitoring.profiles.profile_records import NO_REASON, ColumnProfile, InputProfile, Statistic
 
@@ -26,7 +26,7 @@ _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours
 # A finding is also red if the extreme numbers of hours with a very extreme one are in at least the share `_FAR_SHARE`
 # of the rows of the newest `_FAR_H` hours.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
-_COUNTS: dict[Statistic, Callable[[HourCounts, int], int]] = {  # how to count the rows
+_COUNTS: dict[Statistic, Callable[[SummedCounts, int], int]] = {  # how to count the rows
     "null": lambda counts, place: counts.null_rows[place],
     "strange": lambda counts, place: int(counts.strange[place]),
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, format_time
-from trimtab.monitoring.inputs.input_hours import HourCounts, merged
+from trimtab.monitoring.inputs.input_hours import HourCounts, SummedCounts
 from trimtab.monitoring.profiles.profile_records import Floats
 
 LONGEST_H = 7 * 24  # to have enough rows, a window merges at most this many hours
@@ -60,7 +60,7 @@ class Window(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     first: int  # the first hour, counted since 1970
     last: int
-    counts: HourCounts  # the summary of all these hours, without sampled rows
+    counts: SummedCounts  # the counts of all these hours
     parts: tuple[HourCounts, ...]
 
     @cached_property
@@ -113,7 +113,7 @@ def windows(hours: Mapping[int, HourCounts], least_rows: int, count: int = 3, *,
 def window_of(parts: Sequence[tuple[int, HourCounts]]) -> Window:
     """Return the window of some hours, given in any order."""
     hours, counts = zip(*parts, strict=True)
-    return Window(min(hours), max(hours), merged(counts, sampled=False), counts)
+    return Window(min(hours), max(hours), SummedCounts(counts), counts)
 
 
 def evidence_above(count: float, rows: float, usual: float) -> float:

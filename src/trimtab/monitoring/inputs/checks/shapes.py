@@ -13,7 +13,7 @@ from trimtab.core.records import Signal
 from trimtab.core.time import HOUR_US
 from trimtab.monitoring.inputs.checks.findings import Finding, Window, percent, windows
 from trimtab.monitoring.inputs.checks.unit_maps import UnitMap, has_name, is_gradual, unit_maps
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged
+from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, SummedCounts
 from trimtab.monitoring.profiles.profile_records import BINS, ColumnProfile, Floats
 
 SHAPE_ROWS = 100  # how many rows a window must have
@@ -111,7 +111,7 @@ def _subjects(names: Collection[str]) -> set[str]:
     return {f"column {name}" for name in names}
 
 
-def distances(layout: Layout, counts: HourCounts) -> tuple[Floats, NDArray[np.int64]]:
+def distances(layout: Layout, counts: SummedCounts) -> tuple[Floats, NDArray[np.int64]]:
     """Return the distance of each column from the profile in some hours, and its number of values, shapes (columns,).
 
     The distance is the largest difference of the two distribution functions; 0 if either has no values.
@@ -237,7 +237,7 @@ def _day_before_distance(layout: Layout, one: _Off, hours: Mapping[int, HourCoun
         parts = [hours[hour] for hour in range(last - one.window.hours + 1, last + 1) if hour in hours]
         if not parts:
             continue
-        distance, rows = distances(layout, merged(parts))
+        distance, rows = distances(layout, SummedCounts(parts))
         if rows[one.place] >= _SAMPLED:
             return float(distance[one.place])
     return 0.0

@@ -55,6 +55,7 @@ class InMemory:
 
     def __init__(self, judged: Callable[[Sequence[Prediction]], Columns]) -> None:
         self.parts: list[Columns] = []
+        self._kept_from_us = -(2**62)
         self._judged = judged
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
@@ -73,13 +74,14 @@ class InMemory:
 
     def about(self, from_us: int, until_us: int) -> Iterator[Columns]:
         for part in self.parts:
-            here = (part["at"].values >= from_us) & (part["at"].values < until_us)
+            here = (part["at"].values >= max(from_us, self._kept_from_us)) & (part["at"].values < until_us)
             if here.any():
                 yield part if here.all() else part.take(here)
 
     def drop(self, until_us: int) -> None:
-        kept = [(part, part["at"].values >= until_us - KEPT_US) for part in self.parts]
-        self.parts = [part if here.all() else part.take(here) for part, here in kept if here.any()]
+        # a part goes as a whole, with its last prediction: to cut it each day would copy it each day
+        self._kept_from_us = until_us - KEPT_US
+        self.parts = [part for part in self.parts if (part["at"].values >= self._kept_from_us).any()]
 
     def first_us(self) -> int | None:
         return min((int(part["at"].values.min()) for part in self.parts), default=None)

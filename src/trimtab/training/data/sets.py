@@ -149,7 +149,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     @property
     def _final(self) -> NDArray[np.bool_]:
         """The rows that have a final label."""
-        there: NDArray[np.bool_] = np.isin(self.labels.state, (LABELLED, LATE))
+        there: NDArray[np.bool_] = (self.labels.state == LABELLED) | (self.labels.state == LATE)
         return there & (self.at_us <= self.manifest.final_until(self.manifest.labels_until_us))
 
     @property

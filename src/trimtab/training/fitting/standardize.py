@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -63,16 +64,17 @@ def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -
     import numpy as np
 
     there = ~np.isnan(matrix)
+    known: Callable[[Any], Any] = (lambda x: x) if there.all() else lambda x: np.where(there, x, 0.0)
     if weights is None:
         count = np.maximum(there.sum(axis=0), 1)
-        means = np.where(there, matrix, 0.0).sum(axis=0) / count
-        variances = np.where(there, (matrix - means) ** 2, 0.0).sum(axis=0) / count
+        means = known(matrix).sum(axis=0) / count
+        variances = known((matrix - means) ** 2).sum(axis=0) / count
     else:
         row = weights[:, None]
         total = (there * row).sum(axis=0)
         total[total == 0.0] = 1.0
-        means = np.where(there, matrix * row, 0.0).sum(axis=0) / total
-        variances = np.where(there, (matrix - means) ** 2 * row, 0.0).sum(axis=0) / total
+        means = known(matrix * row).sum(axis=0) / total
+        variances = known((matrix - means) ** 2 * row).sum(axis=0) / total
     scales = np.sqrt(variances)
     # a standard deviation that is only due to rounding counts as 0
     scales[~(scales > 1e-12 * np.maximum(1.0, np.abs(means)))] = 1.0

@@ -132,35 +132,15 @@ _FIELDS: dict[str, _Field] = {  # in the order of the fields of the struct and o
 
 
 class SummedCounts:
-    """The counts of one or more summaries together. Each kind of counts is only added up when it is read."""
+    """The counts of one or more `HourCounts` together. Each of its fields is only added up when it is read."""
 
     def __init__(self, parts: Sequence[HourCounts]) -> None:
         self.rows = sum(one.rows for one in parts)
         self._parts = parts
 
-    @cached_property
-    def bins(self) -> Counts:
-        return self._sum("bins")
-
-    @cached_property
-    def nulls(self) -> Counts:
-        return self._sum("nulls")
-
-    @cached_property
-    def null_rows(self) -> list[int]:
-        found: list[int] = self.nulls.sum(axis=1).tolist()
-        return found
-
-    @cached_property
-    def strange(self) -> Counts:
-        return self._sum("strange")
-
-    @cached_property
-    def pairs(self) -> Counts:
-        return self._sum("pairs")
-
-    def _sum(self, name: str) -> Counts:
-        found: Counts = np.add.reduce([getattr(one, name) for one in self._parts])
+    def __getattr__(self, name: str) -> Any:  # called once for each name
+        found = np.add.reduce([getattr(one, name) for one in self._parts])
+        setattr(self, name, found)
         return found
 
 

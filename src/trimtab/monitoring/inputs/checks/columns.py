@@ -27,7 +27,7 @@ _RANGE_STANDS_H = 12  # a finding of extreme numbers goes on for this many hours
 # of the rows of the newest `_FAR_H` hours.
 _FAR, _FAR_SHARE, _FAR_H = 5.0, 0.005, 24
 _COUNTS: dict[Statistic, Callable[[SummedCounts, int], int]] = {  # how to count the rows
-    "null": lambda counts, place: counts.null_rows[place],
+    "null": lambda counts, place: int(counts.null_rows[place]),
     "strange": lambda counts, place: int(counts.strange[place]),
 }
 _STALE = frozenset(("no_entity", "not_yet", "outside_window", "expired"))

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from trimtab.core.clock import Clock
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import HOUR_US
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise_rows
+from trimtab.features.definitions import Request
+from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise_rows, text_hashes
 from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.profiles.input_rows import ColumnPlan, rows_of_block
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
+from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashes
 from trimtab.registry import Version
 from trimtab.simulation.scenarios.rows import Block
 from trimtab.simulation.scenarios.shared import Shared, Stores
-from trimtab.simulation.scenarios.shared_counts import Counted
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.data.sets import TrainingSet
@@ -80,9 +81,9 @@ class InputChecks:
         self._shared.begin(until_us)
         keys, questions = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if block.stop > block.start:
-            keys, questions = self._shared.hashes(block, self._request)
+            keys, questions = block.once("hashes", lambda: _hashes(block, self._request))
 
-        def counted(layout: Layout, plans: tuple[ColumnPlan, ...]) -> Counted:
+        def counted(layout: Layout, plans: tuple[ColumnPlan, ...]) -> dict[int, HourCounts]:
             rows = rows_of_block(plans, matrix, block.requests, block.features)
             return summarise_rows(layout, rows, block.at_us, ids)
 
@@ -95,7 +96,7 @@ class InputChecks:
             def of_part(
                 layout: Layout, plans: tuple[ColumnPlan, ...], at_us: NDArray[Any] = at_us
             ) -> Mapping[int, HourCounts]:
-                found = self._shared.hours(version, block, lambda: counted(layout, plans))
+                found = block.once(("hours", version), lambda: counted(layout, plans))
                 return {hour: found[hour] for hour in np.unique(at_us // HOUR_US).tolist()}
 
             self._monitor.add_live(version, at_us, keys[begin:end], questions[begin:end], of_part)
@@ -122,3 +123,9 @@ class InputChecks:
     def _look(self, now_us: int, closed: Sequence[DayQuality] = ()) -> None:
         self._looked_us = now_us
         self.signals += self._monitor.look(now_us, closed).begun
+
+
+def _hashes(block: Block, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return hashes of the request keys of a block, and hashes of each request without its key and time."""
+    keys = text_hashes([str(one) for one in block.requests[request.key].to_list()])
+    return keys, question_hashes(block.payloads, aside_of(request))

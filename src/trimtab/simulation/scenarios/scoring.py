@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -65,8 +66,7 @@ class BatchScorer:
             self._loaded, self._decisions = self._serving.champion(), len(self._serving.decisions)
             self._canary = self._serving.canary()
         champion = self._loaded.version.id
-        matrix = self._loaded.encoding.matrix(block.features.values)
-        scores = np.asarray(self._loaded.predict(matrix), np.float64) if len(matrix) else self._nothing()
+        matrix, scores = block.once(("scores", champion), partial(self._scored, self._loaded, block))
         answers = Answers(scores, matrix, [champion] * len(matrix), block.at_us, "replay", champion)
         return answers if self._canary is None or not len(matrix) else self._shared(block, answers, *self._canary)
 
@@ -89,9 +89,11 @@ class BatchScorer:
         """Return None, because these versions do not learn while they predict."""
         return None
 
-    def _nothing(self) -> Floats:
-        classes = self._serving.model.label.class_names
-        return np.zeros((0, len(classes)) if classes else 0)
+    def _scored(self, loaded: LoadedModel, block: Block) -> tuple[NDArray[Any], Floats]:
+        matrix, classes = loaded.encoding.matrix(block.features.values), self._serving.model.label.class_names
+        if not len(matrix):
+            return matrix, np.zeros((0, len(classes)) if classes else 0)
+        return matrix, np.asarray(loaded.predict(matrix), np.float64)
 
 
 class OnlineScorer:

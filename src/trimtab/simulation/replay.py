@@ -33,6 +33,7 @@ from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.scenarios.scoring import Answers, made_ahead
 from trimtab.simulation.scenarios.shared import Shared
 from trimtab.simulation.scenarios.shared_fits import FitCache
+from trimtab.simulation.scenarios.ungated import Ungated
 from trimtab.simulation.scenarios.world import World
 from trimtab.simulation.spot_check import SpotCheck
 from trimtab.simulation.streams import Stream
@@ -258,11 +259,13 @@ class Replay(Closing):
 
     def _tick(self) -> list[tuple[str, Decision]]:
         """Let every live scenario look at new data, and act."""
-        decisions: list[tuple[str, Decision]] = []
-        for name, world in self.worlds.items():
-            if world.scenario.answers == "live":
-                decisions += [(name, decision) for decision in world.tick()]
-        return decisions
+        live = [world for world in self.worlds.values() if world.scenario.answers == "live"]
+        for world in live:
+            world.begin()
+        # policies without a gate act last, because meanwhile their fits run in other threads
+        order = sorted(live, key=lambda world: isinstance(world.steering, Ungated))
+        found = {world.scenario.name: world.tick() for world in order}
+        return [(world.scenario.name, one) for world in live for one in found[world.scenario.name]]
 
     def _show(self, accepted: int, decisions: list[tuple[str, Decision]]) -> None:
         if self._progress is not None:

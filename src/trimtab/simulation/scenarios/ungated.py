@@ -16,7 +16,7 @@ from trimtab.registry import Version
 from trimtab.simulation.policies import Decide, Refit, Standing
 from trimtab.simulation.scenarios.rows import Block
 from trimtab.simulation.scenarios.shared import Shared, Stores
-from trimtab.steering.candidates.recipes import Recipe
+from trimtab.steering.candidates.recipes import Recipe, Rows
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Entry, Ledger
 from trimtab.training.data.sets import TrainingSet, save_manifest
@@ -52,6 +52,7 @@ class Ungated:
         self._answered: deque[tuple[int, NDArray[np.float64]]] = deque()
         self._fitted_us = 0
         self._lack = ""
+        self._wanted: Refit | None = None  # what `begin` was told
         self.signals: list[Signal] = []  # always empty, because nothing is monitored
         self.input_signals: list[Signal] = []
 
@@ -63,11 +64,21 @@ class Ungated:
         while self._answered and self._answered[0][0] <= until_us - _KEPT_DAYS * DAY_US:
             self._answered.popleft()
 
+    def begin(self) -> None:
+        """Ask the policy. If it wants a refit, let the recipe begin it in the background, if it can."""
+        self._wanted = self._asked()
+        if self._wanted is not None:
+            self._recipe.expect(*self._data(self._wanted))
+
     def tick(self) -> list[Decision]:
-        """Ask the policy, do what it decides, and return the decisions."""
+        """Do what the policy decided at `begin`, and return the decisions."""
+        wanted, self._wanted = self._wanted, None
+        return [] if wanted is None else self._fit(wanted)
+
+    def _asked(self) -> Refit | None:
         now_us = self._clock.now_us()
         if self._registry.alias(self._deployment.name, ALIAS) is None:
-            return self._fit(Refit(why="There is no version yet."))
+            return Refit(why="There is no version yet.")
         standing = Standing(
             now_us=now_us,
             fitted_us=self._fitted_us,
@@ -85,7 +96,7 @@ class Ungated:
             raise Misuse(f"{said}: it raised {type(error).__name__}: {error}") from error
         if wanted is not None and not isinstance(wanted, Refit):
             raise Misuse(f"{said}: it returned {wanted!r}. Return a trimtab.simulation.Refit, or None.")
-        return [] if wanted is None else self._fit(wanted)
+        return wanted
 
     def lack(self) -> str:
         """Return why there is no version yet."""
@@ -99,12 +110,16 @@ class Ungated:
     def _training_set(self) -> TrainingSet:
         return self._shared.rows.training_set(self._deployment.model, cut_us=self._clock.now_us())
 
-    def _fit(self, wanted: Refit) -> list[Decision]:
-        now_us, name = self._clock.now_us(), self._deployment.name
+    def _data(self, wanted: Refit) -> tuple[TrainingSet, Rows]:
         training_set = self._training_set()
         rows = training_set.usable
         if wanted.since_us is not None:
             rows = rows & (training_set.at_us >= wanted.since_us)
+        return training_set, rows
+
+    def _fit(self, wanted: Refit) -> list[Decision]:
+        now_us, name = self._clock.now_us(), self._deployment.name
+        training_set, rows = self._data(wanted)
         # set even if the fit fails, so that the fit is repeated only when the policy asks for it again
         self._fitted_us = now_us
         try:

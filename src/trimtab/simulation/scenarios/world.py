@@ -154,12 +154,16 @@ class World:
                 watched = answers.matrix if answers.watched is None else answers.watched
                 self.steering.take(block, answers.champion, watched, predictions, until_us)
 
-    def tick(self) -> list[Decision]:
-        """Simulate the faults that are due, then let the loop or policy act. Return the decisions."""
+    def begin(self) -> None:
+        """Simulate the faults that are due. A policy without a gate decides now, and its fit begins."""
         with self.spent.timed():
             self._suffer(self._shared.clock.now_us())
-            if self._frozen and isinstance(self.steering, Ungated):
-                return []
+            if isinstance(self.steering, Ungated) and not self._frozen:
+                self.steering.begin()
+
+    def tick(self) -> list[Decision]:
+        """Let the loop or policy act, after `begin`. Return the decisions."""
+        with self.spent.timed():
             decisions = self.steering.tick()
         self.decisions += decisions
         return decisions

@@ -67,7 +67,7 @@ class LabelIndex:
         again = np.flatnonzero(numbers[order[1:]] == numbers[order[:-1]])
         previous[order[again + 1]] = order[again] + start
         previous[numbers < 0] = -1
-        self._newest[numbers[order]] = order + start
+        self._newest[numbers] = np.arange(start, frame.rows)
         self._newest[-1] = -1  # of the key None
         if self._rows + len(previous) > len(self._previous):
             self._previous = np.resize(self._previous, 2 * frame.rows)
@@ -78,8 +78,8 @@ class LabelIndex:
     def numbers(self, keys: Sequence[Any]) -> Array:
         """Return a number for each key, for `join_numbered`. It never changes."""
         known = self._number_of
-        new = [key for key in dict.fromkeys(keys) if key not in known]
-        known.update(zip(new, range(len(known) - 1, len(known) + len(new) - 1), strict=True))
+        for key in dict.fromkeys(keys):
+            known.setdefault(key, len(known) - 1)
         if len(known) > len(self._newest):  # the last place stays free, for the number -1
             self._newest = np.append(self._newest, np.full(len(known), -1))
         return np.fromiter(map(known.__getitem__, keys), np.int64, len(keys))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,9 +27,8 @@ class FileLoads:
 
     def __init__(self, frame: EventFrame) -> None:
         self.source = frame.source
-        loaded_h = np.zeros(0, np.int32) if frame.loaded_h is None else frame.loaded_h
-        loads = _distinct(loaded_h)
-        self._loads_us: NDArray[np.int64] = loads[loads != 0].astype(np.int64) * HOUR_US
+        loaded_h = np.zeros(0, np.int64) if frame.loaded_h is None else frame.loaded_h
+        self._loads_us: NDArray[np.int64] = _distinct(loaded_h[loaded_h != 0]).astype(np.int64) * HOUR_US
         # only needed for sources that have loads
         sent = frame.known_at_us[loaded_h == 0] if self._loads_us.size else np.zeros(0, np.int64)
         self._sent_h: NDArray[np.int64] = _distinct(sent // HOUR_US)
@@ -86,9 +83,9 @@ def load_findings(loads: FileLoads, loads_us: NDArray[np.int64], now_us: int) ->
     return [Finding("feed_stopped", f"source {loads.source}", onset_us, evidence, message)]
 
 
-def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return `np.unique` of values of which most are equal to their neighbours, without sorting these."""
-    return np.unique(values[np.append(True, values[1:] != values[:-1])]) if values.size else values
+    return np.unique(values[np.diff(values, prepend=values[:1] - 1) != 0])
 
 
 def _days(us: int) -> str:

@@ -71,6 +71,7 @@ class Gated:
             around=around,
             save=save_manifest,
             evaluates=False,
+            baselines=shared.fits.baselines,
             profile=self._inputs.profiles.make if shared.look_every_us else None,
         )
         self._loop = Loop(parts, options, live=live, served=served)

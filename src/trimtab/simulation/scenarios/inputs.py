@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from trimtab.core.clock import Clock
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import HOUR_US
-from trimtab.features.definitions import Request
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise_rows, text_hashes
 from trimtab.monitoring.inputs.monitor import InputMonitor
 from trimtab.monitoring.profiles.input_rows import ColumnPlan, rows_of_block
@@ -52,11 +52,11 @@ class InputChecks:
 
     def __init__(self, deployment: Deployment, shared: Shared, stores: Stores) -> None:
         now_us = shared.clock.now_us()
-        self.profiles = _SharedProfiles(stores.catalog, shared.blob, shared.clock, shared.counts.profiles)
+        self.profiles = _SharedProfiles(stores.catalog, shared.blob, shared.clock, shared.checks.profiles)
         self.signals: list[Signal] = []
         self._every_us = shared.look_every_us
-        self._shared = shared.counts
-        self._request = deployment.model.request
+        self._shared = shared.checks
+        self._key, self._aside = deployment.model.request.key, aside_of(deployment.model.request)
         self._looked_us = now_us
         self._monitor = InputMonitor(
             stores.catalog,
@@ -66,7 +66,7 @@ class InputChecks:
             frame_of=shared.rows.frame,
             now_us=now_us,
             owner=deployment.owner,
-            known=shared.counts.findings,
+            known=shared.checks.findings,
         )
 
     def watch(self, block: Block, version: str, matrix: NDArray[Any], ids: Sequence[str], until_us: int) -> None:
@@ -81,24 +81,22 @@ class InputChecks:
         self._shared.begin(until_us)
         keys, questions = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if block.stop > block.start:
-            keys, questions = block.once("hashes", lambda: _hashes(block, self._request))
+            keys = block.once("keys", lambda: text_hashes([str(one) for one in block.requests[self._key].to_list()]))
+            questions = block.once("questions", lambda: question_hashes(block.payloads, self._aside))
 
-        def counted(layout: Layout, plans: tuple[ColumnPlan, ...]) -> dict[int, HourCounts]:
-            rows = rows_of_block(plans, matrix, block.requests, block.features)
-            return summarise_rows(layout, rows, block.at_us, ids)
+        def counted(
+            hours: NDArray[np.int64], layout: Layout, plans: tuple[ColumnPlan, ...]
+        ) -> Mapping[int, HourCounts]:
+            rows = partial(rows_of_block, plans, matrix, block.requests, block.features)
+            found = block.once(("hours", version), lambda: summarise_rows(layout, rows(), block.at_us, ids))
+            return {hour: found[hour] for hour in np.unique(hours).tolist()}
 
         begin = 0
         step_us = self._every_us
         for look_us in range(self._looked_us // step_us * step_us + step_us, until_us + step_us, step_us):
             end = int(np.searchsorted(block.at_us, min(look_us, until_us)))
             at_us = block.at_us[begin:end]
-
-            def of_part(
-                layout: Layout, plans: tuple[ColumnPlan, ...], at_us: NDArray[Any] = at_us
-            ) -> Mapping[int, HourCounts]:
-                found = block.once(("hours", version), lambda: counted(layout, plans))
-                return {hour: found[hour] for hour in np.unique(at_us // HOUR_US).tolist()}
-
+            of_part = partial(counted, at_us // HOUR_US)
             self._monitor.add_live(version, at_us, keys[begin:end], questions[begin:end], of_part)
             begin = end
             if look_us < until_us:
@@ -123,9 +121,3 @@ class InputChecks:
     def _look(self, now_us: int, closed: Sequence[DayQuality] = ()) -> None:
         self._looked_us = now_us
         self.signals += self._monitor.look(now_us, closed).begun
-
-
-def _hashes(block: Block, request: Request) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return hashes of the request keys of a block, and hashes of each request without its key and time."""
-    keys = text_hashes([str(one) for one in block.requests[request.key].to_list()])
-    return keys, question_hashes(block.payloads, aside_of(request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,8 +23,6 @@ from trimtab.feedback.outcomes import KnownLabels, LabelReader
 from trimtab.training.data.sets import LeftOut, TrainingSet, assemble, numbered_lists
 from trimtab.training.definitions import Model
 
-T = TypeVar("T")
-
 
 class Block(msgspec.Struct, frozen=True, eq=False):
     """Consecutive requests with the indices start to stop - 1, and their features for one model."""
@@ -38,12 +36,11 @@ class Block(msgspec.Struct, frozen=True, eq=False):
     positions: Mapping[str, int]  # for each partition of the event log, the position up to which features include it
     shared: dict[object, Any] = msgspec.field(default_factory=dict)  # see `once`
 
-    def once(self, key: object, make: Callable[[], T]) -> T:
-        """Return the result of `make`, which is only called once for a key, by whatever scenario comes first."""
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """Return the result of `make`, which is only called for the first scenario with this key."""
         if key not in self.shared:
             self.shared[key] = make()
-        found: T = self.shared[key]
-        return found
+        return self.shared[key]
 
 
 class Questions:

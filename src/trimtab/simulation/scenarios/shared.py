@@ -10,14 +10,30 @@ import msgspec
 from trimtab import store
 from trimtab.core.clock import Clock
 from trimtab.core.urls import store_url
+from trimtab.monitoring.inputs.checks.findings import Known
+from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.registry import Registry
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.simulation.faults import Fault
 from trimtab.simulation.scenarios.rows import AnsweredRows
-from trimtab.simulation.scenarios.shared_counts import SharedCounts
 from trimtab.simulation.scenarios.shared_fits import FitCache
 from trimtab.store.embedded_files import catalog_file
 from trimtab.store.ports import Blob, Catalog
+
+
+class SharedChecks:
+    """Input profiles and findings. They are equal in all scenarios with the same version and the same rows."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, InputProfile] = {}
+        self.findings: Known = {}  # what the checks found in the newest block
+        self._until_us: int | None = None
+
+    def begin(self, until_us: int) -> None:
+        """Drop the findings of the previous block. Only the first call for a block has an effect."""
+        if until_us != self._until_us:
+            self._until_us = until_us
+            self.findings.clear()
 
 
 class Shared(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -30,7 +46,7 @@ class Shared(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     look_every_us: int  # time between two checks of inputs, a multiple of an hour; 0: inputs are not checked
     faults: Sequence[Fault] = ()
     fits: FitCache = msgspec.field(default_factory=FitCache)
-    counts: SharedCounts = msgspec.field(default_factory=SharedCounts)
+    checks: SharedChecks = msgspec.field(default_factory=SharedChecks)
 
 
 class Stores(msgspec.Struct, frozen=True, eq=False):

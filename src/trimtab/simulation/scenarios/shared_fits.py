@@ -4,53 +4,65 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.core.hashing import bytes_hash
 from trimtab.registry import LoadedModel
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows, Scoring
 from trimtab.training.data.sets import TrainingSet
+from trimtab.training.definitions import Model
 from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.judge.baselines import Baseline, baseline_scores
 
-_KEPT = 12  # this many fits are kept, the newest ones
+T = TypeVar("T")
+_KEPT = 32  # this many fits and other results are kept, the newest ones
 _FITS_AT_ONCE = 2
 # Libraries whose fits give the same bytes even if two run at the same time. Fits of other libraries may draw random
 # numbers from a generator that all threads share.
 _CONCURRENT = frozenset(("lightgbm",))
-_Key = tuple[str, str, str, int | None]  # hashes of the recipe, the data and the chosen rows; the half-life of weights
 
 
 class FitCache:
-    """The newest fits, by recipe, data and rows. A fit that will be needed can begin early, in another thread."""
+    """The newest fits, and results of them. A fit that will be needed can begin early, in another thread."""
 
     def __init__(self) -> None:
-        self._fits: OrderedDict[_Key, Future[Fitted]] = OrderedDict()
+        self._fits: OrderedDict[Hashable, Future[Any]] = OrderedDict()
         self._threads = ThreadPoolExecutor(_FITS_AT_ONCE, "trimtab-fits")
 
-    def begin(self, key: _Key, fit: Callable[[], Fitted]) -> None:
+    def begin(self, key: Hashable, fit: Callable[[], Fitted]) -> None:
         """Begin a fit in another thread, unless it exists already."""
         if key not in self._fits:
             self._keep(key, self._threads.submit(fit))
 
-    def get(self, key: _Key, fit: Callable[[], Fitted]) -> Fitted:
-        """Return the fit of a key: the existing fit, or else a new one."""
-        found = self._fits.get(key)
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the fit (or another result) of a key: the existing one, or else a new one."""
+        found: Future[T] | None = self._fits.get(key)
         if found is None:
             found = Future()
-            found.set_result(fit())
+            found.set_result(make())
             self._keep(key, found)
         return found.result()
+
+    def baselines(
+        self, model: Model, training_set: TrainingSet, chosen: NDArray[Any], train: Rows, *, seed: int
+    ) -> dict[str, Baseline | None]:
+        """Do what `baseline_scores` does, but only once for the same rows."""
+        about = model.hash, seed, training_set.half_life_us, msgspec.json.encode(training_set.manifest)
+        key = (*about, chosen.tobytes(), train.tobytes())
+        return self.get(key, lambda: baseline_scores(model, training_set, chosen, train, seed=seed))
 
     def close(self) -> None:
         """Cancel the fits that have not begun, and wait for those that run."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _keep(self, key: _Key, fitted: Future[Fitted]) -> None:
+    def _keep(self, key: Hashable, fitted: Future[Any]) -> None:
         self._fits[key] = fitted
         while len(self._fits) > _KEPT:
             self._fits.popitem(last=False)[1].cancel()
@@ -103,12 +115,15 @@ class SharedRecipe:
         self._cache.begin(self._key(training_set, rows), lambda: self._recipe.fit(training_set, rows))
         return True
 
-    def _key(self, training_set: TrainingSet, rows: Rows) -> _Key:
+    def _key(self, training_set: TrainingSet, rows: Rows) -> Hashable:
         chosen = bytes_hash(np.packbits(rows).tobytes())
         return self._address, training_set.manifest.data_hash, chosen, training_set.half_life_us
 
     def candidate_scores(self, fitted: Scoring, training_set: TrainingSet, window: Rows) -> Floats:
-        return self._recipe.candidate_scores(fitted, training_set, window)
+        # the scorer is kept with its scores, so that no other one can get its id
+        key = (id(fitted.scorer), training_set.manifest.data_hash, window.tobytes())
+        make = self._recipe.candidate_scores
+        return self._cache.get(key, lambda: (fitted.scorer, make(fitted, training_set, window)))[1]
 
     def champion_scores(self, champion: LoadedModel, training_set: TrainingSet, window: Rows) -> Floats:
         return self._recipe.champion_scores(champion, training_set, window)

@@ -67,7 +67,7 @@ class CandidateBuilder:
         self._recipe = recipe
         self._options = options
         self.comparisons = Comparisons(parts, recipe)
-        self._judge = Judge(parts, options.proving)
+        self._judge = Judge(parts, options.proving, options.baselines)
         self._sets = TrainingSets(parts, options)
         self._fits = Fits(parts, recipe, options)
         self.artifact = ChampionArtifact(parts, self._sets, self._fits)

@@ -21,7 +21,7 @@ from trimtab.stats.metrics.lists import unit_losses
 from trimtab.stats.metrics.loss_names import CLASS_LOSSES
 from trimtab.steering.candidates.comparison_targets import TargetScores
 from trimtab.steering.candidates.plans import Made, Plan, of_window
-from trimtab.steering.candidates.ports import DeploymentParts
+from trimtab.steering.candidates.ports import Baselines, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Rows
 from trimtab.steering.candidates.stored import address_of_rows, address_of_scores, address_of_set
 from trimtab.steering.candidates.windows import JudgingWindow
@@ -72,13 +72,17 @@ class Judge:
 
     Args:
         proving: Loads candidates in a new process and measures their time; None in a replay, which does neither.
+        baselines: Computes the scores of baselines.
     """
 
-    def __init__(self, parts: DeploymentParts, proving: Proving | None = None) -> None:
+    def __init__(
+        self, parts: DeploymentParts, proving: Proving | None = None, baselines: Baselines = baseline_scores
+    ) -> None:
         self._parts = parts
         self._deployment = parts.deployment
         self._rules = parts.deployment.gate
         self._proving = proving
+        self._scores_of_baselines = baselines
         # hashes of the rows that were judged last, and the baselines' scores of these rows
         self._kept: tuple[list[object], dict[str, Floats]] = ([], {})
 
@@ -208,11 +212,9 @@ class Judge:
     def _baselines(
         self, training_set: TrainingSet, rows: Rows, folds: Sequence[tuple[Rows, Rows]]
     ) -> dict[str, Floats]:
+        model, scores_of = self._deployment.model, self._scores_of_baselines
         parts = [
-            (
-                judged & rows,
-                baseline_scores(self._deployment.model, training_set, np.flatnonzero(judged & rows), learnt, seed=0),
-            )
+            (judged & rows, scores_of(model, training_set, np.flatnonzero(judged & rows), learnt, seed=0))
             for judged, learnt in folds
         ]
         found: dict[str, Floats] = {}

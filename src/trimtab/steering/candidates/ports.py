@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.data.sets import TrainingSet, save_training_set
 from trimtab.training.definitions import Model
+from trimtab.training.judge.baselines import Baseline, baseline_scores
+
+Baselines: TypeAlias = Callable[..., Mapping[str, Baseline | None]]  # a function like `baseline_scores`
 
 
 class ChampionFailed(Exception):
@@ -84,6 +87,7 @@ class CandidateOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     # returns the recipe (how models are fitted) that replaces a given one; replays use it to share fits
     around: Callable[[Recipe], Recipe] = lambda recipe: recipe
     save: Callable[[TrainingSet, Blob], str] = save_training_set
+    baselines: Baselines = baseline_scores  # replays use this to compute baselines once
     evaluates: bool = True  # whether to evaluate each candidate, with baselines and intervals
     recording: Recording = Recording()  # records the results of steps, so that no step is done twice
     # loads a candidate in a new process, and measures its speed; None (in replays): neither is tested

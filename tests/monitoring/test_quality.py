@@ -335,13 +335,13 @@ def test_days_of_versions_that_a_schedule_replaced_before_they_were_closed_ring_
 
 
 def unsure(first: int, count: int, away: float, version: str = "v1") -> list[DayQuality]:
-    """Return days whose loss is `away` from the one that the scores lead one to expect."""
+    """Return days whose loss is `away` above the loss that is expected if the scores are right."""
     days = [day(n, FLAT[n % 14], version=version) for n in range(first, first + count)]
     return [msgspec.structs.replace(one, expected_loss_sum=(0.3 - away) * 1_000) for one in days]
 
 
 def test_a_repaired_version_is_not_worse_because_an_earlier_one_was_less_sure(catalog: Catalog) -> None:
-    """The earlier one had .1 less loss than its scores lead one to expect, and the repaired one as much as expected."""
+    """The earlier one's loss was .1 below the loss expected from its scores, and the repaired one's was equal to it."""
     monitor = anchored(catalog, unsure(0, 28, -0.1))
     monitor.observe(unsure(28, 14, 0.2), now_us=1)
     assert monitor.watch is not None

@@ -1,12 +1,12 @@
 """After a change of the data: whether the loss is back at its level before the change.
 
-Alarms are about the loss beyond what the scores themselves lead one to expect. A version that knows less than the one
-before it is less sure, and says so in its scores. So its loss is higher, but not higher than its scores lead one to
-expect. For example, if a join breaks and fills a column with values of other rows, the next version no longer uses the
-column. So after a change, the loss itself is compared with that before the change. # D0224
+Alarms are about the excess loss: the loss minus the loss that is expected if the scores are right. They miss a version
+that has less information than the one before it: its loss is higher, but its scores are less certain, so the expected
+loss is higher, too. For example, if a join breaks and fills a column with values of other rows, the next version no
+longer uses the column. So after a change, the loss itself is compared with that before the change. # D0224
 
-Days differ in how hard they are. If twice as many flights are late, each model has a higher loss. So the loss is
-divided by that of the best constant for the labels of the same days, if labels are of two classes.
+Days differ in how hard they are. If twice as many flights are late, each model has a higher loss. So if there are two
+classes, the loss is divided by that of a model that always predicts the share of positive labels on the same days.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import msgspec
 
 from trimtab.core.records import DayQuality
 
-MOST_ABOVE: Final = 0.05  # a level is met if the mean loss is above it by at most this share
+MOST_ABOVE: Final = 0.05  # the loss is back at a level if its mean is above it by at most this share
 DAYS: Final = 7  # the mean is that of this many days with labels
-_LEAST_DAYS: Final = 5  # a loss above the level is only found from this many days with labels on
+_LEAST_DAYS: Final = 5  # with fewer days with labels, the loss is never found to be above the level
 # the loss is provably above the level from this many standard errors on: Student's t, one-sided 95 %, by number of days
 _PROVEN: Final = {5: 2.132, 6: 2.015, 7: 1.943}
 # for slices, one-sided 99.9 %: each day several are tested, and with few rows, means differ by 5 % by coincidence
@@ -43,12 +43,12 @@ class EarlierLevel(msgspec.Struct, frozen=True, kw_only=True):
     changed_us: int  # when the change began
     # for each of the newest days (at most `DAYS`): number of labelled rows, sum of their losses, sum of their labels
     days: tuple[tuple[int, float, float], ...] = ()
-    above: float | None = None  # by which share the loss is above the level, when last proven; None: it never was
+    above: float | None = None  # the newest share (above 5 %) by which the loss exceeds the level; None: never proven
     loss: float = 0.0  # the mean loss of the days from which `above` was computed
 
 
 def loss_level(days: Sequence[DayQuality], cap: float) -> LossLevel | None:
-    """Return the level of some days whose losses are multiples of `cap`; None if no row has a label."""
+    """Return the level of some days, whose losses are stored in units of `cap`; None if no row has a label."""
     rows = sum(day.labelled for day in days)
     if not rows:
         return None
@@ -59,10 +59,10 @@ def loss_level(days: Sequence[DayQuality], cap: float) -> LossLevel | None:
 def added(
     earlier: EarlierLevel, days: Sequence[DayQuality], cap: float, metric: str, *, of_slice: bool = False
 ) -> EarlierLevel | None:
-    """Add days of the version in service, oldest first; return None once they have met the level.
+    """Add days of the version in service, oldest first; return None once the loss is back at the level.
 
     Args:
-        cap: Losses of the days are multiples of this.
+        cap: The unit in which the losses of the days are stored.
         metric: The metric of the losses.
         of_slice: Whether the days are those of a slice.
     """

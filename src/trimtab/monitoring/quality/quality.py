@@ -45,9 +45,9 @@ class QualityMonitor:
 
     For each version there is a watch: the reference for its days, and the evidence against the version.
 
-    If the scores are probabilities, the *excess loss* is watched: the loss minus the loss that the scores themselves
-    predict. If requests become harder to predict in a way that the model knows, both rise together and the excess loss
-    does not change.  # D0003
+    If the scores are probabilities, the *excess loss* is watched: the loss minus the loss that is expected if these
+    scores are right. If requests become harder to predict in a way that the model knows, both rise together and the
+    excess loss does not change.  # D0003
 
     For a model of several classes, the calibration gap is about the likeliest class: its mean probability, minus how
     often it is the label. Like the gap of a binary model it is in [-1, 1]. # D0076
@@ -58,8 +58,8 @@ class QualityMonitor:
 
     Each watch is also stored under its version, so that after a roll-back, a version is compared with its earlier
     reference again. A version that replaces another also gets a second reference: the second reference of the replaced
-    version or, if there is none, that version's own one. The second reference is dropped once seven days of the new
-    version have met it, provided that the new version has a reference of its own. # D0223
+    version or, if it has none, its own reference. The second reference is dropped once seven days of the new version
+    are as good (see `met`), provided that the new version has a reference of its own. # D0223
     Canaries and shadows are watched, too, and compared with the reference of the version in service. # D0187
     """
 
@@ -95,7 +95,7 @@ class QualityMonitor:
         self._arms.reload()
 
     def loss_cap(self, version: str) -> float:
-        """Return the largest loss that a row of a version can have. It does not change after the promotion.
+        """Return the cap of a version: larger losses of a row count as this. It does not change after the promotion.
 
         For a version without a watch, it is the cap of the version in service.
         """
@@ -128,8 +128,8 @@ class QualityMonitor:
         Args:
             reference: The reference days, oldest first.
             at_us: The training cut of the version, or a later time. Days that ended before are not compared.
-            loss_cap: The largest loss that a row in `reference` can have. Losses of live days are limited in the same
-                way.
+            loss_cap: Larger losses of a row count as this, in `reference` and on live days. It is the unit of losses
+                in `reference`.
             slices: The reference days of each slice.
             allowance: For each kind of value, the distance from the reference up to which a day is no evidence against
                 the version. Some distance is expected, because the candidate scored the reference days, and the version
@@ -419,14 +419,14 @@ def _since(reference: Sequence[DayQuality], at_us: int) -> ChangeOnset | None:
 def _since_change(
     before: Watch | None, days: Mapping[str, Sequence[DayQuality]], cap: float, metric: str
 ) -> dict[str, EarlierLevel]:
-    """Return the losses before a change that the next version has to meet.
+    """Return the earlier levels of the loss that the next version has to reach again.
 
-    These are the losses that the replaced version has not met, and those before the changes it has alarms about. If
-    scores are not probabilities, the loss of all rows is watched itself, so the second reference says enough about it.
+    These are the levels that the replaced version has not reached, and those before the changes it has alarms about. If
+    scores are not probabilities, there is none for all rows, because the second reference is about the loss itself.
 
     Args:
         days: The reference days of the next version, for all rows ("") and for each slice.
-        cap: Losses of these days are multiples of this.
+        cap: The unit in which the losses of these days are stored.
     """
     if before is None:
         return {}
@@ -443,7 +443,7 @@ def _since_change(
 
 
 def _levels_after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> dict[str, EarlierLevel]:
-    """Return the earlier levels that are not met after one more day."""
+    """Return the earlier levels that are not reached after one more day."""
     found = dict(watch.earlier_levels)
     for name, one in watch.earlier_levels.items():
         there = not name or (blocks is not None and name in blocks.slices)

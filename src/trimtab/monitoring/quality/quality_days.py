@@ -19,7 +19,7 @@ class DaySums(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     arm: str
     day_us: int
-    cap: float  # the largest loss that a row can have, and the unit of `BlockSums.capped_loss`
+    cap: float  # larger losses of a row count as this; it is also the unit of `BlockSums.capped_loss`
     whole: BlockSums
     amended: BlockSums | None = None  # as in `DayBlocks`
 

@@ -267,7 +267,7 @@ def _onset_us(watch: Watch, figure: MetricValue) -> int:
 
 
 def _unit(watch: Watch, kind: str) -> float:
-    """Return the factor that turns a watched value into the metric's unit: losses are multiples of the cap."""
+    """Return the factor that turns a watched value into the metric's unit: losses are stored in units of the cap."""
     return 1.0 if kind == CALIBRATION else watch.loss_cap
 
 

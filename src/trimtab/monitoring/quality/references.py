@@ -33,7 +33,7 @@ TWO_WEEKS = 14  # D0223
 def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, reference: ShortReference) -> Watch:
     """Return the watch with reference values from the given days. If fewer than 28 have labels, it keeps the days, too.
 
-    Values that the watch has already keep their reference while there is an alarm or much evidence against it.
+    Values with an alarm, or with much evidence for one, keep the reference that they have in the watch.
 
     Args:
         kinds: The kinds of values to watch.
@@ -87,7 +87,7 @@ def _before_change(short: ShortReference, watch: Watch) -> ShortReference:
 
 
 def _from_now(watch: Watch, figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """Return values without evidence, whose next day gets the number that it has in the watch (its first day is 1)."""
+    """Return values without evidence, whose days are numbered as in the watch: its first compared day is number 1."""
     if watch.first_day_us is None or watch.last_day_us is None:
         return dict(figures)
     state = AlarmState(days=(watch.last_day_us - watch.first_day_us) // DAY_US + 1)
@@ -106,6 +106,6 @@ def _labelled(days: Sequence[DayQuality]) -> int:
 
 
 def _mean_loss(days: Sequence[DayQuality]) -> float | None:
-    """Return the mean capped loss of the labelled rows, as a multiple of the cap; None if no row is labelled."""
+    """Return the mean capped loss of the labelled rows, in units of the cap; None if no row is labelled."""
     labelled = sum(day.labelled for day in days)
     return sum(day.capped_loss_sum for day in days) / labelled if labelled else None

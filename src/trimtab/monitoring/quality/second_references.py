@@ -1,4 +1,4 @@
-"""The second reference of a version: the reference of an earlier version, until the new version has met it."""
+"""The second reference of a version: that of an earlier version, which is kept until the new one is as good."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from trimtab.monitoring.quality.watches import CALIBRATION, MetricValue, Watch, 
 
 
 def healthy_of(before: Watch | None, *, goes_on: bool = False) -> dict[str, MetricValue]:
-    """Return the second reference of the next watch: the present watch's second one, or else its own reference.
+    """Return the second reference for the watch after `before`: that of `before` or, if it has none, its own reference.
 
     `goes_on`: keep the evidence up to now.
     """
     if before is None:
         return {}
-    # a calibration gap that is closer to 0 than that of the earlier version is not worse
+    # a calibration gap that is closer to 0 than that of the earlier version must not count as worse
     own = {kind: from_zero(one) if kind == CALIBRATION else one for kind, one in before.figures.items()}
     figures = before.healthy or own
     return figures if goes_on else fresh(figures)
 
 
 def not_below_zero(healthy: dict[str, MetricValue]) -> dict[str, MetricValue]:
-    """Return the second reference of a version that repairs a change: its mean excess loss is at least 0.
+    """Return the second reference of a version that repairs a change, with a mean excess loss below 0 raised to 0.
 
-    If the scores of the earlier version were too unsure, its mean is below 0. A version with exactly the loss that its
-    scores lead one to expect (0) is not worse than that. Whether the loss itself is higher than before the change is
-    checked separately (`earlier_levels`).
+    The mean is below 0 if the earlier version's scores were too unsure. A version whose scores are right has a mean of
+    0, and must not count as worse for that. Whether the loss itself is higher than before the change is checked
+    separately (`earlier_levels`).
     """
     return {
         kind: msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, mean=max(one.spec.mean, 0.0)))
@@ -36,7 +36,7 @@ def not_below_zero(healthy: dict[str, MetricValue]) -> dict[str, MetricValue]:
 
 
 def healthy_cap_of(before: Watch | None) -> float | None:
-    """Return the cap of losses that belongs to `healthy_of(before)`; None without a present watch."""
+    """Return the cap that is the unit of the losses in `healthy_of(before)`; None if `before` is None."""
     if before is None:
         return None
     return before.healthy_cap or before.loss_cap if before.healthy else before.loss_cap

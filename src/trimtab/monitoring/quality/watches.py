@@ -28,8 +28,8 @@ from trimtab.stats.inference.edetector import (
 
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
-# a second reference that seven days have met is still kept while its evidence exceeds this: a small change takes weeks
-# to show, and without a change, the evidence after a month is at most 30 on average
+# a second reference is kept while its evidence exceeds this, even if seven days are as good: a small change takes
+# weeks to show, and without a change, the evidence after a month is at most 30 on average
 SUSPICIOUS = math.log(30.0)
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 # A new version is called worse if the mean of its reference days exceeds the upper bound (`AlarmSide.baseline`) of the
@@ -50,7 +50,7 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: AlarmSpec
     state: AlarmState = AlarmState()
-    excess: bool = False  # for a loss: whether it is the excess over the expected loss
+    excess: bool = False  # for a loss: whether it is the excess loss, the loss minus the expected loss
     # during an alarm: the same value, with its mean since the change as the reference; it finds a further rise
     worse: MetricValue | None = None
 
@@ -91,7 +91,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     anchored_at_us: int
     figures: dict[str, MetricValue]  # the watched value for each kind of signal
     unwatched: dict[str, str] = {}  # kinds of signals that cannot be watched, each with the reason
-    loss_cap: float = LOSS_CAP  # the largest loss that a row can have, in units of the metric
+    loss_cap: float = LOSS_CAP  # larger losses of a row count as this; in units of the metric
     first_day_us: int | None = None  # the first day that was compared; None: no day was compared yet
     last_day_us: int | None = None
     silent_days: int = 0  # the number of days with predictions since the newest day that had a label
@@ -103,17 +103,17 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
     short: ShortReference | None = None  # the reference days, while they are too few to learn from  # D0223
-    # the second reference: that of an earlier version, until seven days of this version have met it; it is kept longer
-    # for kinds of values without an own reference
+    # the second reference: that of an earlier version, kept until seven days of this version are as good (see `met`),
+    # and longer for kinds of values without an own reference
     healthy: dict[str, MetricValue] = {}
     healthy_version: str | None = None  # the id of that earlier version
     healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version
     metric: str = ""  # the metric of the losses
     reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
     levels: dict[str, LossLevel] = {}  # the loss of the reference days, for all rows ("") and for each slice
-    # after a change, the losses before it, for all rows ("") and for slices, until this version meets them  # D0224
+    # after a change, the losses before it, for all rows ("") and slices, until this version is back at them  # D0224
     earlier_levels: dict[str, EarlierLevel] = {}
-    short_of: dict[str, float] = {}  # by kind, how much worse the reference is than the second reference
+    short_of: dict[str, float] = {}  # by kind, by how much the reference is worse than the second one
     # set if the version was promoted without an alarm: the beginning of the change that `short_of` shows. `short_of`
     # then counts as an alarm
     short_since: ChangeOnset | None = None
@@ -307,7 +307,7 @@ def advanced_slice(figure: MetricValue, kind: str, day: DayQuality, skipped: int
 
 
 def met(figure: MetricValue, *, after: int = 0) -> bool:
-    """Return whether the newest seven days with labels meet the reference. Days up to the number `after` do not count.
+    """Return whether the newest seven days with labels after day number `after` are as good as the reference.
 
     Without an alarm, their mean must not be worse than the upper bound of the reference (`AlarmSide.baseline`). During
     an alarm, it must have come back to the reference's mean, or crossed it.
@@ -357,7 +357,7 @@ def shortfalls(
 
 
 def in_units_of(day: DayQuality, cap: float, other: float) -> DayQuality:
-    """Return the day with its losses given as multiples of another cap (the largest loss that a row can have)."""
+    """Return the day with its losses in units of the cap `other` instead of `cap`. They are not cut to `other`."""
     if cap == other:
         return day
     expected = None if day.expected_loss_sum is None else day.expected_loss_sum * cap / other
@@ -381,7 +381,7 @@ def _risen(figure: MetricValue) -> MetricValue:
 def from_zero(figure: MetricValue, *, lucky: bool = False) -> MetricValue:
     """Change a watched value so that days between the reference's mean and 0, the right value, are no evidence.
 
-    `lucky`: move the bound by at most two standard errors, because luck explains no more of a mean better than 0.
+    `lucky`: move the bound by at most two standard errors. Luck does not explain a mean that is better than 0 by more.
     """
     spec = figure.spec
     towards, luck = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd, 2.0 / math.sqrt(spec.reference_blocks)

@@ -23,8 +23,8 @@ Budget: TypeAlias = tuple[str, Severity]  # a model and a severity, for which th
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
     """What receivers of alerts count as one event: a signal, even if it ends and soon returns.
 
-    If the signal returns within the setting `flapping`, the incident goes on. It is over when its end was sent or, if
-    no end was recorded, when the signal has not been found for that long.
+    If the signal returns within the time `flapping` (a setting) after its end, the incident goes on. Otherwise its end
+    is sent, and it is over. Without a recorded end, the time begins when the signal was last found; nothing is sent.
     """
 
     signal: Signal  # the signal, as its monitor last found it
@@ -36,7 +36,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waits(self) -> bool:
-        """Whether the incident waits for the digest. One that began to wait as info and became red no longer waits."""
+        """Whether the incident waits for the digest. One that began to wait as info stops when it becomes red."""
         return self.held_us is not None and (self.held_as == "red" or self.signal.severity == "info")
 
     @property
@@ -177,7 +177,7 @@ def plan_alerts(state: AlertState, rules: Rules, now_us: int) -> Plan:
 def _within_budget(
     fresh: dict[str, Incident], state: AlertState, rules: Rules, now_us: int
 ) -> tuple[set[str], list[Page], list[Budget]]:
-    """Return the names of incidents to send now, all records of pages after that, and the limits that are then reached.
+    """Return the names of incidents to send now, the list of pages including these, and the limits that this reaches.
 
     All incidents of one model and severity in `fresh` count as one page together. Incidents that no receiver
     wants do not count.

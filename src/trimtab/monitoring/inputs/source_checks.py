@@ -54,7 +54,7 @@ class SourceChecks:
         return found
 
     def _identifiers(self, source: Source) -> frozenset[str]:
-        """Return columns that are no quantities: keys, columns of other types, integers read by `_COUNTS` only."""
+        """Return the columns to skip: keys, columns that are not numeric, integers that nothing but `_COUNTS` reads."""
         features = [one for view in self._views if view.source.name == source.name for one in view.features.values()]
         measures = [one.where for one in features] + [one.of for one in features if one.kind not in _COUNTS]
         measures += [self._model.label.value] if source.name == self._model.label.source.name else []

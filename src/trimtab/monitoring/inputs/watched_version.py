@@ -50,5 +50,5 @@ class WatchedVersion:
         return True
 
     def has_unread(self, versions: set[str]) -> bool:
-        """Return whether rows of any of these versions are not read: only those of `reading.version` are."""
+        """Return whether any of these versions differs from `reading.version`, the only one whose rows are read."""
         return self.reading is None or bool(versions - {self.reading.version})

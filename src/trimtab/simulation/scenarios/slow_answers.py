@@ -22,7 +22,7 @@ _SLOWER = 3.0  # a slow version takes this many times the usual time per answer,
 
 
 class SlowAnswers:
-    """Writes service metrics with random latencies, which are larger for a version with a training cut during a fault.
+    """Writes service metrics with random latencies. A version is slower if its training data end during a fault.
 
     Args:
         catalog: Where the metrics are written, as a service would do.

@@ -52,9 +52,10 @@ def floor_checks(
     A candidate must have a lower mean loss than each baseline except "linear". That is a linear model with the same
     features, and the candidate may be such a model itself. The gain of the linear model is how much lower its mean loss
     is than that of the best other baseline. A candidate is refused if its mean loss is provably (one-sided 95 %) higher
-    than that of the linear model by more than a fifth of this gain. On each slice, the candidate is compared with the
-    baseline that is best on the whole window: its mean loss must not be provably higher by more than `slice_margin`
-    (plus this fifth, if that baseline is the linear model). All slices are tested together at 95 % (Bonferroni).
+    than the linear model's by more than a tolerance, a fifth of this gain. On each slice, the candidate is compared
+    with the baseline that has the lowest mean loss on the whole window: the candidate's loss must not be provably
+    higher by more than `slice_margin` (if that baseline is "linear": plus the tolerance). All slices are tested
+    together at 95 % (Bonferroni).
 
     Args:
         losses: The losses of the candidate, shape (units,). A unit is a row, or for a ranking a list.

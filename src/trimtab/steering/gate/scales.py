@@ -59,22 +59,22 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
 
 
 def loss_cap(metric: Loss, losses: Floats, before: float | None = None) -> float:
-    """Return the largest loss that a row may have in daily sums, given the losses on reference days.
+    """Return the cap of a row's loss, computed from losses on reference days. In daily sums, larger losses count as it.
 
     For probabilities, it is c, three times the log loss of a coin toss. If this cuts off more than 5 % of the mean
-    loss, because one class is rare, it is 2 k - c, where k is the cap that leaves 95 % (but at most the 20th largest
-    loss). Then losses of rare rows that rise after a change are still seen. For numbers, it is the loss of
-    an error that is three times the median error: for squared errors nine times the median loss, and for a quantile the
-    loss of such an error on its costlier side. For counts, it is nine times the median or mean deviance, whichever is
-    larger, because most rows may be 0 and have nearly no loss. If losses differ so much that a large part of them would
-    be cut off, the cap is raised until 95 % of the mean loss remains, but not above the 99 % quantile of the losses.
+    loss, because one class is rare, it is 2 k - c, where k is the cap that leaves 95 % of the mean loss (but at most
+    the 20th largest loss). So a rise of the losses of rare rows is still seen after a change. For numbers, it is the
+    loss of an error that is three times the median error: for squared errors nine times the median loss, and for a
+    quantile the loss of such an error on its costlier side. For counts, it is nine times the median or mean deviance,
+    whichever is larger, because most rows may be 0 and have nearly no loss. If this would cut off a large part of the
+    losses, the cap is raised until 95 % of the mean loss remains, but not above the 99 % quantile of the losses.
 
     For the log loss of several classes, it is three times the mean loss, but at least the cap for probabilities. Other
     losses of several classes, and those of lists, cannot exceed a fixed value, which is the cap.
 
     Args:
-        before: The cap of a healthy version in service. It is kept unless it is far off, because a higher cap makes the
-            mean loss higher, and the losses of both versions are compared. # D0187
+        before: The cap of a healthy version in service. It is kept unless it is far off, because the mean losses of
+            both versions are compared, and a higher cap makes a mean higher. # D0187
 
     >>> loss_cap("absolute_error", np.array([1.0, 2.0, 50.0])), loss_cap("squared_error", np.array([1.0, 4.0, 900.0]))
     (6.0, 36.0)

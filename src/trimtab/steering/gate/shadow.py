@@ -44,9 +44,9 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     """Test on the days up to now whether to promote, reject or hold a successor.
 
     The test is valid even if it is repeated every day. It asks whether the successor's mean daily loss exceeds the
-    champion's by more than the margin. How much daily differences vary is estimated from the days on which the gate
-    compared the champion with the candidate, which has the successor's recipe. These days are not used if another
-    version scored them in place of the champion, because that version may have been the candidate itself.
+    champion's by more than the margin. How much daily differences vary is estimated from the shadow's days and those
+    of the gate, which compared the champion with the candidate (of the successor's recipe). The gate's days are not
+    used if another version scored them in place of the champion: if it was the candidate itself, all differences are 0.
 
     Args:
         rollout: The declared rollout, with its margin and the least duration.
@@ -82,8 +82,8 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
     """Return why a shadow could not decide within its longest time, with a table; None if it could, or need not.
 
-    It can decide if it detects a difference that is smaller than the margin plus the candidate's gain: the share by
-    which the candidate's loss was lower than the champion's on the days of the gate.
+    It can decide if the smallest difference that it detects (see `visible`) is below the margin plus the candidate's
+    gain. The gain is the share by which the candidate's loss was lower than the champion's on the days of the gate.
 
     Args:
         rollout: The declared rollout. If it has no shadow, the result is None.

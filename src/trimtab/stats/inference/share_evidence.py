@@ -2,9 +2,9 @@
 
 Trials succeed with the probabilities p1, p2, ..., and the first n trials have K successes. For any number `tilt`, the
 quotient exp(tilt * K) / prod(1 - p + p * exp(tilt)) is 1 on average after each trial, even if each probability depends
-on earlier trials. With the mean probability in place of each p, the quotient is not larger, because
-log(1 - p + p * exp(tilt)) is concave in p. If p is replaced by a `share` that is at least the mean probability (for a
-negative `tilt`: at most), the quotient is not larger either. The evidence that the mean probability is above (below)
+on earlier trials. The quotient does not become larger if each p is replaced by the mean probability, because
+log(1 - p + p * exp(tilt)) is concave in p. Nor does it if the mean probability is then replaced by a `share` that is at
+least as large (for a negative `tilt`: at most as large). The evidence that the mean probability is above (below)
 `share` is the average of the quotients with `share` over several tilts. If the mean probability is not above (below)
 `share`, the evidence is at most 1 on average. Therefore the probability that it ever reaches 1 / a is at most a, for
 all looks together, even if the probabilities change over time. If two counts are independent, their evidence is
@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from trimtab.core.errors import Misuse
 
-# values of `tilt`: above 0 for too many successes, below 0 for too few; 0 keeps the evidence at 1 / 8 (1 / 4) or more
+# values of `tilt`: above 0 for too many successes, below 0 for too few. For 0, the quotient is always 1, so the average
+# over the eight (four) values is at least 1 / 8 (1 / 4)
 _UP = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 _DOWN = (0.0, -0.25, -1.0, -4.0)
 _CELLS = np.concatenate(

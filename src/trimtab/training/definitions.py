@@ -55,7 +55,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     weights: Weights | None = None  # part of the model's hash, as are the next two fields
     sample: Sample | None = None
     rows: RowsFrom = "history"
-    # a column or feature: evaluations show groups with and without training rows separately; in a ranking, its lists
+    # a column or feature: each value is a group of rows (in a ranking, a list); evaluations show new groups separately
     group: str | None = None
     # columns, features and views that only look like leaks; part of the model's hash
     allow_leakage: tuple[str, ...] = ()

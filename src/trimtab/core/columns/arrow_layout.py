@@ -103,7 +103,7 @@ def is_exact(kind: str) -> bool:
 
 
 def buffer_bytes(kind: str, end: int) -> list[int]:
-    """Return the least size in bytes of each buffer for `end` values of a format, except of the buffers of texts."""
+    """Return how many bytes `end` values of a format need in each buffer. Buffers with characters are left out."""
     bitmap = (end + 7) // 8
     if kind == "b":
         return [bitmap, bitmap]
@@ -212,7 +212,7 @@ def _texts(
 
 
 def _offset_texts(piece: Piece, kind: str, valid: NDArray[Any] | None) -> Column:
-    """Return a column that has an offset for each text, and all texts in one buffer."""
+    """Read an array that has an offset for each text, and all texts in one buffer."""
     if not piece.rows:
         return _texts(piece, [], valid)
     offsets = _typed(piece, 1, kind, piece.offset, piece.rows + 1).astype(np.int64)
@@ -234,7 +234,7 @@ def _offset_texts(piece: Piece, kind: str, valid: NDArray[Any] | None) -> Column
 
 
 def _views(piece: Piece, valid: NDArray[Any] | None) -> Column:
-    """Return a column of views. A view has a short text, or the place of a long text in a buffer."""
+    """Read an array of views. A view has a short text, or the place of a long text in a buffer."""
     held: list[bytes] = [b"" if data is None else data.tobytes() for data in piece.buffers[2:]]
     # limit the total size, because many views of one long text could take far more memory than the buffers
     left = 4 * sum(map(len, held)) + 16 * piece.rows

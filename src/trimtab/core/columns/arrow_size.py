@@ -27,7 +27,7 @@ _CODES = {3: 3, 8: 2, 9: 4, 10: 4, 11: 3, 14: 2, 18: 4}
 _BLOCK_BYTES = 24
 _MOST_FIELDS = 10_000  # the largest number of columns, including columns inside of other columns
 _MOST_DEPTH = 32
-_FIELD_BYTES = 700  # memory for the description of a column; each of its arrays in a batch takes as much again
+_FIELD_BYTES = 700  # memory for the description of a column, and also for each of its arrays in a batch
 _VALUE_BYTES = {
     1: 9,
     5: 72,

@@ -13,7 +13,7 @@ from trimtab.features.online.packed.plan import ViewPlan
 from trimtab.features.online.packed.series import Contribution
 from trimtab.store.ports import LogRecord
 
-# (S, the time at which the event became known, the record, the event). S: the latest append time up to this record
+# (S, the known-at time, the record, the event). S: the latest append time of the records up to and including this one
 Arrival: TypeAlias = tuple[int, int, LogRecord, Event]
 
 
@@ -47,7 +47,7 @@ class Kept:
         count["too_late"] += too_late(plan, [(event.event_at_us, known_at) for _, known_at, _, event in self._arrivals])
 
     def rows(self) -> Iterable[tuple[Arrival, bytes, Sequence[Contribution]]]:
-        """Return each record with the name of its entity as a part of keys, and the event's value for each series."""
+        """Return each record, the bytes that name its entity in keys, and the event's value for each series."""
         names = map(Names().__getitem__, self._entities)
         gives, errors = self._plan.values.of_many(self._values)
         for n, of_event in errors.items():
@@ -65,7 +65,7 @@ class Kept:
 
 
 def too_late(plan: ViewPlan, times: Iterable[tuple[int, int]]) -> int:
-    """Count events that were in no window any more when they became known (S may be much later than that).
+    """Count events that had left all windows when they became known. (S is not used here: it may be much later.)
 
     `times` are the event time and the known-at time of each event.
     """
@@ -74,7 +74,7 @@ def too_late(plan: ViewPlan, times: Iterable[tuple[int, int]]) -> int:
 
 
 class Names(dict[Any, Any]):
-    """The name of each entity as a part of keys; None for None. Each is computed only once."""
+    """For each entity, the bytes that name it in keys; None for None. They are computed only once."""
 
     def __missing__(self, entity: Any) -> bytes | None:
         name = self[entity] = None if entity is None else name_bytes(entity)

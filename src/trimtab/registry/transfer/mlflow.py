@@ -21,9 +21,9 @@ CODE_FOLDER, CODE_MODULE = "code", "trimtab_model"
 _TYPES = {"float": "double", "int": "double", "time": "double", "bool": "boolean", "category": "string"}
 
 OF_TORCH = (
-    "The file has only weights without the code of the module, or code that only PyTorch runs. Save the model as "
-    "ONNX and import that: let the module take one float input, replace nulls (NaN) with numbers (torch.nan_to_num), "
-    "and return the prediction (a probability after its sigmoid or softmax), pip install onnx onnxscript, then "
+    "The file has only weights without the code of the module, or code that only PyTorch runs. Save the model as ONNX "
+    "and import that. The module must take one float input, replace nulls (NaN) with numbers (torch.nan_to_num), and "
+    "return the prediction (a probability: after its sigmoid or softmax). Run pip install onnx onnxscript, and then "
     'torch.onnx.export(module.eval(), (torch.zeros(2, INPUTS),), "model.onnx", dynamo=True, dynamic_shapes=({0: '
     '"rows"},), external_data=False). Or declare the network with trimtab.training.neural and train it here.'
 )

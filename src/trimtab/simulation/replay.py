@@ -258,11 +258,10 @@ class Replay(Closing):
             ahead[scenario.name] = [*ahead[scenario.name][-1:], (block, answers)]
 
     def _tick(self) -> list[tuple[str, Decision]]:
-        """Let every live scenario look at new data, and act."""
+        """Let every live scenario act: those without a gate last, because meanwhile their fits run in other threads."""
         live = [world for world in self.worlds.values() if world.scenario.answers == "live"]
         for world in live:
             world.begin()
-        # policies without a gate act last, because meanwhile their fits run in other threads
         order = sorted(live, key=lambda world: isinstance(world.steering, Ungated))
         found = {world.scenario.name: world.tick() for world in order}
         return [(world.scenario.name, one) for world in live for one in found[world.scenario.name]]

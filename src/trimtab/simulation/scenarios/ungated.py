@@ -66,7 +66,7 @@ class Ungated:
 
     def begin(self) -> None:
         """Ask the policy. If it wants a refit, let the recipe begin it in the background, if it can."""
-        self._wanted = self._asked()
+        self._wanted = self._decision()
         if self._wanted is not None:
             self._recipe.expect(*self._data(self._wanted))
 
@@ -75,7 +75,7 @@ class Ungated:
         wanted, self._wanted = self._wanted, None
         return [] if wanted is None else self._fit(wanted)
 
-    def _asked(self) -> Refit | None:
+    def _decision(self) -> Refit | None:
         now_us = self._clock.now_us()
         if self._registry.alias(self._deployment.name, ALIAS) is None:
             return Refit(why="There is no version yet.")

@@ -28,7 +28,8 @@ _CHECKED_PAGES = 1_000  # 4 MB; smaller databases are checked at each opening, w
 _THREADS = 64  # this many threads may use a catalogue at once; further threads wait
 _IDLE = 5  # this many connections are kept open between uses
 # with fewer checkpoints (each of which syncs twice), a page that was written often is copied only once
-_PRAGMAS = {"durable": ("synchronous = FULL",), "relaxed": ("synchronous = NORMAL", "wal_autocheckpoint = 8000")}
+_RELAXED = ("synchronous = NORMAL", "wal_autocheckpoint = 8000", "journal_size_limit = 67108864")
+_PRAGMAS = {"durable": ("synchronous = FULL", "journal_size_limit = 1048576"), "relaxed": _RELAXED}
 _BUSY_S = 30.0  # how long a writer waits for other writers before it fails
 _BEGIN, _BEGIN_WRITING = "BEGIN", "BEGIN IMMEDIATE"
 _GET = "SELECT kind, key, revision, body, crc FROM record WHERE kind = ? AND key = ?"
@@ -290,7 +291,7 @@ class SqlCatalog(Closing):
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.what, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            for pragma in (*self._pragmas, "journal_size_limit = 1048576"):
+            for pragma in self._pragmas:
                 connection.execute(f"PRAGMA {pragma}").close()
         except BaseException:
             connection.close()

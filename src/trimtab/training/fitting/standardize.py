@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -64,7 +63,7 @@ def fit_standardize(matrix: NDArray[Any], weights: NDArray[Any] | None = None) -
     import numpy as np
 
     there = ~np.isnan(matrix)
-    known: Callable[[Any], Any] = (lambda x: x) if there.all() else lambda x: np.where(there, x, 0.0)
+    known: Any = (lambda x: x) if there.all() else lambda x: np.where(there, x, 0.0)
     if weights is None:
         count = np.maximum(there.sum(axis=0), 1)
         means = known(matrix).sum(axis=0) / count

@@ -11,6 +11,7 @@ import shop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimtab.app.inspect.status import _reference_in_words
 from trimtab.app.inspect.status_text import with_ages
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_age, format_time
 
@@ -45,9 +46,15 @@ def test_a_quality_that_is_provisional_is_a_warning(trained: Path) -> None:
     with shop.opened(trained) as project:
         status = project.status()
         (first, *_) = status.deployments
-        watch = "quality steady, last closed day 2024-04-08 (provisional: its reference is of 5 days)"
+        known = project.loop("buyer").monitor.watch
+        assert known is not None
+        found = _reference_in_words(known)
+        watch = f"quality steady, last closed day 2024-04-08{found}"
         lines = msgspec.structs.replace(status, deployments=[msgspec.structs.replace(first, watch=watch)]).lines()
-    assert "WARN buyer: the normal quality is provisional: its reference is of 5 days" in lines
+    days = min(figure.spec.reference_blocks for figure in known.figures.values())
+    grows = f"the reference has only {days} days; closed days are added until it has 28"
+    assert found == f" (provisional: {grows})"
+    assert f"WARN buyer: the normal quality is provisional: {grows}" in lines
     assert any(line.startswith("  quality steady, last closed day 2024-04-08 (provisional); ") for line in lines)
 
 

@@ -35,7 +35,7 @@ from trimtab.features.stored import check_functions
 from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
 from trimtab.monitoring.quality.references import TWO_WEEKS
-from trimtab.monitoring.quality.watches import Watch
+from trimtab.monitoring.quality.watches import FULL_REFERENCE, Watch
 from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
@@ -279,7 +279,8 @@ def _reference_in_words(watch: Watch) -> str:
     if not watch.provisional:
         return ""
     days = min(figure.spec.reference_blocks for figure in watch.figures.values())
-    return f" (provisional: the reference has only {days} days)"
+    grows = "" if watch.short is None else f"; closed days are added until it has {FULL_REFERENCE}"
+    return f" (provisional: the reference has only {days} days{grows})"
 
 
 def _first_closes(system: System, deployment: Deployment, now_us: int) -> str:

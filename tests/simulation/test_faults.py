@@ -112,6 +112,8 @@ def test_faults_are_read_from_files_and_tables(tmp_path: Path) -> None:
         ({"kind": "outage", "start": "2020-01-01", "end": "2020-01-02"}, "it needs a source"),
         ({"kind": "null_column", "start": "2020-01-01", "end": "2020-01-02"}, "it needs a column"),
         ({"kind": "freeze", "start": "2020-01-01", "end": "2020-01-02", "column": "x"}, "it takes no column"),
+        ({"kind": "freeze", "start": "2020-01-01", "end": "2020-01-02", "source": "a"}, "it takes no source"),
+        ({"kind": "label_flip", "start": "2020-01-01", "end": "2020-01-02", "size": ".5"}, "it takes no size"),
         ({"kind": "freeze", "start": "2020-01-01", "end": "2020-01-02", "size": "big"}, "row 1"),
         ({"kind": "freeze", "when": "2020-01-01"}, "no field 'when'"),
     ):

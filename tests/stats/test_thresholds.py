@@ -64,3 +64,10 @@ def test_costs_that_cannot_be_weighed_are_refused(costs: tuple[float, float]):
 def test_no_rows_are_refused():
     with pytest.raises(Misuse, match="found 0"):
         choose_threshold([], [], [], false_positive=1, false_negative=1)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("blocks", [[0], [0, 1, 2], [[0, 1]]])
+def test_blocks_that_do_not_belong_to_the_rows_are_refused(blocks: list[object]):
+    with pytest.raises(Misuse, match="a block for each of 2 rows"):
+        choose_threshold([0, 1], [0.1, 0.9], blocks, false_positive=1, false_negative=1)

@@ -24,6 +24,7 @@ OF_DATA: tuple[FaultKind, ...] = (
 OF_LOOP: tuple[FaultKind, ...] = ("sabotaged_refit", "slow_model", "restart", "freeze")
 _OF_COLUMNS = ("null_column", "unit_change")
 _OF_SOURCES = ("stuck_feed", "late_feed", "outage")
+_OF_SIZES = ("unit_change", "late_feed", "sabotaged_refit", "slow_model")
 _FIELDS = ("kind", "start", "end", "source", "column", "size")
 
 
@@ -78,7 +79,7 @@ def fault(
 
     Raises:
         Misuse: There is no such kind, the end is missing or not after the start, a needed column or source is missing,
-            the fault takes no column, or the size is out of range.
+            the fault takes no column, source or size, or the size is out of range.
 
     >>> fault("outage", "2024-03-01", "2024-03-04", source="weather").said
     'outage weather'
@@ -95,6 +96,10 @@ def fault(
         raise Misuse(f"fault {kind!r}: it {needed}; found column={column!r}.")
     if kind in _OF_SOURCES and source is None:
         raise Misuse(f"fault {kind!r}: it needs a source.")
+    if kind in OF_LOOP and source is not None:
+        raise Misuse(f"fault {kind!r}: it takes no source; found source={source!r}.")
+    if kind not in _OF_SIZES and size is not None:
+        raise Misuse(f"fault {kind!r}: it takes no size; found size={size:g}.")
     if kind == "sabotaged_refit" and size is not None and not 0.0 < size <= 1.0:
         raise Misuse(f"fault {kind!r}: size={size:g} is no share of the rows. Give a number above 0 and at most 1.")
     if kind == "late_feed" and size is not None and not 0.0 < size < math.inf:

@@ -65,7 +65,8 @@ def choose_threshold(
         seed: The seed of the draws.
 
     Raises:
-        Misuse: There are no rows, labels or scores are not valid, or a cost is negative or infinite, or both are 0.
+        Misuse: There are no rows, or not a block for each. Labels or scores are not valid. A cost is negative or
+            infinite, or both are 0.
 
     Source: Elkan (2001). If the scores are calibrated, the best threshold is false_positive divided by the sum of both
     costs.
@@ -80,6 +81,8 @@ def choose_threshold(
     y, p = checked(labels, scores, "thresholds")
     if not y.size:
         raise Misuse("thresholds: needs at least 1 row, found 0. Wait for labels, or widen the window.")
+    if np.shape(blocks) != y.shape:
+        raise Misuse(f"thresholds: needs a block for each of {y.size} rows, found the shape {np.shape(blocks)}.")
     fair = costs[0] / sum(costs)
     tried = _tried(p)
     grid = np.concatenate([[fair, 0.5], tried])

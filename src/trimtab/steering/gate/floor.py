@@ -105,7 +105,7 @@ def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> Gate
     if best.proof and loss >= level:
         reason = f"{reason} {best.proof}"
     if others := " ".join(f"{one.name}: {one.check.reason}" for one in worse if one is not best):
-        reason = f"{reason} The candidate does not beat these other baselines. {others}"
+        reason = f"{reason} The candidate does not beat these other baselines: {others}"
     if worse:
         reason = f"{reason} {_INSTEAD}"
     return finding(FLOOR, not worse, reason, value=float(best.differences.mean()), bound=best.tolerance)

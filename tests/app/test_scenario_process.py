@@ -63,16 +63,17 @@ def task(tmp_path: Path) -> ReplayTask:
     return ReplayTask(str(folder), files, str(tmp_path / "state"), ["plain"], seed=3)
 
 
-@pytest.mark.parametrize("like", ["early", "earlier", "no-such"])
+@pytest.mark.parametrize("like", ["early", "earlier", "no-such", "other"])
 def test_a_batch_made_ahead_needs_the_versions_of_a_live_scenario(tmp_path: Path, like: str) -> None:
     lines = [
         ScenarioSettings(name="early", model="", policy="day_ahead", like=like),
         ScenarioSettings(name="earlier", model="", policy="day_ahead", like="policy"),
         ScenarioSettings(name="policy", model=""),
+        ScenarioSettings(name="other", model="another"),
     ]
     with (
         shop.opened(shop.write_project(tmp_path / "project")) as project,
-        pytest.raises(Misuse, match="is none of the live lines policy"),
+        pytest.raises(Misuse, match="is none of the live lines of its model: policy"),
     ):
         scenarios_of(project.definitions, lines)
 

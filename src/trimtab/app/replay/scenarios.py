@@ -33,11 +33,14 @@ def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings])
     names = [one.name for one in settings]
     if len(set(names)) < len(names):
         raise Misuse(f"[demo] lines: a name occurs twice among {', '.join(names)}. Rename one.")
-    live = [one.name for one in settings if one.policy != "day_ahead"]
     lines = []
     for one in settings:
+        live = [other.name for other in settings if other.policy != "day_ahead" and other.model == one.model]
         if one.policy == "day_ahead" and one.like not in live:
-            raise Misuse(f"[demo] line {one.name!r}: like={one.like!r} is none of the live lines {', '.join(live)}.")
+            raise Misuse(
+                f"[demo] line {one.name!r}: like={one.like!r} is none of the live lines of its model: "
+                f"{', '.join(live) or 'it has none'}."
+            )
         day_ahead = one.policy == "day_ahead"
         if sum(_is_own(definitions, other) and other.model == one.model for other in settings) > 1:
             raise Misuse(f"[demo] line {one.name!r}: model {one.model!r} has two lines of policy project. Keep one.")

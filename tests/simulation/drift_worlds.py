@@ -114,6 +114,7 @@ def lived(
     shifts: Sequence[Shift] = (),
     faults: Callable[[Callable[[float], int]], Sequence[Fault]] = lambda day_us: (),
     look: Callable[[Replay], object] = lambda replay: None,
+    look_every_us: int = DAY_US // 4,
     **how: Any,
 ) -> tuple[dict[str, Life], ReplayResult]:
     """Let policies live in the same generated world.
@@ -127,6 +128,7 @@ def lived(
         shifts: Changes of the world.
         faults: Gives what goes wrong, from what turns days into times.
         look: Given the replay when it is over.
+        look_every_us: Time between two checks of the inputs, which take a third of the time of a small world.
         how: More of `tt.stream`.
     """
     made = lines[0].deployment.model
@@ -137,7 +139,7 @@ def lived(
             world.tables, [readings, made.label.source, made.request.source], stream=world, faults=faults(world.day_us)
         ),
         folder,
-        ReplaySettings(start_us=world.start_us, until_us=world.until_us, seed=seed, look_every_us=DAY_US // 4),
+        ReplaySettings(start_us=world.start_us, until_us=world.until_us, seed=seed, look_every_us=look_every_us),
     ) as running:
         result = running.run()
         look(running)

@@ -338,8 +338,9 @@ def test_a_change_is_found_although_a_refit_replaced_the_version_before_its_days
     made = worlds.model("binary", wait="30d")
     policy = worlds.line("both", made, tt.on_quality_drop() | tt.every("30d"), gate=tt.beats_champion(calibration=0.05))
     lives, _ = worlds.lived(
-        tmp_path, [policy], 21, days=87, per_day=300, shifts=worlds.strong(45), history=90, delay=("708h", "719h")
-    )
+        tmp_path, [policy], 21, days=87, per_day=300, shifts=worlds.strong(45), history=90, delay=("708h", "719h"),
+        look_every_us=DAY_US,
+    )  # fmt: skip
     life = lives["both"]
     assert life.acts(0, 75).count("promote") == 3  # the first version and, each 30 days, a refit
     alarms = [d for d in life.result.decisions if d.act == "trigger" and d.cause.startswith("Quality alarm")]
@@ -356,7 +357,9 @@ def test_months_after_a_repair_versions_are_compared_with_days_that_were_predict
         watches.append(watch)
 
     shifts = worlds.strong(12)
-    lives, _ = worlds.lived(tmp_path, policies()[1:], 8, days=150, per_day=150, shifts=shifts, history=130, look=look)
+    lives, _ = worlds.lived(
+        tmp_path, policies()[1:], 8, days=110, per_day=150, shifts=shifts, history=130, look=look, look_every_us=DAY_US
+    )
     result = lives["alarm or 30d"].result
     (watch,) = watches
     assert watch.reference_loss is not None
@@ -381,7 +384,9 @@ def test_a_change_is_repaired_although_no_model_can_be_fitted_on_the_whole_histo
 
     monkeypatch.setattr(LogisticRegression, "fit", of_few_rows)
     policy = worlds.line("alarm", worlds.model(), tt.on_quality_drop())
-    lives, _ = worlds.lived(tmp_path, [policy], 4, days=60, per_day=300, shifts=worlds.strong(40), history=45)
+    lives, _ = worlds.lived(
+        tmp_path, [policy], 4, days=60, per_day=300, shifts=worlds.strong(40), history=45, look_every_us=DAY_US
+    )
     assert lives["alarm"].recovered(40, 0.10) is not None
 
 

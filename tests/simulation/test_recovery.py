@@ -118,7 +118,7 @@ def recovered(
         [msgspec.structs.replace(line, main=place == 0) for place, line in enumerate(lines)],
         Recording(tables, [outcomes, visit.source]),
         folder,
-        ReplaySettings(start_us=day_us(0), until_us=day_us(days), seed=seed),
+        ReplaySettings(start_us=day_us(0), until_us=day_us(days), seed=seed, look_every_us=DAY_US),
     ) as running:
         result = running.run()
     found = {}
@@ -191,7 +191,7 @@ def followed(folder: Path, seed: int, days: int) -> tuple[Recovery, Recovery]:
 
 
 def test_a_slow_change_is_followed_by_fits_in_which_old_rows_count_less(tmp_path: Path) -> None:
-    schedule, plain = followed(tmp_path, 1, 200)
+    schedule, plain = followed(tmp_path, 1, 150)
     assert schedule.above < 0.8 * plain.above
 
 

@@ -37,7 +37,7 @@ def moved_under_load(folder: Path, *, connections: int, rounds: int, pause_s: fl
 
 def test_the_version_before_answers_again_and_no_request_fails(trained: Path) -> None:
     """How soon is measured under soak. `test_workers` moves versions under the load of several workers."""
-    answers, moves = moved_under_load(trained, connections=4, rounds=1, pause_s=0.3)
+    answers, moves = moved_under_load(trained, connections=4, rounds=1, pause_s=0.1)
     assert set(answers["status"].tolist()) == {200}
     assert len(waited_s(answers, moves)) == 5
 

@@ -148,7 +148,7 @@ def replayed(folder: Path, kind: str) -> ReplayResult:
         [msgspec.structs.replace(one, main=n == 0) for n, one in enumerate(lines(kind))],
         Recording(make(), [outcomes, visit.source]),
         folder,
-        ReplaySettings(start_us=day_us(0), until_us=day_us(DAYS), seed=1),
+        ReplaySettings(start_us=day_us(0), until_us=day_us(DAYS), seed=1, look_every_us=DAY_US),
     ) as running:
         return running.run()
 

@@ -153,7 +153,7 @@ def test_the_repair_and_its_follow_up_say_in_the_ledger_what_they_learnt_from(tm
         lines,
         Recording(tables, [outcomes, visit.source]),
         tmp_path,
-        ReplaySettings(start_us=day_us(0), until_us=day_us(30), seed=1),
+        ReplaySettings(start_us=day_us(0), until_us=day_us(30), seed=1, look_every_us=DAY_US),
     ) as r:
         decisions = r.run().lines["alarm"].decisions
     trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))
@@ -171,7 +171,7 @@ def test_new_labels_of_closed_days_start_a_repair_once_there_are_enough(tmp_path
         lines,
         Recording(tables, [outcomes, visit.source]),
         tmp_path,
-        ReplaySettings(start_us=day_us(0), until_us=day_us(20), seed=1),
+        ReplaySettings(start_us=day_us(0), until_us=day_us(20), seed=1, look_every_us=DAY_US),
     ) as r:
         decisions = r.run().lines["labels"].decisions
     trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))

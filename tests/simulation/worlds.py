@@ -169,15 +169,21 @@ def replay(
     days: float,
     seed: int = 1,
     sampled_rows: int = 0,
+    look_every_us: int = DAY_US,
     progress: Callable[[Progress], None] | None = None,
 ) -> ReplayResult:
-    """Replay `days` after the history; the first line is the main one."""
+    """Replay `days` after the history; the first line is the main one.
+
+    Inputs are checked once a day, because more checks take a third of the time; `test_watched_inputs` has them hourly.
+    """
     sources = [readings, sales, lines[0].deployment.model.request.source]
     with Replay(
         [msgspec.structs.replace(line, main=number == 0) for number, line in enumerate(lines)],
         Recording(tables, sources),
         folder,
-        ReplaySettings(start_us=day_us(0), until_us=day_us(days), seed=seed, sampled_rows=sampled_rows),
+        ReplaySettings(
+            start_us=day_us(0), until_us=day_us(days), seed=seed, sampled_rows=sampled_rows, look_every_us=look_every_us
+        ),
         progress=progress,
     ) as running:
         return running.run()

@@ -155,11 +155,12 @@ def _found_at(design: Design, effect: float, days: int) -> FloatArray:
 @lru_cache(maxsize=2)
 def _least(design: Design, days: int) -> FloatArray:
     """Return limits, shape (RUNS, days): a look finds effects above the limit of its day. Infinity: no look."""
-    units, different = _drawn(days)
     shapes, found = design.shapes(days), np.empty((RUNS, days))
     for number, shape in enumerate(shapes):
         runs = slice(number, None, len(shapes))
-        noise = math.sqrt(design.daily_variance) * units[runs] / np.sqrt(shape) + design.day_sd * different[runs]
+        noise = math.sqrt(design.daily_variance) * _drawn(days)[runs] / np.sqrt(shape)
+        if design.day_sd:
+            noise += design.day_sd * _drawn(days, correlated=True)[runs]
         found[runs] = _least_of(design, shape, noise)
     return found
 
@@ -218,11 +219,10 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
     return np.where(np.isfinite(score), errors.reach(np.where(np.isfinite(score), score, 1.0)), np.inf)
 
 
-@lru_cache(maxsize=4)
-def _drawn(days: int) -> tuple[FloatArray, FloatArray]:
-    """Return standard normal noise for the units (independent days) and the effect (correlated days), (RUNS, days)."""
-    rng = np.random.default_rng(20_190_717)
-    units, different = rng.standard_normal((2, RUNS, days))
-    for day in range(1, days):
-        different[:, day] = CORRELATION * different[:, day - 1] + math.sqrt(1 - CORRELATION**2) * different[:, day]
-    return units, different
+@lru_cache(maxsize=8)
+def _drawn(days: int, *, correlated: bool = False) -> FloatArray:
+    """Return standard normal noise for the units or, correlated from day to day, the effect, shape (RUNS, days)."""
+    drawn = np.random.default_rng(20_190_717).standard_normal((1 + correlated, RUNS, days))[-1]
+    for day in range(1, days if correlated else 0):
+        drawn[:, day] = CORRELATION * drawn[:, day - 1] + math.sqrt(1 - CORRELATION**2) * drawn[:, day]
+    return drawn

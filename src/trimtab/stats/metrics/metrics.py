@@ -108,10 +108,9 @@ def _auc(y: FloatArray, p: FloatArray, blocks: NDArray[np.generic], repeats: int
 
 
 def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Better, float | None, Weighted]]:
-    from sklearn import metrics  # imported here, because it takes more than a second
-
-    varies = bool(np.ptp(y) > 0.0)
-    squares = np.square(y - p)
+    varies, squares = bool(np.ptp(y) > 0.0), np.square(y - p)
+    order = np.argsort(squares)
+    ordered = np.abs(y - p)[order]
 
     def root_mean_squared_error(weights: FloatArray) -> float:
         return float(np.sqrt(np.average(squares, weights=weights)))
@@ -123,7 +122,8 @@ def _number(y: FloatArray, p: FloatArray, *, count: bool) -> list[tuple[str, Bet
         return float(1.0 - np.average(squares, weights=weights) / np.average(spread, weights=weights))
 
     def median_absolute_error(weights: FloatArray) -> float:
-        return float(metrics.median_absolute_error(y, p, sample_weight=weights))
+        below = np.cumsum(weights[order])  # if the halves of the weight meet between two errors, the mean of both
+        return float(np.mean([ordered[np.searchsorted(below, below[-1] / 2.0, side)] for side in ("left", "right")]))
 
     found: list[tuple[str, Better, float | None, Weighted]] = [
         ("mean_absolute_error", "lower", None, mean_of(np.abs(y - p))),

@@ -299,19 +299,19 @@ class Shop:
         days = day_quality("shop", "log_loss", self.version.id, at_us, scores, labels)
         return {day.day_us + DAY_US + WAIT_US: day for day in days}
 
-    def run(self, monitor: InputMonitor | None = None) -> list[Signal]:
-        """Give the monitor every hour until the end; all signals there ever were, as they ended."""
-        monitor = monitor or self.monitor()
+    def run(self, monitor: InputMonitor | None = None, *, every_h: int = 1) -> list[Signal]:
+        """Give the monitor every hour, or every few, until the end; all signals there ever were, as they ended."""
+        monitor, every_us = monitor or self.monitor(), every_h * HOUR_US
         asked, closing = self.predictions(), self.closed_days()
         ends = np.array([p.made_at_us for p in asked])
         begin = 0
-        for now_us in range(self.world.cut_us + HOUR_US, self.world.end_us, HOUR_US):
+        for now_us in range(self.world.cut_us + every_us, self.world.end_us, every_us):
             look_us = now_us + 6 * MINUTE_US
             self.clock.advance_to(look_us)
             end = int(np.searchsorted(ends, look_us))
             monitor.add(asked[begin:end])
             begin = end
-            closed = [day for at_us, day in closing.items() if now_us - HOUR_US < at_us <= now_us]
+            closed = [day for at_us, day in closing.items() if now_us - every_us < at_us <= now_us]
             monitor.look(look_us, closed)
         from trimtab.monitoring.signals import every_signal
 

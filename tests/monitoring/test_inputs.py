@@ -21,13 +21,13 @@ from trimtab.monitoring.signals import standing_signals
 BEGIN_US, FAULTY_US, AFTER_US = 3 * DAY_US + 9 * HOUR_US, 2 * DAY_US, 4 * DAY_US
 
 
-def with_faults(names: Sequence[str], seed: int, folder: Path) -> tuple[Shop, list[Signal], int]:
+def with_faults(names: Sequence[str], seed: int, folder: Path, *, every_h: int = 1) -> tuple[Shop, list[Signal], int]:
     world = World(seed, days=(BEGIN_US + FAULTY_US + AFTER_US) // DAY_US, before=28, per_day=1_200)
     since_us = world.cut_us + BEGIN_US
     for name in names:
         BY_NAME[name].do(world, since_us, since_us + FAULTY_US)
     shop = Shop(world, folder)
-    return shop, shop.run(), since_us
+    return shop, shop.run(every_h=every_h), since_us
 
 
 def missed(fault: Fault, signals: Sequence[Signal], since_us: int) -> str | None:
@@ -50,7 +50,7 @@ def missed(fault: Fault, signals: Sequence[Signal], since_us: int) -> str | None
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("names", GROUPS, ids="+".join)
 def test_a_fault_is_red_within_a_day_by_name_and_ends(names: tuple[str, ...], seed: int, tmp_path: Path) -> None:
-    shop, signals, since_us = with_faults(names, seed, tmp_path)
+    shop, signals, since_us = with_faults(names, seed, tmp_path, every_h=3)  # as the soak form does each hour
     assert [said for name in names if (said := missed(BY_NAME[name], signals, since_us))] == []
     assert [one for one in signals if one.severity == "red" and one.raised_at_us < since_us] == []
     windows = {(one.kind, one.subject) for one in red_windows(shop.catalog, "shop")}
@@ -212,7 +212,7 @@ def test_a_reading_that_came_while_nobody_looked_is_named_at_the_next_look(tmp_p
 
 
 def test_what_is_said_has_numbers_and_what_to_check(tmp_path: Path) -> None:
-    _, signals, _ = with_faults(("half_null",), 3, tmp_path)
+    _, signals, _ = with_faults(("half_null",), 3, tmp_path, every_h=3)
     (found,) = [one for one in signals if one.severity == "red"]
     assert 0.35 < found.evidence["share"] < 0.65
     assert found.evidence["usual_high"] < 0.05

@@ -80,8 +80,14 @@ def looked(project: tt.Project, step: int) -> None:
     project.tick()
 
 
-def lived(folder: Path, days: int) -> None:
-    """Answer for so many days and take in labels at each step; tick once a day."""
+def lived(folder: Path, days: int, *, daily: int | None = None) -> None:
+    """Answer for so many days and take in labels at each step; tick once a day, or once a week before the last ones.
+
+    Args:
+        folder: Of the project.
+        days: How many.
+        daily: The number of last days with a tick each; None: all.
+    """
     clock = VirtualClock(NOW_US)
     with tt.open(folder, clock=clock, environment={}) as project:
         version = project.registry.alias("one", "champion")
@@ -89,7 +95,8 @@ def lived(folder: Path, days: int) -> None:
         for step in range(days * A_DAY):
             clock.advance_to(NOW_US + step * STEP_US)
             answered(project, step, version.id)
-            if step % A_DAY == A_DAY - 1:
+            often = A_DAY if daily is None or step >= (days - daily) * A_DAY else 7 * A_DAY
+            if step % often == often - 1:
                 looked(project, step)
             elif (arrived := labels(step)).rows:
                 project.push("sales", arrived)

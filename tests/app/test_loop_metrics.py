@@ -39,7 +39,7 @@ DAYS = 40
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that has answered for forty days; a seventh of its labels comes two days late."""
     made = prepared(tmp_path_factory.mktemp("metrics") / "p")
-    block_process.lived(made, DAYS)
+    block_process.lived(made, DAYS, daily=9)
     return made
 
 

@@ -110,8 +110,8 @@ def test_a_signal_that_a_library_swallows_ends_it_and_what_it_closes_is_closed()
 
 def test_a_thread_that_nothing_ends_keeps_no_process_that_is_to_end() -> None:
     code = GUARDED.format(
-        body="import os, signal, threading; threading.Thread(target=time.sleep, args=(60,)).start(); "
-        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+        body="import os, signal, threading; from trimtab.cli import exits; exits._END_S = 0.3; "
+        "threading.Thread(target=time.sleep, args=(60,)).start(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 143

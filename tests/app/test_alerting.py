@@ -427,22 +427,16 @@ def test_a_receiver_that_fails_does_not_make_a_tick_fail(trained: Path) -> None:
         assert project.alerts().receivers[0].waiting == 1
 
 
-def test_a_process_that_serves_delivers_in_the_background(trained: Path) -> None:
-    with http_receiver() as server:
-        (trained / "trimtab.toml").write_text(receiver(server.url))
-        with shop.serving(trained), shop.opened(trained, time.time_ns() // 1_000) as project:
-            find(project, a_signal(project))
-            assert server.came.acquire(timeout=60)
-            assert subjects(server) == [("alerts", ["begun column x"])]
-
-
-def test_a_service_ends_in_time_and_without_a_word_while_a_receiver_hangs(trained: Path) -> None:
-    with http_receiver("hang") as server:
-        (trained / "trimtab.toml").write_text(receiver(server.url, timeout="30s"))
+def test_a_service_delivers_in_the_background_and_ends_in_time_while_another_receiver_hangs(trained: Path) -> None:
+    with http_receiver() as server, http_receiver("hang") as hanging:
+        settings = receiver(server.url), receiver(hanging.url, "pager", timeout="30s")
+        (trained / "trimtab.toml").write_text("\n".join(settings))
         with shop.serving(trained) as (process, _):
             with shop.opened(trained, time.time_ns() // 1_000) as project:
                 find(project, a_signal(project))
             assert server.came.acquire(timeout=60)
+            assert subjects(server) == [("alerts", ["begun column x"])]
+            assert hanging.came.acquire(timeout=60)
             process.terminate()
             _, said = process.communicate(timeout=20)
         assert process.returncode == 0, said

@@ -464,7 +464,7 @@ def test_dead_addresses_of_a_host_share_the_time_with_the_one_that_answers(
         dead = [held.enter_context(silent()).getsockname() for _ in range(2)]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in (*dead, ("127.0.0.1", server.port))]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        with connect(f"https://localhost:{server.port}", timeout_s=4.5, cafile=str(certificate[0])) as client:
+        with connect(f"https://localhost:{server.port}", timeout_s=3.0, cafile=str(certificate[0])) as client:
             assert client.models() == []
     server.join(30)
     assert len(server.asked) == 1
@@ -478,7 +478,7 @@ def silent() -> Iterator[socket.socket]:
         listener.listen(0)
         with contextlib.suppress(TimeoutError):
             while True:
-                waiting.enter_context(socket.create_connection(listener.getsockname(), timeout=0.5))
+                waiting.enter_context(socket.create_connection(listener.getsockname(), timeout=0.2))
         yield listener
 
 

@@ -11,7 +11,7 @@ import re
 import sys
 import tokenize
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,7 @@ _CODE_LINE = re.compile(r"^\s*(?:>>>|\.\.\.).*$|^\s+\w+(?=: )", re.MULTILINE)  #
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _ONE_NAME = re.compile(r"[^\s\"']+")
 _IDENTIFIER = re.compile(r"\w+")
+_WITHOUT: defaultdict[re.Pattern[str], set[str]] = defaultdict(set)  # texts without a match, because names come often
 
 
 class Span(NamedTuple):
@@ -181,7 +182,7 @@ def old_words(paths: list[str]) -> list[Found]:
 def old_words_in(path: str, parts: Iterable[Span], every: list[Rule]) -> Iterator[Found]:
     """Old words in the parts of one file."""
     held, any_of = [rule for rule in every if rule.holds_at(path)], _any_of(path, every)
-    without: set[str] = set()  # names come often
+    without = _WITHOUT[any_of]
     for span in parts:
         if span.text in without:
             continue

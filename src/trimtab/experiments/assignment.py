@@ -90,9 +90,8 @@ class Assigner:
         # number is for the largest share so far. (`share` is a share of all units.)
         largest = max([share, *(one.share for one in state.allocations if one.from_us <= now.from_us)])
         self._below = [round(one * BUCKETS / (end - begin) * BUCKETS) for one in (share, largest)]
-        chosen = [name for count, name in now.buckets for _ in range(count)]
-        self._assigned = [self._result(name, "assigned") for name in chosen]
-        self._in_gap = [self._result(name, "carry-over gap") for name in chosen]
+        self._assigned = [one for count, name in now.buckets for one in [self._result(name, "assigned")] * count]
+        self._in_gap = [one for count, name in now.buckets for one in [self._result(name, "carry-over gap")] * count]
 
     def assign(self, row: Mapping[str, Any], at_us: int = 0) -> Assignment:
         """Return the assignment of the unit of a row.

@@ -222,7 +222,7 @@ def _reach(design: Design, errors: Errors, counted: FloatArray) -> FloatArray:
 @lru_cache(maxsize=8)
 def _drawn(days: int, *, correlated: bool = False) -> FloatArray:
     """Return standard normal noise for the units or, correlated from day to day, the effect, shape (RUNS, days)."""
-    drawn = np.random.default_rng(20_190_717).standard_normal((1 + correlated, RUNS, days))[-1]
+    drawn: FloatArray = np.random.default_rng(20_190_717).standard_normal((1 + correlated, RUNS, days))[-1]
     for day in range(1, days if correlated else 0):
         drawn[:, day] = CORRELATION * drawn[:, day - 1] + math.sqrt(1 - CORRELATION**2) * drawn[:, day]
     return drawn

@@ -42,15 +42,16 @@ def times_in(texts: Sequence[str]) -> Times | None:
     >>> [times_in([text]).written for text in ("2024-07", "07/2024", "Jul 2024")]
     ['%Y-%m', '%m/%Y', '%b %Y']
     """
+    if texts and all(map(reader(ISO), texts)):  # all declared formats accept full ISO 8601 texts, and take long
+        return Times(ISO, len(texts), None, {})
     probe = list(texts[:: max(1, len(texts) // 40)])
     counts = {written: sum(map(reader(written), texts)) for written in FORMATS if any(map(reader(written), probe))}
     if not counts:
         return None
     best = max(counts, key=lambda written: counts[written])
-    misfits = [text for text in texts if not reader(best)(text)]
     twin = best.translate(str.maketrans("dm", "md"))
     doubtful = twin if twin != best and counts.get(twin) == counts[best] and _differ(texts, best, twin) else None
-    return Times(best, counts[best], doubtful, others_in(misfits))
+    return Times(best, counts[best], doubtful, others_in([text for text in texts if not reader(best)(text)]))
 
 
 def others_in(misfits: Sequence[str]) -> dict[str, list[str]]:

@@ -82,10 +82,10 @@ def test_the_sources_read_the_file_as_it_is_meant(case: tuple[Path, Truth]) -> N
     keys = labels.columns[request.key].to_list()
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     rows = sorted(first.values())
-    truth_values = evaluate_columns(model.label.value, labels.columns, "label")
+    known = evaluate_columns(model.label.value, labels.columns, "label").to_list()
     if truth.positives is not None:
         corrected = len(keys) - len(first) - truth.duplicates
-        ones = sum(truth_values.to_list()[row] is True or truth_values.to_list()[row] == 1 for row in rows)
+        ones = sum(known[row] is True or known[row] == 1 for row in rows)
         assert abs(ones - truth.positives) <= corrected
     table: Any = questions.columns.by_name | labels.columns.by_name
     asked = questions.columns[request.key].to_list()
@@ -94,7 +94,8 @@ def test_the_sources_read_the_file_as_it_is_meant(case: tuple[Path, Truth]) -> N
         values = table[name].to_list()
         assert sum(values[row] or 0 for row in firsts) == pytest.approx(total)
     for name, count in truth.nulls.items():
-        assert sum(questions.columns[name].to_list()[row] is None for row in firsts) == count
+        values = questions.columns[name].to_list()
+        assert sum(values[row] is None for row in firsts) == count
     assert min(questions.columns[truth.time].to_list()) == truth.start_us
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.columns.data import Columns, Dtype, column
-from trimtab.core.expressions.by_rows import compile_row
+from trimtab.core.expressions.by_rows import RowFunction, compile_row
 from trimtab.core.expressions.failed import failures
 from trimtab.core.expressions.nodes import Expression
 from trimtab.events.columns.frames import NEVER_US, EventFrame
@@ -28,9 +28,17 @@ Evaluate = Callable[[Expression, Mapping[str, Dtype], Mapping[str, Any]], tuple[
 # of a row the expression's value, and whether some part that it needed failed
 
 
+_COMPILED: dict[tuple[int, int], tuple[Expression, Mapping[str, Dtype], RowFunction]] = {}
+
+
 def by_rows(expression: Expression, columns: Mapping[str, Dtype], row: Mapping[str, Any]) -> tuple[Any, bool]:
+    key = id(expression), id(columns)  # expressions cannot be compared; both are kept, so that no id is taken again
+    if key not in _COMPILED:
+        if len(_COMPILED) > 1_000:
+            _COMPILED.clear()
+        _COMPILED[key] = expression, columns, compile_row(expression, columns)
     before = failures.count
-    value = compile_row(expression, columns)(row)
+    value = _COMPILED[key][2](row)
     return value, failures.count != before
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.core.columns import Columns, WrongColumn
@@ -51,6 +51,7 @@ KINDS: dict[str, tuple[st.SearchStrategy[Any], bool]] = {  # values of a dtype, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)  # for each kind, of at most six values
 @given(data=st.data())
 def test_a_frame_is_the_same_table_with_and_without_pyarrow(kind: str, data: st.DataObject) -> None:
     strategy, nullable = KINDS[kind]

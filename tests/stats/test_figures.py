@@ -67,7 +67,7 @@ def test_figures_of_numbers_counts_and_quantiles_are_those_of_scikit_learn(metri
         assert (found["coverage"].better, found["coverage"].goal) == ("near", 0.9)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.sampled_from([1, 2, 9]))
 def test_resampled_figures_are_those_of_scikit_learn_with_weights(seed: int, rows: int, decimals: int):
     rng = np.random.default_rng(seed)
@@ -88,6 +88,7 @@ def test_resampled_figures_are_those_of_scikit_learn_with_weights(seed: int, row
         (chances["average_precision"], interval_of(metrics.average_precision_score, np.any)),
         (numbers["root_mean_squared_error"], interval_of(metrics.root_mean_squared_error, lambda _: True)),
         (numbers["r2"], interval_of(metrics.r2_score, np.ptp)),
+        (numbers["median_absolute_error"], interval_of(metrics.median_absolute_error, lambda _: True)),
     ):
         assert_near(figure.interval, expected)
 

@@ -447,6 +447,30 @@ def test_a_change_while_the_reference_grows_is_not_learnt(catalog: Catalog, begi
     assert monitor.watch.figures["quality_loss"].spec.mean < 0.31
 
 
+@pytest.mark.parametrize("known", [8, 10, 12])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fault_since_the_first_day_in_service_is_not_learnt(catalog: Catalog, known: int, seed: int) -> None:
+    noise = np.random.default_rng(seed).normal(0.0, 0.01, 90)
+    losses = (0.3 + noise + 0.05 * (np.arange(90) >= known)).tolist()
+    monitor = anchored(catalog, [day(n, one) for n, one in enumerate(losses[:known])])
+    rung = monitor.observe([day(n, one) for n, one in enumerate(losses[known:], known)], now_us=1)
+    assert "quality_loss" in {signal.kind for signal in rung}
+
+
+@pytest.mark.parametrize(("loss", "labelled"), [(0.9, 2), (0.5, 1_000), (0.3, 0)])
+def test_one_unusual_day_does_not_make_the_alarm_slow(catalog: Catalog, loss: float, labelled: int) -> None:
+    losses = (0.3 + np.random.default_rng(5).normal(0.0, 0.01, 60)).tolist()
+    monitor = anchored(catalog, [day(n, one) for n, one in enumerate(losses[:14])])
+    monitor.observe([day(14, loss, labelled=labelled)], now_us=1)
+    monitor.observe([day(n, losses[n]) for n in range(15, 40)], now_us=1)
+    assert monitor.watch is not None
+    spec = monitor.watch.figures["quality_loss"].spec
+    assert (spec.reference_blocks, monitor.watch.short) == (28, None)
+    assert spec.sd < 0.015
+    rung = monitor.observe([day(n, losses[n] + 0.03) for n in range(40, 60)], now_us=2)
+    assert [signal.kind for signal in rung] == ["quality_loss"]
+
+
 def test_a_grown_reference_is_there_again_after_a_roll_back(catalog: Catalog) -> None:
     monitor = repaired(catalog)
     monitor.observe([day(n, FLAT[n % 14], version="v2") for n in range(30, 45)], now_us=2)

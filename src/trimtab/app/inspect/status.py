@@ -260,7 +260,9 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
 
 def _steady(watch: Watch) -> str:
     """Describe the quality while there is no alarm. Days without labels do not show that it is steady."""
-    if not any(one.state.newest or one.state.pooled_rows for one in (*watch.figures.values(), *watch.healthy.values())):
+    known = any(one.state.newest or one.state.pooled_rows for one in (*watch.figures.values(), *watch.healthy.values()))
+    # values that were just learnt again from days in service have no days of their own yet
+    if not known and (watch.last_day_us is None or watch.silent_days or watch.unlisted):
         return "quality not known: no labels have arrived yet for the closed days"
     silent = watch.silent_days
     return "quality steady" + (

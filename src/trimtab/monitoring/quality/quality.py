@@ -161,7 +161,9 @@ class QualityMonitor:
             last_day_us=before.last_day_us if before is not None and goes_on else None,
             short_of=shortfalls(healthy, alike, after_alarm=after_alarm),
             short_since=None if after_alarm else _since(reference, at_us),
-            earlier=before if continues and not after_alarm else None,
+            earlier=None
+            if before is None or after_alarm or not continues
+            else msgspec.structs.replace(before, short=None),
             earlier_levels=_since_change(before, {"": reference, **(slices or {})}, loss_cap, self._metric),
         )
         given = {name: tuple(days) for name, days in (slices or {}).items()}
@@ -284,7 +286,6 @@ class QualityMonitor:
             after = compared
             if after.short is not None and day.version == after.version:
                 after = grown(after, day, blocks, self.kinds, self._run_length)
-                changes.append(self._put_own(after))
             settled = self._settled(listed, after, day, now_us)
             listed, begun = _with(listed, settled), begun + settled.begun
             changes += stored(settled, now_us)
@@ -299,6 +300,8 @@ class QualityMonitor:
             listed, begun = _with(listed, settled), begun + settled.begun
             changes += [*stored(settled, now_us), self._arms.put(watch)]
         if after is not None and after is not before:
+            if before is not None and before.short is not None:
+                changes.append(self._put_own(after))
             put = Put(KIND, self._model, msgspec.json.encode(after), expected=self._revision)
             self._catalog.write([put, *changes, *also])
             self._watch, self._revision = after, self._revision + 1

@@ -5,7 +5,8 @@ If these days are too few, days in service are added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -23,17 +24,19 @@ from trimtab.monitoring.quality.watches import (
     Watch,
     learnt_slices,
     learnt_values,
+    shortfalls,
 )
-from trimtab.stats.inference.edetector import AlarmState
+from trimtab.stats.inference.edetector import HIGH, AlarmState
 
 # Days in service are added to a short reference. It is learnt again when it has two whole weeks, and when it is full.
 TWO_WEEKS = 14  # D0223
+_FEW = 0.1  # a day with at most this share of the usual number of labels is not added
 
 
 def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, reference: ShortReference) -> Watch:
     """Return the watch with reference values from the given days. If fewer than 28 have labels, it keeps the days, too.
 
-    Values with an alarm, or with much evidence for one, keep the reference that they have in the watch.
+    Values that the watch has already keep their reference if later days look like a change (see `_suspicious`).
 
     Args:
         kinds: The kinds of values to watch.
@@ -45,14 +48,16 @@ def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, r
     each = run_length * len(kinds) * len(slices)
     of_slices = {kind: learnt_slices(kind, slices, each, allowed) for kind in kinds}
     levels = {name: loss_level(some, watch.loss_cap) for name, some in {"": days, **slices}.items()}
+    in_service = [day for day in days if day.day_us + DAY_US > watch.anchored_at_us]
+    kept = _suspicious(watch.figures, shortfalls(watch.figures, in_service, after_alarm=True))
     return msgspec.structs.replace(
         watch,
-        figures=_from_now(watch, figures) | _suspicious(watch.figures),
+        figures=_from_now(watch, figures) | kept,
         unwatched=unwatched,
         slices=_from_now(watch, of_slices[LOSS]) | _suspicious(watch.slices),
         slice_gaps=_from_now(watch, of_slices.get(CALIBRATION, {})) | _suspicious(watch.slice_gaps),
-        reference_loss=_mean_loss(days),
-        levels={name: level for name, level in levels.items() if level is not None},
+        reference_loss=watch.reference_loss if LOSS in kept else _mean_loss(days),
+        levels=watch.levels if kept else {name: level for name, level in levels.items() if level is not None},
         short=reference if _labelled(days) < FULL_REFERENCE else None,
     )
 
@@ -60,21 +65,33 @@ def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, r
 def grown(watch: Watch, day: DayQuality, blocks: DayBlocks | None, kinds: Sequence[str], run_length: float) -> Watch:
     """Add a day in service to a short reference; with 14 days, and again with 28, learn from it.
 
-    During an alarm, no days are added, and those since the beginning of the change are removed.
+    During an alarm, no days are added, and those since the beginning of the change are removed. The same holds for each
+    slice. Unusual days are not added, because a single one would widen what counts as usual.
     """
     short = watch.short
-    if short is None or not day.labelled:
+    if short is None or _is_unusual(watch, short, day):
         return watch
     if watch.alarming:
         return msgspec.structs.replace(watch, short=_before_change(short, watch))
-    slices = {
-        name: days if blocks is None or name not in blocks.slices else (*days, blocks.slice_quality(name))
-        for name, days in short.slices.items()
-    }
+    onsets = watch.slice_onsets
+    slices: dict[str, tuple[DayQuality, ...]] = {}
+    for name, days in short.slices.items():
+        if name in onsets:
+            slices[name] = tuple(one for one in days if one.day_us < onsets[name].earliest_us)
+        else:
+            there = blocks is not None and name in blocks.slices
+            slices[name] = (*days, blocks.slice_quality(name)) if blocks is not None and there else days
     short = msgspec.structs.replace(short, days=(*short.days, day), slices=slices)
     if _labelled(short.days) in (TWO_WEEKS, FULL_REFERENCE):
         return with_reference(watch, kinds, run_length, short)
     return msgspec.structs.replace(watch, short=short)
+
+
+def _is_unusual(watch: Watch, short: ShortReference, day: DayQuality) -> bool:
+    """Return whether a day has few labels, or is further from the reference than an alarm counts."""
+    usual = statistics.median(one.labelled for one in short.days) if short.days else 0
+    newest = [figure.state.newest[-1] for figure in watch.figures.values() if figure.state.newest]
+    return day.labelled <= _FEW * usual or any(abs(one) > HIGH for one in newest)
 
 
 def _before_change(short: ShortReference, watch: Watch) -> ShortReference:
@@ -94,10 +111,15 @@ def _from_now(watch: Watch, figures: Mapping[str, MetricValue]) -> dict[str, Met
     return {name: msgspec.structs.replace(figure, state=state) for name, figure in figures.items()}
 
 
-def _suspicious(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
-    """Return the values with an alarm or much evidence. A new reference might have learnt their change."""
+def _suspicious(figures: Mapping[str, MetricValue], worse: Container[str] = ()) -> dict[str, MetricValue]:
+    """Return the values that keep their reference, because a new one might have learnt a change.
+
+    They have an alarm or much evidence, or are in `worse`: their days in service are provably worse.
+    """
     return {
-        name: figure for name, figure in figures.items() if figure.alarming or figure.state.log_evidence > SUSPICIOUS
+        name: figure
+        for name, figure in figures.items()
+        if figure.alarming or figure.state.log_evidence > SUSPICIOUS or name in worse
     }
 
 

@@ -294,6 +294,26 @@ def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catal
     assert not monitor.watch.alarming  # the whole is steady
 
 
+def test_days_of_an_alarm_about_a_slice_are_not_added_to_its_short_reference(catalog: Catalog) -> None:
+    chance = np.random.default_rng(8)
+    reference, live = stream(1, 0, 14), stream(2, 14, 30)
+    monitor = QualityMonitor(catalog, "m", run_length_days=1_000)
+    before = usual(chance, ["a", "b"], reference)
+    catalog.write(monitor.anchor("v1", reference, at_us=14 * DAY_US, slices=before)[1])
+    monitor.reload()
+    losses = {name: chance.normal(0.2, 0.03, 30).tolist() for name in ("a", "b")}
+    losses["a"][:4] = [0.6] * 4  # then well again, so its alarm ends before the reference is full
+    blocks = slices_of(live, losses)
+    monitor.observe(live[:13], now_us=27 * DAY_US, slices=blocks)
+    assert monitor.watch is not None
+    short = monitor.watch.short
+    assert short is not None
+    assert max(one.capped_loss_sum for one in short.slices["a"]) < 40
+    assert len(short.slices["b"]) == 27
+    monitor.observe(live[13:], now_us=44 * DAY_US, slices=blocks)
+    assert monitor.watch.slices["a"].spec.sd < 0.05
+
+
 def test_signals_about_slices_last_and_keep_their_beginning_for_as_long_as_the_slices_are_worse(
     catalog: Catalog,
 ) -> None:

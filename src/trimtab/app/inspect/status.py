@@ -418,7 +418,7 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     missing = [kind for kind in loop.monitor.kinds if kind not in watch.figures and kind not in watch.healthy]
     if not missing:
         return None
-    if watch.short is not None:
+    if watch.short is not None and len(watch.short.days) < TWO_WEEKS:
         return (
             f"{', '.join(missing)} not watched yet: the reference of the version has {len(watch.short.days)} days with "
             f"labels. Its next closed days are added until it has {TWO_WEEKS}"

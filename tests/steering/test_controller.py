@@ -169,7 +169,11 @@ def as_if_named_alike(rig: Rig) -> tuple[object, Watch]:
     watch = rig.monitor.watch
     assert watch is not None
     assert watch.version == rig.bench.in_service
-    return rig.controller.state, msgspec.structs.replace(watch, version="v")
+    short = watch.short
+    if short is not None:
+        days = tuple(msgspec.structs.replace(day, version="v") for day in short.days)
+        short = msgspec.structs.replace(short, days=days)
+    return rig.controller.state, msgspec.structs.replace(watch, version="v", short=short)
 
 
 def ticked(rig: Rig) -> None:

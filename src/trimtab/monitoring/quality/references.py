@@ -69,10 +69,12 @@ def grown(watch: Watch, day: DayQuality, blocks: DayBlocks | None, kinds: Sequen
     slice. Unusual days are not added, because a single one would widen what counts as usual.
     """
     short = watch.short
-    if short is None or _is_unusual(watch, short, day):
+    if short is None:
         return watch
     if watch.alarming:
         return msgspec.structs.replace(watch, short=_before_change(short, watch))
+    if _is_unusual(watch, short, day):
+        return watch
     onsets = watch.slice_onsets
     slices: dict[str, tuple[DayQuality, ...]] = {}
     for name, days in short.slices.items():

@@ -87,10 +87,20 @@ def test_looking_every_day_gives_what_one_look_at_the_end_does(days: list[float]
     assert all(a.low <= b.low and a.high >= b.high for a, b in pairwise(found))
 
 
+def test_a_tolerated_difference_is_promoted_where_a_larger_one_is_rejected() -> None:
+    nearly_equal = [0.0012, 0.0010, 0.0011, 0.0013, 0.0012]  # worse on each day, by a tenth of a percent
+    assert paired_sequence(nearly_equal, margin=0.02, least=4).verdict == "reject"
+    assert paired_sequence(nearly_equal, margin=0.02, tolerated=0.002, least=4).verdict == "promote"
+    larger = [0.003 + day for day in nearly_equal]
+    assert paired_sequence(larger, margin=0.02, tolerated=0.002, least=6).verdict == "reject"
+    with pytest.raises(Misuse, match=r"a tolerated difference in \[0, margin\)"):
+        paired_sequence(nearly_equal, margin=0.02, tolerated=0.02)
+
+
 def test_what_cannot_be_judged_is_said() -> None:
     with pytest.raises(Misuse, match=r"needs one finite number a day, found \[0\.1, nan\]"):
         paired_sequence([0.1, math.nan], margin=0.1)
-    with pytest.raises(Misuse, match="needs a margin above 0"):
+    with pytest.raises(Misuse, match="needs a margin above 0, "):
         paired_sequence([0.1], margin=0.0)
     with pytest.raises(Misuse, match=r"needs a share between 0 and 1 such as 0\.95, found 95"):
         paired_sequence([0.1, 0.2], margin=0.1, level=95)
@@ -98,15 +108,18 @@ def test_what_cannot_be_judged_is_said() -> None:
     assert (empty.days, empty.verdict, empty.low, empty.high) == (0, "hold", -math.inf, math.inf)
 
 
-def rejected(differences: Floats, margin: float, earlier: int = 0) -> Floats:
+def rejected(differences: Floats, margin: float, earlier: int = 0, tolerated: float = 0.0) -> Floats:
     """The day on which each run was rejected, infinity where it never was; shape (runs,).
 
     Args:
         differences: Shape (runs, days).
-        margin: As of `paired_sequence`.
+        margin, tolerated: As of `paired_sequence`.
         earlier: How many of the first days only tell how much days differ.
     """
-    found = [paired_sequence(one[earlier:], margin=margin, earlier=one[:earlier] - 3.0) for one in differences]
+    found = [
+        paired_sequence(one[earlier:], margin=margin, tolerated=tolerated, earlier=one[:earlier] - 3.0)
+        for one in differences
+    ]
     return np.array([one.decided if one.verdict == "reject" and one.decided else math.inf for one in found])
 
 
@@ -167,10 +180,11 @@ def test_the_stated_rates_of_the_paired_sequence(soak_report: Callable[..., None
         np.isfinite(rejected(some, EVEN, 10)).mean()
         for some in (rng.normal(size=(2_000, LOOKS + 10)), day_effects(rng, 2_000, LOOKS + 10))
     ]
-    soon = (rejected(pairs(rng, 400, 13, 0.08), 0.02, 10) <= 3).mean()
-    three = (rejected(pairs(rng, 400, 10, 0.03), 0.02) <= 10).mean()
-    eight = (rejected(pairs(rng, 400, 5, 0.08), 0.02) <= 5).mean()
-    within = (rejected(pairs(rng, 400, 10, 0.03, effects=True), 0.02) <= 10).mean()
+    # what a shadow with the default margin tolerates
+    soon = (rejected(pairs(rng, 400, 13, 0.08), 0.02, 10, 0.002) <= 3).mean()
+    three = (rejected(pairs(rng, 400, 10, 0.03), 0.02, 0, 0.002) <= 10).mean()
+    eight = (rejected(pairs(rng, 400, 5, 0.08), 0.02, 0, 0.002) <= 5).mean()
+    within = (rejected(pairs(rng, 400, 10, 0.03, effects=True), 0.02, 0, 0.002) <= 10).mean()
     equal = [paired_sequence(one, margin=0.02) for one in pairs(rng, 400, 14, 0.0)]
     figures = {
         "equal_rejected": bare,

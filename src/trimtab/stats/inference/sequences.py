@@ -51,6 +51,7 @@ def paired_sequence(
     differences: ArrayLike,
     *,
     margin: float,
+    tolerated: float = 0.0,
     earlier: ArrayLike = (),
     least: int = 1,
     level: float = 0.95,
@@ -62,6 +63,7 @@ def paired_sequence(
         differences: For each day, the mean loss of the successor minus that of the champion; oldest first, shape
             (days,). Combine days with few rows before the call.
         margin: The successor may take over even if it is worse by less than this, in units of the loss.
+        tolerated: A successor that is worse by at most this is not rejected, in units of the loss; below `margin`.
         earlier: Differences on earlier days, of a model similar to the successor. Their variation is used, but not
             their mean.
         least: The first day on which the verdict may be "promote" (1 = the first day), if all days together still prove
@@ -71,12 +73,12 @@ def paired_sequence(
         correlation: The correlation of neighbouring days, at least 0 and below 1.
 
     Returns:
-        "reject" once it is proven that the successor is worse, "promote" once it is proven that it is worse by less
-        than `margin`, whichever comes first; else "hold".
+        "reject" once it is proven that the successor is worse by more than `tolerated`, "promote" once it is proven
+        that it is worse by less than `margin`, whichever comes first; else "hold".
 
     Raises:
-        Misuse: A difference is not finite, the margin is not above 0, or the correlation is not in [0, 1); or the level
-            is not between 0 and 1.
+        Misuse: A difference is not finite, `tolerated` is not in [0, margin), or the correlation is not in [0, 1); or
+            the level is not between 0 and 1.
 
     Source: see the top of this file.
 
@@ -93,9 +95,10 @@ def paired_sequence(
             f"paired sequence: needs one finite number a day, found {x.tolist()} and (earlier) {before.tolist()}. "
             "Leave out empty days."
         )
-    if not (margin > 0.0 and 0.0 <= correlation < 1.0):
+    if not (0.0 <= tolerated < margin and 0.0 <= correlation < 1.0):
         raise Misuse(
-            f"paired sequence: needs a margin above 0 and a correlation in [0, 1), found {margin} and {correlation}."
+            "paired sequence: needs a margin above 0, a tolerated difference in [0, margin) and a correlation in "
+            f"[0, 1), found {margin}, {tolerated} and {correlation}."
         )
     check_level(level)
     known, squares = max(0, before.size - 1), _squares(before)
@@ -109,8 +112,8 @@ def paired_sequence(
         mean, spread = float(x[:days].mean()), math.sqrt((squares + _squares(x[:days])) / freedom)
         reach = distance_seen(days, spread, known=known, level=level, correlation=correlation)
         low, high = max(low, mean - reach), min(high, mean + reach)
-        if low > 0.0 or (mean + reach < margin and days >= least):
-            verdict, decided = "reject" if low > 0.0 else "promote", days
+        if low > tolerated or (mean + reach < margin and days >= least):
+            verdict, decided = "reject" if low > tolerated else "promote", days
             break
     seen = x.size if decided is None else decided
     mean = float(x[:seen].mean()) if seen else 0.0

@@ -15,6 +15,7 @@ from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 
 LEAST_ROWS = 30  # a day with fewer labels is combined with the next day
+TOLERATED = 0.1  # a successor that is worse by at most this share of the margin is not rejected  # D0199
 _TABLE = (1, 3, 7, 14, 28)  # the durations, in days, in the table of a refusal
 
 
@@ -43,8 +44,8 @@ def compared_days(metric: Loss, window: Window, scores: Floats, champion: Floats
 def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> PairedSequence:
     """Test on the days up to now whether to promote, reject or hold a successor.
 
-    The test is valid even if it is repeated every day. It asks whether the successor's mean daily loss exceeds the
-    champion's by more than the margin. How much daily differences vary is estimated from the shadow's days and those
+    The test is valid even if it is repeated every day. It rejects a successor whose mean daily loss provably exceeds
+    the champion's by more than a tenth of the margin, and promotes one that is provably within the margin. How much daily differences vary is estimated from the shadow's days and those
     of the gate, which compared the champion with the candidate (of the successor's recipe). The gate's days are not
     used if another version scored them in place of the champion: if it was the candidate itself, all differences are 0.
 
@@ -60,7 +61,8 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     margin = rollout.margin * level_of(repair)  # fixed before the shadow begins
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
-    return paired_sequence([one.difference for one in pooled], margin=margin, earlier=earlier, least=least)
+    differences = [one.difference for one in pooled]
+    return paired_sequence(differences, margin=margin, tolerated=TOLERATED * margin, earlier=earlier, least=least)
 
 
 def visible(before: Sequence[PairedDay], days: int) -> float:
@@ -130,9 +132,9 @@ def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: flo
         return "Paired shadow: no day has been compared yet. A day needs labelled rows that are not excluded."
     rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
     outcome = {
-        "reject": "provably worse than the champion",
+        "reject": f"provably more than {TOLERATED * margin:.1%} worse than the champion",
         "promote": f"provably less than {margin:.1%} worse than the champion",
-        "hold": "neither provably worse nor provably good enough",
+        "hold": f"neither provably more than {TOLERATED * margin:.1%} nor provably less than {margin:.1%} worse",
     }[found.verdict]
     return (
         f"Paired shadow of {len(days)}d, {rows:,} labelled rows: the loss is {abs(found.mean) / level:.2%} {more} than "

@@ -88,7 +88,7 @@ def test_an_alarm_ends_when_seven_days_are_back_at_the_reference(catalog: Catalo
 
 @pytest.mark.parametrize("seed", [2, 4])
 def test_a_lucky_fortnight_is_no_reference_that_later_days_must_reach(catalog: Catalog, seed: int) -> None:
-    """The scores expect a loss of .2; see `from_zero`."""
+    """The scores expect a loss of .2; see `_up_to_zero`."""
     monitor = QualityMonitor(catalog, "m", run_length_days=500)
     lucky = stream(seed, 0, 14)
     above = float(np.mean([one.capped_loss_sum / ROWS for one in lucky])) - 0.19  # a standard deviation below .2
@@ -97,6 +97,24 @@ def test_a_lucky_fortnight_is_no_reference_that_later_days_must_reach(catalog: C
     assert "quality_loss" not in dict(standing(catalog))
     monitor.observe(stream(20 + seed, 214, 21, level=0.225), now_us=235 * DAY_US)
     assert "quality_loss" in dict(standing(catalog))
+
+
+def moved(days: Sequence[DayQuality], gap: float) -> list[DayQuality]:
+    """The days, with mean scores that are higher by `gap`."""
+    return [msgspec.structs.replace(one, score_sum=one.score_sum + gap * one.labelled) for one in days]
+
+
+def test_a_gap_closer_to_0_than_the_reference_is_no_evidence(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "m", run_length_days=500)
+    anchor(monitor, catalog, "v1", moved(stream(1, 0, 28), -0.1), 28)
+    monitor.observe(stream(2, 28, 100), now_us=128 * DAY_US)  # scores and labels have the same mean now
+    assert standing(catalog) == []
+    monitor.observe(moved(stream(3, 128, 20), 0.1), now_us=148 * DAY_US)
+    assert standing(catalog) == [("quality_calibration", "")]
+    monitor.observe(stream(4, 148, 20), now_us=168 * DAY_US)
+    assert standing(catalog) == []
+    monitor.observe(moved(stream(5, 168, 20), -0.2), now_us=188 * DAY_US)
+    assert standing(catalog) == [("quality_calibration", "")]
 
 
 def test_scores_that_were_much_too_unsure_are_a_reference(catalog: Catalog) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trimtab.monitoring.quality.watches import CALIBRATION, MetricValue, Watch, fresh, from_zero
+from trimtab.monitoring.quality.watches import MetricValue, Watch, fresh
 
 
 def healthy_of(before: Watch | None, *, goes_on: bool = False) -> dict[str, MetricValue]:
@@ -14,9 +14,7 @@ def healthy_of(before: Watch | None, *, goes_on: bool = False) -> dict[str, Metr
     """
     if before is None:
         return {}
-    # a calibration gap that is closer to 0 than that of the earlier version must not count as worse
-    own = {kind: from_zero(one) if kind == CALIBRATION else one for kind, one in before.figures.items()}
-    figures = before.healthy or own
+    figures = before.healthy or before.figures
     return figures if goes_on else fresh(figures)
 
 

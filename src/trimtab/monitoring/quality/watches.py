@@ -51,6 +51,8 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     spec: AlarmSpec
     state: AlarmState = AlarmState()
     excess: bool = False  # for a loss: whether it is the excess loss, the loss minus the expected loss
+    # for a calibration gap: how far 0 is from the reference's mean, in standard deviations; between both is no evidence
+    to_zero: float = 0.0
     # during an alarm: the same value, with its mean since the change as the reference; it finds a further rise
     worse: MetricValue | None = None
 
@@ -228,7 +230,7 @@ def learnt_values(
             unwatched[kind] = str(error)
         else:
             figure = MetricValue(spec=spec, excess=excess and kind != CALIBRATION)
-            figures[kind] = from_zero(figure, lucky=True) if figure.excess else figure
+            figures[kind] = _up_to_zero(figure) if kind == CALIBRATION or figure.excess else figure
     return figures, unwatched
 
 
@@ -257,8 +259,7 @@ def learnt_slices(
         for name, days in slices.items()
         if _varied(days)
     }
-    known = {name: figure for name, figure in found.items() if figure is not None}
-    return {name: from_zero(figure) for name, figure in known.items()} if kind == CALIBRATION else known
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def _varied(days: Sequence[DayQuality]) -> bool:
@@ -310,7 +311,7 @@ def met(figure: MetricValue, *, after: int = 0) -> bool:
     """Return whether the newest seven days with labels after day number `after` are as good as the reference.
 
     Without an alarm, their mean must not be worse than the upper bound of the reference (`AlarmSide.baseline`). During
-    an alarm, it must have come back to the reference's mean, or crossed it.
+    an alarm, it must have come back to the reference's mean, or crossed it; for a gap, 0 is as good as that mean.
     """
     steps = figure.state.recent[-MET_DAYS:]
     if len(steps) < MET_DAYS or steps[0].day <= after:
@@ -319,7 +320,7 @@ def met(figure: MetricValue, *, after: int = 0) -> bool:
     if not figure.alarming:
         return all(side.sign * mean <= side.baseline for side in figure.spec.sides)
     above = alarm_level(figure.spec, figure.state).mean >= figure.spec.mean
-    return mean <= 0.0 if above else mean >= 0.0
+    return mean <= max(0.0, figure.to_zero) if above else mean >= min(0.0, figure.to_zero)
 
 
 def fresh(figures: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
@@ -375,22 +376,25 @@ def value_of(kind: str, day: DayQuality, excess: bool) -> float:
 def _risen(figure: MetricValue) -> MetricValue:
     """Return the value, whose alarm has just begun, with its mean since the change as the new reference."""
     spec = shifted_alarm(figure.spec, figure.state)
-    return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), worse=None)
+    return msgspec.structs.replace(figure, spec=spec, state=AlarmState(days=figure.state.days), to_zero=0.0, worse=None)
 
 
-def from_zero(figure: MetricValue, *, lucky: bool = False) -> MetricValue:
-    """Change a watched value so that days between the reference's mean and 0, the right value, are no evidence.
+def _up_to_zero(figure: MetricValue) -> MetricValue:
+    """Return the watched value, for which days between the reference's mean and 0, the right value, are no evidence.
 
-    `lucky`: move the bound by at most two standard errors. Luck does not explain a mean that is better than 0 by more.
+    For an excess loss, the bound moves by at most two standard errors. Luck explains no more than that, and the mean of
+    a model that is less sure than it could be is well below 0.
     """
     spec = figure.spec
-    towards, luck = abs(spec.mean) * (1.0 - spec.correlation) / spec.sd, 2.0 / math.sqrt(spec.reference_blocks)
-    more = [min(max(towards - side.baseline, 0.0), luck) if lucky else towards for side in spec.sides]
+    to_zero, luck = -spec.mean * (1.0 - spec.correlation) / spec.sd, 2.0 / math.sqrt(spec.reference_blocks)
+    towards = abs(to_zero)
+    more = [min(max(towards - side.baseline, 0.0), luck) if figure.excess else towards for side in spec.sides]
     sides = tuple(
         msgspec.structs.replace(side, baseline=side.baseline + by) if side.sign * spec.mean < 0 else side
         for side, by in zip(spec.sides, more, strict=True)
     )
-    return msgspec.structs.replace(figure, spec=msgspec.structs.replace(spec, sides=sides))
+    spec = msgspec.structs.replace(spec, sides=sides)
+    return msgspec.structs.replace(figure, spec=spec, to_zero=0.0 if figure.excess else to_zero)
 
 
 def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:

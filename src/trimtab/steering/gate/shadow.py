@@ -45,9 +45,10 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     """Test on the days up to now whether to promote, reject or hold a successor.
 
     The test is valid even if it is repeated every day. It rejects a successor whose mean daily loss provably exceeds
-    the champion's by more than a tenth of the margin, and promotes one that is provably within the margin. How much daily differences vary is estimated from the shadow's days and those
-    of the gate, which compared the champion with the candidate (of the successor's recipe). The gate's days are not
-    used if another version scored them in place of the champion: if it was the candidate itself, all differences are 0.
+    the champion's by more than a tenth of the margin, and promotes one that is provably within the margin. How much
+    daily differences vary is estimated from the shadow's days and those of the gate, which compared the champion with
+    the candidate (of the successor's recipe). The gate's days are not used if another version scored them in place of
+    the champion: if it was the candidate itself, all differences are 0.
 
     Args:
         rollout: The declared rollout, with its margin and the least duration.

@@ -47,7 +47,8 @@ class ProjectExperiments(System):
             experiment: An experiment's name.
             unit: The columns that identify the unit, and the attributes that the experiment reads; or the only column's
                 value.
-            expose: Whether the unit meets its variant now. If so, this is logged, and the unit counts from now on.
+            expose: Whether the unit is exposed to its variant now. If so, this is logged, and the unit counts from
+                now on.
 
         Raises:
             NotFound: There is no such experiment.
@@ -66,15 +67,17 @@ class ProjectExperiments(System):
         not_shown: str = "",
         at: str | int | dt.datetime | None = None,
     ) -> Assignment:
-        """Log that a unit met its variant. Only its first exposure counts. A unit that takes no part is not logged.
+        """Log that a unit was exposed to its variant. Only its first exposure counts.
+
+        A unit that takes no part is not logged.
 
         Args:
             experiment: An experiment's name.
             unit: As in `assign`.
             not_shown: Why the unit did not get its variant, such as "timeout". It counts for its variant all the same.
-            at: When the unit met its variant, if not now. The variant, and features, are those of this time. If this
-                day is closed already, or the declared duration is over, the exposure does not count; the reason in the
-                result is "day is closed" or "planned end".
+            at: When the unit was exposed to its variant, if not now. The variant, and features, are those of this time.
+                If this day is closed already, or the declared duration is over, the exposure does not count; the reason
+                in the result is "day is closed" or "planned end".
 
         Raises:
             NotFound: There is no such experiment.
@@ -90,7 +93,9 @@ class ProjectExperiments(System):
         not_shown: str = "",
         at: str | int | dt.datetime | Sequence[str | int | dt.datetime] | None = None,
     ) -> list[Assignment]:
-        """Log that many units met their variants. After an error, none is logged, and the call may be repeated.
+        """Log that many units were exposed to their variants.
+
+        After an error, none is logged, and the call may be repeated.
 
         Args:
             experiment: An experiment's name.

@@ -25,7 +25,7 @@ Reason = Literal[
     "assigned", "override", "holdout", "other slots", "not eligible", "feature missing", "not in share",
     "carry-over gap", "day is closed", "planned end", "no unit", "not started", "paused", "stopped", "concluded",
 ]  # fmt: skip
-# units with these reasons get the control, also those that have met another variant before
+# units with these reasons get the control, also those that were exposed to another variant before
 FALLBACKS = ("not eligible", "paused", "not in share")
 _pack: Any = msgspec.msgpack.Encoder().encode
 _as_json: Any = msgspec.json.Encoder().encode
@@ -80,7 +80,8 @@ class Assigner:
             self._ended = self._result(state.winner or definition.control, state.phase)
         now = allocation or state.allocations[-1]
         share = now.share
-        if (allocation is not None or state.phase == "paused") and not share:  # a unit may have met its variant before
+        # a unit may have been exposed to its variant before
+        if (allocation is not None or state.phase == "paused") and not share:
             self._ended = self._result(definition.control, "paused")
             share = max(one.share for one in state.allocations)
         self._slots = begin, end = state.slots
@@ -148,11 +149,11 @@ class Assigner:
 
         If the unit takes no part only because a feature is missing, the variant is "", so that such units are counted.
         The variant is also "" if the unit is not eligible now, the experiment is paused or its share was lowered, but
-        the unit would get another variant than the control otherwise: it may have met that variant before.
+        the unit would get another variant than the control otherwise: it may have been exposed to that variant before.
 
         Args:
             row: As for `assign`.
-            at_us: The time at which the unit met its variant.
+            at_us: The time at which the unit was exposed to its variant.
             generation: The number of the experiment's start.
             reason: Why the variant was not shown; empty if it was.
             missing: The features without a value, as the reason if the unit takes no part because of them.

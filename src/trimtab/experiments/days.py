@@ -30,7 +30,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     closed_until_us: int  # all days before this time are closed
     # for each day on which units were first exposed: the address of the blob with these units
     units: list[str] = []
-    # the same for the units that met another variant than their first, by the first day on which they did
+    # the same for the units that were exposed to another variant than their first, by the first day on which they did
     crossed: list[str] = []
     # by number of days in `LATE_AFTER`: the outcomes of days before this time were read again
     read_again: dict[int, int] = {}

@@ -110,8 +110,9 @@ def experiment(
         overrides: By unit, the variant of a tester. Testers are left out of the analysis. A unit of several columns is
             given as a tuple of their values, or as a text: the JSON array of these values.
         switchback: Assign blocks of time and not units; made with `switchback()`.
-        crossovers: Units that meet a second variant, for example because the weights changed: "first" counts them for
-            their first variant; "exclude" leaves them out if they meet the second before their day is closed.
+        crossovers: Units that are exposed to a second variant, for example because the weights changed: "first" counts
+            them for their first variant; "exclude" leaves them out if they are exposed to the second before their day
+            is closed.
         metrics: What is compared, made with `metric()`. At least one of them is primary.
         slices: Attributes and features with few values. The units of each value are also analysed on their own.
         strata: One of `slices`, such as "country". Differences between countries are subtracted from means and

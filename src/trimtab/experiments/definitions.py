@@ -106,7 +106,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     features: tuple[Join, ...] = ()  # the views whose features `where` and `slices` read as of the assignment
     overrides: dict[str, str] = {}  # by unit, as text: the variant of a tester, who is left out of the analysis
     switchback: Switchback | None = None
-    # units that met another variant, too: "first": they count for their first one; "exclude": they do not count
+    # units that were exposed to a second variant: "first": they count for their first one; "exclude": they do not count
     crossovers: Crossovers = "first"
     metrics: tuple[Metric, ...] = ()
     slices: tuple[str, ...] = ()  # attributes; the units of each value are also analysed on their own

@@ -1,4 +1,4 @@
-"""The log of exposures: which unit met which variant, and when."""
+"""The log of exposures: which unit was exposed to which variant, and when."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     at_us: Array
     places: Array
     variants: Array
-    met_another: Array  # uint64: the sorted hashes of units, also of earlier days, that met a second variant
+    met_another: Array  # uint64, the sorted hashes of units that were exposed to a second variant, also on earlier days
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -42,7 +42,7 @@ class FirstExposures(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return rows, (self.keys[rows] == keys) if len(self.keys) else np.zeros(len(keys), bool)
 
     def crossed(self, blocks: Iterable[ExposureBlock]) -> Array:
-        """Return which of the units met another variant later, in any of the given exposures, as booleans."""
+        """Return which of the units were exposed to another variant later, in any of the given blocks, as booleans."""
         found = np.zeros(len(self), bool)
         for block in blocks if len(self) else ():
             rows, there = self.rows_of(block.keys)
@@ -138,8 +138,8 @@ def unpacked_units(packed: bytes) -> tuple[Array, Array]:
 class _Group:
     """The units whose hashes begin with the same bits.
 
-    `columns` are the first four fields of `FirstExposures`, with a row for each variant that a unit met, sorted by unit
-    and time.
+    `columns` are the first four fields of `FirstExposures`, with a row for each variant that a unit was exposed to,
+    sorted by unit and time.
     """
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ class ExperimentStatus(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """The record that a unit met its variant. Only the first exposure of a unit counts."""
+    """The record that a unit was exposed to its variant. Only the first exposure of a unit counts."""
 
     experiment: str
     generation: int
@@ -133,8 +133,9 @@ class ExperimentDay(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     day_us: int
     variants: dict[str, VariantDay]
-    crossed: int = 0  # units that met another variant than their first, for the first time on this day
-    left_out: dict[str, int] = {}  # by variant: the units of this day that do not count, because they met another one
+    crossed: int = 0  # units that were exposed to another variant than their first, for the first time on this day
+    # by variant: the units of this day that do not count, because they were exposed to another one
+    left_out: dict[str, int] = {}
     not_eligible: dict[str, int] = {}  # units that took no part because a feature was missing, by feature and reason
     crowded: dict[str, int] = {}  # by attribute that has too many values for slices: how many it has
     marks: tuple[str, ...] = ()  # what else happened, such as "retraining"

@@ -247,7 +247,7 @@ class Client(Closing):
             experiment: The name of an experiment.
             attributes: The columns that identify the unit and those that the experiment reads. If it is a single
                 column, its value is enough.
-            expose: Whether the unit meets its variant now. This is logged, and the unit counts from now on.
+            expose: Whether the unit is exposed to its variant now. This is logged, and the unit counts from now on.
             not_shown: Together with `expose`: why the unit did not get its variant, such as "timeout".
             timeout_s: The time limit of this call. By default, it is that of the client.
 
@@ -270,11 +270,11 @@ class Client(Closing):
         at: str | int | Sequence[str | int] | None = None,
         timeout_s: float | None = None,
     ) -> list[Assignment]:
-        """Log that units met their variants, and return the variants. Either all units are logged, or none.
+        """Log that units were exposed to their variants, and return the variants. Either all units are logged, or none.
 
         The call may be repeated after an error. Each unit is given like `attributes` of `assign`. `at` is when the
-        units met their variants, if not now: one time for all, or a list with one for each. See `assign` for other
-        arguments and errors.
+        units were exposed to their variants, if not now: one time for all, or a list with one for each. See `assign`
+        for other arguments and errors.
         """
         from trimtab.serving.http.routes.operations import ExposedUnits
 

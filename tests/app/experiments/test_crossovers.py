@@ -1,4 +1,4 @@
-"""Units that met two variants are counted, and count for their first one, or not at all, as it was declared."""
+"""Units that were exposed to two variants are counted, and count for their first one or not at all, as declared."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_units_of_two_variants_are_counted_and_count_by_rule(rule: str, tmp_path
         assert sum(one.variants[name].units for one in days[1:]) == 0
     assert [one.crossed for one in days[:3]] == [len(moved), len(late), 0]
     said = "count for their first one" if rule == "first" else "do not count if their day was not closed yet"
-    both = f"{len(moved) + len(late)} units met another variant than their first"  # also on the day that is left out
+    # also on the day that is left out
+    both = f"{len(moved) + len(late)} units were exposed to another variant than their first"
     assert any(both in note and said in note for note in notes)
 
 
@@ -106,7 +107,8 @@ def test_an_imbalance_that_the_rule_makes_itself_is_said(tmp_path: Path) -> None
         meet(project, BEGIN_US + 9 * DAY_US, ["other"])
         text = project.experiment_report("prices").decision.text
     assert text.startswith("blocked: units are split old")
-    assert f'The cause is crossovers="exclude": it leaves out units that met two variants ({left} of old, 0 of' in text
+    cause = f"it leaves out units that were exposed to two variants ({left} of old, 0 of"
+    assert f'The cause is crossovers="exclude": {cause}' in text
     assert "No declared slice" not in text
 
 

@@ -161,7 +161,7 @@ class ExperimentDays:
             evaluate: Computes features.
 
         Returns:
-            The day, and the units that were first exposed on it or that met two variants for the first time.
+            The day, and the units that were first exposed on it or that were exposed to a second variant on it.
         """
         state, intake, blob = self._state, self._intake(due), self._system.state.blob
         lacking = self._lacking(intake)
@@ -261,7 +261,7 @@ class ExperimentDays:
         return sums
 
     def _left_out(self, first: FirstExposures, intake: Intake) -> NDArray[Any] | None:
-        """Return which units met another variant until their day is closed; None if such units count.
+        """Return which units were exposed to another variant until their day is closed; None if such units count.
 
         In a switchback, none is left out: a unit counts once in each block of time, and has a single variant there.
         """

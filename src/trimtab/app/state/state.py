@@ -130,7 +130,7 @@ class State:
 
     @cached_property
     def exposures(self) -> Log:
-        """The log of exposures: which unit met which variant of an experiment, and when."""
+        """The log of exposures: which unit was exposed to which variant of an experiment, and when."""
         return self._log("exposures", "durable")
 
     @cached_property

@@ -114,7 +114,7 @@ def conclude(name: str, winner: str, reason: str, actor: str | None) -> None:
 @command("assign")
 @_NAME
 @click.argument("unit")
-@click.option("--expose", is_flag=True, help="Log that the unit meets its variant now, so that it counts.")
+@click.option("--expose", is_flag=True, help="Log that the unit is exposed to its variant now, so that it counts.")
 def assign(name: str, unit: str, expose: bool) -> None:
     """Show the variant of a unit.
 

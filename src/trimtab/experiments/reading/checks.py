@@ -273,17 +273,17 @@ def _in_force(definition: Experiment, state: ExperimentState, day_us: int) -> se
 
 
 def _left_out(definition: Experiment, days: Sequence[ExperimentDay], expected: np.ndarray) -> str:
-    """Return a sentence if units are split as declared once those that met two variants are included; otherwise ""."""
+    """Return a sentence if units are split as declared together with those of two variants; otherwise ""."""
     left = np.array([[day.left_out.get(name, 0) for name in definition.variants] for day in days], np.int64)
     together = np.array([_counts(definition, day) for day in days], np.int64) + left
     if not left.any() or not sample_ratio(together, expected).holds:
         return ""
     of = ", ".join(f"{count:,} of {name}" for name, count in zip(definition.variants, left.sum(axis=0), strict=True))
     return (
-        f'. The cause is crossovers="exclude": it leaves out units that met two variants ({of}), and with them the '
-        "split is as declared. If weights or the share change, or units no longer fulfil where=, these are mostly "
-        "units of one variant, so the variants cannot be compared without them. Start the experiment again with "
-        'crossovers="first".'
+        f'. The cause is crossovers="exclude": it leaves out units that were exposed to two variants ({of}), and '
+        "with them the split is as declared. If weights or the share change, or units no longer fulfil where=, these "
+        "are mostly units of one variant, so the variants cannot be compared without them. Start the experiment again "
+        'with crossovers="first".'
     )
 
 

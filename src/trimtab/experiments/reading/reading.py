@@ -313,8 +313,8 @@ def _notes(definition: Experiment, days: Sequence[ExperimentDay], metrics: Seque
     if crossed := sum(one.crossed for one in days):
         or_where = "" if definition.where is None else ", or they no longer fulfilled where= and got the control"
         found.append(
-            f"{crossed:,} units met another variant than their first (an override or the weights changed, the share "
-            f"was lowered, or the experiment was paused{or_where}): {rule}"
+            f"{crossed:,} units were exposed to another variant than their first (an override or the weights changed, "
+            f"the share was lowered, or the experiment was paused{or_where}): {rule}"
         )
     for name in definition.slices:
         if crowded := [one.crowded[name] for one in days if name in one.crowded]:

@@ -115,7 +115,7 @@ class Reading(Shown, msgspec.Struct, frozen=True, kw_only=True):
     completeness: list[Completeness]
     metrics: list[MetricReading]
     slices: list[SliceReading]
-    crossed: int  # units that met another variant than their first, also on days that do not count
+    crossed: int  # units that were exposed to another variant than their first, also on days that do not count
     not_eligible: dict[str, int]  # units that took no part because a feature was missing, by feature and reason
     # by metric and variant: events or labels that came after their day was closed; 0: some were corrected or deleted
     late: dict[str, dict[str, int]]

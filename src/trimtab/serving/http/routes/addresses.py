@@ -133,7 +133,8 @@ PROJECT = (
     ),
     Address(
         "POST", f"{_EXPERIMENT}/expose", "predict", project.changed("expose", ExposeUnits), "expose",
-        "Log that units met their variants: all units are logged, or none", "experiments", ExposedUnits, ExposeUnits,
+        "Log that units were exposed to their variants: all units are logged, or none", "experiments", ExposedUnits,
+        ExposeUnits,
     ),
     Address(
         "POST", "/v1/labels/{model}", "write", project.label, "label",

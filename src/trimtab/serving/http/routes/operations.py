@@ -167,17 +167,17 @@ class AssignUnit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # the values of the columns that identify the unit and of those that the experiment reads, by name; if there is only
     # one such column, this may also be its value
     attributes: dict[str, Any] | str | int
-    expose: bool = False  # whether the unit meets its variant now, which is logged
+    expose: bool = False  # whether the unit is exposed to its variant now, which is logged
     not_shown: str = ""  # together with `expose`: why the unit did not get its variant
 
 
 class ExposeUnits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Units that met their variants. Either all are logged, or none."""
+    """Units that were exposed to their variants. Either all are logged, or none."""
 
     units: list[dict[str, Any] | str | int]  # each as `attributes` in `AssignUnit`
     not_shown: str = ""  # why these units did not get their variants
-    # when the units met their variants, if not now: one time for all, or one for each; ISO 8601, or microseconds since
-    # 1970
+    # when the units were exposed to their variants, if not now: one time for all, or one for each; ISO 8601, or
+    # microseconds since 1970
     at: str | int | list[str | int] | None = None
 
 

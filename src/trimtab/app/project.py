@@ -348,6 +348,7 @@ class Project(ProjectRows):
 
         Raises:
             NotFound: There is no such model.
+            Misuse: `since` is no time, or `sample` is below 1.
         """
         from trimtab.app.inspect.skew import check_skew
 

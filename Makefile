@@ -1,11 +1,11 @@
 # Every target sets up `.venv` alone. PYTHON=... names the interpreter, WORKERS=... how many tests run at once,
 # ARGS=... goes on to the command (`make test ARGS="tests/store -x"`, `make bench ARGS=log_append`).
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers soak docs lock format clean environment
-WORKERS ?= 2
+.PHONY: help demo test test-slow check bench bench-peers soak docs lock format clean environment
+WORKERS ?= 3
 ARGS ?=
 BIN := .venv/bin
-TESTS := $(BIN)/pytest -q -m "not soak" --doctest-glob="*.md"
+TESTS := $(BIN)/pytest -q --doctest-glob="*.md"
 TESTED := tests src docs README.md
 export PYTHON
 # With it each pytest would compile Hypothesis again, whose modules it rewrites.
@@ -14,6 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo    the main job on real data, a year of flights; then a generated world that changes"
 	@echo "make test    the tests and the examples in docstrings and documents"
+	@echo "make test-slow  the tests that take seconds each, such as kills and whole replays; CI runs them, too"
 	@echo "make check   ruff, mypy, import-linter"
 	@echo "make bench   speed as a ratio to the floor -> build/bench.json"
 	@echo "make bench-peers  the benchmarks of what a user calls, next to other products (an environment of its own)"
@@ -44,7 +45,10 @@ demo: .venv/.stamp
 		--html build/change.html --plot build/change.svg
 
 test: .venv/.stamp
-	$(TESTS) -n $(WORKERS) --dist worksteal $(or $(ARGS),$(TESTED))
+	$(TESTS) -m "not soak and not slow" -n $(WORKERS) --dist worksteal $(or $(ARGS),$(TESTED))
+
+test-slow: .venv/.stamp
+	$(TESTS) -m "slow and not soak" -n $(WORKERS) --dist worksteal $(or $(ARGS),tests)
 
 check: .venv/.stamp
 	$(BIN)/ruff check .

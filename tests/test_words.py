@@ -11,6 +11,7 @@ import words
 BUDGET = tomllib.loads((words.ROOT / "budget.toml").read_text("utf-8")).get("old_words", {})
 
 
+@pytest.mark.slow
 def test_no_room_has_more_old_words_than_its_budget() -> None:
     found = words.old_words([])
     over = {room: count for room, count in words.by_room(found).items() if count > BUDGET.get(room, 0)}

@@ -427,6 +427,7 @@ def test_a_receiver_that_fails_does_not_make_a_tick_fail(trained: Path) -> None:
         assert project.alerts().receivers[0].waiting == 1
 
 
+@pytest.mark.slow
 def test_a_service_delivers_in_the_background_and_ends_in_time_while_another_receiver_hangs(trained: Path) -> None:
     with http_receiver() as server, http_receiver("hang") as hanging:
         settings = receiver(server.url), receiver(hanging.url, "pager", timeout="30s")

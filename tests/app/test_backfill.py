@@ -109,6 +109,7 @@ def check_kills(folder: Path, rounds: int, times: int) -> tuple[int, int]:
     return killed, wrong
 
 
+@pytest.mark.slow
 def test_killed_backfills_end_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = history(tmp_path, monkeypatch, events=200_000, requests=5_000, memory_bytes=256 << 20)
     killed, wrong = check_kills(folder, rounds=1, times=2)

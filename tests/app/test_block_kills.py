@@ -142,6 +142,7 @@ def campaign(folder: Path, kills: int, seed: int, *, least_days: int = 0) -> int
     return found
 
 
+@pytest.mark.slow
 def test_blocks_equal_a_recomputation_after_kills(tmp_path: Path) -> None:
     assert campaign(prepared(tmp_path / "p"), 6, 5, least_days=3) >= 3
 

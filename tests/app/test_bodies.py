@@ -75,6 +75,7 @@ def take(folder: Path, *, body: int, count: int, at_once: int, held: int, most_m
         assert post(url, EVENTS, whole) == 200
 
 
+@pytest.mark.slow
 def test_bodies_of_many_connections_take_no_more_than_they_may(trained: Path) -> None:
     with (trained / "trimtab.toml").open("a") as settings:
         settings.write(f"[serve]\nmax_body_bytes = {2 * MB}\nmax_bodies_bytes = {32 * MB}\n")

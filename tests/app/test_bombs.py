@@ -152,6 +152,7 @@ def read(found: Found, folder: Path, made: Iterator[file_bombs.FileBomb]) -> Non
     reader.close()
 
 
+@pytest.mark.slow
 def test_few_bytes_cannot_take_all_memory(trained: Path, tmp_path: Path) -> None:
     found, rng = Found(), random.Random(1)
     send(found, trained, 1, 40)

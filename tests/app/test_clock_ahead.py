@@ -131,6 +131,7 @@ def test_what_a_process_under_a_clock_ahead_stamped_is_red_and_put_right(trained
         assert int(np.max(frame.known_at_us)) <= shop.NOW_US + HOUR_US
 
 
+@pytest.mark.slow
 def test_killing_recover_at_any_time_leaves_it_to_be_finished(trained: Path, tmp_path: Path) -> None:
     with shop.opened(trained, shop.NOW_US + JUMP_US) as project:
         project.push("readings", [reading(shop.NOW_US - 2, 5.0)])

@@ -221,6 +221,7 @@ def test_a_second_signal_ends_a_service_though_a_thread_comes_to_no_end(toiling:
         assert not any(shop.faults_of_log(project, answered, []).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("past", [True, False], ids=["in a thread", "in the event loop"])
 def test_a_worker_without_its_supervisor_ends_though_a_request_does_not(toiling: Path, past: bool) -> None:
     """And what it answered is logged once, noted or appended: nothing but the spool may need to survive."""

@@ -125,6 +125,7 @@ def in_parquet(folder: Path, key: Any) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     [NUMBERS[0], *(pytest.param(k, marks=pytest.mark.soak) for k in (*TEXTS, *NUMBERS))],

@@ -341,6 +341,7 @@ def campaign(folder: Path, seed: int, group: Sequence[str], days: Days) -> tuple
     ], counts
 
 
+@pytest.mark.slow
 def test_faults_of_a_group_are_red_within_a_day_and_named(tmp_path: Path) -> None:
     found, counts = campaign(tmp_path / "p", 11, ("feed_stops", "half_null"), (2, 1, 2))
     for one in found:
@@ -433,6 +434,7 @@ def healthy_twin(folder: Path, seed: int, days: int) -> tuple[list[Signal], list
     return reds, lines, trainings
 
 
+@pytest.mark.slow
 def test_a_healthy_twin_of_four_days_is_quiet(tmp_path: Path) -> None:
     reds, lines, _ = healthy_twin(tmp_path / "p", 11, 4)
     assert [one.message for one in reds] == []

@@ -69,6 +69,7 @@ def watched(url: str) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["relaxed", "durable"])
 def test_a_full_disk_loses_no_answer_and_is_said_to_whoever_looks(trained: Path, mode: str) -> None:
     (trained / "trimtab.toml").write_text(f'[serve]\nlog = "{mode}"\n')

@@ -59,6 +59,7 @@ def fuzz(
     return int(found[1]), done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_that_is_asked_is_a_fault_of_the_server(trained: Path, tmp_path: Path) -> None:
     requests, said = fuzz(trained, tmp_path, "fuzzing", 5)
     assert requests > 100

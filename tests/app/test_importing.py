@@ -454,6 +454,7 @@ def test_a_pipe_is_no_model_and_has_no_golden_rows(tmp_path: Path) -> None:
             read(tmp_path / "m.onnx")
 
 
+@pytest.mark.slow
 def test_a_graph_without_an_end_is_given_up(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "endless.onnx").write_bytes(file_bombs.endless_loop(len(NAMES)))
     monkeypatch.setattr(importing, "LONGEST_S", 4.0)

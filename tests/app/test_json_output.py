@@ -28,6 +28,7 @@ from trimtab.monitoring.inputs.red_windows import KIND, RedWindow
 from trimtab.store.ports import Put
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.slow
 NOW_US = time.time_ns() // 1_000 // HOUR_US * HOUR_US
 BUYER = """
 

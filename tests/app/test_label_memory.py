@@ -86,6 +86,7 @@ def peak_bytes(folder: Path, days: int, rows: int) -> int:
     return int(found["peak_bytes"])
 
 
+@pytest.mark.slow
 def test_a_longer_wait_takes_no_more_memory(tmp_path: Path) -> None:
     folder, rows, peaks = prepared(tmp_path / "p"), 50_000, []
     for days in (range(3), range(3, 5)):

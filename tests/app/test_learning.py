@@ -303,6 +303,7 @@ def test_tick_teaches_too(project: Project) -> None:
     assert scores(project) == by_hand(project, [("a", 0.0)])
 
 
+@pytest.mark.slow
 def test_a_served_learner_learns_and_a_restart_says_the_same(trained: Path) -> None:
     """A label arrives, the next prediction differs; after a restart it is the same."""
     folder = trained

@@ -103,6 +103,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_project_that_is_loaded_every_fortnight_is_never_red_and_trains_on_schedule(world: World) -> None:
     for day in range(75):
         if day and day % 14 == 0:
@@ -116,6 +117,7 @@ def test_a_project_that_is_loaded_every_fortnight_is_never_red_and_trains_on_sch
     assert {(day.whole.predictions, day.whole.labelled) for day in days} == {(A_DAY, A_DAY)}
 
 
+@pytest.mark.slow
 def test_loads_that_stop_are_red_after_twice_their_rhythm_and_exclude_no_day_whose_labels_come(world: World) -> None:
     for day in range(103):
         if day in (14, 28, 42, 100):

@@ -92,6 +92,7 @@ def ask(project: Project, name: str, count: int, seed: int = 0) -> list[Predicti
     return made
 
 
+@pytest.mark.slow
 def test_the_logged_score_of_every_kind_of_model_is_the_one_it_gives_again(tmp_path: Path) -> None:
     folder = shop.write_project(tmp_path / "kinds", settings='[training]\nexecutor = "thread"\n')
     (folder / "project.py").write_text(shop.PROJECT.replace('buyer("buyer", batch)', MODELS))

@@ -88,6 +88,7 @@ def campaign(trained: Path, folder: Path, days: int, kills_a_day: int, seed: int
     return kills
 
 
+@pytest.mark.slow
 def test_a_killed_loop_decides_what_an_undisturbed_one_does(trained_once: Path, tmp_path: Path) -> None:
     assert campaign(trained_once, tmp_path, days=6, kills_a_day=1, seed=3) == 6
 

@@ -31,6 +31,7 @@ from trimtab.stats.inference.edetector import AlarmState, update_alarm
 from trimtab.store.ports import Put
 from trimtab.testing.builders import a_signal
 
+pytestmark = pytest.mark.slow
 NOW_US, STEP_US, A_DAY = block_process.NOW_US, block_process.STEP_US, block_process.A_DAY
 DAYS = 40
 

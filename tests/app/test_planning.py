@@ -280,6 +280,7 @@ def test_an_apply_that_is_killed_at_any_moment_again_and_again_is_finished_in_th
         assert ask(project, "end")[0] != before[0]
 
 
+@pytest.mark.slow
 def test_a_serving_process_fills_what_was_applied_and_swaps_without_a_failed_request(applied: Path) -> None:
     with shop.opened(applied) as project:  # events that are as new as the wall clock
         shop.load(project, end_us=time.time_ns() // 1_000 // DAY_US * DAY_US)

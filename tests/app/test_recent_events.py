@@ -67,6 +67,7 @@ def same(project: Project, found: EventFrame) -> int:
     return len(recent[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3, *(pytest.param(one, marks=pytest.mark.soak) for one in (1, 2, 4, 5))])
 def test_they_are_those_of_the_history(tmp_path: Path, seed: int) -> None:
     rng, now_us = random.Random(seed), shop.NOW_US

@@ -48,6 +48,7 @@ def test_one_deployment_remembers_and_a_promotion_forgets(remembering: Path) -> 
         assert [one.cache is None for one in project.status().deployments] == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_status_top_and_metrics_show_how_often_scores_were_remembered(remembering: Path, workers: str) -> None:
     def said(*words: str) -> str:

@@ -147,6 +147,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", KINDS)
 def test_counts_and_quantiles_are_reported_by_their_own_metric_in_100_columns(tmp_path: Path, metric: str) -> None:
     estimator, further = KINDS[metric]
@@ -172,6 +173,7 @@ def test_counts_and_quantiles_are_reported_by_their_own_metric_in_100_columns(tm
     assert promoted[0].startswith(f"1970-01-31  {', '.join(names)[:30]}")  # one row for the same first version
 
 
+@pytest.mark.slow
 def test_a_question_that_is_asked_today_leaves_an_old_history_where_it_is(tmp_path: Path) -> None:
     with loaded(tmp_path / "a") as project:
         before = project.simulate(policies="never")

@@ -220,6 +220,7 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     assert "days before each day" not in shown.stdout  # the charts of a terminal are by day
 
 
+@pytest.mark.slow
 def test_a_search_chooses_on_the_first_half_and_shows_the_second(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

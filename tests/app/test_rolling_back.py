@@ -35,6 +35,7 @@ def moved_under_load(folder: Path, *, connections: int, rounds: int, pause_s: fl
     return answers, moves
 
 
+@pytest.mark.slow
 def test_the_version_before_answers_again_and_no_request_fails(trained: Path) -> None:
     """How soon is measured under soak. `test_workers` moves versions under the load of several workers."""
     answers, moves = moved_under_load(trained, connections=4, rounds=1, pause_s=0.1)

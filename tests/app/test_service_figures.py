@@ -107,6 +107,7 @@ def figures_of(project: Project, since_us: int) -> tuple[ServiceMetrics, Service
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "kind"), [(None, None), ("sleeps", "latency"), ("constant", "constant")])
 def test_a_canary_that_does_harm_is_in_breach_and_one_that_does_not_is_not(
     own: Path, fault: str | None, kind: str | None
@@ -168,6 +169,7 @@ def test_workers_add_up(own: Path) -> None:
     assert champion.requests > 0
 
 
+@pytest.mark.slow
 def test_what_a_killed_service_counted_is_lost_since_the_last_writing_alone(own: Path) -> None:
     def written() -> int:
         return sum(one.requests for one in told(own))

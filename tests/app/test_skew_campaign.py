@@ -78,6 +78,7 @@ def abuse(folder: Path, seed: int, kills: int, seconds: float) -> int:
     return answers
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_leaves_no_skew(trained: Path) -> None:
     answers = abuse(trained, 1, 2, 1.0)
     with shop.serving(trained, "--as-of", AS_OF) as (_, url):

@@ -57,6 +57,7 @@ def stopped(folder: Path, arguments: tuple[str, ...], points: int, numbers: tupl
     return wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [ONE, (*ONE, "--workers", "2")], ids=["one process", "workers"])
 def test_a_start_that_is_told_to_end_ends(trained: Path, arguments: tuple[str, ...]) -> None:
     assert stopped(trained, arguments, 3, (signal.SIGTERM,)) == []

@@ -79,6 +79,7 @@ def test_questions_about_the_past_share_the_history_of_the_process(trained: Path
         assert not project.history.keeps(tt.source("others", time="read_at", columns={"site": str}))
 
 
+@pytest.mark.slow
 @pytest.mark.fast
 def test_one_applies_at_a_time_also_in_one_process(trained: Path) -> None:
     with shop.opened(trained) as serving, shop.opened(trained) as other:
@@ -164,6 +165,7 @@ def test_a_lease_of_the_dead_is_free_at_once_and_one_of_the_living_is_renewed(
         assert not Lease(project.state.catalog, "short", trained).take()
 
 
+@pytest.mark.slow
 def test_snapshots_of_many_threads_are_each_of_one_moment(trained: Path) -> None:
     """A source is a view's, so its events up to P must be those of the frame, while others push."""
     with shop.opened(trained) as project:

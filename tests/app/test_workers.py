@@ -295,6 +295,7 @@ def faults_of_answers(project: Project, answers: list[Answers]) -> dict[str, int
     }
 
 
+@pytest.mark.slow
 def test_a_promotion_reaches_every_worker_and_no_request_fails(trained: Path) -> None:
     """How soon, the soak campaign says: another load of the machine puts it off."""
     (trained / "trimtab.toml").write_text('[serve]\nlog = "relaxed"\n')
@@ -302,6 +303,7 @@ def test_a_promotion_reaches_every_worker_and_no_request_fails(trained: Path) ->
     assert not any(found.faults.values()), found.faults
 
 
+@pytest.mark.slow
 def test_requests_at_a_fixed_rate_are_made_at_that_rate_while_versions_change(trained: Path) -> None:
     (trained / "trimtab.toml").write_text('[serve]\nlog = "relaxed"\n')
     found = promoted_under_load(trained, connections=8, moves=2, pause_s=0.3, rate=50.0)

@@ -98,6 +98,7 @@ def start(run: Run, folder: Path, name: str) -> dict[str, Any]:
     return json.loads(made.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_the_printed_commands_lead_from_a_file_to_answers(name: str, run: Run, call: Run, tmp_path: Path) -> None:
     run = run if name == "churn" else call  # one as a shell would, the others quicker
@@ -172,6 +173,7 @@ def test_a_file_of_long_ago_trains_a_version_too(call: Run, tmp_path: Path) -> N
     assert "promote" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_project_is_served_by_one_process_at_a_time(trained: Path, run: Run, call: Run) -> None:
     with serving(trained):
         second = run("serve", "--port", "0", cwd=trained)

@@ -276,6 +276,7 @@ def test_every_entry_point_follows_the_table_of_conversions(tmp_path: Path, kind
     assert sum(map(bool, compared.values())) >= 4, compared  # entry points that could carry it
 
 
+@pytest.mark.slow
 def test_values_of_all_kinds_are_the_same_by_every_entry_point(tmp_path: Path) -> None:
     differences, compared = campaign(tmp_path, random.Random(14), 3)
     assert not differences, "\n".join(differences[:30])

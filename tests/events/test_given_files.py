@@ -113,6 +113,7 @@ def campaign(folder: Path, rng: random.Random, each: int, *, writers: int) -> tu
     return out, compared
 
 
+@pytest.mark.slow
 def test_files_hold_the_events_that_ingest_makes_of_them_or_are_refused_as_it_refuses(tmp_path: Path) -> None:
     differences, compared = campaign(tmp_path, random.Random(14), 1, writers=1)
     assert not differences, "\n".join(differences[:20])

@@ -360,6 +360,7 @@ _anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(rows=st.lists(st.dictionaries(st.sampled_from([*KEYED.columns, "_id", "_known_at", "_op"]), _anything)))
 def test_anything_at_all_is_either_an_event_or_in_quarantine(make_log: Any, rows: list[dict[str, Any]]) -> None:

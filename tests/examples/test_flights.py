@@ -29,6 +29,7 @@ from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.steering.causes import Triggers
 
+pytestmark = pytest.mark.slow
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
 START_US, YEAR_US = parse_time_us("2013-03-01T05:00:00Z"), parse_time_us("2014-01-01T05:00:00Z")
 TEN_DAYS_US = parse_time_us("2013-03-10T05:00:00Z")

@@ -40,6 +40,7 @@ def test_what_is_declared_is_among_what_was_compared(choose: ModuleType, project
     assert project.models["late_flight_online"].new_estimator().eta0 in choose.RATES
 
 
+@pytest.mark.slow
 def test_nothing_from_the_reported_months_is_seen(
     choose: ModuleType, project: Definitions, package: Path, tmp_path: Path
 ) -> None:

@@ -148,6 +148,7 @@ def test_the_weather_that_is_missing_on_31_december_is_named(year: Year, tmp_pat
     assert [one.message for one in signals if one.severity == "red" and one.raised_at_us <= last_us] == []
 
 
+@pytest.mark.slow
 def test_landings_that_a_snowstorm_stops_are_in_no_other_unit(
     project: Definitions, tables: dict[str, Columns], tmp_path: Path
 ) -> None:

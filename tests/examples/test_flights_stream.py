@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pytest
 
 from trimtab import features as f
 from trimtab import store
@@ -184,6 +185,7 @@ def bits(value: Any, reason: str | None) -> Any:
     return (struct.pack("<d", value) if isinstance(value, float) else (type(value), value), reason)
 
 
+@pytest.mark.slow
 def test_strange_days_give_the_same_bits_online_offline_and_by_brute_force(
     files: dict[str, Path], tmp_path: Path
 ) -> None:

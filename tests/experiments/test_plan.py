@@ -134,6 +134,7 @@ def test_a_median_of_0_is_named() -> None:
     assert plan_experiment(experiment(metric("spent"), guardrail), units, effects=[0.02]).constant == ["net"]
 
 
+@pytest.mark.slow
 def test_a_guardrail_without_events_is_planned_for_how_rare_they_must_be() -> None:
     units = past()
     units = msgspec.structs.replace(units, values={**units.values, "crashes": UnitValues(np.zeros(len(units.rows)))})
@@ -214,6 +215,7 @@ def test_unequal_days_do_not_seem_to_differ_in_their_effect() -> None:
     assert plan_experiment(experiment(metric("bought", kind="proportion")), units, effects=[0.2]).metrics[0].day_sd == 0
 
 
+@pytest.mark.slow
 def test_a_ramp_and_the_holdout_take_units_from_the_plan() -> None:
     """What the plan finds in 28 days is found by about four of five runs with the ramp and the holdout."""
     ramp = {"share": 0.01, "ramp": ((7 * DAY_US, 0.1), (14 * DAY_US, 1.0))}

@@ -212,6 +212,7 @@ def test_a_feed_that_was_down_and_ids_that_never_match_are_named() -> None:
     assert "If so, the guardrail holds once at most 0.1 % of them can have one (negligible=)" in note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rule"),
     [

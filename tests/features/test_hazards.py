@@ -43,6 +43,7 @@ def test_a_hazard_alone_changes_no_bit(hazard: str) -> None:
     assert not wrong, wrong[:3]
 
 
+@pytest.mark.slow
 def test_hazards_in_pairs_and_all_together_change_no_bit() -> None:
     _, reads, wrong = campaign([*PAIRS[::33], HAZARDS], range(1), FEW)
     assert reads > 5_000

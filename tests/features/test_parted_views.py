@@ -68,6 +68,7 @@ def rows(frame: FeatureFrame) -> list[str]:
     return [repr(row) for row in zip(*columns, strict=True)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(records=histories(), wanted=asks, known_by_us=st.none() | request_times() | st.just(NEVER_US))
 def test_views_by_features_of_views_are_answered_on_disk_as_in_memory(
@@ -120,6 +121,7 @@ def answered(views: PartedViews, features: FeatureSet = FEATURES) -> list[str]:
     return rows(evaluate_by(views.answer, features, *requests_of(WANTED)))
 
 
+@pytest.mark.slow
 def test_versions_are_told_apart_as_many_at_once_as_the_memory_holds(tmp_path: Path) -> None:
     things = source("things", time="at", key="id", columns={"id": str, "key": str})
     by_key = view("by_key", source=things, by="key", features={"n": count()})

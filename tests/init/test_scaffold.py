@@ -420,6 +420,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_table_becomes_a_project_that_loads_or_is_refused(data: st.DataObject) -> None:

@@ -81,6 +81,7 @@ def found(seed: int, canary: Draw, *, share: float = 0.05, champion: Draw = requ
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "times"), [(0.25, 36), *(pytest.param(one, 72, marks=pytest.mark.soak) for one in (0.05, 0.25, 0.5))]
 )

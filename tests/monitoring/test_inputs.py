@@ -140,6 +140,7 @@ def test_doubled_traffic_is_red_on_a_holiday_as_well(tmp_path: Path) -> None:
     assert "under different ids" in red[0].message
 
 
+@pytest.mark.slow
 def test_a_season_that_leaves_the_range_of_training_is_no_fault(tmp_path: Path) -> None:
     world = World(5, days=14, before=28, per_day=1_200)
     later = world.rows(world.cut_us)

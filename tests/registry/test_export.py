@@ -97,6 +97,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory, world: Any) -> LoadedModel:
     return loaded_of(tmp_path_factory.mktemp("trees"), world, estimator=ESTIMATORS["lightgbm"], calibration="platt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_export_answers_as_the_version_does(name: str, tmp_path: Path, world: Any) -> None:
     loaded = loaded_of(tmp_path, world, estimator=ESTIMATORS[name])
@@ -214,6 +215,7 @@ def test_an_export_takes_numpy_values_and_data_frames(trees: LoadedModel, tmp_pa
     assert model.predict(frame).tolist() == model.predict(rows).tolist()
 
 
+@pytest.mark.slow
 def test_a_changed_model_file_is_named_before_its_library_reads_it(trees: LoadedModel, tmp_path: Path) -> None:
     done = exported(trees, tmp_path / "out")
     file = tmp_path / "out" / "model.txt"

@@ -238,6 +238,7 @@ for packed in (grpc.Compression.Gzip, grpc.Compression.Deflate):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel does not tell what memory was used")
 def test_a_message_that_is_unpacked_to_more_than_is_taken_is_not_unpacked(tmp_path: Path) -> None:
     server = Serving(tmp_path)

@@ -96,6 +96,7 @@ def infer_bodies(draw: st.DrawFn) -> tuple[bytes, int]:
     return whole[: len(whole) - cut], length
 
 
+@pytest.mark.slow
 @given(one=infer_bodies())
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_binary_requests_are_answered_or_refused(asker: Asker, one: tuple[bytes, int]) -> None:

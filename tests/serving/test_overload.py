@@ -109,6 +109,7 @@ def memory_mb(pid: int) -> float:
 PREDICT, INFERENCE = 'route="predict",model="late"', 'route="inference",model="late"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("message", "labels"), [(MESSAGE, PREDICT), (INFER, INFERENCE)])
 def test_overload_is_refused_and_passes_without_a_trace(
     start_server: Any, tmp_path: Path, message: bytes, labels: str
@@ -180,6 +181,7 @@ def test_admitted_requests_stay_quick_at_five_times_the_capacity(
     assert server.stop() == (0, "")
 
 
+@pytest.mark.slow
 def test_clients_that_retry_at_once_are_held_back_and_health_is_answered_meanwhile(
     start_server: Any, tmp_path: Path
 ) -> None:

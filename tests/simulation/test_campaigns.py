@@ -333,6 +333,7 @@ def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path, kind: str, per_
     assert late <= 1 or any("cannot tell a successor" in one for one in said), (late, said)
 
 
+@pytest.mark.slow
 def test_a_change_is_found_although_a_refit_replaced_the_version_before_its_days_were_closed(tmp_path: Path) -> None:
     """Labels take 30 days, as long as the schedule's period: the version that met the change served until day 60."""
     made = worlds.model("binary", wait="30d")
@@ -347,6 +348,7 @@ def test_a_change_is_found_although_a_refit_replaced_the_version_before_its_days
     assert [75 <= (one.at_us - life.start_us) // DAY_US < 86 for one in alarms] == [True]
 
 
+@pytest.mark.slow
 def test_months_after_a_repair_versions_are_compared_with_days_that_were_predicted_as_well(tmp_path: Path) -> None:
     """A fit on earlier rows scores the days before the window. A fit on the old world had a loss a quarter higher."""
     watches: list[Watch] = []
@@ -372,6 +374,7 @@ def test_months_after_a_repair_versions_are_compared_with_days_that_were_predict
     assert watch.reference_loss * watch.loss_cap == pytest.approx(served, rel=0.04)
 
 
+@pytest.mark.slow
 def test_a_change_is_repaired_although_no_model_can_be_fitted_on_the_whole_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +393,7 @@ def test_a_change_is_repaired_although_no_model_can_be_fitted_on_the_whole_histo
     assert lives["alarm"].recovered(40, 0.10) is not None
 
 
+@pytest.mark.slow
 def test_a_sabotaged_refit_never_answers_and_an_outage_is_not_learnt_from(tmp_path: Path) -> None:
     """The short form: a shorter life of a smaller world."""
     found = life_of_faults(tmp_path, 3, SHORT, per_day=600)

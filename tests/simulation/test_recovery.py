@@ -137,6 +137,7 @@ def recovered(
     return found
 
 
+@pytest.mark.slow
 def test_a_sudden_change_is_repaired_within_a_fortnight(tmp_path: Path) -> None:
     lines = [line("alarm", tt.on_quality_drop()), line("never", None)]
     found = recovered(tmp_path, lines, 3, days=42, drift_day=18, within=0.10, per_day=800, after=AFTER)
@@ -146,6 +147,7 @@ def test_a_sudden_change_is_repaired_within_a_fortnight(tmp_path: Path) -> None:
     assert found["alarm"].at_end < 0.05
 
 
+@pytest.mark.slow
 def test_the_repair_and_its_follow_up_say_in_the_ledger_what_they_learnt_from(tmp_path: Path) -> None:
     tables, _ = make(3, days=30, per_day=800, drift_day=12, after=AFTER)
     lines = [msgspec.structs.replace(line("alarm", tt.on_quality_drop()), main=True)]
@@ -190,6 +192,7 @@ def followed(folder: Path, seed: int, days: int) -> tuple[Recovery, Recovery]:
     return found["schedule"], found["plain"]
 
 
+@pytest.mark.slow
 def test_a_slow_change_is_followed_by_fits_in_which_old_rows_count_less(tmp_path: Path) -> None:
     schedule, plain = followed(tmp_path, 1, 150)
     assert schedule.above < 0.8 * plain.above

@@ -138,6 +138,7 @@ def test_fits_at_the_same_time_give_the_bytes_of_fits_one_after_the_other(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_another_seed_decides_alike_on_a_recipe_without_chance(drifted: Done, tmp_path: Path) -> None:
     lines = drifted.lines[:1]
     result = worlds.replay(tmp_path, drifted.tables, lines, days=DAYS, seed=99)

@@ -173,6 +173,7 @@ def test_looks_are_whole_hours_apart(tmp_path: Path) -> None:
         replayed(tmp_path, worlds.never(), look_every_us=HOUR_US // 2)
 
 
+@pytest.mark.slow
 def test_a_line_finds_the_same_alone_and_among_others(hourly: tuple[Path, ReplayResult], tmp_path: Path) -> None:
     _, alone = hourly
     gate = tt.beats_champion(margin=-1.0)

@@ -57,6 +57,7 @@ def test_two_shares_are_compared_at_the_worst_of_all_that_the_lower_one_may_be(
     assert found >= float((above + log_below(their, their + others, np.maximum(shares - 0.006, 0.0))).min()) - 1e-9
 
 
+@pytest.mark.slow
 def test_equal_shares_ring_seldom_at_all_looks_together() -> None:
     rng, rung, runs = np.random.default_rng(5), 0, 400
     for _ in range(runs):

@@ -83,6 +83,7 @@ def test_a_saved_estimator_scores_like_the_one_in_memory_and_equal_fits_give_equ
     assert scorer.predict(X[:0]).shape == (0,)
 
 
+@pytest.mark.slow
 def test_equal_fits_give_equal_bytes_in_another_process() -> None:
     code = (
         "import sys, hashlib; sys.path.insert(0, sys.argv[1]); import test_runtimes as t\n"

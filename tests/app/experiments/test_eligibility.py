@@ -170,6 +170,7 @@ def test_a_plan_takes_the_features_of_past_units_and_says_if_no_one_takes_part(t
             project.simulate_experiment("shops", runs=2, units="orders")
 
 
+@pytest.mark.slow
 def test_a_plan_takes_each_unit_from_the_first_appearance_at_which_it_fulfils_the_condition(tmp_path: Path) -> None:
     with opened(tmp_path, PROJECT.replace("attributes={\"country\": str},", "").replace(
         '& (tt.col("country") == "DE")', "")) as project:  # fmt: skip

@@ -37,6 +37,7 @@ def unit(n: int, country: str | None = "DE") -> dict[str, Any]:
     return {"customer_id": f"customer-{n}", "country": country}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_service_assigns_follows_a_change_and_logs_exposures(folder: Path, workers: int) -> None:
     with opened(folder) as project, shop.serving(folder, "--workers", str(workers)) as (_, url), connect(url) as client:

@@ -219,6 +219,7 @@ def test_the_service_shows_the_report_and_its_page_is_linked_from_the_first_page
         assert found["decision"]["text"] in pages[1]
 
 
+@pytest.mark.slow
 def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder: Path) -> None:
     found = printed(folder, "experiment plan", "checkout", "--effect", "0.1")
     assert found["origin"] == "visits"
@@ -238,6 +239,7 @@ def test_plan_reads_the_projects_own_history_and_power_the_given_numbers(folder:
         project.experiment_plan("checkout", units="nothing")
 
 
+@pytest.mark.slow
 def test_a_plan_says_that_its_units_are_those_of_a_metric(folder: Path) -> None:
     assert printed(folder, "experiment plan", "checkout")["assumption"] == ""
     file, said = folder / "project.py", "Units are those with an event in 'orders', which a metric reads"

@@ -180,7 +180,7 @@ def _kept(
     """
     limit_bytes = system.config.features.memory_bytes
     made_by = [limit_bytes, VERSION, duckdb.__version__, np.__version__]
-    inputs_hash = content_hash([features.hash, _plain(what), _files(events), made_by])
+    inputs_hash = content_hash([features.hash, _plain(what), files_state(events), made_by])
     folder = system.state_folder / "backfill" / inputs_hash[:32]
     _sweep(folder.parent)
     with claimed(folder):
@@ -214,7 +214,7 @@ def _on_disk(
     views = PartedViews(
         folder,
         files,
-        address=content_hash([positions, _files(events)]),
+        address=content_hash([positions, files_state(events)]),
         memory_bytes=memory_bytes,
         clock=system.clock,
         done=run.step,
@@ -397,7 +397,7 @@ def _event_files(
     return found
 
 
-def _files(events: Mapping[str, Path]) -> list[Any]:
+def files_state(events: Mapping[str, Path]) -> list[Any]:
     """Return the names, sizes and modification times of Parquet files. If a file changes, these change."""
     out: list[Any] = []
     for name, path in sorted(events.items()):

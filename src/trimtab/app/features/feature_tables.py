@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.features.feature_files import write_table
-from trimtab.app.features.feature_runs import Run, opened_run
+from trimtab.app.features.feature_runs import Run, files_state, opened_run
 from trimtab.app.features.request_tables import request_table
 from trimtab.app.state.retention_needs import view_reach
 from trimtab.app.state.state import kept_from
@@ -93,6 +93,7 @@ class _Wanted(msgspec.Struct, frozen=True, eq=False):
     features: FeatureSet
     requests: Columns
     at_us: NDArray[np.int64]
+    what: Any  # what determines the requests: the table, or the file's name, size and modification time
 
 
 def join_features(
@@ -128,7 +129,7 @@ def snapshot_features(
         tables = [_entities(run, views, t, final=how.as_known == "final") for t in times_us]
         at_us = np.repeat(np.array(times_us, np.int64), [table.rows for table in tables])
         requests = Columns.concat(tables).replace({"at" if "at" not in first.by else "as_of": Column("time", at_us)})
-        return _computed(run, _Wanted(features, requests, at_us), how)
+        return _computed(run, _Wanted(features, requests, at_us, None), how)
 
 
 def times_between(start: When, end: When, every: str | int, clock: Clock) -> list[int]:
@@ -182,7 +183,10 @@ def _wanted(system: System, requests: Rows, of: Of | None, at: When | None) -> _
         _refuse_future(system, int(at_us.max()))
     features = model.features if model is not None else _features(table, items)
     check_requests(features, table, at_us)
-    return _Wanted(features, table, at_us)
+    what: Any = table
+    if isinstance(requests, str | Path) and rules is None:  # hashing a large table takes longer than reading its file
+        what = files_state({"requests": Path(requests)}), [[name, table[name].dtype] for name in table.names]
+    return _Wanted(features, table, at_us, what)
 
 
 def _model(system: System, of: Of | None) -> Model | None:
@@ -295,7 +299,7 @@ def _entities(run: Run, views: Sequence[View], at_us: int, *, final: bool) -> Co
 def _made(system: System, wanted: _Wanted, how: How) -> FeatureTable | FeatureFile:
     if wanted.requests.rows:
         _refuse_removed(system, wanted.features, int(wanted.at_us.min()), how.events)
-    what = ["join", how.as_known, how.reasons, wanted.at_us.tobytes(), wanted.requests]
+    what = ["join", how.as_known, how.reasons, wanted.at_us.tobytes(), wanted.what]
     with opened_run(system, wanted.features, what, how.events, how.progress) as run:
         return _computed(run, wanted, how)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, Literal
 
 import msgspec
@@ -78,8 +78,8 @@ class LabelIndex:
     def numbers(self, keys: Sequence[Any]) -> Array:
         """Return a number for each key, for `join_numbered`. It never changes."""
         known = self._number_of
-        for key in dict.fromkeys(keys):
-            known.setdefault(key, len(known) - 1)
+        new = [key for key in dict.fromkeys(keys) if key not in known]
+        known.update(zip(new, count(len(known) - 1), strict=False))
         if len(known) > len(self._newest):  # the last place stays free, for the number -1
             self._newest = np.append(self._newest, np.full(len(known), -1))
         return np.fromiter(map(known.__getitem__, keys), np.int64, len(keys))

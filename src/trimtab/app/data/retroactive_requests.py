@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from trimtab.app.data.logged_requests import are_among
 from trimtab.core.columns.data import Columns
 from trimtab.events.columns.frames import EventFrame
 from trimtab.features.definitions import Request
@@ -45,13 +46,13 @@ def retroactive_changes_of(
         if key not in place:  # logged requests take precedence over ingested ones
             place[key] = len(kept)
             kept.append(row)
+    of_logged = as_logged[request.key].values
     rows = np.flatnonzero(newest)
-    pairs = [(place[key], row) for row, key in zip(rows.tolist(), keys[rows].tolist(), strict=True) if key in place]
-    alone = np.array([key not in place for key in learnt[request.key].values.tolist()], bool)
+    rows = rows[are_among(keys[rows], of_logged)]
     return retroactive_changes(
         names,
         as_logged.take(np.array(kept, np.int64)),
-        np.array([again for again, _ in pairs], np.int64),
-        frame.columns.take(np.array([row for _, row in pairs], np.int64)),
-        learnt.take(alone),
+        np.array([place[key] for key in keys[rows].tolist()], np.int64),
+        frame.columns.take(rows),
+        learnt.take(~are_among(learnt[request.key].values, of_logged)),
     )

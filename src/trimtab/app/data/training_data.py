@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -190,8 +189,8 @@ class LivingData:
         history = known.take(fresh)
         from_history = int((kept < history.rows).sum())
         origins = {"history": from_history, "asked": kept.size - from_history}
-        sources: list[LoggedRequest | None] = [*repeat(None, history.rows), *found]
-        rows = [sources[row] for row in order.tolist()]
+        of_found = (order - history.rows).tolist() if found else []
+        rows = [found[n] if n >= 0 else None for n in of_found] or [None] * kept.size
         return _Chosen(requests.take(order), at_us[order], origins, rows, logged=logged, history=history)
 
     def _logged(self, model: Model, logged: list[LoggedRequest]) -> _Chosen:

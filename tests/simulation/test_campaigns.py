@@ -302,11 +302,14 @@ def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path, kind: str, per_
     """`pytest -m soak -s -k sizes tests/simulation/test_campaigns.py`: which worlds recover, and which are too small.
 
     `-k "sizes and ranking"` runs one kind of model, `-k "sizes and 20000"` one number of requests a day. One of four
-    worlds may take longer; if more do, the product has to say itself that there are too few labels.
+    worlds may take longer; if more do, the product has to say itself that there are too few labels. In a world whose
+    first version the gate refuses, because its scores do not fit the level of the next fortnight, nothing is to be
+    repaired; at most half of the worlds may be such.
     """
     days = int(wait[:-1])
     found: list[float] = []
     said: set[str] = set()
+    refused = 0
     for seed in seeds(4):
         try:
             lives, _ = worlds.lived(
@@ -319,8 +322,10 @@ def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path, kind: str, per_
                 shifts=worlds.strong(FULL.drift),
                 delay=(f"{days * 24 - 12}h", f"{days * 24 - 1}h"),
             )
-        except Misuse as error:  # the gate has refused the first version: such a world counts as late
-            found.append(math.inf)
+        except Misuse as error:
+            if "Refused, not calibrated" not in str(error):
+                raise
+            refused += 1
             print(kind, per_day, wait, seed, error, flush=True)
             continue
         recovered = lives["alarm"].recovered(FULL.drift, 0.10)
@@ -329,7 +334,9 @@ def test_sizes_waits_and_kinds(soak_report: Any, tmp_path: Path, kind: str, per_
         print(kind, per_day, wait, seed, found[-1], flush=True)
     late = sum(day > 13 + days for day in found)
     print(kind, per_day, wait, sorted(found), sorted(said)[:3], flush=True)
-    soak_report(f"recovery_{kind}_{per_day}_{wait}", runs=len(found), failures=late, days=float(np.median(found)))
+    figures = {"days": float(np.median(found or [math.inf])), "refused": float(refused)}
+    soak_report(f"recovery_{kind}_{per_day}_{wait}", runs=len(found), failures=late, **figures)
+    assert refused <= len(found)
     assert late <= 1 or any("cannot tell a successor" in one for one in said), (late, said)
 
 

@@ -119,6 +119,7 @@ def request(made: Scaffolded, number: int = 0, at_us: int = NOW_US) -> dict[str,
     return row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(VALUES))
 def test_an_id_and_a_value_are_enough_in_every_project_that_init_makes(tmp_path: Path, kind: str) -> None:
     made = trained_on(tmp_path, kind)

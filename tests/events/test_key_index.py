@@ -87,6 +87,7 @@ def _filled(frame: Any) -> set[tuple[str, int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_it_finds_what_the_history_has(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)

@@ -174,6 +174,7 @@ def naive(kind: str, line: ScenarioResult) -> float:
     return sum(losses) / len(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["number", "count", "quantile", "classes", "ranking", "learner"])
 def test_every_kind_of_model_is_replayed_and_reported_by_its_own_metric(tmp_path: Path, kind: str) -> None:
     result = replayed(tmp_path, kind)

@@ -347,8 +347,7 @@ class Project(ProjectRows):
             scores: Recompute the scores of the logged inputs, too.
 
         Raises:
-            NotFound: There is no such model.
-            Misuse: `since` is no time, or `sample` is below 1.
+            NotFound, Misuse: There is no such model; `since` is no time, or `sample` is below 1.
         """
         from trimtab.app.inspect.skew import check_skew
 

@@ -29,6 +29,7 @@ def promised(world: World) -> dict[str, float]:
     return rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [world for world in WORLDS if world.stated], ids=lambda world: world.name)
 def test_no_effect_is_found_as_rarely_as_stated(world: World) -> None:
     runs = 50
@@ -48,6 +49,7 @@ def test_a_true_effect_is_found_as_often_as_stated() -> None:
     assert hits["o'brien-fleming, 5 looks"] > hits["sequence"] > 0.2 * runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("better", ["higher", "lower"])
 def test_a_one_sided_rule_finds_no_effect_as_rarely_as_stated(better: str) -> None:
     rng = np.random.default_rng(2)

@@ -110,6 +110,8 @@ def _ask(project: Any, clock: VirtualClock, champion: Any, rng: Any) -> None:
     project.predictions.append_payloads(unpack(pack_all(common, columns)), at_us=times)
     project.ingestor.load("sales", _sales(names, np.array(times), values, rng), history=True)
     clock.advance_to(NOW_US + 4 * DAY_US)
+    # labels count as complete up to the newest one
+    project.ingestor.load("sales", _sales(["h0"], np.array([NOW_US + 3 * DAY_US]), values[:1], rng), history=True)
 
 
 def ours(state: dict[str, Any]) -> float:

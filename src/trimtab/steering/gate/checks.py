@@ -55,7 +55,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def percent(level: float) -> str:
-    """Return a confidence level as a percentage, for people.
+    """Return a share, such as a confidence level, as a percentage, for people.
 
     >>> percent(0.9), percent(0.98889)
     ('90%', '98.9%')

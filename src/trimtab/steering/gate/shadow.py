@@ -9,6 +9,7 @@ import numpy as np
 from trimtab.core.time import DAY_US
 from trimtab.stats.inference.sequences import PairedSequence, distance_seen, paired_sequence
 from trimtab.stats.metrics.losses import Loss
+from trimtab.steering.gate.checks import percent
 from trimtab.steering.gate.window import Floats, Window
 from trimtab.steering.ledger import Evidence
 from trimtab.steering.loop_state import PairedDay, Repair
@@ -133,9 +134,9 @@ def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: flo
         return "Paired shadow: no day has been compared yet. A day needs labelled rows that are not excluded."
     rows, more = sum(one.rows for one in days), "higher" if found.mean > 0 else "lower"
     outcome = {
-        "reject": f"provably more than {TOLERATED * margin:.1%} worse than the champion",
+        "reject": f"provably more than {percent(TOLERATED * margin)} worse than the champion",
         "promote": f"provably less than {margin:.1%} worse than the champion",
-        "hold": f"neither provably more than {TOLERATED * margin:.1%} nor provably less than {margin:.1%} worse",
+        "hold": f"neither provably more than {percent(TOLERATED * margin)} nor provably less than {margin:.1%} worse",
     }[found.verdict]
     return (
         f"Paired shadow of {len(days)}d, {rows:,} labelled rows: the loss is {abs(found.mean) / level:.2%} {more} than "

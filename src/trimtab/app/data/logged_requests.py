@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns.data import Columns, Dtype
+from trimtab.core.columns.data import Column, Columns, Dtype, column, float_column
 from trimtab.core.records import Prediction
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
@@ -19,7 +20,7 @@ from trimtab.training.definitions import Model
 
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
-_BLOCK = 500  # the number of requests that are decoded together
+_BLOCK = 250  # the number of requests that are decoded together
 _LIVE_MODES = frozenset({"live", "online", "replay"})
 
 RequestOf: TypeAlias = "Callable[[str], Request | None]"
@@ -91,7 +92,7 @@ class LoggedRequests:
         take = self._taken.get(p.version)
         if take is None:
             known = None if self._asked_as is None else self._asked_as(p.version)
-            take = self._taken[p.version] = _taken_as(known or self._model.request, self._model.request)
+            take = self._taken[p.version] = _taken_as(known, self._model.request)
         request = take(p.request)
         if request is None:
             self.other_shapes += 1
@@ -109,14 +110,21 @@ def _own_answer(p: Prediction) -> float | dict[str, float] | None:
     return p.score if p.scores is None else p.scores
 
 
-def _taken_as(known: Request, now: Request) -> Callable[[bytes], bytes | None]:
-    """Return a function that converts a logged request to the columns declared now. It returns None if it cannot."""
+def _taken_as(recorded: Request | None, now: Request) -> Callable[[bytes], bytes | None]:
+    """Return a function that converts a logged request to the columns declared now. It returns None if it cannot.
+
+    The request that was recorded with the version is known to have its columns; without it, each request is decoded to
+    check that it has the columns declared now.
+    """
+    known = recorded or now
     unchanged = list(known.columns.items()) == list(now.columns.items())
     names, same = list(known.columns), known.columns.items() & now.columns.items()
     places = [names.index(name) if (name, dtype) in same else None for name, dtype in now.columns.items()]
     retyped = any((name, dtype) not in same and name in known.columns for name, dtype in now.columns.items())
     if retyped or {(now.key, now.columns[now.key]), (now.time, "time")} - same:
         return lambda packed: None
+    if unchanged and recorded is not None:
+        return lambda packed: packed
     decode, encode = _row_decoder(known), msgspec.msgpack.Encoder().encode
 
     def take(packed: bytes) -> bytes | None:
@@ -146,12 +154,18 @@ def request_shape(request: Request) -> Callable[[bytes], bool]:
 def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
     """Return the columns of logged requests. All must have the columns of `request` (see `request_shape`)."""
     decode = _row_decoder(request)
-    parts = []
+    pieces: dict[str, list[Any]] = {name: [] for name in request.columns}
     for start in range(0, len(packed), _BLOCK):  # this many requests fit into the processor's cache
         values = zip(*map(decode, packed[start : start + _BLOCK]), strict=True)
-        of_columns = zip(request.columns.items(), values, strict=True)
-        parts.append(Columns.of({name: (dtype, given) for (name, dtype), given in of_columns}))
-    return Columns.concat(parts or [Columns.of({name: (dtype, ()) for name, dtype in request.columns.items()})])
+        for (name, dtype), given in zip(request.columns.items(), values, strict=True):
+            pieces[name].append(np.array(given, np.float64) if dtype == "float" else given)  # NaN for None
+    return Columns({name: _joined(dtype, pieces[name]) for name, dtype in request.columns.items()})
+
+
+def _joined(dtype: Dtype, pieces: Sequence[Any]) -> Column:
+    if dtype == "float":
+        return float_column(np.concatenate(pieces) if pieces else np.empty(0))
+    return column(dtype, [*chain.from_iterable(pieces)])
 
 
 def _row_decoder(request: Request) -> Callable[[bytes], tuple[Any, ...]]:

@@ -40,19 +40,17 @@ def retroactive_changes_of(
     then = np.flatnonzero(there)
     columns = [*names, request.key]
     as_logged = Columns.concat([logged.select(columns), frame.columns.take(then).select(columns)])
-    place: dict[object, int] = {}
-    kept: list[int] = []
-    for row, key in enumerate(as_logged[request.key].values.tolist()):
-        if key not in place:  # logged requests take precedence over ingested ones
-            place[key] = len(kept)
-            kept.append(row)
     of_logged = as_logged[request.key].values
+    backwards = range(len(of_logged) - 1, -1, -1)  # so the first row of a key stays: logged requests come first
+    row_of = dict(zip(of_logged[::-1].tolist(), backwards, strict=True))
+    kept = np.array(sorted(row_of.values()), np.int64)
     rows = np.flatnonzero(newest)
     rows = rows[are_among(keys[rows], of_logged)]
+    again = np.array([row_of[key] for key in keys[rows].tolist()], np.int64)
     return retroactive_changes(
         names,
-        as_logged.take(np.array(kept, np.int64)),
-        np.array([place[key] for key in keys[rows].tolist()], np.int64),
+        as_logged.take(kept),
+        np.searchsorted(kept, again),
         frame.columns.take(rows),
         learnt.take(~are_among(learnt[request.key].values, of_logged)),
     )

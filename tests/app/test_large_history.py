@@ -15,7 +15,6 @@ from test_block_kills import prepared
 
 import trimtab as tt
 from trimtab.app.data.recent_events import RecentEvents
-from trimtab.app.features import recorded_events
 from trimtab.app.inspect import skew
 from trimtab.app.online.history import SharedHistory
 from trimtab.app.system import System
@@ -26,7 +25,6 @@ from trimtab.events.definitions import Source
 from trimtab.feedback import logged_waiting
 from trimtab.monitoring.quality.quality_days import stored_days
 from trimtab.monitoring.signals import listed_signals
-from trimtab.store.duckdb_opening import open_duckdb
 
 STEPS = 7 * block_process.A_DAY
 
@@ -112,21 +110,3 @@ def test_feeds_are_checked_as_from_memory(tmp_path: Path, trained: Path, monkeyp
         expected = signals_of(trained)
     monkeypatch.setattr(SharedHistory, "refresh", refuse)
     assert signals_of(other) == expected
-
-
-def test_the_files_of_many_moves_are_merged(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded_events, "_MOST_SMALL", 2)
-    with shop.opened(trained) as project:
-        source = project.definitions.sources["readings"]
-        for hour in range(5):
-            shop.move(project, HOUR_US)
-            project.push("readings", [{"site": "north", "level": float(hour), "read_at": project.clock.now_us()}])
-            events = recorded_events.recorded_events(project, source)
-        table = project.state.table("readings", make=False)
-        assert table is not None
-        assert len(recorded_events.table_files(table)) <= 3
-        project.history.refresh()
-        with open_duckdb() as connection:
-            assert events.count(connection) == project.history.frame("readings").rows
-        levels = table.scan(["level"])["level"].to_list()
-        assert levels[-5:] == [0.0, 1.0, 2.0, 3.0, 4.0]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from trimtab.core.errors import Misuse
-from trimtab.stats import Interval, blocks_needed, paired_mean_bound
+from trimtab.stats import Interval, paired_mean_bound
 
 floats = st.floats(-10, 10).map(lambda v: round(v, 3))
 
@@ -58,18 +58,6 @@ def test_the_open_side_is_infinite_and_the_one_sided_bound_is_nearer():
     both, upper, lower = (paired_mean_bound(values, blocks, side=side) for side in ("both", "upper", "lower"))
     assert (upper.low, lower.high) == (-np.inf, np.inf)
     assert both.low < lower.low < both.estimate < upper.high < both.high
-
-
-def test_the_power_helper_agrees_with_simulated_tests():
-    days = blocks_needed(1.0, 0.5, level=0.95, power=0.8)
-    rng = np.random.default_rng(3)
-    for count, above in ((days, 0.77), (days - 8, 0.0)):
-        draws = 0.5 + rng.standard_normal((4000, count))
-        t = draws.mean(axis=1) / (draws.std(axis=1, ddof=1) / np.sqrt(count))
-        share = np.mean(t > stats.t.ppf(0.95, count - 1))
-        assert above <= share <= (0.83 if count == days else 0.77)
-    assert blocks_needed(1.0, 0.0001, most=100) is None
-    assert blocks_needed(0.0, 0.1) == 2
 
 
 @pytest.mark.parametrize(

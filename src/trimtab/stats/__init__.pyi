@@ -18,7 +18,6 @@ from trimtab.stats.inference.edetector import alarm_onset as alarm_onset
 from trimtab.stats.inference.edetector import learn_alarm as learn_alarm
 from trimtab.stats.inference.edetector import update_alarm as update_alarm
 from trimtab.stats.inference.paired import Side as Side
-from trimtab.stats.inference.paired import blocks_needed as blocks_needed
 from trimtab.stats.inference.paired import paired_mean_bound as paired_mean_bound
 from trimtab.stats.inference.sequences import PairedSequence as PairedSequence
 from trimtab.stats.inference.sequences import paired_sequence as paired_sequence

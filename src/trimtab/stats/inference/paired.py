@@ -64,42 +64,6 @@ def paired_mean_bound(
     )
 
 
-def blocks_needed(
-    sd: float, margin: float, *, level: float = 0.95, power: float = 0.8, most: int = 10_000
-) -> int | None:
-    """Return how many blocks a one-sided test needs to detect a mean difference of `margin`; None: more than `most`.
-
-    Args:
-        sd: The standard deviation of the means of blocks, multiplied by sqrt((1 + r) / (1 - r)) if neighbouring blocks
-            have the correlation r.
-        margin: The true difference to detect, in the unit of `sd`.
-        level: The confidence level of the one-sided bound.
-        power: The wanted probability that the test detects the difference.
-        most: The number of blocks at which the search ends.
-
-    Source: noncentral t distribution, Johnson & Welch (1940).
-
-    >>> blocks_needed(sd=0.004, margin=0.002)
-    27
-    """
-    check_level(level)
-    check_level(power)
-    if not (sd >= 0.0 and margin > 0.0):
-        raise Misuse(f"power: needs sd >= 0 and margin > 0, found sd {sd} and margin {margin}.")
-    low, high = 1, 2  # bisection: `low` blocks are too few, and `high` blocks are enough
-    while _power(high, sd, margin, level) < power:
-        low, high = high, 2 * high
-        if low >= most:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _power(middle, sd, margin, level) < power:
-            low = middle
-        else:
-            high = middle
-    return high if high <= most else None
-
-
 def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tuple[float, int]:
     """Return the variance of a sum of values over all blocks, and its degrees of freedom.
 
@@ -113,15 +77,6 @@ def block_sum_variance(residuals: NDArray[np.float64], correlated: bool) -> tupl
     waves = np.cos(np.pi * np.outer(np.arange(1, slow + 1), np.arange(blocks) + 0.5) / blocks)
     strength = np.sqrt(2.0 / blocks) * (waves @ residuals)
     return blocks * float(strength @ strength) / slow, slow
-
-
-def _power(blocks: int, sd: float, margin: float, level: float) -> float:
-    from scipy.special import nctdtr  # imported here, because it takes a tenth of a second
-
-    if sd == 0.0:
-        return 1.0
-    wanted = _t_quantile(blocks - 1, level)
-    return 1.0 - float(nctdtr(blocks - 1, margin * np.sqrt(blocks) / sd, wanted))
 
 
 def _t_quantile(freedom: int, level: float) -> float:

@@ -1,24 +1,37 @@
-"""Scenarios that are replayed in a child process."""
+"""Scenarios that are replayed in child processes."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import pickle
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 import shop
 
-from trimtab.app.replay.scenario_process import ChildReplay, ReplayTask, replay_scenarios, split
+from trimtab.app.replay import scenario_process
+from trimtab.app.replay.scenario_process import (
+    ChildReplay,
+    Declared,
+    ReplayTask,
+    replay_scenarios,
+    replay_side_by_side,
+    shares,
+    split,
+    stored,
+)
 from trimtab.app.replay.scenarios import scenarios_of
 from trimtab.core.config import ScenarioSettings
-from trimtab.core.errors import Misuse, NotFound
-from trimtab.core.time import DAY_US, format_time
+from trimtab.core.errors import Conflict, Misuse
+from trimtab.core.time import DAY_US
 from trimtab.run import Line, Workplace
-from trimtab.simulation.results import ScenarioResult
+from trimtab.simulation.policies import never
+from trimtab.simulation.replay import Recording, ReplaySettings
+from trimtab.simulation.results import ReplayResult
+from trimtab.simulation.scenarios.scenario import Scenario
 
 PLAIN = """
 tt.deployment(tt.model(
@@ -26,41 +39,42 @@ tt.deployment(tt.model(
     label=tt.label(sales, key="visit_id", value="bought", wait="2d"), estimator=batch, metric="log_loss"),
     retrain=tt.every("4d"), gate=tt.beats_champion(margin=-0.5, calibration=0.5))
 """
-SETTINGS = f"""
-[demo]
-loader = "load.py:load"
-start = "{format_time(shop.NOW_US - 12 * DAY_US)}"
-until = "{format_time(shop.NOW_US - 4 * DAY_US)}"
-lines = [
-    {{ name = "policy", model = "buyer", policy = "project" }},
-    {{ name = "plain", model = "plain", policy = "project" }},
+LINES = [
+    ScenarioSettings(name="policy", model="buyer"),
+    ScenarioSettings(name="plain", model="plain"),
+    ScenarioSettings(name="never", model="buyer", policy="never"),
 ]
-"""
+SETTINGS = ReplaySettings(start_us=shop.NOW_US - 12 * DAY_US, until_us=shop.NOW_US - 4 * DAY_US, seed=3)
+YEAR = ReplaySettings(start_us=shop.NOW_US - 365 * DAY_US, until_us=shop.NOW_US, seed=3)
+
+
+class Given(NamedTuple):
+    """A project with recorded events, and its scenarios."""
+
+    declared: Declared
+    scenarios: list[Scenario]
+    recording: Recording
+    folder: Path
+
+    def child(self, name: str, shown: list[str]) -> ChildReplay:
+        """Begin to replay the scenario "plain" in a child process."""
+        file = stored(self.recording, SETTINGS, self.folder)
+        return ChildReplay(self.scenarios[1:2], self.declared, file, self.folder / name, shown.append)
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> ReplayTask:
-    """A project with recorded events in files, and its scenario of other features."""
-    folder = shop.write_project(tmp_path / "project", settings=SETTINGS)
+def given(tmp_path: Path) -> Given:
+    folder = shop.write_project(tmp_path / "project")
     file = folder / "project.py"
     file.write_text(file.read_text() + PLAIN)
-    files: dict[str, str] = {}
+    declared = Declared(str(file), lines=LINES)
     with shop.opened(folder) as project:
         shop.load(project)
         project.history.refresh()
-        for name, source in project.definitions.sources.items():
-            rows = project.history.frame(name).columns.to_rows()
-            files[name] = str(tmp_path / f"{name}.csv")
-            with Path(files[name]).open("w", newline="") as out:
-                table = csv.DictWriter(out, list(source.columns))
-                table.writeheader()
-                for row in rows:
-                    table.writerow(
-                        {n: format_time(row[n]) if d == "time" else row[n] for n, d in source.columns.items()}
-                    )
-        here, away = split(scenarios_of(project.definitions, project.config.demo.lines if project.config.demo else []))
-    assert ([one.name for one in here], [one.name for one in away]) == (["policy", "plain"], [])  # both are declared
-    return ReplayTask(str(folder), files, str(tmp_path / "state"), ["plain"], seed=3)
+        sources = project.definitions.sources
+        tables = {name: project.history.frame(name).columns for name in sources}
+        scenarios = declared.scenarios(project.definitions)
+        return Given(declared, scenarios, Recording(tables, list(sources.values())), tmp_path)
 
 
 @pytest.mark.parametrize("like", ["early", "earlier", "no-such", "other"])
@@ -78,28 +92,130 @@ def test_a_batch_made_ahead_needs_the_versions_of_a_live_scenario(tmp_path: Path
         scenarios_of(project.definitions, lines)
 
 
-def test_a_child_process_replays_what_this_one_would(
-    task: ReplayTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_process_replays_what_this_one_would(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root, "level", logging.root.level)  # set by the task, restored after it
     shown: list[str] = []
-    with closing(ChildReplay(task, shown.append)) as child:
-        found = child.results()["plain"]
+    with closing(given.child("child", shown)) as child:
+        found = child.result().lines["plain"]
+        assert child.done_us() == SETTINGS.until_us - SETTINGS.start_us
     here: list[object] = []
-    again = ReplayTask(task.project, task.files, str(tmp_path / "again"), task.scenarios, task.seed)
-    own: ScenarioResult = pickle.loads(replay_scenarios(msgspec.msgpack.encode(again), Workplace(here.append)))["plain"]
+    task = ReplayTask(
+        given.declared,
+        {"plain": given.scenarios[1].deployment.model.hash},
+        str(given.folder / "recording.pickle"),
+        str(given.folder / "again"),
+        tells=True,
+    )
+    result: ReplayResult = pickle.loads(replay_scenarios(pickle.dumps(task), Workplace(here.append)))
+    own = result.lines["plain"]
     assert found.scores.tolist() == own.scores.tolist() != []
     assert found.decisions == own.decisions
     assert shown == [one.text for one in here if isinstance(one, Line)] != []
 
 
-def test_an_error_in_the_child_is_raised_here(task: ReplayTask) -> None:
-    Path(task.project, "project.py").write_text("import trimtab as tt\ntt.source('none', time='at', columns={})\n")
-    with closing(ChildReplay(task, lambda text: None)) as child, pytest.raises(NotFound, match="no source"):
-        child.results()
+def test_several_processes_give_the_result_of_one(given: Given) -> None:
+    done_us: list[int] = []
+    for name in ("many", "one"):
+        (given.folder / name).mkdir()
+    parts = [given.scenarios[:2], given.scenarios[2:]]  # the first two write into one ledger
+    many = replay_side_by_side(
+        parts, given.declared, given.recording, given.folder / "many", SETTINGS, lambda at, us: done_us.append(us)
+    )
+    one = replay_side_by_side(
+        [given.scenarios], given.declared, given.recording, given.folder / "one", SETTINGS, lambda *at: None
+    )
+    assert list(many.lines) == list(one.lines) == ["policy", "plain", "never"]
+    for name, line in one.lines.items():
+        assert many.lines[name].scores.tolist() == line.scores.tolist() != []
+        assert many.lines[name].decisions == line.decisions
+        assert (many.lines[name].fits, many.lines[name].fitted_rows) == (line.fits, line.fitted_rows)
+    assert (many.start_us, many.entered, many.refused_starts) == (one.start_us, one.entered, [])
+    assert done_us == sorted(done_us)
 
 
-def test_closing_ends_the_child(task: ReplayTask) -> None:
-    child = ChildReplay(task, lambda text: None)
+def test_all_scenarios_begin_at_the_first_start_at_which_each_has_a_version(given: Given) -> None:
+    first_day = int(given.recording.tables["visit"]["at"].values.min()) // DAY_US
+    starts_us = tuple((first_day + days) * DAY_US for days in (20, 22, 23))
+    until_us = starts_us[2] + DAY_US
+    settings = msgspec.structs.replace(SETTINGS, start_us=starts_us[0], or_start_us=starts_us[1:], until_us=until_us)
+    # on day 20, "plain" has a version, but that of "policy" is refused
+    parts = [given.scenarios[1:2], given.scenarios[:1]]
+    for name in ("alone", "both"):
+        (given.folder / name).mkdir()
+    alone = replay_side_by_side(
+        parts[:1], given.declared, given.recording, given.folder / "alone", settings, lambda *at: None
+    )
+    found = replay_side_by_side(
+        parts, given.declared, given.recording, given.folder / "both", settings, lambda *at: None
+    )
+    assert alone.start_us == starts_us[0]
+    assert found.start_us == starts_us[1]
+    assert [one.at_us for one in found.refused_starts] == [starts_us[0]]
+    assert len(found.lines["plain"].scores) == len(found.lines["policy"].scores)
+
+
+def test_an_error_in_a_child_ends_the_replay_and_is_raised(given: Given) -> None:
+    Path(given.declared.project_file).write_text("import trimtab as tt\ntt.source('none', time='at', columns={})\n")
+    parts = [given.scenarios[:1], given.scenarios[1:2]]
+    (given.folder / "state").mkdir()
+    with pytest.raises(Misuse, match="no model 'buyer'"):
+        replay_side_by_side(parts, given.declared, given.recording, given.folder / "state", SETTINGS, lambda *at: None)
+
+
+def test_a_changed_project_file_is_an_error(given: Given) -> None:
+    file = Path(given.declared.project_file)
+    file.write_text(file.read_text().replace('features=[{"x": tt.col("x")}]', 'features=[{"x": 2 * tt.col("x")}]'))
+    with closing(given.child("child", [])) as child, pytest.raises(Conflict, match="was changed after"):
+        child.result()
+
+
+def test_closing_ends_the_child(given: Given) -> None:
+    child = given.child("child", [])
     child.close()
     assert child._executor._child is None
+
+
+@pytest.mark.parametrize(
+    ("processors", "names"),
+    [
+        (1, [["project", "never", "ungated 30d", "every 30d", "mine"]]),
+        (2, [["project", "ungated 30d", "mine"], ["never", "every 30d"]]),
+        (3, [["project", "mine"], ["every 30d"], ["never", "ungated 30d"]]),
+    ],
+)
+def test_policies_are_divided_among_the_processors(
+    given: Given, monkeypatch: pytest.MonkeyPatch, processors: int, names: list[list[str]]
+) -> None:
+    monkeypatch.setattr(scenario_process, "_processors", lambda: processors)
+    mine = msgspec.structs.replace(never(), name="mine")  # has a function, which cannot be sent to another process
+    declared = Declared(
+        given.declared.project_file, policies=["project", "never", "ungated 30d", "30d", mine], model="buyer"
+    )
+    with shop.opened(Path(declared.project_file).parent) as project:
+        scenarios = declared.scenarios(project.definitions)
+    assert [[one.name for one in share] for share in shares(scenarios, declared, YEAR)] == names
+    assert shares(scenarios, declared, SETTINGS) == [scenarios]  # 8 days are not worth the start of a process
+
+
+def test_a_batch_made_ahead_stays_with_the_scenario_that_it_is_like(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenario_process, "_processors", lambda: 4)
+    lines = [
+        LINES[0],
+        ScenarioSettings(name="other", model="buyer", policy="never"),
+        ScenarioSettings(name="early", model="buyer", policy="day_ahead", like="other"),
+        msgspec.structs.replace(LINES[2], name="free"),
+    ]
+    declared = Declared(given.declared.project_file, lines=lines)
+    with shop.opened(Path(declared.project_file).parent) as project:
+        scenarios = declared.scenarios(project.definitions)
+    found = [[one.name for one in share] for share in shares(scenarios, declared, YEAR)]
+    assert found == [["policy", "other", "early"], ["free"]]
+
+
+def test_scenarios_with_the_features_of_the_first_one_stay_in_the_process_of_the_demo(given: Given) -> None:
+    plain = msgspec.structs.replace(given.scenarios[1], main=False)
+    parts = split([given.scenarios[0], plain, given.scenarios[2]])
+    assert [[one.name for one in part] for part in parts] == [["policy", "never"], ["plain"]]
+    assert split(given.scenarios[:1]) == [given.scenarios[:1]]

@@ -46,7 +46,7 @@ class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def grid() -> list[Policy]:
-    """Return the policies that are compared by default.
+    """Return the policies that are compared by default. Each name is also a text for `policy_of`.
 
     >>> [one.name for one in grid()]
     ['project', 'never', 'alarm', 'alarm or 30d', 'every 7d', 'every 14d', 'every 30d', 'every 60d', 'ungated 30d']

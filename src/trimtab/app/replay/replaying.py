@@ -9,11 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests, ingested_requests
+from trimtab.app.features.project_spec import runs_in_child
 from trimtab.app.replay.beginnings import Starts, check_judged, check_labels, last_request, recording_end, starts
-from trimtab.app.replay.scenarios import USUAL, scenario_settings, scenarios_of, scenarios_of_policies
+from trimtab.app.replay.scenario_process import Declared, replay_side_by_side, shares
+from trimtab.app.replay.scenarios import USUAL, scenario_settings
 from trimtab.app.system import System
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
@@ -24,7 +27,7 @@ from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
 from trimtab.simulation.faults import OF_LOOP, Fault, in_words, read_faults
 from trimtab.simulation.policies import Policy
-from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
+from trimtab.simulation.replay import Progress, Recording, ReplaySettings
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.streams import Stream, stream_of
@@ -57,10 +60,11 @@ def simulate_project(
     if isinstance(policies, str):
         policies = policies.split(",")
     if policies is None and model is None:
-        chosen = scenarios_of(system.definitions, scenario_settings(system.config, lines))
+        declared = Declared(str(system.config.project_file), lines=scenario_settings(system.config, lines))
     else:
         usual = [one.policy for one in USUAL]
-        chosen = scenarios_of_policies(system.definitions, policies or usual, model, system.config.folder)
+        declared = Declared(str(system.config.project_file), policies=policies or usual, model=model)
+    chosen = declared.scenarios(system.definitions)
     used = system.config.seed if seed is None else seed
     if used < 0:
         raise Misuse(f"simulate: found seed={used}, needed a whole number of 0 or more.")
@@ -85,24 +89,20 @@ def simulate_project(
         if one.start_us >= until_us or (one.kind in OF_LOOP and one.end_us <= begin.at_us[0]):
             span = f"{format_time(begin.at_us[0])} to {format_time(until_us)}"
             raise Misuse(f"simulate: the fault {in_words([one])[0]} is outside of the replayed time, {span}.")
+    settings = ReplaySettings(
+        start_us=begin.at_us[0], or_start_us=begin.at_us[1:], start_why=begin.why, until_us=until_us, seed=used
+    )
+    recording = Recording(tables, system.sources, stream=made, faults=put_in, until_us=ended_us)
+    in_children = runs_in_child(system.config.training, system.clock)
+    parts = shares(chosen, declared, settings) if in_children else [chosen]
 
-    def show(at: Progress) -> None:
+    def show(at: Progress, done_us: int) -> None:
         if progress is not None:
-            progress(at.now_us - begin.at_us[0], until_us - begin.at_us[0])
+            progress(done_us, until_us - begin.at_us[0])
 
-    with (
-        _own_folder(system.state_folder) as folder,
-        Replay(
-            chosen,
-            Recording(tables, system.sources, stream=made, faults=put_in, until_us=ended_us),
-            folder,
-            ReplaySettings(
-                start_us=begin.at_us[0], or_start_us=begin.at_us[1:], start_why=begin.why, until_us=until_us, seed=used
-            ),
-            progress=show,
-        ) as replay,
-    ):
-        return replay.run()
+    with _own_folder(system.state_folder) as folder:
+        found = replay_side_by_side(parts, declared, recording, folder, settings, show)
+    return msgspec.structs.replace(found, lines={one.name: found.lines[one.name] for one in chosen})
 
 
 def _history(system: System, chosen: Sequence[Scenario]) -> tuple[dict[str, Columns], int]:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
-from contextlib import closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from time import perf_counter
@@ -21,8 +20,8 @@ import msgspec
 from trimtab.app.inspect.doctor import require
 from trimtab.app.project import Project
 from trimtab.app.replay.replay_report import comparisons, quality_picture, report_lines, write_report
-from trimtab.app.replay.scenario_process import ChildReplay, ReplayTask, shown_decisions, split
-from trimtab.app.replay.scenarios import DEMO_LOOKS_US, scenarios_of
+from trimtab.app.replay.scenario_process import Declared, replay_side_by_side, shown_decisions, split
+from trimtab.app.replay.scenarios import DEMO_LOOKS_US
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
 from trimtab.core.columns.data import Columns
@@ -30,7 +29,7 @@ from trimtab.core.config import Config, DemoSettings, load_config
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.events import read_file
-from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
+from trimtab.simulation.replay import Progress, Recording, ReplaySettings
 from trimtab.simulation.results import ReplayResult, month_of
 
 Show = Callable[[str], object]
@@ -67,7 +66,7 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
     counts = ", ".join(f"{table.rows:,} {name}" for name, table in tables.items())
     show(f"{counts}: read in {perf_counter() - started:.1f} s")
     started = perf_counter()
-    result = _replay(config, config.demo, definitions, files, tables, seed, show)
+    result = _replay(config, config.demo, definitions, tables, seed, show)
     seconds = perf_counter() - started
     shutil.rmtree(state / "data")
     total = sum(len(scenario.scores) for scenario in result.lines.values())
@@ -111,7 +110,6 @@ def _replay(
     config: Config,
     demo: DemoSettings,
     definitions: Definitions,
-    files: dict[str, Path],
     tables: dict[str, Columns],
     seed: int,
     show: Show,
@@ -119,36 +117,20 @@ def _replay(
     """Replay all scenarios. Scenarios with features of their own are replayed in a child process."""
     state = config.state_folder / "demo"
     start_us, until_us = parse_time_us(demo.start), parse_time_us(demo.until)
-    scenarios = scenarios_of(definitions, demo.lines)
-    here, away = split(scenarios)
+    declared = Declared(str(config.project_file), lines=demo.lines)
+    scenarios = declared.scenarios(definitions)
     names = [one.name for one in scenarios]
     show(f"replay from {format_time(start_us)} to {format_time(until_us)}: {', '.join(names)}")
-    task = ReplayTask(
-        project=str(config.folder),
-        files={source: str(path) for source, path in files.items()},
-        folder=str(state / "replay" / "child"),
-        scenarios=[one.name for one in away],
+    settings = ReplaySettings(
+        start_us=start_us,
+        until_us=until_us,
         seed=seed,
+        sampled_rows=demo.sampled_rows,
+        look_every_us=DEMO_LOOKS_US,
     )
-    with (
-        closing(ChildReplay(task, show)) as child,
-        Replay(
-            here,
-            Recording(tables, list(definitions.sources.values())),
-            state,
-            ReplaySettings(
-                start_us=start_us,
-                until_us=until_us,
-                seed=seed,
-                sampled_rows=demo.sampled_rows,
-                look_every_us=DEMO_LOOKS_US,
-            ),
-            progress=_Shown(show, start_us),
-        ) as replay,
-    ):
-        result = replay.run()
-        found = {**result.lines, **child.results()}
-    return msgspec.structs.replace(result, lines={name: found[name] for name in names})
+    recording, shown = Recording(tables, list(definitions.sources.values())), _Shown(show, start_us)
+    result = replay_side_by_side(split(scenarios), declared, recording, state, settings, shown, show)
+    return msgspec.structs.replace(result, lines={name: result.lines[name] for name in names})
 
 
 class _Shown:
@@ -158,7 +140,7 @@ class _Shown:
         self._show = show
         self._month = month_of(start_us)
 
-    def __call__(self, at: Progress) -> None:
+    def __call__(self, at: Progress, done_us: int) -> None:
         month = month_of(at.now_us - 1)
         if month != self._month:
             self._show(f"{self._month} over: {at.entered:,} events, {at.predictions:,} predictions in all scenarios")

@@ -91,7 +91,7 @@ def simulate(
     if search and not chosen:
         from trimtab.simulation import grid
 
-        chosen = list(grid())
+        chosen = [one.name for one in grid()]  # names of policies can be sent to other processes, functions cannot
     with opened_project() as project, progress("simulating") as meter:
         result = project.simulate(
             lines=list(lines) or None,

@@ -316,6 +316,7 @@ def test_features_that_were_removed_under_a_service_are_made_anew_and_read_by_ev
         eventually(by_all)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_features_that_are_damaged_under_a_service_make_it_not_ready_with_what_mends_them(
     filled: Path, workers: int

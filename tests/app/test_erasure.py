@@ -425,6 +425,7 @@ def killed_and_finished(project_folder: Path, tmp_path: Path, key: str, delays_s
     return kills
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_finished_by_the_next(texts: Path, tmp_path: Path) -> None:
     assert killed_and_finished(texts, tmp_path, TEXTS[2], [0.06, 0.2]) == 2
 
@@ -651,6 +652,7 @@ def test_what_cannot_be_forgotten_says_why(made_once: Made, tmp_path: Path) -> N
         following.close()
 
 
+@pytest.mark.slow
 def test_several_keys_go_in_one_run_and_each_has_its_row(texts: Path, tmp_path: Path) -> None:
     with market.opened(texts) as project:
         use(project, TEXTS, tmp_path)

@@ -264,6 +264,7 @@ def test_attributes_with_too_many_values_have_no_slices(tmp_path: Path, monkeypa
         assert not any("country" in one for one in notes)
 
 
+@pytest.mark.slow
 def test_days_are_the_same_from_memory_and_from_disk_and_in_any_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

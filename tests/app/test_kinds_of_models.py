@@ -53,6 +53,7 @@ def project_file(calibration: str = "isotonic") -> str:
     return shop.PROJECT.replace('buyer("buyer", batch)', MODELS.replace("CALIBRATION", calibration))
 
 
+@pytest.mark.slow
 def test_chances_counts_and_quantiles_are_trained_gated_refitted_and_answered(tmp_path: Path):
     folder = shop.write_project(tmp_path / "kinds")
     (folder / "project.py").write_text(project_file())

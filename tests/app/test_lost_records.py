@@ -261,6 +261,7 @@ def test_a_log_that_is_replaced_under_a_service_takes_no_event_and_is_red(traine
         assert shop.call(f"{url}/v1/events/readings?wait=applied", {**row, "level": 4.0})[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [rolled_back])
 def test_killing_recover_at_any_time_loses_no_more(behind: Path, loss: Loss, tmp_path: Path) -> None:
     with shop.opened(behind) as project:

@@ -181,6 +181,7 @@ def test_what_stops_a_project_that_applies_events_itself_is_red_at_once(poisonab
         assert not any("no event was applied" in line for line in project.status().red)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_applier_that_stands_is_red_at_once_and_answers_say_so(poisonable: Path, workers: int) -> None:
     visit = {**shop.visit("a", shop.NOW_US, site="south"), "at": AS_OF}

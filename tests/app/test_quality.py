@@ -58,6 +58,7 @@ def naive(project: tt.Project) -> dict[tuple[int, str, str], list[tuple[float, f
     return found
 
 
+@pytest.mark.slow
 def test_days_are_what_a_plain_reading_of_the_logs_gives(project: tt.Project) -> None:
     rows = project.quality().to_rows()
     expected = naive(project)

@@ -185,6 +185,7 @@ def test_policies_are_replayed_side_by_side_from_python_and_the_command_line(
     assert [name for name in ("project", "ungated 4d", "idle") if name in told.stdout] == list(result.lines)
 
 
+@pytest.mark.slow
 def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -433,6 +433,7 @@ def kills(folder: Path, times: int) -> None:
         assert repr(online(project)) == repr(at)
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_retains_loses_and_doubles_nothing(tmp_path: Path) -> None:
     kills(tmp_path, 2)
 

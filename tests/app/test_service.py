@@ -307,6 +307,7 @@ def test_an_end_under_load_fails_no_request_on_an_open_connection(trained: Path)
     assert statuses[200] > 8
 
 
+@pytest.mark.slow
 def test_a_version_that_cannot_be_loaded_is_not_said_to_be_missing(trained: Path) -> None:
     with shop.opened(trained) as project:
         champion = project.registry.alias("buyer", "champion")

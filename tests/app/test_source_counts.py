@@ -265,6 +265,7 @@ def test_a_source_that_is_declared_again_has_its_events(tmp_path: Path) -> None:
         assert sources(project)["plain"].events == 4
 
 
+@pytest.mark.slow
 def test_beyond_memory_no_history_is_read(tmp_path: Path) -> None:
     with opened(write(tmp_path, SMALL_MEMORY)) as project:
         project.layouts.keep()

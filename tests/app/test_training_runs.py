@@ -492,6 +492,7 @@ class Campaign:
         return forked.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_at_random_points_gives_the_version_of_one_that_was_not(
     loaded: Path, tmp_path: Path, tally: Callable[[], int]
 ) -> None:

@@ -74,6 +74,7 @@ def test_another_estimator_is_compared_with_the_candidate_whose_refit_serves_on_
     assert "with 90% confidence" in gate.reason
 
 
+@pytest.mark.slow
 def test_each_further_recipe_of_the_same_days_is_asked_for_more_and_the_same_one_again_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "p"
     first_trained(folder)

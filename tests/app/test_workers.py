@@ -191,6 +191,7 @@ def campaign(folder: Path, *, rounds: int, kills: int, seed: int) -> dict[str, i
 _NONE = ServiceState(pid=0, url="", at_us=0, workers=[])
 
 
+@pytest.mark.slow
 def test_killed_workers_and_supervisors_have_logged_each_answer_and_event_once(trained: Path) -> None:
     (trained / "trimtab.toml").write_text('[serve]\nlog = "relaxed"\n')
     found = campaign(trained, rounds=1, kills=3, seed=1)

@@ -51,6 +51,7 @@ def test_a_turn_that_is_another_processs_is_said_to_be_so(tmp_path: Path, call: 
             lease.release()
 
 
+@pytest.mark.slow
 def test_what_was_decided_is_shown_also_when_another_deployment_failed(
     tmp_path: Path, call: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ class Bench:
         return [(row.field, row.reason) for row in self.quarantine.read()]
 
 
+@pytest.mark.slow
 @pytest.mark.fast
 @given(rows=rows_of_values)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

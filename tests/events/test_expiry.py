@@ -59,6 +59,7 @@ def oracle(rows: list[dict[str, Any]], before_us: int, entities: list[tuple[str,
     return {r["position"] for key, versions in old.items() if key not in kept for r in versions}
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(_events, st.integers(0, 32), st.sampled_from([[], [("who",)], [("who",), ("who", "where")]]))
 def test_what_goes_is_what_the_rule_says(

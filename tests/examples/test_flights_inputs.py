@@ -120,6 +120,7 @@ def year(project: Definitions, tables: dict[str, Columns]) -> Year:
     return Year(project, tables)
 
 
+@pytest.mark.slow
 def test_a_wind_of_1048_miles_an_hour_is_named_in_the_hour_in_which_it_comes(year: Year, tmp_path: Path) -> None:
     wind = year.frames["weather"].columns["wind_speed"].values
     known_us = int(year.frames["weather"].known_at_us[np.nanargmax(wind)])

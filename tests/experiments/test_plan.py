@@ -175,6 +175,7 @@ def with_days(units: list[int]) -> PastUnits:
     return PastUnits(origin="visits", rows=rows, at_us=at_us, values={"bought": UnitValues(bought)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("units", "said"),
     [

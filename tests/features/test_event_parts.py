@@ -153,6 +153,7 @@ LOOSE = source("loose", time="at", columns={"key": str, "x": float, "n": int, "o
 LOOSE_KEYED = source("loose", time="at", key="n", columns={"key": str, "x": float, "n": int, "other": str})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 1_000], ids=["many repeated", "few repeated"])
 @pytest.mark.parametrize("of", [LOOSE, LOOSE_KEYED], ids=["keyless", "keyed"])
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -61,6 +61,7 @@ def _payload(record: Record, source: Source) -> bytes:
     return encode(Event(source.name, record.id, record.event_at_us, record.known_at_us, op, True, values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [KEYED, KEYLESS], ids=["keyed", "keyless"])
 @settings(deadline=None, max_examples=80)
 @given(data=st.data())

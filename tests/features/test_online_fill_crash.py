@@ -62,6 +62,7 @@ def campaign(folder: Path, kills: int, records: int, rng: random.Random) -> tupl
     return killed, same and calm[1] == after[1]
 
 
+@pytest.mark.slow
 def test_a_filler_that_was_killed_answers_as_if_it_had_not_been(tmp_path: Path) -> None:
     killed, same = campaign(tmp_path, kills=6, records=3_000, rng=random.Random(5))
     assert killed == 6

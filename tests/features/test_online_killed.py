@@ -180,6 +180,7 @@ def campaign(examples: int, steps: int, *, least: int = 0) -> Counter[str]:
     return OnDisk.counts
 
 
+@pytest.mark.slow
 def test_after_sigkill_features_on_disk_equal_the_oracle() -> None:
     counts = campaign(10, 20, least=10)
     assert counts["killed"] >= 10

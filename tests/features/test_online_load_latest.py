@@ -62,6 +62,7 @@ def table(given_rows: list[tuple[Any, ...]], first: int) -> Columns:
     return Columns({name: column(dtype, values) for name, dtype, values in fields})
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.lists(rows, min_size=1, max_size=6), min_size=1, max_size=4),

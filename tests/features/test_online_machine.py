@@ -258,6 +258,7 @@ class Online(RuleBasedStateMachine):
         assert all(place == places[0] for place in places)
 
 
+@pytest.mark.slow
 def test_views_in_any_order_of_work_equal_the_oracle() -> None:
     run_state_machine_as_test(Online, settings=settings(max_examples=30, stateful_step_count=30, deadline=None))
 

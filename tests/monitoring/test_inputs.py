@@ -83,6 +83,7 @@ def test_faults_are_red_within_a_day_on_twenty_seeds(tmp_path: Path, soak_report
     assert failures == []
 
 
+@pytest.mark.slow
 def test_a_healthy_project_is_quiet_over_weekends_nights_and_a_holiday(tmp_path: Path) -> None:
     signals = Shop(World(7, days=9, before=28, per_day=1_200, extra=4), tmp_path).run()
     assert [one.message for one in signals if one.severity == "red"] == []
@@ -237,6 +238,7 @@ def test_a_last_absurd_value_hours_after_the_others_is_left_out_as_they_are(tmp_
     assert ended_us < int(world.at_us[alone]) + DAY_US
 
 
+@pytest.mark.slow
 def test_two_absurd_values_hours_apart_are_no_fault(tmp_path: Path) -> None:
     world = World(5, days=5, before=28, per_day=4_800)
     for hour in (9, 16):

@@ -118,6 +118,7 @@ def test_an_export_answers_as_the_version_does(name: str, tmp_path: Path, world:
         assert "late_flight@1: 9 golden predictions repeated" in found.stdout
 
 
+@pytest.mark.slow
 def test_an_export_scores_files(trees: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = exported(trees, tmp_path / "out", mlflow=True)
     (tmp_path / "rows.csv").write_text("carrier.late_rate_7d,name,km\n0.25,c1,900\n,unheard of,\n")

@@ -456,6 +456,7 @@ def test_the_time_of_a_call_is_its_requests_deadline_and_holds_for_all_tries() -
         client.predict("m", {})
 
 
+@pytest.mark.slow
 def test_dead_addresses_of_a_host_share_the_time_with_the_one_that_answers(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

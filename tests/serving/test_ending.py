@@ -57,6 +57,7 @@ def listens(port: int) -> bool:
         return asker.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patient", [True, False])
 def test_who_does_not_read_his_answers_keeps_no_process(start_server: Any, tmp_path: Path, patient: bool) -> None:
     """The last answer, that the service ends, waited until all before it were read."""

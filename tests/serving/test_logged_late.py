@@ -205,6 +205,7 @@ def test_late_ones_that_were_erased_are_said_to_be(filled: Filled) -> None:
     assert filled.log.locate(noted) == ("p0001", position)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.lists(

@@ -154,6 +154,7 @@ def test_recorded_labels_are_the_newest_of_each_key() -> None:
     assert [None if np.isnan(one) else bool(one) for one in found] == [expected.get(key) for key in keys]
 
 
+@pytest.mark.slow
 def test_a_restart_changes_nothing_that_is_decided_answered_or_found(tmp_path: Path) -> None:
     tables = worlds.make(4, days=14, per_day=150)
     line = Scenario(
@@ -185,6 +186,7 @@ def test_a_freeze_stops_every_policy_and_its_end_lets_them_go_on(tmp_path: Path)
         assert [act for act, at_us in acts if act == "promote" and at_us >= day_us(10)]
 
 
+@pytest.mark.slow
 def test_a_sabotaged_refit_answers_badly_where_no_gate_looks(tmp_path: Path) -> None:
     tables = worlds.make(6, days=20, per_day=200)
     gate = tt.beats_champion(margin=-0.2, window="7d", calibration=0.2)

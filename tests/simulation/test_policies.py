@@ -60,6 +60,7 @@ def promoted(result: ReplayResult, line: str) -> list[Decision]:
     return [d for d in result.lines[line].decisions if d.act == "promote" and d.at_us > day_us(0)]
 
 
+@pytest.mark.slow
 def test_each_policy_does_what_it_says(done: tuple[Path, list[Scenario], ReplayResult]) -> None:
     _, _, result = done
     assert list(result.lines) == ["project", "never", "every 9d", "ungated 7d", "naive", "fridays"]

@@ -107,6 +107,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Done:
 # --- chance
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_ledger_to_the_byte_alone_and_among_others(drifted: Done, tmp_path: Path) -> None:
     """Lines share features and fits, never state."""
     alone = worlds.replay(tmp_path, drifted.tables, drifted.lines[:1], days=DAYS).lines["policy"]
@@ -116,6 +117,7 @@ def test_the_same_seed_gives_the_same_ledger_to_the_byte_alone_and_among_others(
     assert [_answer(p) for p in logged] == [_answer(p) for p in among]  # ids and positions depend on the stretches
 
 
+@pytest.mark.slow
 def test_fits_at_the_same_time_give_the_bytes_of_fits_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def test_signals_that_begin_at_a_promotion_are_in_the_result(tmp_path: Path, mon
     assert result.lines["one"].signals == stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [60, pytest.param(365, marks=pytest.mark.soak)])
 def test_a_healthy_year_raises_no_alarm(tmp_path: Path, days: int) -> None:
     result = worlds.replay(tmp_path, worlds.make(5, days=days, per_day=60), [worlds.policy()], days=days)
@@ -288,6 +291,7 @@ def test_the_ledger_on_disk_is_what_the_result_says_and_its_chain_holds(drifted:
         assert all(after.previous_hash == before.hash for before, after in pairwise(rows))
 
 
+@pytest.mark.slow
 def test_what_was_logged_makes_the_score_with_the_version_that_was_logged(exact: Done) -> None:
     assert [d.act for d in exact.decisions("live")].count("promote") == 2  # else the versions would say nothing
     for number in range(3):
@@ -377,6 +381,7 @@ def test_training_sets_are_those_rebuilt_from_the_log(drifted: Done, number: int
         assert {LABEL_STATES[code] for code in np.unique(again.labels.state)} == {*LABEL_STATES} - {"unlisted"}
 
 
+@pytest.mark.slow
 def test_a_label_is_never_used_before_it_was_known(tmp_path: Path) -> None:
     """Twelve days after it closed a sale is turned into its contrary: who looks ahead learns the contrary."""
     tables = worlds.make(4, days=22)
@@ -474,6 +479,7 @@ def test_an_online_learner_learns_nothing_from_red_windows(tmp_path: Path, monke
     assert learnt[0] - learnt[1] == covered
 
 
+@pytest.mark.slow
 def test_nothing_after_a_moment_changes_an_answer_or_a_decision_before_it(drifted: Done, tmp_path: Path) -> None:
     until_us = day_us(29) + 7 * HOUR_US  # after the repair
     tables = {name: _other_future(table, name, until_us) for name, table in drifted.tables.items()}

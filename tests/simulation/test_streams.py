@@ -199,6 +199,7 @@ def test_calendars_delays_and_missing_labels_are_as_declared() -> None:
     assert 0.85 < told.rows / len(asked) < 0.95
 
 
+@pytest.mark.slow
 def test_in_a_replay_only_who_learns_comes_back_to_the_optimum(tmp_path: Path) -> None:
     model = made_model()
     made = tt.stream(model, seed=1, history=30, days=40, per_day=300, shifts=[shift("concept", 8)], day_sd=0.0)

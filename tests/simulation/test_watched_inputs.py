@@ -111,6 +111,7 @@ def test_days_whose_labels_came_late_are_learnt_from(kind: str, tmp_path: Path) 
     assert lost[1] == set()
 
 
+@pytest.mark.slow
 def test_the_signals_are_those_of_a_monitor_that_reads_the_log(
     hourly: tuple[Path, ReplayResult], tmp_path: Path
 ) -> None:

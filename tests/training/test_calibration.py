@@ -182,6 +182,7 @@ def bands(make: Any, **more: Any) -> Any:
     return model, build_training_set(model, world.requests, world.frames, cut_us=world.cut_us, positions={})
 
 
+@pytest.mark.slow
 def test_several_classes_are_calibrated_by_one_slope_and_an_offset_each(make: Any) -> None:
     model, training_set = bands(make, estimator=overfitted, calibration="platt")
     split = time_split(training_set)

@@ -178,6 +178,7 @@ def test_trust_is_recorded_only_where_it_is_used(world: Any, training_set: Train
     assert fit(world.model, training_set, trust="pickle").artifact.trust is None
 
 
+@pytest.mark.slow
 def test_a_wrong_scoring_path_is_found_at_the_fit_and_at_each_load(
     world: Any, training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

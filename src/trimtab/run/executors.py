@@ -185,10 +185,10 @@ class ProcessExecutor(Closing):
 
     Args:
         nice: How much to increase the child's nice level. With 10, a busy server gets nearly all of the processor.
-        threads: The number of threads that numerical libraries may use in the child.
+        threads: The number of threads that numerical libraries may use in the child; None: as many as here.
     """
 
-    def __init__(self, *, nice: int = 10, threads: int = 1) -> None:
+    def __init__(self, *, nice: int = 10, threads: int | None = 1) -> None:
         self._nice = nice
         self._threads = threads
         self._child: subprocess.Popen[bytes] | None = None
@@ -236,7 +236,7 @@ class ProcessExecutor(Closing):
         if self._child is None or self._events is None or self._child.poll() is not None:
             self.end()
             reading, writing = os.pipe()
-            limits = dict.fromkeys(_THREAD_LIMITS, str(self._threads))
+            limits = {} if self._threads is None else dict.fromkeys(_THREAD_LIMITS, str(self._threads))
             try:
                 self._child = subprocess.Popen(
                     [sys.executable, "-m", "trimtab.run.worker", str(writing), str(self._nice), module],

@@ -87,7 +87,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     decisions: list[tuple[str, Decision]]  # decisions, each with its scenario
 
 
-class _Beginning(msgspec.Struct, frozen=True):
+class Start(msgspec.Struct, frozen=True):
     """The start of a replay, at which every scenario has a version, and what was loaded before."""
 
     start_us: int
@@ -162,7 +162,7 @@ class Replay(Closing):
                 the gate refused it.
         """
         feature_sets = _distinct(self._scenarios)
-        begun = self._begin(feature_sets)
+        begun = self.find_start()
         accepted, quarantined = begun.accepted, begun.quarantined
         self._check.choose(self._rows.count, self._rows.asked_before(self._settings.until_us))
         ahead: dict[str, list[tuple[Block, Answers]]] = {one.name: [] for one in self._scenarios}
@@ -180,8 +180,12 @@ class Replay(Closing):
             self._show(accepted, self._tick() if point_us % DAY_US == 0 else [])
         return self._result(begun, accepted, quarantined)
 
-    def _begin(self, feature_sets: Sequence[FeatureSet]) -> _Beginning:
-        """Try the starts in turn: load the history before one, and train on it, until every scenario has a version."""
+    def find_start(self) -> Start:
+        """Try the starts in turn: load the history before one, and train on it, until every scenario has a version.
+
+        Raises:
+            Misuse: A scenario has no version at any of the starts.
+        """
         accepted, quarantined, lacking = 0, 0, ""
         refused: list[RefusedStart] = []
         starts = (self._settings.start_us, *self._settings.or_start_us)
@@ -190,13 +194,13 @@ class Replay(Closing):
             entered = self._feed.load_history(start_us)
             accepted, quarantined = accepted + entered.accepted, quarantined + entered.quarantined
             self._history.refresh()
-            self._rows.answer(feature_sets, start_us)
+            self._rows.answer(_distinct(self._scenarios), start_us)
             self._open_worlds("" if len(starts) == 1 else f"{number:02d}-")
             decisions = self._tick()
             lacking = next((name for name, world in self.worlds.items() if world.lacks_version()), "")
             self._show(accepted, [] if lacking else decisions)
             if not lacking:
-                return _Beginning(start_us, self._rows.count, accepted, quarantined, refused)
+                return Start(start_us, self._rows.count, accepted, quarantined, refused)
             refused.append(RefusedStart(at_us=start_us, why=self.worlds[lacking].steering.lack()))
             for world in self.worlds.values():
                 world.close()
@@ -279,7 +283,7 @@ class Replay(Closing):
                 if world.scenario.main:
                     world.keep_learner(learners)
 
-    def _result(self, begun: _Beginning, accepted: int, quarantined: int) -> ReplayResult:
+    def _result(self, begun: Start, accepted: int, quarantined: int) -> ReplayResult:
         rows = slice(begun.first_row, self._rows.count)
         at_us = self._rows.at_us(rows)
         verdict = self._check.finish()

@@ -15,7 +15,7 @@ import numpy as np
 from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests, ingested_requests
 from trimtab.app.features.project_spec import runs_in_child
 from trimtab.app.replay.beginnings import Starts, check_judged, check_labels, last_request, recording_end, starts
-from trimtab.app.replay.scenario_process import Declared, replay_side_by_side, shares
+from trimtab.app.replay.scenario_process import ScenarioSource, divide_among_processors, replay_side_by_side
 from trimtab.app.replay.scenarios import USUAL, scenario_settings
 from trimtab.app.system import System
 from trimtab.core.columns.data import Column, Columns, column
@@ -27,7 +27,7 @@ from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
 from trimtab.simulation.faults import OF_LOOP, Fault, in_words, read_faults
 from trimtab.simulation.policies import Policy
-from trimtab.simulation.replay import Progress, Recording, ReplaySettings
+from trimtab.simulation.replay import Recording, ReplaySettings
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
 from trimtab.simulation.streams import Stream, stream_of
@@ -60,11 +60,11 @@ def simulate_project(
     if isinstance(policies, str):
         policies = policies.split(",")
     if policies is None and model is None:
-        declared = Declared(str(system.config.project_file), lines=scenario_settings(system.config, lines))
+        source = ScenarioSource(str(system.config.project_file), lines=scenario_settings(system.config, lines))
     else:
         usual = [one.policy for one in USUAL]
-        declared = Declared(str(system.config.project_file), policies=policies or usual, model=model)
-    chosen = declared.scenarios(system.definitions)
+        source = ScenarioSource(str(system.config.project_file), policies=policies or usual, model=model)
+    chosen = source.scenarios(system.definitions)
     used = system.config.seed if seed is None else seed
     if used < 0:
         raise Misuse(f"simulate: found seed={used}, needed a whole number of 0 or more.")
@@ -94,14 +94,14 @@ def simulate_project(
     )
     recording = Recording(tables, system.sources, stream=made, faults=put_in, until_us=ended_us)
     in_children = runs_in_child(system.config.training, system.clock)
-    parts = shares(chosen, declared, settings) if in_children else [chosen]
+    parts = divide_among_processors(chosen, source, settings) if in_children else [chosen]
 
-    def show(at: Progress, done_us: int) -> None:
+    def reached(at_us: int) -> None:
         if progress is not None:
-            progress(done_us, until_us - begin.at_us[0])
+            progress(max(0, at_us - begin.at_us[0]), until_us - begin.at_us[0])
 
     with _own_folder(system.state_folder) as folder:
-        found = replay_side_by_side(parts, declared, recording, folder, settings, show)
+        found = replay_side_by_side(parts, source, recording, folder, settings, reached=reached)
     return msgspec.structs.replace(found, lines={one.name: found.lines[one.name] for one in chosen})
 
 

@@ -21,20 +21,20 @@ from trimtab.core.config import ScenarioSettings
 from trimtab.core.errors import Conflict
 from trimtab.core.time import DAY_US, format_time
 from trimtab.run import Event, Line, ProcessExecutor, Task, Workplace
-from trimtab.run import Progress as Done
+from trimtab.run import Progress as TaskProgress
 from trimtab.simulation.policies import Policy
-from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings
+from trimtab.simulation.replay import Progress, Recording, Replay, ReplaySettings, Start
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
 
-# A child process takes 1 to 2 s to start, and repeats work that scenarios of one process share. So it must save this
-# many simulated days, added over all scenarios. (A day takes about 40 ms.)
-_LEAST_DAYS = 400
-_logger = logging.getLogger(__name__)
+# One process for each of these many simulated days, added over all scenarios: about 15 s of work. A child process takes
+# 1 to 2 s to start, and repeats work that scenarios of one process share.
+_DAYS_OF_A_PROCESS = 400
 _POLL_S = 0.5
+_logger = logging.getLogger(__name__)
 
 
-class Declared(msgspec.Struct, frozen=True):
+class ScenarioSource(msgspec.Struct, frozen=True):
     """What the scenarios of a replay are made of. Unlike scenarios, it can be sent to another process."""
 
     project_file: str
@@ -52,63 +52,64 @@ class Declared(msgspec.Struct, frozen=True):
 class ReplayTask(msgspec.Struct, frozen=True):
     """The scenarios that a child process replays."""
 
-    declared: Declared
-    models: dict[str, str]  # the name of each scenario, with the hash of its model
-    file: str  # has the pickled recording (without its sources) and settings
+    source: ScenarioSource
+    deployments: dict[str, str]  # the name of each scenario, with the hash of its deployment
+    recording: str  # the file of the recording and the settings
     folder: str  # the folder in which the child process keeps its state
-    tells: bool  # whether the child process sends a text for each decision
+    sends_decisions: bool  # whether the child process sends a text for each decision
 
 
-def split(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
+def divide_by_features(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
     """Divide scenarios into those that this process replays, and those for a child process, if there are any.
 
     Scenarios with the same features as the first one, or that use the project's own state, stay in this process.
     """
     shared = scenarios[0].deployment.model.features.hash
     here = [one for one in scenarios if one.main or one.deployment.model.features.hash == shared]
-    return [part for part in (here, [one for one in scenarios if one not in here]) if part]
+    away = [one for one in scenarios if one not in here]
+    return [here, away] if away else [here]
 
 
-def shares(scenarios: Sequence[Scenario], declared: Declared, settings: ReplaySettings) -> list[list[Scenario]]:
-    """Divide scenarios among processes: a share for this process, and one for each child process, if they are worth it.
+def divide_among_processors(
+    scenarios: Sequence[Scenario], source: ScenarioSource, settings: ReplaySettings
+) -> list[list[Scenario]]:
+    """Divide policies into parts for at most as many processes as there are processors. The first part is for this one.
 
-    There are at most as many processes as processors. A batch that is scored ahead stays with the scenario whose
-    version scores it.
+    Policies that are Python objects stay in this process. Scenarios of `lines`, which may have different models, are
+    not divided.
     """
     days = (settings.until_us - settings.start_us) / DAY_US
-    most = min(_processors(), int(days * len(scenarios) / _LEAST_DAYS) + 1)
-    tied = {one.like for one in scenarios if one.like} | {one.name for one in scenarios if one.like}
-    functions = {one.name for one in declared.policies if not isinstance(one, str)}  # these cannot be sent
-    free = [one for one in scenarios if not one.main and one.name not in tied | functions]
-    found = [[one for one in scenarios if one not in free], *(list[Scenario]() for _ in range(most - 1))]
-    for one in sorted(free, key=_work, reverse=True):
-        min(found, key=lambda share: sum(map(_work, share))).append(one)
-    return [sorted(share, key=scenarios.index) for share in found if share]
+    processes = min(_processors(), int(days * len(scenarios) / _DAYS_OF_A_PROCESS) + 1, len(source.policies) or 1)
+    objects = {one.name for one in source.policies if not isinstance(one, str)}
+    parts = [[one for one in scenarios if one.name in objects], *(list[Scenario]() for _ in range(processes - 1))]
+    for one in sorted(scenarios, key=_cost, reverse=True):
+        if one.name not in objects:
+            min(parts, key=lambda part: sum(map(_cost, part))).append(one)
+    return [sorted(part, key=scenarios.index) for part in parts if part]
 
 
-def _work(scenario: Scenario) -> int:
-    """Return roughly how much work a scenario is: checks of inputs and quality, fits with a gate, fits without one."""
-    if scenario.decide is not None:
-        return 1
-    return 3 if scenario.deployment.retrain.any_of else 2
+def _cost(scenario: Scenario) -> int:
+    """Return the relative cost: 1 without a gate, 2 if it never retrains, 3 if it retrains through a gate."""
+    return 1 if scenario.decide is not None else 3 if scenario.deployment.retrain.any_of else 2
 
 
 def replay_side_by_side(
     parts: Sequence[Sequence[Scenario]],
-    declared: Declared,
+    source: ScenarioSource,
     recording: Recording,
     folder: Path,
     settings: ReplaySettings,
-    progress: Callable[[Progress, int], object],
+    *,
+    progress: Callable[[Progress], object] = lambda at: None,
+    reached: Callable[[int], object] = lambda at_us: None,
     show: Callable[[str], object] | None = None,
 ) -> ReplayResult:
     """Replay the first part of the scenarios in this process, and each other one in a child process.
 
-    The result is the same as that of one process, because scenarios do not depend on each other.
-
     Args:
         folder: An existing folder for the state. This process's part is in it as a `Replay` leaves it.
-        progress: Called with the progress of this process's part, and the microseconds that all parts have replayed.
+        progress: Called with the progress of this process's part.
+        reached: Called with the virtual time that all parts have reached.
         show: Called with a text for each decision of a child process, from another thread, if it is given.
 
     Raises:
@@ -116,87 +117,87 @@ def replay_side_by_side(
         Conflict: The project file was changed after this process had read it.
         Unavailable: A child process died.
     """
-    last: list[Progress] = []
+    begun: Start | None = None
     with ExitStack() as stack:
-        file = stored(recording, settings, folder) if parts[1:] else folder
+        if parts[1:] and settings.or_start_us:  # all parts must begin at the same time
+            (folder / "start").mkdir()
+            with Replay([one for part in parts for one in part], recording, folder / "start", settings) as replay:
+                begun = replay.find_start()
+            settings = msgspec.structs.replace(settings, start_us=begun.start_us, or_start_us=())
+        file = folder / "recording.pickle"
+        if parts[1:]:
+            stack.callback(file.unlink, missing_ok=True)
+            write_recording(recording, settings, file)
         children = [
-            stack.enter_context(closing(ChildReplay(part, declared, file, folder / f"child{n}", show)))
+            stack.enter_context(closing(ChildReplay(part, source, file, folder / f"child{n}", show)))
             for n, part in enumerate(parts[1:])
         ]
 
         def on_progress(at: Progress) -> None:
-            last[:] = [msgspec.structs.replace(at, decisions=[])]
-            own_us = at.now_us - settings.start_us
-            progress(at, int(min([own_us, *(child.done_us() for child in children)])))
+            progress(at)
+            reached(min([at.now_us, *(child.reached_us() for child in children)]))
 
         own = stack.enter_context(Replay(parts[0], recording, folder, settings, progress=on_progress))
         result = own.run()
-        results = [result, *(child.result(lambda: on_progress(last[0])) for child in children)]
-    latest = max(results, key=lambda one: one.start_us)
-    if any(one.start_us < latest.start_us for one in results):  # all scenarios must begin at the same time
-        later_us = tuple(us for us in settings.or_start_us if us > latest.start_us)
-        begin = msgspec.structs.replace(settings, start_us=latest.start_us, or_start_us=later_us)
-        (folder / "later").mkdir()
-        again = replay_side_by_side(parts, declared, recording, folder / "later", begin, progress, show)
-        return msgspec.structs.replace(again, refused_starts=[*latest.refused_starts, *again.refused_starts])
-    lines = {name: line for one in results for name, line in one.lines.items()}
-    return msgspec.structs.replace(result, lines=lines, refused_starts=latest.refused_starts)
+        lines = dict(result.lines)
+        for child in children:
+            lines |= child.result(lambda: reached(min(child.reached_us() for child in children))).lines
+    refused = result.refused_starts if begun is None else begun.refused
+    return msgspec.structs.replace(result, lines=lines, refused_starts=refused)
 
 
-def stored(recording: Recording, settings: ReplaySettings, folder: Path) -> Path:
-    """Write a recording and settings for child processes into a new file, and return its path."""
-    file = folder / "recording.pickle"
+def write_recording(recording: Recording, settings: ReplaySettings, file: Path) -> None:
+    """Write a recording and settings into a file for child processes."""
     # a child gets the sources from the project file, because pickle cannot store the functions in them
     without = msgspec.structs.replace(recording, sources=()), msgspec.structs.replace(settings, sampled_rows=0)
-    file.write_bytes(pickle.dumps(without, pickle.HIGHEST_PROTOCOL))
-    return file
+    with file.open("wb") as out:
+        pickle.dump(without, out, pickle.HIGHEST_PROTOCOL)
 
 
 class ChildReplay:
     """A replay in a child process, which starts immediately. `close` ends it.
 
     Args:
-        file: The recording and the settings, as `stored` has written them.
+        recording: The file of the recording and the settings.
         folder: The folder in which the child process keeps its state. It must not exist.
-        show: Called with a text for each decision, from another thread; None: only warnings are logged.
+        show: Called with a text for each decision, from another thread; None: what the process prints is logged.
     """
 
     def __init__(
         self,
         scenarios: Sequence[Scenario],
-        declared: Declared,
-        file: Path,
+        source: ScenarioSource,
+        recording: Path,
         folder: Path,
         show: Callable[[str], object] | None,
     ) -> None:
-        self._done_us = 0.0
+        self._reached_us = 0
         self._show = show or _logger.warning
         self._closed = threading.Event()
-        self._executor = ProcessExecutor(nice=0, threads=os.cpu_count() or 1)
+        self._executor = ProcessExecutor(nice=0, threads=None)
         self._thread = ThreadPoolExecutor(1, "trimtab-replay")
         folder.mkdir(parents=True)
+        texts = [one for one in source.policies if isinstance(one, str)]
         task = ReplayTask(
-            declared=msgspec.structs.replace(
-                declared, policies=[one for one in declared.policies if isinstance(one, str)]
-            ),
-            models={one.name: one.deployment.model.hash for one in scenarios},
-            file=str(file),
+            source=msgspec.structs.replace(source, policies=texts),
+            deployments={one.name: one.deployment.hash for one in scenarios},
+            recording=str(recording),
             folder=str(folder),
-            tells=show is not None,
+            sends_decisions=show is not None,
         )
         self._result = self._thread.submit(self._run, task)
 
-    def done_us(self) -> float:
-        """Return how many microseconds the child process has replayed. If it has failed, raise its error."""
+    def reached_us(self) -> int:
+        """Return the virtual time that the child process has reached. If it failed, raise its error."""
         if self._result.done():
             self._result.result()
-        return self._done_us
+        return self._reached_us
 
     def result(self, waiting: Callable[[], object] = lambda: None) -> ReplayResult:
         """Wait for the child process, and return its result. Meanwhile, call `waiting` every half second."""
         while True:
             try:
-                found: ReplayResult = pickle.loads(self._result.result(_POLL_S))
+                found: ReplayResult = pickle.loads(Path(self._result.result(_POLL_S).decode()).read_bytes())
             except StillRunning:
                 waiting()
             else:
@@ -209,7 +210,7 @@ class ChildReplay:
         self._executor.close()
 
     def _run(self, task: ReplayTask) -> bytes:
-        about = f"replay of {', '.join(task.models)}"
+        about = f"replay of {', '.join(task.deployments)}"
         return self._executor.run(
             Task(f"{__name__}:replay_scenarios", pickle.dumps(task), about=about),
             on_event=self._hear,
@@ -219,8 +220,8 @@ class ChildReplay:
     def _hear(self, event: Event) -> None:
         if isinstance(event, Line):
             self._show(event.text)
-        elif isinstance(event, Done):
-            self._done_us = event.done
+        elif isinstance(event, TaskProgress):
+            self._reached_us = int(event.done)
 
 
 def shown_decisions(at: Progress) -> list[str]:
@@ -232,27 +233,31 @@ def shown_decisions(at: Progress) -> list[str]:
 
 
 def replay_scenarios(argument: bytes, place: Workplace) -> bytes:
-    """Replay the scenarios of a pickled `ReplayTask` in the child process, and return the pickled result.
+    """Replay the scenarios of a pickled `ReplayTask` in the child process, and return the path of the pickled result.
 
     Raises:
         Conflict: The project file was changed after the parent process had read it.
     """
     logging.getLogger().setLevel(logging.WARNING)  # warnings are passed to the parent process, which shows them
     task: ReplayTask = pickle.loads(argument)
-    definitions = load_definitions(Path(task.declared.project_file))
-    scenarios = [one for one in task.declared.scenarios(definitions) if one.name in task.models]
-    if {one.name: one.deployment.model.hash for one in scenarios} != task.models:
-        raise Conflict("simulate: the project file was changed after it had been read. Start again.")
-    given: tuple[Recording, ReplaySettings] = pickle.loads(Path(task.file).read_bytes())
+    file = task.source.project_file
+    definitions = load_definitions(Path(file))
+    scenarios = [one for one in task.source.scenarios(definitions) if one.name in task.deployments]
+    if {one.name: one.deployment.hash for one in scenarios} != task.deployments:
+        raise Conflict(f"simulate: {file} was changed since this project was opened. Open the project again.")
+    given: tuple[Recording, ReplaySettings] = pickle.loads(Path(task.recording).read_bytes())
     recording, settings = msgspec.structs.replace(given[0], sources=list(definitions.sources.values())), given[1]
 
     def show(at: Progress) -> None:
-        place.progress(at.now_us - settings.start_us, settings.until_us - settings.start_us)
-        for text in shown_decisions(at) if task.tells else ():
+        place.progress(at.now_us, settings.until_us)
+        for text in shown_decisions(at) if task.sends_decisions else ():
             place.emit(Line(text))
 
     with Replay(scenarios, recording, Path(task.folder), settings, progress=show) as replay:
-        return pickle.dumps(replay.run())
+        found = replay.run()
+    result = Path(task.folder, "result.pickle")  # too large for the pipe between the processes
+    result.write_bytes(pickle.dumps(found, pickle.HIGHEST_PROTOCOL))
+    return str(result).encode()
 
 
 def _processors() -> int:

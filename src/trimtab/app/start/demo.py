@@ -20,7 +20,12 @@ import msgspec
 from trimtab.app.inspect.doctor import require
 from trimtab.app.project import Project
 from trimtab.app.replay.replay_report import comparisons, quality_picture, report_lines, write_report
-from trimtab.app.replay.scenario_process import Declared, replay_side_by_side, shown_decisions, split
+from trimtab.app.replay.scenario_process import (
+    ScenarioSource,
+    divide_by_features,
+    replay_side_by_side,
+    shown_decisions,
+)
 from trimtab.app.replay.scenarios import DEMO_LOOKS_US
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
@@ -117,8 +122,8 @@ def _replay(
     """Replay all scenarios. Scenarios with features of their own are replayed in a child process."""
     state = config.state_folder / "demo"
     start_us, until_us = parse_time_us(demo.start), parse_time_us(demo.until)
-    declared = Declared(str(config.project_file), lines=demo.lines)
-    scenarios = declared.scenarios(definitions)
+    source = ScenarioSource(str(config.project_file), lines=demo.lines)
+    scenarios = source.scenarios(definitions)
     names = [one.name for one in scenarios]
     show(f"replay from {format_time(start_us)} to {format_time(until_us)}: {', '.join(names)}")
     settings = ReplaySettings(
@@ -128,8 +133,9 @@ def _replay(
         sampled_rows=demo.sampled_rows,
         look_every_us=DEMO_LOOKS_US,
     )
-    recording, shown = Recording(tables, list(definitions.sources.values())), _Shown(show, start_us)
-    result = replay_side_by_side(split(scenarios), declared, recording, state, settings, shown, show)
+    recording, parts = Recording(tables, list(definitions.sources.values())), divide_by_features(scenarios)
+    shown = _Shown(show, start_us)
+    result = replay_side_by_side(parts, source, recording, state, settings, progress=shown, show=show)
     return msgspec.structs.replace(result, lines={name: result.lines[name] for name in names})
 
 
@@ -140,7 +146,7 @@ class _Shown:
         self._show = show
         self._month = month_of(start_us)
 
-    def __call__(self, at: Progress, done_us: int) -> None:
+    def __call__(self, at: Progress) -> None:
         month = month_of(at.now_us - 1)
         if month != self._month:
             self._show(f"{self._month} over: {at.entered:,} events, {at.predictions:,} predictions in all scenarios")

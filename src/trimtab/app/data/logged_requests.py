@@ -20,7 +20,7 @@ from trimtab.training.definitions import Model
 
 _TYPES: dict[Dtype, Any] = {"str": str | None, "int": int | None, "float": float | None, "bool": bool | None}
 _TYPES["time"] = int | None
-_BLOCK = 250  # the number of requests that are decoded together
+_BLOCK = 250  # the number of requests that are decoded together: these fit into the processor's cache
 _LIVE_MODES = frozenset({"live", "online", "replay"})
 
 RequestOf: TypeAlias = "Callable[[str], Request | None]"
@@ -73,7 +73,7 @@ class LoggedRequests:
 
     def read(self) -> None:
         """Read the predictions that were added to the log since the last call."""
-        for block, reached in self._predictions.blocks(self._reached, model=self._model.name):
+        for block, reached in self._predictions.blocks(self._reached, model=self._model.name, batch=2 * _BLOCK):
             self._reached = reached
             for p in block:
                 if p.mode in _LIVE_MODES and PAST not in p.flags:
@@ -113,8 +113,7 @@ def _own_answer(p: Prediction) -> float | dict[str, float] | None:
 def _taken_as(recorded: Request | None, now: Request) -> Callable[[bytes], bytes | None]:
     """Return a function that converts a logged request to the columns declared now. It returns None if it cannot.
 
-    The request that was recorded with the version is known to have its columns; without it, each request is decoded to
-    check that it has the columns declared now.
+    Without a recorded request, each request is decoded, to check that it has the columns declared now.
     """
     known = recorded or now
     unchanged = list(known.columns.items()) == list(now.columns.items())
@@ -155,7 +154,7 @@ def decode_requests(request: Request, packed: Sequence[bytes]) -> Columns:
     """Return the columns of logged requests. All must have the columns of `request` (see `request_shape`)."""
     decode = _row_decoder(request)
     pieces: dict[str, list[Any]] = {name: [] for name in request.columns}
-    for start in range(0, len(packed), _BLOCK):  # this many requests fit into the processor's cache
+    for start in range(0, len(packed), _BLOCK):
         values = zip(*map(decode, packed[start : start + _BLOCK]), strict=True)
         for (name, dtype), given in zip(request.columns.items(), values, strict=True):
             pieces[name].append(np.array(given, np.float64) if dtype == "float" else given)  # NaN for None

@@ -91,7 +91,7 @@ class LivingData:
     ) -> TrainingSet:
         """Return the training set of all requests up to `cut_us` or, with `since_us`, of those since then.
 
-        With `answers`, the logged scores of the requests are included.
+        With `since_us`, it does not say how columns changed later. With `answers`, it has the logged scores.
 
         Raises:
             NotFound: There are no requests of the model.
@@ -119,7 +119,7 @@ class LivingData:
                 labels.join(requests[model.request.key].to_list(), at_us, cut_us),
                 cut_us=cut_us,
                 positions=opened.run.positions,
-                hindsight=chosen.hindsight(model, opened.frames[model.request.name], cut_us),
+                hindsight=None if since_us else chosen.hindsight(model, opened.frames[model.request.name], cut_us),
                 origins=chosen.origins,
                 left_out=self.left_out(model, cut_us),
                 complete_us=labels_complete_until(opened.frames[model.label.source.name], cut_us),

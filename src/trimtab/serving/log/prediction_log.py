@@ -65,7 +65,7 @@ class PredictionLog:
         return self.log.append(payloads, at_us=None if at_us is None else [at_us] * len(payloads))
 
     def blocks(
-        self, after: Mapping[str, int] | None = None, *, model: str | None = None
+        self, after: Mapping[str, int] | None = None, *, model: str | None = None, batch: int | None = None
     ) -> Iterator[tuple[list[Prediction], dict[str, int]]]:
         """Yield the predictions after some positions in blocks, each with the positions at its end.
 
@@ -75,6 +75,7 @@ class PredictionLog:
         Args:
             after: By partition: the position after which to begin. By default, this is the beginning of the log.
             model: If given, only the predictions of this model are returned.
+            batch: How many records are read together; default: 2,000.
 
         Raises:
             Corrupt: The log ends before these positions.
@@ -87,7 +88,7 @@ class PredictionLog:
                     "file was lost, or replaced by an older copy. Put the newer file back, or run: "
                     "trimtab storage recover"
                 )
-        for parts in intervals(self.log, reached, ends, batch=_BLOCK, gaps=True):
+        for parts in intervals(self.log, reached, ends, batch=batch or _BLOCK, gaps=True):
             reached = {**reached, **{records[-1].partition: records[-1].position for records in parts}}
             yield _decoded(in_order(parts), model), reached
         removed = {name: last for name, last in ends.items() if last > reached.get(name, 0)}

@@ -246,9 +246,9 @@ def test_the_prediction_log_is_read_once_for_the_pin_of_a_set_and_the_set(
         opened.predict("buyer", [shop.visit("new", shop.NOW_US)])
         blocks = opened.predictions.blocks
 
-        def noted(positions: dict[str, int], *, model: str) -> Any:
+        def noted(positions: dict[str, int], **options: Any) -> Any:
             begun.append(not positions)
-            return blocks(positions, model=model)
+            return blocks(positions, **options)
 
         monkeypatch.setattr(opened.predictions, "blocks", noted)
         data = opened.part(Loops).living_data()

@@ -100,7 +100,8 @@ class LivingData:
         self._check(model.name)
         with self._open_run(model) as opened:
             logged = self._logged_requests(model, cut_us, self._read_for_pin(model, cut_us, since_us, answers))
-            chosen = self._chosen(model, opened.frames[model.request.name], cut_us, logged, since_us)
+            asked = opened.frames[model.request.name]
+            chosen = self._chosen(model, asked, cut_us, logged, since_us)
             requests, at_us = chosen.requests, chosen.at_us
             cut_us = settled_cut(model, opened.frames, at_us, cut_us)
             labels = LabelIndex(model.label)
@@ -119,7 +120,7 @@ class LivingData:
                 labels.join(requests[model.request.key].to_list(), at_us, cut_us),
                 cut_us=cut_us,
                 positions=opened.run.positions,
-                hindsight=None if since_us else chosen.hindsight(model, opened.frames[model.request.name], cut_us),
+                hindsight=None if since_us is not None else chosen.hindsight(model, asked, cut_us),
                 origins=chosen.origins,
                 left_out=self.left_out(model, cut_us),
                 complete_us=labels_complete_until(opened.frames[model.label.source.name], cut_us),

@@ -134,8 +134,7 @@ def _replay(
         look_every_us=DEMO_LOOKS_US,
     )
     recording, parts = Recording(tables, list(definitions.sources.values())), divide_by_features(scenarios)
-    shown = _Shown(show, start_us)
-    result = replay_side_by_side(parts, source, recording, state, settings, progress=shown, show=show)
+    result = replay_side_by_side(parts, source, recording, state, settings, progress=_Shown(show, start_us), show=show)
     return msgspec.structs.replace(result, lines={name: result.lines[name] for name in names})
 
 

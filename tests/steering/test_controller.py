@@ -542,7 +542,7 @@ def test_refusals_of_the_schedule_delay_no_alarm(catalog: Catalog) -> None:
 
 
 def test_a_scheduled_refit_is_told_of_an_alarm(catalog: Catalog) -> None:
-    """So that it does not take a sudden change for a slow one."""
+    """So that it does not take a sudden change for a slow one, and also tries the days since the change."""
     bench = Bench([True, True, False, True])
     rig = Rig(catalog, bench, deployment(target, retrain=on_quality_drop() | every("20d"), settle="1d"))
     rig.controller.tick()
@@ -550,11 +550,21 @@ def test_a_scheduled_refit_is_told_of_an_alarm(catalog: Catalog) -> None:
     assert bench.changes == Changes(refreshes=True)
     while not bench.changes.alarming or bench.changes.onset is not None:  # the alarm's own repair is refused
         rig.days(1, 0.4)
-    assert bench.changes == Changes(refreshes=True, alarming=True)
+    standing = bench.changes.standing
+    assert standing is not None
+    assert bench.changes == Changes(refreshes=True, alarming=True, standing=standing)
     rig.rules = deployment(target, retrain=every("20d"))
     rig.open()
     rig.days(20, 0.4)
     assert bench.changes == Changes(refreshes=True)  # nothing else will repair it
+    rig.rules = deployment(target, retrain=on_quality_drop() | every("20d"), settle="1d", cooldown="60d")
+    rig.open()
+    bench.verdicts = [False, True]  # of the alarm, and then of the schedule
+    while "promote" not in rig.days(1, 0.4):
+        pass
+    assert bench.changes.refreshes
+    assert bench.changes.standing is not None
+    assert rig.controller.state.changes == Changes(repaired=bench.changes.standing)
 
 
 def test_quality_that_falls_further_ends_the_quiet_time_of_a_refusal(catalog: Catalog) -> None:

@@ -113,14 +113,17 @@ def test_after_a_repaired_change_the_usual_plan_may_also_learn_from_the_days_sin
     window = stretch(rows, DAYS - 10)
     usual = newest_plan(rows, window)  # type: ignore[arg-type]
     assert (usual.choices, len(usual.folds), plan_in_words(usual, usual.sources[0], window)) == (1, 1, "")
-    since = newest_plan(rows, window, since_us=20 * DAY_US)  # type: ignore[arg-type]
-    assert [int(source.rows.sum()) for source in since.sources] == [28, 8]
-    assert newest_plan(rows, window, since_us=-DAY_US).choices == 1  # type: ignore[arg-type]  # nothing is older
+    since = newest_plan(rows, window, change(20))  # type: ignore[arg-type]
+    assert [int(source.rows.sum()) for source in since.sources] == [28, 6]  # since its latest likely beginning
+    assert newest_plan(rows, window, change(-5)).choices == 1  # type: ignore[arg-type]  # nothing is older
+    few = newest_plan(rows, window, change(22))  # type: ignore[arg-type]
+    assert [int(source.rows.sum()) for source in few.sources] == [28, 6]  # four days since the latest are too few
+    assert newest_plan(rows, window, change(28)).choices == 1  # type: ignore[arg-type]  # nothing to learn from
 
 
 def test_sources_in_which_old_rows_count_less_have_the_rows_of_all_history() -> None:
     rows = Rows(np.arange(DAYS), np.ones(DAYS, bool))
-    plan = newest_plan(rows, stretch(rows, DAYS - 10), since_us=20 * DAY_US)  # type: ignore[arg-type]
+    plan = newest_plan(rows, stretch(rows, DAYS - 10), change(20))  # type: ignore[arg-type]
     found = aged_sources(plan)
     assert [one.half_life_us for one in found] == [28 * DAY_US, 14 * DAY_US, 7 * DAY_US]
     assert all(one.rows is plan.sources[0].rows for one in found)

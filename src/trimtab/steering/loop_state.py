@@ -72,6 +72,9 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     onset: ChangeOnset | None = None  # the change to repair now; None: no change is known
     # the change that was repaired last: the version in service has learnt from days after it; None: there was none
     repaired: ChangeOnset | None = None
+    standing: ChangeOnset | None = (
+        None  # the change that a quality alarm is about, while another cause began the repair
+    )
     refreshes: bool = False  # whether the schedule or new labels began the repair
     alarming: bool = False  # whether there is an alarm, also about a slice, in a deployment that repairs after alarms
 

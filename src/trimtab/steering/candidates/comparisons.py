@@ -84,8 +84,8 @@ class Comparisons:
         """
         onset = changes.onset
         if onset is None or target is None or self._learns:
-            since_us = None if self._learns or changes.repaired is None else changes.repaired.at_us
-            return newest_plan(training_set, self.window(training_set, target), since_us)
+            changed = None if self._learns else changes.standing or changes.repaired
+            return newest_plan(training_set, self.window(training_set, target), changed)
         since_us = max(onset.at_us, target.unseen_from_us)
         days_us = max(labelled_until(training_set) - since_us, 0)
         return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)

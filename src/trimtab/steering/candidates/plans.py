@@ -75,18 +75,23 @@ class Made(msgspec.Struct, frozen=True, eq=False):
     scores: Floats  # of the longest window's rows, each by a fit that has not learnt from it
 
 
-def newest_plan(training_set: TrainingSet, window: JudgingWindow, since_us: int | None = None) -> Plan:
+def newest_plan(training_set: TrainingSet, window: JudgingWindow, changed: ChangeOnset | None = None) -> Plan:
     """Return the usual plan: learn from rows before the window, judge on the window, refit on all rows.
 
     Args:
         window: The newest closed days (days whose labels are final).
-        since_us: The beginning of the last change that led to a new version. The rows since then are a second source.
+        changed: The last known change of the data. The rows since its latest likely beginning (or, if these are too
+            few, since the estimated one) are a second source: rows from before the change do more harm than a few rows
+            less.
     """
-    usable = training_set.usable
+    usable, begun_us = training_set.usable, training_set.begun_us
     sources = [Source("all history", window.before, usable)]
-    if since_us is not None and usable.any() and since_us > training_set.begun_us[usable].min():
-        since = training_set.begun_us >= since_us
-        sources.append(Source(f"days since {day_of(since_us)}", window.before & since, usable & since))
+    if changed is not None:
+        late = np.unique(begun_us[window.before & (begun_us >= changed.latest_us)] // DAY_US)
+        since_us = changed.latest_us if late.size >= LEAST_DAYS else changed.at_us
+        since = begun_us >= since_us
+        if (usable & ~since).any() and (window.before & since).any():
+            sources.append(Source(f"days since {day_of(since_us)}", window.before & since, usable & since))
     return Plan((window,), (window.rows,), tuple(sources))
 
 

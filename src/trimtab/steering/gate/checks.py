@@ -173,8 +173,8 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
 def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     """Check that mean score and mean label differ by at most the declared limit or, if larger, the champion's distance.
 
-    A scheduled refit fails only if its distance is provably larger: the mean label of a fortnight varies so much that
-    the distance often exceeds the limit by chance. # D0007
+    Next to a champion, a candidate fails only if its distance is provably larger: the mean label of a fortnight varies
+    so much that the distance often exceeds the limit by chance, and other checks compare the losses. # D0007
     """
     labels, gap = facts.window.labels, facts.gap
     assert gap is not None  # the check does not apply to rankings
@@ -183,7 +183,7 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
     why = "" if most == allowed else " (the champion's own gap)"
     low, bounded = gap, ""
-    if facts.refreshes:
+    if facts.compares:
         residuals = calibration_residuals(facts.metric, labels, facts.scores)
         above, days = residuals * np.sign(residuals.mean()), facts.window.at_us // DAY_US
         low = paired_mean_bound(above, days, level=_CALIBRATION_LEVEL, side="lower").low

@@ -116,6 +116,7 @@ class Controller:
         except (Conflict, Misuse, NotFound) as error:  # another version is champion now, or the evidence is gone
             entry = self._record.entry_about(repair, "refuse", str(error))
             return self._record.refuse([entry], self._exposure.share(repair, 0.0))
+        followed = self._followed(repair)  # before the alarm ends
         # not the present time: if an interrupted call has moved the alias, the days since then must be compared, too
         _, anchored = self._monitor.anchor(
             repair.successor,
@@ -134,7 +135,7 @@ class Controller:
             [entry],
             [*anchored, *self._exposure.share(repair, 0.0)],
             **IDLE,
-            **self._followed(repair),
+            **followed,
             **after_promotion(state, cooldown_us, now_us),
             tried=state.tried if state.changes.onset is None else None,
             repairs_us=with_repair(state, now_us),
@@ -393,6 +394,7 @@ class Controller:
                 state.changes,
                 refreshes=state.begun_by in ("schedule", "labels"),
                 alarming=watch is not None and listens and (watch.alarming or bool(watch.slice_onsets)),
+                standing=self._onset() if listens else None,
             )
             repair = self._candidates.repair(now_us, self.check_frozen, changes)
         except Cancelled as error:  # the declared quiet time begins, not doubled
@@ -430,7 +432,8 @@ class Controller:
         """Return the fields of the state that say which change was repaired, and when to repeat the repair."""
         onset = self.state.changes.onset
         if onset is None or repair.gate.folds == 1:  # only a candidate for a known change is judged in several folds
-            return {"changes": msgspec.structs.replace(self.state.changes, onset=None)}
+            standing = self._onset() if onset is None and declares(self._deployment, "follow-up") else None
+            return {"changes": Changes(repaired=standing or self.state.changes.repaired)}
         repaired = {"changes": Changes(repaired=onset)}
         if self.state.begun_by == "follow-up" or most_gain(repair.gate) < LEAST_GAIN:
             return repaired

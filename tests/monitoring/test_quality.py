@@ -327,11 +327,11 @@ def test_days_of_versions_that_a_schedule_replaced_before_they_were_closed_ring_
     assert watch.onset is not None
     assert (watch.version, watch.alarming, watch.alarming_kinds) == ("v3", True, ["quality_loss"])
     assert watch.onset.at_us == 40 * DAY_US
-    repaired, puts = monitor.anchor("v4", healthy(), at_us=80 * DAY_US, continues=True)
+    repaired, puts = monitor.anchor("v4", healthy(), at_us=80 * DAY_US, now_us=82 * DAY_US, continues=True)
     assert repaired.earlier is None  # after an alarm a new watch begins, whatever the promotion was
     catalog.write(puts)
     monitor.reload()
-    assert all(one.ended_at_us is not None for one in signals(catalog)[-len(rung) :])
+    assert {one.ended_at_us for one in signals(catalog)[-len(rung) :]} == {82 * DAY_US}  # after a shadow of two days
 
 
 def unsure(first: int, count: int, away: float, version: str = "v1") -> list[DayQuality]:

@@ -116,6 +116,7 @@ class QualityMonitor:
         allowance: Mapping[str, float] | None = None,
         name: str = "",
         continues: bool = False,
+        now_us: int | None = None,
     ) -> tuple[Watch, list[Change]]:
         """Return a watch over a new version, with the changes that store it.
 
@@ -138,6 +139,7 @@ class QualityMonitor:
             continues: Whether days of the replaced version that are closed after the promotion are still compared with
                 the reference of that version (never if its watch has an alarm). This ends with the first closed day of
                 the new version that begins at least seven days after `at_us`. # D0214
+            now_us: When the signals of the replaced version end; by default at `at_us`.
         """
         before = self._comparable()
         after_alarm = before is not None and (before.alarming or bool(before.short_of))
@@ -169,7 +171,8 @@ class QualityMonitor:
         given = {name: tuple(days) for name, days in (slices or {}).items()}
         days = ShortReference(days=tuple(reference), slices=given, allowance=dict(allowance or {}))
         watch = with_reference(watch, self.kinds, self._run_length, days)
-        handed_over = self._handed_over(watch, at_us, f"{name or version[:12]} was put in service")
+        ended_us = at_us if now_us is None else now_us
+        handed_over = self._handed_over(watch, ended_us, f"{name or version[:12]} was put in service")
         return watch, [*self._puts(watch), *self._replaced(), *handed_over]
 
     def follow(self, version: str | None, *, now_us: int) -> bool:

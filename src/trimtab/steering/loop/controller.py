@@ -127,6 +127,7 @@ class Controller:
             allowance=repair.allowance,
             name=repair.name,
             continues="not_provably_worse" in repair.gate.checks,  # a scheduled refit, which repairs no change # D0214
+            now_us=now_us,
         )
         entry = self._record.entry(
             "promote", state.cause, gate, version=repair.successor, replaced=replaced, actor=state.approved_by

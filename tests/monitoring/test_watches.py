@@ -290,6 +290,23 @@ def usual(
     }  # fmt: skip
 
 
+def test_slices_that_get_worse_together_keep_their_signals(catalog: Catalog) -> None:
+    """Five slices get worse on one day, and another three of them are the worst each day."""
+    rng, names = np.random.default_rng(7), [f"state=S{n}" for n in range(5)]
+    reference, live = stream(1, 0, 28), stream(2, 28, 14)
+    monitor = QualityMonitor(catalog, "m", run_length_days=1_000)
+    before = usual(rng, names, reference)
+    catalog.write(monitor.anchor("v1", reference, at_us=28 * DAY_US, slices=before)[1])
+    monitor.reload()
+    losses = {name: rng.normal(0.45, 0.1, 14).tolist() for name in names}
+    given = slices_of(live, losses)
+    for number, one in enumerate(live):
+        monitor.observe([one], now_us=(29 + number) * DAY_US, slices=given)
+    found = [one for one in listed_signals(catalog, "m") if one.kind == "quality_slice"]
+    assert len(found) == 3
+    assert all(one.ended_at_us is None for one in found)
+
+
 def test_one_slice_of_fifty_one_that_gets_worse_is_named_with_its_interval(catalog: Catalog) -> None:
     chance = np.random.default_rng(7)
     names = [f"state=S{n:02}" for n in range(51)]

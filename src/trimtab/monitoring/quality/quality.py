@@ -313,7 +313,7 @@ class QualityMonitor:
         return begun
 
     def _settled(self, listed: Sequence[Signal], watch: Watch, day: DayQuality, now_us: int) -> Settled:
-        found = signals_of(watch, day, now_us)
+        found = signals_of(watch, day, now_us, {one.subject for one in listed if one.ended_at_us is None})
         return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
 
     def _comparable(self) -> Watch | None:

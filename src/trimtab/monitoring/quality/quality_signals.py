@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -29,23 +30,24 @@ _WHAT = {
 _SIDE = {LOSS: "above", CALIBRATION: "away from"}  # an alarm about the gap may be for either side of its reference
 
 
-def signals_of(watch: Watch, day: DayQuality | None, now_us: int) -> list[Signal]:
+def signals_of(watch: Watch, day: DayQuality | None, now_us: int, standing: Collection[str] = ()) -> list[Signal]:
     """Return all quality signals of a version that hold now, and those of the replaced version (`watch.earlier`).
 
     Args:
         watch: The watch over the version, after `day`.
         day: The newest closed day; None if the version was only just put in service.
+        standing: The subjects of the signals that stand until now.
     """
     at_us = now_us if day is None else day.day_us
     found = _levels(watch, at_us, now_us)
     for kind, figure in watch.figures.items():
         for number, one in enumerate(figure.rises):
             found.append(_quality(watch, kind, one, at_us, now_us, number))
-    found += _slices(watch, at_us, now_us)
+    found += _slices(watch, at_us, now_us, standing)
     if watch.arm:
         return [_of_arm(one, watch.arm) for one in found]
     if watch.earlier is not None:
-        found += signals_of(watch.earlier, day, now_us)
+        found += signals_of(watch.earlier, day, now_us, standing)
     if day is not None and watch.silent_days >= SILENT_DAYS:
         found.append(_silence(watch, day, now_us))
     if watch.unlisted_day is not None and watch.unlisted_told != "no":
@@ -146,12 +148,12 @@ def _of_arm(signal: Signal, arm: str) -> Signal:
     )
 
 
-def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
+def _slices(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) -> list[Signal]:
     """Return signals about slices with an alarm, each with the slice's mean and a 95 % interval.
 
     Of slices whose alarms began within four weeks of each other, three have a signal: the earliest, and of those of one
-    day the worst. (The three with the largest rise would change daily.) Alarms that began before these four weeks do
-    not count, because they would hide a later fault of another slice.
+    day the ones that have a signal already, and then the worst. (The three with the largest rise would change daily.)
+    Alarms that began before these four weeks do not count, because they would hide a later fault of another slice.
     """
     # for each slice, its loss or its calibration gap, whichever is further from the reference
     alarming: dict[str, tuple[str, MetricValue, Level]] = {}
@@ -163,7 +165,8 @@ def _slices(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 alarming[name] = max(found, alarming.get(name, found), key=_away)
                 rang[name] = min(figure.state.alarm_day or 0, rang.get(name, figure.state.days))
     listed: list[str] = []
-    for name in sorted(alarming, key=lambda name: (rang[name], -_away(alarming[name]))):
+    about = f"{watch.arm}, slice " if watch.arm else "slice "
+    for name in sorted(alarming, key=lambda name: (rang[name], about + name not in standing, -_away(alarming[name]))):
         if sum(rang[name] - rang[other] < _TOGETHER_DAYS for other in listed) < _MOST_SLICES:
             listed.append(name)
     others = sorted(alarming.keys() - set(listed))

@@ -114,6 +114,34 @@ def test_a_unit_that_changes_within_the_hour_is_told_by_its_step(change: Callabl
 
 
 @pytest.mark.fast
+def test_a_mean_that_rises_in_two_hours_of_a_storm_is_no_temperature_in_fahrenheit() -> None:
+    """The mean delay of a day by destination, hour by hour. A jump from 5.8 by this map ends at 42, and not at 24."""
+    course = [
+        -8.1,
+        -3.7,
+        -1.5,
+        -5.1,
+        -1.6,
+        1.8,
+        1.5,
+        10.1,
+        4.8,
+        6.2,
+        5.6,
+        5.8,
+        18.8,
+        24.2,
+        15.8,
+        25.9,
+        28.6,
+        27.9,
+        29.7,
+    ]
+    (best,) = [one for one in _NAMED if one.b == 32.0]
+    assert is_gradual(best, -3.5, [np.full(30, median) for median in course])
+
+
+@pytest.mark.fast
 def test_a_factor_is_no_conversion_between_known_units() -> None:
     assert has_name(UnitMap("", 1.8, 32.0))
     assert has_name(UnitMap("", 3.6))

@@ -19,6 +19,7 @@ _CHUNK_ROWS = 30  # hours are merged into chunks of at least this many rows, who
 # The next two constants are on a scale on which the old values are at 0, and the mapped values at 1.
 _NEAR = 0.15  # within this distance, values count as equal to the old ones or to the mapped ones
 _HALF = 0.5  # if another unit is sent, values move at least this far at once
+_WHOLE = 0.6  # for a map with a shift, such as that of temperatures: the same, from the values just before
 _BETWEEN = 1  # this many chunks may lie between old and mapped values: the one in which the unit changed
 
 
@@ -135,6 +136,14 @@ def is_gradual(one: UnitMap, middle: float, course: Sequence[Floats]) -> bool:
     If another unit is sent, values move within about an hour. False if the hours before the change were not seen.
     """
     medians, mapped = np.array([*_medians(course), middle]), one.a * middle + one.b
+    hours: list[float] = medians[:-1].tolist()
+    if one.b and one.a > 0.0 and any(abs(value - middle) < _HALF * abs(mapped - middle) for value in hours):
+        steps = [
+            (later - value) / (one.a * value + one.b - value)
+            for place, value in enumerate(hours)
+            for later in hours[place + 1 : place + 2 + _BETWEEN]
+        ]
+        return max(steps, default=0.0) < _WHOLE
     if min(medians.min(), mapped) > 0.0 and not one.b:
         medians, mapped = np.log(medians), math.log(mapped)
     parts: list[float] = (

@@ -11,7 +11,7 @@ import shop
 
 from trimtab.app.project import Project
 from trimtab.core.columns.data import Columns
-from trimtab.core.errors import Conflict
+from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import KIND as ARM_FIGURES
@@ -124,6 +124,34 @@ def test_another_canary_is_not_overwritten(rolled: Path) -> None:
         assert "another version answers 10% of the requests as the canary" in project.ledger()[-1].cause
         project.set_arm("buyer", CANARY, share=0.0)
         assert project.promote("buyer@1", why="The smaller one.").state == "in its rollout"
+
+
+def test_what_was_refused_in_its_rollout_needs_a_new_gate(rolled: Path) -> None:
+    stages = 'shadow="2d", margin=0.5, canary=[0.5], step="1h", within="4d"'
+    with shop.opened(with_stages(rolled, stages)) as project:
+        gate = project.promote("buyer@1", why="The smaller one.", actor="Ada").gate
+        version, registry = project.registry.get("buyer@1"), project.registry
+        assert gate is not None
+        assert registry.passed_gate(version) is not None
+        while not (ended := [row for row in project.tick() if row.act == "refuse"]):
+            shop.move(project, DAY_US)  # nobody asks, so the shadow compares nothing
+        assert registry.passed_gate(version) is None
+        (record,) = [one for one in registry.gates_of(version) if "rollout" in one.checks]
+        assert (record.checks, record.reason, record.difference) == ({"rollout": False}, ended[0].cause, None)
+        with pytest.raises(Misuse, match="the version has no passed gate record"):
+            project.set_arm("buyer@1", CANARY, share=0.3)
+        said = (
+            rf"{gate.id} is from before its rollout, which was refused on 2024-\d\d-\d\d: .*: trimtab promote buyer@1"
+        )
+        with pytest.raises(Misuse, match=said):
+            registry.move("buyer", "champion", version, gate=gate.id, why="I know better than that.")
+        assert record.reason in registry.card(version)
+        registry.protect("buyer", CANARY, "gate", why="askers see its answers")
+        with pytest.raises(Misuse, match="no gate record"):
+            project.set_arm("buyer@1", CANARY, share=0.3, why="I know better than that.")
+        project.registry.put_gate(msgspec.structs.replace(gate, id="again", judged_at_us=project.clock.now_us() + 1))
+        project.set_arm("buyer@1", CANARY, share=0.3)
+        assert registry.history("buyer", CANARY)[-1].gate == "again"
 
 
 def test_stages_over_http_and_in_the_terminal(rolled: Path) -> None:

@@ -172,6 +172,9 @@ class Bench:
         self.shares.append(share)
         return [Put("share", "click", msgspec.json.encode(share))]
 
+    def refused(self, version: str, why: str, at_us: int) -> list[Put]:
+        return [Put("refused", version, msgspec.json.encode(why))]
+
     def roll_back(self, version: str, why: str, together: Together) -> None:
         assert version == self.in_service
         self.in_service, self.replaced = self.replaced, self.in_service

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from rig import Bench, Crash, Fragile, Rig, target
 
@@ -38,6 +39,11 @@ def begun(catalog: Catalog, made: Deployment, verdicts: int = 5) -> Rig:
     return rig
 
 
+def refused(catalog: Catalog) -> dict[str, str]:
+    """Why versions were refused in their rollouts, as it is stored with the versions."""
+    return {one.key: msgspec.json.decode(one.body) for one in catalog.find("refused")}
+
+
 def hours(rig: Rig, count: int) -> list[str]:
     acts = []
     for _ in range(count):
@@ -64,6 +70,7 @@ def test_a_worse_successor_is_rejected_and_the_quiet_time_runs(catalog: Catalog)
     rig.days(1, 0.3)
     assert rig.days(2, 0.3) == ["refuse"]
     assert "provably more than 0.2% worse than the champion" in rig.ledger.rows()[-1].cause
+    assert refused(catalog) == {"v2": rig.ledger.rows()[-1].cause}
     assert rig.bench.in_service == "v1"
     assert rig.days(5, 0.3) == []  # a quiet time of seven days
     assert rig.days(1, 0.3)[:2] == ["trigger", "train"]
@@ -76,6 +83,7 @@ def test_what_stays_undecided_is_refused_when_its_time_is_over(catalog: Catalog)
     assert rig.days(4, 0.3) == []
     assert rig.days(1, 0.3) == ["refuse"]
     assert "neither provably more than 0.2% nor provably less than 2.0% worse" in rig.ledger.rows()[-1].cause
+    assert refused(catalog) == {"v2": rig.ledger.rows()[-1].cause}
 
 
 def test_a_champion_that_cannot_answer_does_not_keep_its_successor_out(catalog: Catalog) -> None:
@@ -103,6 +111,7 @@ def test_a_successor_that_cannot_answer_is_dropped(catalog: Catalog) -> None:
     rig.bench.unanswered = Misuse("click@3 cannot be loaded.")
     assert rig.days(1, 0.3) == ["refuse"]
     assert rig.ledger.rows()[-1].cause == "The shadow of the candidate failed: click@3 cannot be loaded."
+    assert refused(catalog) == {"v2": rig.ledger.rows()[-1].cause}
 
 
 def test_a_successor_whose_champion_was_moved_is_dropped(catalog: Catalog) -> None:
@@ -111,6 +120,7 @@ def test_a_successor_whose_champion_was_moved_is_dropped(catalog: Catalog) -> No
     rig.bench.in_service = "v9"
     assert [d.act for d in rig.controller.tick()] == ["refuse"]
     assert "the champion is now v9" in rig.ledger.rows()[-1].cause
+    assert refused(catalog) == {}  # that says nothing against it
 
 
 @pytest.mark.parametrize("before", [{"shadow": "1d"}, {"canary": [0.5]}])
@@ -180,6 +190,7 @@ def test_a_breach_withdraws_the_canary(catalog: Catalog) -> None:
     rig.bench.breach = "its p99 is 3 times the champion's."
     assert hours(rig, 1) == ["refuse"]
     assert rig.ledger.rows()[-1].cause == "The canary of 5% was withdrawn: its p99 is 3 times the champion's."
+    assert refused(catalog) == {"v2": rig.ledger.rows()[-1].cause}
     assert rig.bench.shares[-2:] == [0.05, 0.0]
     assert rig.bench.in_service == "v1"
     assert rig.days(6, 0.3) == []
@@ -230,6 +241,7 @@ def test_a_canary_that_answers_nobody_is_not_promoted(catalog: Catalog) -> None:
     assert hours(rig, 23) == []
     assert hours(rig, 1) == ["refuse"]
     assert "too few requests: 3 in 1d; 50 are needed" in rig.ledger.rows()[-1].cause
+    assert refused(catalog) == {}
     assert rig.bench.in_service == "v1"
 
 
@@ -242,6 +254,7 @@ def test_a_roll_back_ends_a_repair_that_was_compared_with_what_goes(catalog: Cat
     assert rig.controller.state.phase == "canary"
     rig.bench.breach = "5.1% of its answers failed."
     assert hours(rig, 1) == ["roll_back", "refuse"]
+    assert refused(catalog) == {"v2": "Rolled back: 5.1% of its answers failed."}  # nothing is said against v3
     assert rig.bench.shares[-1] == 0.0
     assert (rig.bench.in_service, rig.controller.state.trained_at_us) == ("v1", trained_us)
 

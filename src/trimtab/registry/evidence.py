@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from trimtab.core.errors import Conflict, Misuse, NotFound
-from trimtab.core.records import GateRecord
+from trimtab.core.records import GateCheck, GateRecord
+from trimtab.core.time import format_time
 from trimtab.registry.protection import SHORTEST_REASON
 from trimtab.registry.versions import Version
 from trimtab.stats.metrics.loss_names import top_of
@@ -18,6 +21,7 @@ _OF_LISTS = ("loads", "finite", "lists")  # the same for candidates that rank li
 _COMPARED = ("better_by_margin", "provably_better")
 # the further checks of a scheduled refit (the same definition, fitted on more data)
 _REFRESHED = ("not_provably_worse",)
+_ROLLOUT = "rollout"  # the check of the record that a version gets if it is refused in its rollout
 
 
 class Gates:
@@ -32,12 +36,8 @@ class Gates:
         Raises:
             Conflict: A different record with this id is already stored.
         """
-        changes = [
-            Put("gate", record.id, msgspec.json.encode(record), expected=0),
-            Put("gate_of", f"{record.candidate}/{record.id}", b"null", expected=0),
-        ]
         try:
-            self._catalog.write(changes)
+            self._catalog.write(_puts(record))
         except Conflict:
             if self.get(record.id) != record:
                 raise Conflict(
@@ -62,13 +62,53 @@ class Gates:
         return [self.get(key.partition("/")[2]) for key in sorted(keys, key=lambda k: k.partition("/")[2])]
 
     def passed(self, version: Version) -> GateRecord | None:
-        """Return the newest gate record that a version, or the version that it refits, passed; None: there is none."""
-        passed = [gate for gate in self.of(version) if gate.passed]
-        return max(passed, key=lambda gate: gate.judged_at_us, default=None)
+        """Return the newest gate record that a version has passed, as `in_force` defines it; None: there is none."""
+        return max(in_force(version, self.of(version)), key=lambda gate: gate.judged_at_us, default=None)
+
+    def refusal(self, version: Version, why: str, at_us: int) -> list[Put]:
+        """Return the changes that store that a version was refused in its rollout; none if it has passed no gate."""
+        gate = self.passed(version)
+        if gate is None:
+            return []
+        check = GateCheck(name=_ROLLOUT, figure=None, bound=None, verdict="failed", reason=why)
+        record = msgspec.structs.replace(
+            gate, id=f"{gate.id}_{_ROLLOUT}_{version.id[:12]}", candidate=version.id, judged_at_us=at_us,
+            difference=None, bound=None, passed=False, checks={_ROLLOUT: False}, reason=why, findings=(check,),
+        )  # fmt: skip
+        return _puts(record)
+
+
+def in_force(version: Version, gates: Sequence[GateRecord]) -> list[GateRecord]:
+    """Return the gate records that a version, or the version that it refits, has passed.
+
+    If the version was refused in its rollout, these are only the records from after that.
+    """
+    refused = refused_rollout(version, gates)
+    since_us = -(2**63) if refused is None else refused.judged_at_us
+    return [gate for gate in gates if gate.passed and gate.judged_at_us > since_us]
+
+
+def refused_rollout(version: Version, gates: Sequence[GateRecord]) -> GateRecord | None:
+    """Return the record of the newest refusal of a version in its rollout; None: there is none."""
+    refused = [gate for gate in gates if gate.candidate == version.id and _ROLLOUT in gate.checks]
+    return max(refused, key=lambda gate: gate.judged_at_us, default=None)
+
+
+def _puts(record: GateRecord) -> list[Put]:
+    return [
+        Put("gate", record.id, msgspec.json.encode(record), expected=0),
+        Put("gate_of", f"{record.candidate}/{record.id}", b"null", expected=0),
+    ]
 
 
 def check_evidence(
-    version: Version, gate: GateRecord | None, *, first: bool, champion: str | None, alias: str = "champion"
+    version: Version,
+    gate: GateRecord | None,
+    *,
+    first: bool,
+    champion: str | None,
+    alias: str = "champion",
+    refused: GateRecord | None = None,
 ) -> None:
     """Check that a version has a passed gate record, so that an alias may be moved to the version.
 
@@ -80,10 +120,11 @@ def check_evidence(
         champion: The id of the version that the gate record must compare with. It is the version that the alias points
             to now; for other aliases than "champion", it may be the present champion instead. None: no version.
         alias: The alias to move.
+        refused: The newest refusal of the version in its rollout, if any. Older gate records are no evidence.
 
     Raises:
-        Misuse: There is no gate record, it judged another version, or it was not passed. Or `first` is given, but there
-            is a champion already.
+        Misuse: There is no gate record, it judged another version, it was not passed, or it is from before `refused`.
+            Or `first` is given, but there is a champion already.
         Conflict: The gate record compares with a version other than `champion`.
     """
     what = f"promote {version.name} ({version.id[:12]})" + ("" if alias == "champion" else f" to {alias!r}")
@@ -105,6 +146,11 @@ def check_evidence(
         raise Misuse(
             f"{what}: gate record {gate.id} judged {gate.candidate[:12]} of {gate.model!r}; needed a record of "
             f"{version.id[:12]}" + (f" or of {version.refit_of[:12]}, which it refits." if version.refit_of else ".")
+        )
+    if refused is not None and gate.judged_at_us <= refused.judged_at_us:
+        raise Misuse(
+            f"{what}: gate record {gate.id} is from before its rollout, which was refused on "
+            f"{format_time(refused.judged_at_us)[:10]}: {refused.reason} Judge it again: trimtab promote {version.name}"
         )
     if lacking := _lacking(gate):
         raise Misuse(f"{what}: gate record {gate.id} did not pass: {' '.join(lacking)}")

@@ -14,7 +14,7 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import GateRecord
 from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.aliases import Aliases, Place, Together
-from trimtab.registry.evidence import Gates, check_evidence, check_ungated
+from trimtab.registry.evidence import Gates, check_evidence, check_ungated, refused_rollout
 from trimtab.registry.loading import LoadedModel, load_version
 from trimtab.registry.path_choices import RowCalls
 from trimtab.registry.protection import (
@@ -341,7 +341,8 @@ class Registry:
             in_service = self._aliases.place(model, CHAMPION).version
             if stored is not None and in_service is not None and stored.champion == in_service:
                 compared = in_service  # a version that beat the champion may also take other aliases
-            check_evidence(target, stored, first=first, champion=compared, alias=alias)
+            refused = refused_rollout(target, self.gates_of(target))
+            check_evidence(target, stored, first=first, champion=compared, alias=alias, refused=refused)
             if first:
                 check_ungated(f"{what} to {target.name}", stored or self.passed_gate(target), why)
         elif needs == "reason":
@@ -422,7 +423,10 @@ class Registry:
         return self._gates.of(version)
 
     def passed_gate(self, version: Version) -> GateRecord | None:
-        """Return the newest gate record that this version, or the one that it refits, passed; None: there is none."""
+        """Return the newest gate record that this version, or the one that it refits, passed; None: there is none.
+
+        After a refusal of this version in its rollout, only later records count.
+        """
         return self._gates.passed(version)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:

@@ -12,7 +12,7 @@ from trimtab.app.versions.alias_moves import NO_REASON, write_row
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.records import Decision, GateRecord
 from trimtab.registry import AliasMove, Registry, Version
-from trimtab.registry.evidence import check_ungated
+from trimtab.registry.evidence import check_ungated, in_force
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import CANARY, KIND, SHADOW, ArmShares, arm_shares, shares_of
 from trimtab.steering.ledger import Entry, Evidence, Ledger
@@ -144,6 +144,6 @@ def _evidence(registry: Registry, model: str, arm: str, version: Version) -> Gat
     if registry.needs(model).get(arm) != "gate":
         return None
     targets = {None if one is None else one.id for one in (registry.alias(model, arm), registry.alias(model, CHAMPION))}
-    passed = [gate for gate in registry.gates_of(version) if gate.passed]
+    passed = in_force(version, registry.gates_of(version))
     fitting = [gate for gate in passed if gate.champion in targets]
     return next(reversed(fitting or passed), None)

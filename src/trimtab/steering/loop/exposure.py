@@ -7,6 +7,7 @@ import msgspec
 from trimtab.core.errors import Conflict
 from trimtab.registry import Registry
 from trimtab.registry.aliases import Together
+from trimtab.registry.evidence import Gates
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import CANARY, KIND, shares_of
 from trimtab.steering.gate.checks import percent
@@ -58,6 +59,10 @@ class Exposure:
         changed = msgspec.structs.replace(shares, canary=share)
         revision = 0 if record is None else record.revision
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]
+
+    def refused(self, version: str, why: str, at_us: int) -> list[Put]:
+        """Return the changes that store that a version was refused in its rollout, so that it needs a new gate."""
+        return Gates(self._catalog).refusal(self._registry.get(version), why, at_us)
 
     def roll_back(self, version: str, why: str, together: Together) -> None:
         """Put back in service the version that `version` replaced. `together` gets the changes and writes them.

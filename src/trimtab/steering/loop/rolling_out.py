@@ -107,10 +107,18 @@ class RolloutStages:
             return self._drop(repair, f"The deployment no longer declares a {state.phase} stage. Train again.")
         return self._compare(now_us, repair) if state.phase == SHADOW else self._guarded(now_us, repair)
 
-    def _drop(self, repair: Repair, why: str, evidence: Evidence | None = None, **changes: Any) -> list[Decision]:
-        """Refuse the candidate that is being rolled out. It no longer answers requests."""
+    def _drop(
+        self, repair: Repair, why: str, evidence: Evidence | None = None, *, failed: bool = False, **changes: Any
+    ) -> list[Decision]:
+        """Refuse the candidate that is being rolled out. It no longer answers requests.
+
+        If it has `failed` itself, no gate record from before is evidence for it any more.
+        """
         entry = self._record.entry_about(repair, "refuse", why, evidence)
-        return self._record.refuse([entry], self._exposure.share(repair, 0.0), **changes)
+        also = self._exposure.share(repair, 0.0)
+        if failed and repair.successor is not None:
+            also += self._exposure.refused(repair.successor, why, self._clock.now_us())
+        return self._record.refuse([entry], also, **changes)
 
     def supersede(self, cause: str) -> list[Decision]:
         """For a more urgent cause, drop the candidate in rollout. This is no refusal, so no quiet time begins."""
@@ -151,13 +159,15 @@ class RolloutStages:
     def _roll_back(self, bake: Bake, why: str) -> list[Decision]:
         """Put the replaced version in service again. A quiet time begins, as after a refusal."""
         decisions: list[Decision] = []
+        refused = self._exposure.refused(bake.version, f"Rolled back: {why}", self._clock.now_us())
 
         def together(row: AliasMove, changes: Sequence[Put | Append | Remove]) -> None:
             said = f"Rolled back to the previous version: {why}"
             entries = [
                 self._record.entry("roll_back", said, version=bake.replaced, replaced=bake.version, actor="policy")
             ]
-            also, repair = [*changes], self._record.state.repair
+            also: list[Put | Append | Remove] = [*changes, *refused]
+            repair = self._record.state.repair
             # a candidate in a rollout was compared with the version that is rolled back
             if repair is not None:
                 gone = "The version that the candidate was compared with was rolled back."
@@ -184,7 +194,7 @@ class RolloutStages:
             entry = self._entry("compare", f"No comparison: {error}", repair, [])
             return self.after_shadow([entry], repair)
         except (Corrupt, Misuse, NotFound) as error:
-            return self._drop(repair, f"The shadow of the candidate failed: {error}")
+            return self._drop(repair, f"The shadow of the candidate failed: {error}", failed=True)
         # the labels of the newest day may still be loaded, so leave it to a later comparison
         if _is_early(new, until_us, repair, label.final_until(now_us)):
             new, until_us = new[:-1], max(state.shadow_until_us, until_us - DAY_US)
@@ -198,7 +208,7 @@ class RolloutStages:
             return self.after_shadow([entry], repair, **known)
         over = lasted_us >= rollout.within_us or now_us - state.stage_since_us >= 2 * rollout.within_us
         if found.verdict == "reject" or over:
-            return self._drop(repair, said, evidence, **known)
+            return self._drop(repair, said, evidence, failed=True, **known)
         return self._record.write([], **known)
 
     def _guarded(self, now_us: int, repair: Repair) -> list[Decision]:
@@ -209,7 +219,7 @@ class RolloutStages:
         guard, since_us, share = self._guard, state.stage_since_us, rollout.canary[state.canary_step]
         said = self._breach(repair.successor, repair.gate.champion, since_us)
         if said is not None:
-            return self._drop(repair, f"The canary of {percent(share)} was withdrawn: {said}")
+            return self._drop(repair, f"The canary of {percent(share)} was withdrawn: {said}", failed=True)
         if (answered := self._exposure.answered(repair)) != share:
             why = f"The canary answers {percent(answered)} of the requests, but the declared share is {percent(share)}."
             return self._drop(repair, f"{why} A person changed one of them, so the rollout ends.")

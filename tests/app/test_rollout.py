@@ -140,9 +140,7 @@ def test_what_was_refused_in_its_rollout_needs_a_new_gate(rolled: Path) -> None:
         assert (record.checks, record.reason, record.difference) == ({"rollout": False}, ended[0].cause, None)
         with pytest.raises(Misuse, match="the version has no passed gate record"):
             project.set_arm("buyer@1", CANARY, share=0.3)
-        said = (
-            rf"{gate.id} is from before its rollout, which was refused on 2024-\d\d-\d\d: .*: trimtab promote buyer@1"
-        )
+        said = rf"{gate.id}, the version was refused in its rollout on 2024-\d\d-\d\d: .*trimtab promote buyer@1"
         with pytest.raises(Misuse, match=said):
             registry.move("buyer", "champion", version, gate=gate.id, why="I know better than that.")
         assert record.reason in registry.card(version)

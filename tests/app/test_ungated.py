@@ -11,7 +11,7 @@ import shop
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
 from trimtab.core.errors import Misuse
-from trimtab.serving.http.routes.operations import AskRepair, Move
+from trimtab.serving.http.routes.operations import AskRepair, Move, RollBack
 
 WHY = "The old system's model, until ours is trained."
 NO_WAY = "the version has no passed gate record"
@@ -47,6 +47,20 @@ def test_its_share_grows_only_with_a_reason_and_ends_without_one(refused: Projec
         refused.set_arm("buyer", "canary", share=1.0)
     refused.set_arm("buyer", "canary", share=0.0)
     refused.set_arm("buyer@3", "shadow", share=1.0)  # a shadow answers nobody
+
+
+def test_no_share_and_no_way_back_lets_it_answer_without_a_reason(refused: Project) -> None:
+    with pytest.raises(Misuse, match=NO_WAY):
+        refused.set_arm("buyer@3", "canary", share=0.0)  # the alias alone: the share would come with a roll back
+    refused.set_arm("buyer@3", "canary", share=0.0, why=WHY)
+    refused.set_arm("buyer@1", "canary", share=0.2)
+    models = ProjectModels(refused)
+    with pytest.raises(Misuse, match=f"canary back to buyer@3: {NO_WAY}"):
+        models.roll_back("buyer", "canary", RollBack(expected=1, why="x"), actor="ada")
+    with pytest.raises(Misuse, match=f"canary to buyer@3: {NO_WAY}"):
+        refused.registry.move("buyer", "canary", "buyer@3", why="x")
+    assert refused.registry.get("buyer@canary").name == "buyer@1"
+    assert models.roll_back("buyer", "canary", RollBack(expected=1, why=WHY), actor="ada").why == WHY
 
 
 def test_a_version_that_passed_is_armed_without_a_reason_and_shown_as_gated(trained: Path) -> None:

@@ -130,20 +130,31 @@ def test_a_protected_alias_needs_what_was_declared(desk: Desk) -> None:
     registry.protect("late_flight", "canary", "gate", why="five percent of all users see it")
     with pytest.raises(Misuse, match="to 'canary': no gate record"):
         registry.move("late_flight", "canary", one, why="a long enough reason")
-    with pytest.raises(Misuse, match="'canary' is protected"):
+    with pytest.raises(Misuse, match="a canary needs evidence"):
         desk.version(0, alias="canary")
+    registry.protect("late_flight", "live", "gate", why="a few users ask for it")
+    with pytest.raises(Misuse, match="'live' is protected"):
+        desk.version(0, alias="live")
+    registry.protect("late_flight", "live", "nothing", why="nobody reads it any more")
     registry.move("late_flight", "canary", one, why="the first one", first=True)
     with pytest.raises(Conflict, match="compared the version with no version, but canary is now"):
         registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, None))
     registry.move("late_flight", "canary", two, why="better", gate=desk.gate(two, one))
-    assert registry.roll_back("late_flight", "canary", why="breach").version == one.id
+    with pytest.raises(Misuse, match=f"canary back to {one.name}: the version has no passed gate record"):
+        registry.roll_back("late_flight", "canary", why="breach")
+    assert registry.roll_back("late_flight", "canary", why="a breach of limits").version == one.id
     registry.protect("late_flight", "canary", "reason", why="only inside from now on")
     with pytest.raises(Misuse, match=r"which is protected: why='because' is too short. Give a reason of 10 letters"):
         registry.move("late_flight", "canary", two, why="because")
     registry.move("late_flight", "canary", two, why="the weekly refresh")
     registry.protect("late_flight", "canary", "nothing", why="nobody reads it any more")
-    registry.move("late_flight", "canary", one, why="x")
-    assert {name: one.needs for name, one in registry.protections("late_flight").items()} == {"canary": "nothing"}
+    with pytest.raises(Misuse, match=f"canary to {one.name}: the version has no passed gate record"):
+        registry.move("late_flight", "canary", one, why="x")
+    registry.move("late_flight", "canary", one, why="to look at it again")
+    assert {name: one.needs for name, one in registry.protections("late_flight").items()} == {
+        "canary": "nothing",
+        "live": "nothing",
+    }
     assert [row.version for row in registry.history("late_flight", "canary")] == [
         one.id,
         two.id,

@@ -65,6 +65,19 @@ class Gates:
         """Return the newest gate record that a version has passed, as `in_force` defines it; None: there is none."""
         return max(in_force(version, self.of(version)), key=lambda gate: gate.judged_at_us, default=None)
 
+    def check_ungated(self, what: str, version: Version, why: str) -> None:
+        """Call `check_ungated` for a version with its newest passed record."""
+        check_ungated(f"{what} {version.name}", self.passed(version), why)
+
+    def check_newer(self, version: Version, gate: GateRecord | None) -> None:
+        """Raise `Misuse` if a version was refused in its rollout after a gate record that it passed."""
+        refused = _refused_rollout(self.of(version), version)
+        if gate is not None and refused is not None and gate.judged_at_us <= refused.judged_at_us:
+            raise Misuse(
+                f"promote {version.name}: after gate record {gate.id}, the version was refused in its rollout on "
+                f"{format_time(refused.judged_at_us)[:10]}: {refused.reason} Judge it again{_how(version, 'champion')}."
+            )
+
     def refusal(self, version: Version, why: str, at_us: int) -> list[Put]:
         """Return the changes that store that a version was refused in its rollout; none if it has passed no gate."""
         gate = self.passed(version)
@@ -83,12 +96,12 @@ def in_force(version: Version, gates: Sequence[GateRecord]) -> list[GateRecord]:
 
     If the version was refused in its rollout, these are only the records from after that.
     """
-    refused = refused_rollout(version, gates)
+    refused = _refused_rollout(gates, version)
     since_us = -(2**63) if refused is None else refused.judged_at_us
     return [gate for gate in gates if gate.passed and gate.judged_at_us > since_us]
 
 
-def refused_rollout(version: Version, gates: Sequence[GateRecord]) -> GateRecord | None:
+def _refused_rollout(gates: Sequence[GateRecord], version: Version) -> GateRecord | None:
     """Return the record of the newest refusal of a version in its rollout; None: there is none."""
     refused = [gate for gate in gates if gate.candidate == version.id and _ROLLOUT in gate.checks]
     return max(refused, key=lambda gate: gate.judged_at_us, default=None)
@@ -102,13 +115,7 @@ def _puts(record: GateRecord) -> list[Put]:
 
 
 def check_evidence(
-    version: Version,
-    gate: GateRecord | None,
-    *,
-    first: bool,
-    champion: str | None,
-    alias: str = "champion",
-    refused: GateRecord | None = None,
+    version: Version, gate: GateRecord | None, *, first: bool, champion: str | None, alias: str = "champion"
 ) -> None:
     """Check that a version has a passed gate record, so that an alias may be moved to the version.
 
@@ -120,11 +127,10 @@ def check_evidence(
         champion: The id of the version that the gate record must compare with. It is the version that the alias points
             to now; for other aliases than "champion", it may be the present champion instead. None: no version.
         alias: The alias to move.
-        refused: The newest refusal of the version in its rollout, if any. Older gate records are no evidence.
 
     Raises:
-        Misuse: There is no gate record, it judged another version, it was not passed, or it is from before `refused`.
-            Or `first` is given, but there is a champion already.
+        Misuse: There is no gate record, it judged another version, or it was not passed. Or `first` is given, but there
+            is a champion already.
         Conflict: The gate record compares with a version other than `champion`.
     """
     what = f"promote {version.name} ({version.id[:12]})" + ("" if alias == "champion" else f" to {alias!r}")
@@ -146,11 +152,6 @@ def check_evidence(
         raise Misuse(
             f"{what}: gate record {gate.id} judged {gate.candidate[:12]} of {gate.model!r}; needed a record of "
             f"{version.id[:12]}" + (f" or of {version.refit_of[:12]}, which it refits." if version.refit_of else ".")
-        )
-    if refused is not None and gate.judged_at_us <= refused.judged_at_us:
-        raise Misuse(
-            f"{what}: gate record {gate.id} is from before its rollout, which was refused on "
-            f"{format_time(refused.judged_at_us)[:10]}: {refused.reason} Judge it again: trimtab promote {version.name}"
         )
     if lacking := _lacking(gate):
         raise Misuse(f"{what}: gate record {gate.id} did not pass: {' '.join(lacking)}")

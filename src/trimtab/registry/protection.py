@@ -18,6 +18,7 @@ Declared = Mapping[str, Mapping[str, Needs]]
 _STRICTER: tuple[Needs, ...] = ("nothing", "reason", "gate")
 # the alias "champion" is always protected: its moves need a gate record (a stored, passed judgement)
 CHAMPION = "champion"
+CANARY = "canary"  # its version answers a share of the requests
 SHORTEST_REASON = 10  # characters
 _HOLD = "hold"  # the kind of catalogue record that marks an alias as waiting for an approval
 

@@ -9,7 +9,7 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.registry.aliases import Aliases
-from trimtab.registry.protection import CHAMPION, Protections
+from trimtab.registry.protection import CANARY, CHAMPION, Protections
 from trimtab.registry.removed import restart_grace, settle, take_back
 from trimtab.registry.version_records import VersionRecords, number_key
 from trimtab.registry.versions import Act, Imported, Version, version_id
@@ -62,8 +62,8 @@ class Registration:
                 raise Misuse(f"{what}: its {name} {digest[:12]} is not stored. Save it first.")
         if origin.refit_of is not None and self._records.get(origin.refit_of).model != fitted.model:
             raise Misuse(f"{what}: refit_of={origin.refit_of[:12]} is a version of another model.")
-        if alias == CHAMPION:
-            raise Misuse(f"{what}: a champion needs evidence. Register the model without an alias, then use move().")
+        if alias in (CHAMPION, CANARY):
+            raise Misuse(f"{what}: a {alias} needs evidence. Register the model without an alias, then use move().")
         address = version_id(
             model=fitted.model,
             artifact=self._blob.put(fitted.data),

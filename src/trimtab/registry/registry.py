@@ -14,10 +14,11 @@ from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import GateRecord
 from trimtab.features.feature_set import FeatureSet
 from trimtab.registry.aliases import Aliases, Place, Together
-from trimtab.registry.evidence import Gates, check_evidence, check_ungated, refused_rollout
+from trimtab.registry.evidence import Gates, check_evidence
 from trimtab.registry.loading import LoadedModel, load_version
 from trimtab.registry.path_choices import RowCalls
 from trimtab.registry.protection import (
+    CANARY,
     CHAMPION,
     Declared,
     Needs,
@@ -109,13 +110,13 @@ class Registry:
             training_set: The hash of the training set's manifest, from `save_training_set`.
             refit_of: The id of the version that this model refits (the same definition, fitted on more data), if any.
             evaluation: The hash of a stored evaluation.
-            alias: An alias to point to the version in the same transaction. "champion" needs evidence: use `move`.
+            alias: An alias to point to the version in the same transaction; for "champion" and "canary" use `move`.
             imported: The source of the model if it was not trained here.
             actor: Who registers the version; by default the registry's actor.
 
         Raises:
             Misuse: The training set or the evaluation is not stored, `refit_of` is of another model, or the alias is
-                "champion" or protected.
+                "champion", "canary" or protected.
             NotFound: `refit_of` names no version.
             Conflict: All attempts conflicted with other processes; try again.
         """
@@ -306,7 +307,7 @@ class Registry:
             model: The model.
             alias: "champion", "challenger", "shadow" or a name of your own.
             version: The version, or any reference that `get` takes.
-            why: The reason in one sentence, kept in the history.
+            why: The reason in one sentence, kept in the history. For a canary without gate record: ten letters.
             gate: For an alias that needs one, such as "champion": a gate record that this version passed, or that the
                 version that it refits passed.
             first: Whether this is the alias's first version, which needs no gate record if `why` has ten characters.
@@ -337,16 +338,15 @@ class Registry:
         # read after the alias, so that a later change of the protection makes the move conflict
         needs = self._protections.needs(model, alias)
         if needs == "gate":
-            compared = place.version
-            in_service = self._aliases.place(model, CHAMPION).version
+            compared, in_service = place.version, self._aliases.place(model, CHAMPION).version
             if stored is not None and in_service is not None and stored.champion == in_service:
                 compared = in_service  # a version that beat the champion may also take other aliases
-            refused = refused_rollout(target, self.gates_of(target))
-            check_evidence(target, stored, first=first, champion=compared, alias=alias, refused=refused)
-            if first:
-                check_ungated(f"{what} to {target.name}", stored or self.passed_gate(target), why)
+            check_evidence(target, stored, first=first, champion=compared, alias=alias)
+            self._gates.check_newer(target, stored)
         elif needs == "reason":
             check_reason(f"{what}, which is protected", why)
+        if alias == CANARY or (first and needs == "gate"):
+            self._gates.check_ungated(f"{what} to", target, why)
         row = self._aliases.next_row(
             place,
             model=model,
@@ -378,12 +378,13 @@ class Registry:
         Args:
             model: The model.
             alias: The alias to roll back.
-            why: The reason in one sentence, kept in the history.
+            why: The reason in one sentence, kept in the history; as for `move`.
             expected_previous: The id of the version that the alias must point to now.
             actor: Who rolls back; by default the registry's actor.
             together: A function that writes the row and further changes (such as ledger rows) in one transaction.
 
         Raises:
+            Misuse: The earlier version of a "canary" has no passed gate record, and the reason is too short.
             NotFound: There is no move to undo, or the artifact of the earlier version was removed.
             Conflict: The alias was moved at the same time.
         """
@@ -392,6 +393,8 @@ class Registry:
         earlier = self._aliases.earlier(model, alias)
         if earlier is None:
             raise NotFound(f"alias {model}@{alias}: no earlier version to go back to. {_by_name(model, alias)}")
+        if alias == CANARY:
+            self._gates.check_ungated(f"alias {model}@{alias} back to", self._records.stored(earlier), why)
         row = self._aliases.next_row(
             place, model=model, alias=alias, version=earlier, act="roll_back", why=why, actor=actor
         )
@@ -423,10 +426,7 @@ class Registry:
         return self._gates.of(version)
 
     def passed_gate(self, version: Version) -> GateRecord | None:
-        """Return the newest gate record that this version, or the one that it refits, passed; None: there is none.
-
-        After a refusal of this version in its rollout, only later records count.
-        """
+        """Return the newest gate record that a version has passed, if any; see `in_force`."""
         return self._gates.passed(version)
 
     def card(self, version: Version | str, *, html: bool = False) -> str:

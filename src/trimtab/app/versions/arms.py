@@ -59,10 +59,11 @@ def set_arm(
     if experiment is None and share > 0.0:
         check_not_split(system, name, arm)
     version = registry.get(reference if there is None or "@" in reference else there.version)
-    if arm == CANARY and share > 0.0:  # a shadow need not have passed a gate, because no client gets its answers
+    moves = there is None or there.version != version.id  # a later roll back or a share would let it answer
+    if arm == CANARY and (share > 0.0 or moves):  # a shadow need not have passed a gate: no client gets its answers
         check_ungated(f"{version.name} as {arm}", registry.passed_gate(version), why)
     ledgered = LedgeredArm(system, share, experiment)
-    if there is not None and there.version == version.id:
+    if there is not None and not moves:
         move = {"previous": there.version, "at_us": system.clock.now_us(), "why": reason, "actor": actor}
         ledgered.write(msgspec.structs.replace(there, **move), [unmoved], before)
     else:

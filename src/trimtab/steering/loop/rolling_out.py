@@ -110,10 +110,7 @@ class RolloutStages:
     def _drop(
         self, repair: Repair, why: str, evidence: Evidence | None = None, *, failed: bool = False, **changes: Any
     ) -> list[Decision]:
-        """Refuse the candidate that is being rolled out. It no longer answers requests.
-
-        If it has `failed` itself, no gate record from before is evidence for it any more.
-        """
+        """Refuse the candidate that is being rolled out. If it has `failed`, its gate record counts no more."""
         entry = self._record.entry_about(repair, "refuse", why, evidence)
         also = self._exposure.share(repair, 0.0)
         if failed and repair.successor is not None:

@@ -118,6 +118,7 @@ class Bench:
         self.breach: str | None = None
         self.unanswered: Exception | None = None
         self.other_canary = False
+        self.armed: str | None = None  # the canary, if it is not the newest candidate
         self.catalog: Catalog | None = None
         self.labels = 1_000  # of a day
         self.seen = 1_000  # requests that a canary answered
@@ -183,10 +184,10 @@ class Bench:
             at_us=0, act="roll_back", why=why, gate=None, actor="policy")  # fmt: skip
         together(row, [])
 
-    def answered(self, repair: Repair) -> float:
+    def answered(self, repair: Repair) -> tuple[str | None, float]:
         assert self.catalog is not None
         record = self.catalog.get("share", "click")
-        return 0.0 if record is None else float(msgspec.json.decode(record.body))
+        return self.armed, 0.0 if record is None else float(msgspec.json.decode(record.body))
 
     def __call__(self, version: str, against: str, *, since_us: int) -> str | None:
         return self.breach

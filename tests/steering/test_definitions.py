@@ -109,3 +109,14 @@ def test_an_unknown_slice_is_refused_with_each_name_that_there_is_once() -> None
 def test_slices_in_no_order_are_refused(slices: Any) -> None:
     with pytest.raises(Misuse, match="Give a list of names"):
         tt.beats_champion(slices=slices)
+
+
+def test_triggers_joined_by_the_words_of_python_are_refused() -> None:
+    for joined in (
+        lambda: tt.every("30d") and tt.on_quality_drop(),
+        lambda: tt.on_quality_drop() or tt.every("30d"),
+        lambda: (tt.on_quality_drop() | tt.every("30d")) and tt.every("60d"),
+        lambda: not tt.every("30d"),
+    ):
+        with pytest.raises(Misuse, match=r"joined by & and \|"):
+            joined()

@@ -216,6 +216,17 @@ def test_a_canary_that_a_person_changed_ends_the_rollout(catalog: Catalog) -> No
     assert rig.bench.in_service == "v1"
 
 
+def test_a_canary_that_a_person_replaced_ends_the_rollout_and_is_named(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05, 0.25], step="2h"))
+    rig.days(1, 0.3)
+    catalog.write([Put("share", "click", b"0.5")])
+    rig.bench.armed = "v7"  # trimtab canary MODEL@7 --share 0.5
+    assert hours(rig, 1) == ["refuse"]
+    said = "A person made v7 the canary, which now answers 50% of the requests. So the rollout ends."
+    assert rig.ledger.rows()[-1].cause == said
+    assert refused(catalog) == {}
+
+
 def test_small_shares_are_named(catalog: Catalog) -> None:
     rig = begun(catalog, rules(canary=[0.005]))
     rig.days(1, 0.3)

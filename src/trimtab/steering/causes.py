@@ -11,7 +11,14 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import duration_us
 
 
-class _Joined(msgspec.Struct, frozen=True):
+class _Operands(msgspec.Struct, frozen=True):
+    def __bool__(self) -> bool:
+        raise Misuse(
+            "retrain: triggers are joined by & and |; Python's `and`, `or` and `not` would drop one. Use those."
+        )
+
+
+class _Joined(_Operands, frozen=True):
     """A trigger that can be joined with others. `a | b`: one is enough. `a & b`: both must hold at the same time."""
 
     def __or__(self, other: Trigger | Triggers) -> Triggers:
@@ -53,7 +60,7 @@ Single: TypeAlias = OnQualityDrop | OnSliceDrop | OnNewLabels | Every
 Trigger: TypeAlias = Single | AllOf
 
 
-class Triggers(msgspec.Struct, frozen=True):
+class Triggers(_Operands, frozen=True):
     """Several triggers, each of which is enough to retrain. Without any, the model is never retrained."""
 
     any_of: tuple[Trigger, ...] = ()

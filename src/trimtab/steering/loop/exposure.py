@@ -23,11 +23,11 @@ class Exposure:
         self._registry = registry
         self._catalog = catalog
 
-    def answered(self, repair: Repair) -> float:
-        """Return the share of the requests that a repair's successor (the new version) answers as a canary now."""
-        found = self._registry.aliases(self._model).get(CANARY)
-        mine = found is not None and found.version == repair.successor
-        return shares_of(self._catalog.get(KIND, self._model)).canary if mine else 0.0
+    def answered(self, repair: Repair) -> tuple[str | None, float]:
+        """Return the share of the requests that the canary answers now, after its name if it is not the successor."""
+        found = self._registry.alias(self._model, CANARY)
+        share = shares_of(self._catalog.get(KIND, self._model)).canary
+        return None if found is None or found.id == repair.successor else found.name, share
 
     def share(self, repair: Repair, share: float) -> list[Put]:
         """Return the changes that let the successor of a repair answer a share of the requests as a canary.

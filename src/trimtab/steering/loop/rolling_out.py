@@ -217,7 +217,11 @@ class RolloutStages:
         said = self._breach(repair.successor, repair.gate.champion, since_us)
         if said is not None:
             return self._drop(repair, f"The canary of {percent(share)} was withdrawn: {said}", failed=True)
-        if (answered := self._exposure.answered(repair)) != share:
+        other, answered = self._exposure.answered(repair)
+        if other is not None:
+            why = f"A person made {other} the canary, which now answers {percent(answered)} of the requests."
+            return self._drop(repair, f"{why} So the rollout ends.")
+        if answered != share:
             why = f"The canary answers {percent(answered)} of the requests, but the declared share is {percent(share)}."
             return self._drop(repair, f"{why} A person changed one of them, so the rollout ends.")
         if now_us < state.stage_since_us + rollout.step_us:

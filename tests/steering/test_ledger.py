@@ -25,15 +25,14 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 class Changed:
     """A catalogue whose journal shows one row changed, as if somebody had edited the file."""
 
-    def __init__(self, catalog: Catalog, sequence: int) -> None:
+    def __init__(self, catalog: Catalog, sequence: int, was: bytes = b"because", now: bytes = b"despite") -> None:
         self._catalog = catalog
         self._sequence = sequence
+        self._was, self._now = was, now
 
     def journal(self, name: str, *, after: int = 0, limit: int = 10_000) -> list[Entry]:
         return [
-            msgspec.structs.replace(e, body=e.body.replace(b"because", b"despite"))
-            if e.sequence == self._sequence
-            else e
+            msgspec.structs.replace(e, body=e.body.replace(self._was, self._now)) if e.sequence == self._sequence else e
             for e in self._catalog.journal(name, after=after, limit=limit)
         ]
 
@@ -63,6 +62,25 @@ def test_a_changed_row_is_found_and_named(catalog: Catalog, sequence: int) -> No
         ledger.write([Draft(at_us=n, model="m", act="a", cause="because")])
     with pytest.raises(Corrupt, match=f"row {sequence} "):
         Ledger(Changed(catalog, sequence)).verify()  # type: ignore[arg-type]  # only `journal` is asked for
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        (b'"act":', b'"act" :', "not stored as it was written"),
+        (b'"act":', b'"approved_by":"the board","act":', "not stored as it was written"),
+        (b'"act":', b'"bct":', "missing required field `act`"),
+        (b'"at_us":1', b'"at_us":', "JSON is malformed"),
+    ],
+)
+def test_a_row_that_is_stored_in_other_bytes_is_found_and_named(
+    catalog: Catalog, was: bytes, now: bytes, said: str
+) -> None:
+    for _ in range(3):
+        Ledger(catalog).write([Draft(at_us=1, model="m", act="a", cause="because")])
+    with pytest.raises(Corrupt, match=f"row 2 was changed: .*{said}"):
+        Ledger(Changed(catalog, 2, was, now)).verify()  # type: ignore[arg-type]  # only `journal` is asked for
 
 
 def test_the_same_acts_give_the_same_bytes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ file names an earlier row. It never names a later one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from trimtab.core.hashing import content_hash
 from trimtab.core.records import Decision
 from trimtab.store.durable_files import write_durably
 from trimtab.store.ports import Append, Catalog, InFolder, Put, Remove
+from trimtab.store.ports import Entry as Stored
 
 GENESIS = "0" * 64
 JOURNAL = "ledger"
@@ -85,24 +86,34 @@ class Ledger:
 
     def rows(self, *, after: int = 0) -> list[Decision]:
         """Return all decisions with a sequence number above `after`, oldest first."""
-        out: list[Decision] = []
+        return [msgspec.json.decode(entry.body, type=Decision) for entry in self._stored(after)]
+
+    def _stored(self, after: int = 0) -> Iterator[Stored]:
         while entries := self._catalog.journal(JOURNAL, after=after):
-            out += [msgspec.json.decode(entry.body, type=Decision) for entry in entries]
+            yield from entries
             after = entries[-1].sequence
-        return out
 
     def verify(self) -> int:
-        """Check the hashes of all rows, and return the number of rows.
+        """Check the hashes of all rows and their stored bytes, and return the number of rows.
 
         Raises:
             Corrupt: A row was changed, removed or inserted. The message names the first such row, or says that rows are
                 missing at the end.
         """
         head, previous = self._read_head(), GENESIS  # the file is read first, because rows may be added meanwhile
-        rows = self.rows()
-        for n, row in enumerate(rows, 1):
+        rows: list[Decision] = []
+        for n, stored in enumerate(self._stored(), 1):
+            try:
+                row = msgspec.json.decode(stored.body, type=Decision)
+            except msgspec.MsgspecError as error:
+                raise Corrupt(f"ledger: row {n} was changed: {error}. Restore the catalogue.") from error
+            if (msgspec.json.encode(row), row.at_us) != (stored.body, stored.at_us):  # the hash is of the known fields
+                raise Corrupt(
+                    f"ledger: row {n} was changed: it is not stored as it was written. Restore the catalogue."
+                )
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
                 raise Corrupt(f"ledger: row {n} does not follow from the row before it. Restore the catalogue.")
+            rows.append(row)
             previous = row.hash
         if head is not None and (head.sequence > len(rows) or rows[head.sequence - 1].hash != head.hash):
             raise Corrupt(

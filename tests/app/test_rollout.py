@@ -84,12 +84,19 @@ def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
         assert rows >= 2 * 20  # logged requests; before them there are days of history that neither had seen
         assert arm_shares(project.state.catalog, "buyer").canary == 0.5
         assert project.registry.aliases("buyer")[CANARY].version == project.registry.get("buyer@1").id
+        (line,) = [one for one in project.status().lines() if "canary 50% stage" in one]
+        assert "canary 50% stage. It lasts for 60 min more at least, and until the canary has answered 50" in line
         shop.move(project, HOUR_US)
+        (line,) = [one for one in project.status().lines() if "canary 50% stage" in one]
+        assert "It waits until the canary has answered 50 requests; without, it ends in 23 h. " in line
         assert project.tick() == []  # it has answered nobody yet
         answered(project, "buyer@1", 100)
         assert [d.act for d in project.tick()] == ["promote"]
         assert project.registry.get("buyer@champion").number == 1
         assert arm_shares(project.state.catalog, "buyer").canary == 0.0
+        phase = project.status().deployments[0].phase
+        assert phase.startswith("idle; buyer@1 may be rolled back until 2024-")
+        assert "may be rolled back for 60 min more, if" in "".join(project.status().lines())
         assert project.verify_ledger() == len(project.ledger())
 
 

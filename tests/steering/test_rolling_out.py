@@ -11,11 +11,11 @@ from rig import Bench, Crash, Fragile, Rig, target
 
 from trimtab import store
 from trimtab.core.errors import Conflict, Misuse, Unavailable
-from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.steering.candidates.ports import ChampionFailed
 from trimtab.steering.causes import every, on_quality_drop
 from trimtab.steering.definitions import Deployment, deployment
-from trimtab.steering.loop.stages import stages
+from trimtab.steering.loop.stages import Stage, stages
 from trimtab.steering.loop_state import FREEZE
 from trimtab.steering.rollouts import rollout
 from trimtab.store import Catalog, Put, Remove
@@ -37,6 +37,12 @@ def begun(catalog: Catalog, made: Deployment, verdicts: int = 5) -> Rig:
     assert [d.act for d in rig.controller.tick()][-1] == "promote"  # the first has nothing to be compared with
     rig.days(9, 0.3)
     return rig
+
+
+def shown(rig: Rig) -> list[Stage]:
+    """The present stage."""
+    found = stages(rig.rules, rig.controller.state, rig.clock.now_us(), frozen=None, requested=None)
+    return [one for one in found if one.state == "now"]
 
 
 def refused(catalog: Catalog) -> dict[str, str]:
@@ -249,7 +255,16 @@ def test_a_canary_that_answers_nobody_is_not_promoted(catalog: Catalog) -> None:
     rig = begun(catalog, rules(canary=[0.05], step="1h"))
     rig.days(1, 0.3)
     rig.bench.seen = 3
+    (now,) = shown(rig)
+    since_us = rig.controller.state.stage_since_us
+    assert now.until_us == since_us + HOUR_US
+    until = format_time(since_us + HOUR_US)
+    assert now.said.startswith(f"It lasts until {until} at least, and until the canary has answered 50 requests. ")
     assert hours(rig, 23) == []
+    (now,) = shown(rig)
+    assert now.until_us == since_us + 24 * HOUR_US
+    ends = format_time(since_us + 24 * HOUR_US)
+    assert now.said.startswith(f"It waits until the canary has answered 50 requests; without, it ends at {ends}. ")
     assert hours(rig, 1) == ["refuse"]
     assert "too few requests: 3 in 1d; 50 are needed" in rig.ledger.rows()[-1].cause
     assert refused(catalog) == {}

@@ -12,6 +12,8 @@ from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, duration_us, format_duration
 from trimtab.monitoring.guardrails import Guardrails
 
+MOST_STEPS = 24  # a step with too few requests is extended up to this multiple of its time
+
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The stages between the gate and full service. `rollout()` makes and checks them."""

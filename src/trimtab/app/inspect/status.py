@@ -380,6 +380,9 @@ def _ungated(system: System, version: Version, moved: Sequence[AliasMove]) -> st
 
 
 def _phase(system: System, state: LoopState, name: str) -> str:
+    if state.phase == "idle" and state.bake is not None:
+        baked = system.registry.get(state.bake.version).name
+        return f"idle; {baked} may be rolled back until {format_time(state.bake.until_us)}, if its service gets worse"
     if state.phase == "idle":
         return "idle"
     if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
@@ -391,7 +394,8 @@ def _phase(system: System, state: LoopState, name: str) -> str:
     if state.phase in (SHADOW_STAGE, CANARY_STAGE):
         stage = next(one for one in stages_of(system, name) if one.state == "now")
         tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor
-        until = "" if stage.until_us is None else f" until {format_time(stage.until_us)} at most"
+        known = state.phase == SHADOW_STAGE and stage.until_us is not None  # a canary's stage says until when itself
+        until = f" until {format_time(stage.until_us or 0)} at most" if known else ""
         return f"{system.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
     missing = f" Not yet: {state.lack}" if state.lack else ""
     word = "until" if state.ready_at_us > system.clock.now_us() else "since"

@@ -22,11 +22,10 @@ from trimtab.steering.loop.evidence import overtaken
 from trimtab.steering.loop.exposure import Exposure
 from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
-from trimtab.steering.rollouts import Rollout
+from trimtab.steering.rollouts import MOST_STEPS, Rollout
 from trimtab.store.ports import Append, Put, Remove
 
 LABELS_US = 6 * HOUR_US  # labels that are due at midnight may still be loaded for this long
-MOST_STEPS = 24  # a step with too few requests is extended up to this multiple of its time
 
 
 class RolloutStages:

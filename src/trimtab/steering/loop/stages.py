@@ -14,7 +14,7 @@ from trimtab.steering.gate.checks import percent
 from trimtab.steering.gate.shadow import judged, level_of, said_of_shadow
 from trimtab.steering.loop.quiet_times import PACED_US, paced_until_us
 from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, Requested, is_before
-from trimtab.steering.rollouts import Rollout
+from trimtab.steering.rollouts import MOST_STEPS, Rollout
 
 WATCH = "watch"
 
@@ -99,8 +99,15 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         answer = f"trimtab approve {deployment.name}, or trimtab reject {deployment.name} --why TEXT"
         return None, state.expires_us, f"To decide: {answer}."
     if name.startswith("canary"):
-        said = "The new version's errors, latency and answers are compared with those of the version in service."
-        return state.stage_since_us, state.stage_since_us + rollout.step_us, said
+        until_us, least = state.stage_since_us + rollout.step_us, rollout.guardrails.least
+        said = f"It lasts until {format_time(until_us)} at least, and until the canary has answered {least} requests."
+        if not is_before(now_us, until_us):
+            until_us = state.stage_since_us + MOST_STEPS * rollout.step_us
+            said = (
+                f"It waits until the canary has answered {least} requests; without, it ends at {format_time(until_us)}."
+            )
+        said += " The new version's errors, latency and answers are compared with those of the version in service."
+        return state.stage_since_us, until_us, said
     if name == "bake" and state.bake is not None:
         said = "The new version is rolled back if errors, latency or answers get worse than before."
         return state.bake.since_us, state.bake.until_us, said

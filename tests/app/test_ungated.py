@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def test_a_refused_version_answers_as_canary_only_with_a_reason(refused: Project
     assert row.cause == WHY
     (line,) = [line for line in refused.status().lines() if line.startswith("  canary:")]
     assert line.endswith(f"NOT GATED (a person: {WHY})")
+    shown = f"NOT GATED (a person: {html.escape(WHY)})"
+    assert shown in ProjectModels(refused).start_page()
+    assert shown in ProjectModels(refused).page("buyer")
 
 
 def test_its_share_grows_only_with_a_reason_and_ends_without_one(refused: Project) -> None:
@@ -94,6 +98,12 @@ def test_the_first_champion_of_elsewhere_needs_a_reason_and_is_shown_as_ungated(
         (found,) = project.status().deployments
         assert found.ungated == f"it has no passed gate record; ada: {WHY}"
         assert f"WARN buyer: NOT GATED: {found.ungated}" in project.status().lines()
+        shown = f"NOT GATED: it has no passed gate record; ada: {html.escape(WHY)}"
+        assert f"buyer: {shown}" in ProjectModels(project).start_page()
+        page = ProjectModels(project).page("buyer")
+        assert f"buyer@1: {shown}" in page
+        assert "buyer: quality is not watched: the version in service was not promoted by the loop" in page
+        assert "Nothing is red." not in page
 
 
 def test_a_repair_that_was_asked_for_over_http_is_made_by_the_next_tick_in_the_name_of_who_asked(trained: Path) -> None:

@@ -61,9 +61,9 @@ _STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for 
 _UNFOLLOWED_US = HOUR_US  # the same while no process applies it, because the next prediction will
 
 
-def deployment_status(system: System, name: str) -> DeploymentStatus:
-    """Return the status of one deployment, without reading events."""
-    return _deployment(system, name, Ledger(system.state.catalog).rows(), system.clock.now_us(), [])
+def deployment_status(system: System, name: str, red: list[str]) -> DeploymentStatus:
+    """Return the status of one deployment, without reading events, and add its problems to `red`."""
+    return _deployment(system, name, Ledger(system.state.catalog).rows(), system.clock.now_us(), red)
 
 
 def project_status(system: System) -> Status:

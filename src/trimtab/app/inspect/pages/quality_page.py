@@ -64,7 +64,8 @@ def quality_page(system: System, model: str) -> str:
     now_us = system.clock.now_us()
     version = system.registry.alias(name, CHAMPION)
     page = Document(f"{name}: quality", f"As of {format_time(now_us)[:16].replace('T', ' ')} UTC.")
-    status = deployment_status(system, name)
+    red: list[str] = []
+    status = deployment_status(system, name, red)
     page.facts(
         {
             "in service": "nothing" if version is None else version.name,
@@ -73,12 +74,18 @@ def quality_page(system: System, model: str) -> str:
             "the loop": status.phase,
         }
     )
+    if status.ungated is not None:
+        page.note(f"{status.version}: NOT GATED: {status.ungated}", "warning")
+    for arm, what in status.beside.items():
+        page.note(f"{arm}: {what}", "warning" if "NOT GATED" in what else "plain")
+    for line in red:
+        page.note(line, "bad")
     frozen = read_record(system.state.catalog, FREEZE, "all", str)
     if frozen is not None:
         page.note(f"Automation is frozen ({frozen}): nothing is trained or promoted until trimtab unfreeze.", "warning")
     _stages(page, system, name)
     signals = sorted(listed_signals(system.state.catalog, name), key=lambda one: -one.raised_at_us)
-    _open_signals(page, system, [one for one in signals if one.ended_at_us is None])
+    _open_signals(page, system, [one for one in signals if one.ended_at_us is None], red)
     rows = _rows(system, name, now_us - DAYS * DAY_US)
     ledger = Ledger(system.state.catalog).rows()
     decisions = [one for one in ledger if one.model == name or one.act in ("freeze", "unfreeze")]
@@ -114,10 +121,10 @@ def _stages(page: Document, system: System, name: str) -> None:
     page.table(Table(headers=("stage", "state", "since", "until", "what"), rows=rows))
 
 
-def _open_signals(page: Document, system: System, standing: list[Signal]) -> None:
+def _open_signals(page: Document, system: System, standing: list[Signal], red: list[str]) -> None:
     page.heading("Open signals")
     if not standing:
-        page.note("Nothing is red.", "good")
+        page.note("None." if red else "Nothing is red.", "plain" if red else "good")
     for one in standing:
         version = f", for version {version_name(system, one.version)}" if one.version else ""
         text = f"{one.message} Found {_shown_time(one.raised_at_us)}{version}."

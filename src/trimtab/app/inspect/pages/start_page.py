@@ -25,6 +25,9 @@ def start_page(system: System) -> str:
         page.note(line, "bad")
     if not status.red:
         page.note("Nothing is red.", "good")
+    for one in status.deployments:
+        if one.ungated is not None:
+            page.note(f"{one.model}: NOT GATED: {one.ungated}", "warning")
     for signal in status.signals:
         if signal.severity == "info" and signal.ended_at_us is None:
             page.note(f"{signal.model}: {signal.message}", "plain")

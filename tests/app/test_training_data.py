@@ -30,7 +30,7 @@ from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.parts import loaded_frames, parted_views
 from trimtab.steering.candidates.windows import judging_window, labelled_until, lack_of_days
-from trimtab.training.data.sets import TrainingSet
+from trimtab.training.data.sets import TOO_NEW, LeftOut, TrainingSet
 
 
 def training_set(project: Project, cut_us: int) -> TrainingSet:
@@ -280,7 +280,13 @@ def test_labels_after_the_end_of_their_file_are_waited_for_however_late_it_is(tm
         lack = lack_of_days(found, judging_window(found, 14 * DAY_US, shop.NOW_US - 4 * DAY_US), "")
         ends = "The file of labels ends on 2024-04-09, so labels of requests after 2024-04-07 are not final."
         assert lack is not None
+        assert lack.startswith("The newest final labels are of 2024-04-07: ")  # those of 2024-04-08 are loaded, too
         assert lack.endswith(ends)
+        early = LeftOut(start_us=shop.NOW_US - 3 * DAY_US, end_us=None, why=TOO_NEW)
+        kept = msgspec.structs.replace(found, manifest=msgspec.structs.replace(found.manifest, left_out=(early,)))
+        lack = lack_of_days(kept, judging_window(kept, 14 * DAY_US, shop.NOW_US - 4 * DAY_US), "")
+        assert lack is not None
+        assert lack.endswith(f"{ends} Labels of requests from 2024-04-07 on are left out as too new to be judged.")
         assert training_set(project, found.manifest.cut_us).manifest == found.manifest
         shop.move(project, DAY_US)
         assert training_set(project, project.clock.now_us()).manifest == found.manifest

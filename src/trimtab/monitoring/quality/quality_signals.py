@@ -128,7 +128,8 @@ def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, 
         evidence={"above": above, "level": level, "loss": earlier.loss},
         message=f"{name + ': ' if name else ''}The loss is {above:.0%} above its level before the change of about "
         f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {level:.3g}.{how} "
-        "Training again has not repaired this; perhaps a feature no longer contains what it did. The signal lasts "
+        f"More trainings may follow as more days since the change have labels (trimtab runs stages {watch.model} shows "
+        "when); if they do not help, perhaps a feature no longer contains what it did. The signal lasts "
         f"until the mean of seven days is within {MOST_ABOVE:.0%} of that level{_or_accept(watch)}",
         subject=f"slice {name}" if name else "loss",
     )

@@ -83,8 +83,10 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
             f"Load labels, or wait.{ends}"
         )
     if window.end_us - window.start_us < LEAST_WINDOW_US:
+        new = [day_of(one.start_us) for one in manifest.left_out or () if one.why == TOO_NEW]
+        ends += "".join(f" Labels of requests from {day} on are left out as {TOO_NEW}." for day in new)
         return (
-            f"The newest labels are of {day_of(int(labelled.max()))}{seen}: there are "
+            f"The newest final labels are of {day_of(int(labelled.max()))}{seen}: there are "
             f"{days_of(window.end_us - window.start_us)} to judge on, and {LEAST_WINDOW} are needed. "
             f"Load labels, or wait for more.{ends}"
         )

@@ -88,7 +88,7 @@ def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
         assert "canary 50% stage. It lasts for 60 min more at least, and until the canary has answered 50" in line
         shop.move(project, HOUR_US)
         (line,) = [one for one in project.status().lines() if "canary 50% stage" in one]
-        assert "It waits until the canary has answered 50 requests; without, it ends in 23 h. " in line
+        assert "It waits until the canary has answered 50 requests, or is refused in 23 h. " in line
         assert project.tick() == []  # it has answered nobody yet
         answered(project, "buyer@1", 100)
         assert [d.act for d in project.tick()] == ["promote"]

@@ -68,8 +68,8 @@ def test_a_changed_row_is_found_and_named(catalog: Catalog, sequence: int) -> No
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        (b'"act":', b'"act" :', "not stored as it was written"),
-        (b'"act":', b'"approved_by":"the board","act":', "not stored as it was written"),
+        (b'"act":', b'"act" :', "its bytes are not as written"),
+        (b'"act":', b'"approved_by":"the board","act":', "its bytes are not as written"),
         (b'"act":', b'"bct":', "missing required field `act`"),
         (b'"at_us":1', b'"at_us":', "JSON is malformed"),
     ],

@@ -264,7 +264,7 @@ def test_a_canary_that_answers_nobody_is_not_promoted(catalog: Catalog) -> None:
     (now,) = shown(rig)
     assert now.until_us == since_us + 24 * HOUR_US
     ends = format_time(since_us + 24 * HOUR_US)
-    assert now.said.startswith(f"It waits until the canary has answered 50 requests; without, it ends at {ends}. ")
+    assert now.said.startswith(f"It waits until the canary has answered 50 requests, or is refused at {ends}. ")
     assert hours(rig, 1) == ["refuse"]
     assert "too few requests: 3 in 1d; 50 are needed" in rig.ledger.rows()[-1].cause
     assert refused(catalog) == {}

@@ -13,9 +13,7 @@ from trimtab.core.time import duration_us
 
 class _Operands(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
-        raise Misuse(
-            "retrain: triggers are joined by & and |; Python's `and`, `or` and `not` would drop one. Use those."
-        )
+        raise Misuse("retrain: Python's `and`, `or` and `not` would drop a trigger. Triggers are joined by & and |.")
 
 
 class _Joined(_Operands, frozen=True):

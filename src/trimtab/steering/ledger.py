@@ -108,9 +108,7 @@ class Ledger:
             except msgspec.MsgspecError as error:
                 raise Corrupt(f"ledger: row {n} was changed: {error}. Restore the catalogue.") from error
             if (msgspec.json.encode(row), row.at_us) != (stored.body, stored.at_us):  # the hash is of the known fields
-                raise Corrupt(
-                    f"ledger: row {n} was changed: it is not stored as it was written. Restore the catalogue."
-                )
+                raise Corrupt(f"ledger: row {n} was changed: its bytes are not as written. Restore the catalogue.")
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
                 raise Corrupt(f"ledger: row {n} does not follow from the row before it. Restore the catalogue.")
             rows.append(row)

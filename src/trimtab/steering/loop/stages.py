@@ -103,9 +103,7 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         said = f"It lasts until {format_time(until_us)} at least, and until the canary has answered {least} requests."
         if not is_before(now_us, until_us):
             until_us = state.stage_since_us + MOST_STEPS * rollout.step_us
-            said = (
-                f"It waits until the canary has answered {least} requests; without, it ends at {format_time(until_us)}."
-            )
+            said = f"It waits until the canary has answered {least} requests, or is refused at {format_time(until_us)}."
         said += " The new version's errors, latency and answers are compared with those of the version in service."
         return state.stage_since_us, until_us, said
     if name == "bake" and state.bake is not None:

@@ -212,7 +212,7 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     never = document["lines"]["never"]
     assert never["reference"] == "optimum"
     assert never["days_above"] > 0
-    assert never["bad_requests"] == never["predictions"]
+    assert 0 < never["bad_requests"] < never["predictions"]  # none before the shift
     assert document["lines"]["ungated 7d"]["fits"] == 4  # at the start, and every week up to the end
     assert document["faults"][0]["kind"] == "null_column"
     assert document["shifts"][0]["kind"] == "concept"

@@ -22,6 +22,7 @@ OF_DATA: tuple[FaultKind, ...] = (
     "null_column", "unit_change", "stuck_feed", "late_feed", "outage", "label_stop", "label_flip",
 )  # fmt: skip
 OF_LOOP: tuple[FaultKind, ...] = ("sabotaged_refit", "slow_model", "restart", "freeze")
+OF_LABELS = ("label_stop", "label_flip")
 _OF_COLUMNS = ("null_column", "unit_change")
 _OF_SOURCES = ("stuck_feed", "late_feed", "outage")
 _OF_SIZES = ("unit_change", "late_feed", "sabotaged_refit", "slow_model")

@@ -15,7 +15,7 @@ from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.core.time import HOUR_US
 from trimtab.events.definitions import Source
 from trimtab.features.definitions import Label
-from trimtab.simulation.faults import OF_DATA, Fault, in_words
+from trimtab.simulation.faults import OF_DATA, OF_LABELS, Fault, in_words
 from trimtab.training.definitions import Model
 
 _LATE_H = 24.0
@@ -42,8 +42,7 @@ def with_faults(
     for one in faults:
         if one.kind not in OF_DATA:
             continue
-        of_labels = one.kind in ("label_stop", "label_flip")
-        name = one.source or (model.label.source.name if of_labels else model.request.name)
+        name = one.source or (model.label.source.name if one.kind in OF_LABELS else model.request.name)
         if name not in found or name not in by_name:
             raise NotFound(f"fault {one.said}: no source {name!r}. There is: {', '.join(found)}.")
         source, table = by_name[name], found[name]

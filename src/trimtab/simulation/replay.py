@@ -24,6 +24,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.quarantine import Quarantine
 from trimtab.features.definitions import Label, Request
 from trimtab.features.feature_set import FeatureSet
+from trimtab.simulation.explanations import Origins
 from trimtab.simulation.faults import OF_DATA, Fault
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.feed import Feed
@@ -340,6 +341,7 @@ class Replay(Closing):
             cpu_s=world.spent.cpu_s,
             metric=model.metric,
             lists=self._rows.lists(model, rows) if model.task == "ranking" else None,
+            origins=Origins.of(model),
             final_until_us=_final_until(at_us, model.label.wait_us, self._recording.until_us),
         )
 

@@ -15,6 +15,7 @@ from trimtab.core.records import Decision, Signal
 from trimtab.core.shown import Shown
 from trimtab.core.time import DAY_US
 from trimtab.report import Mark, Picture, Series, line_chart
+from trimtab.simulation.explanations import Origins
 from trimtab.simulation.faults import Fault
 from trimtab.simulation.measures import Judged, Measure, measures
 from trimtab.simulation.streams import Shift
@@ -100,6 +101,7 @@ class ScenarioResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False,
     lists: NDArray[Any] | None = None  # for rankings: the index of each row's list; -1: no list
     # rows since this time are not judged: the wait for their labels was not over; None: all rows are judged
     final_until_us: int | None = None
+    origins: Origins | None = None  # where the model's inputs and its label come from; None: not known
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:

@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
+from trimtab.simulation.explanations import Change, changes_of, explanation
 from trimtab.simulation.results import ReplayResult, ScenarioResult
 
 ABOVE = 0.10  # a loss is bad if it exceeds the reference by more than this share
 _SMOOTH = 3  # the loss is averaged over this many days before it is compared with the reference
-_EXPLAINS_US = 60 * DAY_US  # a change explains alarms that are raised until this long after it is complete
-# it also explains later alarms whose `onset_us` lies in that time, or up to this long before the change
-_EARLY_US = 7 * DAY_US
-_AFTER_US = 2 * DAY_US  # a fault is complete this long after its end, and a shift when it has its full size
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +38,8 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     subject: str
     onset_us: int
-    explained_by: str | None  # the shift or fault that explains the alarm; None: nothing explains it
+    # the shift or fault that explains the alarm, or "end of" a fault; None: nothing explains it
+    explained_by: str | None
     delay_us: int | None = None  # the time from the beginning of that change until the alarm; None: nothing explains it
     onset_off_us: int | None = None  # the alarm's estimate of the beginning minus the true beginning
 
@@ -65,9 +63,7 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     days: list[Day]
     # on how many judged days the mean loss of the last three days exceeds the reference by more than a tenth
     days_above: int
-    # the number of requests in bad periods: a period is a run of requests scored by one version, and it is bad if its
-    # mean loss exceeds the reference by more than a tenth
-    bad_requests: int
+    bad_requests: int  # the number of requests that were answered on the days above, whatever the version
     above: float | None  # the sum, over all labelled rows, of the loss minus the reference's loss
     alarms: list[Alarm]  # alarms about quality
     input_alarms: list[Alarm]  # alarms about inputs, feeds, traffic and labels
@@ -90,37 +86,14 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
         return sum(one.explained_by is not None for one in self.alarms) if self.changes_known else None
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that the replay contains: a shift of generated data, or a simulated fault."""
-
-    said: str
-    start_us: int
-    until_us: int  # the change explains alarms up to this time
-
-
 def scorecards(result: ReplayResult) -> list[Scorecard]:
     """Return the scorecard of each scenario."""
-    changes = _changes(result)
     by_scenario = {name: _by_row(scenario) for name, scenario in result.lines.items()}
     found = []
     for name, scenario in result.lines.items():
         reference, best = _reference(result, by_scenario, name)
-        found.append(_card(result, scenario, by_scenario[name], reference, best, changes))
+        found.append(_card(result, scenario, by_scenario[name], reference, best))
     return found
-
-
-def _changes(result: ReplayResult) -> list[Change] | None:
-    """Return the changes that a replay contains; None if it replays a recorded history without simulated faults."""
-    found = [
-        Change(said=one.said, start_us=one.start_us, until_us=one.end_us + _AFTER_US + _EXPLAINS_US)
-        for one in result.faults
-    ]
-    found += [
-        Change(said=f"{one.kind} shift", start_us=at_us, until_us=at_us + one.over_us + _EXPLAINS_US)
-        for one in result.shifts
-        for at_us in [result.start_us + round(one.day * DAY_US)]
-    ]
-    return found if result.faults or result.optimum is not None else None
 
 
 def _by_row(scenario: ScenarioResult) -> Floats:
@@ -152,17 +125,16 @@ def _reference(result: ReplayResult, by_scenario: dict[str, Floats], name: str) 
     return best, by_scenario[best]
 
 
-def _card(
-    result: ReplayResult,
-    scenario: ScenarioResult,
-    losses: Floats,
-    reference: str,
-    best: Floats,
-    changes: list[Change] | None,
-) -> Scorecard:
+def _card(result: ReplayResult, scenario: ScenarioResult, losses: Floats, reference: str, best: Floats) -> Scorecard:
     days = _days(scenario, losses, best)
+    above = _days_above(days)
     there = ~np.isnan(losses)
-    known = changes or []
+    changes = changes_of(result, scenario)
+
+    def alarms(signals: Sequence[Signal], *, inputs: bool) -> list[Alarm]:
+        red = [one for one in signals if one.severity == "red"]
+        return [_alarm(one, explanation(one, changes, scenario.origins, inputs=inputs)) for one in red]
+
     return Scorecard(
         line=scenario.name,
         metric=scenario.metric,
@@ -171,12 +143,12 @@ def _card(
         best=_mean(best[there]),
         predictions=len(scenario.at_us),
         days=days,
-        days_above=_days_above(days),
-        bad_requests=_bad_requests(scenario, losses, best),
+        days_above=len(above),
+        bad_requests=sum(day.predictions for day in above),
         above=float((losses[there] - best[there]).sum()) if there.any() else None,
-        alarms=[_alarm(one, known) for one in scenario.signals if one.severity == "red"],
-        input_alarms=[_alarm(one, known) for one in scenario.input_signals if one.severity == "red"],
-        changes_known=changes is not None,
+        alarms=alarms(scenario.signals, inputs=False),
+        input_alarms=alarms(scenario.input_signals, inputs=True),
+        changes_known=bool(result.faults) or result.optimum is not None,
         promotions=sum(one.act == "promote" and one.at_us > result.start_us for one in scenario.decisions),
         refusals=[Refusal(at_us=one.at_us, why=one.cause) for one in scenario.decisions if _refused(one)],
         fits=scenario.fits,
@@ -210,51 +182,27 @@ def _days(scenario: ScenarioResult, losses: Floats, best: Floats) -> list[Day]:
     ]
 
 
-def _days_above(days: Sequence[Day]) -> int:
-    """Return on how many judged days the mean of the last three days exceeds the reference by more than a tenth."""
-    count = 0
-    for n in range(len(days)):
+def _days_above(days: Sequence[Day]) -> list[Day]:
+    """Return the judged days on which the mean of the last three days exceeds the reference by more than a tenth."""
+    found = []
+    for n, day in enumerate(days):
         part = [one for one in days[max(0, n - _SMOOTH + 1) : n + 1] if one.value is not None and one.best is not None]
         value = sum(one.judged * (one.value or 0.0) for one in part)
         best = sum(one.judged * (one.best or 0.0) for one in part)
-        count += days[n].judged > 0 and value > (1.0 + ABOVE) * best
-    return count
+        if day.judged > 0 and value > (1.0 + ABOVE) * best:
+            found.append(day)
+    return found
 
 
-def _bad_requests(scenario: ScenarioResult, losses: Floats, best: Floats) -> int:
-    """Return the number of requests in bad periods.
-
-    A period is a run of consecutive requests that one version scored. It is bad if the mean loss in it exceeds the
-    reference by more than a tenth.
-    """
-    if scenario.versions is None or not len(scenario.versions):
-        return 0
-    begins = np.flatnonzero(np.append(True, scenario.versions[1:] != scenario.versions[:-1]))
-    bad = 0
-    for begin, end in zip(begins, [*begins[1:], len(scenario.versions)], strict=True):
-        part, other = losses[begin:end], best[begin:end]
-        there = ~np.isnan(part)
-        if there.any() and part[there].sum() > (1.0 + ABOVE) * other[there].sum():
-            bad += int(end - begin)
-    return bad
-
-
-def _alarm(signal: Signal, changes: Sequence[Change]) -> Alarm:
-    told = [
-        one
-        for one in changes
-        if one.start_us <= signal.raised_at_us < one.until_us
-        or one.start_us - _EARLY_US <= signal.onset_us < one.until_us <= signal.raised_at_us
-    ]
-    newest = max(told, key=lambda one: one.start_us, default=None)
+def _alarm(signal: Signal, change: Change | None) -> Alarm:
     return Alarm(
         at_us=signal.raised_at_us,
         kind=signal.kind,
         subject=signal.subject,
         onset_us=signal.onset_us,
-        explained_by=None if newest is None else newest.said,
-        delay_us=None if newest is None else signal.raised_at_us - newest.start_us,
-        onset_off_us=None if newest is None else signal.onset_us - newest.start_us,
+        explained_by=None if change is None else change.said,
+        delay_us=None if change is None else signal.raised_at_us - change.start_us,
+        onset_off_us=None if change is None else signal.onset_us - change.start_us,
     )
 
 

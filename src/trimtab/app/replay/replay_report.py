@@ -58,7 +58,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     document.paragraph(
         "best: the loss of the best possible predictions where they are known, otherwise that of the best scenario. "
         "days above: judged days whose mean loss, with the two days before, is more than a tenth above best. "
-        "bad requests: answered by a version whose loss, over its time in service, is more than a tenth above best. "
+        "bad requests: answered on the days above. "
         "staleness: loss minus best, summed over all judged requests."
     )
     own = list(dict.fromkeys(one.name for scenario in scenarios for one in scenario.measures[1:]))

@@ -159,7 +159,7 @@ def own() -> dict[str, Any]:
     result = hints(ReplayResult)
     kept = (
         *("start_us", "start_why", "refused_starts", "until_us", "entered", "quarantined", "checked_values"),
-        *("mismatches", "faults", "shifts"),
+        *("mismatches", "faults", "seed", "shifts"),
     )
     replay = msgspec.defstruct(
         "ReplayReport", [*((name, result[name]) for name in kept), ("lines", dict[str, scenario])], kw_only=True

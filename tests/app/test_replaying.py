@@ -14,10 +14,12 @@ from click.testing import CliRunner
 
 from trimtab.app.project import Project
 from trimtab.app.replay import replaying
+from trimtab.app.replay.scenarios import given_policies
 from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.simulation import Policy, fault
 from trimtab.simulation.results import ReplayResult
 from trimtab.store.file_lock import FileLock
 
@@ -206,17 +208,24 @@ def test_a_generated_stream_with_faults_is_reported_alike_for_the_same_seed(
     assert files[0].read_bytes() == files[1].read_bytes()
     page = files[0].read_text("utf-8")
     assert "concept shift" in page
+    assert "concept shift of x, size 1: 2024-02-10T00:00" in shown.stdout
+    assert "null_column x: 2024-02-20T00:00 to 2024-02-22T00:00" in shown.stdout
+    assert "Seed 3." in shown.stdout
     assert "null_column x" in page
     assert "optimum" in page
     document = json.loads(told.stdout)
+    assert document["seed"] == 3
     never = document["lines"]["never"]
+    last = [day for day in never["days"] if day["day_us"] >= never["final_until_us"]]
+    assert len(last) >= 1  # the wait for their labels was not over at the end
+    assert not any(day["judged"] for day in last)
     assert never["reference"] == "optimum"
     assert never["days_above"] > 0
     assert 0 < never["bad_requests"] < never["predictions"]  # none before the shift
     assert document["lines"]["ungated 7d"]["fits"] == 4  # at the start, and every week up to the end
     assert document["faults"][0]["kind"] == "null_column"
     assert document["shifts"][0]["kind"] == "concept"
-    for part in ("days above", "bad requests", "CPU s", "Simulated faults", "dashed: the mean of optimum"):
+    for part in ("days above", "bad requests", "CPU s", "Shifts and faults", "dashed: the mean of optimum"):
         assert part in shown.stdout
     assert "days before each day" not in shown.stdout  # the charts of a terminal are by day
 
@@ -238,3 +247,47 @@ def test_a_search_chooses_on_the_first_half_and_shows_the_second(
     assert shown.exit_code == 0, shown.output
     assert "ungated 5d: It has the lowest loss of the first part" in shown.stdout
     assert CliRunner().invoke(trimtab, ["simulate", "--search", "--line", "never"]).exit_code == 2
+
+
+def refused(*words: str) -> str:
+    told = CliRunner().invoke(trimtab, ["simulate", *words])
+    assert told.exit_code == 2, told.output
+    return told.output
+
+
+@pytest.mark.fast
+def test_what_a_replay_could_not_write_or_compare_is_refused_before_it(tmp_path: Path) -> None:
+    assert "ends in .svg" in refused("--plot", "x.png")
+    (tmp_path / "file").write_text("")
+    for option, name in (("--html", "x.html"), ("--plot", "x.svg")):
+        assert "folder cannot be made" in refused(option, str(tmp_path / "file" / name))
+        assert f"{option} has no effect on a search" in refused("--search", option, str(tmp_path / name))
+    assert "found never alone, needed two or more" in refused("--search", "--policy", "never")
+
+
+def test_policies_and_streams_of_other_types_are_refused_or_taken(project: Project) -> None:
+    for given, said in (([], "policies is empty"), ([30], "found the policy 30"), (30, "found the policy 30")):
+        with pytest.raises(Misuse, match=said):
+            project.simulate(policies=given, model="buyer")  # type: ignore[arg-type]
+    with pytest.raises(Misuse, match="found stream=5"):
+        project.simulate(stream=5, model="buyer")  # type: ignore[arg-type]
+    words = "history=5 days=4 per_day=5"
+    for start in ("2023-01-01", "2024-01-01"):
+        with pytest.raises(Misuse, match="needed one after the first generated request"):
+            project.simulate(stream=words, model="buyer", start=start)
+    with pytest.raises(Misuse, match="can be judged"):
+        project.simulate(stream=words, model="buyer", start="2024-01-09T12:00:00Z")
+    single = fault("freeze", "2025-02-20", "2025-02-22")
+    with pytest.raises(Misuse, match="fault freeze: 2025-02-20"):
+        project.simulate(faults=single, stream=words, model="buyer")
+
+
+def test_functions_are_policies_of_their_name() -> None:
+    def idle(standing: object) -> None:
+        return None
+
+    (made, named) = given_policies((idle, "30d"))
+    assert isinstance(made, Policy)
+    assert (made.name, made.decide, named) == ("idle", idle, "30d")
+    assert given_policies("never,30d") == ["never", "30d"]
+    assert given_policies(made) == [made]

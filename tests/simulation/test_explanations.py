@@ -93,10 +93,10 @@ def test_restarts_freezes_and_slow_models_explain_no_alarm() -> None:
 
 def test_a_sabotage_explains_alarms_from_the_promotion_of_a_version_that_was_fitted_meanwhile() -> None:
     sabotage = put("sabotaged_refit", 30, 60)
-    first = [decision("train", 0, "v1"), decision("promote", 31, "v1")]
+    first = [decision("train", 29, "v1"), decision("promote", 31, "v1")]
     assert alarm([sabotage], raised=45, onset=44, decisions=first).explained_by is None
     assert alarm([sabotage, concept(40)], raised=45, onset=40, decisions=first).explained_by == "concept shift"
-    spoilt = [*first, decision("train", 43, "v2"), decision("promote", 44, "v2")]
+    spoilt = [*first, decision("train", 43, "candidate"), decision("promote", 44, "v2")]
     found = alarm([sabotage, concept(36)], raised=47, onset=44, decisions=spoilt)
     assert (found.explained_by, found.delay_us) == ("sabotaged_refit", 3 * DAY_US)
     assert alarm([sabotage], raised=47, onset=44, kind="nulls", subject="column x", decisions=spoilt).delay_us is None

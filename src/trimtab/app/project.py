@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from trimtab.report import Picture
     from trimtab.run import Run
     from trimtab.simulation.faults import Fault
-    from trimtab.simulation.policies import Policy
+    from trimtab.simulation.policies import Decide, Policy
     from trimtab.simulation.results import ReplayResult
     from trimtab.simulation.streams import Stream
     from trimtab.steering.loop.stages import Stage
@@ -1046,10 +1046,10 @@ class Project(ProjectRows):
         self,
         *,
         lines: Sequence[str] | None = None,
-        policies: Sequence[Policy | str] | None = None,
+        policies: Sequence[Policy | Decide | str] | None = None,
         model: str | None = None,
         stream: Stream | str | None = None,
-        faults: str | Path | Columns | Sequence[Fault | Mapping[str, Any]] | None = None,
+        faults: str | Path | Columns | Fault | Sequence[Fault | Mapping[str, Any]] | None = None,
         start: str | int | None = None,
         until: str | int | None = None,
         seed: int | None = None,
@@ -1061,7 +1061,8 @@ class Project(ProjectRows):
             lines: Names of scenarios of [demo]; default: all. Without [demo], or with `model`, there are two: "project"
                 (retrained as declared) and "never".
             policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
-                "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or one text with commas in between.
+                "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or functions from `Standing` to `Refit` or
+                None; or one text with commas in between.
             model: The deployment whose policy is replaced; default: the only one.
             stream: A generated history in place of the ingested one: made with `tt.stream()` for the model, or a text
                 for it such as "days=100 concept=40".

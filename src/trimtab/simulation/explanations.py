@@ -108,16 +108,19 @@ def changes_of(result: ReplayResult, scenario: ScenarioResult) -> list[Change]:
     """
     origins = scenario.origins
     request, labels = ("", "") if origins is None else (origins.request, origins.label_source)
-    promoted = [one for one in scenario.decisions if one.act == "promote"]
+    fitted_us = 0
+    promoted: list[tuple[int, int]] = []  # for each promotion its time, and that of the newest training before it
+    for row in scenario.decisions:
+        fitted_us = row.at_us if row.act == "train" else fitted_us
+        promoted += [(row.at_us, fitted_us)] if row.act == "promote" else []
     found = []
     for one in result.faults:
         until_us = one.end_us + _AFTER_US + _EXPLAINS_US
         begins = [(one.said, one.start_us)] if one.kind in OF_DATA else []
-        if any(one.covers(other.at_us) for other in promoted):
+        if any(one.covers(at_us) for at_us, _ in promoted):
             begins += [(f"end of {one.said}", one.end_us) for _ in begins]
         if one.kind == "sabotaged_refit":
-            fitted = [d.version for d in scenario.decisions if d.act == "train" and one.covers(d.at_us)]
-            begins = [(one.said, d.at_us) for d in promoted if d.version in fitted]
+            begins = [(one.said, at_us) for at_us, fitted_us in promoted if one.covers(fitted_us)]
         touches = ((one.source or (labels if one.kind in OF_LABELS else request), one.column),)
         found += [
             Change(
@@ -135,7 +138,7 @@ def changes_of(result: ReplayResult, scenario: ScenarioResult) -> list[Change]:
         found.append(
             Change(
                 kind=shift.kind,
-                said=f"{shift.kind} shift",
+                said=shift.said,
                 start_us=at_us,
                 until_us=at_us + shift.over_us + _EXPLAINS_US,
                 touches=((labels, None), *moved),

@@ -304,7 +304,8 @@ class Replay(Closing):
             mismatches=verdict.mismatches,
             first_mismatch=verdict.first,
             faults=list(self._recording.faults),
-            shifts=[] if stream is None else list(stream.shifts),
+            seed=self._settings.seed,
+            shifts=[] if stream is None else stream.shifts_from(begun.start_us),
             optimum=self._optimum(rows, found[self._scenarios[0].name]),
         )
 

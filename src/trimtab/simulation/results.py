@@ -161,7 +161,8 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
     mismatches: int  # this many values or null reasons differed; 0 is expected
     first_mismatch: str  # the first difference in words; "" if there is none
     faults: list[Fault] = []  # the faults that were simulated
-    shifts: list[Shift] = []  # for generated data: their shifts
+    seed: int = 0
+    shifts: list[Shift] = []  # for generated data: their shifts, with days counted from `start_us`
     # for generated data: the best possible predictions, as if a scenario had made them
     optimum: ScenarioResult | None = None
     start_why: str = ""  # a sentence: why this start was chosen; "": the caller chose it
@@ -202,8 +203,7 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
         ]
         marks += [Mark(at_us=one.start_us, label=one.said, kind="change") for one in self.faults]
         marks += [
-            Mark(at_us=self.start_us + round(one.day * DAY_US), label=f"{one.kind} shift", kind="change")
-            for one in self.shifts
+            Mark(at_us=self.start_us + round(one.day * DAY_US), label=one.said, kind="change") for one in self.shifts
         ]
         marks.sort(key=lambda mark: mark.at_us)
         own = shown_name(lines[0].metric)

@@ -34,6 +34,11 @@ class Shift(msgspec.Struct, frozen=True, kw_only=True):
     # a column of the request, or for "concept" a "source.column"; None: the request's first column that has a weight
     column: str | None
 
+    @property
+    def said(self) -> str:
+        """The shift in a few words, for reports."""
+        return f"{self.kind} shift"
+
 
 def shift(
     kind: ShiftKind, day: float, *, over: str | int = 0, size: float | None = None, column: str | None = None
@@ -99,6 +104,11 @@ class Stream(msgspec.Struct, frozen=True, eq=False):
         """Return the time at which a day begins. Days are counted from the end of the history."""
         return self.start_us + round(day * DAY_US)
 
+    def shifts_from(self, start_us: int) -> list[Shift]:
+        """Return the shifts, with their days counted from another time."""
+        earlier = (self.start_us - start_us) / DAY_US
+        return [msgspec.structs.replace(one, day=one.day + earlier) for one in self.shifts]
+
 
 def stream(
     model: Model,
@@ -161,7 +171,8 @@ def stream(
         )
     for one in shifts:
         if one.day >= days:
-            raise Misuse(f"stream: the {one.kind} shift of day {one.day:g} begins after the last of {days} days.")
+            raise Misuse(f"stream: the {one.said} of day {one.day:g} begins after the last of {days} days.")
+    shifts = [msgspec.structs.replace(one, column=plan.column_of(one)) for one in shifts]
     rng = np.random.default_rng(seed)
     begin_us = parse_time_us(start) // DAY_US * DAY_US
     spans = history + days
@@ -173,15 +184,13 @@ def stream(
     effects = _day_effects(rng, spans, day_sd)[(at_us - begin_us) // DAY_US]
     for one in shifts:
         if one.kind == "covariate":
-            _move(requests, plan, one, day, columns or {})
+            _move(requests, one, day, columns or {})
     sources, levels = _sources(rng, plan, requests, at_us, begin_us, spans)
     score = np.zeros(len(at_us)) + _known(rng, at_us, day, season, week, holidays)
     for name, weight in plan.weights.items():
         mean, sd = (columns or {}).get(name, (0.0, 1.0))
         values = levels[name] if name in levels else (requests[name].values - mean) / sd
-        turned = sum(
-            one.size * grown(one, day) for one in shifts if one.kind == "concept" and plan.column_of(one) == name
-        )
+        turned = sum(one.size * grown(one, day) for one in shifts if one.kind == "concept" and one.column == name)
         score = score + weight * (1.0 - 2.0 * turned) * values
     for one in shifts:
         if one.kind == "prior":
@@ -231,8 +240,10 @@ class _Plan:
             )
         self._first = next((name for name in self.weights if name in numbers), next(iter(self.weights)))
 
-    def column_of(self, one: Shift) -> str:
-        """Return the column that a change concerns."""
+    def column_of(self, one: Shift) -> str | None:
+        """Return the column that a change concerns; None: it concerns none."""
+        if one.kind == "prior":
+            return None
         name = self._first if one.column is None else one.column
         if name not in self.weights:
             raise Misuse(f"shift: column {name!r} has no weight. These columns have one: {', '.join(self.weights)}.")
@@ -280,10 +291,8 @@ def _requests(
     return found
 
 
-def _move(
-    requests: dict[str, Column], plan: _Plan, one: Shift, day: Floats, shapes: Mapping[str, tuple[float, float]]
-) -> None:
-    name = plan.column_of(one)
+def _move(requests: dict[str, Column], one: Shift, day: Floats, shapes: Mapping[str, tuple[float, float]]) -> None:
+    name = str(one.column)
     if name not in requests:
         raise Misuse(f"shift: {name!r} is no column of the request. A covariate shift needs one.")
     sd = shapes.get(name, (0.0, 1.0))[1]

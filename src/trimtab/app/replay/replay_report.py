@@ -20,6 +20,7 @@ from trimtab.app.replay.replay_tables import (
     number,
     outcome_table,
     quality_table,
+    shifts_in_words,
     table,
 )
 from trimtab.core.errors import Misuse
@@ -66,9 +67,9 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
         rows = [(one.name, *(number(one.months()[-1].metrics.get(name)) for name in own)) for one in scenarios]
         document.table(table(("scenario", *map(shown_name, own)), rows))
     document.table(loop_table(cards, [one.cpu_s for one in scenarios] if cpu else None))
-    if result.faults:
-        document.heading("Simulated faults")
-        for text in in_words(result.faults):
+    if result.faults or result.shifts:
+        document.heading("Shifts and faults")
+        for text in (*shifts_in_words(result), *in_words(result.faults)):
             document.paragraph(text)
     document.heading("Quality over time")
     if any(one.judged.any() for one in scenarios):
@@ -131,6 +132,7 @@ def report_document(result: ReplayResult) -> dict[str, Any]:
         "checked_values": result.checked_values,
         "mismatches": result.mismatches,
         "faults": msgspec.to_builtins(result.faults),
+        "seed": result.seed,
         "shifts": msgspec.to_builtins(result.shifts),
         "lines": {},
     }

@@ -33,7 +33,18 @@ def about(result: ReplayResult) -> list[str]:
     if result.checked_rows:
         text += f"; features of {count_of(result.checked_rows, 'request')} read again online: {result.mismatches:,} of "
         text += f"{result.checked_values:,} values differ between training and serving"
-    return [*out, f"{text}. {result.first_mismatch}".rstrip()]
+    return [*out, f"{text}. {result.first_mismatch}".rstrip(), f"Seed {result.seed}."]
+
+
+def shifts_in_words(result: ReplayResult) -> list[str]:
+    """Return each shift of generated data as one line of text."""
+    out = []
+    for one in result.shifts:
+        at_us = result.start_us + round(one.day * DAY_US)
+        of = "" if one.column is None else f" of {one.column}"
+        until = f" to {format_time(at_us + one.over_us)[:16]}" if one.over_us else ""
+        out.append(f"{one.said}{of}, size {one.size:g}: {format_time(at_us)[:16]}{until}")
+    return out
 
 
 def quality_table(cards: Sequence[Scorecard]) -> Table:

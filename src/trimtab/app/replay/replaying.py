@@ -16,7 +16,7 @@ from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, deco
 from trimtab.app.features.project_spec import runs_in_child
 from trimtab.app.replay.beginnings import Starts, check_judged, check_labels, last_request, recording_end, starts
 from trimtab.app.replay.scenario_process import ScenarioSource, divide_among_processors, replay_side_by_side
-from trimtab.app.replay.scenarios import USUAL, scenario_settings
+from trimtab.app.replay.scenarios import USUAL, given_policies, scenario_settings
 from trimtab.app.system import System
 from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse, NotFound
@@ -26,7 +26,7 @@ from trimtab.events.definitions import Source
 from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
 from trimtab.simulation.faults import OF_LOOP, Fault, in_words, read_faults
-from trimtab.simulation.policies import Policy
+from trimtab.simulation.policies import Decide, Policy
 from trimtab.simulation.replay import Recording, ReplaySettings
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
@@ -41,10 +41,10 @@ def simulate_project(
     system: System,
     *,
     lines: Sequence[str] | None,
-    policies: Sequence[Policy | str] | None,
+    policies: Sequence[Policy | Decide | str] | None,
     model: str | None,
     stream: Stream | str | None,
-    faults: str | Path | Columns | Sequence[Fault | Mapping[str, Any]] | None,
+    faults: str | Path | Columns | Fault | Sequence[Fault | Mapping[str, Any]] | None,
     start: str | int | None,
     until: str | int | None,
     seed: int | None,
@@ -57,13 +57,11 @@ def simulate_project(
             f"simulate: both lines and {other} are given. Give `lines` (the names of scenarios in section [demo] of "
             f"trimtab.toml) or `{other}`, not both."
         )
-    if isinstance(policies, str):
-        policies = policies.split(",")
     if policies is None and model is None:
         source = ScenarioSource(str(system.config.project_file), lines=scenario_settings(system.config, lines))
     else:
-        usual = [one.policy for one in USUAL]
-        source = ScenarioSource(str(system.config.project_file), policies=policies or usual, model=model)
+        given = [one.policy for one in USUAL] if policies is None else given_policies(policies)
+        source = ScenarioSource(str(system.config.project_file), policies=given, model=model)
     chosen = source.scenarios(system.definitions)
     used = system.config.seed if seed is None else seed
     if used < 0:
@@ -75,10 +73,20 @@ def simulate_project(
         made = None
     else:
         made = stream_of(stream, chosen[0].deployment.model, used) if isinstance(stream, str) else stream
+        if not isinstance(made, Stream):
+            raise Misuse(f"simulate: found stream={made!r}, needed what tt.stream() returned, or a text.")
         tables = made.tables
         begin = Starts((made.start_us if start is None else given_time_us(start, "start", system.clock),))
         until_us = made.until_us if until is None else given_time_us(until, "until", system.clock)
-        ended_us = None
+        ended_us = min(until_us, made.until_us)
+        first_us = int(made.truth.at_us[0])
+        if begin.at_us[0] <= first_us:
+            raise Misuse(
+                f"simulate: found the start {format_time(begin.at_us[0])}, needed one after the first generated "
+                f"request, {format_time(first_us)}. Leave out --start, or generate a longer history."
+            )
+        if begin.at_us[0] < until_us:  # otherwise there is an error below
+            check_judged(chosen, made.truth.at_us, (begin.at_us[0], until_us), ended_us)
     if not begin.at_us[-1] < until_us:
         raise Misuse(
             f"simulate: the start {format_time(begin.at_us[-1])} is not before the end {format_time(until_us)}. Give "

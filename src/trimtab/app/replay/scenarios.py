@@ -57,6 +57,26 @@ def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings])
     return lines
 
 
+def given_policies(given: object) -> list[Policy | str]:
+    """Return policies as a list. A function becomes a policy of its name, and a text is split at its commas.
+
+    Raises:
+        Misuse: There is no policy, or one is neither a policy, a text nor a function.
+    """
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
+    if not parts:
+        raise Misuse("simulate: policies is empty. Give a policy, or leave policies out.")
+    found: list[Policy | str] = []
+    for one in parts:
+        if callable(one):
+            found.append(Policy(name=getattr(one, "__name__", type(one).__name__), decide=one))
+        elif isinstance(one, Policy | str):
+            found.append(one)
+        else:
+            raise Misuse(f"simulate: found the policy {one!r}, needed a Policy, a function or a text such as '30d'.")
+    return found
+
+
 def scenarios_of_policies(
     definitions: Definitions, policies: Sequence[Policy | str], model: str | None, folder: Path
 ) -> list[Scenario]:

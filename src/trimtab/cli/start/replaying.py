@@ -16,6 +16,8 @@ from trimtab.core.config import load_config
 if TYPE_CHECKING:
     from trimtab.simulation.results import ReplayResult
 
+_FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
+
 
 @command("simulate", safe="A simulation changes nothing in the project's state.")
 @click.option("--line", "lines", multiple=True, metavar="NAME", help="Only this scenario of [demo]; may be repeated.")
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 )
 @click.option("--faults", metavar="FILE", help="CSV of faults: kind, start, end, source, column, size.")
 @click.option("--search", is_flag=True, help="Choose a policy on the first half of the days; measure it on the rest.")
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Write a page, too.")
-@click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path, dir_okay=False), help="Write the plot.")
+@click.option("--html", metavar="FILE", type=_FILE, help="Write a page, too.")
+@click.option("--plot", metavar="FILE.svg", type=_FILE, help="Write the plot.")
 @click.option(
     "--start", metavar="TIME", help="ISO 8601 (default: [demo] start, or where a first version can be trained)."
 )
@@ -85,9 +87,12 @@ def simulate(
     refuse_given("needs --experiment.", *planted)
     time_given("--start", start)
     time_given("--until", until)
-    if search and lines:
-        raise click.UsageError("--search tries policies: leave out --line. Without --policy, it tries the usual ones.")
     chosen: list[Any] = [one.strip() for given in policies for one in given.split(",")]
+    if search:
+        refuse_given("has no effect on a search of policies. Leave it out with --search.", "lines", "html", "plot")
+        if len(chosen) == 1:
+            raise click.UsageError(f"--search compares policies: found {chosen[0]} alone, needed two or more.")
+    _check_files(html, plot)
     if search and not chosen:
         from trimtab.simulation import grid
 
@@ -110,11 +115,23 @@ def simulate(
         _show_search(result)
         return
     found = comparisons(result)
+    show(report_document(result), report_lines(result, found))
     if plot is not None:
         result.plot().save(plot)
     if html is not None:
         write_report(result, found, f"{next(iter(result.lines))} and others, replayed", html)
-    show(report_document(result), report_lines(result, found))
+
+
+def _check_files(html: Path | None, plot: Path | None) -> None:
+    """Refuse files that cannot be written, and make their folders, before the replay."""
+    if plot is not None and plot.suffix != ".svg":
+        raise click.UsageError(f"--plot: found {plot}, needed the name of an SVG file. Use a name that ends in .svg.")
+    for file in (html, plot):
+        try:
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"{file}: its folder cannot be made: {error.strerror}. Name another one.") from None
 
 
 def _show_search(result: ReplayResult) -> None:

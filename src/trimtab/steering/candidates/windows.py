@@ -77,8 +77,9 @@ def lack_of_days(training_set: TrainingSet, window: JudgingWindow, seen: str) ->
         states = ", ".join(f"{n} {state}" for state, n in manifest.by_state.items())
         lists = manifest.lists
         states += "" if lists is msgspec.UNSET else f"; {lists.text}"
+        states = f" ({states})" if states else ""
         return (
-            f"None of {training_set.rows} requests has a label that is final ({states}). A label is final "
+            f"None of {training_set.rows} requests has a label that is final{states}. A label is final "
             f"{format_duration(manifest.wait_us)} (the label's wait) after its request. "
             f"Load labels, or wait.{ends}"
         )

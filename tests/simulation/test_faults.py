@@ -138,7 +138,7 @@ def test_faults_are_read_from_files_and_tables(tmp_path: Path) -> None:
         with pytest.raises(Misuse, match="how many hours late"):
             fault("late_feed", START_US, END_US, source="readings", size=size)
     file.write_text("kind,start,end\n")
-    with pytest.raises(Misuse, match=r"holds no fault. Give a line for each, under kind,start,end"):
+    with pytest.raises(Misuse, match=r"holds no fault. Give one or more, with the fields kind,start,end"):
         read_faults(file)
     with pytest.raises(Misuse, match="is the time or the key"):
         put(tables, "null_column", column="at")
@@ -209,3 +209,37 @@ def test_quality_is_judged_by_the_labels_without_the_fault(tmp_path: Path) -> No
     flipped = replayed(tmp_path / "flipped", tables, [worlds.never()], 6, flip)
     assert flipped.faults == [flip]
     assert np.array_equal(flipped.lines["never"].labels, bare.labels, equal_nan=True)
+
+
+@pytest.mark.fast
+def test_files_of_faults_that_cannot_be_read_say_where_and_why(tmp_path: Path) -> None:
+    file = tmp_path / "faults.csv"
+    header, line = "kind,start,end,source,column,size\n", "unit_change,2024-02-20,2024-02-22,,x,{}\n"
+    file.write_text(header + line.format("2"), "utf-8-sig")  # as spreadsheets write it
+    assert read_faults(file)[0].size == 2.0
+    for encoding in ("utf-16", "latin-1"):
+        file.write_text(header + "outage,2024-02-20,2024-02-22,café,,\n", encoding)
+        with pytest.raises(Misuse, match=r"faults.csv is not in UTF-8 .* Save it as CSV in UTF-8"):
+            read_faults(file)
+    for size in ("abc", '"1,8"'):
+        file.write_text(header + "\n" + line.format(size))  # an empty line counts
+        with pytest.raises(Misuse, match=rf"line 3: found size='{size.strip(chr(34))}', needed a number"):
+            read_faults(file)
+    file.write_text(header + line.format("2,,7"))
+    with pytest.raises(Misuse, match="line 2: more values than columns"):
+        read_faults(file)
+    with pytest.raises(Misuse, match="what was given holds no fault"):
+        read_faults([])
+    with pytest.raises(Misuse, match="row 1: found 5, needed a Fault or a dict"):
+        read_faults([5])  # type: ignore[list-item]
+    one = fault("freeze", "2024-02-20", "2024-02-22")
+    assert read_faults(one) == read_faults({"kind": "freeze", "start": "2024-02-20", "end": "2024-02-22"}) == [one]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("kind", ["label_stop", "label_flip"])
+def test_faults_of_labels_take_no_other_source(kind: Any) -> None:
+    with pytest.raises(
+        Misuse, match=f"{kind} readings: found the source 'readings', needed that of the labels, 'sales'"
+    ):
+        put(worlds.make(2, days=9, per_day=4), kind, source="readings")

@@ -112,41 +112,56 @@ def fault(
     return Fault(kind=kind, start_us=start_us, end_us=end_us, source=source, column=column, size=size)
 
 
-def read_faults(given: str | Path | Columns | Sequence[Fault | Mapping[str, Any]]) -> list[Fault]:
+def read_faults(
+    given: str | Path | Columns | Fault | Mapping[str, Any] | Sequence[Fault | Mapping[str, Any]],
+) -> list[Fault]:
     """Read faults from a file, a table or a list, and return them in the order of their beginnings.
 
     Args:
         given: A CSV file with some of the columns kind, start, end, source, column and size; or a table or dicts with
-            these columns; or `Fault` objects.
+            these columns; or `Fault` objects. A single dict or `Fault` needs no list.
 
     Raises:
         NotFound: The file does not exist.
-        Misuse: A column or a value is not valid (the message names the row), or the file holds no fault.
+        Misuse: The file is not in UTF-8, a column or a value is not valid (the message names the line or the row), or
+            there is no fault.
     """
-    rows: Sequence[Fault | Mapping[str, Any]]
+    rows: dict[str, Fault | Mapping[str, Any]]
     if isinstance(given, str | Path):
         try:
-            with Path(given).open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+            with Path(given).open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                rows = {f"{given}, line {reader.line_num}": one for one in reader}
         except OSError as error:
             raise NotFound(f"faults: {given} cannot be read: {error}") from error
-        if not rows:
-            raise Misuse(f"faults: {given} holds no fault. Give a line for each, under {','.join(_FIELDS)}.")
-    elif isinstance(given, Columns):
-        rows = given.to_rows()
+        except UnicodeDecodeError as error:
+            raise Misuse(f"faults: {given} is not in UTF-8 ({error.reason}). Save it as CSV in UTF-8.") from error
     else:
-        rows = given
-    found = [one if isinstance(one, Fault) else _of_row(one, number) for number, one in enumerate(rows, 1)]
+        listed = given.to_rows() if isinstance(given, Columns) else given
+        listed = [listed] if isinstance(listed, Fault | Mapping) else listed
+        rows = {f"row {number}": one for number, one in enumerate(listed, 1)}
+    if not rows:
+        where = given if isinstance(given, str | Path) else "what was given"
+        raise Misuse(f"faults: {where} holds no fault. Give one or more, with the fields {','.join(_FIELDS)}.")
+    found = [one if isinstance(one, Fault) else _of_row(one, where) for where, one in rows.items()]
     return sorted(found, key=lambda one: (one.start_us, one.end_us, one.kind))
 
 
-def _of_row(row: Mapping[str, Any], number: int) -> Fault:
+def _of_row(row: Mapping[str, Any], where: str) -> Fault:
+    if not isinstance(row, Mapping):
+        raise Misuse(f"faults, {where}: found {row!r}, needed a Fault or a dict.")
     strange = [name for name in row if name not in _FIELDS]
+    if strange and strange[0] is None:  # how the csv module names values that no column has
+        raise Misuse(f"faults, {where}: more values than columns: {', '.join(row[strange[0]])!r}. Remove a comma.")
     if strange:
-        raise Misuse(f"faults, row {number}: no field {strange[0]!r}. There is: {', '.join(_FIELDS)}.")
+        raise Misuse(f"faults, {where}: no field {strange[0]!r}. There is: {', '.join(_FIELDS)}.")
     given = {name: value for name, value in row.items() if value not in (None, "")}
+    size = given.get("size")
     try:
-        size = None if "size" not in given else float(given["size"])
+        size = None if size is None else float(size)
+    except (TypeError, ValueError) as error:
+        raise Misuse(f"faults, {where}: found size={size!r}, needed a number such as 1.8.") from error
+    try:
         return fault(
             given.get("kind", ""),
             given.get("start", ""),
@@ -155,8 +170,8 @@ def _of_row(row: Mapping[str, Any], number: int) -> Fault:
             column=given.get("column"),
             size=size,
         )
-    except (Misuse, ValueError) as error:
-        raise Misuse(f"faults, row {number}: {error}") from error
+    except Misuse as error:
+        raise Misuse(f"faults, {where}: {error}") from error
 
 
 def in_words(faults: Sequence[Fault]) -> list[str]:

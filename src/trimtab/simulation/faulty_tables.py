@@ -43,6 +43,11 @@ def with_faults(
         if one.kind not in OF_DATA:
             continue
         name = one.source or (model.label.source.name if one.kind in OF_LABELS else model.request.name)
+        if one.kind in OF_LABELS and name != model.label.source.name:
+            raise Misuse(
+                f"fault {one.said}: found the source {name!r}, needed that of the labels, {model.label.source.name!r}. "
+                "Leave the source out; for another source, use outage."
+            )
         if name not in found or name not in by_name:
             raise NotFound(f"fault {one.said}: no source {name!r}. There is: {', '.join(found)}.")
         source, table = by_name[name], found[name]

@@ -232,7 +232,7 @@ def test_what_cannot_be_made_up_is_refused() -> None:
         tt.stream(strange)
     with pytest.raises(Misuse, match="weights of z"):
         tt.stream(made_model(), weights={"z": 1.0})
-    with pytest.raises(Misuse, match="missing from 0 to below 1"):
+    with pytest.raises(Misuse, match=r"missing=1.0, needed a number from 0 to below 1"):
         tt.stream(made_model(), missing=1.0)
     with pytest.raises(Misuse, match="column 'site' has no weight"):
         tt.stream(made_model(), shifts=[shift("concept", 3, column="site")])
@@ -249,3 +249,55 @@ def test_what_cannot_be_made_up_is_refused() -> None:
     assert [(one.kind, one.day, one.over_us) for one in made.shifts] == [("concept", 3, 0), ("prior", 4, 2 * DAY_US)]
     with pytest.raises(Misuse, match="no request has the key"):
         made.truth.best_of(["nobody"])
+
+
+NAN = float("nan")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"season": NAN}, "season=nan"),
+        ({"week": float("inf")}, "week=inf"),
+        ({"day_sd": -1.0}, "day_sd=-1.0"),
+        ({"day_sd": float("inf")}, "day_sd=inf"),
+        ({"weights": {"x": NAN}}, "weights="),
+        ({"columns": {"x": (10, 0)}}, "columns="),
+        ({"columns": {"x": (10, -1)}}, "columns="),
+        ({"columns": {"x": 10}}, "columns="),
+        ({"columns": {"xx": (10, 1)}}, "columns: found 'xx', needed a column of floats"),
+        ({"columns": {"site": (10, 1)}}, "columns: found 'site', needed a column of floats"),
+        ({"seed": None}, "seed=None"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"seed": -1}, "seed=-1"),
+        ({"history": 1.5}, "history=1.5"),
+        ({"days": True}, "days=True"),
+        ({"per_day": 2.5}, "per_day=2.5"),
+        ({"holidays": [NAN]}, r"holidays=\[nan\]"),
+        ({"holidays": 3}, "holidays=3"),
+        ({"holidays": [999]}, "holidays: found day 999"),
+        ({"delay": ("5d",)}, "delay="),
+        ({"delay": "5d"}, "delay='5d'"),
+        ({"delay": ("5d", "3d")}, "delay="),
+        ({"delay": ("5d", "900d")}, "at most the wait for labels"),
+        ({"shifts": shift("prior", 3)}, "shifts="),
+    ],
+)
+def test_arguments_of_a_stream_that_make_no_sense_are_refused_by_name(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(Misuse, match=said):
+        tt.stream(made_model(), **given)
+
+
+@pytest.mark.fast
+def test_shifts_of_no_size_and_words_given_twice_are_refused() -> None:
+    for size in (0, NAN, float("inf"), "big"):
+        with pytest.raises(Misuse, match="found size="):
+            shift("prior", 5, size=size)  # type: ignore[arg-type]
+    with pytest.raises(Misuse, match="found day='5'"):
+        shift("concept", "5")  # type: ignore[arg-type]
+    with pytest.raises(Misuse, match="a prior shift concerns no column"):
+        shift("prior", 5, column="x")
+    with pytest.raises(Misuse, match="days= is given twice"):
+        stream_of("days=30 days=40", made_model(), 1)
+    assert len(stream_of("days=9 history=5 per_day=5 concept=2 concept=4", made_model(), 1).shifts) == 2

@@ -14,6 +14,7 @@ from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, duration_us, parse_time_us
 from trimtab.events.definitions import Source
+from trimtab.simulation.stream_arguments import check_arguments, delays_us, is_finite
 from trimtab.simulation.stream_labels import Outcomes, outcomes
 from trimtab.training.definitions import Model
 
@@ -57,7 +58,8 @@ def shift(
             request that has a weight. It is not used for "prior".
 
     Raises:
-        Misuse: The kind does not exist, `day` is not finite, or `over` is negative.
+        Misuse: The kind does not exist, `day` or `size` is not finite, `size` is 0, `over` is no duration, or "prior"
+            has a column.
 
     >>> shift("concept", 40, over="14d").size
     1.0
@@ -65,8 +67,12 @@ def shift(
     if kind not in ("concept", "covariate", "prior"):
         raise Misuse(f"shift: kind={kind!r}. Needed: concept, covariate or prior.")
     over_us = duration_us(over) if over else 0
-    if over_us < 0 or not math.isfinite(day):
-        raise Misuse(f"shift: day={day}, over={over!r}. Needed: a finite day, and a duration of 0 or more.")
+    if not is_finite(day):
+        raise Misuse(f"shift: found day={day!r}, needed a finite number.")
+    if size is not None and not (is_finite(size) and size):
+        raise Misuse(f"shift: found size={size!r}, needed a finite number other than 0.")
+    if kind == "prior" and column is not None:
+        raise Misuse(f"shift: found column={column!r}, but a prior shift concerns no column. Leave it out.")
     return Shift(kind=kind, day=day, over_us=over_us, size=1.0 if size is None else size, column=column)
 
 
@@ -125,7 +131,7 @@ def stream(
     holidays: Sequence[float] = (),
     day_sd: float = 0.15,
     shifts: Sequence[Shift] = (),
-    delay: tuple[str, str] = ("36h", "47h"),
+    delay: tuple[str, str] | None = None,
     missing: float = 0.0,
 ) -> Stream:
     """Generate a history and the days after it for a declared model. The best possible predictions are known, too.
@@ -155,20 +161,22 @@ def stream(
         day_sd: The standard deviation of a random effect of each day that no model can know. The effects of
             neighbouring days have a correlation of 0.4.
         shifts: Changes in the data, made with `shift()`.
-        delay: The shortest and the longest time until a label becomes known.
+        delay: The shortest and the longest time until a label becomes known, at most the wait for labels. By default
+            36 and 47 hours or, if the wait is shorter, such shares of it as these are of two days.
         missing: The share of requests that never get a label.
 
     Raises:
-        Misuse: A weight belongs to no column, the label cannot be generated (its value must be a column, or a
-            comparison of a column with a number), or a time or share is out of range, or a shift begins too late.
+        Misuse: A weight or a shape belongs to no column of floats, the label cannot be generated (its value must be a
+            column, or a comparison of a column with a number), an argument is out of range, or a shift begins too late.
     """
+    check_arguments(
+        model, seed=seed, history=history, days=days, per_day=per_day, weights=weights, columns=columns, season=season,
+        week=week, holidays=holidays, day_sd=day_sd, missing=missing,
+    )  # fmt: skip
+    least_us, most_us = delays_us(model, delay)
+    if not isinstance(shifts, list | tuple) or not all(isinstance(one, Shift) for one in shifts):
+        raise Misuse(f"stream: found shifts={shifts!r}, needed a list of what shift() returned.")
     plan = _Plan(model, weights)
-    least_us, most_us = (duration_us(one) for one in delay)
-    if not (history > 0 and days > 0 and per_day > 0 and 0 <= missing < 1 and 0 < least_us <= most_us):
-        raise Misuse(
-            f"stream: history={history}, days={days}, per_day={per_day}, missing={missing}, delay={delay}. history, "
-            "days, per_day and both delays must be above 0, delays in rising order, and missing from 0 to below 1."
-        )
     for one in shifts:
         if one.day >= days:
             raise Misuse(f"stream: the {one.said} of day {one.day:g} begins after the last of {days} days.")
@@ -427,6 +435,8 @@ def stream_of(text: str, model: Model, seed: int) -> Stream:
     for word in text.split():
         name, _, value = word.partition("=")
         day, _, over = value.partition("+")
+        if name in given:
+            raise Misuse(f"stream: {name}= is given twice. Leave one out.")
         try:
             if name in ("concept", "covariate", "prior"):
                 shifts.append(shift(name, float(day), over=f"{int(over)}d" if over else 0))  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from trimtab.monitoring.guardrails import guardrails as guardrails
 from trimtab.serving.answer.score_cache import cache as cache
 from trimtab.serving.client import connect as connect
 from trimtab.serving.protect.degradation import degrade as degrade
-from trimtab.simulation.streams import stream as stream
+from trimtab.simulation.generating.streams import stream as stream
 from trimtab.stats.metrics.loss_names import ndcg_loss as ndcg_loss
 from trimtab.stats.metrics.loss_names import pinball as pinball
 from trimtab.steering.causes import every as every

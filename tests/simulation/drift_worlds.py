@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 import trimtab as tt
 from trimtab.core.time import DAY_US
 from trimtab.simulation.faults import Fault
+from trimtab.simulation.generating.streams import Shift, shift
 from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult, ScenarioResult
 from trimtab.simulation.scenarios.scenario import Scenario
-from trimtab.simulation.streams import Shift, shift
 from trimtab.stats.metrics.lists import unit_losses
 
 Kind = Literal["binary", "regression", "classes", "ranking"]

@@ -20,9 +20,9 @@ from trimtab.core.time import DAY_US
 from trimtab.monitoring.quality.watches import Watch
 from trimtab.registry import Registry
 from trimtab.simulation.faults import Fault, fault
+from trimtab.simulation.generating.streams import shift
 from trimtab.simulation.replay import Replay
 from trimtab.simulation.scenarios.scenario import Scenario
-from trimtab.simulation.streams import shift
 from trimtab.stats.metrics.losses import row_losses
 from trimtab.store.ports import read_record
 from trimtab.training.data.sets import load_manifest

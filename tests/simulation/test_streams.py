@@ -16,11 +16,11 @@ from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.simulation import Stream, never, shift, ungated
+from trimtab.simulation.generating.streams import grown, stream_of
 from trimtab.simulation.measures import Judged, measures
 from trimtab.simulation.replay import Recording, Replay, ReplaySettings
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
-from trimtab.simulation.streams import grown, stream_of
 from trimtab.training import Model
 
 readings = tt.source("readings", time="read_at", delay="1h", columns={"site": str, "level": float})
@@ -276,7 +276,7 @@ NAN = float("nan")
         ({"per_day": 2.5}, "per_day=2.5"),
         ({"holidays": [NAN]}, r"holidays=\[nan\]"),
         ({"holidays": 3}, "holidays=3"),
-        ({"holidays": [999]}, "holidays: found day 999"),
+        ({"holidays": [999]}, r"holidays=\[999\], needed a list of days from -45 to 119"),
         ({"delay": ("5d",)}, "delay="),
         ({"delay": "5d"}, "delay='5d'"),
         ({"delay": ("5d", "3d")}, "delay="),

@@ -60,9 +60,9 @@ if TYPE_CHECKING:
     from trimtab.report import Picture
     from trimtab.run import Run
     from trimtab.simulation.faults import Fault
+    from trimtab.simulation.generating.streams import Stream
     from trimtab.simulation.policies import Decide, Policy
     from trimtab.simulation.results import ReplayResult
-    from trimtab.simulation.streams import Stream
     from trimtab.steering.loop.stages import Stage
     from trimtab.training.judge.evaluation import Evaluation
 
@@ -1061,8 +1061,7 @@ class Project(ProjectRows):
             lines: Names of scenarios of [demo]; default: all. Without [demo], or with `model`, there are two: "project"
                 (retrained as declared) and "never".
             policies: In place of `lines`: policies of `trimtab.simulation`, or texts for them such as "never", "30d",
-                "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or functions from `Standing` to `Refit` or
-                None; or one text with commas in between.
+                "alarm|30d", "ungated 30d", "naive" or "FILE.py:FUNCTION"; or functions; or one text with commas.
             model: The deployment whose policy is replaced; default: the only one.
             stream: A generated history in place of the ingested one: made with `tt.stream()` for the model, or a text
                 for it such as "days=100 concept=40".

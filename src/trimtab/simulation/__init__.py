@@ -1,10 +1,10 @@
 """Replay of a history: the same loop as in service runs in virtual time, to compare retraining policies."""
 
 from trimtab.simulation.faults import Fault, fault, read_faults
+from trimtab.simulation.generating.streams import Shift, Stream, Truth, shift, stream
 from trimtab.simulation.policies import Policy, Refit, Standing, alarm, every, naive, never, project, ungated
 from trimtab.simulation.policy_search import PolicyChoice, choose_policy, grid
 from trimtab.simulation.scorecard import Scorecard, scorecards
-from trimtab.simulation.streams import Shift, Stream, Truth, shift, stream
 
 __all__ = [
     "Fault",

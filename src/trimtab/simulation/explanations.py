@@ -33,10 +33,9 @@ class Origins(msgspec.Struct, frozen=True, kw_only=True):
 
     request: str
     label_source: str
-    quality: frozenset[str]  # the columns from which any input is computed, and the whole source of the label
-    # for each input and each column of the request, the columns from which it is computed
+    # for each input and each column of the request, the columns from which it is computed; for each source of a view,
+    # those by which it is looked up; for "", those of all inputs, and the source of the label
     columns: dict[str, frozenset[str]]
-    by: dict[str, frozenset[str]]  # for each source of a view, the columns by which the view is looked up
 
     @staticmethod
     def of(model: Model) -> Origins:
@@ -54,23 +53,23 @@ class Origins(msgspec.Struct, frozen=True, kw_only=True):
             own = {f"{source.name}.{one}" for one in (*join.view.columns_read, source.time)}
             return frozenset(own).union(*map(read, join.by))
 
-        by = {one.view.source.name: frozenset[str]().union(*map(read, one.by)) for one in joins.values()}
-        columns = {name: read(name) | read(name, feature=True) for name in (*request.columns, *features.names)}
         label = model.label.source.name
-        quality = frozenset({f"{label}."}).union(*(read(name, feature=True) for name in features.names))
-        return Origins(request=request.name, label_source=label, quality=quality, columns=columns, by=by)
+        columns = {one.view.source.name: frozenset[str]().union(*map(read, one.by)) for one in joins.values()}
+        columns |= {name: read(name) | read(name, feature=True) for name in (*request.columns, *features.names)}
+        columns[""] = frozenset({f"{label}."}).union(*(read(name, feature=True) for name in features.names))
+        return Origins(request=request.name, label_source=label, columns=columns)
 
     def about(self, subject: str) -> set[str]:
         """Return the columns that the subject of an input signal is about; "source." stands for a whole source."""
         kind, _, name = subject.partition(" ")
-        if kind == "source":
-            return {f"{name}.", *self.by.get(name, ())}
-        if kind in ("column", "columns"):
-            return set(names := name.split(" and ")).union(*(self.columns.get(one, ()) for one in names))
+        if kind in ("source", "column", "columns"):
+            names = name.split(" and ")
+            own = {f"{name}."} if kind == "source" else {*names}
+            return own.union(*(self.columns.get(one, ()) for one in names))
         return {f"{self.label_source if kind == 'labels' else self.request}."}
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class Change(msgspec.Struct, frozen=True):
     """A change that a scenario meets: a shift of generated data, or a simulated fault."""
 
     kind: str
@@ -91,7 +90,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
             return kinds and bool(self.touches) and (origins is None or self._touches(origins.about(signal.subject)))
         if signal.kind == "no_labels":
             return self.kind in _GAPS and (origins is None or self._touches({f"{origins.label_source}."}))
-        return origins is None or self.kind not in OF_DATA or self._touches(origins.quality)
+        return origins is None or self.kind not in OF_DATA or self._touches(origins.columns[""])
 
     def _touches(self, names: Set[str]) -> bool:
         whole = {f"{source}." for source, _ in self.touches}
@@ -123,27 +122,14 @@ def changes_of(result: ReplayResult, scenario: ScenarioResult) -> list[Change]:
             begins = [(one.said, at_us) for at_us, fitted_us in promoted if one.covers(fitted_us)]
         touches = ((one.source or (labels if one.kind in OF_LABELS else request), one.column),)
         found += [
-            Change(
-                kind=one.kind,
-                said=said,
-                start_us=at_us,
-                until_us=max(until_us, at_us + _EXPLAINS_US),
-                touches=touches if one.kind in OF_DATA else (),
-            )
+            Change(one.kind, said, at_us, max(until_us, at_us + _EXPLAINS_US), touches if one.kind in OF_DATA else ())
             for said, at_us in begins
         ]
     for shift in result.shifts:
         at_us = result.start_us + round(shift.day * DAY_US)
         moved = ((request, shift.column),) if shift.kind == "covariate" else ()
-        found.append(
-            Change(
-                kind=shift.kind,
-                said=shift.said,
-                start_us=at_us,
-                until_us=at_us + shift.over_us + _EXPLAINS_US,
-                touches=((labels, None), *moved),
-            )
-        )
+        until_us = at_us + shift.over_us + _EXPLAINS_US
+        found.append(Change(shift.kind, shift.said, at_us, until_us, ((labels, None), *moved)))
     return found
 
 

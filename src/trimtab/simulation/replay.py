@@ -28,6 +28,7 @@ from trimtab.simulation.explanations import Origins
 from trimtab.simulation.faults import OF_DATA, Fault
 from trimtab.simulation.faulty_tables import recorded_labels, with_faults
 from trimtab.simulation.feed import Feed
+from trimtab.simulation.generating.streams import Stream
 from trimtab.simulation.results import RefusedStart, ReplayResult, ScenarioResult
 from trimtab.simulation.scenarios.rows import AnsweredRows, Block, Questions
 from trimtab.simulation.scenarios.scenario import Scenario
@@ -37,7 +38,6 @@ from trimtab.simulation.scenarios.shared_fits import FitCache
 from trimtab.simulation.scenarios.ungated import Ungated
 from trimtab.simulation.scenarios.world import World
 from trimtab.simulation.spot_check import SpotCheck
-from trimtab.simulation.streams import Stream
 from trimtab.store.ports import Log
 
 

@@ -17,8 +17,8 @@ from trimtab.core.time import DAY_US
 from trimtab.report import Mark, Picture, Series, line_chart
 from trimtab.simulation.explanations import Origins
 from trimtab.simulation.faults import Fault
+from trimtab.simulation.generating.streams import Shift
 from trimtab.simulation.measures import Judged, Measure, measures
-from trimtab.simulation.streams import Shift
 from trimtab.stats import Interval, Loss, loss_kind
 from trimtab.stats.metrics.multiclass import top_class
 from trimtab.training.data.sets import whole_lists

@@ -26,11 +26,11 @@ from trimtab.events.definitions import Source
 from trimtab.events.values.checks import given_time_us
 from trimtab.features.definitions import Request
 from trimtab.simulation.faults import OF_LOOP, Fault, in_words, read_faults
+from trimtab.simulation.generating.streams import Stream, stream_of
 from trimtab.simulation.policies import Decide, Policy
 from trimtab.simulation.replay import Recording, ReplaySettings
 from trimtab.simulation.results import ReplayResult
 from trimtab.simulation.scenarios.scenario import Scenario
-from trimtab.simulation.streams import Stream, stream_of
 from trimtab.store.file_lock import FileLock
 
 _REPLAYS = "trimtab-replay-"  # the names of replay folders begin with this; erasures and backups use it, too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -57,7 +58,7 @@ def scenarios_of(definitions: Definitions, settings: Sequence[ScenarioSettings])
     return lines
 
 
-def given_policies(given: object) -> list[Policy | str]:
+def given_policies(given: Any) -> list[Policy | str]:
     """Return policies as a list. A function becomes a policy of its name, and a text is split at its commas.
 
     Raises:
@@ -66,15 +67,10 @@ def given_policies(given: object) -> list[Policy | str]:
     parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
     if not parts:
         raise Misuse("simulate: policies is empty. Give a policy, or leave policies out.")
-    found: list[Policy | str] = []
     for one in parts:
-        if callable(one):
-            found.append(Policy(name=getattr(one, "__name__", type(one).__name__), decide=one))
-        elif isinstance(one, Policy | str):
-            found.append(one)
-        else:
+        if not isinstance(one, Policy | str) and not callable(one):
             raise Misuse(f"simulate: found the policy {one!r}, needed a Policy, a function or a text such as '30d'.")
-    return found
+    return [Policy(name=getattr(one, "__name__", "function"), decide=one) if callable(one) else one for one in parts]
 
 
 def scenarios_of_policies(

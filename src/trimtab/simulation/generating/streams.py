@@ -14,8 +14,8 @@ from trimtab.core.columns.data import Column, Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, duration_us, parse_time_us
 from trimtab.events.definitions import Source
-from trimtab.simulation.stream_arguments import check_arguments, delays_us, is_finite
-from trimtab.simulation.stream_labels import Outcomes, outcomes
+from trimtab.simulation.generating.stream_arguments import check_arguments, delays_us, is_finite
+from trimtab.simulation.generating.stream_labels import Outcomes, outcomes
 from trimtab.training.definitions import Model
 
 Floats = NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""Generate histories whose best possible predictions are known."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from trimtab.core.records import Signal
+from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
-from trimtab.simulation.faults import OF_DATA, OF_LABELS
+from trimtab.simulation.faults import OF_DATA, OF_LABELS, Fault
+from trimtab.simulation.generating.streams import Shift
 from trimtab.training.definitions import Model
-
-if TYPE_CHECKING:
-    from trimtab.simulation.results import ReplayResult, ScenarioResult
 
 _EXPLAINS_US = 60 * DAY_US  # a change explains alarms that are raised until this long after it is complete
 # it also explains later alarms whose `onset_us` lies in that time, or up to this long before the change
@@ -99,21 +96,26 @@ class Change(msgspec.Struct, frozen=True):
         return bool(names & (whole | columns)) or any(name.startswith(all_of) for name in names)
 
 
-def changes_of(result: ReplayResult, scenario: ScenarioResult) -> list[Change]:
+def changes_of(
+    faults: Sequence[Fault],
+    shifts: Sequence[Shift],
+    start_us: int,
+    decisions: Sequence[Decision],
+    origins: Origins | None,
+) -> list[Change]:
     """Return the changes that a scenario meets.
 
     Faults of the loop explain no alarm, except a sabotage: it begins with each promotion of a version that was fitted
     meanwhile. The end of a fault is a change, too, if a version was promoted while the fault lasted.
     """
-    origins = scenario.origins
     request, labels = ("", "") if origins is None else (origins.request, origins.label_source)
     fitted_us = 0
     promoted: list[tuple[int, int]] = []  # for each promotion its time, and that of the newest training before it
-    for row in scenario.decisions:
+    for row in decisions:
         fitted_us = row.at_us if row.act == "train" else fitted_us
         promoted += [(row.at_us, fitted_us)] if row.act == "promote" else []
     found = []
-    for one in result.faults:
+    for one in faults:
         until_us = one.end_us + _AFTER_US + _EXPLAINS_US
         begins = [(one.said, one.start_us)] if one.kind in OF_DATA else []
         if any(one.covers(at_us) for at_us, _ in promoted):
@@ -125,8 +127,8 @@ def changes_of(result: ReplayResult, scenario: ScenarioResult) -> list[Change]:
             Change(one.kind, said, at_us, max(until_us, at_us + _EXPLAINS_US), touches if one.kind in OF_DATA else ())
             for said, at_us in begins
         ]
-    for shift in result.shifts:
-        at_us = result.start_us + round(shift.day * DAY_US)
+    for shift in shifts:
+        at_us = start_us + round(shift.day * DAY_US)
         moved = ((request, shift.column),) if shift.kind == "covariate" else ()
         until_us = at_us + shift.over_us + _EXPLAINS_US
         found.append(Change(shift.kind, shift.said, at_us, until_us, ((labels, None), *moved)))

@@ -129,7 +129,7 @@ def _card(result: ReplayResult, scenario: ScenarioResult, losses: Floats, refere
     days = _days(scenario, losses, best)
     above = _days_above(days)
     there = ~np.isnan(losses)
-    changes = changes_of(result, scenario)
+    changes = changes_of(result.faults, result.shifts, result.start_us, scenario.decisions, scenario.origins)
 
     def alarms(signals: Sequence[Signal], *, inputs: bool) -> list[Alarm]:
         red = [one for one in signals if one.severity == "red"]

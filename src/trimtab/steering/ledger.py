@@ -85,8 +85,12 @@ class Ledger:
         raise Conflict(f"ledger: other processes added a row first, {_ATTEMPTS} times in a row. Try again.")
 
     def rows(self, *, after: int = 0) -> list[Decision]:
-        """Return all decisions with a sequence number above `after`, oldest first."""
-        return [msgspec.json.decode(entry.body, type=Decision) for entry in self._stored(after)]
+        """Return all decisions with a sequence number above `after`, oldest first.
+
+        Raises:
+            Corrupt: A row was changed, and cannot be decoded.
+        """
+        return [_decoded(entry) for entry in self._stored(after)]
 
     def _stored(self, after: int = 0) -> Iterator[Stored]:
         while entries := self._catalog.journal(JOURNAL, after=after):
@@ -103,10 +107,7 @@ class Ledger:
         head, previous = self._read_head(), GENESIS  # the file is read first, because rows may be added meanwhile
         rows: list[Decision] = []
         for n, stored in enumerate(self._stored(), 1):
-            try:
-                row = msgspec.json.decode(stored.body, type=Decision)
-            except msgspec.MsgspecError as error:
-                raise Corrupt(f"ledger: row {n} was changed: {error}. Restore the catalogue.") from error
+            row = _decoded(stored)
             if (msgspec.json.encode(row), row.at_us) != (stored.body, stored.at_us):  # the hash is of the known fields
                 raise Corrupt(f"ledger: row {n} was changed: its bytes are not as written. Restore the catalogue.")
             if row.sequence != n or row.previous_hash != previous or row.hash != _hash(row):
@@ -146,6 +147,13 @@ class Ledger:
     def _newest(self) -> Decision | None:
         newer = self.rows(after=self._last.sequence if self._last else 0)
         return newer[-1] if newer else self._last
+
+
+def _decoded(stored: Stored) -> Decision:
+    try:
+        return msgspec.json.decode(stored.body, type=Decision)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"ledger: row {stored.sequence} was changed: {error}. Restore the catalogue.") from error
 
 
 def _row(entry: Entry, before: Decision | None) -> Decision:

@@ -135,6 +135,17 @@ def test_several_processes_give_the_result_of_one(given: Given) -> None:
     assert not (given.folder / "many" / "recording.pickle").exists()
 
 
+def test_the_end_is_reported_when_a_child_process_ends_last(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenario_process, "_POLL_S", 60.0)  # the child process ends between two reports
+    reached_us: list[int] = []
+    (given.folder / "many").mkdir()
+    parts = [given.scenarios[2:], given.scenarios[:2]]
+    replay_side_by_side(
+        parts, given.source, given.recording, given.folder / "many", SETTINGS, reached=reached_us.append
+    )
+    assert reached_us[-1] == SETTINGS.until_us
+
+
 def test_all_scenarios_begin_at_the_first_start_at_which_each_has_a_version(given: Given) -> None:
     first_day = int(given.recording.tables["visit"]["at"].values.min()) // DAY_US
     starts_us = tuple((first_day + days) * DAY_US for days in (20, 22, 23))

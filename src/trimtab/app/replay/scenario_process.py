@@ -142,6 +142,7 @@ def replay_side_by_side(
         lines = dict(result.lines)
         for child in children:
             lines |= child.result(lambda: reached(min(child.reached_us() for child in children))).lines
+        reached(settings.until_us)
     refused = result.refused_starts if begun is None else begun.refused
     return msgspec.structs.replace(result, lines=lines, refused_starts=refused)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.records import ChangeOnset
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.steering.candidates.plans import Plan, aged_sources, newest_plan, of_window, onset_plan, plan_in_words
 from trimtab.steering.candidates.windows import JudgingWindow
 from trimtab.training.data.weights import age_weights
@@ -35,10 +35,11 @@ def change(day: int) -> ChangeOnset:
     return ChangeOnset(at_us=day * DAY_US, earliest_us=(day - 3) * DAY_US, latest_us=(day + 2) * DAY_US)
 
 
-def planned(first: int, seed: int = 0) -> tuple[Rows, Plan]:
+def planned(first: int, seed: int = 0, span_us: int = 0) -> tuple[Rows, Plan]:
     rng = np.random.default_rng(seed)
     rows = Rows(np.sort(rng.integers(0, DAYS, 500)), rng.random(500) < 0.9)
-    return rows, onset_plan(rows, stretch(rows, first), change(first))  # type: ignore[arg-type]  # all that it reads
+    plan = onset_plan(rows, stretch(rows, first), change(first), span_us)  # type: ignore[arg-type]  # all that it reads
+    return rows, plan
 
 
 @given(first=st.integers(5, DAYS - 7), seed=st.integers(0, 1_000))
@@ -53,6 +54,24 @@ def test_no_fold_is_answered_by_a_fit_that_has_seen_any_of_it(first: int, seed: 
             assert not (learnt & ~rows.usable).any()
             assert (learnt & plan.window.rows).any()  # of the days since the change half are learnt from
     assert (together == plan.window.rows).all()
+
+
+@given(first=st.integers(5, DAYS - 14), seed=st.integers(0, 1_000), hours=st.integers(1, 72))
+def test_labels_that_overlap_are_never_on_both_sides(first: int, seed: int, hours: int) -> None:
+    rows, plan = planned(first, seed, hours * HOUR_US)
+    days = rows.begun_us // DAY_US
+    assert (plan.folds[0] | plan.folds[1] == plan.window.rows).all()
+    assert days[plan.folds[0]].max() < days[plan.folds[1]].min()
+    for fold in plan.folds:
+        for source in plan.sources:
+            learnt = plan.learnt(source, fold)
+            apart = np.abs(rows.begun_us[learnt][:, None] - rows.begun_us[fold])
+            assert apart.min() >= hours * HOUR_US
+            assert (learnt & plan.window.rows).any()  # some days since the change are left to learn from
+            near = np.abs(days[:, None] - np.unique(days[fold])).min(axis=1) <= plan.gap
+            assert (learnt == (source.rows & ~near)).all()
+    said = plan_in_words(plan, plan.sources[0], plan.window)
+    assert f"in two halves, with {plan.gap} day{'s' * (plan.gap > 1)} between" in said
 
 
 @given(first=st.integers(5, DAYS - 7), seed=st.integers(0, 1_000))

@@ -193,12 +193,16 @@ class Label(LabelWait, msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] | tuple[int, ...] = ()
     # whether the source has one event for each request, with the request's time as event time; `model()` sets it # D206
     dated_by_request: bool = False
+    # for how long after a request something happens that its label sums up, so that labels of requests that are closer
+    # to each other overlap; 0: they do not
+    span_us: int = 0
 
     @property
     def hash(self) -> str:
         """The hash that identifies this definition."""
         content = self.source.content_of(sorted({self.key} | self.value.columns()))
         parts: list[object] = [content, self.key, self.value, self.wait_us]
+        parts += [["span", self.span_us]] if self.span_us else []
         return content_hash([*parts, self.classes] if self.classes else parts)
 
     @property
@@ -340,6 +344,7 @@ def label(
     value: Expression | str,
     wait: str | int,
     classes: Sequence[str] | Sequence[int] | None = None,
+    span: str | int = 0,
 ) -> Label:
     """Declare the label of a request: a value in the event of `source` whose column `key` has the request's key.
 
@@ -352,9 +357,13 @@ def label(
         wait: How long after a request to wait for its label.
         classes: The possible values, 3 to 100. All versions give probabilities in this order. A row with another value
             is called `unlisted`, and is not used for training.
+        span: For how long after a request something happens that its label sums up, such as "14d" for the sales of two
+            weeks. Labels of neighbouring days then overlap. So a candidate for a change of the data is judged on days
+            that are further than this from the days that it has learnt from. By default, labels do not overlap.
 
     Raises:
-        Misuse: A column does not exist, the value has another type, or the classes are not a list of distinct values.
+        Misuse: A column does not exist, the value has another type, the classes are not a list of distinct values, or
+            `span` is longer than `wait`.
     """
     _check_source("label", source)
     if key not in source.columns:
@@ -371,7 +380,13 @@ def label(
             f"label from {source.name!r}: its value is of type {dtype}. Give a number or a comparison"
             + (', or list the values that it can have: classes=["...", ...].' if dtype == "str" else ".")
         )
-    return Label(source=source, key=key, value=value, wait_us=duration_us(wait), classes=named)
+    wait_us, span_us = duration_us(wait), duration_us(span)
+    if span_us > wait_us:
+        raise Misuse(
+            f"label from {source.name!r}: span={span!r} is longer than wait={wait!r}, so labels would count as final "
+            "before everything has happened that they sum up. Make wait at least as long as span."
+        )
+    return Label(source=source, key=key, value=value, wait_us=wait_us, classes=named, span_us=span_us)
 
 
 def _checked_classes(

@@ -180,6 +180,7 @@ def _model(model: Model) -> dict[str, Part]:
             "label": f"{expression_words(label.value)} of {label.source.name} by {label.key}"
             + (f", one of {', '.join(label.class_names)}" if label.classes else ""),
             "wait": format_duration(label.wait_us),
+            **({"span": format_duration(label.span_us)} if label.span_us else {}),
             "metric": model.metric,
             "estimator": f"code {code_hash(model.estimator)[:8]}",
         }

@@ -88,7 +88,8 @@ class Comparisons:
             return newest_plan(training_set, self.window(training_set, target), changed)
         since_us = max(onset.at_us, target.unseen_from_us)
         days_us = max(labelled_until(training_set) - since_us, 0)
-        return onset_plan(training_set, judging_window(training_set, days_us, since_us), onset)
+        window = judging_window(training_set, days_us, since_us)
+        return onset_plan(training_set, window, onset, self._deployment.model.label.span_us)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
         """Return a sentence if too few days are closed since the change, or too few closed days are new to the target.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.core.records import ChangeOnset
+from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US
 from trimtab.steering.candidates.recipes import Floats, Rows
 from trimtab.steering.candidates.windows import LEAST_DAYS, JudgingWindow, day_of
@@ -34,12 +35,15 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
     The rows to judge on are divided into folds. Each fold is scored by a fit that has learnt from none of its rows.
     Usually there is one fold. With two folds of alternate days, all days since a change are judged, and each fit also
-    learns from half of them.
+    learns from half of them. If labels overlap over several days, the folds are the earlier and the later half, and a
+    fit does not learn from days that are at most `gap` days from the fold that it scores.
     """
 
     windows: tuple[JudgingWindow, ...]  # the longest window first; it contains the other windows
     folds: tuple[Rows, ...]  # the rows of the longest window, divided into one or more parts
     sources: tuple[Source, ...]
+    gap: int = 0  # in days
+    days: NDArray[np.int64] = np.zeros(0, np.int64)  # the day of each row of the training set; only read with a gap
 
     @property
     def window(self) -> JudgingWindow:
@@ -55,7 +59,11 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
 
     def learnt(self, source: Source, fold: Rows) -> Rows:
         """Return the rows for the fit that scores a fold."""
-        return source.rows & ~fold
+        learnt = source.rows & ~fold
+        if self.gap:
+            near = np.unique(self.days[fold])[:, None] + np.arange(-self.gap, self.gap + 1)
+            learnt &= ~np.isin(self.days, near)
+        return learnt
 
     def assembled(self, answers: Sequence[Floats]) -> Floats:
         """Return the scores of all rows of the longest window, in their order, from the scores of each fold."""
@@ -105,7 +113,7 @@ def aged_sources(plan: Plan) -> list[Source]:
     return [msgspec.structs.replace(usual, name=name, half_life_us=days * DAY_US) for days, name in aged.items()]
 
 
-def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset) -> Plan:
+def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset, span_us: int = 0) -> Plan:
     """Return the plan for a change of the data: judge several sources on the days since then, with two folds. # D0177
 
     A candidate that is judged on all days since the change would have learnt nothing about the change. Therefore there
@@ -117,10 +125,14 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
 
     Args:
         window: The days since the change began.
+        span_us: For how long after a request something happens that its label sums up; 0: labels do not overlap.
     """
     usable, begun_us = training_set.usable, training_set.begun_us
     days = begun_us // DAY_US
-    odd = np.searchsorted(np.unique(days[window.rows]), days) % 2 == 1
+    judged, gap = np.unique(days[window.rows]), -(-span_us // DAY_US)
+    odd = np.searchsorted(judged, days) % 2 == 1
+    if gap:
+        odd = days >= judged[judged.size // 2]
     since = usable & (begun_us >= onset.at_us)
     latest_us = min(onset.latest_us, window.end_us - LEAST_DAYS * DAY_US)
     newest_us = max(window.end_us - LEAST_WINDOW_US, latest_us)
@@ -138,6 +150,8 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
         (window, newest) if newest_us > window.start_us and labelled_days >= LEAST_DAYS else (window,),
         (window.rows & ~odd, window.rows & odd),
         tuple(sources),
+        gap,
+        days,
     )
 
 
@@ -147,7 +161,8 @@ def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:
         return ""
     folds = ""
     if len(plan.folds) > 1:
-        folds = ", in folds of alternate days; each fold was scored by a fit that had not seen it"
+        what = f"two halves, with {count_of(plan.gap, 'day')} between" if plan.gap else "folds of alternate days"
+        folds = f", in {what}; each fold was scored by a fit that had not seen it"
     return (
         f"Judged on the days from {day_of(window.start_us)} to {day_of(window.end_us - 1)}{folds}. "
         f"Learnt from: {source.name}; this was the best of {plan.choices} choices, so "

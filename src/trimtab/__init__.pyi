@@ -28,8 +28,10 @@ from trimtab.simulation.generating.streams import stream as stream
 from trimtab.stats.metrics.loss_names import ndcg_loss as ndcg_loss
 from trimtab.stats.metrics.loss_names import pinball as pinball
 from trimtab.steering.causes import every as every
+from trimtab.steering.causes import on_estimated_drop as on_estimated_drop
 from trimtab.steering.causes import on_new_labels as on_new_labels
 from trimtab.steering.causes import on_quality_drop as on_quality_drop
+from trimtab.steering.causes import on_skew as on_skew
 from trimtab.steering.causes import on_slice_drop as on_slice_drop
 from trimtab.steering.definitions import beats_champion as beats_champion
 from trimtab.steering.definitions import deployment as deployment

@@ -16,7 +16,15 @@ from input_world import Shop, World
 from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US, MINUTE_US
 from trimtab.monitoring.inputs.checks.shapes import distances
-from trimtab.monitoring.inputs.input_hours import SAMPLED, HourCounts, Layout, SummedCounts, merged, summarise
+from trimtab.monitoring.inputs.input_hours import (
+    SAMPLED,
+    HourCounts,
+    Layout,
+    SummedCounts,
+    merged,
+    outside,
+    summarise_rows,
+)
 from trimtab.monitoring.inputs.profile_distances import column_distances
 from trimtab.monitoring.profiles.input_rows import RowReader, planned
 from trimtab.monitoring.profiles.profile_records import NO_REASON, NULL_CODES, InputProfile
@@ -44,13 +52,18 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     return Logged(shop, Layout(profile), reader, shop.predictions())
 
 
+def summarise(logged: Logged, predictions: list[Prediction]) -> dict[int, HourCounts]:
+    made_at_us = np.array([p.made_at_us for p in predictions], np.int64)
+    return summarise_rows(logged.layout, logged.reader.read(predictions), made_at_us, [p.id for p in predictions])
+
+
 def same(one: HourCounts, other: HourCounts) -> bool:
     pairs = zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
     return all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in pairs)
 
 
 def test_a_summary_counts_what_a_count_by_hand_does(logged: Logged) -> None:
-    found = summarise(logged.layout, logged.reader, logged.predictions)
+    found = summarise(logged, logged.predictions)
     profile = logged.layout.profile
     names = [one.name for one in profile.columns]
     by_hour: dict[int, list[Prediction]] = {}
@@ -90,7 +103,7 @@ def test_a_summary_counts_what_a_count_by_hand_does(logged: Logged) -> None:
 
 
 def test_distances_of_columns_are_those_of_all_rows_together(logged: Logged) -> None:
-    found = summarise(logged.layout, logged.reader, logged.predictions)
+    found = summarise(logged, logged.predictions)
     distances = column_distances(logged.layout, found.values())
     whole = sum(counts.rows for counts in found.values())
     for place, column in enumerate(logged.layout.profile.columns):
@@ -107,13 +120,13 @@ def test_distances_of_columns_are_those_of_all_rows_together(logged: Logged) -> 
 @settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, 600), max_size=6), backwards=st.booleans())
 def test_any_split_into_blocks_gives_equal_summaries(logged: Logged, cuts: list[int], backwards: bool) -> None:
-    whole = summarise(logged.layout, logged.reader, logged.predictions)
+    whole = summarise(logged, logged.predictions)
     edges = sorted({0, len(logged.predictions), *(min(cut, len(logged.predictions)) for cut in cuts)})
     blocks = [logged.predictions[a:b] for a, b in pairwise(edges)]
     found: dict[int, HourCounts] = {}
     parts: list[HourCounts] = []
     for block in blocks[::-1] if backwards else blocks:
-        for hour, counts in summarise(logged.layout, logged.reader, block).items():
+        for hour, counts in summarise(logged, block).items():
             found[hour] = merged((found[hour], counts)) if hour in found else counts
             parts.append(counts)
     assert found.keys() == whole.keys()
@@ -124,7 +137,7 @@ def test_any_split_into_blocks_gives_equal_summaries(logged: Logged, cuts: list[
 
 
 def test_distances_from_the_profile_are_those_of_each_column_by_itself(logged: Logged) -> None:
-    counts = SummedCounts(list(summarise(logged.layout, logged.reader, logged.predictions).values()))
+    counts = SummedCounts(list(summarise(logged, logged.predictions).values()))
     found, rows = distances(logged.layout, counts)
     bins = logged.layout.by_bin(counts.bins)
     for place, column in enumerate(logged.layout.profile.columns):
@@ -136,7 +149,7 @@ def test_distances_from_the_profile_are_those_of_each_column_by_itself(logged: L
 
 
 def test_a_summary_is_read_back_as_it_was(logged: Logged) -> None:
-    for counts in summarise(logged.layout, logged.reader, logged.predictions).values():
+    for counts in summarise(logged, logged.predictions).values():
         again = HourCounts.decode(counts.encoded, logged.layout)
         assert again is not None
         assert same(counts, again)
@@ -192,3 +205,19 @@ def test_only_live_requests_are_traffic_and_only_rows_of_the_version_in_service_
     }  # each was asked twice
     hours = [msgspec.json.decode(one.body) for one in shop.catalog.find("input_hour", "shop/")]
     assert sum(one["rows"] for one in hours) == len(ahead)
+
+
+def test_rows_outside_of_the_profile_are_those_that_are_strange_or_extreme_in_a_column(logged: Logged) -> None:
+    rows = logged.reader.read(logged.predictions)
+    found = outside(logged.layout, rows)
+    expected = np.zeros(len(found), bool)
+    for place, column in enumerate(logged.layout.profile.columns):
+        known = set(logged.layout.known[place].tolist())
+        for row, value in enumerate(rows.values[:, place].tolist()):
+            extreme = (column.least is not None and value < column.least) or (
+                column.most is not None and value > column.most
+            )
+            new = bool(known) and column.covered >= 1.0 and value == value and value not in known
+            expected[row] |= bool(rows.strange[row, place]) or extreme or new
+    assert found.tolist() == expected.tolist()
+    assert 50 < found.sum() < len(found)

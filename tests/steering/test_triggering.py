@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -16,14 +17,14 @@ from rig import Bench, Rig, day, target
 import trimtab as tt
 from trimtab import store
 from trimtab.core.errors import Misuse
-from trimtab.core.records import ChangeOnset
-from trimtab.core.time import DAY_US
+from trimtab.core.records import ChangeOnset, Signal
+from trimtab.core.time import DAY_US, duration_us
 from trimtab.monitoring.quality.watches import MetricValue, Watch
 from trimtab.stats.inference.edetector import AlarmState, learn_alarm, update_alarm
 from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
 from trimtab.steering.definitions import deployment
 from trimtab.steering.loop.budgets import spent_budget, with_fits
-from trimtab.steering.loop.triggering import Seen, find_trigger
+from trimtab.steering.loop.triggering import Seen, declares, find_trigger
 from trimtab.steering.loop_state import REQUEST, Changes, LoopState, Quiet, Repair, Requested
 from trimtab.store import Catalog, Put
 
@@ -36,8 +37,8 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def seen(*, labels: int = 0, requested: Requested | None = None) -> Seen:
-    return Seen(NOW_US, True, None, requested, lambda: labels, lambda name, onset: 0.0)
+def seen(*, labels: int = 0, requested: Requested | None = None, signals: Sequence[Signal] = ()) -> Seen:
+    return Seen(NOW_US, True, None, requested, lambda: labels, lambda name, onset: 0.0, lambda: signals)
 
 
 # --- joined
@@ -152,7 +153,9 @@ def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(
     watch = alarmed("state=FL", of_gap=of_gap)
     found = {
         rule: find_trigger(
-            deployment(target, retrain=rule), LoopState(), Seen(NOW_US, True, watch, None, lambda: 0, rise_by_slice)
+            deployment(target, retrain=rule),
+            LoopState(),
+            Seen(NOW_US, True, watch, None, lambda: 0, rise_by_slice, list),
         )
         for rule in (tt.on_quality_drop(), tt.on_slice_drop())
     }
@@ -165,6 +168,72 @@ def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(
     if whole is not None:
         assert whole.cause == "Quality alarm: slices raised the loss of all rows by 10% or more: state=FL."
         assert whole.onset == of_slice.onset
+
+
+def signal(kind: str, subject: str = "", *, severity: Literal["info", "red"] = "red", **evidence: float) -> Signal:
+    return Signal(
+        id=f"{kind}/1",
+        kind=kind,
+        model="click",
+        version="v1",
+        raised_at_us=NOW_US - DAY_US,
+        onset_us=NOW_US - 6 * DAY_US,
+        severity=severity,
+        evidence=evidence,
+        message="0.5 and not 0.4.",
+        subject=subject,
+    )
+
+
+def test_a_rise_of_the_estimated_loss_begins_a_repair_that_waits_for_labels_since_then() -> None:
+    rules = deployment(target, retrain=tt.on_estimated_drop())
+    days = {"earliest_us": float(NOW_US - 8 * DAY_US), "latest_us": float(NOW_US - 5 * DAY_US)}
+    rise = signal("estimated_loss", severity="info", **days)
+    assert find_trigger(rules, LoopState(), seen()) is None
+    assert find_trigger(rules, LoopState(), seen(signals=[signal("skew"), signal("nulls")])) is None
+    found = find_trigger(rules, LoopState(), seen(signals=[rise]))
+    assert found is not None
+    assert (found.kind, found.cause) == ("estimate", "0.5 and not 0.4.")
+    onset = ChangeOnset(at_us=NOW_US - 6 * DAY_US, earliest_us=NOW_US - 8 * DAY_US, latest_us=NOW_US - 5 * DAY_US)
+    assert found.onset == onset
+    assert found.ready_at_us == target.label.final_at(NOW_US + DAY_US)  # 7 days after the change, and the label's wait
+    quiet = LoopState(quiets={"estimate": Quiet(NOW_US + DAY_US)})
+    assert find_trigger(rules, quiet, seen(signals=[rise])) is None
+    assert find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(), seen(signals=[rise])) is None
+
+
+def test_skew_begins_a_repair_only_while_a_red_signal_stands() -> None:
+    rules = deployment(target, retrain=tt.on_skew() | tt.on_new_labels(10))
+    standing = signal("skew", "cause definition")
+    found = find_trigger(rules, LoopState(), seen(labels=50, signals=[standing]))
+    assert found is not None
+    assert (found.kind, found.cause) == ("skew", "Skew, cause definition: 0.5 and not 0.4.")
+    assert (found.onset, found.ready_at_us) == (None, NOW_US)
+    other = find_trigger(rules, LoopState(), seen(labels=50, signals=[signal("skew", severity="info")]))
+    assert other is not None
+    assert other.kind == "labels"
+
+
+def test_a_follow_up_belongs_to_causes_that_date_a_change() -> None:
+    for rule, expected in (
+        (tt.on_quality_drop(), True),
+        (tt.on_slice_drop(), True),
+        (tt.on_estimated_drop(), True),
+        (tt.on_skew(), False),
+        (tt.every("30d"), False),
+    ):
+        assert declares(deployment(target, retrain=rule), "follow-up") == expected
+
+
+@pytest.mark.parametrize(("span", "days"), [(0, 7), ("1d", 7), ("2d", 8), ("60h", 10), ("5d", 14)])
+def test_a_repair_waits_longer_if_labels_overlap(span: str | int, days: int) -> None:
+    label = msgspec.structs.replace(target.label, span_us=duration_us(span), wait_us=10 * DAY_US)
+    rules = deployment(msgspec.structs.replace(target, label=label), retrain=tt.on_estimated_drop())
+    at_us = NOW_US - 6 * DAY_US
+    rise = signal("estimated_loss", earliest_us=float(at_us), latest_us=float(at_us))
+    found = find_trigger(rules, LoopState(), seen(signals=[rise]))
+    assert found is not None
+    assert found.ready_at_us == at_us + (days + 10) * DAY_US
 
 
 def test_an_alarm_overtakes_a_schedule_that_waits(catalog: Catalog) -> None:
@@ -191,7 +260,7 @@ def test_a_refusal_of_one_cause_keeps_the_others_free(catalog: Catalog) -> None:
     assert [d.act for d in rig.controller.tick()] == ["trigger", "train", "gate", "refuse"]
     assert {d.actor for d in rig.ledger.rows()[-4:]} == {"ada"}
     assert catalog.get(REQUEST, "click") is None
-    assert set(rig.controller.state.quiets) == {"call", "slice", "labels"}
+    assert set(rig.controller.state.quiets) == {"call", "slice", "estimate", "skew", "labels"}
     assert rig.controller.state.quiets["call"].until_us == rig.clock.now_us() + 60 * DAY_US
     assert rig.controller.state.quiet_until_us < rig.clock.now_us()
 
@@ -291,7 +360,7 @@ def test_an_alarm_does_not_wait_if_the_change_began_later_than_the_last_repair_t
         tried = ChangeOnset(at_us=latest_us - DAY_US, earliest_us=latest_us - 9 * DAY_US, latest_us=latest_us)
         kept = {"tried": tried} if kept_as == "tried" else {"changes": Changes(repaired=tried)}
         state = LoopState(alarm_quiet_until_us=NOW_US + DAY_US, **kept)
-        asked = Seen(NOW_US, True, watch, None, lambda: 0, lambda name, onset: 0.0)
+        asked = Seen(NOW_US, True, watch, None, lambda: 0, lambda name, onset: 0.0, list)
         return find_trigger(deployment(target, retrain=tt.on_quality_drop()), state, asked)
 
     assert found(earliest_us) is None
@@ -307,7 +376,7 @@ def test_a_refused_repair_that_took_the_change_to_begin_too_early_is_repeated_at
     latest_us = watch.onset.at_us - days * DAY_US
     tried = ChangeOnset(at_us=latest_us - 4 * DAY_US, earliest_us=latest_us - 8 * DAY_US, latest_us=latest_us)
     now_us = watch.onset.at_us + 3 * DAY_US
-    seen = Seen(now_us, True, watch, None, lambda: 0, lambda name, onset: 0.0)
+    seen = Seen(now_us, True, watch, None, lambda: 0, lambda name, onset: 0.0, list)
     found = find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(tried=tried), seen)
     assert found is not None
     assert (found.ready_at_us == now_us) == again

@@ -42,6 +42,14 @@ class OnNewLabels(_Joined, frozen=True, tag="on_new_labels"):
     least: int
 
 
+class OnEstimatedDrop(_Joined, frozen=True, tag="on_estimated_drop"):
+    """Retrain when the loss that is estimated before labels come has risen."""
+
+
+class OnSkew(_Joined, frozen=True, tag="on_skew"):
+    """Retrain when features that were used for predictions differ from the same features computed again."""
+
+
 class Every(_Joined, frozen=True, tag="every"):
     """Retrain when the training of the version in service was `period_us` ago or more."""
 
@@ -54,7 +62,7 @@ class AllOf(_Joined, frozen=True, tag="all_of"):
     all_of: tuple[Single, ...]
 
 
-Single: TypeAlias = OnQualityDrop | OnSliceDrop | OnNewLabels | Every
+Single: TypeAlias = OnQualityDrop | OnSliceDrop | OnEstimatedDrop | OnSkew | OnNewLabels | Every
 Trigger: TypeAlias = Single | AllOf
 
 
@@ -88,7 +96,7 @@ def triggers_of(given: _Joined | Triggers) -> Triggers:
     """
     if isinstance(given, Triggers):
         return given
-    if not isinstance(given, OnQualityDrop | OnSliceDrop | OnNewLabels | Every | AllOf):
+    if not isinstance(given, Single | AllOf):
         raise Misuse(
             f'retrain: {given!r} is not a trigger. Give tt.on_quality_drop(), tt.every("30d") or another trigger, or '
             "several joined by | and &."
@@ -118,6 +126,24 @@ def on_quality_drop(*, run_length: str | int = "1000d") -> OnQualityDrop:
 def on_slice_drop() -> OnSliceDrop:
     """Retrain when the quality alarm of a slice rings, even if the loss of all rows has not changed."""
     return OnSliceDrop()
+
+
+def on_estimated_drop() -> OnEstimatedDrop:
+    """Retrain when the estimated loss is provably more than a tenth above that of the reference days.
+
+    The loss is estimated from scores and inputs before labels come, so a change of the inputs is noticed early. The
+    repair still waits for labels of days after the change, and the gate decides with them. That other labels now follow
+    from the same inputs is not seen before they come: for this there is `on_quality_drop()`.
+    """
+    return OnEstimatedDrop()
+
+
+def on_skew() -> OnSkew:
+    """Retrain when a skew check finds features that differ from those used for predictions, and needs action.
+
+    Checks are made by a service and by `trimtab quality skew`. A simulation makes none.
+    """
+    return OnSkew()
 
 
 def on_new_labels(least: int) -> OnNewLabels:

@@ -9,11 +9,12 @@ import msgspec
 from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality, GateRecord
 from trimtab.store.ports import Catalog, read_record
 
-Cause = Literal["first", "call", "alarm", "slice", "follow-up", "labels", "schedule", "person"]
+Cause = Literal["first", "call", "alarm", "slice", "estimate", "skew", "follow-up", "labels", "schedule", "person"]
 KIND = "loop"  # the kind of catalogue records that hold a `LoopState`
 FREEZE = "freeze"
 REQUEST: Final = "repair_request"  # the kind of catalogue records for repairs that were requested over HTTP
-APART: Final = ("call", "slice", "labels")  # causes whose quiet times are in `LoopState.quiets`
+APART: Final = ("call", "slice", "estimate", "skew", "labels")  # causes whose quiet times are in `LoopState.quiets`
+OF_CHANGES: Final = ("alarm", "slice", "estimate")  # causes that are about a recent change of the data
 SHADOW: Final = "shadow"
 APPROVAL: Final = "waiting for approval"
 CANARY: Final = "canary"
@@ -140,7 +141,7 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     cooldown_us: int = 0  # how long the schedule's quiet time after its next refusal is
     alarm_quiet_until_us: int = 0  # likewise for alarms, whose refusals are counted separately
     alarm_cooldown_us: int = 0
-    quiets: dict[str, Quiet] = {}  # the quiet times of the causes call, slice and labels
+    quiets: dict[str, Quiet] = {}  # the quiet times of the causes in `APART`
     fits: tuple[tuple[int, int], ...] = ()  # the fits of the last seven days, as pairs of time and count
     lack: str = ""  # phase "waiting": which data the last check found missing; "": none, or not checked yet
     looked_us: int = 0  # the time of that check; in phase "shadow": of the last comparison

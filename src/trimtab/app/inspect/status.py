@@ -10,6 +10,7 @@ from trimtab.app.alerts.alert_overview import red_receivers
 from trimtab.app.features.clock_ahead import REPAIR, stamped_ahead
 from trimtab.app.features.feature_failures import feature_failures
 from trimtab.app.features.source_counts import SourceCounts, read_counts
+from trimtab.app.inspect.estimates import estimate_in_words
 from trimtab.app.inspect.skew import skew_lines
 from trimtab.app.inspect.skew_signals import SIGNAL
 from trimtab.app.inspect.status_text import DeploymentStatus, SourceStatus, Status
@@ -254,6 +255,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         learner=None if version is None else _learner(system, loop.deployment, version, now_us, red),
         inputs=None if version is None else why_no_profile(system.state.catalog, version.id),
         ungated=None if version is None else _ungated(system, version, moved),
+        estimate=None if version is None else estimate_in_words(system, loop.deployment, now_us),
         beside=_arms(system, name),
     )
 

@@ -36,6 +36,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     learner: str | None = None  # how many labels an online learner has learnt, and how many it could not learn
     inputs: str | None = None  # why input columns are not monitored; None: they are
     ungated: str | None = None  # why the version is deployed although it did not pass its tests; None: it passed
+    estimate: str | None = None  # the loss estimated for the newest days before their labels come; None: not known
     beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any
 
 
@@ -151,7 +152,7 @@ def _deployment(one: DeploymentStatus, skew: str | None) -> Iterator[str]:
     yield from [f"  trust: {one.trust} (loading it runs code from its artifact)"] if one.version and one.trust else []
     yield from (f"  {arm}: {what}" for arm, what in one.beside.items())
     yield f"  {_PROVISIONAL.sub('(provisional)', one.watch)}; {one.phase}"
-    yield from (f"  {line}" for line in (one.cache, one.learner, skew) if line)
+    yield from (f"  {line}" for line in (one.estimate, one.cache, one.learner, skew) if line)
     if one.last_decision:
         yield f"  last decision: {one.last_decision}"
 

@@ -43,6 +43,7 @@ from trimtab.steering.candidates.stored import Recording
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.version_checks import Proving
 from trimtab.steering.loop.loop import Loop
+from trimtab.steering.loop.triggering import declares
 from trimtab.store.ports import Put
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.environment import current_environment
@@ -95,7 +96,7 @@ class DeploymentLoop:
     @cached_property
     def inputs(self) -> InputMonitor:
         """The monitor of the model inputs of the deployed version."""
-        return InputMonitor(
+        monitor = InputMonitor(
             self._catalog,
             self.deployment.model,
             profiles=self._profiles,
@@ -104,6 +105,8 @@ class DeploymentLoop:
             now_us=self._clock.now_us(),
             owner=self.deployment.owner,
         )
+        monitor.estimates_red = declares(self.deployment, "estimate")
+        return monitor
 
     @property
     def deployment_hash(self) -> str:

@@ -12,9 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.records import Prediction
 from trimtab.core.time import HOUR_US
-from trimtab.monitoring.profiles.input_rows import RowReader, Rows
+from trimtab.monitoring.profiles.input_rows import Rows
 from trimtab.monitoring.profiles.profile_records import NULL_CODES, Floats, InputProfile, null_code
 
 SAMPLED = 128  # this many rows of an hour are kept whole, for checks that compare distributions
@@ -159,18 +158,28 @@ def merged(parts: Sequence[HourCounts]) -> HourCounts:
     return HourCounts(sum(one.rows for one in parts), **whole, marks=marks[order], sample=sample)
 
 
-def summarise(layout: Layout, reader: RowReader, predictions: Sequence[Prediction]) -> dict[int, HourCounts]:
-    """Summarise the logged predictions of one version, by the hour (since 1970) in which they were made."""
-    if not predictions:
-        return {}
-    made_at_us = np.array([p.made_at_us for p in predictions], np.int64)
-    return summarise_rows(layout, reader.read(predictions), made_at_us, [p.id for p in predictions])
+def outside(layout: Layout, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows have a value that did not occur in training, or an extreme number; shape (rows,)."""
+    found = np.asarray(rows.strange.any(axis=1))
+    for place, column in enumerate(layout.profile.columns):
+        values = rows.values[:, place]
+        if column.least is not None:
+            found |= values < column.least
+        if column.most is not None:
+            found |= values > column.most
+        if layout.known[place].size and column.covered >= 1.0:
+            found |= ~np.isnan(values) & ~np.isin(values, layout.known[place])
+    return found
 
 
 def summarise_rows(
     layout: Layout, rows: Rows, made_at_us: NDArray[np.int64], ids: Sequence[str]
 ) -> dict[int, HourCounts]:
-    """Like `summarise`, for rows that are in columns already, with the ids of their predictions."""
+    """Summarise the predictions of one version, by the hour (since 1970) in which they were made.
+
+    Args:
+        ids: The ids of the predictions, whose hashes decide which rows are kept whole.
+    """
     hours = made_at_us // HOUR_US
     found: dict[int, HourCounts] = {}
     for hour in np.unique(hours).tolist():

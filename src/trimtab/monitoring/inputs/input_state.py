@@ -12,6 +12,7 @@ from trimtab.core.time import HOUR_US
 from trimtab.monitoring.inputs.checks.traffic import TrafficHour
 from trimtab.monitoring.inputs.input_hours import HourCounts, Layout
 from trimtab.monitoring.inputs.profile_distances import ColumnDistance
+from trimtab.monitoring.quality.loss_estimates import EstimatedDays
 from trimtab.store.ports import Catalog, Put, Remove, read_record
 
 KIND, HOUR = "input_watch", "input_hour"
@@ -27,6 +28,7 @@ class InputWatch(msgspec.Struct, frozen=True, kw_only=True):
     traffic: dict[int, TrafficHour] = {}  # closed hours with requests, of the newest 60 days
     days: list[DayQuality] = []  # closed days (whose wait for labels is over), of the newest 60 days
     columns: dict[str, ColumnDistance] = {}  # distances from the profile in the newest 24 closed hours
+    estimated: EstimatedDays | None = None  # the losses of the newest days, estimated before their labels come
 
 
 class StoredHour(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,16 +20,18 @@ from trimtab.monitoring.inputs.checks.findings import KINDS, LONGEST_H, Finding,
 from trimtab.monitoring.inputs.checks.labels import label_findings, lacking_days
 from trimtab.monitoring.inputs.checks.shapes import shape_findings
 from trimtab.monitoring.inputs.checks.traffic import KEPT_H, traffic_findings
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged, summarise
+from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged, outside, summarise_rows
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.inputs.open_traffic import OpenTraffic
 from trimtab.monitoring.inputs.profile_distances import HOURS, ColumnDistance, column_distances
 from trimtab.monitoring.inputs.red_windows import Reach, red_windows, window_changes, with_late_labels
 from trimtab.monitoring.inputs.source_checks import SourceChecks
 from trimtab.monitoring.inputs.watched_version import Reading, WatchedVersion
-from trimtab.monitoring.profiles.input_rows import ColumnPlan
+from trimtab.monitoring.profiles.input_rows import Rows
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
+from trimtab.monitoring.quality import loss_estimates
+from trimtab.monitoring.quality.loss_estimates import EstimatedDays, EstimatedSums
 from trimtab.monitoring.quality.quality_days import stored_days
 from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
 from trimtab.registry import Registry
@@ -42,6 +44,15 @@ GRACE_US = 5 * MINUTE_US  # an hour is closed this long after its end, because a
 _AGAIN_US = 5 * MINUTE_US  # the current hour is checked again after this time
 _SAMPLES = 4_000  # at most this many sampled rows are kept in all hours together
 _LIVE = frozenset(("live", "online", "replay"))
+
+
+class Counts(msgspec.Struct, frozen=True, eq=False):
+    """Summaries of predictions by hour (counted since 1970)."""
+
+    hours: Mapping[int, HourCounts]
+    estimated: Mapping[int, EstimatedSums]  # empty: the losses of the version cannot be estimated
+
+
 _Standing: TypeAlias = Mapping[tuple[str, str], Signal]  # signals by kind and subject
 _Changes: TypeAlias = list[Put | Remove | Append]
 
@@ -62,6 +73,8 @@ class InputMonitor:
         known: Findings that monitors of the same events and requests share; see `found_once`.
     """
 
+    estimates_red = False  # whether the signal that the estimated loss has risen is red
+
     def __init__(
         self,
         catalog: Catalog,
@@ -81,7 +94,7 @@ class InputMonitor:
         self._store = WatchStore(catalog, model.name)
         self._reach = Reach.of(model)
         self._newest_us = now_us
-        self._watched = WatchedVersion(model.name, registry, profiles)
+        self._watched = WatchedVersion(model.name, registry, profiles, catalog)
         self._sources = SourceChecks(model, frame_of, known)
         self._hours: dict[int, HourCounts] = {}  # closed hours of the newest week
         self.reload()
@@ -100,6 +113,7 @@ class InputMonitor:
         """Forget the open hours, and read the stored state again."""
         self._watch, self._revision = self._store.watch()
         self._open: dict[int, HourCounts] = {}
+        self._estimated: dict[int, EstimatedSums] = {}  # of open hours
         self._traffic = OpenTraffic(self._model.request, self._watch.last_us)
         self._looked_us: int | None = None
         self._seen: tuple[str, int, int] | None = None  # the rows that the findings in `_columns` are about
@@ -143,7 +157,10 @@ class InputMonitor:
             and len(p.values) == 8 * inputs
             and len(p.reasons) == inputs
         ]
-        self._take(summarise(reading.layout, reading.reader, mine))
+        if mine:
+            made_at_us = np.array([p.made_at_us for p in mine], np.int64)
+            scores = np.array([p.score for p in mine])
+            self._take(counts_of(reading, reading.reader.read(mine), made_at_us, [p.id for p in mine], scores))
 
     def add_live(
         self,
@@ -151,7 +168,7 @@ class InputMonitor:
         made_at_us: NDArray[np.int64],
         ids: NDArray[np.int64],
         questions: NDArray[np.int64],
-        counted: Callable[[Layout, tuple[ColumnPlan, ...]], Mapping[int, HourCounts]],
+        counted: Callable[[Reading], Counts],
     ) -> None:
         """Like `add`, for answers to live requests that are in columns already.
 
@@ -160,7 +177,7 @@ class InputMonitor:
             made_at_us: When the answers were made, shape (rows,).
             ids: The hashes of the ids of their requests, by `text_hashes`, shape (rows,).
             questions: The hashes of the requests, by `question_hashes`, shape (rows,).
-            counted: Summarises the answers by hour. It is only called if `version` is in service and has a profile.
+            counted: Returns what `counts_of` does. It is only called if `version` is in service and has a profile.
         """
         if not made_at_us.size:
             return
@@ -169,12 +186,15 @@ class InputMonitor:
             self.follow()
         reading = self._watched.reading
         if reading is not None and reading.version == version:
-            self._take(counted(reading.layout, reading.plans))
+            self._take(counted(reading))
 
-    def _take(self, counted: Mapping[int, HourCounts]) -> None:
-        for hour, counts in counted.items():
+    def _take(self, counted: Counts) -> None:
+        for hour, counts in counted.hours.items():
             before = self._open.get(hour)
             self._open[hour] = counts if before is None else merged((before, counts))
+        for hour, sums in counted.estimated.items():
+            known = self._estimated.get(hour)
+            self._estimated[hour] = sums if known is None else loss_estimates.added(known, sums)
 
     def look(self, now_us: int, closed: Sequence[DayQuality] = ()) -> Settled:
         """Close the hours that are over, check the newest hours, and return the signals that began and ended.
@@ -203,7 +223,9 @@ class InputMonitor:
         found = self._findings(watch, now_us, {(one.kind, one.subject): one for one in stand})
         version = self._watched.version or ""
         signals = [one.signal(self._model.name, version, now_us) for one in found]
-        settled = settle(listed, KINDS, signals, now_us=now_us, owner=self._owner)
+        if watch.estimated is not None:
+            signals += loss_estimates.estimated_signals(watch.estimated, now_us, red=self.estimates_red)
+        settled = settle(listed, (*KINDS, loss_estimates.SIGNAL), signals, now_us=now_us, owner=self._owner)
         windows = window_changes(self._catalog, settled.begun, settled.ended, reach=self._reach)
         late = self._with_late_labels() if over or closed else []
         self._write(watch, [*changes, *stored(settled, now_us), *windows, *late], over)
@@ -229,6 +251,7 @@ class InputMonitor:
             self._watch, self._revision = watch, self._revision + 1
         for hour in over:
             self._traffic.drop(hour)
+            self._estimated.pop(hour, None)
             counts = self._open.pop(hour, None)
             if counts is not None:
                 self._hours[hour] = counts
@@ -264,9 +287,28 @@ class InputMonitor:
                 traffic=traffic,
                 days=[day for day in days if day.day_us >= now_us - KEPT_H * HOUR_US] if closed else self._watch.days,
                 columns=self._distances(over) if over else self._watch.columns,
+                estimated=self._with_estimates(over, until_us, now_us),
             ),
             changes,
         )
+
+    def _with_estimates(self, over: list[int], until_us: int, now_us: int) -> EstimatedDays | None:
+        """Return the estimated losses of the version in service, with hours that are over.
+
+        Hours with faulty inputs are left out, and a day is compared with the reference once its last hour is over.
+        """
+        reading, known = self._watched.reading, self._watch.estimated
+        if reading is None or reading.estimate is None:
+            return None
+        if known is None or known.watch.version != reading.version:
+            known = loss_estimates.begin(self._model.name, reading.version, reading.estimate, now_us)
+        red = red_windows(self._catalog, self._model.name) if over else []
+        hours = [
+            (hour, self._estimated[hour])
+            for hour in over
+            if hour in self._estimated and not any(one.covers(hour * HOUR_US) for one in red)
+        ]
+        return loss_estimates.with_hours(known, hours, until_us)
 
     def _distances(self, over: list[int]) -> dict[str, ColumnDistance]:
         """Return the distances of the columns in the newest closed hours, which include the hours in `over`."""
@@ -338,7 +380,7 @@ class InputMonitor:
     def follow(self) -> None:
         """Read which version is in service. If it has changed, use the profile and the hours of the new version."""
         if self._watched.follow():
-            self._open = {}
+            self._open, self._estimated = {}, {}
             self._read_hours()
 
     def _refresh(self) -> None:
@@ -349,6 +391,7 @@ class InputMonitor:
         for hour in [hour for hour in self._open_hours() if hour * HOUR_US < self._watch.closed_until_us]:
             self._traffic.drop(hour)
             self._open.pop(hour, None)
+            self._estimated.pop(hour, None)
         self._read_hours()
 
     def _read_hours(self) -> None:
@@ -357,6 +400,28 @@ class InputMonitor:
             oldest = hour_of(self._newest_us) - LONGEST_H
             hours = [hour for hour in self._watch.traffic if hour >= oldest]
             self._hours = self._store.hours(hours, reading.version, reading.layout)
+
+
+def counts_of(
+    reading: Reading,
+    rows: Rows,
+    made_at_us: NDArray[np.int64],
+    ids: Sequence[str],
+    scores: NDArray[np.float64],
+) -> Counts:
+    """Summarise predictions of the version in service by the hour in which they were made.
+
+    Args:
+        ids: The ids of the predictions.
+        scores: Their scores; NaN: another version answered, and no loss is estimated.
+    """
+    hours = summarise_rows(reading.layout, rows, made_at_us, ids)
+    if reading.estimate is None:
+        return Counts(hours, {})
+    answered = ~np.isnan(scores)
+    losses = reading.estimate.losses(scores[answered], rows.values[answered, : reading.reader.inputs])
+    unknown = outside(reading.layout, rows)[answered]
+    return Counts(hours, loss_estimates.sums_by_hour(made_at_us[answered] // HOUR_US, losses, unknown))
 
 
 def _found_in(layout: Layout, hours: Mapping[int, HourCounts], standing: _Standing) -> list[Finding]:

@@ -7,24 +7,28 @@ import msgspec
 from trimtab.monitoring.inputs.input_hours import Layout
 from trimtab.monitoring.profiles.input_rows import ColumnPlan, RowReader, planned
 from trimtab.monitoring.profiles.profile_store import Profiles
+from trimtab.monitoring.quality.loss_estimates import LossEstimate, loss_estimate
 from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
+from trimtab.store.ports import Catalog
 
 
 class Reading(msgspec.Struct, frozen=True, eq=False):
-    """The reader of a version's rows and the layout of their counts."""
+    """The reader of a version's rows, the layout of their counts, and how its losses are estimated."""
 
     version: str
     layout: Layout
     plans: tuple[ColumnPlan, ...]
     reader: RowReader
+    estimate: LossEstimate | None
 
 
 class WatchedVersion:
     """Follows the version in service. If it has no profile, `reading` is None and `unprofiled` says why."""
 
-    def __init__(self, model: str, registry: Registry, profiles: Profiles) -> None:
+    def __init__(self, model: str, registry: Registry, profiles: Profiles, catalog: Catalog) -> None:
         self._model = model
+        self._catalog = catalog
         self._registry = registry
         self._profiles = profiles
         self.version: str | None = None
@@ -46,7 +50,8 @@ class WatchedVersion:
                 self.unprofiled = profile
             else:
                 plans = planned(*self._profiles.inputs_of(found))
-                self.reading = Reading(found.id, Layout(profile), plans, RowReader(plans, profile.request))
+                reader = RowReader(plans, profile.request)
+                self.reading = Reading(found.id, Layout(profile), plans, reader, loss_estimate(self._catalog, found.id))
         return True
 
     def has_unread(self, versions: set[str]) -> bool:

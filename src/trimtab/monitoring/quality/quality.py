@@ -116,6 +116,7 @@ class QualityMonitor:
         allowance: Mapping[str, float] | None = None,
         name: str = "",
         continues: bool = False,
+        after_change: bool = False,
         now_us: int | None = None,
     ) -> tuple[Watch, list[Change]]:
         """Return a watch over a new version, with the changes that store it.
@@ -139,10 +140,12 @@ class QualityMonitor:
             continues: Whether days of the replaced version that are closed after the promotion are still compared with
                 the reference of that version (never if its watch has an alarm). This ends with the first closed day of
                 the new version that begins at least seven days after `at_us`. # D0214
+            after_change: Whether the version repairs a change of the data that is known without an alarm. It is then
+                treated as after an alarm.
             now_us: When the signals of the replaced version end; by default at `at_us`.
         """
         before = self._comparable()
-        after_alarm = before is not None and (before.alarming or bool(before.short_of))
+        after_alarm = before is not None and (after_change or before.alarming or bool(before.short_of))
         # without an alarm, the evidence goes on: a schedule that refits each month must not hide a small change
         begun_us = at_us if before is None or before.first_day_us is None else before.first_day_us
         goes_on = before is not None and not after_alarm and at_us - begun_us < CARRIED_US

@@ -51,7 +51,8 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     spec: AlarmSpec
     state: AlarmState = AlarmState()
     excess: bool = False  # for a loss: whether it is the excess loss, the loss minus the expected loss
-    # for a calibration gap: how far 0 is from the reference's mean, in standard deviations; between both is no evidence
+    # in standard deviations. Of a calibration gap: how far 0 is from the reference's mean; between both is no evidence.
+    # Of an estimated loss: how far above the reference's mean it may be when an alarm ends.
     to_zero: float = 0.0
     # during an alarm: the same value, with its mean since the change as the reference; it finds a further rise
     worse: MetricValue | None = None

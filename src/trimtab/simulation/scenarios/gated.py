@@ -86,7 +86,7 @@ class Gated:
     ) -> None:
         """Add the predictions for a block of requests that ends at `until_us`; see `Steering.take`."""
         self._loop.add(predictions)
-        self._inputs.watch(block, version, matrix, [p.id for p in predictions], until_us)
+        self._inputs.watch(block, version, matrix, predictions, until_us)
 
     def tick(self) -> list[Decision]:
         """Close the days whose labels are due, check these days and the inputs, and let the controller act."""

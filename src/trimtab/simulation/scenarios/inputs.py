@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from trimtab.core.clock import Clock
 from trimtab.core.records import DayQuality, Prediction, Signal
 from trimtab.core.time import HOUR_US
-from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, summarise_rows, text_hashes
-from trimtab.monitoring.inputs.monitor import InputMonitor
-from trimtab.monitoring.profiles.input_rows import ColumnPlan, rows_of_block
+from trimtab.monitoring.inputs.input_hours import text_hashes
+from trimtab.monitoring.inputs.monitor import Counts, InputMonitor, counts_of
+from trimtab.monitoring.inputs.watched_version import Reading
+from trimtab.monitoring.profiles.input_rows import rows_of_block
 from trimtab.monitoring.profiles.profile_records import InputProfile
 from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.monitoring.profiles.question_hashes import aside_of, question_hashes
@@ -22,6 +23,7 @@ from trimtab.registry import Version
 from trimtab.simulation.scenarios.rows import Block
 from trimtab.simulation.scenarios.shared import Shared, Stores
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop.triggering import declares
 from trimtab.store.ports import Blob, Catalog
 from trimtab.training.data.sets import TrainingSet
 
@@ -68,8 +70,11 @@ class InputChecks:
             owner=deployment.owner,
             known=shared.checks.findings,
         )
+        self._monitor.estimates_red = declares(deployment, "estimate")
 
-    def watch(self, block: Block, version: str, matrix: NDArray[Any], ids: Sequence[str], until_us: int) -> None:
+    def watch(
+        self, block: Block, version: str, matrix: NDArray[Any], predictions: Sequence[Prediction], until_us: int
+    ) -> None:
         """Add the predictions for a block of requests, and make the checks that are due before `until_us`.
 
         Args:
@@ -84,12 +89,19 @@ class InputChecks:
             keys = block.once("keys", lambda: text_hashes([str(one) for one in block.requests[self._key].to_list()]))
             questions = block.once("questions", lambda: question_hashes(block.payloads, self._aside))
 
-        def counted(
-            hours: NDArray[np.int64], layout: Layout, plans: tuple[ColumnPlan, ...]
-        ) -> Mapping[int, HourCounts]:
-            rows = partial(rows_of_block, plans, matrix, block.requests, block.features)
-            found = block.once(("hours", version), lambda: summarise_rows(layout, rows(), block.at_us, ids))
-            return {hour: found[hour] for hour in np.unique(hours).tolist()}
+        def counted(hours: NDArray[np.int64], reading: Reading) -> Counts:
+            def of_block() -> Counts:
+                rows = rows_of_block(reading.plans, matrix, block.requests, block.features)
+                scores = np.array([p.score if p.version == version else np.nan for p in predictions])
+                return counts_of(reading, rows, block.at_us, [p.id for p in predictions], scores)
+
+            # a canary answers other requests in each scenario
+            alone = all(p.version == version for p in predictions)
+            key = ("counts", version, reading.estimate, None if alone else self)
+            found: Counts = block.once(key, of_block)
+            here = np.unique(hours).tolist()
+            estimated = {hour: found.estimated[hour] for hour in here if hour in found.estimated}
+            return Counts({hour: found.hours[hour] for hour in here}, estimated)
 
         begin = 0
         step_us = self._every_us

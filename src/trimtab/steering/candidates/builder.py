@@ -10,6 +10,7 @@ import numpy as np
 
 from trimtab.core.errors import Misuse, Unavailable
 from trimtab.core.records import ChangeOnset, GateRecord
+from trimtab.monitoring.quality.loss_estimates import storing
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
@@ -26,6 +27,7 @@ from trimtab.steering.candidates.references import (
     AS_NEW_US,
     Answers,
     Reference,
+    estimate_from,
     healthy_reference,
     is_as_good,
     refit_allowance,
@@ -138,7 +140,7 @@ class CandidateBuilder:
         case = Case(training_set, window, answered, plan.choices, folds, in_words, refreshes)
         gate = self._gate(Side(judged, scores, training_set.features.values.take(window.rows), judged), case)
         successor, reason, allowance = None, gate.reason, {}
-        earlier: list[Answers] = []
+        days = [Answers(window.rows, scores)]
         if gate.passed:
             before = self._before(training_set, plan, best, window, target, changes.repaired)
             refit = self._fits.fit("refit", training_set, best.source.refit, best.source.half_life_us)
@@ -148,8 +150,8 @@ class CandidateBuilder:
             if why_not is None:
                 allowance = refit_allowance(model.metric, scores, again, self._judge.cap(scores, case))
                 successor = self._registered(refit, manifest, judged, actor, training_set)
-                earlier = self._earlier(best, scores, case, before)
-        days = [*earlier, Answers(window.rows, scores)]
+                days = [*self._earlier(best, scores, case, before), *days]
+                self._store_estimate(successor, refit, training_set, days)
         reference = self._reference(judged, case, scores, days, slices=successor is not None)
         return msgspec.structs.replace(
             self._repair(case, gate, scores, reference, cut_us),
@@ -227,6 +229,14 @@ class CandidateBuilder:
         if self._options.profile is not None:
             self._options.profile(version, training_set)
         return version
+
+    def _store_estimate(
+        self, version: Version, refit: Fitted, training_set: TrainingSet, answered: list[Answers]
+    ) -> None:
+        """Store how the losses of a version are estimated before its labels come."""
+        estimate = estimate_from(self._deployment, refit, training_set, answered)
+        if estimate is not None:
+            self._parts.catalog.write([storing(version.id, estimate)])
 
     def _repair(self, case: Case, gate: GateRecord, scores: Floats, reference: Reference, cut_us: int) -> Repair:
         """Return the result of a judgement, without a successor. The caller adds it if the candidate passed."""

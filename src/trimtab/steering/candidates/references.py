@@ -15,6 +15,7 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.days import day_quality, days_by_group
 from trimtab.feedback.outcomes import LabelReader
 from trimtab.feedback.slices import slice_column
+from trimtab.monitoring.quality.loss_estimates import LossEstimate, learn_loss_estimate, reads_inputs
 from trimtab.monitoring.quality.watches import CALIBRATION, FULL_REFERENCE, LOSS
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
@@ -24,6 +25,7 @@ from trimtab.steering.definitions import Deployment, NamedSlice
 from trimtab.steering.loop_state import PairedDay
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.definitions import Model
+from trimtab.training.fitting.fitted import Fitted
 
 LEAST_SLICE_DAYS: Final = 14  # a slice needs this many days with labels; otherwise it has no reference
 LONG_REFERENCE: Final = 84  # a reference of this many days is hardly changed by holidays or a bad week
@@ -108,6 +110,26 @@ def healthy_reference(
                 by_slice.setdefault(name, []).extend(of_slice)
     known = {name: tuple(found) for name, found in by_slice.items() if _enough(found)}
     return Reference(days=tuple(days), slices=known)
+
+
+def estimate_from(
+    deployment: Deployment, fitted: Fitted, training_set: TrainingSet, answered: Sequence[Answers]
+) -> LossEstimate | None:
+    """Learn how to estimate the losses of a version before labels come; see `learn_loss_estimate`.
+
+    Args:
+        fitted: The version that goes into service.
+        answered: Scores of rows by models that were not fitted on these rows.
+    """
+    if deployment.learn == "online":  # the model changes with each label
+        return None
+    parts = [np.flatnonzero(one.rows) for one in answered]
+    rows, scores = np.concatenate(parts), np.concatenate([one.scores for one in answered])
+    metric, inputs = deployment.model.metric, None
+    if reads_inputs(metric):
+        inputs = np.asarray(fitted.matrix(training_set.features.values.take(rows)), np.float64)
+    labels = np.where(training_set.usable, training_set.target, np.nan)[rows]
+    return learn_loss_estimate(metric, training_set.at_us[rows], scores, labels, inputs)
 
 
 def walk_forward_rows(

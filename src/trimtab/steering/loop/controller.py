@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from trimtab.core.records import ChangeOnset, Decision, GateRecord
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import LOSS
+from trimtab.monitoring.signals import standing_signals
 from trimtab.run import Cancelled
 from trimtab.steering.candidates.ports import Candidates, Stored
 from trimtab.steering.definitions import Deployment
@@ -127,6 +129,7 @@ class Controller:
             allowance=repair.allowance,
             name=repair.name,
             continues="not_provably_worse" in repair.gate.checks,  # a scheduled refit, which repairs no change # D0214
+            after_change=state.begun_by == "estimate",
             now_us=now_us,
         )
         entry = self._record.entry(
@@ -314,7 +317,9 @@ class Controller:
         requested = read_record(self._catalog, REQUEST, self._deployment.name, Requested)
         serves, watch = self._candidates.champion() is not None, self._monitor.watch
         days, state = self._closed_days, self.state
-        seen = Seen(now_us, serves, watch, requested, lambda: days.new_labels(state.trained_at_us), days.rise_by_slice)
+        labels = partial(days.new_labels, state.trained_at_us)
+        signals = partial(standing_signals, self._catalog, self._deployment.name)
+        seen = Seen(now_us, serves, watch, requested, labels, days.rise_by_slice, signals)
         found = find_trigger(self._deployment, state, seen)
         if found is None or state.phase == "idle":
             return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from trimtab.core.time import DAY_US
-from trimtab.steering.loop_state import APART, LoopState, Quiet
+from trimtab.steering.loop_state import APART, OF_CHANGES, LoopState, Quiet
 
 MOST_COOLDOWNS: Final = 8  # each refusal in a row doubles the quiet time, up to this multiple of the declared time
 
@@ -22,8 +22,8 @@ def paced_until_us(state: LoopState) -> int:
 
 def with_repair(state: LoopState, now_us: int) -> tuple[int, ...]:
     """Return the times of the newest repairs that alarms began, with the one that is put in service now."""
-    of_alarm = state.begun_by in ("alarm", "slice")
-    return (*state.repairs_us, now_us)[-MOST_REPAIRS:] if of_alarm else state.repairs_us
+    of_change = state.begun_by in OF_CHANGES
+    return (*state.repairs_us, now_us)[-MOST_REPAIRS:] if of_change else state.repairs_us
 
 
 def after_refusal(
@@ -46,7 +46,7 @@ def after_refusal(
     quiet_us = most_us if longest else min(state.quiet_of(state.begun_by).cooldown_us or cooldown_us, most_us)
     next_us = min(2 * quiet_us, most_us)
     onset = state.changes.onset
-    if onset is not None and state.begun_by in ("alarm", "slice") and not longest:
+    if onset is not None and state.begun_by in OF_CHANGES and not longest:
         quiet_us = min(quiet_us, max(quiet_us // 2, (now_us - onset.latest_us) // 2))
     return _quiet(state, now_us + quiet_us, next_us)
 
@@ -69,7 +69,7 @@ def after_promotion(state: LoopState, cooldown_us: int, now_us: int) -> dict[str
         "cooldown_us": cooldown_us,
         "alarm_quiet_until_us": min(state.alarm_quiet_until_us, until_us) if refreshed else until_us,
         "alarm_cooldown_us": cooldown_us,
-        "quiets": dict.fromkeys(("slice", "labels"), Quiet(until_us)),
+        "quiets": dict.fromkeys((one for one in APART if one != "call"), Quiet(until_us)),
     }
 
 

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from trimtab.core.records import ChangeOnset
+from trimtab.core.records import ChangeOnset, Signal
 from trimtab.core.time import DAY_US, format_duration
+from trimtab.monitoring.quality.loss_estimates import SIGNAL, onset_of
 from trimtab.monitoring.quality.watches import Watch
 from trimtab.steering.candidates.windows import LEAST_DAYS
-from trimtab.steering.causes import Every, OnNewLabels, OnQualityDrop, OnSliceDrop, Single, parts_of_trigger
+from trimtab.steering.causes import (
+    Every,
+    OnEstimatedDrop,
+    OnNewLabels,
+    OnQualityDrop,
+    OnSkew,
+    OnSliceDrop,
+    Single,
+    parts_of_trigger,
+)
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop.quiet_times import paced_until_us
-from trimtab.steering.loop_state import Cause, LoopState, Requested, is_before
+from trimtab.steering.loop_state import OF_CHANGES, Cause, LoopState, Requested, is_before
 
 # if a slice raised the loss of all rows by this share, its alarm counts like an alarm about all rows
 HARMFUL_RISE: Final = 0.1
 
-PRIORITY: Final[tuple[Cause, ...]] = ("first", "call", "alarm", "slice", "follow-up", "labels", "schedule")
+PRIORITY: Final[tuple[Cause, ...]] = (
+    "first", "call", "alarm", "slice", "follow-up", "estimate", "skew", "labels", "schedule",
+)  # fmt: skip
 _KINDS: Final[dict[type, Cause]] = {
     OnQualityDrop: "alarm",
     OnSliceDrop: "slice",
+    OnEstimatedDrop: "estimate",
+    OnSkew: "skew",
     OnNewLabels: "labels",
     Every: "schedule",
 }
@@ -48,6 +62,7 @@ class Seen(msgspec.Struct, frozen=True):
     new_labels: Callable[[], int]  # returns the number of labels since the training of the version in service
     # returns by what share a slice has raised the loss of all rows since a change began
     rise_by_slice: Callable[[str, ChangeOnset], float]
+    signals: Callable[[], Sequence[Signal]]  # returns the open signals about the model
 
 
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
@@ -82,7 +97,7 @@ def declares(rules: Deployment, kind: Cause) -> bool:
     if kind not in _KINDS.values() and kind != "follow-up":
         return True
     declared = {_KINDS[type(one)] for one in rules.retrain.singles()}
-    return bool(declared & {"alarm", "slice"}) if kind == "follow-up" else kind in declared
+    return bool(declared & {"alarm", "slice", "estimate"}) if kind == "follow-up" else kind in declared
 
 
 def _requested(seen: Seen, state: LoopState) -> Trigger | None:
@@ -100,7 +115,7 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
     days show that the change of the data began later than that repair assumed, so that it learnt hardly anything about
     the change. Neither counts after several repairs in a short time (`paced_until_us`).
     """
-    if kind in ("alarm", "slice") and is_before(seen.now_us, paced_until_us(state)):
+    if kind in OF_CHANGES and is_before(seen.now_us, paced_until_us(state)):
         return True
     if kind == "alarm" and seen.watch is not None:
         tried, onset = state.tried or state.changes.repaired, seen.watch.onset
@@ -132,6 +147,15 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
         case OnSliceDrop():
             onsets = {} if watch is None else watch.slice_onsets
             return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
+        case OnEstimatedDrop():
+            for signal in seen.signals():
+                if signal.kind == SIGNAL:
+                    onset = onset_of(signal)
+                    return Trigger("estimate", signal.message, _settled_us(rules, onset, now_us), onset)
+            return None
+        case OnSkew():
+            found = [one for one in seen.signals() if one.kind == "skew" and one.severity == "red"]
+            return Trigger("skew", f"Skew, {found[-1].subject}: {found[-1].message}", now_us) if found else None
         case OnNewLabels(least=least):
             if (labels := seen.new_labels()) < least:
                 return None
@@ -172,7 +196,12 @@ def _dated_again(rules: Deployment, tried: ChangeOnset | None, onset: ChangeOnse
 
 
 def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
-    """Return when enough days have passed since the change began. A repair waits until then."""
+    """Return when enough days have passed since the change began. A repair waits until then.
+
+    If labels overlap over several days, each half of the days must be longer than the gap between the two.
+    """
+    span_days = -(-rules.model.label.span_us // DAY_US)
+    settle_us = max(rules.settle_us, 2 * (span_days + 2) * DAY_US) if span_days else rules.settle_us
     least_us = (LEAST_DAYS + 1) * DAY_US  # one more, because the newest day is not closed
-    settled_us = max(onset.at_us + rules.settle_us, onset.latest_us + min(rules.settle_us, least_us))
+    settled_us = max(onset.at_us + settle_us, onset.latest_us + min(settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

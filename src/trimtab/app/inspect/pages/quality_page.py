@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from trimtab.app.inspect.estimates import daily_estimates, estimated_days
 from trimtab.app.inspect.quality import Wanted, quality_table, version_name
 from trimtab.app.inspect.status import deployment_status
 from trimtab.app.system import System
@@ -71,6 +72,7 @@ def quality_page(system: System, model: str) -> str:
             "in service": "nothing" if version is None else version.name,
             "since": "-" if status.since is None else status.since[:10],
             "quality": status.watch,
+            **({"before labels": status.estimate} if status.estimate else {}),
             "the loop": status.phase,
         }
     )
@@ -90,7 +92,7 @@ def quality_page(system: System, model: str) -> str:
     ledger = Ledger(system.state.catalog).rows()
     decisions = [one for one in ledger if one.model == name or one.act in ("freeze", "unfreeze")]
     if rows:
-        _days(page, system, rows, _marks(signals, decisions, rows[0]["block"]))
+        _days(page, rows, _estimates(system, name), _marks(signals, decisions, rows[0]["block"]))
         _slices(page, system, name, now_us)
     else:
         page.heading("Days")
@@ -133,16 +135,17 @@ def _open_signals(page: Document, system: System, standing: list[Signal], red: l
         page.note(text, "bad" if one.severity == "red" else "warning")
 
 
-def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) -> None:
+def _days(page: Document, rows: list[Row], estimates: list[Row], marks: list[Mark]) -> None:
     page.heading("Days")
     page.paragraph(
         "A day is closed once the label's wait has passed. Labels that came or were corrected later are counted "
         "when the day is read again (1, 7 and 28 days after its close). The band is a 95 % interval that treats rows "
-        "as independent."
+        "as independent. The estimated loss is that of the version in service, before labels come."
     )
     arms = sorted({row["arm"] for row in rows}, key=lambda arm: (arm != CHAMPION, arm))
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
-    _add_plot(page, by_arm, "loss", "Loss", marks, band=True)
+    with_estimates = {**by_arm, **({"estimated": estimates} if estimates else {})}
+    _add_plot(page, with_estimates, "loss", "Loss", marks, band=True)
     if any(row["excess_loss"] is not None for row in rows):
         _add_plot(
             page, by_arm, "excess_loss", "Excess loss: capped loss minus its expectation if scores were right", marks
@@ -156,6 +159,14 @@ def _days(page: Document, system: System, rows: list[Row], marks: list[Mark]) ->
         arm: [{**row, "share": row["labelled"] / row["predictions"]} for row in some] for arm, some in by_arm.items()
     }
     _add_plot(page, shares, "share", "Share of predictions that have a label", marks)
+
+
+def _estimates(system: System, name: str) -> list[Row]:
+    found = estimated_days(system, name)
+    return [
+        {"block": day_us, "predictions": 1, "loss": loss, "loss_low": None, "loss_high": None}
+        for day_us, loss in ([] if found is None else daily_estimates(found))
+    ]
 
 
 def quality_picture(system: System, models: Sequence[str]) -> Picture:

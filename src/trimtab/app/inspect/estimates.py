@@ -1,0 +1,51 @@
+"""The loss of the newest days, estimated before their labels come, for the status and the pages."""
+
+from __future__ import annotations
+
+from trimtab.app.system import System
+from trimtab.core.records import DayQuality
+from trimtab.core.shown import count_of
+from trimtab.core.time import DAY_US, format_time
+from trimtab.monitoring.inputs.input_state import KIND, InputWatch
+from trimtab.monitoring.quality.loss_estimates import EstimatedDays, has_estimate
+from trimtab.registry.protection import CHAMPION
+from trimtab.steering.definitions import Deployment
+from trimtab.store.ports import read_record
+
+
+def estimated_days(system: System, model: str) -> EstimatedDays | None:
+    """Return the estimated losses of the version in service; None if there are none."""
+    watch = read_record(system.state.catalog, KIND, model, InputWatch)
+    version = system.registry.alias(model, CHAMPION)
+    found = None if watch is None else watch.estimated
+    return found if found is not None and version is not None and found.watch.version == version.id else None
+
+
+def daily_estimates(found: EstimatedDays) -> list[tuple[int, float]]:
+    """Return for each day that is over and has an estimate its beginning and its mean estimated loss."""
+    last_us = found.watch.last_day_us
+    over = [day for day in found.days if last_us is not None and day.day_us <= last_us]
+    return [(day.day_us, day.capped_loss_sum / day.labelled) for day in over if has_estimate(day)]
+
+
+def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> str | None:
+    """Describe the estimated loss of the newest day; None if the losses of the version are not estimated."""
+    found = estimated_days(system, deployment.name)
+    if found is None or not found.days:
+        return None
+    newest = next((day for day in reversed(found.days) if day.day_us + DAY_US <= now_us), None)
+    if newest is None:
+        return None
+    day, usual = format_time(newest.day_us)[:10], found.watch.reference_loss or 0.0
+    if not has_estimate(newest):
+        return f"no estimate of the loss on {day}: {_outside(newest):.0%} of the rows are unlike those it learnt from"
+    waiting = (now_us - deployment.model.label.final_until(now_us)) // DAY_US
+    estimate = daily_estimates(found)
+    value = f"{estimate[-1][1]:.3g}" if estimate else "not known"
+    return (
+        f"estimated loss on {day}: {value} (usual {usual:.3g}; labels of {count_of(waiting, 'day')} are still to come)"
+    )
+
+
+def _outside(day: DayQuality) -> float:
+    return 1.0 - day.labelled / day.predictions

@@ -192,6 +192,22 @@ def test_a_wrong_online_state_is_found(project: Project) -> None:
     assert any("skew" in line and "unknown" in line for line in project.status().red)
 
 
+def test_a_declared_skew_begins_a_repair(trained: Path) -> None:
+    declared = shop.PROJECT.replace('buyer("buyer", batch)', 'buyer("buyer", batch, retrain=tt.on_skew())')
+    (trained / "project.py").write_text(declared)
+    with shop.opened(trained) as project:
+        shop.move(project, 8 * DAY_US)  # the quiet time after the promotion is over
+        push(project, 5.0)
+        project.tick()
+        assert not [one for one in project.ledger() if one.act == "trigger" and one.cause.startswith("Skew")]
+        found = project.predictions.find(ask(project, "a"))
+        again(project, found.id, values=changed_value(found, 0, 123.0), reasons=found.reasons)
+        project.skew("buyer", sample=None)
+        (trigger, *_) = project.tick()
+        assert trigger.act == "trigger"
+        assert trigger.cause.startswith("Skew, cause unknown: ")
+
+
 def test_a_difference_stands_until_enough_newer_predictions_agree(project: Project) -> None:
     def wrong(name: str) -> None:
         found = project.predictions.find(ask(project, name))

@@ -199,6 +199,8 @@ def test_a_rise_of_the_estimated_loss_begins_a_repair_that_waits_for_labels_sinc
     assert found.ready_at_us == target.label.final_at(NOW_US + DAY_US)  # 7 days after the change, and the label's wait
     quiet = LoopState(quiets={"estimate": Quiet(NOW_US + DAY_US)})
     assert find_trigger(rules, quiet, seen(signals=[rise])) is None
+    refused = LoopState(alarm_quiet_until_us=NOW_US + DAY_US)  # the alarm's repair was refused on the same days
+    assert find_trigger(rules, refused, seen(signals=[rise])) is None
     assert find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(), seen(signals=[rise])) is None
 
 

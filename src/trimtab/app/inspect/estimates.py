@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from trimtab.app.system import System
-from trimtab.core.records import DayQuality
 from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND, InputWatch
@@ -38,14 +37,13 @@ def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> st
         return None
     day, usual = format_time(newest.day_us)[:10], found.watch.reference_loss or 0.0
     if not has_estimate(newest):
-        return f"no estimate of the loss on {day}: {_outside(newest):.0%} of the rows are unlike those it learnt from"
+        outside = newest.missing / newest.predictions
+        return f"no estimate of the loss on {day}: {outside:.0%} of the rows are unlike those it learnt from"
+    if now_us - newest.day_us > 3 * DAY_US:
+        return f"no estimate of the loss since {day}: there were no requests, or inputs are red"
     waiting = (now_us - deployment.model.label.final_until(now_us)) // DAY_US
     estimate = daily_estimates(found)
     value = f"{estimate[-1][1]:.3g}" if estimate else "not known"
     return (
         f"estimated loss on {day}: {value} (usual {usual:.3g}; labels of {count_of(waiting, 'day')} are still to come)"
     )
-
-
-def _outside(day: DayQuality) -> float:
-    return 1.0 - day.labelled / day.predictions

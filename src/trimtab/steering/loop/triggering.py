@@ -114,6 +114,8 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
     The quiet time of alarms ends early in two cases: the loss has risen further since the last repair began, or newer
     days show that the change of the data began later than that repair assumed, so that it learnt hardly anything about
     the change. Neither counts after several repairs in a short time (`paced_until_us`).
+
+    A quiet time of alarms holds for estimates, too, because both are about the same days.
     """
     if kind in OF_CHANGES and is_before(seen.now_us, paced_until_us(state)):
         return True
@@ -122,7 +124,8 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
         later = tried is not None and onset is not None and onset.earliest_us > tried.latest_us
         if later or seen.watch.risen_us > state.risen_us:
             return False
-    return is_before(seen.now_us, state.quiet_of(kind).until_us)
+    kinds: tuple[Cause, ...] = ("estimate", "alarm") if kind == "estimate" else (kind,)
+    return any(is_before(seen.now_us, state.quiet_of(one).until_us) for one in kinds)
 
 
 def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:

@@ -42,8 +42,5 @@ def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> st
     if now_us - newest.day_us > 3 * DAY_US:
         return f"no estimate of the loss since {day}: there were no requests, or inputs are red"
     waiting = (now_us - deployment.model.label.final_until(now_us)) // DAY_US
-    estimate = daily_estimates(found)
-    value = f"{estimate[-1][1]:.3g}" if estimate else "not known"
-    return (
-        f"estimated loss on {day}: {value} (usual {usual:.3g}; labels of {count_of(waiting, 'day')} are still to come)"
-    )
+    value, labels = newest.capped_loss_sum / newest.labelled, f"labels of {count_of(waiting, 'day')} are still to come"
+    return f"estimated loss on {day}: {value:.3g} (usual {usual:.3g}; {labels})"

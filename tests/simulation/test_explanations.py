@@ -83,6 +83,15 @@ def test_the_change_nearest_to_the_onset_explains_a_quality_alarm_and_not_the_ne
     assert alarm([concept(41), null], raised=46, onset=43.5).explained_by == "null_column x"
 
 
+def test_a_rise_of_the_estimated_loss_is_explained_by_a_change_of_anything_that_the_model_reads() -> None:
+    for one, explained in (
+        (Shift(kind="covariate", day=40, over_us=0, size=1.0, column="x"), "covariate shift"),
+        (put("unit_change", 40, 50, source="readings", column="heat", size=9), "unit_change readings.heat"),
+        (put("unit_change", 40, 50, source="visit", column="y", size=9), None),
+    ):
+        assert alarm([one], raised=43, onset=40, kind="estimated_loss").explained_by == explained
+
+
 def test_restarts_freezes_and_slow_models_explain_no_alarm() -> None:
     faults: list[Any] = [put("restart", 40, 41), put("freeze", 40, 48), put("slow_model", 40, 48)]
     for kind, subject in (("quality_worse", ""), ("units", "column x"), ("no_labels", "")):

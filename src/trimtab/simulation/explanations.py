@@ -8,6 +8,7 @@ import msgspec
 
 from trimtab.core.records import Decision, Signal
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.quality.loss_estimates import SIGNAL as ESTIMATED
 from trimtab.simulation.faults import OF_DATA, OF_LABELS, Fault
 from trimtab.simulation.generating.streams import Shift
 from trimtab.training.definitions import Model
@@ -82,7 +83,7 @@ class Change(msgspec.Struct, frozen=True):
             return False
         if self.said.startswith("end of ") and signal.onset_us < self.start_us:
             return False
-        if inputs:
+        if inputs and signal.kind != ESTIMATED:
             kinds = signal.kind in _VALUES or self.kind in _GAPS or signal.kind in _ALSO.get(self.kind, ())
             return kinds and bool(self.touches) and (origins is None or self._touches(origins.about(signal.subject)))
         if signal.kind == "no_labels":

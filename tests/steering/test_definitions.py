@@ -55,6 +55,10 @@ def test_an_owner_that_is_no_text_is_refused(owner: Any) -> None:
         ({"cache": True}, r"cache=True\. Give e\.g\. tt\.cache\(\)"),
         ({"fits_per_day": 2.5}, r"fits_per_day=2\.5 is not a number of fits\. Give a whole number"),
         ({"fits_per_week": "3"}, r"fits_per_week='3' is not a number of fits"),
+        (
+            {"learn": "online", "retrain": tt.every("7d") | tt.on_estimated_drop() & tt.on_new_labels(5)},
+            r"on_estimated_drop\(\) would never begin a repair\. Leave it out",
+        ),
         ({"fits_per_week": True}, r"fits_per_week=True is not a number of fits"),
     ],
 )

@@ -16,7 +16,7 @@ from trimtab.core.time import DAY_US, duration_us, format_duration
 from trimtab.serving.answer.score_cache import Cache
 from trimtab.serving.protect.degradation import Degradation
 from trimtab.stats.metrics.loss_names import PROBABILITIES
-from trimtab.steering.causes import Trigger, Triggers, triggers_of
+from trimtab.steering.causes import OnEstimatedDrop, Trigger, Triggers, triggers_of
 from trimtab.steering.rollouts import Rollout
 from trimtab.training.definitions import Model, checked_slices
 
@@ -369,6 +369,12 @@ def _check(made: Deployment) -> None:
             online and rollout is not None and rollout.shadow_us is not None,
             'learn="online" changes the model with each label, and a shadow can only compare models that do not '
             "change. Leave shadow= out of tt.rollout().",
+        ),
+        (
+            (online or model.task == "ranking")
+            and any(isinstance(one, OnEstimatedDrop) for one in made.retrain.singles()),
+            "retrain: for a ranking, and for a model that learns online, no loss is estimated before labels come, so "
+            "on_estimated_drop() would never begin a repair. Leave it out.",
         ),
         (online and made.cache is not None, 'the scores of learn="online" change with each label. Leave cache= out.'),
         (

@@ -39,6 +39,7 @@ from trimtab.steering.loop_state import Changes
 from trimtab.store import Append, Catalog, Entry, Put, Record, Remove
 from trimtab.training.data.sets import TrainingSet
 from trimtab.training.fitting.fitted import Fitted
+from trimtab.training.judge.evaluation import load_evaluation
 
 NOW_US = parse_time_us("2024-03-01T00:00:00Z")
 PROJECT = """
@@ -362,6 +363,17 @@ def test_a_day_without_rows_of_any_slice_counts_for_the_dates_of_slices(tmp_path
 
 
 # --- several processes
+
+
+def test_fits_for_the_evaluation_are_not_counted_in_the_budget(project: Project) -> None:
+    project.tick()
+    version = project.registry.alias("one", "champion")
+    assert version is not None
+    candidate = project.registry.get(version.refit_of or "")
+    evaluation = load_evaluation(candidate.evaluation or "", project.state.blob)
+    assert len(evaluation.learning_curve) > 2  # each point but the last is a fit
+    made = sum(fits for _, fits in project.loop("one").controller.state.fits)
+    assert made in (2, 3)  # the candidate, its refit, and perhaps one for days before the window
 
 
 def test_while_one_trains_others_tick_without_effect_and_are_told_who_trains(project: Project) -> None:

@@ -177,7 +177,9 @@ def test_new_labels_of_closed_days_start_a_repair_once_there_are_enough(tmp_path
     ) as r:
         decisions = r.run().lines["labels"].decisions
     trigger = next(d for d in decisions if d.act == "trigger" and d.at_us > day_us(0))
-    assert trigger.cause.endswith("(2,000 are enough for a training). Schedule: the last training was at least 7d ago.")
+    assert trigger.cause.endswith(
+        "(2,000 are enough for a training). Schedule: the version in service was trained at least 7d ago."
+    )
     assert 10 <= (trigger.at_us - day_us(0)) / DAY_US <= 15  # 200 a day, known and closed two to three days later
 
 

@@ -269,7 +269,7 @@ def test_a_fit_that_fails_is_written_down_and_rests_while_the_champion_stays(cat
     assert rig.days(16, 0.3) == ["trigger", "failed"]
     failed = rig.ledger.rows()[-1]
     assert "all 10 labels are 0" in failed.cause
-    assert failed.evidence["cause"] == "Schedule: the last training was at least 10d ago."
+    assert failed.evidence["cause"] == "Schedule: the version in service was trained at least 10d ago."
     assert rig.bench.in_service == "v1"
     assert rig.days(1, 0.3) == ["trigger", "train", "gate", "promote"]
 

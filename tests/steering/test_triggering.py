@@ -95,7 +95,8 @@ def test_both_of_two_joined_causes_must_hold_and_the_sentence_names_both() -> No
     assert found is not None
     assert (found.kind, found.cause) == (
         "labels",
-        "5,000 new labels (5,000 are enough for a training). Schedule: the last training was at least 30d ago.",
+        "5,000 new labels (5,000 are enough for a training). "
+        "Schedule: the version in service was trained at least 30d ago.",
     )
 
 
@@ -427,7 +428,10 @@ def test_a_change_shortly_before_a_scheduled_promotion_is_repaired_as_soon_as_an
     rig.days(12, 0.3)
     rig.clock.advance_to(114 * DAY_US)
     scheduled = rig.controller.tick()[-1]
-    assert (scheduled.act, scheduled.cause) == ("promote", "Schedule: the last training was at least 14d ago.")
+    assert (scheduled.act, scheduled.cause) == (
+        "promote",
+        "Schedule: the version in service was trained at least 14d ago.",
+    )
     # the days before the promotion are closed after it
     rig.monitor.observe([day(112, "v1", 0.9), day(113, "v1", 0.9)], now_us=rig.clock.now_us())
     alarm = next(d for d in rig.controller.tick() if d.act == "trigger")

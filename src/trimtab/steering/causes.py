@@ -132,14 +132,14 @@ def on_estimated_drop() -> OnEstimatedDrop:
     """Retrain when the estimated loss is provably more than a tenth above that of the reference days.
 
     The loss is estimated from scores and inputs before labels come, so a change of the inputs is noticed early. The
-    repair still waits for labels of days after the change, and the gate decides with them. That other labels now follow
-    from the same inputs is not seen before they come: for this there is `on_quality_drop()`.
+    repair still waits for labels of days after the change, and the gate decides with them. If the same inputs now lead
+    to other labels, only labels show it: use `on_quality_drop()`.
     """
     return OnEstimatedDrop()
 
 
 def on_skew() -> OnSkew:
-    """Retrain when a skew check finds features that differ from those used for predictions, and needs action.
+    """Retrain when a skew check finds features that differ from those used for predictions, and someone must act.
 
     Checks are made by a service and by `trimtab quality skew`. A simulation makes none.
     """

@@ -178,7 +178,7 @@ def beats_champion(
         calibration: The largest allowed distance between mean score and mean label, for numbers as a share of the
             standard deviation of the labels. For a quantile, and for an absolute error, whose aim is the median, it is
             the distance between the quantile and the share of labels up to the score. If the champion's distance is
-            larger, that distance is allowed.
+            larger, that distance is allowed. If there is a champion, only a provably larger distance is refused.
         slices: Names of request columns and features, each value of which is a slice, or a dict of expressions by slice
             name. A candidate is refused if it is provably worse than the champion on a slice. Of candidates that are
             worse on no slice, at most one in twenty is refused.
@@ -280,8 +280,9 @@ def deployment(
 
     Args:
         model: The model that answers requests.
-        retrain: When to retrain: `on_quality_drop()`, `on_slice_drop()`, `on_new_labels(5_000)`, `every("30d")`, or
-            several of these joined by `|` (one is enough) and `&` (all at the same time). None: never.
+        retrain: When to retrain: `on_quality_drop()`, `on_slice_drop()`, `on_estimated_drop()`, `on_skew()`,
+            `on_new_labels(5_000)`, `every("30d")`, or several of these joined by `|` (one is enough) and `&` (all at
+            the same time). None: never after the first version.
         gate: What a candidate must prove; by default `beats_champion()`.
         learn: "batch": the model stays as it was fitted; or "online": it predicts first, then learns from each label as
             it arrives (needs `partial_fit`).

@@ -17,7 +17,8 @@ RUNBOOK: dict[str, str] = {
     "unlisted_labels": "Add the new class to tt.label(..., classes=[...]) and train, or correct the label's value.",
     "monitor_stopped": "See why the monitor does not run (trimtab status): meanwhile nothing is watched.",
     "nulls": "Find out why the column is empty: the caller, the join key, or the source that the message names.",
-    "new_values": "Check the spelling and the codes at the caller; if the values are right, train.",
+    "new_values": "Check the spelling and the codes at the caller; if the values are right, release the time "
+    "(trimtab quality exclusions MODEL --release ID --why TEXT) and train.",
     "constant": "Check what fills the column: a default, a cache or a stuck sensor repeats one value.",
     "range": "Look for a wrong unit, a sentinel such as -999 or a wrong decimal point at the source.",
     "units": "Ask who changed the unit or the scale, and convert it back at the source.",

@@ -121,6 +121,11 @@ class Fits:
             rows = [address_of_rows(window.before), address_of_rows(window.rows), address_of_scores(champion_scores)]
             return [recording.code(), address_of_set(training_set), rows]
 
+        def partial(rows: Rows) -> Fitted:
+            fitted = self.fit("partial", training_set, rows)
+            self.count -= 1  # only shown on a page, and not made in a replay, which has the same budgets
+            return fitted
+
         def evaluated() -> str:
             # imported here, because it loads scikit-learn
             from trimtab.training.judge.evaluation import evaluate, save_evaluation
@@ -133,7 +138,7 @@ class Fits:
                 train=window.before,
                 seed=candidate.seed,
                 champion_scores=champion_scores,
-                refit=lambda rows: self.fit("partial", training_set, rows),
+                refit=partial,
             )
             return save_evaluation(found, self._blob)
 

@@ -166,7 +166,7 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
         case Every(period_us=period_us):
             if now_us - state.trained_at_us < period_us:
                 return None
-            said = f"Schedule: the last training was at least {format_duration(period_us)} ago."
+            said = f"Schedule: the version in service was trained at least {format_duration(period_us)} ago."
             return Trigger("schedule", said, now_us)
 
 

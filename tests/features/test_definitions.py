@@ -37,6 +37,10 @@ COUNTS: Any = [tt.count()]
         (lambda: tt.view("v", source=READINGS, by="site", features=COUNTS), "view 'v': features=.* is not a mapping"),
         (lambda: tt.label(BY_NAME, key="site", value="level", wait="1d"), "label: source='readings' is not a source"),
         (lambda: tt.label(READINGS, key="site", value=NOTHING, wait="1d"), "value=None is neither a column's name"),
+        (
+            lambda: tt.label(READINGS, key="site", value="level", wait="1d", span="2d"),
+            r"span='2d' is longer than wait='1d'.*Make wait at least as long as span",
+        ),
         (lambda: feature_set(VISIT, NOTHING), "features of request 'visit': None is not a list"),
         (lambda: feature_set(VISIT, SITE), "features of request 'visit': .* is not a list"),  # type: ignore[arg-type]
     ],
@@ -44,3 +48,12 @@ COUNTS: Any = [tt.count()]
 def test_what_is_of_another_kind_than_it_should_be_is_refused_by_name(make: Any, message: str) -> None:
     with pytest.raises(Misuse, match=message):
         make()
+
+
+def test_labels_that_overlap_are_another_definition() -> None:
+    plain, none, three = (
+        tt.label(READINGS, key="site", value="level", wait="5d", **more)  # type: ignore[arg-type]
+        for more in ({}, {"span": 0}, {"span": "3d"})
+    )
+    assert plain.hash == none.hash != three.hash
+    assert three.span_us == 3 * 86_400_000_000

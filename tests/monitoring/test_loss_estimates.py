@@ -15,6 +15,7 @@ from sklearn.tree import DecisionTreeRegressor
 from trimtab.core.records import DayQuality
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.inputs.input_state import WatchStore
+from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.monitoring.quality.loss_estimates import (
     LEAST_ROWS,
     SIGNAL,
@@ -34,6 +35,7 @@ from trimtab.monitoring.quality.loss_estimates import (
 )
 from trimtab.monitoring.signals import every_signal
 from trimtab.stats.metrics.losses import row_losses
+from trimtab.store import Put
 
 DAYS = 30
 
@@ -128,6 +130,11 @@ def test_nothing_is_estimated_from_few_labels_or_for_lists() -> None:
     assert learn_loss_estimate("log_loss", at_us, scores, labels, None) is None
     assert learn_loss_estimate("ndcg_loss(5)", at_us, scores, labels, None) is None
     labels = np.tile(labels, 5)
+    rare = np.zeros(200_000)
+    rare[[1, 11, 21]] = 1.0  # three failures, none of which is among the rows that are read
+    at_us = np.arange(200_000) * 10_000_000
+    assert learn_loss_estimate("log_loss", at_us, rng.random(200_000), rare, None) is None
+    at_us = np.arange(LEAST_ROWS) * HOUR_US
     short = learnt(learn_loss_estimate("log_loss", np.tile(at_us % (5 * DAY_US), 5), np.tile(scores, 5), labels, None))
     assert short.figure is None  # five days are no reference, so nothing can be called a rise
 
@@ -225,6 +232,18 @@ def test_days_with_many_rows_unlike_those_learnt_from_have_no_estimate() -> None
     assert rung(level(quiet, 1.5, 20, known=0.8))
 
 
+def test_a_version_without_a_reference_is_compared_with_its_first_two_weeks_in_service() -> None:
+    days = begin("shop", "v1", msgspec.structs.replace(of_scores(1), figure=None), DAYS * DAY_US)
+    days = level(days, 1.5, 13)
+    assert not days.watch.figures
+    days = level(days, 1.5, 10)
+    assert days.watch.reference_loss == pytest.approx(1.5 * of_scores(1).mean, rel=0.02)
+    assert not rung(days)
+    higher = level(days, 1.5, 9)  # half as much again
+    assert rung(higher)
+    assert abs(estimated_signals(higher, 0, red=False)[0].onset_us - (DAYS + 23) * DAY_US) <= 2 * DAY_US
+
+
 # --- in the monitor of inputs
 
 
@@ -283,6 +302,21 @@ def test_rows_with_unknown_values_are_not_estimated(tmp_path: Path) -> None:
     days = estimated(shop)
     assert has_estimate(days[0])
     assert not any(has_estimate(day) for day in days[1:])
+
+
+def test_new_values_of_a_column_that_no_feature_reads_and_faulty_labels_do_not_matter(tmp_path: Path) -> None:
+    world = World(7, days=3, per_day=600)
+    world.visits["channel"][world.rows(world.cut_us)] = "partner99"
+    shop = Shop(world, tmp_path)
+    shop.catalog.write([storing(shop.version.id, of_scores(1))])
+    window = RedWindow(
+        id="1", model="shop", kind="labels_missing", subject="labels of sales", start_us=world.cut_us, end_us=None
+    )
+    shop.catalog.write([Put("red_window", "shop/1", msgspec.json.encode(window))])
+    shop.run()
+    days = estimated(shop)
+    assert len(days) >= 2
+    assert all(has_estimate(day) for day in days)
 
 
 def test_estimates_survive_their_storage() -> None:

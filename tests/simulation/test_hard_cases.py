@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from drift_worlds import Life, line, lived, model
+from drift_worlds import Life, line, lived, model, strong
 
 import trimtab as tt
 from trimtab.core.time import DAY_US
@@ -53,6 +53,17 @@ def test_a_rise_that_is_estimated_before_labels_is_repaired_as_soon_as_labels_ar
     assert day is not None
     assert day <= 65
     assert found["estimate"].above[40:].mean() <= found["alarm"].above[40:].mean() + 0.002
+
+
+@pytest.mark.slow
+def test_a_change_is_repaired_where_labels_overlap(tmp_path: Path) -> None:
+    made = model(wait="5d")
+    made = msgspec.structs.replace(made, label=msgspec.structs.replace(made.label, span_us=3 * DAY_US))
+    found, _ = lived(tmp_path, [line("alarm", made, tt.on_quality_drop())], 4, days=75, per_day=500, shifts=strong())
+    day = repaired(found["alarm"])
+    assert day is not None
+    assert 40 + 2 * (3 + 2) + 5 - 4 <= day <= 62  # ten days since about the onset, and the wait for their labels
+    assert found["alarm"].above[-5:].mean() < 0.05
 
 
 @pytest.mark.soak

@@ -70,8 +70,22 @@ def test_labels_that_overlap_are_never_on_both_sides(first: int, seed: int, hour
             assert (learnt & plan.window.rows).any()  # some days since the change are left to learn from
             near = np.abs(days[:, None] - np.unique(days[fold])).min(axis=1) <= plan.gap
             assert (learnt == (source.rows & ~near)).all()
+    for window in plan.windows:
+        assert all((window.rows & fold).any() for fold in plan.folds)
     said = plan_in_words(plan, plan.sources[0], plan.window)
     assert f"in two halves, with {plan.gap} day{'s' * (plan.gap > 1)} between" in said
+
+
+def test_a_newest_week_within_one_half_is_no_window_of_its_own() -> None:
+    assert len(planned(20)[1].windows) == 2
+    assert len(planned(20, span_us=5 * DAY_US)[1].windows) == 1
+
+
+@pytest.mark.parametrize("span_us", [0, 3 * DAY_US])
+def test_without_labels_since_the_change_the_folds_are_empty(span_us: int) -> None:
+    rows = Rows(np.arange(20), np.full(20, True))
+    plan = onset_plan(rows, stretch(rows, 30), change(30), span_us)  # type: ignore[arg-type]  # all that it reads
+    assert [fold.sum() for fold in plan.folds] == [0, 0]
 
 
 @given(first=st.integers(5, DAYS - 7), seed=st.integers(0, 1_000))

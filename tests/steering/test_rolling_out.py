@@ -11,14 +11,16 @@ from rig import Bench, Crash, Fragile, Rig, target
 
 from trimtab import store
 from trimtab.core.errors import Conflict, Misuse, Unavailable
+from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.steering.candidates.ports import ChampionFailed
-from trimtab.steering.causes import every, on_quality_drop
+from trimtab.steering.causes import every, on_estimated_drop, on_quality_drop
 from trimtab.steering.definitions import Deployment, deployment
 from trimtab.steering.loop.stages import Stage, stages
-from trimtab.steering.loop_state import FREEZE
+from trimtab.steering.loop_state import FREEZE, Changes
 from trimtab.steering.rollouts import rollout
 from trimtab.store import Catalog, Put, Remove
+from trimtab.testing.builders import a_signal
 
 
 @pytest.fixture
@@ -157,6 +159,34 @@ def test_an_alarm_ends_the_shadow_of_a_scheduled_candidate(catalog: Catalog) -> 
     assert acts.index("shadow") < acts.index("supersede")
     assert acts[acts.index("supersede") + 1] == "trigger"
     assert rig.controller.state.begun_by == "alarm"
+
+
+@pytest.mark.parametrize(("latest_days", "same"), [(30, True), (-30, False)])
+def test_an_alarm_about_the_same_change_leaves_the_shadow_of_an_estimate(
+    catalog: Catalog, latest_days: int, same: bool
+) -> None:
+    made = deployment(
+        target,
+        retrain=on_quality_drop() | on_estimated_drop(),
+        settle="1d",
+        rollout=rollout(shadow="1d", within="28d"),
+    )
+    rig = begun(catalog, made)
+    rig.bench.shadow_difference, rig.bench.wobble = 0.005, 0.008  # undecided for weeks
+    onset_us = rig.clock.now_us()
+    when = {"earliest_us": float(onset_us), "latest_us": float(onset_us)}
+    signal = msgspec.structs.replace(
+        a_signal(onset_us, kind="estimated_loss", onset_us=onset_us), model="click", version="v1", evidence=when
+    )
+    catalog.write([Put("signal", "click/1", msgspec.json.encode(signal))])
+    assert "shadow" in rig.days(10, 0.3)
+    assert rig.controller.state.begun_by == "estimate"
+    latest_us = rig.clock.now_us() + latest_days * DAY_US
+    change = ChangeOnset(at_us=onset_us, earliest_us=onset_us, latest_us=latest_us)
+    rig.controller._record.write([], changes=Changes(onset=change))
+    assert ("supersede" in rig.days(15, 0.4)) != same
+    assert rig.monitor.watch is not None
+    assert rig.monitor.watch.alarming
 
 
 def test_approval_is_asked_for_after_the_shadow_and_before_the_canary(catalog: Catalog) -> None:

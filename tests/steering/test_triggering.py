@@ -37,8 +37,10 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         yield opened
 
 
-def seen(*, labels: int = 0, requested: Requested | None = None, signals: Sequence[Signal] = ()) -> Seen:
-    return Seen(NOW_US, True, None, requested, lambda: labels, lambda name, onset: 0.0, lambda: signals)
+def seen(
+    *, labels: int = 0, requested: Requested | None = None, signals: Sequence[Signal] = (), now_us: int = NOW_US
+) -> Seen:
+    return Seen(now_us, True, None, requested, lambda: labels, lambda name, onset: 0.0, lambda: signals)
 
 
 # --- joined
@@ -186,23 +188,25 @@ def signal(kind: str, subject: str = "", *, severity: Literal["info", "red"] = "
     )
 
 
-def test_a_rise_of_the_estimated_loss_begins_a_repair_that_waits_for_labels_since_then() -> None:
+def test_a_rise_of_the_estimated_loss_begins_a_repair_once_labels_since_then_are_there() -> None:
     rules = deployment(target, retrain=tt.on_estimated_drop())
     days = {"earliest_us": float(NOW_US - 8 * DAY_US), "latest_us": float(NOW_US - 5 * DAY_US)}
     rise = signal("estimated_loss", severity="info", **days)
     assert find_trigger(rules, LoopState(), seen()) is None
     assert find_trigger(rules, LoopState(), seen(signals=[signal("skew"), signal("nulls")])) is None
-    found = find_trigger(rules, LoopState(), seen(signals=[rise]))
+    ready_us = target.label.final_at(NOW_US + DAY_US)  # 7 days after the change, and the label's wait
+    assert find_trigger(rules, LoopState(), seen(signals=[rise], now_us=ready_us - 1)) is None
+    found = find_trigger(rules, LoopState(), seen(signals=[rise], now_us=ready_us))
     assert found is not None
-    assert (found.kind, found.cause) == ("estimate", "0.5 and not 0.4.")
+    assert (found.kind, found.cause, found.ready_at_us) == ("estimate", "0.5 and not 0.4.", ready_us)
     onset = ChangeOnset(at_us=NOW_US - 6 * DAY_US, earliest_us=NOW_US - 8 * DAY_US, latest_us=NOW_US - 5 * DAY_US)
     assert found.onset == onset
-    assert found.ready_at_us == target.label.final_at(NOW_US + DAY_US)  # 7 days after the change, and the label's wait
-    quiet = LoopState(quiets={"estimate": Quiet(NOW_US + DAY_US)})
-    assert find_trigger(rules, quiet, seen(signals=[rise])) is None
-    refused = LoopState(alarm_quiet_until_us=NOW_US + DAY_US)  # the alarm's repair was refused on the same days
-    assert find_trigger(rules, refused, seen(signals=[rise])) is None
-    assert find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(), seen(signals=[rise])) is None
+    late = seen(signals=[rise], now_us=ready_us)
+    quiet = LoopState(quiets={"estimate": Quiet(ready_us + DAY_US)})
+    assert find_trigger(rules, quiet, late) is None
+    refused = LoopState(alarm_quiet_until_us=ready_us + DAY_US)  # the alarm's repair was refused on the same days
+    assert find_trigger(rules, refused, late) is None
+    assert find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(), late) is None
 
 
 def test_skew_begins_a_repair_only_while_a_red_signal_stands() -> None:
@@ -234,9 +238,9 @@ def test_a_repair_waits_longer_if_labels_overlap(span: str | int, days: int) -> 
     rules = deployment(msgspec.structs.replace(target, label=label), retrain=tt.on_estimated_drop())
     at_us = NOW_US - 6 * DAY_US
     rise = signal("estimated_loss", earliest_us=float(at_us), latest_us=float(at_us))
-    found = find_trigger(rules, LoopState(), seen(signals=[rise]))
-    assert found is not None
-    assert found.ready_at_us == at_us + (days + 10) * DAY_US
+    ready_us = at_us + (days + 10) * DAY_US
+    assert find_trigger(rules, LoopState(), seen(signals=[rise], now_us=ready_us - 1)) is None
+    assert find_trigger(rules, LoopState(), seen(signals=[rise], now_us=ready_us)) is not None
 
 
 def test_an_alarm_overtakes_a_schedule_that_waits(catalog: Catalog) -> None:

@@ -42,5 +42,7 @@ def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> st
     if now_us - newest.day_us > 3 * DAY_US:
         return f"no estimate of the loss since {day}: there were no requests, or inputs are red"
     waiting = (now_us - deployment.model.label.final_until(now_us)) // DAY_US
-    value, labels = newest.capped_loss_sum / newest.labelled, f"labels of {count_of(waiting, 'day')} are still to come"
-    return f"estimated loss on {day}: {value:.3g} (usual {usual:.3g}; {labels})"
+    labels = f"; labels of {count_of(waiting, 'day')} are still to come" if waiting else ""
+    watched = "" if found.watch.figures else "; not watched: there are too few days to compare with"
+    value = newest.capped_loss_sum / newest.labelled
+    return f"estimated loss on {day}: {value:.3g} (usual {usual:.3g}{labels}{watched})"

@@ -12,7 +12,8 @@ RUNBOOK: dict[str, str] = {
     "quality_slice": "Look at the slice (trimtab quality show MODEL --slices COLUMN), and at the source of its data.",
     "quality_level": "Train or roll back; if the task has become harder for good: "
     "trimtab quality show MODEL --accept --why TEXT.",
-    "estimated_loss": "See which inputs have changed (trimtab status); a repair needs labels of days since then.",
+    "estimated_loss": "See which inputs have changed (trimtab quality show MODEL --page FILE); a repair needs labels "
+    "of days since then.",
     "no_labels": "Repair the feed of the labels: until labels come again, the quality of the model is not known.",
     "unlisted_labels": "Add the new class to tt.label(..., classes=[...]) and train, or correct the label's value.",
     "monitor_stopped": "See why the monitor does not run (trimtab status): meanwhile nothing is watched.",

@@ -159,10 +159,13 @@ def merged(parts: Sequence[HourCounts]) -> HourCounts:
 
 
 def outside(layout: Layout, rows: Rows) -> NDArray[np.bool_]:
-    """Return which rows have a value that did not occur in training, or an extreme number; shape (rows,)."""
-    found = np.asarray(rows.strange.any(axis=1))
+    """Return which rows have an input that did not occur in training, or an extreme number; shape (rows,)."""
+    found = np.zeros(len(rows.values), np.bool_)
     for place, column in enumerate(layout.profile.columns):
+        if column.place != "input":
+            continue
         values = rows.values[:, place]
+        found |= rows.strange[:, place]
         if column.least is not None:
             found |= values < column.least
         if column.most is not None:

@@ -24,7 +24,7 @@ from trimtab.monitoring.inputs.input_hours import HourCounts, Layout, merged, ou
 from trimtab.monitoring.inputs.input_state import InputWatch, WatchStore, hour_of
 from trimtab.monitoring.inputs.open_traffic import OpenTraffic
 from trimtab.monitoring.inputs.profile_distances import HOURS, ColumnDistance, column_distances
-from trimtab.monitoring.inputs.red_windows import Reach, red_windows, window_changes, with_late_labels
+from trimtab.monitoring.inputs.red_windows import Reach, RedWindow, red_windows, window_changes, with_late_labels
 from trimtab.monitoring.inputs.source_checks import SourceChecks
 from trimtab.monitoring.inputs.watched_version import Reading, WatchedVersion
 from trimtab.monitoring.profiles.input_rows import Rows
@@ -38,6 +38,7 @@ from trimtab.registry import Registry
 from trimtab.serving.answer.answering import PAST
 from trimtab.serving.arms.arms import SHADOW
 from trimtab.store.ports import Append, Catalog, Put, Remove
+from trimtab.training.data.sets import LABEL_FAULTS
 from trimtab.training.definitions import Model
 
 GRACE_US = 5 * MINUTE_US  # an hour is closed this long after its end, because answers may be logged late
@@ -295,20 +296,27 @@ class InputMonitor:
     def _with_estimates(self, over: list[int], until_us: int, now_us: int) -> EstimatedDays | None:
         """Return the estimated losses of the version in service, with hours that are over.
 
-        Hours with faulty inputs are left out, and a day is compared with the reference once its last hour is over.
+        Hours with inputs that are known to be faulty are left out. A day is compared with the reference once its last
+        hour is over.
         """
         reading, known = self._watched.reading, self._watch.estimated
         if reading is None or reading.estimate is None:
             return None
         if known is None or known.watch.version != reading.version:
             known = loss_estimates.begin(self._model.name, reading.version, reading.estimate, now_us)
-        red = red_windows(self._catalog, self._model.name) if over else []
+        red = [one for one in red_windows(self._catalog, self._model.name) if self._of_inputs(one)] if over else []
         hours = [
             (hour, self._estimated[hour])
             for hour in over
             if hour in self._estimated and not any(one.covers(hour * HOUR_US) for one in red)
         ]
         return loss_estimates.with_hours(known, hours, until_us)
+
+    def _of_inputs(self, window: RedWindow) -> bool:
+        """Return whether a red window is about inputs, and not about labels alone."""
+        label, sources = self._model.label.source.name, {one.source.name for one in self._model.features.views}
+        of_label = window.subject == f"source {label}" and label not in sources
+        return window.kind not in LABEL_FAULTS and not of_label
 
     def _distances(self, over: list[int]) -> dict[str, ColumnDistance]:
         """Return the distances of the columns in the newest closed hours, which include the hours in `over`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -26,6 +26,7 @@ LEAST_ROWS = 200  # fewer labelled rows do not show how large losses are
 LEAST_ESTIMATED = 0.8  # a day has an estimate if at least this share of its rows has one
 _MOST_ROWS, _MOST_LEAVES, _LEAST_LEAF = 50_000, 64, 200
 _KEPT_DAYS = 60
+TWO_WEEKS = 14  # a version whose reference has too few days is compared with its first two weeks in service
 _LARGEST = float(np.finfo(np.float32).max)  # scikit-learn's trees read 32-bit numbers
 
 Floats = NDArray[np.float64]
@@ -138,7 +139,7 @@ def learn_loss_estimate(
     tree: MeanTree | None = None
     some = slice(None, None, -(-len(y) // _MOST_ROWS))  # more rows would take longer and tell no more
     if kind == "binary":
-        if y.min() == y.max():
+        if y[some].min() == y[some].max():
             return None
         found = fit_recalibration("beta", y[some], p[some])
         assert isinstance(found, LogOdds)
@@ -154,9 +155,7 @@ def learn_loss_estimate(
         for day in np.flatnonzero(rows).tolist()
     ]
     mean = float(sums.sum() / rows.sum())
-    figure = learnt_values((LOSS,), by_day, RUN_LENGTH_DAYS, {})[0].get(LOSS)
-    figure = None if figure is None else _allowing(figure, RISE * mean)
-    return msgspec.structs.replace(estimate, mean=mean, figure=figure)
+    return msgspec.structs.replace(estimate, mean=mean, figure=_watched(by_day, mean))
 
 
 def storing(version: str, estimate: LossEstimate) -> Put:
@@ -203,6 +202,8 @@ def with_hours(known: EstimatedDays, hours: Iterable[tuple[int, EstimatedSums]],
     for day in days:
         if (watch.last_day_us is None or day.day_us > watch.last_day_us) and day.day_us + DAY_US <= until_us:
             watch = _compared(watch, day)
+    if not watch.figures:
+        watch = _grown(watch, [day for day in days if day.day_us + DAY_US <= until_us and has_estimate(day)])
     return EstimatedDays(watch=watch, days=tuple(days[-_KEPT_DAYS:]))
 
 
@@ -289,6 +290,24 @@ def _learn_tree(columns: Floats, values: Floats) -> MeanTree:
         null_low=tuple(map(bool, tree.missing_go_to_left.tolist())),
         mean=tuple(tree.value[:, 0, 0].tolist()),
     )
+
+
+def _watched(days: Sequence[DayQuality], mean: float) -> MetricValue | None:
+    value = learnt_values((LOSS,), days, RUN_LENGTH_DAYS, {})[0].get(LOSS)
+    return None if value is None else _allowing(value, RISE * mean)
+
+
+def _grown(watch: Watch, days: Sequence[DayQuality]) -> Watch:
+    """Return the watch with a reference from days in service, once there are two weeks of them.
+
+    This is for versions whose reference had too few days, as after the repair of a recent change.
+    """
+    if len(days) < TWO_WEEKS:
+        return watch
+    mean = sum(day.capped_loss_sum for day in days) / sum(day.labelled for day in days)
+    value = _watched(days, mean)
+    figures = {} if value is None else {LOSS: value}
+    return msgspec.structs.replace(watch, figures=figures, reference_loss=mean, first_day_us=None)
 
 
 def _allowing(figure: MetricValue, rise: float) -> MetricValue:

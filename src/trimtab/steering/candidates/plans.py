@@ -131,8 +131,9 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     days = begun_us // DAY_US
     judged, gap = np.unique(days[window.rows]), -(-span_us // DAY_US)
     odd = np.searchsorted(judged, days) % 2 == 1
-    if gap:
+    if gap and judged.size:
         odd = days >= judged[judged.size // 2]
+    folds = (window.rows & ~odd, window.rows & odd)
     since = usable & (begun_us >= onset.at_us)
     latest_us = min(onset.latest_us, window.end_us - LEAST_DAYS * DAY_US)
     newest_us = max(window.end_us - LEAST_WINDOW_US, latest_us)
@@ -146,13 +147,10 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     if onset.latest_us > onset.at_us:
         after = usable & (begun_us >= onset.latest_us)
         sources.append(Source(f"days since {day_of(onset.latest_us)}", after, after))
-    return Plan(
-        (window, newest) if newest_us > window.start_us and labelled_days >= LEAST_DAYS else (window,),
-        (window.rows & ~odd, window.rows & odd),
-        tuple(sources),
-        gap,
-        days,
-    )
+    # the candidate of the first fold is kept, so it must have scored a part of each window
+    enough = labelled_days >= LEAST_DAYS and all((newest.rows & fold).any() for fold in folds)
+    windows = (window, newest) if newest_us > window.start_us and enough else (window,)
+    return Plan(windows, folds, tuple(sources), gap, days)
 
 
 def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:

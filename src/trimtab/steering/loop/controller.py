@@ -9,7 +9,7 @@ import msgspec
 
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
-from trimtab.core.records import ChangeOnset, Decision, GateRecord
+from trimtab.core.records import ChangeOnset, Decision, GateRecord, Signal
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import LOSS
@@ -315,11 +315,16 @@ class Controller:
     def _trigger(self, now_us: int) -> Trigger | None:
         """Return the trigger that holds now, or None. While a repair goes on, only a more urgent trigger counts."""
         requested = read_record(self._catalog, REQUEST, self._deployment.name, Requested)
-        serves, watch = self._candidates.champion() is not None, self._monitor.watch
+        watch = self._monitor.watch
         days, state = self._closed_days, self.state
         labels = partial(days.new_labels, state.trained_at_us)
-        signals = partial(standing_signals, self._catalog, self._deployment.name)
-        seen = Seen(now_us, serves, watch, requested, labels, days.rise_by_slice, signals)
+        champion = self._candidates.champion()
+
+        def signals() -> list[Signal]:
+            found = standing_signals(self._catalog, self._deployment.name)
+            return [one for one in found if one.version == champion]
+
+        seen = Seen(now_us, champion is not None, watch, requested, labels, days.rise_by_slice, signals)
         found = find_trigger(self._deployment, state, seen)
         if found is None or state.phase == "idle":
             return found
@@ -327,6 +332,8 @@ class Controller:
         if state.begun_by == "person":
             staged = state.phase in (SHADOW, CANARY)
             return found if staged and found.kind in ("call", "alarm") else None
+        if state.repair is not None and state.begun_by == "estimate" and _is_same_change(found, state.changes):
+            return None  # the alarm that was expected; the repair of this change has passed its gate already
         urgent = state.begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(state.begun_by)
         return found if urgent else None
 
@@ -445,6 +452,13 @@ class Controller:
             return repaired
         final_us = self._deployment.model.label.final_at(repair.cut_us)
         return {**repaired, "follow_ups_us": tuple(final_us + days * DAY_US for days in FOLLOW_UP_DAYS)}
+
+
+def _is_same_change(trigger: Trigger, changes: Changes) -> bool:
+    """Return whether an alarm is about the change that the present repair is about."""
+    if trigger.kind not in ("alarm", "slice") or trigger.onset is None or changes.onset is None:
+        return False
+    return trigger.onset.earliest_us <= changes.onset.latest_us
 
 
 class _Failed(Exception):

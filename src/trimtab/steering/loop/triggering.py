@@ -151,10 +151,10 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
             onsets = {} if watch is None else watch.slice_onsets
             return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
         case OnEstimatedDrop():
+            # it only holds once the repair can begin: until then, other causes may begin repairs
             for signal in seen.signals():
-                if signal.kind == SIGNAL:
-                    onset = onset_of(signal)
-                    return Trigger("estimate", signal.message, _settled_us(rules, onset, now_us), onset)
+                if signal.kind == SIGNAL and _settled_us(rules, onset_of(signal), now_us) <= now_us:
+                    return Trigger("estimate", signal.message, now_us, onset_of(signal))
             return None
         case OnSkew():
             found = [one for one in seen.signals() if one.kind == "skew" and one.severity == "red"]

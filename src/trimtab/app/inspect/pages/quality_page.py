@@ -97,6 +97,7 @@ def quality_page(system: System, model: str) -> str:
     else:
         page.heading("Days")
         page.paragraph(f"None of the last {DAYS} days is closed yet. A day closes once the label's wait has passed.")
+        _add_plot(page, {"estimated": _estimates(system, name)}, "loss", "Loss", [], band=True)
     _inputs(page, system, name)
     _ended(page, system, [one for one in signals if one.ended_at_us is not None])
     _decisions(page, system, decisions)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trimtab.core.records import ChangeOnset, DayQuality, Signal
 from trimtab.core.time import DAY_US, format_time
+from trimtab.monitoring.quality.references import TWO_WEEKS
 from trimtab.monitoring.quality.watches import LOSS, MetricValue, Watch, advanced, learnt_values
 from trimtab.stats.inference.edetector import HIGH, alarm_level
 from trimtab.stats.metrics.loss_names import loss_kind
@@ -26,7 +27,6 @@ LEAST_ROWS = 200  # fewer labelled rows do not show how large losses are
 LEAST_ESTIMATED = 0.8  # a day has an estimate if at least this share of its rows has one
 _MOST_ROWS, _MOST_LEAVES, _LEAST_LEAF = 50_000, 64, 200
 _KEPT_DAYS = 60
-TWO_WEEKS = 14  # a version whose reference has too few days is compared with its first two weeks in service
 _LARGEST = float(np.finfo(np.float32).max)  # scikit-learn's trees read 32-bit numbers
 
 Floats = NDArray[np.float64]

@@ -20,9 +20,10 @@ from processes import eventually
 from trimtab.app.metrics.loop_metrics import GAUGES, UNREADABLE, LoopMetrics
 from trimtab.core.clock import VirtualClock
 from trimtab.core.records import Signal
-from trimtab.core.time import DAY_US, parse_time_us
+from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
 from trimtab.monitoring.inputs.input_state import InputWatch
 from trimtab.monitoring.inputs.profile_distances import ColumnDistance
+from trimtab.monitoring.quality.loss_estimates import EstimatedDays, EstimatedSums, with_hours
 from trimtab.monitoring.quality.watches import LOSS, Watch
 from trimtab.monitoring.signals import settle_signals
 from trimtab.serving.observe.metrics import Metrics
@@ -185,12 +186,27 @@ def test_every_gauge_of_the_loop_has_samples_and_no_other_has(project: tt.Projec
     found = catalog.get("input_watch", "one")
     assert found is not None
     watch = msgspec.json.decode(found.body, type=InputWatch)  # what is logged here has no inputs
-    watch = msgspec.structs.replace(watch, columns={"x": ColumnDistance(distance=0.25, null_share=0.5)})
+    champion = project.registry.alias("one", "champion")
+    assert champion is not None
+    newest_us = project.clock.now_us() // DAY_US * DAY_US - DAY_US
+    usual = Watch(model="one", version=champion.id, anchored_at_us=0, figures={}, loss_cap=1.0, reference_loss=0.2)
+    hours = [(newest_us // HOUR_US, EstimatedSums(rows=40, estimated=40, loss=12.0))]
+    watch = msgspec.structs.replace(
+        watch,
+        columns={"x": ColumnDistance(distance=0.25, null_share=0.5)},
+        estimated=with_hours(
+            EstimatedDays(watch=msgspec.structs.replace(usual, last_day_us=newest_us - DAY_US)),
+            hours,
+            newest_us + DAY_US,
+        ),
+    )
     catalog.write([Put("input_watch", "one", msgspec.json.encode(watch))])
     scrape = scraped(project)
     assert set(scrape.samples) == {*GAUGES, UNREADABLE}
     assert one(scrape, "trimtab_input_distance", column="x") == 0.25
     assert one(scrape, "trimtab_input_null_share", column="x") == 0.5
+    assert one(scrape, "trimtab_estimated_loss") == pytest.approx(0.3)
+    assert one(scrape, "trimtab_estimated_loss_usual") == 0.2
     catalog.write(settle_signals(catalog, "one", ("x",), [], now_us=project.clock.now_us())[1])
 
 

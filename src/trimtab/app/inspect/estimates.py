@@ -11,6 +11,8 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.steering.definitions import Deployment
 from trimtab.store.ports import read_record
 
+_STALE_US = 3 * DAY_US
+
 
 def estimated_days(system: System, model: str) -> EstimatedDays | None:
     """Return the estimated losses of the version in service; None if there are none."""
@@ -27,6 +29,12 @@ def daily_estimates(found: EstimatedDays) -> list[tuple[int, float]]:
     return [(day.day_us, day.capped_loss_sum / day.labelled) for day in over if has_estimate(day)]
 
 
+def newest_estimate(found: EstimatedDays, now_us: int) -> float | None:
+    """Return the mean estimated loss of the newest day that is over; None if it has none, or began over 3 days ago."""
+    days = daily_estimates(found)
+    return days[-1][1] if days and now_us - days[-1][0] <= _STALE_US else None
+
+
 def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> str | None:
     """Describe the estimated loss of the newest day; None if the losses of the version are not estimated."""
     found = estimated_days(system, deployment.name)
@@ -39,7 +47,7 @@ def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> st
     if not has_estimate(newest):
         outside = newest.missing / newest.predictions
         return f"no estimate of the loss on {day}: {outside:.0%} of the rows are unlike those it learnt from"
-    if now_us - newest.day_us > 3 * DAY_US:
+    if now_us - newest.day_us > _STALE_US:
         return f"no estimate of the loss since {day}: there were no requests, or inputs are red"
     waiting = (now_us - deployment.model.label.final_until(now_us)) // DAY_US
     labels = f"; labels of {count_of(waiting, 'day')} are still to come" if waiting else ""

@@ -46,6 +46,8 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("model", "kind", "anchor"),
     ),
     **{one.metric: (one.text, ("model", "column")) for one in STATISTICS.values()},
+    "trimtab_estimated_loss": ("Mean estimated loss of the newest day, before its labels come.", ("model",)),
+    "trimtab_estimated_loss_usual": ("Mean estimated loss of the days with which it is compared.", ("model",)),
     "trimtab_input_null_share": ("Share of nulls in the newest 24 closed hours.", ("model", "column")),
     "trimtab_signal_standing": ("1 while a signal of this kind is open.", ("model", "kind", "severity")),
     "trimtab_standing_signals": ("Number of open signals.", ("model", "severity")),

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from trimtab.app.inspect.estimates import estimated_days, newest_estimate
 from trimtab.app.inspect.quality import mean_excess, version_name
 from trimtab.app.state.loop_turn import last_activity
 from trimtab.app.system import System
@@ -117,6 +118,12 @@ class LoopValues:
                 if (distance := getattr(now, field)) is not None:
                     yield statistic.metric, (column,), distance
             yield "trimtab_input_null_share", (column,), now.null_share
+        found = estimated_days(self._system, deployment.name)
+        value = None if found is None else newest_estimate(found, self._system.clock.now_us())
+        if found is not None and value is not None:
+            yield "trimtab_estimated_loss", (), value
+            if found.watch.reference_loss is not None:
+                yield "trimtab_estimated_loss_usual", (), found.watch.reference_loss
 
     def _of_days(self, deployment: Deployment) -> Samples:
         catalog, model = self._system.state.catalog, deployment.name

@@ -70,6 +70,16 @@ def test_a_roll_back_that_is_killed_is_in_alias_and_ledger_or_in_neither(trained
         assert row.evidence == {"from": "buyer@4", "to": "buyer@2"}
 
 
+def test_a_move_in_python_is_a_persons_and_a_promotion_by_the_loop_is_the_policys(tmp_path: Path) -> None:
+    with shop.opened(shop.write_project(tmp_path / "shop")) as project:
+        shop.load(project)
+        project.loop("buyer").tick()
+        (promoted,) = project.registry.history("buyer", "champion")
+        moved = project.registry.move("buyer", "mine", "buyer@1", why="A test.")
+        assert {version.actor for version in project.registry.versions("buyer")} == {"policy"}
+    assert (promoted.actor, moved.actor) == ("policy", "a person")
+
+
 def test_while_a_candidate_waits_for_approval_nobody_moves_past_it(trained: Path) -> None:
     assert retrained(trained, ("**rules)", 'approval="2d", **rules)'))[-1] == "ask"
     with shop.opened(trained) as project:

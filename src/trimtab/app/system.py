@@ -279,7 +279,7 @@ class System(Closing, metaclass=PublicNames):
             self.state.catalog,
             self.state.blob,
             clock=self.clock,
-            actor="policy",
+            actor="a person",
             folder=self.config.folder,
             declared={name: protected.get(name, {}) for name in self.definitions.models},
         )

@@ -131,7 +131,7 @@ class CandidateBuilder:
         manifest = self._sets.save(training_set)
         evaluation = self._evaluation(best, training_set, plan.folds[0], window, answered.scores)
         judged = self._parts.registry.register(
-            best.candidate, training_set=manifest, evaluation=evaluation, actor=actor
+            best.candidate, training_set=manifest, evaluation=evaluation, actor=actor or "policy"
         )
         scores = finite(of_window(best.scores, plan, window), judged)
         folds = tuple((fold, plan.learnt(best.source, fold)) for fold in plan.folds) if plan.folds[1:] else ()
@@ -196,8 +196,8 @@ class CandidateBuilder:
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:
         assert repair.successor is not None  # only versions that passed are promoted
-        move = self._parts.registry.move
-        return move(self._deployment.name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=actor).previous
+        move, name, by = self._parts.registry.move, self._deployment.name, actor or "policy"
+        return move(name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=by).previous
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
         return self.comparisons.paired_days(repair, since_us, cut_us)
@@ -222,7 +222,7 @@ class CandidateBuilder:
         successor = self._options.recording.steps.do(
             "register",
             None,
-            lambda: registry.register(refit, training_set=manifest, refit_of=judged.id, actor=actor).id,
+            lambda: registry.register(refit, training_set=manifest, refit_of=judged.id, actor=actor or "policy").id,
             TEXT,
         )
         version = registry.get(successor)

@@ -55,7 +55,7 @@ class Exposure:
         assert repair.successor is not None  # a repair that is rolled out always has a successor
         if other:
             why = "The rollout of a version that passed the gate."
-            self._registry.move(name, CANARY, repair.successor, gate=repair.gate, why=why)
+            self._registry.move(name, CANARY, repair.successor, gate=repair.gate, why=why, actor="policy")
         changed = msgspec.structs.replace(shares, canary=share)
         revision = 0 if record is None else record.revision
         return [Put(KIND, name, msgspec.json.encode(changed), expected=revision)]

@@ -523,7 +523,10 @@ def test_history_of_long_ago_trains_a_version_judged_on_its_newest_days(tmp_path
         assert project.train("one") == []  # the version in service is what these data give
     with opened(project.config.folder, NOW_US + 30 * DAY_US) as project:
         assert project.train("one") == []
-        assert project.runs()[-1].outcome == "Unchanged: one@2 is again the result of this data, code and seed."
+        assert (
+            project.runs()[-1].outcome
+            == "Unchanged: one@2 is the result of this data and code. A new seed alone changes nothing."
+        )
         lack = project.loop("one")._loop.builder.blocked(project.clock.now_us(), Changes())
         assert "are of 2018-10-18, and the champion has learnt all that was known at 2018-10-" in str(lack)
 

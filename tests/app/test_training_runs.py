@@ -133,7 +133,9 @@ def test_training_twice_gives_the_same_version_and_does_nothing_the_second_time(
         assert (list(cached(one)), one.state, one.outcome) == (STEPS, "done", "Promoted buyer@2.")
         assert [s.state for s in one.steps if s.name == "partial"]  # the fits of the evaluation, each a step
         assert (cached(two), two.state) == ({"snapshot": True}, "done")
-        assert two.outcome == "Unchanged: buyer@2 is again the result of this data, code and seed."
+        assert (
+            two.outcome == "Unchanged: buyer@2 is the result of this data and code. A new seed alone changes nothing."
+        )
         assert project.run(two.id) == two
 
 
@@ -174,7 +176,10 @@ def test_a_champion_whose_artifact_is_lost_is_red_and_training_puts_the_same_byt
         assert tally() > fits
         assert not any("artifact" in line for line in project.status().red)
         project.train()
-        assert project.runs()[-1].outcome == "Unchanged: buyer@2 is again the result of this data, code and seed."
+        assert (
+            project.runs()[-1].outcome
+            == "Unchanged: buyer@2 is the result of this data and code. A new seed alone changes nothing."
+        )
     assert next(finding for finding in examine(loaded, {}) if finding.name == "champions").state == "ok"
 
 

@@ -87,7 +87,7 @@ class TrainingRuns:
         again = "its artifact was lost, so it was fitted again, and the artifact was put back."
         if done.same is None:
             return f"{champion.name}: {again} Train again to get a candidate that is fitted on newer data."
-        said = f"Unchanged: {done.same.name} is again the result of this data, code and seed."
+        said = f"Unchanged: {done.same.name} is the result of this data and code. A new seed alone changes nothing."
         return f"{said} {again.capitalize()}" if done.put_back else said
 
     def champion(self) -> str | None:

@@ -136,7 +136,8 @@ class Unlogged:
         return self._data.training_set(model, cut_us=cut_us, since_us=since_us)
 
 
-def compared(project: Project, repair: Repair, since_us: int, data: Any) -> tuple[PairedDay, ...]:
+def comparisons_of(project: Project, data: Any = None) -> Comparisons:
+    data = data or project.part(Loops).living_data()
     deployment = project.definitions.deployment("buyer")
     recipe = BatchRecipe(deployment.model, seed=0)
     parts = DeploymentParts(
@@ -144,7 +145,11 @@ def compared(project: Project, repair: Repair, since_us: int, data: Any) -> tupl
         registry=project.registry, catalog=project.state.catalog, blob=project.state.blob, clock=project.clock,
         ids=TimeIds(project.clock, seed=1),
     )  # fmt: skip
-    return Comparisons(parts, recipe).paired_days(repair, since_us, project.clock.now_us())[0]
+    return Comparisons(parts, recipe)
+
+
+def compared(project: Project, repair: Repair, since_us: int, data: Any) -> tuple[PairedDay, ...]:
+    return comparisons_of(project, data).paired_days(repair, since_us, project.clock.now_us())[0]
 
 
 def again_as(made: Prediction, request: Request, key: str, **more: Any) -> Prediction:

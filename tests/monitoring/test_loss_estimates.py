@@ -17,6 +17,7 @@ from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.inputs.input_state import WatchStore
 from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.monitoring.quality.loss_estimates import (
+    LEAST_OF_EACH,
     LEAST_ROWS,
     SIGNAL,
     EstimatedDays,
@@ -134,6 +135,10 @@ def test_nothing_is_estimated_from_few_labels_or_for_lists() -> None:
     rare[[1, 11, 21]] = 1.0  # three failures, none of which is among the rows that are read
     at_us = np.arange(200_000) * 10_000_000
     assert learn_loss_estimate("log_loss", at_us, rng.random(200_000), rare, None) is None
+    for positives in (LEAST_OF_EACH - 1, LEAST_OF_EACH):
+        few = (np.arange(20_000) < positives).astype(float)
+        found = learn_loss_estimate("log_loss", at_us[:20_000], rng.random(20_000), few, None)
+        assert (found is None) == (positives < LEAST_OF_EACH)
     at_us = np.arange(LEAST_ROWS) * HOUR_US
     short = learnt(learn_loss_estimate("log_loss", np.tile(at_us % (5 * DAY_US), 5), np.tile(scores, 5), labels, None))
     assert short.figure is None  # five days are no reference, so nothing can be called a rise
@@ -221,6 +226,50 @@ def test_a_rise_by_more_than_a_tenth_rings_with_its_onset_and_ends_when_it_is_ov
     assert found[0].evidence["estimated_loss"] == pytest.approx(1.3 * (quiet.watch.reference_loss or 0.0), rel=0.02)
     assert rung(level(higher, 1.07, 9))
     assert not rung(level(higher, 1.03, 9))
+
+
+def test_a_further_rise_has_a_signal_of_its_own() -> None:
+    higher = level(level(begun(), 1.0, 20), 1.3, 20)
+    assert [one.subject for one in estimated_signals(higher, 0, red=True)] == [""]
+    first, further = estimated_signals(level(higher, 2.0, 8), 0, red=True)
+    assert (first.subject, further.subject) == ("", "rise 1")
+    assert first.id != further.id
+    assert abs(first.onset_us - (DAYS + 20) * DAY_US) <= DAY_US
+    assert abs(further.onset_us - (DAYS + 40) * DAY_US) <= DAY_US
+
+
+def replaced(days: EstimatedDays, learnt_until_day: int) -> EstimatedDays:
+    """The days after another version was put in service, which has learnt until this day."""
+    now_us = (DAYS + len(days.days)) * DAY_US
+    return begin("shop", "v2", of_scores(2), now_us, before=days, learnt_until_us=(DAYS + learnt_until_day) * DAY_US)
+
+
+def test_a_version_that_learnt_from_no_day_since_the_rise_goes_on_with_its_evidence() -> None:
+    quiet = level(begun(), 1.0, 20)
+    higher = level(quiet, 1.3, 10)
+    (before,) = estimated_signals(higher, 0, red=True)
+    (after,) = estimated_signals(replaced(higher, 10), 0, red=True)
+    assert (after.version, after.onset_us) == ("v2", before.onset_us)
+    assert not rung(level(replaced(higher, 10), 1.0, 12))  # it ends as any alarm does
+    assert not rung(replaced(higher, 25))
+    one_day = level(quiet, 1.2, 3)  # too few days to ring, but they count
+    assert not rung(one_day)
+    assert rung(level(replaced(one_day, 10), 1.2, 6))
+    assert not rung(level(replaced(one_day, 22), 1.2, 4))
+
+
+def test_a_version_that_learnt_from_the_rise_begins_anew_and_keeps_the_days_that_are_shown() -> None:
+    higher = level(level(begun(), 1.0, 20), 1.3, 10)
+    after = level(replaced(higher, 25), 1.0, 3)
+    assert [one.day_us for one in after.days] == [(DAYS + day) * DAY_US for day in range(33)]
+    assert [one.version for one in after.days] == ["v1"] * 30 + ["v2"] * 3
+    assert after.watch.first_day_us == (DAYS + 30) * DAY_US
+    assert next(iter(after.watch.figures.values())).state.days == 3
+    harder = level(after, 1.3, 10)
+    assert abs(estimated_signals(harder, 0, red=True)[0].onset_us - (DAYS + 33) * DAY_US) <= DAY_US
+    short = begin("shop", "v2", msgspec.structs.replace(of_scores(2), figure=None), 0, before=higher)
+    assert not level(short, 1.5, 13).watch.figures  # thirteen days of its own are no reference
+    assert level(short, 1.5, 14).watch.figures
 
 
 def test_days_with_many_rows_unlike_those_learnt_from_have_no_estimate() -> None:

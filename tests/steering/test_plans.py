@@ -76,6 +76,13 @@ def test_labels_that_overlap_are_never_on_both_sides(first: int, seed: int, hour
     assert f"in two halves, with {plan.gap} day{'s' * (plan.gap > 1)} between" in said
 
 
+@pytest.mark.parametrize(("span_days", "choices"), [(0, 4), (3, 4), (9, 3), (10, 2)])
+def test_sources_without_rows_for_a_fold_are_no_choice_if_labels_overlap(span_days: int, choices: int) -> None:
+    _, plan = planned(20, span_us=span_days * DAY_US)
+    assert len(plan.sources) == choices
+    assert all(plan.learnt(source, fold).any() for source in plan.sources for fold in plan.folds)
+
+
 def test_a_newest_week_within_one_half_is_no_window_of_its_own() -> None:
     assert len(planned(20)[1].windows) == 2
     assert len(planned(20, span_us=5 * DAY_US)[1].windows) == 1

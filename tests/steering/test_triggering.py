@@ -173,14 +173,21 @@ def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(
         assert whole.onset == of_slice.onset
 
 
-def signal(kind: str, subject: str = "", *, severity: Literal["info", "red"] = "red", **evidence: float) -> Signal:
+def signal(
+    kind: str,
+    subject: str = "",
+    *,
+    severity: Literal["info", "red"] = "red",
+    onset_us: int = NOW_US - 6 * DAY_US,
+    **evidence: float,
+) -> Signal:
     return Signal(
         id=f"{kind}/1",
         kind=kind,
         model="click",
         version="v1",
         raised_at_us=NOW_US - DAY_US,
-        onset_us=NOW_US - 6 * DAY_US,
+        onset_us=onset_us,
         severity=severity,
         evidence=evidence,
         message="0.5 and not 0.4.",
@@ -207,6 +214,30 @@ def test_a_rise_of_the_estimated_loss_begins_a_repair_once_labels_since_then_are
     refused = LoopState(alarm_quiet_until_us=ready_us + DAY_US)  # the alarm's repair was refused on the same days
     assert find_trigger(rules, refused, late) is None
     assert find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(), late) is None
+
+
+def test_a_further_rise_of_the_estimated_loss_has_its_own_repair_and_ends_the_quiet_time() -> None:
+    rules, later_us = deployment(target, retrain=tt.on_estimated_drop()), NOW_US + 5 * DAY_US
+    rises = [signal("estimated_loss"), signal("estimated_loss", "rise 1", onset_us=later_us)]
+    first_us, further_us = (target.label.final_at(us + 7 * DAY_US) for us in (rises[0].onset_us, later_us))
+    for signals, now_us, expected in (
+        (rises[:1], first_us, rises[0].onset_us),
+        (rises, further_us - 1, None),  # a repair for the first rise alone would be out of date
+        (rises, further_us, later_us),
+    ):
+        found = find_trigger(rules, LoopState(), seen(signals=signals, now_us=now_us))
+        assert (None if found is None or found.onset is None else found.onset.at_us) == expected
+    until = Quiet(further_us + 9 * DAY_US)
+    for estimated_us, tried_us, free in (
+        (rises[0].onset_us, 0, True),
+        (later_us, 0, False),
+        (rises[0].onset_us, later_us, False),  # the alarm's repair assumed the later change, and was refused
+        (0, 0, False),  # no repair for a rise was tried, so this is the quiet time after a promotion
+    ):
+        tried = ChangeOnset(at_us=tried_us, earliest_us=tried_us, latest_us=tried_us)
+        state = LoopState(quiets={"estimate": until}, estimated_us=estimated_us, tried=tried if tried_us else None)
+        found = find_trigger(rules, state, seen(signals=rises, now_us=further_us))
+        assert (found is not None) == free
 
 
 def test_skew_begins_a_repair_only_while_a_red_signal_stands() -> None:

@@ -12,7 +12,7 @@ from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import Expression, col
 from trimtab.core.hashing import content_hash
 from trimtab.core.shown import shown
-from trimtab.core.time import DAY_US, duration_us
+from trimtab.core.time import DAY_US, HOUR_US, duration_us
 from trimtab.events.about import NOTHING, About, about
 from trimtab.events.definitions import Source, check_name, declared_columns, source
 from trimtab.features.aggregates import Aggregate, Several, check_aggregate, expanded, value_of
@@ -381,6 +381,8 @@ def label(
             + (', or list the values that it can have: classes=["...", ...].' if dtype == "str" else ".")
         )
     wait_us, span_us = duration_us(wait), duration_us(span)
+    if 0 < span_us < HOUR_US:
+        raise Misuse(f'label from {source.name!r}: span={span!r} is less than an hour. Give it with a unit: "3d".')
     if span_us > wait_us:
         raise Misuse(
             f"label from {source.name!r}: span={span!r} is longer than wait={wait!r}, so labels would count as final "

@@ -150,6 +150,8 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     tried: ChangeOnset | None = None
     # `Watch.risen_us` at the beginning of the repair; if a loss rises further later, the quiet time of alarms ends
     risen_us: int = 0
+    # the latest likely beginning of the rise for which an estimate began its newest repair; 0: it began none
+    estimated_us: int = 0
     trained_at_us: int = 0  # the cut of the version in service, from which schedules count
     repair: Repair | None = None  # phases "shadow" to "promoting": the repair that passed the gate
     stage_since_us: int = 0  # phases "shadow" and "canary": when the stage, or its present share, began

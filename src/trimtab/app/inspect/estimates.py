@@ -6,12 +6,14 @@ from trimtab.app.system import System
 from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND, InputWatch
-from trimtab.monitoring.quality.loss_estimates import EstimatedDays, has_estimate
+from trimtab.monitoring.quality.loss_estimates import EstimatedDays, has_estimate, loss_estimate
 from trimtab.registry.protection import CHAMPION
 from trimtab.steering.definitions import Deployment
+from trimtab.steering.loop.triggering import declares
 from trimtab.store.ports import read_record
 
 _STALE_US = 3 * DAY_US
+_MANY = 0.05  # a larger share of rows without an estimate is shown
 
 
 def estimated_days(system: System, model: str) -> EstimatedDays | None:
@@ -38,6 +40,10 @@ def newest_estimate(found: EstimatedDays, now_us: int) -> float | None:
 def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> str | None:
     """Describe the estimated loss of the newest day; None if the losses of the version are not estimated."""
     found = estimated_days(system, deployment.name)
+    if found is None and declares(deployment, "estimate"):
+        version = system.registry.alias(deployment.name, CHAMPION)
+        if version is not None and loss_estimate(system.state.catalog, version.id) is None:
+            return "no estimate of the loss: the version has too few labelled reference rows, or was imported"
     if found is None or not found.days:
         return None
     newest = next((day for day in reversed(found.days) if day.day_us + DAY_US <= now_us), None)
@@ -52,5 +58,7 @@ def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> st
     waiting = (now_us - deployment.model.label.final_until(now_us)) // DAY_US
     labels = f"; labels of {count_of(waiting, 'day')} are still to come" if waiting else ""
     watched = "" if found.watch.figures else "; not watched: there are too few days to compare with"
-    value = newest.capped_loss_sum / newest.labelled
-    return f"estimated loss on {day}: {value:.3g} (usual {usual:.3g}{labels}{watched})"
+    value, outside = newest.capped_loss_sum / newest.labelled, newest.missing / newest.predictions
+    left_out = f"; {outside:.0%} of the rows are left out, which are unlike those it learnt from"
+    left_out = left_out if outside >= _MANY else ""
+    return f"estimated loss on {day}: {value:.3g} (usual {usual:.3g}{labels}{watched}{left_out})"

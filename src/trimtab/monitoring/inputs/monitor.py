@@ -303,7 +303,15 @@ class InputMonitor:
         if reading is None or reading.estimate is None:
             return None
         if known is None or known.watch.version != reading.version:
-            known = loss_estimates.begin(self._model.name, reading.version, reading.estimate, now_us)
+            learnt_until_us = self._model.label.final_until(reading.cut_us)
+            known = loss_estimates.begin(
+                self._model.name,
+                reading.version,
+                reading.estimate,
+                now_us,
+                before=known,
+                learnt_until_us=learnt_until_us,
+            )
         red = [one for one in red_windows(self._catalog, self._model.name) if self._of_inputs(one)] if over else []
         hours = [
             (hour, self._estimated[hour])

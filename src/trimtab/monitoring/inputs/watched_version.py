@@ -17,6 +17,7 @@ class Reading(msgspec.Struct, frozen=True, eq=False):
     """The reader of a version's rows, the layout of their counts, and how its losses are estimated."""
 
     version: str
+    cut_us: int  # the version was trained on what was known at this time
     layout: Layout
     plans: tuple[ColumnPlan, ...]
     reader: RowReader
@@ -50,8 +51,8 @@ class WatchedVersion:
                 self.unprofiled = profile
             else:
                 plans = planned(*self._profiles.inputs_of(found))
-                reader = RowReader(plans, profile.request)
-                self.reading = Reading(found.id, Layout(profile), plans, reader, loss_estimate(self._catalog, found.id))
+                reader, estimate = RowReader(plans, profile.request), loss_estimate(self._catalog, found.id)
+                self.reading = Reading(found.id, found.cut_us, Layout(profile), plans, reader, estimate)
         return True
 
     def has_unread(self, versions: set[str]) -> bool:

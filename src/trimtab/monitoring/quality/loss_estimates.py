@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trimtab.core.records import ChangeOnset, DayQuality, Signal
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.quality.references import TWO_WEEKS
-from trimtab.monitoring.quality.watches import LOSS, MetricValue, Watch, advanced, learnt_values
-from trimtab.stats.inference.edetector import HIGH, alarm_level
+from trimtab.monitoring.quality.watches import LOSS, MetricValue, Watch, advanced, dated, learnt_values
+from trimtab.stats.inference.edetector import HIGH, AlarmState, alarm_level, alarm_onset
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.stats.metrics.losses import Loss, row_losses
 from trimtab.stats.recalibration import LogOdds, fit_recalibration
@@ -24,6 +24,8 @@ SIGNAL = "estimated_loss"
 RISE = 0.1  # estimates that are above those of the reference by at most this share are no evidence
 RUN_LENGTH_DAYS = 1_000.0  # on average, at least this many days pass until a false alarm
 LEAST_ROWS = 200  # fewer labelled rows do not show how large losses are
+# with fewer rows of the rarer outcome, estimates of rare outcomes are off by a third, and ring falsely
+LEAST_OF_EACH = 100
 LEAST_ESTIMATED = 0.8  # a day has an estimate if at least this share of its rows has one
 _MOST_ROWS, _MOST_LEAVES, _LEAST_LEAF = 50_000, 64, 200
 _KEPT_DAYS = 60
@@ -139,7 +141,7 @@ def learn_loss_estimate(
     tree: MeanTree | None = None
     some = slice(None, None, -(-len(y) // _MOST_ROWS))  # more rows would take longer and tell no more
     if kind == "binary":
-        if y[some].min() == y[some].max():
+        if np.bincount(y.astype(np.int64), minlength=2).min() < LEAST_OF_EACH:
             return None
         found = fit_recalibration("beta", y[some], p[some])
         assert isinstance(found, LogOdds)
@@ -174,18 +176,50 @@ def confidence(scores: Floats) -> Floats:
     return found
 
 
-def begin(model: str, version: str, estimate: LossEstimate, now_us: int) -> EstimatedDays:
-    """Return the estimated days of a version that has no predictions yet."""
-    figures = {} if estimate.figure is None else {LOSS: estimate.figure}
+def begin(
+    model: str,
+    version: str,
+    estimate: LossEstimate,
+    now_us: int,
+    *,
+    before: EstimatedDays | None = None,
+    learnt_until_us: int = 0,
+) -> EstimatedDays:
+    """Return the estimated days of a version that has no predictions yet. Days of the version before it are kept.
+
+    If it has learnt from no day since the estimates of that version rose, the evidence of the rise goes on: each day
+    was compared with the reference of the version that answered. # D0231
+
+    Args:
+        before: The estimated days of the version that was replaced.
+        learnt_until_us: The version has learnt from no request since this time.
+    """
+    figure = estimate.figure
     watch = Watch(
         model=model,
         version=version,
         anchored_at_us=now_us,
-        figures=figures,
+        figures={} if figure is None else {LOSS: figure},
         loss_cap=1.0,
         reference_loss=estimate.mean,
     )
-    return EstimatedDays(watch=watch)
+    if before is None or before.watch.last_day_us is None:
+        return EstimatedDays(watch=watch)
+    last_us, state = before.watch.last_day_us, _unlearnt(before, learnt_until_us)
+    watch = msgspec.structs.replace(watch, last_day_us=last_us)
+    if figure is not None and state is not None:
+        figures = {LOSS: msgspec.structs.replace(figure, state=state)}
+        watch = msgspec.structs.replace(watch, figures=figures, first_day_us=before.watch.first_day_us)
+    return EstimatedDays(watch=watch, days=tuple(day for day in before.days if day.day_us <= last_us))
+
+
+def _unlearnt(before: EstimatedDays, learnt_until_us: int) -> AlarmState | None:
+    """Return the evidence of a rise, if a version has learnt from no day since the rise began; otherwise None."""
+    figure, first_us = before.watch.figures.get(LOSS), before.watch.first_day_us
+    onset = None if figure is None else alarm_onset(figure.spec, figure.state)
+    if figure is None or first_us is None or onset is None or learnt_until_us > dated(onset, first_us).at_us:
+        return None
+    return figure.state
 
 
 def with_hours(known: EstimatedDays, hours: Iterable[tuple[int, EstimatedSums]], until_us: int) -> EstimatedDays:
@@ -203,7 +237,8 @@ def with_hours(known: EstimatedDays, hours: Iterable[tuple[int, EstimatedSums]],
         if (watch.last_day_us is None or day.day_us > watch.last_day_us) and day.day_us + DAY_US <= until_us:
             watch = _compared(watch, day)
     if not watch.figures:
-        watch = _grown(watch, [day for day in days if day.day_us + DAY_US <= until_us and has_estimate(day)])
+        mine = [day for day in days if day.version == watch.version and day.day_us + DAY_US <= until_us]
+        watch = _grown(watch, [day for day in mine if has_estimate(day)])
     return EstimatedDays(watch=watch, days=tuple(days[-_KEPT_DAYS:]))
 
 
@@ -213,35 +248,41 @@ def has_estimate(day: DayQuality) -> bool:
 
 
 def estimated_signals(known: EstimatedDays, now_us: int, *, red: bool) -> list[Signal]:
-    """Return the signal that the estimated loss has risen, if it has."""
-    watch = known.watch
-    onset, figure = watch.onset, watch.figures.get(LOSS)
-    if onset is None or figure is None:
-        return []
+    """Return a signal if the estimated loss has risen, and one for each further rise."""
+    figure = known.watch.figures.get(LOSS)
+    rises = () if figure is None else figure.rises
+    return [_rise(known, one, number, now_us, red=red) for number, one in enumerate(rises)]
+
+
+def _rise(known: EstimatedDays, figure: MetricValue, number: int, now_us: int, *, red: bool) -> Signal:
+    watch, found = known.watch, alarm_onset(figure.spec, figure.state)
+    assert found is not None  # an alarm needs at least one day
+    assert watch.first_day_us is not None  # set with the first day
+    onset = dated(found, watch.first_day_us)
     mean, usual = alarm_level(figure.spec, figure.state).mean, figure.spec.mean
     since = [day for day in known.days if day.day_us >= onset.at_us]
     outside = 1.0 - sum(day.labelled for day in since) / max(1, sum(day.predictions for day in since))
-    return [
-        Signal(
-            id=f"{SIGNAL}/{watch.model}/{watch.version[:12]}/{onset.at_us}",
-            kind=SIGNAL,
-            model=watch.model,
-            version=watch.version,
-            raised_at_us=now_us,
-            onset_us=onset.at_us,
-            severity="red" if red else "info",
-            evidence={
-                "estimated_loss": mean,
-                "reference_loss": usual,
-                "outside": outside,
-                "earliest_us": float(onset.earliest_us),
-                "latest_us": float(onset.latest_us),
-            },
-            message=f"The estimated loss (before labels come) is {mean:.3g} since about {format_time(onset.at_us)[:10]}"
-            f", and was {usual:.3g} on the reference days: inputs have changed so that this version can be expected "
-            "to be worse.",
-        )
-    ]
+    reference = "before" if number else "on the reference days"
+    return Signal(
+        id=f"{SIGNAL}/{watch.model}/{watch.version[:12]}/{onset.at_us}/{number}",
+        kind=SIGNAL,
+        model=watch.model,
+        version=watch.version,
+        raised_at_us=now_us,
+        onset_us=onset.at_us,
+        severity="red" if red else "info",
+        evidence={
+            "estimated_loss": mean,
+            "reference_loss": usual,
+            "outside": outside,
+            "earliest_us": float(onset.earliest_us),
+            "latest_us": float(onset.latest_us),
+        },
+        message=f"The estimated loss (before labels come) rose {'further, ' if number else ''}to {mean:.3g} about "
+        f"{format_time(onset.at_us)[:10]}; {reference} it was {usual:.3g}. Inputs have changed so that this version "
+        "can be expected to be worse.",
+        subject=f"rise {number}" if number else "",
+    )
 
 
 def onset_of(signal: Signal) -> ChangeOnset:
@@ -354,7 +395,9 @@ def _added(day: DayQuality, other: DayQuality) -> DayQuality:
 
 def _compared(watch: Watch, day: DayQuality) -> Watch:
     """Return the watch after one more day. A day with too few estimates is no evidence."""
-    skipped = 0 if watch.last_day_us is None else (day.day_us - watch.last_day_us) // DAY_US - 1
+    skipped, last_us = 0, watch.last_day_us
+    if watch.first_day_us is not None and last_us is not None:
+        skipped = (day.day_us - last_us) // DAY_US - 1
     compared = day if has_estimate(day) else msgspec.structs.replace(day, labelled=0)
     figures = {kind: advanced(figure, kind, compared, skipped) for kind, figure in watch.figures.items()}
     first_us = day.day_us if watch.first_day_us is None else watch.first_day_us

@@ -190,7 +190,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         """Return the estimated beginning of the newest change of a value; None if it has no alarm."""
         latest = figure.latest
         onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
-        return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
+        return None if onset is None or self.first_day_us is None else dated(onset, self.first_day_us)
 
 
 def learnt_values(
@@ -403,7 +403,8 @@ def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
     return days if len(days) < 14 else days[len(days) % 7 :]
 
 
-def _dated(onset: Onset, first_day_us: int) -> ChangeOnset:
+def dated(onset: Onset, first_day_us: int) -> ChangeOnset:
+    """Return the times of an onset. `first_day_us`: the beginning of the first day that was added."""
     at_us, earliest_us, latest_us = (
         first_day_us + (day - 1) * DAY_US for day in (onset.day, onset.earliest, onset.latest)
     )

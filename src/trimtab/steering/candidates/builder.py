@@ -251,7 +251,7 @@ class CandidateBuilder:
             rows=0,
             data_hash=case.training_set.manifest.data_hash,
             loss_cap=self._judge.cap(scores, case),
-            unseen_from_us=unseen_from(case.training_set),
+            unseen_from_us=unseen_from(case.training_set, self._deployment.model.label.span_us),
             gate_days=self._judge.paired_days(scores, case),
             stood_in=bool(case.answered.note),
         )

@@ -17,6 +17,7 @@ import numpy as np
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.time import format_duration
+from trimtab.features.definitions import Label
 from trimtab.features.stored import check_functions
 from trimtab.registry import LoadedModel, Registry, Version
 from trimtab.registry.loading import lost_artifact, repair_lost
@@ -35,7 +36,9 @@ class ComparisonTarget(msgspec.Struct, frozen=True, eq=False):
     """A version with which a candidate is compared."""
 
     version: Version
-    unseen_from_us: int  # the version has learnt from no request that was made at or after this time
+    # the version has learnt from no request that was made at or after this time, and from no label that has time in
+    # common with labels of such requests
+    unseen_from_us: int
     # a sentence if another version scores the rows in place of the one in service, or if other features are used
     note: str = ""
 
@@ -71,10 +74,12 @@ def champion_target(
     champion = registry.as_known(champion)
     same_features = champion.features == model.features.hash
     if same_features and (champion.recipe == model.hash or learns):
-        unseen_from_us = model.label.final_until(champion.cut_us)
+        unseen_from_us = _unshared_from(model.label, champion.cut_us)
         if until_us - unseen_from_us < LEAST_WINDOW_US and not learns and champion.imported is None:
             # labels from before its cut may have been loaded only after its fit: then more days are new to the champion
-            unseen_from_us = min(unseen_from_us, learnt_until(champion) or unseen_from_us)
+            learnt_us = learnt_until(champion)
+            if learnt_us is not None:
+                unseen_from_us = min(unseen_from_us, learnt_us + model.label.span_us)
         return ComparisonTarget(champion, unseen_from_us)
     if loss_kind(champion.metric) != loss_kind(model.metric):
         return None
@@ -97,7 +102,7 @@ def version_target(
     version = registry.as_known(version)
     own = "" if version.features == model.features.hash else "with its own features"
     note = own and f"{version.name} answered {own}."
-    unseen_from_us = model.label.final_until(version.cut_us if seen_until_us is None else seen_until_us)
+    unseen_from_us = _unshared_from(model.label, version.cut_us if seen_until_us is None else seen_until_us)
     if until_us - unseen_from_us >= LEAST_WINDOW_US or version.imported is not None:
         return ComparisonTarget(version, unseen_from_us, note)
     found = _judged_candidate(registry, version)
@@ -108,6 +113,11 @@ def version_target(
         return ComparisonTarget(version, started_us, note)
     note = f"{origin.name} answered{own and f' {own}'} instead of its refit {version.name}, which has seen the window."
     return ComparisonTarget(origin, started_us, note)
+
+
+def _unshared_from(label: Label, cut_us: int) -> int:
+    """Return the earliest time of a request whose label has no time in common with labels that are final at a cut."""
+    return label.final_until(cut_us) + label.span_us
 
 
 def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us: int) -> ComparisonTarget:
@@ -121,7 +131,7 @@ def target_on_window(parts: DeploymentParts, target: ComparisonTarget, start_us:
     """
     version, registry, model = target.version, parts.registry, parts.deployment.model
     refit_of_recipe = version.recipe == model.hash and version.refit_of is not None and not target.note
-    if not refit_of_recipe or model.label.final_at(target.unseen_from_us) <= start_us:
+    if not refit_of_recipe or model.label.final_at(target.unseen_from_us - model.label.span_us) <= start_us:
         return target
     found = _judged_candidate(registry, version)
     if found is None or found[1] > start_us or lost_artifact(parts.blob, found[0]) is not None:

@@ -20,7 +20,7 @@ from trimtab.steering.candidates.comparison_targets import (
     with_features_of,
 )
 from trimtab.steering.candidates.judging import Side, finite
-from trimtab.steering.candidates.plans import Plan, newest_plan, onset_plan
+from trimtab.steering.candidates.plans import Plan, least_of_halves, newest_plan, onset_plan
 from trimtab.steering.candidates.ports import ChampionFailed, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows, stored_scores
 from trimtab.steering.candidates.windows import (
@@ -79,17 +79,20 @@ class Comparisons:
     def plan(self, training_set: TrainingSet, target: ComparisonTarget | None, changes: Changes) -> Plan:
         """Return the plan: which rows to learn from, and which to judge on.
 
-        `onset_plan` is used to repair a known change of the data, and otherwise `newest_plan`. Without a target, and
-        for a model that learns online, it is always `newest_plan`.
+        `onset_plan` is used to repair a known change of the data, and otherwise `newest_plan`. Without a target, for a
+        model that learns online, and if the days since the change that are new to the target are too few for two halves
+        (of labels that overlap), it is always `newest_plan`.
         """
         onset = changes.onset
         if onset is None or target is None or self._learns:
             changed = None if self._learns else changes.standing or changes.repaired
             return newest_plan(training_set, self.window(training_set, target), changed)
-        since_us = max(onset.at_us, target.unseen_from_us)
+        since_us, label = max(onset.at_us, target.unseen_from_us), self._deployment.model.label
         days_us = max(labelled_until(training_set) - since_us, 0)
+        if days_us < least_of_halves(label):
+            return newest_plan(training_set, self.window(training_set, target), onset)
         window = judging_window(training_set, days_us, since_us)
-        return onset_plan(training_set, window, onset, self._deployment.model.label.span_us)
+        return onset_plan(training_set, window, onset, label.span_us)
 
     def unseen(self, cut_us: int, changes: Changes) -> str | None:
         """Return a sentence if too few days are closed since the change, or too few closed days are new to the target.
@@ -145,7 +148,7 @@ class Comparisons:
         """Return a sentence about the data that are missing to judge a stored version; None if nothing is missing."""
         model = self._deployment.model
         newer = own if target is None or own.unseen_from_us >= target.unseen_from_us else target
-        known_us = model.label.final_at(newer.unseen_from_us)
+        known_us = model.label.final_at(newer.unseen_from_us - model.label.span_us)
         seen = f", and {newer.version.name} may have seen all that was known at {day_of(known_us)}"
         lack = lack_of_days(training_set, window, seen if newer.unseen_from_us >= window.start_us else "")
         if lack is None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trimtab.core.records import ChangeOnset
 from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US
+from trimtab.features.definitions import Label
 from trimtab.steering.candidates.recipes import Floats, Rows
 from trimtab.steering.candidates.windows import LEAST_DAYS, JudgingWindow, day_of
 from trimtab.steering.definitions import LEAST_WINDOW_US
@@ -113,6 +114,14 @@ def aged_sources(plan: Plan) -> list[Source]:
     return [msgspec.structs.replace(usual, name=name, half_life_us=days * DAY_US) for days, name in aged.items()]
 
 
+def least_of_halves(label: Label) -> int:
+    """Return how long the days since a change must be, in microseconds, to be judged in two halves with a gap.
+
+    Each half must be longer than the gap. 0: labels do not overlap, so there is no gap.
+    """
+    return 2 * (-(-label.span_us // DAY_US) + 2) * DAY_US if label.span_us else 0
+
+
 def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOnset, span_us: int = 0) -> Plan:
     """Return the plan for a change of the data: judge several sources on the days since then, with two folds. # D0177
 
@@ -150,7 +159,10 @@ def onset_plan(training_set: TrainingSet, window: JudgingWindow, onset: ChangeOn
     # the candidate of the first fold is kept, so it must have scored a part of each window
     enough = labelled_days >= LEAST_DAYS and all((newest.rows & fold).any() for fold in folds)
     windows = (window, newest) if newest_us > window.start_us and enough else (window,)
-    return Plan(windows, folds, tuple(sources), gap, days)
+    plan = Plan(windows, folds, tuple(sources), gap, days)
+    # with a gap, a fold may have no rows to learn from
+    able = tuple(one for one in sources if all(plan.learnt(one, fold).any() for fold in folds))
+    return msgspec.structs.replace(plan, sources=able or tuple(sources))
 
 
 def plan_in_words(plan: Plan, source: Source, window: JudgingWindow) -> str:

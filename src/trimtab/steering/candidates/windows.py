@@ -52,11 +52,14 @@ def labelled_until(training_set: TrainingSet) -> int:
     return int(labelled.max()) // DAY_US * DAY_US + DAY_US if labelled.size else closed_us
 
 
-def unseen_from(training_set: TrainingSet) -> int:
-    """Return the first midnight after the newest usable row of a training set: a model has learnt from no later row."""
+def unseen_from(training_set: TrainingSet, span_us: int) -> int:
+    """Return the first midnight after the newest usable row of a training set: a model has learnt from no later row.
+
+    Days that share labels with that row are left out, too. `span_us`: see `Label.span_us`.
+    """
     learnt_us = training_set.begun_us[training_set.usable]
     last_us = int(learnt_us.max()) if learnt_us.size else training_set.manifest.cut_us
-    return (last_us // DAY_US + 1) * DAY_US
+    return ((last_us + span_us) // DAY_US + 1) * DAY_US
 
 
 def enough_from(unseen_from_us: int, label: Label) -> str:

@@ -346,7 +346,6 @@ class Controller:
         if trigger.ready_at_us > now_us:
             said = f"Waits until {format_time(trigger.ready_at_us)} for labels from after the change."
             entries.append(self._record.entry("wait", said, actor=trigger.actor))
-        watch = self._monitor.watch
         return self._record.write(
             entries,
             [Remove(REQUEST, self._deployment.name)] if trigger.kind == "call" else [],
@@ -356,7 +355,10 @@ class Controller:
             asked_by=trigger.actor,
             changes=changes,
             tried=trigger.onset if trigger.kind in ("alarm", "slice") else self.state.tried,
-            risen_us=0 if watch is None else watch.risen_us,
+            risen_us=0 if (watch := self._monitor.watch) is None else watch.risen_us,
+            estimated_us=trigger.onset.latest_us
+            if trigger.kind == "estimate" and trigger.onset
+            else self.state.estimated_us,
             follow_ups_us=self.state.follow_ups_us[trigger.kind == "follow-up" :],
             triggered_at_us=now_us,
             ready_at_us=trigger.ready_at_us,

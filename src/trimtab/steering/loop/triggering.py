@@ -11,6 +11,7 @@ from trimtab.core.records import ChangeOnset, Signal
 from trimtab.core.time import DAY_US, format_duration
 from trimtab.monitoring.quality.loss_estimates import SIGNAL, onset_of
 from trimtab.monitoring.quality.watches import Watch
+from trimtab.steering.candidates.plans import least_of_halves
 from trimtab.steering.candidates.windows import LEAST_DAYS
 from trimtab.steering.causes import (
     Every,
@@ -64,6 +65,10 @@ class Seen(msgspec.Struct, frozen=True):
     rise_by_slice: Callable[[str, ChangeOnset], float]
     signals: Callable[[], Sequence[Signal]]  # returns the open signals about the model
 
+    def rise(self) -> Signal | None:
+        """Return the open signal about the newest rise of the estimated loss; None if there is none."""
+        return max((one for one in self.signals() if one.kind == SIGNAL), key=lambda one: one.onset_us, default=None)
+
 
 def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
     """Return the most urgent trigger that holds and is not in its quiet time; None if there is none.
@@ -115,7 +120,8 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
     days show that the change of the data began later than that repair assumed, so that it learnt hardly anything about
     the change. Neither counts after several repairs in a short time (`paced_until_us`).
 
-    A quiet time of alarms holds for estimates, too, because both are about the same days.
+    A quiet time of alarms holds for estimates, too, because both are about the same days. For estimates, both quiet
+    times end early if there is a rise that began later than the changes which the last repairs assumed.
     """
     if kind in OF_CHANGES and is_before(seen.now_us, paced_until_us(state)):
         return True
@@ -123,6 +129,10 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
         tried, onset = state.tried or state.changes.repaired, seen.watch.onset
         later = tried is not None and onset is not None and onset.earliest_us > tried.latest_us
         if later or seen.watch.risen_us > state.risen_us:
+            return False
+    if kind == "estimate" and state.estimated_us and (rise := seen.rise()) is not None:
+        tried_us = max(state.estimated_us, 0 if state.tried is None else state.tried.latest_us)
+        if onset_of(rise).earliest_us > tried_us:
             return False
     kinds: tuple[Cause, ...] = ("estimate", "alarm") if kind == "estimate" else (kind,)
     return any(is_before(seen.now_us, state.quiet_of(one).until_us) for one in kinds)
@@ -152,10 +162,10 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
             return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
         case OnEstimatedDrop():
             # it only holds once the repair can begin: until then, other causes may begin repairs
-            for signal in seen.signals():
-                if signal.kind == SIGNAL and _settled_us(rules, onset_of(signal), now_us) <= now_us:
-                    return Trigger("estimate", signal.message, now_us, onset_of(signal))
-            return None
+            rise = seen.rise()
+            if rise is None or _settled_us(rules, onset_of(rise), now_us) > now_us:
+                return None
+            return Trigger("estimate", rise.message, now_us, onset_of(rise))
         case OnSkew():
             found = [one for one in seen.signals() if one.kind == "skew" and one.severity == "red"]
             return Trigger("skew", f"Skew, {found[-1].subject}: {found[-1].message}", now_us) if found else None
@@ -203,8 +213,7 @@ def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
 
     If labels overlap over several days, each half of the days must be longer than the gap between the two.
     """
-    span_days = -(-rules.model.label.span_us // DAY_US)
-    settle_us = max(rules.settle_us, 2 * (span_days + 2) * DAY_US) if span_days else rules.settle_us
+    settle_us = max(rules.settle_us, least_of_halves(rules.model.label))
     least_us = (LEAST_DAYS + 1) * DAY_US  # one more, because the newest day is not closed
     settled_us = max(onset.at_us + settle_us, onset.latest_us + min(settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

@@ -141,7 +141,7 @@ def _days(page: Document, rows: list[Row], estimates: list[Row], marks: list[Mar
     page.paragraph(
         "A day is closed once the label's wait has passed. Labels that came or were corrected later are counted "
         "when the day is read again (1, 7 and 28 days after its close). The band is a 95 % interval that treats rows "
-        "as independent. The estimated loss is that of the version in service, before labels come."
+        "as independent. The estimated loss, before labels come, is that of the version that was in service."
     )
     arms = sorted({row["arm"] for row in rows}, key=lambda arm: (arm != CHAMPION, arm))
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}

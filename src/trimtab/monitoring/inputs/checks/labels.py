@@ -165,11 +165,16 @@ def _numbers(newest: list[DayQuality], means: Floats, subject: str) -> list[Find
     large = abs(mean) > _FACTOR * max(abs(low), abs(high)) or abs(mean) < min(abs(low), abs(high)) / _FACTOR
     if not (far and large):
         return []
-    evidence = {"mean": mean, "usual": middle, "labels": float(day.labelled)}
-    message = (
+    score = day.score_sum / day.labelled
+    evidence = {"mean": mean, "usual": middle, "score": score, "labels": float(day.labelled)}
+    said = (
         f"Labels: their mean is {mean:,.5g} on {_day(day)} ({day.labelled:,} labels); normal is {low:,.5g} to "
-        f"{high:,.5g}. Check the unit of the label."
+        f"{high:,.5g}"
     )
+    if abs(score - mean) <= abs(middle - mean) / 2:
+        message = f"{said}; the scores changed in the same way, so the kind of requests has changed. That is no fault."
+        return [_found("label_shift", subject, day, evidence, message, "info")]
+    message = f"{said}. The scores did not change in the same way. Check the unit of the label."
     return [_found("label_shift", subject, day, evidence, message)]
 
 

@@ -17,7 +17,7 @@ from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.features.definitions import label
 from trimtab.registry import Version
-from trimtab.steering.candidates.comparison_targets import champion_target
+from trimtab.steering.candidates.comparison_targets import ComparisonTarget, champion_target
 from trimtab.steering.candidates.windows import labelled_until, unseen_from
 from trimtab.steering.loop_state import Changes
 from trimtab.training.data.sets import TrainingSet
@@ -66,6 +66,25 @@ def test_neither_champion_nor_candidate_shares_a_label_with_what_is_judged(
     # the new days are enough for two halves with a gap, or else they are all judged by a fit on the days before
     halves = changed_day is not None and max(changed_day, learnt_days + 3) <= 26
     assert (len(plan.folds) == 2) == halves
+
+
+@pytest.mark.parametrize("changed_day", [25, 26, 27])
+def test_a_repair_waits_for_two_halves_of_labelled_days(
+    project: Project, changed_day: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, champion = project.definitions.models["buyer"], project.registry.alias("buyer", "champion")
+    rows = project.part(Loops).living_data().training_set(model, cut_us=project.clock.now_us())
+    assert champion is not None
+    compared, at_us = comparisons_of(project), shop.BEGIN_US + changed_day * DAY_US
+    older = ComparisonTarget(champion, shop.BEGIN_US + 14 * DAY_US)
+    monkeypatch.setattr(compared, "target", lambda until_us: older)
+    lack = compared.lack(rows, Changes(onset=ChangeOnset(at_us=at_us, earliest_us=at_us, latest_us=at_us)))
+    days = (labelled_until(rows) - at_us) // DAY_US
+    said = (
+        f"Only {days}d of labelled days lie after the change of 2024-03-{changed_day + 1}. Labels overlap, so 10d are"
+    )
+    assert (lack is None) == (days >= 10)
+    assert lack is None or lack.startswith(said)
 
 
 def test_the_shadow_of_a_candidate_begins_after_the_last_day_that_shares_its_labels(project: Project) -> None:

@@ -263,7 +263,7 @@ def test_a_follow_up_belongs_to_causes_that_date_a_change() -> None:
         assert declares(deployment(target, retrain=rule), "follow-up") == expected
 
 
-@pytest.mark.parametrize(("span", "days"), [(0, 7), ("1d", 7), ("2d", 8), ("60h", 10), ("5d", 14)])
+@pytest.mark.parametrize(("span", "days"), [(0, 7), ("1d", 7), ("2d", 9), ("60h", 11), ("5d", 15)])
 def test_a_repair_waits_longer_if_labels_overlap(span: str | int, days: int) -> None:
     label = msgspec.structs.replace(target.label, span_us=duration_us(span), wait_us=10 * DAY_US)
     rules = deployment(msgspec.structs.replace(target, label=label), retrain=tt.on_estimated_drop())

@@ -224,9 +224,12 @@ class InputMonitor:
         found = self._findings(watch, now_us, {(one.kind, one.subject): one for one in stand})
         version = self._watched.version or ""
         signals = [one.signal(self._model.name, version, now_us) for one in found]
-        if watch.estimated is not None:
+        if watch.estimated is not None and watch.estimated.watch.version == version:
             signals += loss_estimates.estimated_signals(watch.estimated, now_us, red=self.estimates_red)
-        settled = settle(listed, (*KINDS, loss_estimates.SIGNAL), signals, now_us=now_us, owner=self._owner)
+        kinds, because = (*KINDS, loss_estimates.SIGNAL), None
+        if any(one.ended_at_us is None and one.kind == kinds[-1] and one.version != version for one in listed):
+            because = {loss_estimates.SIGNAL: "another version was put in service"}
+        settled = settle(listed, kinds, signals, now_us=now_us, because=because, owner=self._owner)
         windows = window_changes(self._catalog, settled.begun, settled.ended, reach=self._reach)
         late = self._with_late_labels() if over or closed else []
         self._write(watch, [*changes, *stored(settled, now_us), *windows, *late], over)
@@ -296,12 +299,12 @@ class InputMonitor:
     def _with_estimates(self, over: list[int], until_us: int, now_us: int) -> EstimatedDays | None:
         """Return the estimated losses of the version in service, with hours that are over.
 
-        Hours with inputs that are known to be faulty are left out. A day is compared with the reference once its last
-        hour is over.
+        If it has none, those of the last version that had them are returned. Hours with inputs that are known to be
+        faulty are left out. A day is compared with the reference once its last hour is over.
         """
         reading, known = self._watched.reading, self._watch.estimated
         if reading is None or reading.estimate is None:
-            return None
+            return known
         if known is None or known.watch.version != reading.version:
             learnt_until_us = self._model.label.final_until(reading.cut_us)
             known = loss_estimates.begin(

@@ -121,7 +121,15 @@ class Comparisons:
 
     def lack(self, training_set: TrainingSet, changes: Changes) -> str | None:
         """Return a sentence about the data that are missing to fit or judge a candidate; None if nothing is missing."""
-        target = self.target(labelled_until(training_set))
+        until_us, onset = labelled_until(training_set), changes.onset
+        target, halves_us = self.target(until_us), least_of_halves(self._deployment.model.label)
+        since_us = until_us if onset is None else onset.at_us
+        is_new = target is not None and not self._learns and target.unseen_from_us <= since_us
+        if onset is not None and is_new and until_us - since_us < halves_us:
+            return (
+                f"Only {days_of(until_us - since_us)} of labelled days lie after the change of {day_of(since_us)}. "
+                f"Labels overlap, so {days_of(halves_us)} are needed. Wait for more."
+            )
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:

@@ -213,7 +213,8 @@ def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
 
     If labels overlap over several days, each half of the days must be longer than the gap between the two.
     """
-    settle_us = max(rules.settle_us, least_of_halves(rules.model.label))
+    halves_us = least_of_halves(rules.model.label)
+    settle_us = max(rules.settle_us, halves_us + DAY_US if halves_us else 0)  # the newest day is not closed
     least_us = (LEAST_DAYS + 1) * DAY_US  # one more, because the newest day is not closed
     settled_us = max(onset.at_us + settle_us, onset.latest_us + min(settle_us, least_us))
     return max(now_us, rules.model.label.final_at(settled_us))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from input_world import Shop, World
 from sklearn.tree import DecisionTreeRegressor
 
-from trimtab.core.records import DayQuality
+from trimtab.core.records import DayQuality, Signal
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.monitoring.inputs.input_state import WatchStore
 from trimtab.monitoring.inputs.red_windows import RedWindow
@@ -34,7 +34,7 @@ from trimtab.monitoring.quality.loss_estimates import (
     sums_by_hour,
     with_hours,
 )
-from trimtab.monitoring.signals import every_signal
+from trimtab.monitoring.signals import every_signal, listed_signals
 from trimtab.stats.metrics.losses import row_losses
 from trimtab.store import Put
 
@@ -371,3 +371,33 @@ def test_new_values_of_a_column_that_no_feature_reads_and_faulty_labels_do_not_m
 def test_estimates_survive_their_storage() -> None:
     estimate = of_scores(2)
     assert msgspec.json.decode(storing("v1", estimate).body, type=LossEstimate) == estimate
+
+
+def test_the_evidence_is_kept_while_a_version_without_estimates_is_in_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(World(8, days=6, per_day=600), tmp_path)
+    usual = of_scores(1)
+    rng = np.random.default_rng(1)
+    at_us, scores = np.sort(rng.integers(0, 28 * DAY_US, 20_000)), rng.uniform(0.04, 0.06, 20_000)
+    low = learn_loss_estimate("log_loss", at_us, scores, (rng.random(20_000) < scores).astype(float), None)
+    shop.catalog.write([storing(shop.version.id, msgspec.structs.replace(usual, figure=learnt(low).figure))])
+    shop.run()
+    monitor = shop.monitor()
+
+    def signals(hour: int) -> tuple[list[Signal], list[Signal]]:
+        """The signals that are open some hours after the end, and those that ended."""
+        monitor.look(shop.world.end_us + hour * HOUR_US)
+        found = [one for one in listed_signals(shop.catalog, "shop") if one.kind == SIGNAL]
+        return [one for one in found if one.ended_at_us is None], [one for one in found if one.ended_at_us is not None]
+
+    (before,), _ = signals(1)
+    other = msgspec.structs.replace(shop.version, id="other", refit_of=None)
+    with monkeypatch.context() as moved:
+        moved.setattr(shop.registry, "alias", lambda model, alias: other)
+        open_now, (ended,) = signals(2)
+        assert open_now == []
+        assert ended.ended_because == "another version was put in service"
+        assert estimated(shop)
+    (after,), _ = signals(3)
+    assert (after.version, after.onset_us) == (before.version, before.onset_us)

@@ -226,9 +226,10 @@ class InputMonitor:
         signals = [one.signal(self._model.name, version, now_us) for one in found]
         if watch.estimated is not None and watch.estimated.watch.version == version:
             signals += loss_estimates.estimated_signals(watch.estimated, now_us, red=self.estimates_red)
-        kinds, because = (*KINDS, loss_estimates.SIGNAL), None
-        if any(one.ended_at_us is None and one.kind == kinds[-1] and one.version != version for one in listed):
-            because = {loss_estimates.SIGNAL: "another version was put in service"}
+        of_estimates = [one for one in listed if one.kind == loss_estimates.SIGNAL and one.ended_at_us is None]
+        replaced = any(one.version != version for one in of_estimates)
+        because = {loss_estimates.SIGNAL: "another version was put in service"} if replaced else None
+        kinds = (*KINDS, loss_estimates.SIGNAL)
         settled = settle(listed, kinds, signals, now_us=now_us, because=because, owner=self._owner)
         windows = window_changes(self._catalog, settled.begun, settled.ended, reach=self._reach)
         late = self._with_late_labels() if over or closed else []

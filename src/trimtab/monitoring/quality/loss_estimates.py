@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trimtab.core.records import ChangeOnset, DayQuality, Signal
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.quality.references import TWO_WEEKS
-from trimtab.monitoring.quality.watches import LOSS, MetricValue, Watch, advanced, dated, learnt_values
-from trimtab.stats.inference.edetector import HIGH, AlarmState, alarm_level, alarm_onset
+from trimtab.monitoring.quality.watches import LOSS, MetricValue, Watch, advanced, learnt_values
+from trimtab.stats.inference.edetector import HIGH, AlarmState, alarm_level
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.stats.metrics.losses import Loss, row_losses
 from trimtab.stats.recalibration import LogOdds, fit_recalibration
@@ -24,7 +24,7 @@ SIGNAL = "estimated_loss"
 RISE = 0.1  # estimates that are above those of the reference by at most this share are no evidence
 RUN_LENGTH_DAYS = 1_000.0  # on average, at least this many days pass until a false alarm
 LEAST_ROWS = 200  # fewer labelled rows do not show how large losses are
-# with fewer rows of the rarer outcome, estimates of rare outcomes are off by a third, and ring falsely
+# with fewer rows of the rarer outcome, estimates are off by a third and more, and raise false alarms
 LEAST_OF_EACH = 100
 LEAST_ESTIMATED = 0.8  # a day has an estimate if at least this share of its rows has one
 _MOST_ROWS, _MOST_LEAVES, _LEAST_LEAF = 50_000, 64, 200
@@ -215,11 +215,9 @@ def begin(
 
 def _unlearnt(before: EstimatedDays, learnt_until_us: int) -> AlarmState | None:
     """Return the evidence of a rise, if a version has learnt from no day since the rise began; otherwise None."""
-    figure, first_us = before.watch.figures.get(LOSS), before.watch.first_day_us
-    onset = None if figure is None else alarm_onset(figure.spec, figure.state)
-    if figure is None or first_us is None or onset is None or learnt_until_us > dated(onset, first_us).at_us:
-        return None
-    return figure.state
+    figure = before.watch.figures.get(LOSS)
+    onset = None if figure is None else before.watch.begun(figure)
+    return None if figure is None or onset is None or learnt_until_us > onset.at_us else figure.state
 
 
 def with_hours(known: EstimatedDays, hours: Iterable[tuple[int, EstimatedSums]], until_us: int) -> EstimatedDays:
@@ -255,10 +253,8 @@ def estimated_signals(known: EstimatedDays, now_us: int, *, red: bool) -> list[S
 
 
 def _rise(known: EstimatedDays, figure: MetricValue, number: int, now_us: int, *, red: bool) -> Signal:
-    watch, found = known.watch, alarm_onset(figure.spec, figure.state)
-    assert found is not None  # an alarm needs at least one day
-    assert watch.first_day_us is not None  # set with the first day
-    onset = dated(found, watch.first_day_us)
+    watch, onset = known.watch, known.watch.begun(figure)
+    assert onset is not None  # an alarm needs at least one day
     mean, usual = alarm_level(figure.spec, figure.state).mean, figure.spec.mean
     since = [day for day in known.days if day.day_us >= onset.at_us]
     outside = 1.0 - sum(day.labelled for day in since) / max(1, sum(day.predictions for day in since))

@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 
 from trimtab.core.records import DayQuality, Signal
-from trimtab.core.time import DAY_US, format_time
+from trimtab.core.time import format_time
 from trimtab.monitoring.quality.earlier_levels import MOST_ABOVE, EarlierLevel
 from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, MetricValue, Watch
 from trimtab.serving.arms.arms import SHADOW
-from trimtab.stats.inference.edetector import Level, alarm_level, alarm_onset
+from trimtab.stats.inference.edetector import Level, alarm_level
 from trimtab.stats.metrics.loss_names import PROBABILITIES
 
 LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
@@ -264,10 +264,9 @@ def _signal(
 
 
 def _onset_us(watch: Watch, figure: MetricValue) -> int:
-    onset = alarm_onset(figure.spec, figure.state)
+    onset = watch.begun(figure)
     assert onset is not None  # an alarm needs at least one day
-    assert watch.first_day_us is not None  # set with the first day
-    return watch.first_day_us + (onset.day - 1) * DAY_US
+    return onset.at_us
 
 
 def _unit(watch: Watch, kind: str) -> float:

@@ -189,8 +189,12 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     def onset_of(self, figure: MetricValue) -> ChangeOnset | None:
         """Return the estimated beginning of the newest change of a value; None if it has no alarm."""
         latest = figure.latest
-        onset = alarm_onset(latest.spec, latest.state) if latest.alarming else None
-        return None if onset is None or self.first_day_us is None else dated(onset, self.first_day_us)
+        return self.begun(latest) if latest.alarming else None
+
+    def begun(self, figure: MetricValue) -> ChangeOnset | None:
+        """Return when the change of a value most likely began, with or without an alarm; None: no day was compared."""
+        onset = alarm_onset(figure.spec, figure.state)
+        return None if onset is None or self.first_day_us is None else _dated(onset, self.first_day_us)
 
 
 def learnt_values(
@@ -403,8 +407,7 @@ def _whole_weeks(days: list[DayQuality]) -> list[DayQuality]:
     return days if len(days) < 14 else days[len(days) % 7 :]
 
 
-def dated(onset: Onset, first_day_us: int) -> ChangeOnset:
-    """Return the times of an onset. `first_day_us`: the beginning of the first day that was added."""
+def _dated(onset: Onset, first_day_us: int) -> ChangeOnset:
     at_us, earliest_us, latest_us = (
         first_day_us + (day - 1) * DAY_US for day in (onset.day, onset.earliest, onset.latest)
     )

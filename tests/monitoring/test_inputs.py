@@ -10,10 +10,10 @@ import pytest
 from input_faults import BY_NAME, GROUPS, Fault, _keep
 from input_world import Shop, World
 
-from trimtab.core.records import Signal
+from trimtab.core.records import DayQuality, Signal
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.feedback.blocks import BlockSums
-from trimtab.monitoring.inputs.checks.labels import lacking_days
+from trimtab.monitoring.inputs.checks.labels import label_findings, lacking_days
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.profiles.profile_records import LabelDays
 from trimtab.monitoring.signals import standing_signals
@@ -287,3 +287,21 @@ def test_the_day_after_one_without_half_of_its_labels_is_incomplete_at_half_the_
     positives = (300.0, 30.0, 270.0, 0.0, 299.0)  # of 300 labels, of which a third is positive on training days
     days = {day * DAY_US: BlockSums(predictions=400, labelled=300, label=(n,)) for day, n in enumerate(positives)}
     assert lacking_days("one_class", days, labels) == [0, 3 * DAY_US, 4 * DAY_US]
+
+
+@pytest.mark.parametrize(
+    ("score", "severity"),
+    [(30.0, "red"), (295.0, "info"), (166.0, "info"), (164.0, "red")],  # halfway counts as the same way
+)
+def test_a_mean_label_that_is_far_off_is_no_fault_if_the_scores_moved_with_it(score: float, severity: str) -> None:
+    rows = np.full(30, 100, "<u4").tobytes()
+    sums = 100.0 * np.linspace(28.0, 32.0, 30)
+    labels = LabelDays(first_day=0, rows=rows, labelled=rows, sums=sums.astype("<f8").tobytes())
+    day = DayQuality(
+        model="shop", version="v1", day_us=31 * DAY_US, predictions=100, labelled=100, missing=0,
+        score_sum=100.0 * score, label_sum=30_000.0, loss_sum=0.0, capped_loss_sum=0.0,
+    )  # fmt: skip
+    (found,) = label_findings([day], labels, subject="labels of sales", binary=False)
+    assert (found.kind, found.severity) == ("label_shift", severity)
+    assert ("Check the unit of the label" in found.message) == (severity == "red")
+    assert ("the scores changed in the same way" in found.message) == (severity == "info")

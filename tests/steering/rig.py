@@ -104,6 +104,7 @@ class Bench:
         self.made = 0
         self.looks = 0
         self.in_service: str | None = None
+        self.cuts_us: dict[str, int] = {}  # of each version
         self.replaced: str | None = None
         self.lack: str | None = None
         self.overtaken_by: str | None = None
@@ -127,6 +128,9 @@ class Bench:
     def champion(self) -> str | None:
         return self.in_service
 
+    def champion_cut(self) -> int:
+        return 0 if self.in_service is None else self.cuts_us.get(self.in_service, 0)
+
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
         self.looks += 1
         return self.lack
@@ -146,6 +150,7 @@ class Bench:
             bound=self.bound, passed=passed, reason="r",
             folds=1 if changes.onset is None else self.folds, **({"checks": self.checks} if self.checks else {}),
         )  # fmt: skip
+        self.cuts_us[name] = cut_us
         end = cut_us // DAY_US
         reference = tuple(day(n, name, 0.3) for n in range(end - 14, end))
         return Repair(
@@ -158,7 +163,8 @@ class Bench:
     def judge_stored(self, stored: Stored, cut_us: int, *, keep: bool = True) -> Repair:
         repair = self.repair(cut_us, lambda: None, Changes())
         successor = None if repair.successor is None else stored.version
-        return msgspec.structs.replace(repair, successor=successor, trained_us=7 * DAY_US)
+        self.cuts_us[stored.version] = 7 * DAY_US
+        return msgspec.structs.replace(repair, successor=successor)
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
         if self.unanswered is not None:

@@ -173,7 +173,8 @@ def as_if_named_alike(rig: Rig) -> tuple[object, Watch]:
     if short is not None:
         days = tuple(msgspec.structs.replace(day, version="v") for day in short.days)
         short = msgspec.structs.replace(short, days=days)
-    return rig.controller.state, msgspec.structs.replace(watch, version="v", short=short)
+    state = msgspec.structs.replace(rig.controller.state, version="v")
+    return state, msgspec.structs.replace(watch, version="v", short=short)
 
 
 def ticked(rig: Rig) -> None:

@@ -315,6 +315,29 @@ def test_a_roll_back_ends_a_repair_that_was_compared_with_what_goes(catalog: Cat
     assert (rig.bench.in_service, rig.controller.state.trained_at_us) == ("v1", trained_us)
 
 
+def test_after_a_move_by_hand_schedule_and_quiet_time_count_from_the_version_in_service(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, True, False]), deployment(target, retrain=every("10d"), cooldown="3d"))
+    rig.controller.tick()
+    first_us = rig.clock.now_us()
+    rig.days(9, 0.3)
+    assert rig.days(1, 0.3)[-1] == "promote"
+    assert rig.controller.state.trained_at_us == first_us + 10 * DAY_US
+    rig.bench.in_service = "v1"  # a person rolls back
+    assert rig.days(1, 0.3) == []
+    assert rig.controller.state.trained_at_us == first_us
+    assert rig.days(2, 0.3) == []  # not the same training again at once
+    assert rig.days(1, 0.3) == ["trigger", "train", "gate", "refuse"]
+
+
+def test_a_first_version_that_a_person_imported_is_trained_again_after_the_period(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([False]), deployment(target, retrain=every("10d")))
+    rig.bench.in_service, rig.bench.cuts_us = "v9", {"v9": rig.clock.now_us() - 7 * DAY_US}
+    rig.controller.tick()
+    rig.monitor.follow("v9", now_us=rig.clock.now_us())
+    assert rig.days(2, 0.3) == []
+    assert rig.days(1, 0.3) == ["trigger", "train", "gate", "refuse"]
+
+
 def test_an_alarm_ends_the_shadow_of_what_a_person_asked_for(catalog: Catalog) -> None:
     made = deployment(target, retrain=on_quality_drop(), settle="1d", rollout=rollout(shadow="1d", within="28d"))
     rig = begun(catalog, made)

@@ -14,7 +14,7 @@ from trimtab.app.project_rows import Meter, ProjectRows, check_named, checked_pa
 from trimtab.app.state.definitions import load_definitions
 from trimtab.app.state.retention_needs import check_retention
 from trimtab.core.clock import Clock
-from trimtab.core.config import FILE, ScenarioSettings, load_config
+from trimtab.core.config import FILE, load_config
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.records import Decision, Signal
 from trimtab.core.shown import shown
@@ -231,16 +231,6 @@ class Project(ProjectRows):
         from trimtab.app.alerts.alerting import Alerting
 
         return self.part(Alerting)
-
-    def line_settings(self, names: Sequence[str] | None = None) -> list[ScenarioSettings]:
-        """The scenarios of [demo] with these names; default: all.
-
-        Raises:
-            Misuse: There is none of that name.
-        """
-        from trimtab.app.replay.scenarios import scenario_settings
-
-        return scenario_settings(self.config, names)
 
     def plan(self) -> Plan:
         """What differs between the project file and the applied definitions, with consequences. Nothing is changed."""

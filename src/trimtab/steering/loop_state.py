@@ -55,8 +55,6 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     gate_days: tuple[PairedDay, ...] = ()
     # whether another version scored `gate_days` in place of the champion; then they do not show the usual variation
     stood_in: bool = False
-    # for a stored version that a person put forward: until when it may have seen data; None: `cut_us`
-    trained_us: int | None = None
 
 
 class Requested(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +120,6 @@ class Bake(msgspec.Struct, frozen=True, kw_only=True):
     replaced: str
     since_us: int
     until_us: int
-    trained_at_us: int = 0  # the cut of the replaced version
 
 
 class LoopState(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +149,8 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     risen_us: int = 0
     # the latest likely beginning of the rise for which an estimate began its newest repair; 0: it began none
     estimated_us: int = 0
-    trained_at_us: int = 0  # the cut of the version in service, from which schedules count
+    version: str | None = None  # the id of the version in service at the last tick; None: unknown
+    trained_at_us: int = 0  # the training cut of this version, from which schedules count
     repair: Repair | None = None  # phases "shadow" to "promoting": the repair that passed the gate
     stage_since_us: int = 0  # phases "shadow" and "canary": when the stage, or its present share, began
     shadow_until_us: int = 0  # phase "shadow": days before this time were already compared

@@ -93,6 +93,9 @@ class TrainingRuns:
     def champion(self) -> str | None:
         return self._builder.champion()
 
+    def champion_cut(self) -> int:
+        return self._builder.champion_cut()
+
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
         return self._builder.comparisons.unseen(cut_us, changes) or self._done("blocked", cut_us, changes=changes).lack
 

@@ -80,6 +80,10 @@ class CandidateBuilder:
         version = self.comparisons.champion()
         return None if version is None else version.id
 
+    def champion_cut(self) -> int:
+        version = self.comparisons.champion()
+        return 0 if version is None else self._parts.registry.as_known(version).cut_us
+
     def arms(self) -> dict[str, str]:
         """Return the version of each arm (canary, shadow) that answers next to the version in service."""
         found = self._parts.registry.aliases(self._deployment.name)
@@ -184,14 +188,12 @@ class CandidateBuilder:
             registry.put_gate(gate)
         reference = self._reference(version, case, side.scores, [Answers(window.rows, side.scores)])
         why_not = self._hopeless(side.scores, case) if gate.passed else None
-        seen_us = registry.as_known(version).cut_us if stored.seen_until_us is None else stored.seen_until_us
         return msgspec.structs.replace(
             self._repair(case, gate, side.scores, reference, cut_us),
             successor=version.id if gate.passed and why_not is None else None,
             reason=why_not or gate.reason,
             name=version.name,
             rows=version.rows,
-            trained_us=seen_us,
         )
 
     def promote(self, repair: Repair, why: str, actor: str | None = None) -> str | None:

@@ -103,6 +103,10 @@ class Candidates(Protocol):
         """Return the id of the version in service; None if there is none."""
         ...
 
+    def champion_cut(self) -> int:
+        """Return the training cut of the version in service; 0 if there is none."""
+        ...
+
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
         """Return in one sentence why no candidate can be judged on the data known at `cut_us`; None if one can be."""
         ...

@@ -105,8 +105,7 @@ class Controller:
         While automation is frozen, the alias is not moved. A promotion is then only recorded if the alias was already
         moved.
         """
-        state = self.state
-        repair = state.repair
+        state, repair = self.state, self.state.repair
         if repair is None or repair.successor is None or state.phase != PROMOTING:
             return []
         if self._record.frozen() is not None and self._candidates.champion() != repair.successor:
@@ -144,7 +143,8 @@ class Controller:
             tried=state.tried if state.changes.onset is None else None,
             repairs_us=with_repair(state, now_us),
             bake=self._stages.bake_of(repair, replaced, now_us),
-            trained_at_us=repair.cut_us if repair.trained_us is None else repair.trained_us,
+            version=repair.successor,
+            trained_at_us=self._candidates.champion_cut(),
         )
         self._monitor.reload()
         return decisions
@@ -154,6 +154,7 @@ class Controller:
         decisions = self.finish()
         if decisions or self._record.frozen() is not None:
             return decisions
+        self._stages.follow()
         decisions = self._stages.baked()
         now_us = self._clock.now_us()
         if self.state.phase == APPROVAL:
@@ -309,8 +310,7 @@ class Controller:
 
     def _onset(self) -> ChangeOnset | None:
         """Return the estimated beginning of the change that raised a quality alarm; None if there is no alarm."""
-        watch = self._monitor.watch
-        return None if watch is None else watch.onset
+        return None if (watch := self._monitor.watch) is None else watch.onset
 
     def _trigger(self, now_us: int) -> Trigger | None:
         """Return the trigger that holds now, or None. While a repair goes on, only a more urgent trigger counts."""

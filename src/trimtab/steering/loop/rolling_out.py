@@ -20,6 +20,7 @@ from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop.deployment_record import DeploymentRecord
 from trimtab.steering.loop.evidence import overtaken
 from trimtab.steering.loop.exposure import Exposure
+from trimtab.steering.loop.quiet_times import after_promotion
 from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
 from trimtab.steering.rollouts import MOST_STEPS, Rollout
@@ -132,21 +133,26 @@ class RolloutStages:
         if not self._rollout.bake_us or replaced is None:
             return None
         until_us = now_us + self._rollout.bake_us
-        return Bake(
-            version=repair.successor,
-            replaced=replaced,
-            since_us=now_us,
-            until_us=until_us,
-            trained_at_us=self._record.state.trained_at_us,
-        )
+        return Bake(version=repair.successor, replaced=replaced, since_us=now_us, until_us=until_us)
+
+    def follow(self) -> None:
+        """If a person has put another version in service, schedules and quiet times count from that version."""
+        state, version = self._record.state, self._candidates.champion()
+        if version in (state.version, None):
+            return
+        moved: dict[str, Any] = {}
+        if state.version is not None:
+            by_hand, cooldown_us = msgspec.structs.replace(state, begun_by="person"), self._deployment.cooldown_us
+            changes = msgspec.structs.replace(state.changes, repaired=None)
+            moved = {"bake": None, "follow_ups_us": (), "changes": changes}
+            moved |= after_promotion(by_hand, cooldown_us, self._clock.now_us())
+        self._record.write([], version=version, trained_at_us=self._candidates.champion_cut(), **moved)
 
     def baked(self) -> list[Decision]:
         """Guard a version that was just promoted: roll it back if it exceeds a limit. Stop when the time is over."""
         bake, now_us = self._record.state.bake, self._clock.now_us()
         if bake is None:
             return []
-        if self._candidates.champion() != bake.version:  # a person has moved the alias meanwhile
-            return self._record.write([], bake=None)
         said = self._breach(bake.version, bake.replaced, bake.since_us)
         if said is not None:
             return self._roll_back(bake, said)
@@ -169,10 +175,11 @@ class RolloutStages:
                 gone = "The version that the candidate was compared with was rolled back."
                 entries.append(self._record.entry_about(repair, "refuse", gone))
                 also += self._exposure.share(repair, 0.0)
-            before: dict[str, Any] = {"trained_at_us": bake.trained_at_us, "changes": Changes(), "follow_ups_us": ()}
+            before: dict[str, Any] = {"version": None, "changes": Changes(), "follow_ups_us": ()}
             decisions.extend(self._record.refuse(entries, also, bake=None, **before))
 
         self._exposure.roll_back(bake.version, why, together)
+        self.follow()
         return decisions
 
     def _compare(self, now_us: int, repair: Repair) -> list[Decision]:

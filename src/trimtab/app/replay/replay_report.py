@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,10 @@ _CHARTS = 4  # the maximum number of different text charts
 _SHOWN = 40  # the maximum number of alarms and of decisions shown in a terminal
 
 
-def report_lines(result: ReplayResult, found: Sequence[Comparison]) -> list[str]:
-    """Return a replay as lines of at most 100 characters: quality, months, alarms, decisions and comparisons."""
-    lines = terminal_text(replay_document(result, found, "Replay", cpu=True)).splitlines()
-    return [part for line in lines for part in ([line] if "  " in line else textwrap.wrap(line, PAGE) or [""])]
+def report_lines(result: ReplayResult) -> Iterator[str]:
+    """Yield a replay as lines of at most 100 characters: quality, months, alarms, decisions and comparisons."""
+    for line in terminal_text(replay_document(result, comparisons(result), "Replay", cpu=True)).splitlines():
+        yield from [line] if "  " in line else textwrap.wrap(line, PAGE) or [""]
 
 
 def write_report(result: ReplayResult, found: Sequence[Comparison], title: str, file: Path) -> None:

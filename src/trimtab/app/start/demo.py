@@ -84,11 +84,10 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
                 show(f"{model}: {version.name} ({version.id[:12]}) is in service")
     _serve(config, state, result.until_us, _newest_requests(definitions, tables, result.until_us), show)
     report = folder / "report.html"
-    found = comparisons(result)
-    write_report(result, found, f"{definitions.deployment(None).name}: a year of the loop", report)
+    write_report(result, comparisons(result), f"{definitions.deployment(None).name}: a year of the loop", report)
     report.with_name("quality.svg").write_text(str(quality_picture(result)), "utf-8")
     show("")
-    for line in report_lines(result, found):
+    for line in report_lines(result):
         show(line)
     show(f"\nreport: {report} (picture: {report.with_name('quality.svg').name})")
     return result

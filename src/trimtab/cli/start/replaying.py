@@ -114,12 +114,11 @@ def simulate(
     if search:
         _show_search(result)
         return
-    found = comparisons(result)
-    show(report_document(result), report_lines(result, found))
+    show(report_document(result), report_lines(result))
     if plot is not None:
         result.plot().save(plot)
     if html is not None:
-        write_report(result, found, f"{next(iter(result.lines))} and others, replayed", html)
+        write_report(result, comparisons(result), f"{next(iter(result.lines))} and others, replayed", html)
 
 
 def _check_files(html: Path | None, plot: Path | None) -> None:

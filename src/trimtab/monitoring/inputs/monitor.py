@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import TypeAlias
 
 import msgspec
@@ -281,7 +282,7 @@ class InputMonitor:
         if over:
             changes += self._without_samples(over[-1] - LONGEST_H)
         oldest = hour_of(now_us) - KEPT_H
-        for hour in [hour for hour in traffic if hour < oldest]:
+        for hour in list(takewhile(lambda hour: hour < oldest, traffic)):  # hours are in order
             del traffic[hour]
             changes.append(self._store.remove_hour(hour))
         days = [*self._watch.days, *closed]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -242,7 +243,7 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
     shared: dict[str, str] = {}  # equal texts share one object, which saves memory for millions of rows
     found: dict[str, tuple[Dtype, list[Any]]] = {}
     for name, (field, dtype) in _COLUMNS.items():
-        values = [getattr(p, field) for p in predictions]
+        values = list(map(attrgetter(field), predictions))
         found[name] = dtype, [shared.setdefault(v, v) for v in values] if name in _FEW_VALUES else values
     known = [{} if p.scores is None else p.scores for p in predictions]
     for name in classes:

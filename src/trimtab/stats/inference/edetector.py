@@ -27,6 +27,7 @@ Source: Shin, Ramdas & Rinaldo (2023), "E-detectors: a nonparametric framework f
 
 import math
 import statistics
+from itertools import accumulate
 from typing import Literal
 
 import msgspec
@@ -289,12 +290,10 @@ def alarm_onset(spec: AlarmSpec, state: AlarmState) -> Onset | None:
         return state.onset
     best: list[float] = []
     for side in spec.sides:
-        for place in range(len(side.stakes)):
-            total, paid = 0.0, []
-            for step in reversed(state.recent):
-                total += _log_gains(side, step.surprise, spec.low)[place]
-                paid.append(total)
-            if paid and (not best or max(paid) > max(best)):
+        gains = [_log_gains(side, step.surprise, spec.low) for step in reversed(state.recent)]
+        for of_stake in zip(*gains, strict=True):
+            paid = list(accumulate(of_stake))
+            if not best or max(paid) > max(best):
                 best = paid[::-1]
     if not best:
         return None

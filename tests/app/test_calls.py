@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,8 +80,7 @@ def test_a_fault_of_trimtab_keeps_all_its_frames() -> None:
 
 
 def test_all_frames_are_shown_if_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "_all_frames", [False])
-    calls.show_all_frames()
+    monkeypatch.setattr(calls.sys, "flags", SimpleNamespace(dev_mode=True))  # as with `python -X dev`
     assert ("test_calls.py", "refuse") in frames(caught(lambda: Shop().refuse()))
 
 

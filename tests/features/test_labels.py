@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from oracle import Record, frame_of, newest
 from strategies import KEYED, histories, request_keys, request_times
 
-from trimtab.core.columns.data import Columns
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.nodes import col
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
 from trimtab.features.definitions import Label, label
-from trimtab.features.labels import LABEL_STATES, LabelIndex
+from trimtab.features.labels import LABEL_STATES, LabelIndex, find_labels
 
 LABEL = label(KEYED, key="key", value=col("x") > 0, wait=50)
 
@@ -55,12 +55,15 @@ def test_the_label_is_the_greatest_that_was_known_at_the_cut(
     asked = [(one if what is BY_REQUEST else key, t) for key, one, t in wanted]
     for step in [*sorted(steps), len(records)]:
         index.update(frame_of(records[:step], KEYED))
-    found = index.join([k for k, _ in asked], np.array([t for _, t in asked]), cut)
-    answers = [
-        (None if math.isnan(v) else v, LABEL_STATES[s], k)
-        for v, s, k in zip(found.values.tolist(), found.state.tolist(), found.known_at_us.tolist(), strict=True)
-    ]
-    assert answers == [naive(records, what, key, t, cut) for key, t in asked]
+    keys, at_us = [k for k, _ in asked], np.array([t for _, t in asked])
+    expected = [naive(records, what, key, t, cut) for key, t in asked]
+    frame = frame_of(records, KEYED)
+    for found in (index.join(keys, at_us, cut), find_labels(what, frame, column("str", keys), at_us, cut)):
+        answers = [
+            (None if math.isnan(v) else v, LABEL_STATES[s], k)
+            for v, s, k in zip(found.values.tolist(), found.state.tolist(), found.known_at_us.tolist(), strict=True)
+        ]
+        assert answers == expected
 
 
 def one(event_at_us: int, known_at_us: int) -> list[Record]:

@@ -32,7 +32,6 @@ _DOING = {
     "train": "training",
 }
 _TEXTS = ("actor", "why")  # arguments that are stored: a record with a value of another type could not be read again
-_all_frames = [False]
 Kind = TypeVar("Kind", bound=type)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,11 +49,6 @@ class PublicNames(type):
             if isinstance(kind, PublicNames):
                 names.update(vars(kind).get("_public", [name for name in vars(kind) if not name.startswith("_")]))
         return sorted(names)
-
-
-def show_all_frames() -> None:
-    """Let errors show all frames of trimtab from now on, as in Python's development mode (`python -X dev`)."""
-    _all_frames[0] = True
 
 
 def public_calls(kind: Kind) -> Kind:
@@ -92,7 +86,7 @@ def public_call(function: Function) -> Function:
                 kwargs[about] = line if about == "progress" else _watch(line, doing or "")
                 return function(*args, **kwargs)
         except TrimtabError as error:
-            if _all_frames[0] or sys.flags.dev_mode:
+            if sys.flags.dev_mode:
                 raise
             failed, cause = _shortened(error)
         raise failed from cause

@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.columns.data import Column
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Label
+from trimtab.features.offline.keys import match_keys
 
 Array = NDArray[Any]
 LabelState = Literal["labelled", "late", "pending", "missing", "unlisted"]
@@ -30,19 +32,28 @@ class LabelFrame(msgspec.Struct, frozen=True, eq=False):
     known_at_us: Array  # int64: when the label became known, even if it is unlisted; `NEVER_US`: there is no label
 
 
+def find_labels(label: Label, frame: EventFrame, keys: Column, at_us: Array, cut_us: int | Array) -> LabelFrame:
+    """Find the labels of requests in one history. It is quicker than a new `LabelIndex`; see its method `join`."""
+    of_events, of_requests, count = match_keys([frame.columns[label.key]], [keys])
+    index = LabelIndex(label, keys=count)
+    index.add(frame, of_events)
+    return index.join_numbered(of_requests, at_us, cut_us)
+
+
 class LabelIndex:
     """Finds labels of requests by their keys, in a history that grows.
 
     Args:
         label: The declaration of the label: its source, and how long to wait for it.
+        keys: For how many keys the caller has numbers, if `add` and `join_numbered` are called without `numbers`.
     """
 
-    def __init__(self, label: Label) -> None:
+    def __init__(self, label: Label, *, keys: int = 0) -> None:
         self.label = label
         self._places = {value: float(place) for place, value in enumerate(label.classes)}
         self._frame: EventFrame | None = None
         self._number_of: dict[Any, int] = {None: -1}  # a number for each key
-        self._newest: Array = np.full(1, -1)  # the newest row of the key with each number; -1: there is none
+        self._newest: Array = np.full(keys + 1, -1)  # the newest row of the key with each number; -1: there is none
         # for each row, the previous row with the same key; -1: there is none
         self._previous: Array = np.zeros(0, np.int64)
         self._rows = 0
@@ -55,13 +66,17 @@ class LabelIndex:
         """
         if frame is self._frame:
             return
-        if frame.source != self.label.source.name:
-            raise Misuse(f"labels: needs the events of {self.label.source.name!r}; these are of {frame.source!r}.")
         if self._frame is not None and not _continues(frame, self._frame):
             self._newest[:] = -1
             self._rows = 0
+        numbers = self.numbers(frame.columns[self.label.key].take(slice(self._rows, None)).to_list())
+        self.add(frame, numbers)
+
+    def add(self, frame: EventFrame, numbers: Array) -> None:
+        """Use a history that has further rows, with the number of each new row's key; -1: it has none."""
+        if frame.source != self.label.source.name:
+            raise Misuse(f"labels: needs the events of {self.label.source.name!r}; these are of {frame.source!r}.")
         start = self._rows
-        numbers = self.numbers(frame.columns[self.label.key].take(slice(start, None)).to_list())
         previous = self._newest[numbers]
         order = np.argsort(numbers, kind="stable")  # by key: link each new row to the previous one
         again = np.flatnonzero(numbers[order[1:]] == numbers[order[:-1]])
@@ -95,16 +110,11 @@ class LabelIndex:
         known at the time of the request.  # D206
 
         Args:
-            keys: The keys of the requests. A request whose key is None has no label.
+            keys: The key of each request. A request whose key is None has no label.
             at_us: The time of each request, int64.
             cut_us: One time for all requests, or one for each. Labels that became known later do not count.
         """
-        wanted = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
-        if len(wanted) != len(at_us):
-            raise Misuse(
-                f"labels: found {len(wanted)} keys, but {len(at_us)} times. Give one key and one time for each request."
-            )
-        numbers = np.fromiter(map(self._number_of.get, wanted, repeat(-1)), np.int64, len(wanted))
+        numbers = np.fromiter(map(self._number_of.get, keys, repeat(-1)), np.int64, len(at_us))
         return self.join_numbered(numbers, at_us, cut_us)
 
     def join_numbered(self, numbers: Array, at_us: Array, cut_us: int | Array) -> LabelFrame:
@@ -163,7 +173,9 @@ class LabelIndex:
             counts = dated & ~frame.deleted[row]
             counts &= (frame.known_at_us[row] <= cut) & (frame.superseded_at_us[row] > cut)
             hits, of = row[counts], wanted[counts]
-            better = (best[of] < 0) | _greater(frame, hits, best[of])
+            better = best[of] < 0
+            found_twice = np.flatnonzero(~better)
+            better[found_twice] = _greater(frame, hits[found_twice], best[of[found_twice]])
             best[of[better]] = hits[better]
             row = self._previous[row]
             more = row >= 0

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trimtab.app.data.recent_events import RecentEvents
 from trimtab.app.system import System
 from trimtab.core.columns.data import Column
-from trimtab.features.labels import LabelIndex
+from trimtab.features.labels import find_labels
 from trimtab.feedback.outcomes import KnownLabels
 from trimtab.monitoring.inputs.checks.file_loads import UNKNOWN_US, FileLoads, Rhythm
 from trimtab.training.definitions import Model
@@ -38,8 +38,8 @@ class LoopLabels:
         return now_us if now_us >= overdue_us else rhythm.last_us
 
     def __call__(self, keys: Column, at_us: NDArray[Any], cut_us: NDArray[Any], /) -> KnownLabels:
-        label, index = self._model.label, LabelIndex(self._model.label)
+        label = self._model.label
         source = self._system.definitions.sources[label.source.name]
-        index.update(self._system.events_with(source, label.key, keys.values.tolist()))
-        found = index.join(keys.values, at_us, cut_us)
+        events = self._system.events_with(source, label.key, keys.values.tolist())
+        found = find_labels(label, events, keys, at_us, cut_us)
         return KnownLabels(found.values, found.known_at_us)

@@ -27,7 +27,7 @@ from trimtab.core.time import DAY_US, format_time
 from trimtab.events.columns.frames import EventFrame
 from trimtab.features.feature_set import FeatureSet
 from trimtab.features.frames import FeatureFrame
-from trimtab.features.labels import LabelIndex
+from trimtab.features.labels import find_labels
 from trimtab.monitoring.inputs.red_windows import FOUND_WITHIN_US
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.data.answers import LoggedAnswers
@@ -104,8 +104,7 @@ class LivingData:
             chosen = self._chosen(model, asked, cut_us, logged, since_us)
             requests, at_us = chosen.requests, chosen.at_us
             cut_us = settled_cut(model, opened.frames, at_us, cut_us)
-            labels = LabelIndex(model.label)
-            labels.update(opened.frames[model.label.source.name])
+            given = opened.frames[model.label.source.name]
             if model.rows == "logged":
                 features = logged_features(model.features, list(filter(None, chosen.rows)), self._encoding_of)
             else:
@@ -117,13 +116,13 @@ class LivingData:
                 requests,
                 at_us,
                 features,
-                labels.join(requests[model.request.key].to_list(), at_us, cut_us),
+                find_labels(model.label, given, requests[model.request.key], at_us, cut_us),
                 cut_us=cut_us,
                 positions=opened.run.positions,
                 hindsight=None if since_us is not None else chosen.hindsight(model, asked, cut_us),
                 origins=chosen.origins,
                 left_out=self.left_out(model, cut_us),
-                complete_us=labels_complete_until(opened.frames[model.label.source.name], cut_us),
+                complete_us=labels_complete_until(given, cut_us),
             )
             return msgspec.structs.replace(found, answers=LoggedAnswers.of(chosen.rows)) if answers else found
 

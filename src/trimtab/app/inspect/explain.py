@@ -13,13 +13,13 @@ import numpy as np
 from trimtab.app.data.logged_requests import request_shape
 from trimtab.app.state.retention_needs import labels_from_us
 from trimtab.app.state.state import kept_from
-from trimtab.core.columns.data import Columns
+from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import LAST_ANSWER, RULE, Decision, GateRecord, Prediction
 from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import format_time
 from trimtab.features.frames import NO_VIEW, REASONS
-from trimtab.features.labels import LABEL_STATES, LabelIndex
+from trimtab.features.labels import LABEL_STATES, find_labels
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.steering.ledger import Ledger
 from trimtab.training.fitting.artifact import Artifact, decode_artifact, scorer_for
@@ -281,9 +281,9 @@ def _truth(system: System, prediction: Prediction) -> tuple[float | str | None, 
     if prediction.at_us < labels_from_us(model, kept_from(system.state.catalog)):
         return None, "unknown, the label events of its time are no longer kept"
     key = int(prediction.request_id) if model.request.key_dtype == "int" else prediction.request_id
-    index = LabelIndex(model.label)
-    index.update(system.events_with(system.definitions.sources[model.label.source.name], model.label.key, [key]))
-    found = index.join([key], np.array([prediction.at_us]), system.clock.now_us())
+    events = system.events_with(system.definitions.sources[model.label.source.name], model.label.key, [key])
+    keys = column(model.request.key_dtype, [key])
+    found = find_labels(model.label, events, keys, np.array([prediction.at_us]), system.clock.now_us())
     state = LABEL_STATES[int(found.state[0])]
     if state in ("pending", "missing", "unlisted"):
         return None, state

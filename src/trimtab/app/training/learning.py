@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.data.logged_requests import LoggedRequest, LoggedRequests, decode_requests
+from trimtab.core.columns.data import Column, column
 from trimtab.core.errors import Conflict, Corrupt, Unavailable
 from trimtab.core.time import SECOND_US
-from trimtab.features.labels import LabelIndex
+from trimtab.features.labels import find_labels
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.registry import LoadedModel
 from trimtab.registry.protection import CHAMPION
@@ -43,7 +44,6 @@ class Teacher:
     def __init__(self, system: System, deployment: Deployment) -> None:
         self._system = system
         self._deployment = deployment
-        self._labels = LabelIndex(deployment.model.label)
         self._requests: LoggedRequests | None = None
         self._taught: set[str] = set()
         self._version = ""
@@ -95,9 +95,8 @@ class Teacher:
         if not ends_us:
             return 0
         positions = system.state.events.positions()
-        self._labels = LabelIndex(model.label)
         source, keys = system.definitions.sources[model.label.source.name], self._keys(self._waiting(until_us))
-        self._labels.update(system.events_with(source, model.label.key, keys))
+        self._events = system.events_with(source, model.label.key, keys.to_list())
         self._taught.update(key for key, _, _ in self._known(begun_us))  # taught before, or used by the training
         found: list[tuple[str, int, float]] = []
         seen: set[str] = set()
@@ -127,7 +126,7 @@ class Teacher:
             return []
         waiting_keys = list(waiting)
         at_us: NDArray[Any] = np.array([p.at_us for p in waiting.values()], np.int64)
-        found = self._labels.join(self._keys(waiting_keys), at_us, cut_us)
+        found = find_labels(self._deployment.model.label, self._events, self._keys(waiting_keys), at_us, cut_us)
         there = np.flatnonzero(~np.isnan(found.values)).tolist()
         there.sort(key=lambda n: (found.known_at_us[n], at_us[n], waiting_keys[n]))
         return [(waiting_keys[n], int(found.known_at_us[n]), float(found.values[n])) for n in there]
@@ -138,9 +137,10 @@ class Teacher:
         logged = self._requests.first.items()
         return {key: p for key, p in logged if p.at_us <= cut_us and key not in self._taught}
 
-    def _keys(self, keys: Iterable[str]) -> list[Any]:
+    def _keys(self, keys: Iterable[str]) -> Column:
         """Return the keys of requests as events have them."""
-        return [int(key) for key in keys] if self._deployment.model.request.key_dtype == "int" else list(keys)
+        dtype = self._deployment.model.request.key_dtype
+        return column(dtype, [int(key) for key in keys] if dtype == "int" else list(keys))
 
     def _encoded(self, keys: list[str], loaded: LoadedModel) -> tuple[dict[str, bytes], dict[str, str]]:
         """Return the model inputs of requests, and the reasons why other requests have no inputs.

@@ -23,7 +23,7 @@ from trimtab.core.time import duration_us, format_duration, format_time
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.labels import LABELLED, LATE, LabelIndex
+from trimtab.features.labels import LABELLED, LATE, find_labels
 from trimtab.registry import Version
 from trimtab.registry.describing.compare import (
     Comparison,
@@ -213,10 +213,9 @@ def _labelled(system: System, model: Model, versions: tuple[Version, Version], w
     plain = msgspec.structs.replace(model, rows="history")
     with run_of_model(system, plain) as opened:
         requests, at_us = system.part(Loops).living_data().requests(plain, opened.frames[model.request.name], now_us)
-        labels = LabelIndex(model.label)
-        labels.update(opened.frames[model.label.source.name])
-        found = labels.join(requests[model.request.key].to_list(), at_us, now_us)
-        complete_us = labels_complete_until(opened.frames[model.label.source.name], now_us)
+        given = opened.frames[model.label.source.name]
+        found = find_labels(model.label, given, requests[model.request.key], at_us, now_us)
+        complete_us = labels_complete_until(given, now_us)
     there = np.isin(found.state, (LABELLED, LATE)) & np.isfinite(found.values)
     there &= (at_us <= model.label.final_until(complete_us)) & (at_us >= from_us)
     lists = numbered_lists(requests, model.group) if model.task == "ranking" else None

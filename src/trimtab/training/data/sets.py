@@ -15,7 +15,7 @@ from trimtab.core.time import format_time
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import LabelWait
 from trimtab.features.frames import REASONS, FeatureFrame
-from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, LabelIndex
+from trimtab.features.labels import LABEL_STATES, LABELLED, LATE, LabelFrame, find_labels
 from trimtab.features.offline.evaluation import evaluate
 from trimtab.stats.metrics.lists import is_informative
 from trimtab.store.ports import Blob
@@ -236,9 +236,7 @@ def build_training_set(
     if absent := sorted(needed - frames.keys()):
         raise Misuse(f"{what}: no history of {', '.join(absent)}. Ingest it, or pass its frame (even an empty one).")
     features = evaluate(model.features, requests, at_us, frames)
-    index = LabelIndex(model.label)
-    index.update(frames[model.label.source.name])
-    labels = index.join(requests[model.request.key].to_list(), at_us, cut_us)
+    labels = find_labels(model.label, frames[model.label.source.name], requests[model.request.key], at_us, cut_us)
     return assemble(model, requests, at_us, features, labels, cut_us=cut_us, positions=positions, left_out=left_out)
 
 

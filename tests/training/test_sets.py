@@ -69,7 +69,7 @@ def test_another_value_another_address(world: Any, training_set: TrainingSet, tm
         changed,
         training_set.at_us,
         training_set.features,
-        training_set.labels,
+        lambda: training_set.labels,
         cut_us=world.cut_us,
         positions={"p0": 9},
     )
@@ -92,7 +92,7 @@ def test_rows_of_faulty_times_stay_in_the_set_and_are_not_usable(
         training_set.requests,
         at_us,
         training_set.features,
-        training_set.labels,
+        lambda: training_set.labels,
         cut_us=world.cut_us,
         positions={"p0": 9},
         left_out=spans,
@@ -110,7 +110,7 @@ def test_rows_of_faulty_times_stay_in_the_set_and_are_not_usable(
     back = load_training_set(digest, blob, key="flight_id")
     np.testing.assert_array_equal(back.usable, made.usable)
     open_end = assemble(
-        world.model, training_set.requests, at_us, training_set.features, training_set.labels,
+        world.model, training_set.requests, at_us, training_set.features, lambda: training_set.labels,
         cut_us=world.cut_us, positions={"p0": 9}, left_out=[LeftOut(start_us=last, end_us=None, why="x")],
     )  # fmt: skip
     assert not open_end.usable[at_us >= last].any()
@@ -156,7 +156,7 @@ def test_parts_of_different_lengths_are_refused(world: Any, training_set: Traini
             training_set.requests,
             training_set.at_us[1:],
             training_set.features,
-            training_set.labels,
+            lambda: training_set.labels,
             cut_us=world.cut_us,
             positions={},
         )

@@ -207,4 +207,4 @@ def ingested_requests(
     if (frame.superseded_at_us != NEVER_US).any():
         _, first = np.unique(keys[rows], return_index=True)
         rows = rows[np.sort(first)]
-    return frame.columns.take(rows).select(request.columns), at_us[rows]
+    return frame.columns.select(request.columns).take(rows), at_us[rows]

@@ -116,7 +116,7 @@ class LivingData:
                 requests,
                 at_us,
                 features,
-                find_labels(model.label, given, requests[model.request.key], at_us, cut_us),
+                lambda: find_labels(model.label, given, requests[model.request.key], at_us, cut_us),
                 cut_us=cut_us,
                 positions=opened.run.positions,
                 hindsight=None if since_us is not None else chosen.hindsight(model, asked, cut_us),
@@ -176,7 +176,8 @@ class LivingData:
         found = _answered_in_time(model, found, known, known_at_us)
         logged, logged_at_us = _table(model, found)
         fresh = ~are_among(known[model.request.key].values, logged[model.request.key].values)
-        requests = Columns.concat([known.take(fresh), logged])
+        history = known if fresh.all() else known.take(fresh)
+        requests = Columns.concat([history, logged])
         at_us: NDArray[Any] = np.concatenate([known_at_us[fresh], logged_at_us])
         kept = self._with_kept_events(model, at_us, since_us=since_us)
         if not kept.size:
@@ -186,7 +187,6 @@ class LivingData:
                 found_none = f"none of {requests.rows:,} requests {name!r}{since} still has all events that it needs"
             raise NotFound(f"model {model.name!r}: {found_none}. Load their history: trimtab ingest {name} FILE")
         order = kept[np.argsort(at_us[kept], kind="stable")]
-        history = known.take(fresh)
         from_history = int((kept < history.rows).sum())
         origins = {"history": from_history, "asked": kept.size - from_history}
         of_found = (order - history.rows).tolist() if found else []

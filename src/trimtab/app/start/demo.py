@@ -20,12 +20,7 @@ import msgspec
 from trimtab.app.inspect.doctor import require
 from trimtab.app.project import Project
 from trimtab.app.replay.replay_report import comparisons, quality_picture, report_lines, write_report
-from trimtab.app.replay.scenario_process import (
-    ScenarioSource,
-    divide_by_features,
-    replay_side_by_side,
-    shown_decisions,
-)
+from trimtab.app.replay.scenario_process import ScenarioSource, divide_by_features, replay_side_by_side, shown_decisions
 from trimtab.app.replay.scenarios import DEMO_LOOKS_US
 from trimtab.app.state.definitions import Definitions, load_definitions
 from trimtab.core.clock import VirtualClock
@@ -111,12 +106,7 @@ def _load(config: Config, demo: DemoSettings, state: Path) -> dict[str, Path]:
 
 
 def _replay(
-    config: Config,
-    demo: DemoSettings,
-    definitions: Definitions,
-    tables: dict[str, Columns],
-    seed: int,
-    show: Show,
+    config: Config, demo: DemoSettings, definitions: Definitions, tables: dict[str, Columns], seed: int, show: Show
 ) -> ReplayResult:
     """Replay all scenarios. Scenarios with features of their own are replayed in a child process."""
     state = config.state_folder / "demo"
@@ -126,11 +116,7 @@ def _replay(
     names = [one.name for one in scenarios]
     show(f"replay from {format_time(start_us)} to {format_time(until_us)}: {', '.join(names)}")
     settings = ReplaySettings(
-        start_us=start_us,
-        until_us=until_us,
-        seed=seed,
-        sampled_rows=demo.sampled_rows,
-        look_every_us=DEMO_LOOKS_US,
+        start_us=start_us, until_us=until_us, seed=seed, sampled_rows=demo.sampled_rows, look_every_us=DEMO_LOOKS_US
     )
     recording, parts = Recording(tables, list(definitions.sources.values())), divide_by_features(scenarios)
     result = replay_side_by_side(parts, source, recording, state, settings, progress=_Shown(show, start_us), show=show)

@@ -139,6 +139,7 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
         """Join tables that have the same columns, end to end."""
         import numpy as np
 
+        parts = [p for p in parts if p.rows] or parts[:1]
         if len(parts) == 1:
             return parts[0]
         out: dict[str, Column] = {}

@@ -424,11 +424,7 @@ class InputMonitor:
 
 
 def counts_of(
-    reading: Reading,
-    rows: Rows,
-    made_at_us: NDArray[np.int64],
-    ids: Sequence[str],
-    scores: NDArray[np.float64],
+    reading: Reading, rows: Rows, made_at_us: NDArray[np.int64], ids: Sequence[str], scores: NDArray[np.float64]
 ) -> Counts:
     """Summarise predictions of the version in service by the hour in which they were made.
 

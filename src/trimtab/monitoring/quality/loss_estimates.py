@@ -110,11 +110,7 @@ def loss_estimate(catalog: Catalog, version: str) -> LossEstimate | None:
 
 
 def learn_loss_estimate(
-    metric: Loss,
-    at_us: NDArray[np.int64],
-    scores: Floats,
-    labels: Floats,
-    inputs: NDArray[np.float64] | None,
+    metric: Loss, at_us: NDArray[np.int64], scores: Floats, labels: Floats, inputs: NDArray[np.float64] | None
 ) -> LossEstimate | None:
     """Learn from labelled rows how large the loss of a prediction is; None for rankings, or if there are too few rows.
 

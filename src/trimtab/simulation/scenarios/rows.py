@@ -168,7 +168,6 @@ class AnsweredRows:
             rows = slice(first, min(self.count, int(np.searchsorted(self._questions.at_us, cut_us, "right"))))
             at_us = self._questions.at_us[rows]
             index, numbers = self._index(model.label)
-            labels = index.join_numbered(numbers[rows], at_us, cut_us)
             # keep only the training sets of this cut
             self._sets = {k: s for k, s in self._sets.items() if k[1] == cut_us}
             self._sets[key] = assemble(
@@ -176,7 +175,7 @@ class AnsweredRows:
                 self._questions.table.take(rows),
                 at_us,
                 self._features(model.features, rows.stop, first),
-                labels,
+                lambda: index.join_numbered(numbers[rows], at_us, cut_us),
                 cut_us=cut_us,
                 positions=self._history.positions,
                 left_out=left_out,

@@ -64,7 +64,11 @@ def read_parquet(data: bytes) -> Columns:
 
 def columns_hash(table: Columns) -> str:
     """Return the SHA-256 of a table's names, types, values and nulls. The same table has the same hash in any file."""
-    digest = hashlib.sha256()
+    return add_to_hash(hashlib.sha256(), table).hexdigest()
+
+
+def add_to_hash(digest: hashlib._Hash, table: Columns) -> hashlib._Hash:
+    """Add a table to a hash and return the hash: tables with other columns of the same rows may follow each other."""
     for name, column in table.by_name.items():
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())
         valid = column.present()
@@ -79,7 +83,7 @@ def columns_hash(table: Columns) -> str:
         else:
             values = column.values if column.valid is None else np.where(valid, column.values, 0)
             digest.update(np.ascontiguousarray(values, {"float": "<f8", "bool": "u1"}.get(column.dtype, "<i8")).data)
-    return digest.hexdigest()
+    return digest
 
 
 def _column(values: NDArray[Any]) -> Column:

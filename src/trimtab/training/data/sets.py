@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -20,7 +23,7 @@ from trimtab.features.offline.evaluation import evaluate
 from trimtab.stats.metrics.lists import is_informative
 from trimtab.store.ports import Blob
 from trimtab.training.data.answers import LoggedAnswers
-from trimtab.training.data.parquet import columns_hash, read_parquet, write_parquet
+from trimtab.training.data.parquet import add_to_hash, columns_hash, read_parquet, write_parquet
 from trimtab.training.data.retroactive_changes import RetroactiveChange
 from trimtab.training.definitions import Model
 
@@ -236,8 +239,9 @@ def build_training_set(
     if absent := sorted(needed - frames.keys()):
         raise Misuse(f"{what}: no history of {', '.join(absent)}. Ingest it, or pass its frame (even an empty one).")
     features = evaluate(model.features, requests, at_us, frames)
-    labels = find_labels(model.label, frames[model.label.source.name], requests[model.request.key], at_us, cut_us)
-    return assemble(model, requests, at_us, features, labels, cut_us=cut_us, positions=positions, left_out=left_out)
+    events = frames[model.label.source.name]
+    find = partial(find_labels, model.label, events, requests[model.request.key], at_us, cut_us)
+    return assemble(model, requests, at_us, features, find, cut_us=cut_us, positions=positions, left_out=left_out)
 
 
 def assemble(
@@ -245,7 +249,7 @@ def assemble(
     requests: Columns,
     at_us: NDArray[np.int64],
     features: FeatureFrame,
-    labels: LabelFrame,
+    find: Callable[[], LabelFrame],
     *,
     cut_us: int,
     positions: Mapping[str, int],
@@ -256,12 +260,16 @@ def assemble(
 ) -> TrainingSet:
     """Build a training set from given feature values and labels, such as those of logged predictions.
 
-    Rows in the intervals `left_out` stay in the set and are counted, but are not used. Labels are complete up to
-    `complete_us` (None: up to the cut).
+    `find` returns the labels, and is called while another thread hashes the rest. Rows in the intervals `left_out` stay
+    in the set and are counted, but are not used. Labels are complete up to `complete_us` (None: up to the cut).
 
     Raises:
         Misuse: The parts have different lengths, or the features are not those of the model.
     """
+    thread = ThreadPoolExecutor(1)
+    hashed = thread.submit(lambda: add_to_hash(hashlib.sha256(), _inputs(requests, features)))
+    thread.shutdown(wait=False)
+    labels = find()
     what = f"training set of {model.name!r}"
     lengths = {
         "requests": requests.rows,
@@ -314,7 +322,7 @@ def assemble(
     manifest = msgspec.structs.replace(
         draft.manifest,
         usable=int(draft.usable.sum()),
-        data_hash=columns_hash(_flat(draft)),
+        data_hash=add_to_hash(hashed.result(), _targets(draft)).hexdigest(),
         lists=_counted(draft, model.group),
     )
     return msgspec.structs.replace(draft, manifest=manifest)
@@ -426,16 +434,24 @@ def _counted(draft: TrainingSet, column: str | None) -> ListCounts | msgspec.Uns
 
 def _flat(training_set: TrainingSet) -> Columns:
     """Return the whole training set as one table."""
+    return _inputs(training_set.requests, training_set.features).replace(_targets(training_set).by_name)
+
+
+def _inputs(requests: Columns, features: FeatureFrame) -> Columns:
+    return Columns(
+        {
+            **{f"request.{name}": column for name, column in requests.by_name.items()},
+            **{f"feature.{name}": column for name, column in features.values.by_name.items()},
+            **{f"reason.{name}": Column("int", codes.astype(np.int64)) for name, codes in features.reasons.items()},
+            **{f"failed.{name}": Column("bool", failed) for name, failed in features.failed.items()},
+        }
+    )
+
+
+def _targets(training_set: TrainingSet) -> Columns:
     labels = training_set.labels
     return Columns(
         {
-            **{f"request.{name}": column for name, column in training_set.requests.by_name.items()},
-            **{f"feature.{name}": column for name, column in training_set.features.values.by_name.items()},
-            **{
-                f"reason.{name}": Column("int", codes.astype(np.int64))
-                for name, codes in training_set.features.reasons.items()
-            },
-            **{f"failed.{name}": Column("bool", failed) for name, failed in training_set.features.failed.items()},
             "label.at_us": Column("int", training_set.at_us),
             "label.value": _floats(labels.values),
             "label.state": Column("int", labels.state.astype(np.int64)),

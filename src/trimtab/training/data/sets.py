@@ -268,7 +268,7 @@ def assemble(
     """
     thread = ThreadPoolExecutor(1)
     hashed = thread.submit(lambda: add_to_hash(hashlib.sha256(), _inputs(requests, features)))
-    thread.shutdown(wait=False)
+    thread.shutdown(wait=False)  # it ends when the hash is done
     labels = find()
     what = f"training set of {model.name!r}"
     lengths = {

@@ -118,7 +118,7 @@ def _shown_columns(made: TableAnswers) -> dict[str, Values]:
         "reasons": Repeated("{}", rows),
         "flags": Repeated("[]", rows),
     }
-    if not np.isin(made.reasons, [*UNREMARKABLE]).all():
+    if made.reasons.tobytes().translate(None, UNREMARKABLE):
         columns["reasons"] = [
             _encode(named_reasons(row.tobytes(), made.served.inputs)).decode() for row in made.reasons
         ]

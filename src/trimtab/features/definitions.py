@@ -1,4 +1,4 @@
-"""The declaration of entities, views, joins, requests and labels."""
+"""The declaration of entities, views, joins, requests, and labels with the wait after which they are final."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Version records in the catalogue. When a record is read, its contents are checked against its id."""
+"""Store version records in the catalogue. When a record is read, its contents are checked against its id."""
 
 from __future__ import annotations
 

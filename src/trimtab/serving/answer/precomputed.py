@@ -85,8 +85,8 @@ class Precomputed:
             raise Corrupt(f"precomputed answer of {key!r}: cannot be read ({error}). Score the batch again.") from error
         if entry.format != FORMAT:
             raise Corrupt(f"precomputed answer of {key!r}: format {entry.format}, but this trimtab reads {FORMAT}.")
-        columns, asked = [*row.values()], entry.columns
-        if asked != _encoder.encode(columns) and asked != _encoder.encode([*map(_positive, columns)]):
+        columns, scored = [*row.values()], entry.columns
+        if scored != _encoder.encode(columns) and scored != _encoder.encode([*map(_positive, columns)]):
             return MISSING
         if now_us - entry.as_of_us > self.max_age_us or entry.version != version:
             return _STALE

@@ -1,4 +1,4 @@
-"""Model runtimes: one file per library that fits and scores models. A library is only imported when it is used."""
+"""Model runtimes: one file per library, listed in `table.py`. A library is only imported when it is used."""
 
 from trimtab.training.runtimes.ports import Runtime, Scorer, Trust
 from trimtab.training.runtimes.table import runtime_for, runtime_named

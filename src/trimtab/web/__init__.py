@@ -1,1 +1,0 @@
-"""Web pages for people. This package is still empty."""

@@ -182,6 +182,13 @@ def test_the_status_of_every_error_is_in_the_reference():
     assert [line for line in lines if line not in REFERENCE] == []
 
 
+def test_the_files_in_which_the_tour_lets_changes_begin_exist():
+    (section,) = re.findall(r"^## Where a change begins\n(.*?)^## ", tour.TOUR.read_text("utf-8"), re.M | re.S)
+    named = [name for name in re.findall(r"`([\w/.*]+)`", section) if "/" in name]
+    assert len(named) > 15
+    assert not [name for name in named if not [*tour.SOURCE.glob(name)]]
+
+
 def test_the_tables_of_the_tour_show_every_file():
     text = tour.TOUR.read_text("utf-8")
     assert text == tour.written(text), "docs/tour.md is out of date: python tests/tour.py"

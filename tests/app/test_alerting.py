@@ -562,7 +562,7 @@ def test_a_budget_that_is_used_up_is_told_shown_and_ends_in_a_digest(tmp_path: P
         find(project, first)
         project.send_alerts()
         assert server.got[0].json["notes"] == [
-            "buyer: this was page 1 of at most 1 a week (red). Further alerts wait for a digest."
+            "buyer: the weekly limit of immediate alerts is reached (1, red). Others wait for a digest."
         ]
         find(project, first, a_signal(project, "b"), a_signal(project, "c"))
         project.send_alerts()

@@ -209,3 +209,30 @@ def test_units_that_come_back_after_the_share_was_lowered_met_another_variant(ru
     assert any("the share was lowered" in one for one in reading.notes)
     wanted = [*first.values()].count("new") - (len(back) if rule == "exclude" else 0)
     assert days[0].variants["new"].units == wanted
+
+
+def test_late_outcomes_are_found_after_a_day_whose_units_were_all_left_out(tmp_path: Path) -> None:
+    users, changed = [f"u{n}" for n in range(60)], {"old": 0.1, "new": 0.9}
+    (tmp_path / "before").mkdir()
+    with opened(tmp_path / "before", "exclude", BEGIN_US) as project:
+        project.start_experiment("prices", why="To see who will be moved.")
+        first = meet(project, BEGIN_US + HOUR_US, users)
+        project.ramp_experiment("prices", weights=changed, why="More of the new one.")
+        then = meet(project, BEGIN_US + 2 * HOUR_US, users)
+    moved = [user for user in users if first[user] != then[user]]
+    stays = next(user for user in users if user not in moved)
+    with opened(tmp_path, "exclude", BEGIN_US) as project:
+        project.start_experiment("prices", why="A test.")
+        assert {user: first[user] for user in moved} == meet(project, BEGIN_US + HOUR_US, moved)
+        project.ramp_experiment("prices", weights=changed, why="More of the new one.")
+        meet(project, BEGIN_US + 2 * HOUR_US, moved)
+        meet(project, BEGIN_US + DAY_US + HOUR_US, users)
+        meet(project, BEGIN_US + 5 * DAY_US, [])
+        close_due(project)
+        days = stored_days(project.state.catalog, "prices", 1)
+        assert [sum(one.units for one in day.variants.values()) for day in days[:2]] == [0, len(users) - len(moved)]
+        late = {"user": stays, "amount": 7.0, "at": BEGIN_US + DAY_US + 2 * HOUR_US}
+        assert project.push("orders", [late]).accepted == 1
+        meet(project, BEGIN_US + 40 * DAY_US, [])
+        close_due(project)
+        assert stored_days(project.state.catalog, "prices", 1)[1].with_late is not None

@@ -166,7 +166,7 @@ class Alerting:
         found = []
         limit = self.settings.pages_per_week
         used_up = [
-            f"{model}: this was page {limit} of at most {limit} a week ({severity}). Further alerts wait for a digest."
+            f"{model}: the weekly limit of immediate alerts is reached ({limit}, {severity}). Others wait for a digest."
             for model, severity in plan.exhausted
         ]
         for name, receiver in self.settings.addressees.items():
@@ -176,7 +176,7 @@ class Alerting:
                 found.append((name, self._message("alerts", news, notes, now_us)))
             held = [self._alert(one) for one in plan.digest if wants(receiver, one.what, one.incident.signal)]
             if held:
-                said = f"Held back, because the limit of pages within a week ({limit}) was reached."
+                said = f"Held back, because the weekly limit of immediate alerts ({limit}) was reached."
                 found.append((name, self._message("digest", held, [said], now_us)))
         return found
 
@@ -268,7 +268,7 @@ class Alerting:
         return (None, 0) if record is None else (msgspec.json.decode(record.body, type=AlertState), record.revision)
 
     def _forget(self) -> None:
-        """Remove the stored state and all waiting messages if no receiver is declared.
+        """Remove the stored state and all waiting messages, because no receiver is declared.
 
         If a receiver is declared later, it gets the signals that are open at that time.
         """

@@ -48,7 +48,7 @@ class LoggedRequests:
     Args:
         since_us: Requests before this time are skipped.
         inputs: Whether to keep the model's inputs and its answer, too.
-        request_of: Returns for the id of a version the request with which it was trained. Without it, all logged
+        request_of: Returns, for a version's id, the request definition of its training. Without it, all logged
             requests are assumed to have the columns that are declared now.
     """
 
@@ -192,8 +192,8 @@ def ingested_requests(
     """Return the ingested requests that were known at `cut_us`, each once, and their times.
 
     If a request was corrected, its values are those at its own time, or if none were known then, the first ones.
-    Requests that were deleted by `cut_us` are left out. With `deleted`, they are returned, unless they were deleted by
-    their own time.
+    Requests deleted before `cut_us` are left out; with `deleted`, only those that were deleted before their own time.
+    So are requests whose own time is after `cut_us`.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

@@ -141,7 +141,7 @@ class ExperimentDays:
         return days
 
     def _count_cut(self, reached: Reached, revision: int) -> None:
-        """Once the last day is closed, count the units that do not count because the end cut their windows."""
+        """Once the last day is closed, count the units that are left out because the end cut their windows."""
         ended, from_us = self._state.ended_at_us is not None, max(self._end_us, self._state.started_at_us)
         if not ended or reached.cut_units is not None or reached.closed_until_us < self._end_us:
             return
@@ -191,7 +191,7 @@ class ExperimentDays:
         return day, first
 
     def read_again(self) -> None:
-        """Read the outcomes of days again that were closed some days ago (`LATE_AFTER`), and store what came late.
+        """Read again the outcomes of days that were closed some days ago (`LATE_AFTER`), and store what came late.
 
         If late outcomes changed the sums of a day, the sums that it had when it was closed are computed again, too. If
         these differ from the stored ones, because exposures or events were removed or units became testers, the day is
@@ -212,7 +212,7 @@ class ExperimentDays:
         units, earlier, puts = iter(reached.units), list[str](), list[Put]()
         with evaluating(self._system, features.every, ["late", state.name, state.generation, [*due]]) as evaluate:
             for day in stored_days(catalog, state.name, state.generation):
-                if not any(one.units + one.testers for one in day.variants.values()):
+                if not day.left_out and not any(one.units + one.testers for one in day.variants.values()):
                     continue
                 if day.day_us in due:
                     intake = self._intake(DueDay(day.day_us, day.known_by_us))
@@ -261,7 +261,7 @@ class ExperimentDays:
         return sums
 
     def _left_out(self, first: FirstExposures, intake: Intake) -> NDArray[Any] | None:
-        """Return which units were exposed to another variant until their day is closed; None if such units count.
+        """Return which units met another variant before their day was closed; None if such units count.
 
         In a switchback, none is left out: a unit counts once in each block of time, and has a single variant there.
         """
@@ -283,7 +283,7 @@ class ExperimentDays:
         return logged if self._units is None else chain(self._units.exposures(intake), logged)
 
     def _fallbacks(self, intake: Intake) -> Iterator[ExposureBlock]:
-        """Yield exposures of units that got the control: a pause, a lower share, `where`, or a missing feature."""
+        """Yield exposures of units that got the control due to a pause, a lower share, `where` or a missing feature."""
         state = self._state
         lowered = share_was_lowered(state)
         if (self.definition.where is None and not lowered) or self.definition.switchback is not None:
@@ -294,7 +294,7 @@ class ExperimentDays:
         return chain(self._units.not_eligible(intake), self._units.missing(intake), logged)
 
     def _lacking(self, intake: Intake) -> dict[int, str]:
-        """Return units that took no part because features were missing: a text that names the features, by unit hash.
+        """Return the hashes of units that took no part because features were missing, each with a text naming these.
 
         Units that took part later, but before the day is closed, are left out.
         """

@@ -44,7 +44,7 @@ class Ahead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stamped_ahead(state: State, now_us: int) -> list[Ahead]:
-    """Find log records, and other stored times (see `Ahead`), that are later than now plus a tolerance."""
+    """Find log records, and other stored times (see `Ahead`), that are ahead of now (by more than a tolerance)."""
     log, found = state.events, list[Ahead]()
     for partition, last in log.positions().items():
         newest = log.read(partition, max(0, last - 1), limit=1)
@@ -99,8 +99,8 @@ def restamp(system: System, found: Sequence[Ahead], now_us: int, actor: str) -> 
 def _restamp_table(table: Table, now_us: int) -> None:
     """Correct the append times of a table's rows that lie in the future.
 
-    If an event became known when it was appended, this time is corrected, too. Other times at which events became known
-    stay, because users may have given them.
+    If an event became known when it was appended, its known-at time is corrected, too. Other known-at
+    times stay, because users may have given them.
     """
     rows = table.scan()
     if not rows.rows:

@@ -66,7 +66,7 @@ def write_table(
                 files += [_group(folder, start) for start in range(cut.start, max(cut.stop, 1), GROUP_ROWS)]
             _put_together(files, out)
     except (duckdb.IOException, OSError) as error:
-        raise Unavailable(f"{out}: {error}. Check free space and access, and run it again.") from error
+        raise Unavailable(f"{out}: {error}. Check free space and access, and run this again.") from error
     return total
 
 

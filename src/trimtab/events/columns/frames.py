@@ -22,7 +22,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
 
     Each element of an array is one version of an event; exact repetitions are left out. A version counts from
     `known_at_us` until `superseded_at_us`, the time at which the next version of its id became known (`NEVER_US` for
-    the newest version). The versions of an id are ordered by (known at, partition, position), see D4. A version that
+    the newest version). The versions of an id are ordered by (known at, partition, position); see D0004. A version that
     deletes the event (`deleted`) ends the previous version, but does not count itself.
     """
 

@@ -37,7 +37,7 @@ def evaluate(
         features: The features to compute.
         requests: The columns of the requests.
         at_us: The time as of which to compute each request's features, in microseconds, int64. It is before the
-            request's own time if `request` declares a lead.
+            request's own time if `features.request` declares a lead.
         frames: For each source of a view, its events up to the wanted position in the log.
 
     Returns:

@@ -25,7 +25,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True):
 
 
 def packed(answers: Answers) -> bytes:
-    """Return results as bytes. Equal results give equal bytes."""
+    """Return results as bytes. The same results give the same bytes."""
     return msgspec.msgpack.encode({name: _packed(column, codes) for name, (column, codes) in answers.items()})
 
 

@@ -23,7 +23,7 @@ from trimtab.training.definitions import Model
 KIND = "red_window"
 JOURNAL = "red_windows"  # the journal of all releases
 _OF_DAYS = frozenset(LABEL_FAULTS)  # signals that are found when a day of labels is closed
-_OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # may end with late labels, such as those of another class
+_OF_LATE_LABELS = frozenset(("labels_missing", "one_class"))  # labels that come late may repair these faults
 _OF_FEEDS = frozenset(("feed_stopped", "feed_late", "feed_clock"))
 _SILENT = frozenset(("feed_stopped", "feed_late"))  # the events that came are right, and the missing may still come
 _ROWLESS = frozenset(("traffic_stopped",))  # there are no rows to leave out
@@ -61,8 +61,8 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
 
     These are the red windows that were not released, and the time of the newest requests, which may still prove to be
     faulty. A fault of inputs is found within a day. A fault of labels is found when the day on which they came is
-    closed. So requests whose labels may have come on a day that is still open are left out, too: those since a day
-    before the end of the closed days (or since the wait for labels before it, if that is shorter). # D0185
+    closed. So requests whose labels may have come on a day that is still open are left out, too: those of the last day
+    before the end of the closed days (or of the wait for labels, if that is shorter). # D0185
     """
     found = [
         LeftOut(
@@ -141,7 +141,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def back_us(self) -> int:
-        """The longest time from a request to the beginning of the day of labels on which it got its label."""
+        """How long before a day with a fault of labels the requests were made whose labels came on that day."""
         return max(self.label_wait_us if self.label_span_us is None else self.label_span_us, DAY_US)
 
     def excludes(self, signal: Signal) -> bool:
@@ -169,9 +169,9 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         A fault is assumed to have begun a day before its signal was raised. If the evidence (from onset to signal) is
         longer than half a day, twice its length is taken instead of the day. If a feed stopped, the fault began with
         the last event. Labels that came during the fault may belong to requests that are older by the wait for labels.
-        The time ends with the signal or, if features read the source, when they no longer read events from before that
-        (`sources`). For a signal about a day of labels, the time begins `back_us` before that day, and the wait is
-        subtracted from its end, because the signal only ends after the wait.
+        The time ends with the signal or, if features read the source, when they no longer read events from before the
+        signal's end (`sources`). For a signal about a day of labels, the time begins `back_us` before that day, and
+        ends earlier than the signal by the wait, because the signal only ends after the wait.
         """
         wait_us, ended_us = self.label_wait_us, signal.ended_at_us
         if signal.kind in _OF_DAYS:
@@ -188,7 +188,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:
-        """Return the source that a signal is about, or for a feature the name of its view; empty: neither."""
+        """Return A if the signal is about `source A` or `column A.B` (a source or a view); otherwise an empty text."""
         what, _, name = signal.subject.partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
 
@@ -233,8 +233,8 @@ def with_late_labels(
 ) -> list[Put | Remove]:
     """Return the changes that shorten or remove red windows of labels, if labels that came late repair them. # D0185
 
-    `lacking_of` gets the kind of a window, and the sums of each of its days by the beginning of the day. It returns the
-    days that still have the fault.
+    `lacking_of` gets the kind of a window, and a mapping from the beginning of each of its days to the day's sums. It
+    returns the days that still have the fault.
     """
     changes: list[Put | Remove] = []
     for window, record in _missing_labels(catalog, model):

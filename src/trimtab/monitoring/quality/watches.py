@@ -28,7 +28,7 @@ from trimtab.stats.inference.edetector import (
 
 LOSS, CALIBRATION, SLICE = "quality_loss", "quality_calibration", "quality_slice"
 MET_DAYS = 7  # an alarm ends when the mean of this many days with labels is back at that of the reference
-# a second reference is kept while its evidence exceeds this, even if seven days are as good: a small change takes
+# a second reference is kept while its log evidence exceeds this, even if seven days reach it: a small change takes
 # weeks to show, and without a change, the evidence after a month is at most 30 on average
 SUSPICIOUS = math.log(30.0)
 FULL_REFERENCE = 28  # a reference of fewer days is called provisional
@@ -42,7 +42,7 @@ _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
 _HARMLESS_LOSS = 0.005  # a loss is no evidence if it is above the reference by at most this share  # D0223
 _HARMLESS_GAP = 0.001  # a gap of the calibration is no evidence if it adds at most this share to the loss
-_SLICE_STEPS = 60  # this many days are kept to date the onset of a slice's change
+_SLICE_STEPS = 60  # days that are kept, from which the onset of a slice's change is estimated
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +51,8 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     spec: AlarmSpec
     state: AlarmState = AlarmState()
     excess: bool = False  # for a loss: whether it is the excess loss, the loss minus the expected loss
-    # in standard deviations. Of a calibration gap: how far 0 is from the reference's mean; between both is no evidence.
-    # Of an estimated loss: how far above the reference's mean it may be when an alarm ends.
+    # in standard deviations. For a calibration gap: how far 0 is from the reference's mean; values between these are no
+    # evidence. For an estimated loss: how far above the reference's mean it may be when an alarm ends.
     to_zero: float = 0.0
     # during an alarm: the same value, with its mean since the change as the reference; it finds a further rise
     worse: MetricValue | None = None
@@ -107,7 +107,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice
     short: ShortReference | None = None  # the reference days, while they are too few to learn from  # D0223
     # the second reference: that of an earlier version, kept until seven days of this version are as good (see `met`),
-    # and longer for kinds of values without an own reference
+    # and longer for kinds of values that have no reference of their own
     healthy: dict[str, MetricValue] = {}
     healthy_version: str | None = None  # the id of that earlier version
     healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version
@@ -116,7 +116,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     levels: dict[str, LossLevel] = {}  # the loss of the reference days, for all rows ("") and for each slice
     # after a change, the losses before it, for all rows ("") and slices, until this version is back at them  # D0224
     earlier_levels: dict[str, EarlierLevel] = {}
-    short_of: dict[str, float] = {}  # by kind, by how much the reference is worse than the second one
+    short_of: dict[str, float] = {}  # for each kind, how much worse the reference is than the second
     # set if the version was promoted without an alarm: the beginning of the change that `short_of` shows. `short_of`
     # then counts as an alarm
     short_since: ChangeOnset | None = None
@@ -385,10 +385,10 @@ def _risen(figure: MetricValue) -> MetricValue:
 
 
 def _up_to_zero(figure: MetricValue) -> MetricValue:
-    """Return the watched value, for which days between the reference's mean and 0, the right value, are no evidence.
+    """Return the watched value, for which days between the reference's mean and 0 (the ideal value) are no evidence.
 
-    For an excess loss, the bound moves by at most two standard errors. Luck explains no more than that, and the mean of
-    a model that is less sure than it could be is well below 0.
+    For an excess loss, the bound moves by at most two standard errors. Luck explains no more: a model
+    with a mean further below 0 is less sure than it could be.
     """
     spec = figure.spec
     to_zero, luck = -spec.mean * (1.0 - spec.correlation) / spec.sd, 2.0 / math.sqrt(spec.reference_blocks)

@@ -138,8 +138,8 @@ def walk_forward_rows(
     """Return rows to learn from and rows to score, so that the reference also has days before a window.
 
     There are at most two choices: a reference of 84 days (window included), if the rows left to learn from are at least
-    twice the rows to score, and then one of 28 days, if they are at least as many. A choice is left out if the window
-    alone has that many days, or if all rows to learn from have the same label.
+    twice the rows to score, and then one of 28 days, if there are as many to learn from as to score. A choice is left
+    out if the window alone has that many days, or if all rows to learn from have the same label.
 
     Args:
         source: The rows that the candidate has learnt from, the only ones to learn from here.
@@ -158,10 +158,10 @@ def walk_forward_rows(
 
 
 def is_as_good(days: Sequence[PairedDay], most: float = MOST_WORSE) -> bool:
-    """Return whether a model's loss is above the other's by at most the share `most` (-0.01: at least 1 % below it).
+    """Return whether a model's loss exceeds the champion's by at most the share `most` (-0.01: is 1 % or more below).
 
-    The model that scored earlier days must not be much worse than the candidate on the window: its losses would be too
-    high for a reference, and a later rise up to them would raise no alarm. # D0226
+    The model that scored earlier days must not be much worse than the candidate on the window. Otherwise its losses
+    would be too high for a reference, and a later rise up to them would raise no alarm. # D0226
     """
     worse = sum(day.rows * day.difference for day in days)
     return worse <= most * sum(day.rows * day.champion for day in days)

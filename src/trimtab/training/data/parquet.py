@@ -68,7 +68,7 @@ def columns_hash(table: Columns) -> str:
 
 
 def add_to_hash(digest: hashlib._Hash, table: Columns) -> hashlib._Hash:
-    """Add a table to a hash and return the hash: tables with other columns of the same rows may follow each other."""
+    """Add a table to a hash and return the hash. More columns of the same rows can be added as further tables."""
     for name, column in table.by_name.items():
         digest.update(f"{name}\0{column.dtype}\0{len(column)}\0".encode())
         valid = column.present()

@@ -65,7 +65,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     flavor: Callable[[str, str, Mapping[str, str]], dict[str, Any]] | None = None
     # Returns the fitted parameters as text, by name.
     parameters: Callable[[bytes], dict[str, str]] | None = None
-    # Given stored bytes, rows of inputs, and whether each input has the mean 0 over the training rows. Returns SHAP
+    # Gets stored bytes, rows of inputs, and whether each input has the mean 0 over the training rows. Returns SHAP
     # values, shape (rows, inputs + 1) with the base value last, and raw scores, shape (rows,); for several classes
     # (rows, classes, inputs + 1) and (rows, classes). Returns None if this estimator has no SHAP values.
     contributions: Callable[[bytes, NDArray[Any], bool], tuple[NDArray[Any], NDArray[Any]] | None] | None = None

@@ -74,7 +74,7 @@ class _Tiles:
         return first, np.where(high > low, self._of_given[high - 1] + 1, first)
 
     def at(self, tile: Array, request: Array) -> tuple[Array, Array]:
-        """Return the sum and the number of values of each tile, at the time of the request with the same index."""
+        """Return the sum and the number of values of tile[i] at the time of request[i], for each i."""
         change = self._last[tile]
         late = np.flatnonzero(self._changed_at[change] > request)
         if len(late):

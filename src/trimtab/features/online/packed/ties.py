@@ -1,4 +1,4 @@
-"""Ties: rows with the newest event time of an entity that do not fit in its state, and have keys of their own. # D33
+"""Ties: rows at an entity's newest event time that do not fit in its state, and have keys of their own. # D33
 
 In a source without a key, a record may repeat any event, and may give it an earlier known-at time, which changes the
 order of tied rows. So each tied row must be found by its id, and none may be forgotten. A state keeps up to 64
@@ -69,7 +69,7 @@ class Ties:
         """Keep the last tied rows in the state, and store the others.
 
         If the batch has a newer event time, delete the stored ties of the old one. Call this after the rows of the
-        batch were sealed.
+        batch were sealed (see `state.py`).
         """
         state = self._state
         if self._spills and state.latest_rows[-1][EVENT_AT] != self._at_us:

@@ -1,4 +1,4 @@
-"""Find sources whose events only repeat the last values of their entities: a cache, a stuck device, an old file.
+"""Find sources whose events only repeat their entities' last values, because of a cache, a stuck device or an old file.
 
 Such events are on time and in the usual range, so no other check finds them.
 """
@@ -17,9 +17,9 @@ from trimtab.monitoring.inputs.checks.feeds import REFERENCE_DAYS, Arrivals
 from trimtab.monitoring.inputs.checks.findings import Finding, percent
 
 _NEWEST: Final = 300  # of the last day, at most this many events are checked
-_FIRST: Final = 40  # the newest are checked first; if this many do not repeat, the others are not read
+_FIRST: Final = 40  # checked first; if fewer than `_STUCK` of these repeat values, the others are not read
 _LEAST_PAIRS: Final = 20  # at least this many events need an earlier event of their entity
-_STUCK: Final = 0.95  # the source is stuck from this share of repeated values on
+_STUCK: Final = 0.95  # a source counts as stuck if at least this share of its values is repeated
 _FURTHER: Final = 0.2  # and only if the share is this much higher than on each earlier day
 _LEAST_DAYS: Final = 7
 _EARLIER: Final = 50_000  # at most this many earlier events are compared

@@ -194,5 +194,20 @@ def test_without_an_answer_a_tick_drops_the_candidate(trained: Path) -> None:
     with shop.opened(changed(trained, approval, ('{"x"', '{"also": tt.col("x") + 1.0, "x"'))) as project:
         assert retrained(project)[0][-1] == "ask"
     with shop.opened(trained, shop.NOW_US + 3 * DAY_US) as project:
+        assert "waited for approval until" in project.status().deployments[0].phase
         assert [d.act for d in project.tick()] == ["expire"]
-        assert project.status().deployments[0].phase == "idle"
+        assert project.status().deployments[0].phase.startswith("idle; an alarm begins no training until 2024-")
+
+
+def test_a_candidate_is_dropped_if_no_approval_is_declared_any_more(trained: Path) -> None:
+    declared = (trained / "project.py").read_text()
+    approval = ("**rules)", 'approval="2d", **rules)')
+    also = ('{"x"', '{"also": tt.col("x") + 1.0, "x"')
+    with shop.opened(changed(trained, approval, also)) as project:
+        assert retrained(project)[0][-1] == "ask"
+    (trained / "project.py").write_text(declared.replace(*also))
+    with shop.opened(trained, shop.NOW_US + DAY_US) as project:
+        (decision,) = project.tick()
+        assert (decision.act, decision.cause) == (
+            "refuse", "The deployment no longer declares an approval. Train again."
+        )  # fmt: skip

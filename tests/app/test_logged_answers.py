@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import shop
+from alias_moves import promote
 
 from indexed_labels import IndexedLabels
 from trimtab.app.project import Project
@@ -22,10 +23,12 @@ from trimtab.features.definitions import Request
 from trimtab.features.labels import LabelIndex
 from trimtab.registry import LoadedModel
 from trimtab.serving.arms.arms import CANARY
+from trimtab.steering.candidates.comparison_targets import TargetScores
 from trimtab.steering.candidates.comparisons import Comparisons
 from trimtab.steering.candidates.ports import DeploymentParts
 from trimtab.steering.candidates.recipes import BatchRecipe
-from trimtab.steering.loop_state import PairedDay, Repair
+from trimtab.steering.candidates.windows import JudgingWindow
+from trimtab.steering.loop_state import Changes, PairedDay, Repair
 from trimtab.training import Model, TrainingSet
 
 MODELS = """
@@ -146,6 +149,19 @@ def comparisons_of(project: Project, data: Any = None) -> Comparisons:
         ids=TimeIds(project.clock, seed=1),
     )  # fmt: skip
     return Comparisons(parts, recipe)
+
+
+def test_after_a_roll_back_by_hand_a_refit_on_older_days_has_to_be_proven(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        compare, changes = comparisons_of(project), Changes(refreshes=True)
+        promote(project, "buyer@1")
+        shop.move(project, shop.HOUR_US)
+        project.roll_back("buyer", why="It was better.", actor="Ada")
+        now_us = project.clock.now_us()
+        target, answered, rows = compare.target(now_us), TargetScores(np.zeros(3), ""), np.ones(3, bool)
+        for begins_us, refreshes in ((now_us - DAY_US, False), (now_us, True)):
+            window = JudgingWindow(begins_us, begins_us + DAY_US, rows, rows)
+            assert compare.refreshes(changes, target, answered, window) is refreshes
 
 
 def compared(project: Project, repair: Repair, since_us: int, data: Any) -> tuple[PairedDay, ...]:

@@ -63,6 +63,19 @@ def test_under_load_of_many_connections_the_version_before_answers_within_a_seco
     assert max(waits) < 1.0
 
 
+def test_after_a_roll_back_status_says_when_quality_is_watched_again(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.tick()
+        promote(project, "buyer@1")
+        project.tick()
+        project.roll_back("buyer", why="It was better.")
+        status = project.status()
+        assert "its quality is watched from the next one on" in status.deployments[0].watch
+        assert not any("not promoted by the loop" in line for line in status.red)
+        project.tick()
+        assert "from the next one on" not in project.status().deployments[0].watch
+
+
 def test_a_roll_back_is_written_down_and_a_second_one_without_a_version_before_is_refused(trained: Path) -> None:
     with shop.opened(trained) as project:
         promote(project, "buyer@1")

@@ -99,3 +99,6 @@ def test_a_signal_has_the_owner_and_what_stood_before_it_as_its_cause(catalog: C
         ("team shop", "null_values of column x"),
         ("team shop", None),  # it began long before
     ]
+    stopped = msgspec.structs.replace(a_signal(3, subject=""), id="f", kind="feed_stopped")
+    settled, _ = settle_signals(catalog, "m", ("feed_stopped",), [stopped], now_us=3 * DAY_US)
+    assert settled.begun[0].cause == "null_values of column x"  # no loss stops a feed

@@ -14,7 +14,7 @@ KIND = "signal"  # the kind of catalogue records of signals that hold now or end
 JOURNAL = "signals"  # the journal: one entry each time a signal begins, becomes red or ends
 LISTED_US = 7 * DAY_US  # how long a signal stays in the list after its end
 OVER = "the cause is no longer found"
-_EXPECTED = "estimated_loss"  # signals of this kind are about a loss, and so not its cause
+_OF_LOSSES = ("quality_", "estimated_loss")  # kinds with these beginnings are about losses, which cause nothing else
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,11 @@ def settle(
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
     begun = [one for key, one in now.items() if key not in before or _became_red(one, before[key])]
-    others = [one for one in listed if one.ended_at_us is None and one.kind not in (*kinds, _EXPECTED)]
+    others = [
+        one
+        for one in listed
+        if one.ended_at_us is None and one.kind not in kinds and not one.kind.startswith(_OF_LOSSES)
+    ]
     begun = [
         msgspec.structs.replace(
             _as_begun(one, before.get(_identity(one))), owner=one.owner or owner, cause=_cause(one, others)

@@ -20,10 +20,7 @@ _AFTER_US = 2 * DAY_US  # a fault is complete this long after its end, and a shi
 # kinds of input signals that any change of the data can cause
 _VALUES = frozenset(("new_values", "constant", "range", "units", "swapped", "shape", "label_shift", "one_class"))
 _GAPS = ("outage", "late_feed", "label_stop")  # faults that can cause every other kind, too
-_ALSO = {
-    "null_column": ("nulls", "joint_nulls", "labels_missing"),
-    "stuck_feed": ("nulls", "feed_stuck", "duplicates"),
-}
+_ALSO = {"null_column": ("nulls", "joint_nulls", "labels_missing"), "stuck_feed": ("nulls", "feed_stuck", "duplicates")}
 
 
 class Origins(msgspec.Struct, frozen=True, kw_only=True):

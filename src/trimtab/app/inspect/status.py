@@ -50,7 +50,7 @@ from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.worker_metrics import shared_scrape
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Ledger
-from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState
+from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState, is_before
 from trimtab.steering.loop_state import CANARY as CANARY_STAGE
 from trimtab.steering.loop_state import SHADOW as SHADOW_STAGE
 from trimtab.training.environment import absent_library
@@ -208,10 +208,13 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         failure = _failure(system, version)
         if failure is not None:
             red.append(f"{name}: {version.name} cannot answer: {failure} Or run: trimtab train {name}")
-    unwatched = None if version is None else _unwatched(loop, version.id)
+    moved_since = version is not None and loop.controller.state.version not in (None, version.id)
+    unwatched = None if version is None or moved_since else _unwatched(loop, version.id)
     if unwatched is not None:
         red.append(f"{name}: {unwatched}")
-    if watch is None or not (watch.figures or watch.healthy):
+    if moved_since:
+        text = "another version was put in service after the last tick, and its quality is watched from the next one on"
+    elif watch is None or not (watch.figures or watch.healthy):
         text = "quality is not watched"
     elif watch.alarming:
         onset = watch.onset
@@ -386,13 +389,14 @@ def _phase(system: System, state: LoopState, name: str) -> str:
         baked = system.registry.get(state.bake.version).name
         return f"idle; {baked} may be rolled back until {format_time(state.bake.until_us)}, if its service gets worse"
     if state.phase == "idle":
-        return "idle"
+        quiet = is_before(system.clock.now_us(), until_us := state.alarm_quiet_until_us)
+        return "idle" + (f"; an alarm begins no training until {format_time(until_us)[:16]}" if quiet else "")
     if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
         waiting = system.registry.get(state.repair.successor).name
-        until = format_time(state.expires_us)
-        return (
-            f"{waiting} waits for approval until {until}: trimtab approve {name}, or trimtab reject {name} --why TEXT"
-        )
+        until = f"for approval until {format_time(state.expires_us)}"
+        if not is_before(system.clock.now_us(), state.expires_us):
+            return f"{waiting} waited {until}; the next tick drops it, unless automation is frozen"
+        return f"{waiting} waits {until}: trimtab approve {name}, or trimtab reject {name} --why TEXT"
     if state.phase in (SHADOW_STAGE, CANARY_STAGE):
         stage = next(one for one in stages_of(system, name) if one.state == "now")
         tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor

@@ -197,7 +197,7 @@ class ServedModel:
         name = self.deployment.name
         version = self._registry.alias(name, CHAMPION)
         if version is None:
-            raise NotFound(f"model {name!r}: no version is in service. Train one: trimtab train {name}")
+            raise NotFound(f"model {name!r}: no version is in service. See: trimtab status, trimtab train {name}")
         self.see_stored()
         self._waits = set()
         try:

@@ -43,9 +43,9 @@ def report_lines(result: ReplayResult) -> Iterator[str]:
         yield from [line] if "  " in line else textwrap.wrap(line, PAGE) or [""]
 
 
-def write_report(result: ReplayResult, found: Sequence[Comparison], title: str, file: Path) -> None:
+def write_report(result: ReplayResult, title: str, file: Path) -> None:
     """Write a replay as a self-contained HTML page. The same seed gives the same page."""
-    file.write_text(html_page(replay_document(result, found, title)), "utf-8")
+    file.write_text(html_page(replay_document(result, comparisons(result), title)), "utf-8")
 
 
 def replay_document(result: ReplayResult, found: Sequence[Comparison], title: str, *, cpu: bool = False) -> Document:

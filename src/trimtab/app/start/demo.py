@@ -19,7 +19,7 @@ import msgspec
 
 from trimtab.app.inspect.doctor import require
 from trimtab.app.project import Project
-from trimtab.app.replay.replay_report import comparisons, quality_picture, report_lines, write_report
+from trimtab.app.replay.replay_report import quality_picture, report_lines, write_report
 from trimtab.app.replay.scenario_process import ScenarioSource, divide_by_features, replay_side_by_side, shown_decisions
 from trimtab.app.replay.scenarios import DEMO_LOOKS_US
 from trimtab.app.state.definitions import Definitions, load_definitions
@@ -79,7 +79,7 @@ def run_demo(folder: Path, *, seed: int, show: Show) -> ReplayResult:
                 show(f"{model}: {version.name} ({version.id[:12]}) is in service")
     _serve(config, state, result.until_us, _newest_requests(definitions, tables, result.until_us), show)
     report = folder / "report.html"
-    write_report(result, comparisons(result), f"{definitions.deployment(None).name}: a year of the loop", report)
+    write_report(result, f"{definitions.deployment(None).name}: a year of the loop", report)
     report.with_name("quality.svg").write_text(str(quality_picture(result)), "utf-8")
     show("")
     for line in report_lines(result):

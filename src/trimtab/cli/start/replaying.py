@@ -109,7 +109,7 @@ def simulate(
             seed=seed,
             progress=meter,
         )
-    from trimtab.app.replay.replay_report import comparisons, report_document, report_lines, write_report
+    from trimtab.app.replay.replay_report import report_document, report_lines, write_report
 
     if search:
         _show_search(result)
@@ -118,7 +118,7 @@ def simulate(
     if plot is not None:
         result.plot().save(plot)
     if html is not None:
-        write_report(result, comparisons(result), f"{next(iter(result.lines))} and others, replayed", html)
+        write_report(result, f"{next(iter(result.lines))} and others, replayed", html)
 
 
 def _check_files(html: Path | None, plot: Path | None) -> None:

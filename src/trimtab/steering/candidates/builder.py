@@ -139,7 +139,7 @@ class CandidateBuilder:
         )
         scores = finite(of_window(best.scores, plan, window), judged)
         folds = tuple((fold, plan.learnt(best.source, fold)) for fold in plan.folds) if plan.folds[1:] else ()
-        refreshes = compared.refreshes(changes, target, answered)
+        refreshes = compared.refreshes(changes, target, answered, window)
         in_words = plan_in_words(plan, best.source, window)
         case = Case(training_set, window, answered, plan.choices, folds, in_words, refreshes)
         gate = self._gate(Side(judged, scores, training_set.features.values.take(window.rows), judged), case)

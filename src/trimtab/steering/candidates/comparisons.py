@@ -238,17 +238,23 @@ class Comparisons:
             raise Misuse(f"promote {version.name}: the version cannot score the days to judge on: {error}") from error
         return Side(own.version, finite(scores, own.version), rows.features.values, version, own.note)
 
-    def refreshes(self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores) -> bool:
+    def refreshes(
+        self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores, window: JudgingWindow
+    ) -> bool:
         """Return whether the candidate is a scheduled refit: the same recipe (definition and way of fitting) as in
         service.
 
-        A refit after a known change of the data does not count as scheduled. If the gate declares `prove_refreshes`, no
-        refit counts as scheduled.
+        A refit after a known change of the data does not count as scheduled. Nor does one after a person rolled back,
+        until no day of the window is older: that version may be bad on days before, for which it was not chosen. If the
+        gate declares `prove_refreshes`, no refit counts as scheduled.
         """
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
-        same = target.version.recipe == self._deployment.model.hash
-        return same and self._deployment.gate.prove_refreshes is msgspec.UNSET
+        if self._deployment.gate.prove_refreshes is not msgspec.UNSET:
+            return False
+        move = self._parts.registry.aliases(self._deployment.name)[CHAMPION]
+        by_hand = move.act == "roll_back" and move.actor != "policy"
+        return target.version.recipe == self._deployment.model.hash and not (by_hand and window.start_us < move.at_us)
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
         """Return the training set at a cut (a time), the rows that a search of parameters may use, and the time by

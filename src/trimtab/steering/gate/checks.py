@@ -35,7 +35,7 @@ _ALLOW = (
     "Change the features or the estimator, or declare tt.beats_champion(..., calibration=...) to allow a larger gap."
 )
 _BELOW_FLOOR = (
-    "The version in service, an earlier fit of the same definition, is worse, so the newer fit is let through."
+    "The version in service, an earlier fit of the same definition, is worse, so this does not refuse the newer fit."
 )
 
 

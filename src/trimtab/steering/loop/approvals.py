@@ -7,6 +7,7 @@ from trimtab.core.errors import Conflict
 from trimtab.core.records import Decision
 from trimtab.core.time import format_time
 from trimtab.steering.candidates.ports import Candidates
+from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop.deployment_record import DeploymentRecord
 from trimtab.steering.loop.evidence import overtaken
 from trimtab.steering.loop_state import APPROVAL, Repair
@@ -18,7 +19,8 @@ class Approvals:
     If it can no longer take over, it is dropped, and the ledger says so.
     """
 
-    def __init__(self, record: DeploymentRecord, candidates: Candidates, clock: Clock) -> None:
+    def __init__(self, deployment: Deployment, record: DeploymentRecord, candidates: Candidates, clock: Clock) -> None:
+        self._deployment = deployment
         self._record = record
         self._candidates = candidates
         self._clock = clock
@@ -38,12 +40,15 @@ class Approvals:
         return self._record.state.repair
 
     def drop_outdated(self) -> list[Decision]:
-        """Drop the candidate if its time is over, or if another version has become champion."""
+        """Drop the candidate if its time is over, no approval is declared any more, or another version is champion."""
         repair = self._record.state.repair
         assert repair is not None  # this phase always has a repair
         reason, expires_us = overtaken(repair, self._candidates.champion()), self._record.state.expires_us
         if reason is not None:
             return self._record.refuse([self._record.entry_about(repair, "refuse", reason, actor="policy")])
+        if self._deployment.approval_us is None:
+            gone = "The deployment no longer declares an approval. Train again."
+            return self._record.refuse([self._record.entry_about(repair, "refuse", gone, actor="policy")])
         if self._clock.now_us() < expires_us:
             return []
         reason = f"No one approved or rejected the candidate by {format_time(expires_us)}, when its time was over."

@@ -84,7 +84,7 @@ class Controller:
         self._clock = clock
         self._record = DeploymentRecord(deployment, ledger=ledger, catalog=catalog, clock=clock)
         self._stages = RolloutStages(deployment, self._record, candidates, exposure=exposure, guard=guard, clock=clock)
-        self._approvals = Approvals(self._record, candidates, clock)
+        self._approvals = Approvals(deployment, self._record, candidates, clock)
         self._closed_days = ClosedDays(catalog, deployment, monitor)
 
     @property

@@ -97,7 +97,8 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         return state.stage_since_us, state.stage_since_us + rollout.within_us, said
     if name == "approval":
         answer = f"trimtab approve {deployment.name}, or trimtab reject {deployment.name} --why TEXT"
-        return None, state.expires_us, f"To decide: {answer}."
+        open_still = is_before(now_us, state.expires_us)
+        return None, state.expires_us, f"To decide: {answer}." if open_still else "Its time is over. A tick drops it."
     if name.startswith("canary"):
         until_us, least = state.stage_since_us + rollout.step_us, rollout.guardrails.least
         said = f"It lasts until {format_time(until_us)} at least, and until the canary has answered {least} requests."

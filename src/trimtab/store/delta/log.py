@@ -178,8 +178,7 @@ class DeltaLog:
             try:
                 with named(self.directory):
                     delta.alter.add_columns(
-                        fields,
-                        post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+                        fields, post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False)
                     )
                     delta.update_incremental()
             except delta_errors.CommitFailedError:  # another process committed first, so read the table again

@@ -181,10 +181,7 @@ class LmdbEnvironment:
         """Write all pairs, except those in `gone`, to a new, synced store."""
         size = self._environment.info()["map_size"]
         try:
-            with (
-                lmdb.open(str(directory), map_size=size, sync=False) as new,
-                self._begin() as transaction,
-            ):
+            with lmdb.open(str(directory), map_size=size, sync=False) as new, self._begin() as transaction:
                 pairs = ((key, value) for key, value in transaction.cursor() if key not in gone)
                 while some := list(islice(pairs, _COPIED)):
                     with new.begin(write=True) as writing:

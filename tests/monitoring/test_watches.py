@@ -561,6 +561,19 @@ def test_a_repair_that_is_only_less_sure_stays_red_until_the_loss_before_the_cha
     assert standing(catalog) == []
 
 
+def test_a_level_that_a_replaced_version_did_not_reach_is_red_once(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "m", run_length_days=500, metric="log_loss")
+    anchor(monitor, catalog, "v1", unsure(1, 0, 28, 0.2, "v1"), 28)
+    monitor.observe(stream(2, 28, 10, level=0.30), now_us=38 * DAY_US)
+    anchor(monitor, catalog, "v2", unsure(3, 31, 7, 0.24, "v2"), 38)
+    refresh, changes = monitor.anchor("v3", unsure(4, 38, 7, 0.24, "v3"), at_us=46 * DAY_US, continues=True)
+    catalog.write(changes)
+    monitor.reload()
+    monitor.observe(unsure(5, 46, 1, 0.24, "v3"), now_us=47 * DAY_US)
+    assert refresh.earlier is not None  # its last days are still watched
+    assert [(one.version, one.kind) for one in standing_signals(catalog, "m")] == [("v3", "quality_level")]
+
+
 def test_the_loss_before_a_change_can_be_accepted(catalog: Catalog) -> None:
     monitor = QualityMonitor(catalog, "m", run_length_days=500, metric="log_loss")
     anchor(monitor, catalog, "v1", unsure(1, 0, 28, 0.2, "v1"), 28)

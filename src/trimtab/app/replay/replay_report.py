@@ -39,16 +39,16 @@ _SHOWN = 40  # the maximum number of alarms and of decisions shown in a terminal
 
 def report_lines(result: ReplayResult) -> Iterator[str]:
     """Yield a replay as lines of at most 100 characters: quality, months, alarms, decisions and comparisons."""
-    for line in terminal_text(replay_document(result, comparisons(result), "Replay", cpu=True)).splitlines():
+    for line in terminal_text(replay_document(result, "Replay", cpu=True)).splitlines():
         yield from [line] if "  " in line else textwrap.wrap(line, PAGE) or [""]
 
 
 def write_report(result: ReplayResult, title: str, file: Path) -> None:
     """Write a replay as a self-contained HTML page. The same seed gives the same page."""
-    file.write_text(html_page(replay_document(result, comparisons(result), title)), "utf-8")
+    file.write_text(html_page(replay_document(result, title)), "utf-8")
 
 
-def replay_document(result: ReplayResult, found: Sequence[Comparison], title: str, *, cpu: bool = False) -> Document:
+def replay_document(result: ReplayResult, title: str, *, cpu: bool = False) -> Document:
     """Return a document about a replay. With `cpu`, it has CPU seconds, which differ from run to run."""
     cards = scorecards(result)
     scenarios = list(result.lines.values())
@@ -83,7 +83,7 @@ def replay_document(result: ReplayResult, found: Sequence[Comparison], title: st
     document.table(alarm_table(cards), most=_SHOWN)
     document.heading("Decisions")
     document.table(outcome_table(scenarios), most=_SHOWN)
-    if found:
+    if found := comparisons(result):
         document.heading(f"{scenarios[0].name} against the others")
         document.paragraph(
             "Differences on the same rows, with 95 % intervals from a bootstrap of whole weeks. A negative difference "

@@ -47,8 +47,8 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int, standing: Coll
     if watch.arm:
         return [_of_arm(one, watch.arm) for one in found]
     if watch.earlier is not None:
-        # the levels that the replaced version did not reach are those of the new one now
-        found += [one for one in signals_of(watch.earlier, day, now_us, standing) if one.kind != LEVEL]
+        earlier = signals_of(watch.earlier, day, now_us, standing)
+        found += [one for one in earlier if one.kind != LEVEL]  # the new version has signals about the same levels
     if day is not None and watch.silent_days >= SILENT_DAYS:
         found.append(_silence(watch, day, now_us))
     if watch.unlisted_day is not None and watch.unlisted_told != "no":

@@ -250,11 +250,10 @@ class Comparisons:
         """
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False
-        if self._deployment.gate.prove_refreshes is not msgspec.UNSET:
-            return False
         move = self._parts.registry.aliases(self._deployment.name)[CHAMPION]
         by_hand = move.act == "roll_back" and move.actor != "policy"
-        return target.version.recipe == self._deployment.model.hash and not (by_hand and window.start_us < move.at_us)
+        proves = self._deployment.gate.prove_refreshes is True or (by_hand and window.start_us < move.at_us)
+        return target.version.recipe == self._deployment.model.hash and not proves
 
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
         """Return the training set at a cut (a time), the rows that a search of parameters may use, and the time by

@@ -97,7 +97,7 @@ def test_the_shadow_of_a_candidate_begins_after_the_last_day_that_shares_its_lab
     assert unseen_from(rows, 0) == newest_us // DAY_US * DAY_US + DAY_US
 
 
-@pytest.mark.parametrize("span", [30_000, 60_000_000, "30min"])
+@pytest.mark.parametrize("span", [3, 60_000_000, "30min"])
 def test_a_span_without_a_unit_is_refused(project: Project, span: str | int) -> None:
     with pytest.raises(Misuse, match=r"is less than an hour\. Give it with a unit"):
         label(project.definitions.sources["sales"], key="visit_id", value="bought", wait="4d", span=span)

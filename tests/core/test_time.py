@@ -119,14 +119,6 @@ def test_a_duration_that_no_moment_could_be_moved_by_is_refused(value: Any) -> N
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("value", [1, 7, 999])
-def test_a_number_that_was_meant_to_have_a_unit_is_refused(value: int) -> None:
-    with pytest.raises(
-        Misuse, match=f'{value} means {value} microseconds, because it has no unit. Give one: "{value}d"'
-    ):
-        duration_us(value)
-
-
 @pytest.mark.parametrize("value", [Broken(), None, True, 1.5, "", "1 year", "-1d", "1e3s"])
 def test_what_is_no_duration_is_refused_whatever_it_is(value: Any) -> None:
     with pytest.raises(Misuse, match="is not a duration"):

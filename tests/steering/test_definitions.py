@@ -55,6 +55,10 @@ def test_an_owner_that_is_no_text_is_refused(owner: Any) -> None:
         ({"cache": True}, r"cache=True\. Give e\.g\. tt\.cache\(\)"),
         ({"fits_per_day": 2.5}, r"fits_per_day=2\.5 is not a number of fits\. Give a whole number"),
         ({"fits_per_week": "3"}, r"fits_per_week='3' is not a number of fits"),
+        ({"approval": 0}, r"approval, cooldown or settle is no usable time\. Give it with a unit"),
+        ({"approval": 3}, r"no usable time\. Give it with a unit"),
+        ({"cooldown": 30}, r"no usable time\. Give it with a unit"),
+        ({"settle": 7}, r"no usable time\. Give it with a unit"),
         (
             {"learn": "online", "retrain": tt.every("7d") | tt.on_estimated_drop() & tt.on_new_labels(5)},
             r"on_estimated_drop\(\) would never begin a repair\. Leave it out",

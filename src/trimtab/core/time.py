@@ -48,8 +48,6 @@ def duration_us(text: str | int) -> int:
     """
     if isinstance(text, int) and not isinstance(text, bool):
         us = text
-        if 0 < us < 1_000:
-            raise Misuse(f'duration: {us} means {us} microseconds, because it has no unit. Give one: "{us}d".')
     else:
         match = _DURATION.fullmatch(text) if isinstance(text, str) else None
         if match is None:

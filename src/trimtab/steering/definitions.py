@@ -383,8 +383,9 @@ def _check(made: Deployment) -> None:
             f"degrade's rule gives one number, but the model has {classes} classes. Give version= or last_answer=.",
         ),
         (
-            made.approval_us == 0,
-            'approval=0 leaves no time to approve. Give a duration such as "2d", or leave approval out.',
+            made.approval_us == 0
+            or any(0 < us < 1_000 for us in (made.approval_us or 0, made.cooldown_us, made.settle_us)),
+            'approval, cooldown or settle is no usable time. Give it with a unit, such as "2d", or leave approval out.',
         ),
     )
     for is_wrong, why in wrong:

@@ -17,6 +17,7 @@ from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.features.definitions import label
 from trimtab.registry import Version
+from trimtab.steering.candidates import comparisons
 from trimtab.steering.candidates.comparison_targets import ComparisonTarget, champion_target
 from trimtab.steering.candidates.windows import labelled_until, unseen_from
 from trimtab.steering.loop_state import Changes
@@ -85,6 +86,9 @@ def test_a_repair_waits_for_two_halves_of_labelled_days(
     )
     assert (lack is None) == (days >= 10)
     assert lack is None or lack.startswith(said)
+    monkeypatch.setattr(comparisons, "excluded_days", lambda rows, model: " 5 of the 9 days are excluded.")
+    again = compared.lack(rows, Changes(onset=ChangeOnset(at_us=at_us, earliest_us=at_us, latest_us=at_us)))
+    assert lack is None or again == f"{lack} 5 of the 9 days are excluded."
 
 
 def test_the_shadow_of_a_candidate_begins_after_the_last_day_that_shares_its_labels(project: Project) -> None:

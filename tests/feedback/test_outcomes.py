@@ -143,6 +143,15 @@ def test_a_day_stays_open_until_its_last_label_can_have_come() -> None:
     assert day_qualities(days.close(DAY_US + WAIT_US)) == []
 
 
+def test_answers_that_are_no_probabilities_do_not_stop_the_closing_of_days() -> None:
+    """The label was a number when version a was trained, and is now whether that number is large."""
+    labels = [Label(key, 0, HOUR_US, 1.0) for key in "ab"]
+    days = OpenDays("m", "log_loss", OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str"))
+    days.add([prediction(1, "a", 0, score=22.5), prediction(2, "b", 0, score=0.5, version="b")])
+    (closed,) = day_qualities(days.close(DAY_US + WAIT_US))
+    assert (closed.version, closed.labelled) == ("b", 1)
+
+
 def test_a_late_or_corrected_label_does_not_change_a_closed_day() -> None:
     labels = [Label("a", 0, HOUR_US, 1.0), Label("a", 1, WAIT_US + 1, 0.0), Label("b", 0, WAIT_US + 1, 1.0)]
     join = OutcomeJoin(reader(labels), wait_us=WAIT_US, key_dtype="str")

@@ -19,6 +19,7 @@ from trimtab.feedback.blocks import DayBlocks, block_days, block_of_lists, merge
 from trimtab.feedback.days import day_quality
 from trimtab.feedback.outcomes import OutcomeFrame, OutcomeJoin
 from trimtab.serving.answer.answering import PAST
+from trimtab.stats.metrics.loss_names import PROBABILITIES
 from trimtab.stats.metrics.losses import Loss
 
 AHEAD_US = 36 * HOUR_US  # the largest age of a prediction that was computed in advance, as in `ServedModel`
@@ -193,6 +194,8 @@ class OpenDays:
                 whole = day_quality(*about, at_us, scores[rows], found.labels[rows], cap=cap, lists=lists[rows])
                 yield block_of_lists(whole[0], arm, cap)
                 continue
+            if self.metric in PROBABILITIES and ((scores[rows] < 0.0) | (scores[rows] > 1.0)).any():
+                continue  # the version was fitted for another kind of label
             yield block_days(
                 *about,
                 arm,

@@ -193,7 +193,6 @@ def ingested_requests(
 
     If a request was corrected, its values are those at its own time, or if none were known then, the first ones.
     Requests deleted before `cut_us` are left out; with `deleted`, only those that were deleted before their own time.
-    So are requests whose own time is after `cut_us`.
     """
     at_us: NDArray[Any] = frame.event_at_us - request.lead_us
     keys = frame.columns[request.key].values

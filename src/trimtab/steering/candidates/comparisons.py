@@ -129,7 +129,7 @@ class Comparisons:
             return (
                 f"Only {days_of(until_us - since_us)} of labelled days lie after the change of {day_of(since_us)}. "
                 f"Labels overlap, so {days_of(halves_us)} are needed. Wait for more."
-            )
+            ) + excluded_days(training_set, self._deployment.name)
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:
@@ -241,12 +241,11 @@ class Comparisons:
     def refreshes(
         self, changes: Changes, target: ComparisonTarget | None, answered: TargetScores, window: JudgingWindow
     ) -> bool:
-        """Return whether the candidate is a scheduled refit: the same recipe (definition and way of fitting) as in
-        service.
+        """Return whether the candidate is a scheduled refit of the recipe in service (definition and way of fitting).
 
         A refit after a known change of the data does not count as scheduled. Nor does one after a person rolled back,
-        until no day of the window is older: that version may be bad on days before, for which it was not chosen. If the
-        gate declares `prove_refreshes`, no refit counts as scheduled.
+        until no day of the window is older: that version was not chosen for the days before. If the gate declares
+        `prove_refreshes`, no refit counts as scheduled.
         """
         if not changes.refreshes or changes.onset is not None or target is None or answered.scores is None:
             return False

@@ -332,7 +332,7 @@ def _log_all(batch: BatchRows, left: Sequence[range], log: PredictionLog, held: 
                         scoring.append((one, scores.submit(batch.packs, part)))
                 if not scoring:
                     break
-                least = min(len(scoring), _TOGETHER if held.manifest.parts else 1)
+                least = min(len(scoring), _TOGETHER if appending or held.manifest.parts else 1)
                 if more and len(scoring) < _AHEAD:  # log now only if no append is running and `least` are scored
                     busy = appending is not None and not appending.done()
                     if busy or not all(found.done() for _, found in islice(scoring, least)):

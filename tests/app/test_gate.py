@@ -145,12 +145,16 @@ def test_a_person_approves_or_rejects_what_passed_and_the_status_shows_who_waits
         assert [d.act for d in project.train("buyer")] == ["train", "gate", "ask"]
         assert "buyer@4 passed, and waits for approval." in [run.outcome for run in project.runs("buyer")]
         phase = project.status().deployments[0].phase
-        assert phase.startswith("buyer@4 waits for approval until 2024-04-12T00:00:00Z: trimtab approve buyer")
+        assert phase.startswith("buyer@4 waits for approval until 2024-04-12T00:00:00Z: trimtab approve buyer, or")
+        project.freeze("Holidays.")
+        assert "trimtab approve buyer (after: trimtab unfreeze), or" in project.status().deployments[0].phase
+        project.unfreeze("Back.")
     with shop.opened(trained) as project:  # another process
         with pytest.raises(Conflict, match="A candidate waits for approval"):
             project.train("buyer")
         assert [d.act for d in project.approve("buyer", why="Looked at it.", actor="Ada")] == ["approve", "promote"]
         assert project.registry.get("buyer@champion").number == 4
+        assert project.status().deployments[0].phase == "idle"
         assert [(d.actor, d.cause) for d in project.ledger() if d.act == "approve"] == [("Ada", "Looked at it.")]
         assert project.predict("buyer", [shop.visit("a", shop.NOW_US)])[0].version == "buyer@4"
         with pytest.raises(Conflict, match="no candidate waits for approval"):

@@ -156,3 +156,14 @@ def test_a_training_that_waits_because_days_are_excluded_says_so(trained: Path) 
         with pytest.raises(Unavailable) as waits:
             project.train("buyer")
         assert "excluded" not in str(waits.value)
+
+
+def test_a_gate_says_which_days_it_could_not_be_judged_on(tmp_path: Path) -> None:
+    with shop.opened(shop.write_project(tmp_path / "project")) as project:
+        shop.load(project)
+        window = RedWindow(
+            id="nulls/1", model="buyer", kind="nulls", subject="x", start_us=shop.NOW_US - 9 * DAY_US, end_us=None
+        )
+        project.state.catalog.write([Put(KIND, "buyer/nulls/1", msgspec.json.encode(window))])
+        (gate,) = (one for one in project.train("buyer") if one.act == "gate")
+        assert " 7 of the 7 days with labels since 2024-04-01 are excluded from training" in gate.cause

@@ -194,6 +194,14 @@ def test_a_removed_column_that_a_version_reads_and_a_key_that_changes_are_danger
         assert any("its key is site instead of none" in line for line in plan.dangers)
 
 
+def test_a_label_that_is_computed_otherwise_is_a_danger(applied: Path) -> None:
+    text = A.replace('value="bought"', 'value=~tt.col("bought")')
+    with shop.opened(edited(applied, text)) as project:
+        (danger,) = project.plan().dangers
+        assert danger.startswith("model buyer: its label is ")
+        assert "Answers of earlier versions are compared with the new label." in danger
+
+
 def test_a_renamed_view_is_suggested_to_be_joined_under_the_name(applied: Path) -> None:
     with shop.opened(edited(applied, A.replace('tt.view("site"', 'tt.view("place"'))) as project:
         assert any("view site -> place looks like a rename" in line for line in project.plan().dangers)

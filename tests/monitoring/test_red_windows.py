@@ -22,6 +22,7 @@ from trimtab.monitoring.inputs.red_windows import (
     left_out,
     red_windows,
     released,
+    released_since,
     window_changes,
     with_late_labels,
 )
@@ -217,6 +218,10 @@ def test_a_person_gives_a_window_free_with_a_reason(catalog: Catalog) -> None:
     catalog.write(changes)
     assert (freed.released_why, freed.released_by, freed.released_at_us) == ("The nulls were meant.", "ann", DAY_US)
     assert red_windows(catalog, "m") == []
+    assert released_since(catalog, "m", DAY_US)
+    assert not released_since(catalog, "m", DAY_US + 1)
+    with pytest.raises(Misuse, match=r"ann released it already: The nulls were meant\."):
+        released(catalog, "m", window.id, why="again", actor="bob", now_us=2 * DAY_US)
     look(catalog, 8 * HOUR_US)  # its end is noted all the same
     (kept,) = red_windows(catalog, "m", released=True)
     assert (kept.end_us, kept.released_by) == (8 * HOUR_US, "ann")

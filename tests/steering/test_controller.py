@@ -9,6 +9,7 @@ from rig import Bench, Crash, Fragile, Rig, target
 from trimtab import store
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.inputs.red_windows import RedWindow, released
 from trimtab.monitoring.quality.watches import Watch
 from trimtab.steering.candidates.ports import Stored
 from trimtab.steering.causes import every, on_quality_drop
@@ -95,6 +96,21 @@ def test_a_repair_that_waits_looks_for_its_days_a_few_times_a_day_and_at_once_wh
     assert rig.controller.tick() == []
     assert rig.days(1, 0.3) == ["train", "gate", "promote"]
     assert rig.controller.state.lack == ""
+
+
+def test_a_repair_that_waits_looks_at_once_after_rows_were_released(catalog: Catalog) -> None:
+    rig = Rig(catalog, Bench([True, True]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    rig.bench.lack = "only 3 unseen days"
+    rig.days(12, 0.3)
+    rig.bench.lack = None
+    assert rig.controller.tick() == []
+    window = RedWindow(id="w", model="click", kind="nulls", subject="price", start_us=0, end_us=1)
+    catalog.write([Put("red_window", "click/w", msgspec.json.encode(window))])
+    assert rig.controller.tick() == []
+    _, changes = released(catalog, "click", "w", why="Meant.", actor="Ada", now_us=rig.clock.now_us())
+    catalog.write(changes)
+    assert [d.act for d in rig.controller.tick()] == ["train", "gate", "promote"]
 
 
 def test_a_person_who_asks_for_a_training_is_told_by_a_new_look(catalog: Catalog) -> None:

@@ -178,7 +178,11 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
     found = golden_difference(artifact, scorer)
     inner = several_paths(scorer)
     lost = None if inner is None else inner.row_call
-    if inner is not None and lost != "library" and _is_off(artifact, scorer, found, allowed):
+    # The stored tolerance may have been measured with a path that was wrong already. So if the difference is more than
+    # rounding, the path's scores are also compared with those of the library.
+    if (inner is not None and lost != "library") and (
+        not found <= allowed or (found > ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))
+    ):
         inner.choose("library")
         found = golden_difference(artifact, scorer)
         if found <= allowed:
@@ -195,12 +199,3 @@ def _check_golden(what: str, version: Version, artifact: Artifact, scorer: Score
             "Install the versions that it was made with, or retrain it here."
         )
     _log.warning("%s: %s%s", what, text, ", ".join(changed))
-
-
-def _is_off(artifact: Artifact, scorer: Scorer, found: float, allowed: float) -> bool:
-    """Return whether the scoring path gives wrong scores.
-
-    The stored tolerance may have been measured with a path that was wrong already. So if the difference is more than
-    rounding, the path's scores are also compared with those of the library.
-    """
-    return not found <= allowed or (found > ROUNDING and refuse_unlike_here(artifact, scorer, golden_rows(artifact)))

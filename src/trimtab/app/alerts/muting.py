@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from trimtab.app.system import System
@@ -28,18 +30,9 @@ def mute(system: System, what: str, *, time: str | int, why: str, actor: str) ->
         raise Misuse(f"mute {what!r}: cannot last {time!r}. Give more than 0 and at most 90d; a mute can be renewed.")
     until_us = (now_us + length_us) // SECOND_US * SECOND_US
     made = Mute(what=what, until_us=until_us, why=why, by=actor, at_us=now_us)
-    until = format_time(until_us)
-    row = Entry(
-        at_us=now_us,
-        model=_model(system, what),
-        act="mute",
-        cause=f"{what} until {until}: {why}",
-        actor=actor,
-        evidence={"what": what, "until": until},
-    )
     over = [one.what for one in mutes(system.state.catalog) if now_us - one.until_us > 7 * DAY_US]
     changes: list[Put | Remove] = [*(Remove(KIND, one) for one in over), Put(KIND, what, msgspec.json.encode(made))]
-    return Ledger(system.state.catalog).write([row], changes)[0]
+    return _write_row(system, made, "mute", f"{what} until {format_time(until_us)}: {why}", actor, changes)
 
 
 def unmute(system: System, what: str, *, why: str, actor: str) -> Decision:
@@ -48,21 +41,23 @@ def unmute(system: System, what: str, *, why: str, actor: str) -> Decision:
     standing = {one.what: one for one in mutes(system.state.catalog) if now_us < one.until_us}
     if what not in standing:
         raise NotFound(f"unmute {what!r}: there is no such mute. Muted: {', '.join(standing) or 'nothing'}.")
-    until = format_time(standing[what].until_us)
+    cause = f"{what}: {why or 'No reason was given.'}"
+    return _write_row(system, standing[what], "unmute", cause, actor, [Remove(KIND, what)])
+
+
+def _write_row(
+    system: System, mute: Mute, act: str, cause: str, actor: str, changes: Sequence[Put | Remove]
+) -> Decision:
+    first = mute.what.partition("/")[0]
     row = Entry(
-        at_us=now_us,
-        model=_model(system, what),
-        act="unmute",
-        cause=f"{what}: {why or 'No reason was given.'}",
+        at_us=system.clock.now_us(),
+        model=first if first in system.definitions.deployments else "*",
+        act=act,
+        cause=cause,
         actor=actor,
-        evidence={"what": what, "until": until},
+        evidence={"what": mute.what, "until": format_time(mute.until_us)},
     )
-    return Ledger(system.state.catalog).write([row], [Remove(KIND, what)])[0]
-
-
-def _model(system: System, what: str) -> str:
-    first = what.partition("/")[0]
-    return first if first in system.definitions.deployments else "*"
+    return Ledger(system.state.catalog).write([row], changes)[0]
 
 
 def _check_known(system: System, what: str) -> None:

@@ -244,6 +244,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     red += [f"{name}: {line}" for line in _ticking(system, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
     last = decisions[-1] if decisions else None
+    alarming = watch is not None and (watch.alarming or bool(watch.slice_onsets))
     return DeploymentStatus(
         model=name,
         version=None if version is None else version.name,
@@ -251,7 +252,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         trained_until=None if version is None else format_time(system.registry.as_known(version).cut_us),
         imported=version is not None and version.imported is not None,
         watch=text,
-        phase=_phase(system, state, name),
+        phase=_phase(system, state, name, promoted=not alarming and last is not None and last.act == "promote"),
         last_decision=None if last is None else f"{format_time(last.at_us)} {last.act}: {last.cause}",
         trust=None if version is None else version.trust,
         cache=_cache(system, loop.deployment),
@@ -384,19 +385,21 @@ def _ungated(system: System, version: Version, moved: Sequence[AliasMove]) -> st
     return "; ".join(["it has no passed gate record", *by[-1:]])
 
 
-def _phase(system: System, state: LoopState, name: str) -> str:
+def _phase(system: System, state: LoopState, name: str, *, promoted: bool) -> str:
+    """Describe what the loop does. `promoted`: a promotion was its last decision, and no alarm stands."""
     if state.phase == "idle" and state.bake is not None:
         baked = system.registry.get(state.bake.version).name
         return f"idle; {baked} may be rolled back until {format_time(state.bake.until_us)}, if its service gets worse"
     if state.phase == "idle":
-        quiet = is_before(system.clock.now_us(), until_us := state.alarm_quiet_until_us)
+        quiet = is_before(system.clock.now_us(), until_us := state.alarm_quiet_until_us) and not promoted
         return "idle" + (f"; an alarm begins no training until {format_time(until_us)[:16]}" if quiet else "")
     if state.phase == APPROVAL and state.repair is not None and state.repair.successor is not None:
         waiting = system.registry.get(state.repair.successor).name
         until = f"for approval until {format_time(state.expires_us)}"
         if not is_before(system.clock.now_us(), state.expires_us):
             return f"{waiting} waited {until}; the next tick drops it, unless automation is frozen"
-        return f"{waiting} waits {until}: trimtab approve {name}, or trimtab reject {name} --why TEXT"
+        first = "" if system.state.catalog.get(FREEZE, "all") is None else " (after: trimtab unfreeze)"
+        return f"{waiting} waits {until}: trimtab approve {name}{first}, or trimtab reject {name} --why TEXT"
     if state.phase in (SHADOW_STAGE, CANARY_STAGE):
         stage = next(one for one in stages_of(system, name) if one.state == "now")
         tried = "?" if state.repair is None or state.repair.successor is None else state.repair.successor

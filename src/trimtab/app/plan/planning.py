@@ -109,7 +109,7 @@ def plan_project(system: System) -> Plan:
     now, before = documents(system.declared), AppliedDefinitions(system.state.catalog).now()
     changes = [change_of(key, before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
     refused = refusals(system)
-    dangers = [*_dangers(system, before), *_renames(now, before)]
+    dangers = [*_dangers(system, before), *_other_labels(now, before), *_renames(now, before)]
     plan = Plan(first=not before, changes=changes, dangers=dangers, refused=refused)
     if refused:
         return plan
@@ -211,6 +211,18 @@ def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
                 if version.name not in users:
                     users.append(version.name)
     return found
+
+
+def _other_labels(now: Mapping[str, Document], before: Mapping[str, Applied]) -> Iterator[str]:
+    for key, document in now.items():
+        if document.kind != "model" or key not in before:
+            continue
+        old, new = (one.parts[""]["label"].partition(", one of ")[0] for one in (before[key].document, document))
+        if old != new:
+            yield (
+                f"model {document.name}: its label is {new} instead of {old}. Answers of earlier versions are compared "
+                "with the new label. If its meaning or unit is another one, give the model another name."
+            )
 
 
 def _renames(now: Mapping[str, Document], before: Mapping[str, Applied]) -> Iterator[str]:

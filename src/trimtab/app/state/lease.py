@@ -127,7 +127,8 @@ class Lease:
         if lock is None:
             return False
         try:
-            self._release_the_dead()
+            if self._holder_path.exists():  # an earlier holder died without removing it; it had the file lock
+                self._catalog.release(self._name, self._holder_path.read_text())
             self._holder_path.write_text(self.holder)
             narrow(self._holder_path)
             if not self._renewed():
@@ -150,14 +151,6 @@ class Lease:
             return FileLock.take(self._path)
         except OSError as error:
             raise Unavailable(f"{self._path}: cannot be made ({error}). Check space and access.") from error
-
-    def _release_the_dead(self) -> None:
-        """Remove the lease record of an earlier holder, if it died without removing it.
-
-        The caller holds the file lock, so the holder that wrote the record no longer needs it.
-        """
-        if self._holder_path.exists():
-            self._catalog.release(self._name, self._holder_path.read_text())
 
     def _renewed(self) -> bool:
         now_s = time.monotonic()

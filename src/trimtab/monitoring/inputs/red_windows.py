@@ -78,6 +78,11 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     return found
 
 
+def released_since(catalog: Catalog, model: str, since_us: int) -> bool:
+    """Return whether a red window of a model was released at or after a time."""
+    return any((one.released_at_us or 0) >= since_us for one in red_windows(catalog, model, released=True))
+
+
 def released(
     catalog: Catalog, model: str, window: str, *, why: str, actor: str, now_us: int
 ) -> tuple[RedWindow, list[Put | Append]]:
@@ -91,7 +96,7 @@ def released(
 
     Raises:
         NotFound: There is no such window.
-        Misuse: No reason is given.
+        Misuse: No reason is given, or the window was released before.
     """
     if not why.strip():
         raise Misuse(
@@ -102,6 +107,8 @@ def released(
         there = ", ".join(one.id for one in red_windows(catalog, model)) or "none"
         raise NotFound(f"release {window!r}: not found. The red windows of {model!r}: {there}.")
     found = msgspec.json.decode(record.body, type=RedWindow)
+    if found.released_why is not None:
+        raise Misuse(f"release {window!r}: {found.released_by} released it already: {found.released_why}")
     freed = msgspec.structs.replace(found, released_why=why, released_by=actor, released_at_us=now_us)
     body = msgspec.json.encode(freed)
     return freed, [Put(KIND, record.key, body, expected=record.revision), Append(JOURNAL, now_us, body)]

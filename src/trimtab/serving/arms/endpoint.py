@@ -393,7 +393,10 @@ class Endpoint:
         """
         counts, begun_s = self.counts.of(canary.served), perf_counter()
         try:
-            made = self._by_canary(canary, answerer, rows, flags, deadline_s)
+            if self.degrading is None or not rows:
+                made = canary.predict(rows, flags=flags, deadline_s=deadline_s)
+            else:
+                made = self.degrading.by_canary(canary, answerer, rows, flags, deadline_s)
         except Late:  # no fallback could answer; each row of a shared call is tried again alone, and counted then
             if not shared:
                 counts.failed(1)
@@ -422,15 +425,3 @@ class Endpoint:
         made = self._predict_here(answerer, rows, (*flags, CANARY_FAILED), deadline_s, shared)
         counts.answered_instead(failed, made)
         return made
-
-    def _by_canary(
-        self,
-        canary: Answerer,
-        answerer: Answerer,
-        rows: Sequence[Row],
-        flags: tuple[str, ...],
-        deadline_s: float | None,
-    ) -> list[Prediction]:
-        if self.degrading is None or not rows:
-            return canary.predict(rows, flags=flags, deadline_s=deadline_s)
-        return self.degrading.by_canary(canary, answerer, rows, flags, deadline_s)

@@ -155,7 +155,8 @@ class CandidateBuilder:
                 allowance = refit_allowance(model.metric, scores, again, self._judge.cap(scores, case))
                 successor = self._registered(refit, manifest, judged, actor, training_set)
                 days = [*self._earlier(best, scores, case, before), *days]
-                self._store_estimate(successor, refit, training_set, days)
+                if (estimate := estimate_from(self._deployment, refit, training_set, days)) is not None:
+                    self._parts.catalog.write([storing(successor.id, estimate)])
         reference = self._reference(judged, case, scores, days, slices=successor is not None)
         return msgspec.structs.replace(
             self._repair(case, gate, scores, reference, cut_us),
@@ -231,14 +232,6 @@ class CandidateBuilder:
         if self._options.profile is not None:
             self._options.profile(version, training_set)
         return version
-
-    def _store_estimate(
-        self, version: Version, refit: Fitted, training_set: TrainingSet, answered: list[Answers]
-    ) -> None:
-        """Store how the losses of a version are estimated before its labels come."""
-        estimate = estimate_from(self._deployment, refit, training_set, answered)
-        if estimate is not None:
-            self._parts.catalog.write([storing(version.id, estimate)])
 
     def _repair(self, case: Case, gate: GateRecord, scores: Floats, reference: Reference, cut_us: int) -> Repair:
         """Return the result of a judgement, without a successor. The caller adds it if the candidate passed."""

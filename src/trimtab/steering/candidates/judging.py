@@ -24,7 +24,7 @@ from trimtab.steering.candidates.plans import Made, Plan, of_window
 from trimtab.steering.candidates.ports import Baselines, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Rows
 from trimtab.steering.candidates.stored import address_of_rows, address_of_scores, address_of_set
-from trimtab.steering.candidates.windows import JudgingWindow
+from trimtab.steering.candidates.windows import JudgingWindow, excluded_days
 from trimtab.steering.gate.checks import rows_not_finite
 from trimtab.steering.gate.gate import judge
 from trimtab.steering.gate.repeated_comparisons import Judgement, comparisons_of, stricter
@@ -152,6 +152,7 @@ class Judge:
             choices=case.choices,
             folds=max(1, len(case.folds)),
             plan=case.plan,
+            left_out=excluded_days(case.training_set, model.name, case.window.start_us).strip(),
             refreshes=case.refreshes,
         )
 

@@ -141,13 +141,17 @@ def lack_of_labels(model: Model, training_set: TrainingSet, window: JudgingWindo
     return None
 
 
-def excluded_days(training_set: TrainingSet, model: str) -> str:
-    """Return a sentence about labelled days that red windows exclude, beginning with a space; "" if there are none."""
+def excluded_days(training_set: TrainingSet, model: str, since_us: int = 0) -> str:
+    """Return a sentence about labelled days that red windows exclude; "" if there are none. It begins with a space."""
     faulty = [one for one in training_set.manifest.left_out or () if one.why != TOO_NEW]
     if not faulty:
         return ""
     manifest, at_us, begun_us = training_set.manifest, training_set.at_us, training_set.begun_us
-    final = np.isfinite(training_set.target) & (at_us <= manifest.final_until(manifest.labels_until_us))
+    final = (
+        np.isfinite(training_set.target)
+        & (begun_us >= since_us)
+        & (at_us <= manifest.final_until(manifest.labels_until_us))
+    )
     out = np.unique(begun_us[final & np.any([one.covers(at_us) for one in faulty], axis=0)] // DAY_US)
     if not out.size:
         return ""

@@ -251,6 +251,7 @@ CHECKS: tuple[Check, ...] = (  # in the order in which a gate record lists the f
     Check(("lists",), _lists, needs=lambda facts: facts.ranks),
     Check(("candidate",), lambda facts: _note("candidate", facts.candidate_note), "note"),
     Check(("plan",), lambda facts: _note("plan", facts.plan_note), "note"),
+    Check(("left_out",), lambda facts: _note("left_out", facts.left_out_note), "remark"),
     Check((FLOOR, FLOOR_OF_SLICES), _floor),
     Check(("rival",), _champion_note, "note"),
     Check(("better_by_margin",), _better_by_margin, "numbers", _needs_margin),

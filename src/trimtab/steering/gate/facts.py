@@ -35,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     candidate_note: str
     champion_note: str
     plan_note: str
+    left_out_note: str
     comparisons: float  # how many judgements were made on these days, as `number_of` counts them
     refreshes: bool  # whether this is a scheduled refit; see `judge` in gate.py
 

@@ -41,6 +41,7 @@ def judge(
     choices: int = 1,
     folds: int = 1,
     plan: str = "",
+    left_out: str = "",
     refreshes: bool = False,
 ) -> GateRecord:
     """Make all checks of `gate.checks` on a candidate, and return the gate record, which has their results.
@@ -68,6 +69,7 @@ def judge(
             divided by this number, except for a scheduled refit.
         folds: How many fits scored the window. Each scored a part from which it had not learnt.
         plan: A sentence that says which rows were learnt from and judged; "" if there was no choice of rows.
+        left_out: A sentence that says which days since the start of the window are excluded; "" if none are.
         refreshes: Whether this is a scheduled refit: the definition in service fitted on newer data, without a known
             change of the data.
     """
@@ -85,6 +87,7 @@ def judge(
         candidate_note=candidate_note,
         champion_note=champion_note,
         plan_note=plan,
+        left_out_note=left_out,
         comparisons=comparisons,
         refreshes=refreshes,
     )

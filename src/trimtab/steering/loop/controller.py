@@ -11,6 +11,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision, GateRecord, Signal
 from trimtab.core.time import DAY_US, HOUR_US, format_time
+from trimtab.monitoring.inputs.red_windows import released_since
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import LOSS
 from trimtab.monitoring.signals import standing_signals
@@ -375,15 +376,13 @@ class Controller:
     def _looked_already(self, now_us: int) -> bool:
         """Return whether data that were missing at the last check are probably still missing.
 
-        A check may build a training set. So the next one is only made when another day is closed (at midnight), when
-        another version is in service, or after six hours, because labels may have been loaded meanwhile.
+        A check may build a training set. So the next one is only made when another day is closed (at midnight), another
+        version is in service, a red window was released, or labels may have been loaded: after six hours.
         """
-        state = self.state
-        if (
-            not state.lack
-            or state.looked_for != self._candidates.champion()
-            or now_us - state.looked_us >= LOOK_AGAIN_US
-        ):
+        state, name = self.state, self._deployment.name
+        if not state.lack or now_us - state.looked_us >= LOOK_AGAIN_US:
+            return False
+        if state.looked_for != self._candidates.champion() or released_since(self._catalog, name, state.looked_us):
             return False
         label = self._deployment.model.label
         return label.closed_until(now_us) == label.closed_until(state.looked_us)

@@ -16,6 +16,7 @@ from trimtab.events.definitions import Source
 from trimtab.features.definitions import View, request
 from trimtab.features.feature_set import feature_set
 from trimtab.features.frames import REASONS
+from trimtab.features.offline import view_columns
 from trimtab.features.offline.evaluation import evaluate
 
 ASK = request("ask", key="ask_id", time="asked_at", columns={"ask_id": str, "key": str})
@@ -60,6 +61,18 @@ def reads(source: Source, data: st.DataObject) -> int:
 @given(data=st.data())
 def test_offline_gives_the_bits_and_reasons_of_the_oracle(source: Source, data: st.DataObject) -> None:
     reads(source, data)
+
+
+def test_threads_that_gather_values_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a million requests, two threads gather the newest values; here, from the first one on."""
+    monkeypatch.setattr(view_columns, "_MANY", 0)
+
+    @settings(deadline=None, max_examples=20)
+    @given(data=st.data())
+    def bits_and_reasons(data: st.DataObject) -> None:
+        reads(KEYED, data)
+
+    bits_and_reasons()
 
 
 @pytest.mark.soak

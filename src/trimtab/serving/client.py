@@ -323,7 +323,9 @@ class Client(Closing):
         if body is not None:
             headers["content-type"] = "application/json"
         try:
-            response = self._pool_of_process().urlopen(
+            if self._pid != os.getpid():  # a forked child must not use the connections of its parent
+                self._pool, self._pid = self._new_pool(), os.getpid()
+            response = self._pool.urlopen(
                 method,
                 self._prefix + path,
                 body,
@@ -343,15 +345,6 @@ class Client(Closing):
             given = response.headers.get("retry-after", "")
             raise _RetryableError(problem, float(given) if given.isdecimal() else 0.0) from problem
         raise problem
-
-    def _pool_of_process(self) -> urllib3.HTTPConnectionPool:
-        """Return the connections of this process.
-
-        A forked child makes new connections, because it must not use those of its parent.
-        """
-        if self._pid != os.getpid():
-            self._pool, self._pid = self._new_pool(), os.getpid()
-        return self._pool
 
     def _failed(self, error: HTTPError, *, reads: bool) -> Exception:
         """Return the error to raise after an error of urllib3.

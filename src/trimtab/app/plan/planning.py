@@ -214,13 +214,11 @@ def _columns_in_use(system: System) -> dict[tuple[str, str], list[str]]:
 
 
 def _other_labels(now: Mapping[str, Document], before: Mapping[str, Applied]) -> Iterator[str]:
-    for key, document in now.items():
-        if document.kind != "model" or key not in before:
-            continue
-        old, new = (one.parts[""]["label"].partition(", one of ")[0] for one in (before[key].document, document))
+    for key in (key for key, document in now.items() if document.kind == "model" and key in before):
+        old, new = (one.parts[""]["label"].partition(", one of ")[0] for one in (before[key].document, now[key]))
         if old != new:
             yield (
-                f"model {document.name}: its label is {new} instead of {old}. Answers of earlier versions are compared "
+                f"model {now[key].name}: its label is {new} instead of {old}. Answers of earlier versions are compared "
                 "with the new label. If its meaning or unit is another one, give the model another name."
             )
 

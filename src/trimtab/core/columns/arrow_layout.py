@@ -151,8 +151,8 @@ def _number(piece: Piece, values: NDArray[Any], valid: NDArray[Any] | None) -> C
 
 def _times(values: NDArray[Any], times: int, divided_by: int) -> NDArray[Any]:
     wide = values.astype(np.int64)
-    if divided_by > 1:
-        return np.floor_divide(wide, divided_by)
+    if divided_by > 1 or times == 1:
+        return wide if divided_by == 1 else np.floor_divide(wide, divided_by)
     limit = _INT_MAX // times
     return np.where(wide > limit, _INT_MAX, np.where(wide < -limit, _INT_MIN, wide * times))
 

@@ -110,19 +110,19 @@ def timeline(
         enters_us: For each of `rows`, the time at which it has both happened and become known.
         given: The indexes of the requests, the indexes of their entities, and the times of the requests.
     """
-    event_at = frame.event_at_us[rows]
+    event_at = frame.event_at_us.take(rows)
     places = Places.of(entities, event_at, enters_us, given[2])
     requests = _in_order(given, places, entities)
     place, enters = places.of_times(entity, event_at), places.of_times(entity, enters_us)
     delay = enters - place
     order = _by_entity_and_time(entity, event_at, entities)
-    place = place[order]
+    place = place.take(order)
     _sort_ties(order, place, frame, rows)
     constant = len(delay) > 0 and bool((delay == delay[0]).all())  # then the sorted places give `enters`
-    enters = place + delay[0] if constant else enters[order]
-    stays = frame.superseded_at_us[rows] == NEVER_US
+    enters = place + delay[0] if constant else enters.take(order)
+    stays = frame.superseded_at_us.take(rows) == NEVER_US
     stays = stays if stays.all() else stays[order]
-    rows = rows[order]
+    rows = rows.take(order)
     orderly = _orderly(enters, stays)
     everyone = bool(orderly.all())
     chosen = slice(None) if everyone else np.flatnonzero(orderly)
@@ -139,7 +139,7 @@ def timeline(
         other_entity=entity[order[other]],
         other_superseded_at_us=frame.superseded_at_us[rows[other]],
         event_place=place,
-        first=starts[requests.entity],
+        first=starts.take(requests.entity),
         entered=np.searchsorted(enters[chosen], requests.place, "right"),
         other_from=np.searchsorted(requests.place, enters[other]),
     )
@@ -168,7 +168,7 @@ def _in_order(given: tuple[Array, Array, Array], places: Places, entities: int) 
     if (place[1:] >= place[:-1]).all():
         return RequestPlaces(rows, entity, at_us, place)
     order = _by_entity_and_time(entity, at_us, entities)
-    return RequestPlaces(rows[order], entity[order], at_us[order], place[order])
+    return RequestPlaces(*(values.take(order) for values in (rows, entity, at_us, place)))
 
 
 def _by_entity_and_time(entity: Array, at_us: Array, entities: int) -> Array:
@@ -180,7 +180,7 @@ def _by_entity_and_time(entity: Array, at_us: Array, entities: int) -> Array:
     order = np.argsort(at_us, kind="stable")
     for shift in range(0, max(1, (entities - 1).bit_length()), 16):
         digit = (entity >> shift).astype(np.uint16)
-        order = order[np.argsort(digit[order], kind="stable")]
+        order = order.take(np.argsort(digit.take(order), kind="stable"))
     return order
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +29,8 @@ Array = NDArray[Any]
 FOUND, NO_ENTITY, NOT_YET, OUTSIDE, EXPIRED, NULL = (
     REASONS.index(reason) for reason in ("found", "no_entity", "not_yet", "outside_window", "expired", "null")
 )
+
+_MANY = 1_000_000  # for so many requests, two threads gather values of events
 
 _MISSING: dict[Dtype, Any] = {"float": np.nan, "str": None}  # stands for null in arrays; 0 for other types
 
@@ -146,7 +149,7 @@ def _began(of_events: Array, times_us: Array, of_requests: Array, at_us: Array, 
     first = np.full(entities + 1, NEVER_US)  # the last element is for the index -1, which means no entity
     np.minimum.at(first, of_events, times_us)
     first[-1] = NEVER_US
-    began: Array = at_us >= first[of_requests]
+    began: Array = at_us >= first.take(of_requests)
     return began
 
 
@@ -213,14 +216,18 @@ class _Answers:
     def all(self) -> dict[str, tuple[Column, Array]]:
         """Return the column and the reason codes of each feature, for all requests in order."""
         scatter = _Scatter(self.entity_codes, self.events.requests.rows)
+        whats = {name: f"view {self.view.name!r}, feature {name!r}" for name in self.view.features}
+        latest = {name: one for name, one in self.view.features.items() if one.kind == "latest"}
         answers = {}
         for name, aggregate in self.view.features.items():
-            what = f"view {self.view.name!r}, feature {name!r}"
-            if aggregate.kind == "latest":
-                answers[name] = self._latest(aggregate, what)
+            if name in latest:
+                self._newest(aggregate.max_age_us)  # once, before threads need it
             else:
-                dtype, found = aggregate.dtype(self.view.source.columns), self._windowed(aggregate, what)
+                dtype, found = aggregate.dtype(self.view.source.columns), self._windowed(aggregate, whats[name])
                 answers[name] = scatter.column(dtype, found, aggregate.traits.zero)
+        with ThreadPoolExecutor(2) as pool:
+            each = map if len(self.at_us) < _MANY else pool.map
+            answers |= zip(latest, each(self._latest, latest.values(), [whats[name] for name in latest]), strict=True)
         return answers
 
     def _latest(self, aggregate: Aggregate, what: str) -> tuple[Column, Array]:

@@ -24,8 +24,8 @@ from trimtab.store.duckdb_opening import quoted
 
 Array = NDArray[Any]
 
-# the approximate memory of an event and of one of its values while features are computed
-_EVENT_BYTES, _VALUE_BYTES, _TEXT_BYTES = 300, 8, 64
+# the approximate memory of an event and of one of its values while features are computed (measured in D0215)
+_EVENT_BYTES, _VALUE_BYTES, _TEXT_BYTES = 220, 8, 64
 _FEW = 1_000  # if more records than this agree in all columns that are read, hashes of ids are read, too (see `load`)
 _OWN = ("event_at", "known_at", "deleted", "partition", "position")
 

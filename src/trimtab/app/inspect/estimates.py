@@ -50,11 +50,11 @@ def estimate_in_words(system: System, deployment: Deployment, now_us: int) -> st
     if newest is None:
         return None
     day, usual = format_time(newest.day_us)[:10], found.watch.reference_loss or 0.0
+    if now_us - newest.day_us > _STALE_US:
+        return f"no estimate of the loss since {day}: there were no requests, or inputs are red"
     if not has_estimate(newest):
         outside = newest.missing / newest.predictions
         return f"no estimate of the loss on {day}: {outside:.0%} of the rows are unlike those it learnt from"
-    if now_us - newest.day_us > _STALE_US:
-        return f"no estimate of the loss since {day}: there were no requests, or inputs are red"
     waiting = (now_us - deployment.model.label.final_until(now_us)) // DAY_US
     labels = f"; labels of {count_of(waiting, 'day')} are still to come" if waiting else ""
     watched = "" if found.watch.figures else "; not watched: there are too few days to compare with"

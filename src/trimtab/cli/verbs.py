@@ -1,4 +1,4 @@
-"""The table of verbs: their modules, their old names, and which must not be proposed."""
+"""The table of verbs: their modules, their old names, and which of them are never suggested after a typing error."""
 
 from __future__ import annotations
 

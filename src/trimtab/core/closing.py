@@ -1,4 +1,4 @@
-"""Objects that `with` closes."""
+"""Base classes of objects that are closed at the end of a `with` block."""
 
 from __future__ import annotations
 

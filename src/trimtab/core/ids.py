@@ -1,4 +1,4 @@
-"""Identifiers that sort by time. Different processes make different ones."""
+"""Identifiers that sort by time. Two processes never make the same one."""
 
 import os
 import random

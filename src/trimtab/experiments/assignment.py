@@ -1,4 +1,4 @@
-"""Assign units to variants: docs/experiments.md specifies the rule byte for byte."""
+"""Assign units to variants by their hash; docs/experiments.md specifies the rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hash that puts units, such as customers, into shares and variants. docs/http.md specifies it byte for byte."""
+"""The hash of a unit (such as a customer) from which its share and variant follow; docs/http.md specifies its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact sums of floats, as integers over a power of two. A sum is only rounded when it is read.
+"""Exact sums of single rows, which can be subtracted again: integers over a power of two, rounded when they are read.
 
 A float is `numerator / 2**exponent`. Numerators of the same exponent are added as integers, so their sum does not
 depend on the order of rows, and a row can be subtracted again. Python rounds the quotient of integers correctly, so a

@@ -1,4 +1,4 @@
-"""Errors in HTTP responses: one table of problem details (RFC 9457)."""
+"""The table of errors that HTTP responses report, as problem details (RFC 9457)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact sums of floats. They do not depend on the order of the terms."""
+"""Exact sums of whole arrays of floats. They do not depend on the order of the terms."""
 
 from __future__ import annotations
 

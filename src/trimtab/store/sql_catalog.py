@@ -1,4 +1,4 @@
-"""The catalogue in an SQL database: an SQLite file. # D0219"""
+"""The catalogue in an SQL database, which is an SQLite file today. # D0219"""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class ProjectExperiments(System):
         why: str,
         actor: str = "a person",
     ) -> Decision:
-        """Change the share of the units that take part, or the weights. A declared ramp ends.
+        """Change the share of the units that take part, or the weights. No further steps of a declared ramp are taken.
 
         With a larger share, all units that already take part stay in. With new weights, only as many units as necessary
         get another variant.
@@ -170,7 +170,7 @@ class ProjectExperiments(System):
         return self._running(experiment, why, actor).pause()
 
     def resume_experiment(self, experiment: str, *, why: str, actor: str = "a person") -> Decision:
-        """Go on after a pause, with the same units in the same variants. A declared ramp ends.
+        """Go on after a pause, with the same units in the same variants. No further steps of a declared ramp are taken.
 
         Raises:
             NotFound: There is no such experiment.

@@ -41,7 +41,7 @@ def retroactive_changes_of(
     columns = [*names, request.key]
     as_logged = Columns.concat([logged.select(columns), frame.columns.take(then).select(columns)])
     of_logged = as_logged[request.key].values
-    backwards = range(len(of_logged) - 1, -1, -1)  # so the first row of a key stays: logged requests come first
+    backwards = range(len(of_logged) - 1, -1, -1)  # so a key ends with its first row: a logged one, if any
     row_of = dict(zip(of_logged[::-1].tolist(), backwards, strict=True))
     kept = np.array(sorted(row_of.values()), np.int64)
     rows = np.flatnonzero(newest)

@@ -68,6 +68,6 @@ def compact(largest: int) -> None:
         states = largest_states(project.views.store, largest) if largest else []
     freed = f"{format_bytes(done.freed_bytes)} and {done.index_rows:,} index rows given back"
     summary = f"{done.states:,} states looked at, {done.shrunk:,} made smaller, {freed}"
-    names_of = {one: "(a long name)" if one.entity is None else repr(one.entity) for one in states}
-    lines = [f"{format_bytes(one.size_bytes):>10}  {one.view}  {name}" for one, name in names_of.items()]
+    names = ["(a long name)" if one.entity is None else repr(one.entity) for one in states]
+    lines = [f"{format_bytes(one.size_bytes):>10}  {one.view}  {n}" for one, n in zip(states, names, strict=True)]
     show(CompactedStates(compacted=done, largest=states), [summary, *lines])

@@ -64,7 +64,9 @@ def start(name: str, again: bool, reason: str, actor: str | None) -> None:
 
 
 pause = _verb("pause", "Give all units the control until the experiment is resumed.", "the payment service is down")
-resume = _verb("resume", "Go on after a pause: same units, same variants. A declared ramp ends.", "payment works again")
+resume = _verb(
+    "resume", "Go on after a pause: same units and variants, but no more steps of a ramp.", "payment works again"
+)
 stop = _verb(
     "stop", "End an experiment without a winner: all units get the control.", "latency is worse than its margin"
 )

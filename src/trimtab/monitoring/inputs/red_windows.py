@@ -148,7 +148,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def back_us(self) -> int:
-        """How long before a day with a fault of labels the requests were made whose labels came on that day."""
+        """The labels that came on a faulty day belong to requests made at most this long before that day."""
         return max(self.label_wait_us if self.label_span_us is None else self.label_span_us, DAY_US)
 
     def excludes(self, signal: Signal) -> bool:

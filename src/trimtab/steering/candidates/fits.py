@@ -122,9 +122,8 @@ class Fits:
             return [recording.code(), address_of_set(training_set), rows]
 
         def partial(rows: Rows) -> Fitted:
-            fitted = self.fit("partial", training_set, rows)
-            self.count -= 1  # only shown on a page, and not made in a replay, which has the same budgets
-            return fitted
+            self.count -= 1  # not counted, even if it fails: it is only shown on a page, and a replay does not make it
+            return self.fit("partial", training_set, rows)
 
         def evaluated() -> str:
             # imported here, because it loads scikit-learn

@@ -36,7 +36,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
     champion_note: str
     plan_note: str
     left_out_note: str
-    comparisons: float  # how many judgements were made on these days, as `number_of` counts them
+    comparisons: float  # this judgement and earlier ones on these days, each counted by its overlap
     refreshes: bool  # whether this is a scheduled refit; see `judge` in gate.py
 
     @property

@@ -59,7 +59,7 @@ def mean_distance(one: Floats, other: Floats, lists: NDArray[np.int64] | None = 
 
 
 def loss_cap(metric: Loss, losses: Floats, before: float | None = None) -> float:
-    """Return the cap of a row's loss, computed from losses on reference days. In daily sums, larger losses count as it.
+    """Return the cap of a row's loss, from losses on reference days. In daily sums, larger losses count as the cap.
 
     For probabilities, it is c, three times the log loss of a coin toss. If this cuts off more than 5 % of the mean
     loss, because one class is rare, it is 2 k - c, where k is the cap that leaves 95 % of the mean loss (but at most

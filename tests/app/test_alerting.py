@@ -229,6 +229,18 @@ def test_a_receiver_that_asks_to_be_left_alone_is_left_alone(tmp_path: Path) -> 
         assert len(server.got) == 2
 
 
+def test_a_pause_of_any_number_of_digits_is_cut_to_the_longest(tmp_path: Path) -> None:
+    answers = http_receiver(429, 200, headers={"Retry-After": "9" * 400})
+    with answers as server, opened(tmp_path, receiver(server.url)) as project:
+        find(project, a_signal(project))
+        project.send_alerts()
+        project.send_alerts()
+        assert len(server.got) == 1
+        shop.move(project, LONGEST_US)
+        project.send_alerts()
+        assert len(server.got) == 2
+
+
 def test_a_receiver_that_hangs_keeps_no_other_from_its_alert(tmp_path: Path) -> None:
     with http_receiver("hang") as stuck, http_receiver() as well:
         settings = [receiver(stuck.url, "a_stuck", timeout="1s"), receiver(well.url, "well")]

@@ -261,7 +261,7 @@ def test_without_torch_the_extra_is_named() -> None:
         pytest.skip("PyTorch is here")
     with pytest.raises(Misuse, match=r'runtime torch: torch is not installed. pip install "trimtab\[torch\]"'):
         runtime_for(neural([4]))
-    for wrong in ({"layers": [0]}, {"epochs": 0}, {"learning_rate": 0.0}):
+    for wrong in ({"layers": [0]}, {"layers": 16}, {"epochs": 0}, {"learning_rate": 0.0}, {"learning_rate": "0.1"}):
         with pytest.raises(Misuse, match="neural: "):
             neural(**wrong)  # type: ignore[arg-type]  # what somebody may write
 

@@ -45,8 +45,8 @@ class ProjectExperiments(System):
 
         Args:
             experiment: An experiment's name.
-            unit: The columns that identify the unit, and the attributes that the experiment reads; or the only column's
-                value.
+            unit: The columns that identify the unit, and the attributes that the experiment reads. If it reads one
+                column only, its value is enough.
             expose: Whether the unit is exposed to its variant now. If so, this is logged, and the unit counts from
                 now on.
 
@@ -278,7 +278,7 @@ class ProjectExperiments(System):
 
         Args:
             experiment: A declared experiment.
-            effect: The relative improvement of the primary metrics in the second variant; below 0, they get worse.
+            effect: By which share the second variant improves the primary metrics; below 0, it makes them worse.
                 With 0, every decision is an error.
             runs: The number of runs, each with other assignments.
             days: The number of past days.

@@ -53,7 +53,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A text, or the file to which it was written. A command sets the fields of its document; the rest is left out."""
+    """The documents that a command wrote: their texts, or the names of their files. Each command sets other fields."""
 
     document: str | None = None  # the file of the OpenAPI document
     file: str | None = None  # the file of a quality page, or of an experiment's report

@@ -37,7 +37,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
     history: bool = False  # whether the row was loaded as history
 
     def raw(self) -> Row:
-        """Return the row as it came. Python dates and times are ISO 8601 texts, and infinity is the text "inf".
+        """Return the row as it came. Python dates and times are ISO 8601 texts, infinity is "inf", NaN "nan".
 
         For a line of a file that could not be split into fields, the result has `_line` (its text), `_line_number` and
         `_file`. If the line is not UTF-8, it also has `_line_base64` (its bytes).
@@ -228,11 +228,8 @@ class Quarantine:
         failed: list[TrimtabError] = []
         for (name, op, history), pending in groups.items():
             for start in range(0, len(pending), _TOGETHER):
-                part = [
-                    (place, kept.raw() if fix is None else fix(kept.raw()))
-                    for place, kept in pending[start:][:_TOGETHER]
-                ]
-                rows = [(place, _without_line(row)) for place, row in part if row is not None]
+                part = [(place, _repaired(kept, fix)) for place, kept in pending[start:][:_TOGETHER]]
+                rows = [(place, row) for place, row in part if row is not None]
                 try:
                     good = self._give_back(ingestor, name, rows, op=op, history=history)
                 except (NotFound, Misuse) as error:
@@ -252,10 +249,10 @@ class Quarantine:
     ) -> set[Place]:
         """Push those rows that now fit, and return their places in the quarantine's log."""
         fits = ingestor.fits(source, [row for _, row in rows], op=op, history=history)
-        good = [each for each, ok in zip(rows, fits, strict=True) if ok]
+        good = dict(each for each, ok in zip(rows, fits, strict=True) if ok)
         if good:
-            ingestor.push(source, [row for _, row in good], op=op, history=history)
-        return {place for place, _ in good}
+            ingestor.push(source, [*good.values()], op=op, history=history)
+        return set(good)
 
     def _release(self, places: Sequence[Place]) -> None:
         if places:
@@ -383,8 +380,11 @@ def line_texts(row: Mapping[str, Any]) -> list[str]:
     return [row["_line"], *([] if encoded is None else [base64.b64decode(encoded).decode("latin-1")])]
 
 
-def _without_line(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name not in _LINE} if "_line" in row else row
+def _repaired(kept: Quarantined, fix: Callable[[Row], Row | None] | None) -> Row | None:
+    row = kept.raw() if fix is None else fix(kept.raw())
+    if row is None or kept.reason != _UNREADABLE:
+        return row
+    return {name: value for name, value in row.items() if name not in _LINE}
 
 
 def raw_json(row: Mapping[str, object]) -> str:

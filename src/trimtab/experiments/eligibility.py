@@ -24,9 +24,9 @@ _KEY, _TIME = "experiment_unit", "experiment_time"  # columns that a request mus
 def eligibility_joins(
     what: str, given: Sequence[View | Join], of_model: FeatureSet | None, read: set[str], columns: Mapping[str, Dtype]
 ) -> tuple[Join, ...]:
-    """Return the views that an experiment reads at the assignment: those given, and others that `read` needs.
+    """Return the views that an experiment reads when it assigns a unit.
 
-    The others are the views of its model that have a feature in `read`, or a key of such a view.
+    These are the given views, the views of its model that have a feature in `read`, and those that give their keys.
 
     Args:
         what: The experiment, for errors.
@@ -119,7 +119,7 @@ class EligibilityReader:
         self._needed = [name for name in features.names if name in read]
 
     def with_features(self, rows: Sequence[Mapping[str, Any]], now_us: int) -> list[tuple[dict[str, Any], str]]:
-        """Return each row with its features, and a text: which features that `where` reads are null, and why.
+        """Return each row with its features, and a text that says which features of `where` are null, and why.
 
         If the features cannot be read now, they are null.
         """

@@ -34,7 +34,7 @@ class ExposureBlock(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Some exposures as columns: arrays of shape (rows,)."""
 
     units: Array  # object: the unit as text
-    keys: Array  # uint64: a hash of the unit (for a switchback: of unit and block, in each of which it counts once)
+    keys: Array  # uint64: a hash of the unit; for a switchback, of the unit and the time block
     at_us: Array  # int64
     places: Array  # int64: the partition and the position in the log, as one number
     variants: Array  # uint8: the number of the assigned variant among the declared ones
@@ -62,7 +62,7 @@ class Intake(msgspec.Struct, frozen=True):
     from_us: int
     until_us: int
     known_by_us: int  # exposures that were logged later do not count
-    late_us: int = LATE_US  # and neither do those that were logged longer than this after their own time
+    late_us: int = LATE_US  # exposures that were logged longer than this after their own time do not count, either
 
     def records(self, log: Log) -> Iterator[tuple[int, list[LogRecord]]]:
         """Yield the records of a log that may be about this time, in blocks, each with the number of its partition."""

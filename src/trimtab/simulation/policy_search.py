@@ -28,7 +28,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     first: Part
     second: Part
-    # whether, in the first part, policies with a lower loss have more trainings, and those with an equal loss not fewer
+    # in the first part, no policy with as many trainings or fewer has a lower loss, and none with fewer an equal loss
     best: bool
 
 

@@ -23,9 +23,9 @@ _KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.boo
 
 
 def encodings(registry: Registry, blob: Blob) -> EncodingOf:
-    """Return a function that returns the input encoding of a version, given its id. Encodings are cached.
+    """Return a function of a version's id and features that gives the version's input encoding, which it caches.
 
-    It returns None if the version has other features.
+    It gives None if the version was trained on other features.
     """
     known: dict[tuple[str, str], Encoding | None] = {}
 

@@ -217,8 +217,8 @@ class Running:
     def conclude(self, winner: str) -> Decision:
         """End the experiment with a winner. A version that won is judged by the gate, and promoted only if it passes.
 
-        A deployment that won is only named in the ledger. If the variants are plain values, all units get the winner's
-        value from now on, except the global holdout.
+        A deployment that won is only named in the ledger. If the variants are plain values, all units now get the value
+        of the winner, except those in the global holdout.
         """
         state = self._active("running", "paused")
         definition = stored_definition(state)

@@ -50,7 +50,7 @@ def rebuild(view: str | None, every: bool) -> None:
     show(Rebuilt(view=view, records=rows), [f"{what}: rebuilt from {count_of(rows, 'record')}"])
 
 
-@command("compact", safe="What was done is complete; run the same command again for the rest.")
+@command("compact", safe="The space that was freed stays free. Run the command again to go on.")
 @click.option("--largest", type=click.IntRange(0, 1_000), default=0, metavar="N", help="Show the N largest states too.")
 def compact(largest: int) -> None:
     """Free the space of online features that no answer needs any more.

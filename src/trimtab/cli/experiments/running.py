@@ -54,7 +54,7 @@ def start(name: str, again: bool, reason: str, actor: str | None) -> None:
     """Start an experiment as it is declared now.
 
     Metrics, margins and the rule cannot change while it runs: a changed definition takes effect with the next start,
-    which assigns the units again. An experiment over versions makes the other version the canary of the model.
+    which assigns the units again. In an experiment over versions, the first that is not the control becomes the canary.
 
     \b
     Example:

@@ -60,7 +60,7 @@ class ReceiverState(msgspec.Struct, frozen=True, kw_only=True):
             failing_since_us=self.failing_since_us or now_us,
             error=sent.said,
             tries=self.tries + 1,
-            next_us=now_us + max(pause_us, min(LONGEST_US, round(sent.retry_s * SECOND_US))),
+            next_us=now_us + max(pause_us, round(min(LONGEST_US, sent.retry_s * SECOND_US))),
         )
 
     def succeeded(self, sent: Sent, now_us: int) -> ReceiverState:
@@ -100,6 +100,7 @@ class Outbox:
         self._clock = clock
         self._keep_us = keep_us
         self._threads: dict[str, threading.Thread] = {}  # by receiver
+        self._mutex = threading.Lock()  # protects the states of receivers
 
     @staticmethod
     def put(receiver: str, message: Message, now_us: int) -> Put:
@@ -150,12 +151,8 @@ class Outbox:
 
     def note(self, name: str, sent: Sent) -> None:
         """Store the outcome of a heartbeat, which bypasses the queue. A success is only stored after a failure."""
-        before = self._state(name)
-        if sent.ok and before.failing_since_us is None:
-            return
-        now_us = self._clock.now_us()
-        state = before.succeeded(sent, now_us) if sent.ok else before.failed(sent, now_us)
-        self._catalog.write([Put(STATES, name, msgspec.json.encode(state))])
+        if not sent.ok or self._state(name).failing_since_us is not None:
+            self._store(name, sent)
 
     def _guarded(self, name: str, receiver: Receiver, send: Send) -> None:
         try:
@@ -173,17 +170,21 @@ class Outbox:
             if time.monotonic() >= end_s or not state.is_due(self._clock.now_us()):
                 return
             sent = _tried(receiver, _read(record).message, send)
-            now_us = self._clock.now_us()
-            state = state.succeeded(sent, now_us) if sent.ok else state.failed(sent, now_us)
-            gone = [Remove(KIND, record.key, record.revision)] if sent.ok else []
-            self._catalog.write([*gone, Put(STATES, name, msgspec.json.encode(state))])
+            state = self._store(name, sent, *([Remove(KIND, record.key, record.revision)] if sent.ok else []))
             if not sent.ok:
                 _logger.warning("alerts to %s: %s", name, sent.said)
 
-    def _drop_old(self, name: str) -> None:
+    def _store(self, name: str, sent: Sent, *changes: Remove) -> ReceiverState:
         now_us = self._clock.now_us()
-        old = [record for record in self._records(name) if self._is_old(_read(record), now_us)]
-        why = self._state(name).error or "no delivery was tried"
+        with self._mutex:  # heartbeats and messages are sent by different threads
+            before = self._state(name)
+            state = before.succeeded(sent, now_us) if sent.ok else before.failed(sent, now_us)
+            self._catalog.write([*changes, Put(STATES, name, msgspec.json.encode(state))])
+        return state
+
+    def _drop_old(self, name: str) -> None:
+        old = [record for record in self._records(name) if self._is_old(_read(record), self._clock.now_us())]
+        why = self._state(name).error or "none was tried in time"
         self._drop(name, old, f"the message could not be delivered ({why})")
 
     def _drop(self, name: str, records: list[Record], why: str) -> None:
@@ -200,7 +201,7 @@ class Outbox:
         return now_us - one.made_us > self._keep_us
 
     def _records(self, receiver: str = "") -> list[Record]:
-        found = self._catalog.find(KIND, f"{receiver}/" if receiver else "")
+        found = self._catalog.find(KIND, receiver and f"{receiver}/")
         return sorted(found, key=lambda record: (_read(record).made_us, record.key))
 
     def _state(self, name: str) -> ReceiverState:

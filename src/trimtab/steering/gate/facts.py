@@ -20,7 +20,7 @@ from trimtab.steering.gate.window import Floats, Window
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
-    """Everything that the checks of one judgement need. A unit is a row, or for a ranking a list."""
+    """What the checks of a gate read. They count in units: a unit is a row or, for a ranking, a list of rows."""
 
     rule: BeatsChampion  # the rules of the gate, as `stricter` returns them
     window: Window

@@ -11,10 +11,10 @@ from trimtab.stats.metrics.loss_names import CLASS_LOSSES, PROBABILITIES, PROBAB
 
 Floats = NDArray[np.float64]
 
-_FAR = 3.0  # a cap is at least the loss of an error of this many times the median error
+_FAR = 3.0  # a cap is at least the loss of an error that is this many times the median error
 _KEPT_OF_MEAN = 0.95  # a cap that leaves less than this share of the mean loss is raised until it leaves this share
-_FEW = 0.99  # but not above this quantile of the losses
-_FEW_ROWS = 20  # for probabilities, not above the loss that this many rows reach
+_FEW = 0.99  # for numbers, a cap is raised at most to this quantile of the losses
+_FEW_ROWS = 20  # for probabilities, a cap is raised at most to a loss that this many rows reach
 _REFIT_PROBABILITY = 0.1
 _REFIT_NUMBER = 0.25
 _REFIT_PLACES = 0.2

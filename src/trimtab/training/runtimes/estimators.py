@@ -109,11 +109,9 @@ def neural(
     neural([16])
     """
     build = layers if callable(layers) else None
-    widths = () if callable(layers) else tuple(layers)
+    widths = () if callable(layers) else tuple(layers) if isinstance(layers, Sequence) else (None,)
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (*widths, epochs, batch_rows)):
-        raise Misuse(
-            f"neural: layers={layers!r}, epochs={epochs!r}, batch_rows={batch_rows!r}. Give whole numbers above 0."
-        )
-    if not 0.0 < learning_rate < float("inf"):
+        raise Misuse(f"neural: {layers=}, {epochs=}, {batch_rows=}. Give whole numbers above 0, and layers as a list.")
+    if not isinstance(learning_rate, float | int) or not 0.0 < learning_rate < float("inf"):
         raise Misuse(f"neural: learning_rate={learning_rate!r}. Give a number above 0, e.g. 0.001.")
     return TorchEstimator(widths, build, epochs=epochs, batch_rows=batch_rows, learning_rate=learning_rate, seed=seed)

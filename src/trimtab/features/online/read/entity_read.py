@@ -33,8 +33,8 @@ class ViewNow(msgspec.Struct, frozen=True, kw_only=True):
     """One view's features of an entity."""
 
     view: str
-    # the time of the newest event that counts; if the view has no latest values, perhaps only the beginning of the
-    # event's hop (step of a window); None: no event counts, or all windows are unlimited
+    # the time of the newest event that counts; without latest values, it may be rounded down to the hop (the step of
+    # windows); None: no event counts, or all windows are unlimited
     newest_at_us: int | None
     age_us: int | None  # the time since `newest_at_us`
     features: dict[str, FeatureNow]

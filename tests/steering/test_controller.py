@@ -8,6 +8,7 @@ from rig import Bench, Crash, Fragile, Rig, target
 
 from trimtab import store
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
+from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.monitoring.inputs.red_windows import RedWindow, released
 from trimtab.monitoring.quality.watches import Watch
@@ -649,3 +650,18 @@ def test_a_repaired_change_is_followed_up_when_more_of_the_new_world_is_known(ca
     assert [(d.at_us - promoted.at_us) // DAY_US for d in tried] == [9, 23]  # 7 and 21 days, and the label's two
     assert bench.changes == Changes(onset=onset, repaired=onset)  # by folds of the days since, as the repair
     assert rig.controller.state.cooldown_us == rig.controller.state.alarm_cooldown_us == 7 * DAY_US
+
+
+@pytest.mark.parametrize(("before_days", "cooldown_days"), [(60, 14), (0, 56)])
+def test_refusals_about_an_earlier_change_do_not_make_the_quiet_time_longer(
+    catalog: Catalog, before_days: int, cooldown_days: int
+) -> None:
+    rig = Rig(catalog, Bench([True, False]), deployment(target, retrain=on_quality_drop(), settle="1d"))
+    rig.controller.tick()
+    rig.days(20, 0.3)
+    at_us = rig.clock.now_us() - before_days * DAY_US
+    tried = ChangeOnset(at_us=at_us, earliest_us=at_us, latest_us=at_us)
+    rig.controller._record.write([], tried=tried, alarm_cooldown_us=28 * DAY_US)
+    acts = rig.days(5, 0.6)
+    assert "refuse" in acts
+    assert rig.controller.state.alarm_cooldown_us == cooldown_days * DAY_US

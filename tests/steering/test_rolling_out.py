@@ -347,6 +347,28 @@ def test_an_alarm_ends_the_shadow_of_what_a_person_asked_for(catalog: Catalog) -
     assert "supersede" in rig.days(20, 0.4)
 
 
+@pytest.mark.parametrize(("before_days", "proof", "kept"), [(3, True, True), (-1, True, False), (3, False, False)])
+def test_an_alarm_leaves_a_candidate_that_was_proved_better_after_the_change(
+    catalog: Catalog, before_days: int, proof: bool, kept: bool
+) -> None:
+    made = deployment(target, retrain=on_quality_drop(), settle="1d", rollout=rollout(shadow="1d", within="28d"))
+    rig = begun(catalog, made)
+    rig.days(20, 0.4)  # until there is an alarm and its repair was put in service or refused
+    rig.bench.shadow_difference, rig.bench.wobble = 0.006, 0.006
+    rig.controller.train("ann")
+    assert rig.controller.state.phase == "shadow"
+    repair, onset = rig.controller.state.repair, rig.controller._onset()
+    assert repair is not None
+    until_us = (rig.clock.now_us() if onset is None else onset.at_us) + before_days * DAY_US
+    checks = {**repair.gate.checks, "provably_better": proof}
+    gate = msgspec.structs.replace(
+        repair.gate, checks=checks, bound=-0.05, window_start_us=until_us - DAY_US, window_end_us=until_us + DAY_US
+    )
+    rig.controller._record.write([], repair=msgspec.structs.replace(repair, gate=gate), alarm_quiet_until_us=0)
+    assert rig.controller._onset() is not None
+    assert ("supersede" in rig.days(2, 0.4)) != kept
+
+
 def test_a_day_whose_labels_are_still_being_loaded_is_looked_at_again(catalog: Catalog) -> None:
     rig = begun(catalog, rules(shadow="1d"))
     rig.days(1, 0.3)

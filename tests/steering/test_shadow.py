@@ -13,7 +13,16 @@ from rig import Bench
 
 from trimtab.core.time import DAY_US
 from trimtab.stats.metrics.losses import row_losses
-from trimtab.steering.gate.shadow import LEAST_ROWS, _pooled, compared_days, hopeless, judged, visible
+from trimtab.steering.gate.shadow import (
+    LEAST_ROWS,
+    _pooled,
+    compared_days,
+    hopeless,
+    judged,
+    level_of,
+    said_of_shadow,
+    visible,
+)
 from trimtab.steering.gate.window import Window
 from trimtab.steering.loop_state import Changes, PairedDay
 from trimtab.steering.rollouts import rollout
@@ -88,6 +97,30 @@ def test_a_successor_that_was_much_better_needs_less() -> None:
     better = days((-0.2 + 0.02 * rng.normal(size=14)).tolist())
     assert hopeless(rollout(shadow="1d"), better) is None
     assert hopeless(rollout(shadow="1d"), days([day.difference + 0.2 for day in better])) is not None
+
+
+@pytest.mark.parametrize(
+    ("proved", "differences", "verdict"),
+    [
+        (-0.05, [-0.3, 0.2, -0.2], "promote"),  # a mean of -.1, far from a proof
+        (-0.05, [-0.3, 0.2], "hold"),  # too few days
+        (-0.05, [-0.3, 0.3, -0.1], "hold"),  # a mean of -.033
+        (-0.05, [-0.3, 0.2, -0.2, 0.3], "hold"),
+        (None, [-0.3, 0.2, -0.2], "hold"),  # a scheduled refit, of which nothing was proved
+        (0.02, [-0.3, 0.2, -0.2], "hold"),  # a margin below 0 was enough
+    ],
+)
+def test_a_shadow_confirms_what_the_gate_proved(proved: float | None, differences: list[float], verdict: str) -> None:
+    repair = Bench([True]).repair(100 * DAY_US, lambda: None, Changes())
+    checks = {"loads": True} if proved is None else {"loads": True, "provably_better": True}
+    gate = msgspec.structs.replace(repair.gate, bound=-0.05 if proved is None else proved, checks=checks)
+    repair = msgspec.structs.replace(repair, gate=gate, gate_days=())
+    made, compared = rollout(shadow="1d", margin=0.02), days(differences)
+    found = judged(made, compared, repair)
+    assert found.verdict == verdict
+    said = said_of_shadow(found, compared, made.margin, level_of(repair))
+    assert ("lower by at least what the gate proved" in said) == (verdict == "promote")
+    assert judged(rollout(shadow="5d", margin=0.02), compared, repair).verdict == "hold"
 
 
 def test_fewer_days_and_labels_see_less() -> None:

@@ -142,6 +142,27 @@ def alarmed(name: str, *, of_gap: bool) -> Watch:
     return Watch(model="click", version="v1", anchored_at_us=0, figures={}, first_day_us=first_us, **placed)
 
 
+@pytest.mark.parametrize(("later_days", "rise", "of_slice"), [(8, 0.5, True), (4, 0.5, False), (8, 0.05, False)])
+def test_a_later_change_of_a_slice_is_repaired_while_an_older_alarm_stands(
+    later_days: int, rise: float, of_slice: bool
+) -> None:
+    watch = alarmed("state=FL", of_gap=False)
+    slice_onset = watch.slice_onsets["state=FL"]
+    older_us = slice_onset.earliest_us - later_days * DAY_US
+    older = ChangeOnset(at_us=older_us, earliest_us=older_us, latest_us=older_us)
+    standing = msgspec.structs.replace(watch, short_of={"quality_loss": 1.0}, short_since=older)
+    assert standing.onset == older
+    rules = deployment(target, retrain=tt.on_quality_drop(), settle="5d")
+    facts = Seen(NOW_US, True, standing, None, lambda: 0, lambda name, onset: rise, list)
+    found = find_trigger(rules, LoopState(), facts)
+    assert found is not None
+    assert ("state=FL" in found.cause, found.onset == slice_onset) == (of_slice, of_slice)
+    refused = LoopState(tried=older, alarm_quiet_until_us=NOW_US + DAY_US)
+    assert (find_trigger(rules, refused, facts) is not None) == of_slice
+    tried = LoopState(tried=slice_onset, alarm_quiet_until_us=NOW_US + DAY_US)
+    assert find_trigger(rules, tried, facts) is None
+
+
 @pytest.mark.parametrize("of_gap", [True, False])
 @pytest.mark.parametrize(("rise", "kind"), [(0.5, "alarm"), (0.1, "alarm"), (0.09, None), (0.0, None)])
 def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(

@@ -56,6 +56,15 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     # whether another version scored `gate_days` in place of the champion; then they do not show the usual variation
     stood_in: bool = False
 
+    @property
+    def proved(self) -> float:
+        """The loss of the candidate minus the champion's that the gate proved, below 0; 0: it proved none below 0."""
+        return min(self.gate.bound or 0.0, 0.0) if self.gate.checks.get("provably_better") else 0.0
+
+    def proved_after(self, onset: ChangeOnset) -> bool:
+        """Return whether the gate proved that the candidate is better, mostly on days after a change."""
+        return self.proved < 0.0 and 2 * onset.at_us <= self.gate.window_start_us + self.gate.window_end_us
+
 
 class Requested(msgspec.Struct, frozen=True, kw_only=True):
     """A repair that was requested over HTTP."""
@@ -160,6 +169,11 @@ class LoopState(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int = 0  # phase "waiting for approval": the candidate waits until this time
     approved_by: str | None = None  # phase "promoting": the person who approved the candidate, if any
     asked_by: str | None = None  # the person who asked for the present repair, if any
+
+    @property
+    def repaired(self) -> ChangeOnset | None:
+        """The change that the last repair assumed, refused or not; None: there was no repair of a change."""
+        return self.tried or self.changes.repaired
 
     def quiet_of(self, kind: Cause) -> Quiet:
         """Return the quiet time of a kind of cause."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from trimtab.core.time import DAY_US
@@ -17,6 +18,7 @@ from trimtab.steering.rollouts import Rollout
 
 LEAST_ROWS = 30  # a day with fewer labels is combined with the next day
 TOLERATED = 0.1  # a successor that is worse by at most this share of the margin is not rejected  # D0199
+CONFIRMING_DAYS = 3  # from this many days on, a shadow can confirm the improvement that the gate proved  # D0199
 _TABLE = (1, 3, 7, 14, 28)  # the durations, in days, in the table of a refusal
 
 
@@ -46,7 +48,9 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     """Test on the days up to now whether to promote, reject or hold a successor.
 
     The test is valid even if it is repeated every day. It rejects a successor whose mean daily loss provably exceeds
-    the champion's by more than a tenth of the margin, and promotes one that is provably within the margin. How much
+    the champion's by more than a tenth of the margin, and promotes one that is provably within the margin. If the gate
+    proved that the candidate is better, the successor is also promoted after three days on which its mean loss was
+    lower by at least what the gate proved: proving it again would take weeks if there are few labels. How much
     daily differences vary is estimated from the shadow's days and those of the gate, which compared the champion with
     the candidate (of the successor's recipe). The gate's days are not used if another version scored them in place of
     the champion: if it was the candidate itself, all differences are 0.
@@ -64,7 +68,11 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
     least = (rollout.shadow_us or DAY_US) // DAY_US
     earlier = [one.difference for one in _pooled(before)]
     differences = [one.difference for one in pooled]
-    return paired_sequence(differences, margin=margin, tolerated=TOLERATED * margin, earlier=earlier, least=least)
+    found = paired_sequence(differences, margin=margin, tolerated=TOLERATED * margin, earlier=earlier, least=least)
+    confirmed = len(pooled) >= max(least, CONFIRMING_DAYS) and found.mean <= repair.proved < 0.0
+    if found.verdict == "hold" and confirmed:
+        return msgspec.structs.replace(found, verdict="promote", decided=len(pooled))
+    return found
 
 
 def visible(before: Sequence[PairedDay], days: int) -> float:
@@ -138,6 +146,8 @@ def said_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: flo
         "promote": f"provably less than {margin:.1%} worse than the champion",
         "hold": f"neither provably more than {percent(TOLERATED * margin)} nor provably less than {margin:.1%} worse",
     }[found.verdict]
+    if found.verdict == "promote" and found.high >= margin * level:
+        outcome = "lower by at least what the gate proved"
     return (
         f"Paired shadow of {len(days)}d, {rows:,} labelled rows: the loss is {abs(found.mean) / level:.2%} {more} than "
         f"the champion's (between {_share(found.low / level)} and {_share(found.high / level)}), {outcome}."

@@ -28,7 +28,7 @@ from trimtab.steering.loop.exposure import Exposure
 from trimtab.steering.loop.quiet_times import after_promotion, with_repair
 from trimtab.steering.loop.rolling_out import RolloutStages
 from trimtab.steering.loop.service_guard import ServiceGuard
-from trimtab.steering.loop.triggering import PRIORITY, Seen, Trigger, declares, find_trigger
+from trimtab.steering.loop.triggering import Seen, Trigger, declares, find_trigger, is_later, overtakes
 from trimtab.steering.loop_state import (
     APPROVAL,
     CANARY,
@@ -327,16 +327,7 @@ class Controller:
 
         seen = Seen(now_us, champion is not None, watch, requested, labels, days.rise_by_slice, signals)
         found = find_trigger(self._deployment, state, seen)
-        if found is None or state.phase == "idle":
-            return found
-        # a version that a person put forward may be in a shadow for weeks; a request over HTTP or an alarm ends that
-        if state.begun_by == "person":
-            staged = state.phase in (SHADOW, CANARY)
-            return found if staged and found.kind in ("call", "alarm") else None
-        if state.repair is not None and state.begun_by == "estimate" and _is_same_change(found, state.changes):
-            return None  # the alarm that was expected; the repair of this change has passed its gate already
-        urgent = state.begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(state.begun_by)
-        return found if urgent else None
+        return found if found is None or state.phase == "idle" or overtakes(found, state) else None
 
     def _begun(self, trigger: Trigger, now_us: int) -> list[Decision]:
         """Record the trigger with which a repair begins."""
@@ -360,6 +351,8 @@ class Controller:
             estimated_us=trigger.onset.latest_us
             if trigger.kind == "estimate" and trigger.onset
             else self.state.estimated_us,
+            # refusals of repairs of an earlier change do not make the quiet time longer
+            alarm_cooldown_us=0 if is_later(trigger.onset, self.state) else self.state.alarm_cooldown_us,
             follow_ups_us=self.state.follow_ups_us[trigger.kind == "follow-up" :],
             triggered_at_us=now_us,
             ready_at_us=trigger.ready_at_us,
@@ -453,13 +446,6 @@ class Controller:
             return repaired
         final_us = self._deployment.model.label.final_at(repair.cut_us)
         return {**repaired, "follow_ups_us": tuple(final_us + days * DAY_US for days in FOLLOW_UP_DAYS)}
-
-
-def _is_same_change(trigger: Trigger, changes: Changes) -> bool:
-    """Return whether an alarm is about the change that the present repair is about."""
-    if trigger.kind not in ("alarm", "slice") or trigger.onset is None or changes.onset is None:
-        return False
-    return trigger.onset.earliest_us <= changes.onset.latest_us
 
 
 class _Failed(Exception):

@@ -25,7 +25,7 @@ from trimtab.steering.causes import (
 )
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.loop.quiet_times import paced_until_us
-from trimtab.steering.loop_state import OF_CHANGES, Cause, LoopState, Requested, is_before
+from trimtab.steering.loop_state import CANARY, OF_CHANGES, SHADOW, Cause, LoopState, Requested, is_before
 
 # if a slice raised the loss of all rows by this share, its alarm counts like an alarm about all rows
 HARMFUL_RISE: Final = 0.1
@@ -65,6 +65,19 @@ class Seen(msgspec.Struct, frozen=True):
     rise_by_slice: Callable[[str, ChangeOnset], float]
     signals: Callable[[], Sequence[Signal]]  # returns the open signals about the model
 
+    def harmful(self, rules: Deployment) -> dict[str, ChangeOnset]:
+        """Return the onsets of slices with an alarm that raised the loss of all rows by `HARMFUL_RISE`.
+
+        If there is an alarm about all rows, only slices are returned whose change began later than the change of all
+        rows: by more than the deployment's `settle`, so that it is no other date of the same change.
+        """
+        if self.watch is None:
+            return {}
+        whole, rise = self.watch.onset, self.rise_by_slice
+        from_us = 0 if whole is None else whole.latest_us + rules.settle_us
+        found = {name: onset for name, onset in self.watch.slice_onsets.items() if onset.earliest_us > from_us}
+        return {name: onset for name, onset in found.items() if rise(name, onset) >= HARMFUL_RISE}
+
     def rise(self) -> Signal | None:
         """Return the open signal about the newest rise of the estimated loss; None if there is none."""
         return max((one for one in self.signals() if one.kind == SIGNAL), key=lambda one: one.onset_us, default=None)
@@ -89,12 +102,25 @@ def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | N
     for rule in rules.retrain.any_of:
         parts = sorted(parts_of_trigger(rule), key=lambda one: PRIORITY.index(_KINDS[type(one)]))
         kind = _KINDS[type(parts[0])]
-        if _quiet(kind, state, seen):
+        if _quiet(kind, rules, state, seen):
             continue
         holding = [_holding(part, rules, state, seen) for part in parts]
         if all(one is not None for one in holding):
             found.append(_together(kind, [one for one in holding if one is not None]))
     return min(found, key=lambda one: PRIORITY.index(one.kind), default=None)
+
+
+def overtakes(found: Trigger, state: LoopState) -> bool:
+    """Return whether a trigger ends the repair that goes on, because it is more urgent."""
+    if state.repair is not None and found.kind in ("alarm", "slice") and found.onset is not None:
+        estimated = state.changes.onset if state.begun_by == "estimate" else None
+        same = estimated is not None and found.onset.earliest_us <= estimated.latest_us
+        if same or state.repair.proved_after(found.onset):
+            return False  # the alarm is about the version in service; the repair of this change passed its gate
+    # a version that a person put forward may be in a shadow for weeks; a request over HTTP or an alarm ends that
+    if state.begun_by == "person":
+        return state.phase in (SHADOW, CANARY) and found.kind in ("call", "alarm")
+    return state.begun_by in PRIORITY and PRIORITY.index(found.kind) < PRIORITY.index(state.begun_by)
 
 
 def declares(rules: Deployment, kind: Cause) -> bool:
@@ -113,12 +139,13 @@ def _requested(seen: Seen, state: LoopState) -> Trigger | None:
     return Trigger("call", f"Requested over HTTP by {request.actor}: {request.why}", seen.now_us, onset, request.actor)
 
 
-def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
+def _quiet(kind: Cause, rules: Deployment, state: LoopState, seen: Seen) -> bool:
     """Return whether a kind of cause is in its quiet time.
 
     The quiet time of alarms ends early in two cases: the loss has risen further since the last repair began, or newer
     days show that the change of the data began later than that repair assumed, so that it learnt hardly anything about
-    the change. Neither counts after several repairs in a short time (`paced_until_us`).
+    the change. That change may be one of a slice (`Seen.harmful`). Neither case counts after several repairs in a short
+    time (`paced_until_us`).
 
     A quiet time of alarms holds for estimates, too, because both are about the same days. For estimates, both quiet
     times end early if there is a rise that began later than the changes which the last repairs assumed.
@@ -126,9 +153,9 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
     if kind in OF_CHANGES and is_before(seen.now_us, paced_until_us(state)):
         return True
     if kind == "alarm" and seen.watch is not None:
-        tried, onset = state.tried or state.changes.repaired, seen.watch.onset
-        later = tried is not None and onset is not None and onset.earliest_us > tried.latest_us
-        if later or seen.watch.risen_us > state.risen_us:
+        if seen.watch.risen_us > state.risen_us or is_later(seen.watch.onset, state):
+            return False
+        if state.repaired is not None and any(is_later(onset, state) for onset in seen.harmful(rules).values()):
             return False
     if kind == "estimate" and state.estimated_us and (rise := seen.rise()) is not None:
         tried_us = max(state.estimated_us, 0 if state.tried is None else state.tried.latest_us)
@@ -138,6 +165,11 @@ def _quiet(kind: Cause, state: LoopState, seen: Seen) -> bool:
     return any(is_before(seen.now_us, state.quiet_of(one).until_us) for one in kinds)
 
 
+def is_later(onset: ChangeOnset | None, state: LoopState) -> bool:
+    """Return whether a change began later than the one that the last repair assumed."""
+    return onset is not None and state.repaired is not None and onset.earliest_us > state.repaired.latest_us
+
+
 def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> Trigger | None:
     """Return a single declared trigger if it holds now; otherwise None."""
     now_us, watch = seen.now_us, seen.watch
@@ -145,16 +177,12 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
         case OnQualityDrop():
             if watch is None:
                 return None
-            if watch.onset is not None:
+            harmful = seen.harmful(rules)
+            if watch.onset is not None and not harmful:
                 said = f"Quality alarm: {', '.join(watch.alarming_kinds)}."
                 if (again := _dated_again(rules, state.tried, watch.onset)) is not None:
                     return Trigger("alarm", said, now_us, again)
                 return Trigger("alarm", said, _settled_us(rules, watch.onset, now_us), watch.onset)
-            harmful = {
-                name: onset
-                for name, onset in watch.slice_onsets.items()
-                if seen.rise_by_slice(name, onset) >= HARMFUL_RISE
-            }
             said = f"Quality alarm: slices raised the loss of all rows by {HARMFUL_RISE:.0%} or more:"
             return _of_slices("alarm", said, harmful, rules, now_us)
         case OnSliceDrop():

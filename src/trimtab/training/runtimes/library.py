@@ -12,7 +12,7 @@ from trimtab.training.runtimes.formats import Format
 from trimtab.training.runtimes.scoring_paths import RowCall
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from trimtab.training.runtimes.ports import Array
 
 
 class LibraryRuntime:
@@ -25,12 +25,7 @@ class LibraryRuntime:
         return True
 
     def fit(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        target: NDArray[Any],
-        names: tuple[str, ...],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, target: Array, names: tuple[str, ...], weights: Array | None = None
     ) -> Any:
         given: dict[str, Any] = {}
         if weights is not None:  # the last step of a pipeline gets the weights
@@ -55,7 +50,7 @@ class LibraryRuntime:
         """Return functions that score one row as the library does, but faster. The fastest comes first."""
         return {}
 
-    def importance(self, fitted: Any) -> NDArray[Any] | None:
+    def importance(self, fitted: Any) -> Array | None:
         return None
 
 

@@ -15,7 +15,7 @@ from trimtab.core.expressions.code import distribution_version
 from trimtab.training.runtimes.estimators import OnnxEstimator
 from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
 from trimtab.training.runtimes.library import LibraryRuntime
-from trimtab.training.runtimes.ports import Score, check_columns, row_score
+from trimtab.training.runtimes.ports import Array, Score, check_columns, row_score
 from trimtab.training.runtimes.sklearn import RUNTIME as SKLEARN
 
 _OPSET = {"": 18, "ai.onnx.ml": 3}  # fixed, so that equal estimators give equal bytes
@@ -123,12 +123,7 @@ class OnnxRuntime(LibraryRuntime):
         SKLEARN.configure(estimator.estimator, seed=seed, threads=threads)
 
     def fit(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        target: NDArray[Any],
-        names: tuple[str, ...],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, target: Array, names: tuple[str, ...], weights: Array | None = None
     ) -> Any:
         SKLEARN.fit(estimator.estimator, inputs, target, names, weights)
         return estimator

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from trimtab.training.runtimes.formats import Format
 
 Trust = Literal["pickle"]  # "pickle": the user accepts that loading the version runs code
-
-
+Array: TypeAlias = "NDArray[Any]"
 # the score of one row: a number, or for three or more classes the probability of each
 Score: TypeAlias = float | list[float]
 
@@ -105,12 +104,7 @@ class Runtime(Protocol):
         ...
 
     def fit(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        target: NDArray[Any],
-        names: tuple[str, ...],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, target: Array, names: tuple[str, ...], weights: Array | None = None
     ) -> Any:
         """Fit on `inputs`, shape (rows, inputs). `weights` has one weight for each row; None: all are equal.
 
@@ -143,12 +137,7 @@ class ListRuntime(Protocol):
         ...
 
     def fit_lists(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        relevance: NDArray[Any],
-        sizes: NDArray[Any],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, relevance: Array, sizes: Array, weights: Array | None = None
     ) -> Any:
         """Fit on lists. Rows of one list are next to each other; `sizes` has the number of rows of each list.
 

@@ -13,7 +13,7 @@ from river import base
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
 from trimtab.training.runtimes.library import LibraryRuntime, no_weights, takes_weights
-from trimtab.training.runtimes.ports import Score, check_columns, wrong_row
+from trimtab.training.runtimes.ports import Array, Score, check_columns, wrong_row
 from trimtab.training.runtimes.skops_bytes import ALLOWED, dumps, loads
 
 # Types whose names begin with one of these may be loaded: River's own, and plain types of Python, but no functions.
@@ -103,12 +103,7 @@ class RiverRuntime(LibraryRuntime):
             estimator.seed = seed
 
     def fit(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        target: NDArray[Any],
-        names: tuple[str, ...],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, target: Array, names: tuple[str, ...], weights: Array | None = None
     ) -> Any:
         probabilities = np.issubdtype(target.dtype, np.integer)
         classes = int(target.max()) + 1 if probabilities and target.max() > 1 else 0

@@ -19,7 +19,7 @@ from trimtab.run.progress import is_listening, report
 from trimtab.training.runtimes.boosters.catboost_code import compiled_row
 from trimtab.training.runtimes.formats import ExportedCode, Format, Inspected, ModelFile
 from trimtab.training.runtimes.library import LibraryRuntime, tree_count
-from trimtab.training.runtimes.ports import Score, check_columns, row_score, second_of_two
+from trimtab.training.runtimes.ports import Array, Score, check_columns, row_score, second_of_two
 from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_paths
 
 _PER_FIT = {"model_guid": "", "train_finish_time": ""}  # metadata that differ between equal models
@@ -125,12 +125,7 @@ class CatboostRuntime(LibraryRuntime):
         return isinstance(estimator, catboost.CatBoostRanker)
 
     def fit_lists(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        relevance: NDArray[Any],
-        sizes: NDArray[Any],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, relevance: Array, sizes: Array, weights: Array | None = None
     ) -> Any:
         with self.progress(estimator) as options:
             row_weights = {} if weights is None else {"group_weight": np.repeat(weights, sizes)}

@@ -17,6 +17,8 @@ from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, with_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trimtab.training.runtimes.ports import Array
+
 _LONGEST = 10_000  # the library's limit for the rows of a list
 _DEGREES = 31  # relevance may be 0 to 30, unless `label_gain` sets other values
 _PARAMETER = re.compile(r"^\[([^:\]]+): ([^\]]*)\]$", re.MULTILINE)
@@ -119,12 +121,7 @@ class LightgbmRuntime(LibraryRuntime):
         return isinstance(estimator, lightgbm.LGBMRanker)
 
     def fit_lists(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        relevance: NDArray[Any],
-        sizes: NDArray[Any],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, relevance: Array, sizes: Array, weights: Array | None = None
     ) -> Any:
         import numpy as np
 

@@ -18,6 +18,8 @@ from trimtab.training.runtimes.scoring_paths import RowCall, ScoringPaths, per_t
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trimtab.training.runtimes.ports import Array
+
 
 def read_booster(data: bytes) -> Any:
     """Load the library's model (a booster), and the range of the rounds (trees) that scores use.
@@ -146,12 +148,7 @@ class XgboostRuntime(LibraryRuntime):
         return isinstance(estimator, xgboost.XGBRanker)
 
     def fit_lists(
-        self,
-        estimator: Any,
-        inputs: NDArray[Any],
-        relevance: NDArray[Any],
-        sizes: NDArray[Any],
-        weights: NDArray[Any] | None = None,
+        self, estimator: Any, inputs: Array, relevance: Array, sizes: Array, weights: Array | None = None
     ) -> Any:
         import numpy as np
 

@@ -109,8 +109,9 @@ def test_distances_of_columns_are_those_of_all_rows_together(logged: Logged) -> 
     for place, column in enumerate(logged.layout.profile.columns):
         usual = np.frombuffer(column.counts, "<i8")
         bins = [logged.layout.by_bin(counts.bins)[place, : usual.size] for counts in found.values()]
-        expected = js_distance(usual, np.sum(bins, axis=0))
+        expected = js_distance(usual, np.sum(bins, axis=0)) if usual.size > 1 else None  # texts are in one bin
         assert distances[column.name].distance == pytest.approx(expected)
+    assert None in [one.distance for one in distances.values()]
     site = distances["site"]
     assert site.null_share == pytest.approx(50 / whole)  # a value that training never saw is no null
     assert distances["code"].distance > 2 * distances["price"].distance

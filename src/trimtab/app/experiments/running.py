@@ -84,7 +84,7 @@ class Running:
             raise Conflict(
                 f"experiment {name!r}: it was concluded, and all units get {before.winner!r}. A new start ends that "
                 "and assigns the units again. If you want this: start_experiment(..., again=True), or trimtab "
-                f"experiment start {name} --again"
+                f"experiment start {name} --again --why TEXT"
             )
         lost = None
         if before is not None:

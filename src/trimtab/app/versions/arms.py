@@ -128,7 +128,7 @@ def check_not_split(system: System, model: str, arm: str) -> None:
     if arm == CANARY and shares.experiment is not msgspec.UNSET:
         raise Conflict(
             f"{model}: the experiment {shares.experiment!r} splits its requests. Stop it first: "
-            f"trimtab experiment stop {shares.experiment}"
+            f"trimtab experiment stop {shares.experiment} --why TEXT"
         )
 
 

@@ -85,7 +85,7 @@ def _of_experiments(system: System) -> dict[str, Reason]:
     from trimtab.registry.collecting.collector import Reason
 
     return {
-        version: Reason(f"the experiment {one.name} compares it", f"trimtab experiment stop {one.name}")
+        version: Reason(f"the experiment {one.name} compares it", f"trimtab experiment stop {one.name} --why TEXT")
         for one in running_experiments(system.state.catalog)
         for version in one.versions.values()
     }

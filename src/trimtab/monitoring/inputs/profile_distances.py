@@ -20,7 +20,7 @@ class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
     `STATISTICS`.
     """
 
-    distance: float | None  # Jensen-Shannon distance, in [0, 1]; None: no values in these hours or in the profile
+    distance: float | None  # Jensen-Shannon, in [0, 1]; None: no values in these hours or in the profile, or no numbers
     null_share: float
 
 
@@ -48,10 +48,9 @@ def column_distances(layout: Layout, hours: Iterable[HourCounts]) -> dict[str, C
     some = [one for one in hours if one.rows]
     if not some:
         return {}
-    rows = sum(one.rows for one in some)
     actual = layout.by_bin(np.add.reduce([one.bins for one in some]))
-    nulls = np.add.reduce([one.nulls for one in some]).sum(axis=1) / rows
-    known = (layout.usual.sum(axis=1) > 0) & (actual.sum(axis=1) > 0)
+    nulls = np.add.reduce([one.nulls for one in some]).sum(axis=1) / sum(one.rows for one in some)
+    known = (layout.usual.sum(axis=1) > 0) & (actual.sum(axis=1) > 0) & (np.diff(layout.offsets) > 1)
     of_known = {
         name: iter(getattr(drift, one.function)(layout.usual[known], actual[known])) for name, one in STATISTICS.items()
     }

@@ -153,9 +153,8 @@ def _quiet(kind: Cause, rules: Deployment, state: LoopState, seen: Seen) -> bool
     if kind in OF_CHANGES and is_before(seen.now_us, paced_until_us(state)):
         return True
     if kind == "alarm" and seen.watch is not None:
-        if seen.watch.risen_us > state.risen_us or is_later(seen.watch.onset, state):
-            return False
-        if state.repaired is not None and any(is_later(onset, state) for onset in seen.harmful(rules).values()):
+        onsets = (seen.watch.onset, *(seen.harmful(rules).values() if state.repaired else ()))
+        if seen.watch.risen_us > state.risen_us or any(is_later(onset, state) for onset in onsets):
             return False
     if kind == "estimate" and state.estimated_us and (rise := seen.rise()) is not None:
         tried_us = max(state.estimated_us, 0 if state.tried is None else state.tried.latest_us)

@@ -32,6 +32,7 @@ from trimtab.store.ports import read_record
 DAYS = 120  # the number of days that the page shows
 SLICE_DAYS = 28
 _MOST_ROWS = 20
+_LEAST_LABELS = 30  # slices with fewer labels are not shown: their intervals mean nothing
 Row = dict[str, Any]
 
 
@@ -251,15 +252,15 @@ def _slices(page: Document, system: System, name: str, now_us: int) -> None:
         row
         for column in columns
         for row in _rows(system, name, since_us, slices=column, by="all")
-        if row["loss"] is not None
+        if row["labelled"] >= _LEAST_LABELS
     ]
     if not rows:
         return
-    worst = sorted(rows, key=lambda row: -row["loss"])[:_MOST_ROWS]
+    worst = sorted(rows, key=lambda row: -row["loss_low"])[:_MOST_ROWS]
     page.heading("Slices")
     page.paragraph(
-        f"The slices with the highest loss in the newest {SLICE_DAYS} days with labels, by version and arm "
-        f"({len(worst)} of {len(rows)})."
+        f"The slices with the highest loss in the newest {SLICE_DAYS} days with labels, by version and arm: "
+        f"{len(worst)} of {len(rows)} that have at least {_LEAST_LABELS} labels, by the lower end of their interval."
     )
     shown = tuple(
         (
@@ -286,8 +287,8 @@ def _inputs(page: Document, system: System, name: str) -> None:
     page.heading("Inputs")
     page.paragraph(
         "The newest 24 closed hours are compared with the training data of the version in service. The distance is "
-        "Jensen-Shannon: 0 means equal distributions, 1 means no value in common. Shown are "
-        f"{len(far)} of {count_of(len(columns), 'column')}: those with the largest distance."
+        "Jensen-Shannon: 0 means equal distributions, 1 means no value in common; - means no values, or no numbers. "
+        f"Shown are {len(far)} of {count_of(len(columns), 'column')}: those with the largest distance."
     )
     rows = tuple(
         (column, "-" if now.distance is None else f"{now.distance:.3f}", f"{now.null_share:.1%}") for column, now in far

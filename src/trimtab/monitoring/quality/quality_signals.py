@@ -83,15 +83,17 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
     whose = "the version in service" if watch.arm else "the last healthy version"
+    whole = watch.earlier_levels.get("")
+    rows_above = 0.0 if whole is None else whole.above or 0.0
     for kind, figure in watch.healthy.items():
         if not figure.alarming and kind not in watch.short_of:
             continue
-        changed = watch.earlier_levels.get("")
-        begun_us = watch.anchored_at_us if changed is None else changed.changed_us
+        begun_us = watch.anchored_at_us if whole is None else whole.changed_us
         onset_us = _onset_us(watch, figure) if figure.alarming else begun_us
         by = abs(alarm_level(figure.spec, figure.state).mean - figure.spec.mean)
         unit = 1.0 if kind == CALIBRATION else watch.healthy_cap or watch.loss_cap
         by, level = unit * (by if figure.alarming else watch.short_of[kind]), unit * figure.spec.mean
+        rows_above = max(rows_above, by / level if kind == LOSS and level > 0.0 and not figure.excess else 0.0)
         found.append(
             _signal(
                 watch,
@@ -106,8 +108,6 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
             )
         )
     told = any(one.subject == LOSS for one in found)  # one signal about the loss of all rows is enough
-    whole = watch.earlier_levels.get("")
-    rows_above = 0.0 if whole is None or whole.above is None else whole.above
     for name, earlier in watch.earlier_levels.items():
         # a slice has a signal of its own if it is much further above its level than all rows are
         if earlier.above is not None and (earlier.above > 2.0 * rows_above if name else not told):

@@ -123,6 +123,32 @@ def test_a_shadow_confirms_what_the_gate_proved(proved: float | None, difference
     assert judged(rollout(shadow="5d", margin=0.02), compared, repair).verdict == "hold"
 
 
+@pytest.mark.soak
+def test_how_often_a_confirming_shadow_promotes() -> None:
+    """`pytest -m soak -s -k confirming tests/steering/test_shadow.py`: 1,000 shadows of 14 days, 130 labels a day."""
+    rng, base = np.random.default_rng(5), Bench([True]).repair(100 * DAY_US, lambda: None, Changes())
+    made = rollout(shadow="1d", margin=0.02)
+
+    def promoted(mean: float, spread: float, proved: bool) -> float:
+        """The share of shadows that promote: differences are shares of the loss, and the gate proved 5 %."""
+        gate = msgspec.structs.replace(base.gate, bound=-0.025, checks={"provably_better": proved})
+        found = 0
+        for _ in range(1_000):
+            before = days((rng.normal(-0.34, spread, 7) * 0.5).tolist(), rows=130)
+            repair = msgspec.structs.replace(base, gate=gate, gate_days=before)
+            shadow = days((rng.normal(mean, spread, 14) * 0.5).tolist(), rows=130)
+            verdicts = (judged(made, shadow[:count], repair).verdict for count in range(1, 15))
+            found += next((one for one in verdicts if one != "hold"), "hold") == "promote"
+        return found / 1_000
+
+    for spread in (0.31, 0.1):
+        for mean in (-0.34, 0.0, 0.08, 0.3):
+            print(spread, mean, promoted(mean, spread, True), promoted(mean, spread, False), flush=True)
+    assert promoted(-0.34, 0.31, True) > 0.98
+    assert promoted(0.3, 0.31, True) < 0.06
+    assert promoted(0.08, 0.1, True) < 0.04
+
+
 def test_fewer_days_and_labels_see_less() -> None:
     rng = np.random.default_rng(2)
     some = days((0.01 * rng.normal(size=14)).tolist())

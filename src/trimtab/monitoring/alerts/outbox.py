@@ -184,18 +184,18 @@ class Outbox:
 
     def _drop_old(self, name: str) -> None:
         old = [record for record in self._records(name) if self._is_old(_read(record), self._clock.now_us())]
-        why = self._state(name).error or "none was tried in time"
-        self._drop(name, old, f"the message could not be delivered ({why})")
+        self._drop(name, old, f"the message could not be delivered ({self._state(name).error or 'not tried in time'})")
 
     def _drop(self, name: str, records: list[Record], why: str) -> None:
         if not records:
             return
         count = sum(len(_read(record).message.alerts) for record in records)
         _logger.warning("alerts to %s: %d dropped: %s", name, count, why)
-        state = self._state(name)
-        after = msgspec.structs.replace(state, dropped=state.dropped + count, dropped_us=self._clock.now_us())
         removed = [Remove(KIND, record.key, record.revision) for record in records]
-        self._catalog.write([*removed, Put(STATES, name, msgspec.json.encode(after))])
+        with self._mutex:
+            state = self._state(name)
+            after = msgspec.structs.replace(state, dropped=state.dropped + count, dropped_us=self._clock.now_us())
+            self._catalog.write([*removed, Put(STATES, name, msgspec.json.encode(after))])
 
     def _is_old(self, one: Queued, now_us: int) -> bool:
         return now_us - one.made_us > self._keep_us

@@ -232,6 +232,17 @@ def test_why_shows_what_each_feature_added(trained: Path) -> None:
         assert "learner has learnt since" in why
 
 
+def test_why_shows_the_gate_of_the_promotion_and_no_later_one(trained: Path) -> None:
+    made = asked(trained)
+    with shop.opened(trained) as project:
+        first = project.why(made).gate
+        assert first is not None
+        later = msgspec.structs.replace(first, id="g_9" + first.id[3:])
+        project.registry.put_gate(later)
+        assert project.registry.gates_of(project.registry.get(first.candidate))[-1] == later
+        assert project.why(made).gate == first
+
+
 def test_a_project_that_was_only_loaded_is_shown_without_alarm(tmp_path: Path) -> None:
     with shop.opened(shop.write_project(tmp_path / "fresh")) as project:
         shop.load(project)

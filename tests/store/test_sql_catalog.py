@@ -10,7 +10,7 @@ import pytest
 
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
-from trimtab.store import Append, Put
+from trimtab.store import Append, Put, Remove, sql_catalog
 from trimtab.store.sql_catalog import SqlCatalog
 from trimtab.testing import CatalogContract
 
@@ -80,6 +80,30 @@ def test_a_missing_line_is_named(tmp_path: Path) -> None:
         connection.execute("DELETE FROM journal WHERE sequence = 2")
     with SqlCatalog.sqlite(path) as catalog, pytest.raises(Corrupt, match="line 2 of journal 'ledger' is missing"):
         catalog.journal("ledger")
+
+
+def test_vacuum_leaves_no_bytes_of_replaced_and_removed_records_in_any_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_catalog, "_BUSY_S", 0.2)
+
+    def there(what: bytes) -> bool:
+        return any(what in file.read_bytes() for file in tmp_path.iterdir())
+
+    with SqlCatalog.sqlite(tmp_path / "c.db") as catalog, SqlCatalog.sqlite(tmp_path / "c.db") as other:
+        catalog.write([Put("a", "b", b"person-1" * 2_000), Put("a", "c", b"person-2")])
+        catalog.write([Put("a", "b", b"1"), Remove("a", "c")])
+        assert there(b"person-1")
+        assert there(b"person-2")
+        with contextlib.closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM record").fetchall()
+            with pytest.raises(Unavailable, match=r"c.db: another process is reading it, so old bytes stay in it"):
+                catalog.vacuum()
+        catalog.vacuum()
+        assert not there(b"person")
+        other.write([Put("a", "d", b"2")])
+        assert [record.body for record in catalog.find("a")] == [b"1", b"2"]
 
 
 def test_a_newer_revision_or_a_foreign_database_is_refused(tmp_path: Path) -> None:

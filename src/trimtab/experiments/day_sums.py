@@ -116,7 +116,7 @@ class DaySums:
         found: dict[str, Array] = {}
         for name, seen in self._seen.items():
             given = [one.get(name) for one in decoded]
-            texts = ["" if value is None else f"{name}={_short(str(value))}" for value in given]
+            texts = ["" if value is None else f"{name}={short_value(str(value))}" for value in given]
             seen.update(text for text, tester in zip(texts, units.overrides, strict=True) if text and not tester)
             if len(seen) <= MOST_SLICES:
                 codes = {text: code for code, text in enumerate(dict.fromkeys(texts))}
@@ -125,7 +125,7 @@ class DaySums:
         return found
 
 
-def _short(value: str) -> str:
+def short_value(value: str) -> str:
     """Return a value in the name of a slice. A long one is cut, and ends with a hash, so that no two are the same."""
     if len(value) <= _MOST_CHARACTERS:
         return value

@@ -34,7 +34,7 @@ class RequestSlices(msgspec.Struct, frozen=True):
         decoded = [msgspec.msgpack.decode(p.request) for p in predictions]
         rows = [one if isinstance(one, list) and len(one) == self.columns else None for one in decoded]
         found = {
-            name: column("str", [_text(None if row is None else row[place]) for row in rows])
+            name: column("str", [slice_value(None if row is None else row[place]) for row in rows])
             for name, place in self.places.items()
         }
         if not self.named:
@@ -62,10 +62,11 @@ def slice_column(name: str, of: Expression, requests: Columns) -> Column:
     [False, True, None]
     """
     found = evaluate_columns(of, requests, f"slice {name!r}")
-    return found if found.dtype == "bool" else column("str", [_text(value) for value in found.to_list()])
+    return found if found.dtype == "bool" else column("str", [slice_value(value) for value in found.to_list()])
 
 
-def _text(value: Any) -> str | None:
+def slice_value(value: Any) -> str | None:
+    """Return a value as in the name of a slice."""
     return None if value is None else str(value)[:_MOST_CHARACTERS]
 
 

@@ -373,6 +373,10 @@ class Catalog(Protocol):
         """Return a value that changes whenever a process writes. None: this catalogue cannot find this out cheaply."""
         ...
 
+    def vacuum(self) -> None:
+        """Leave no bytes of replaced and removed records in the files. Raise Unavailable if they are being read."""
+        ...
+
     def close(self) -> None: ...
 
 

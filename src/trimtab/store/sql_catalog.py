@@ -206,6 +206,18 @@ class SqlCatalog(Closing):
         self._refuse_forked()
         return self._changes.mark()
 
+    def vacuum(self) -> None:
+        """Write the database anew, without the bytes of replaced and removed records.
+
+        Raises:
+            Unavailable: Another process is reading the database, or the disk is full. Call this again later.
+        """
+        with self._lock.hold(), self._connection() as connection:
+            connection.execute("VACUUM")
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise Unavailable(f"{self.what}: another process is reading it, so old bytes stay in it. Try again later.")
+
     def copy_to(self, path: Path) -> None:
         """Write a snapshot of the catalogue to a new SQLite file. Leases are left out, and rows are not checked.
 

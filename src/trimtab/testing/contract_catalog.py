@@ -151,3 +151,10 @@ class CatalogContract:
         assert catalog.acquire("lease", "me", 1.0)
         seen.add(catalog.mark())
         assert len(seen) == 5
+
+    def test_vacuum_changes_no_record(self, catalog: Catalog) -> None:
+        catalog.write([Put("model", "late", b"1"), Put("model", "soon", b"2"), Append("ledger", 7, b"{}")])
+        catalog.write([Put("model", "late", b"3"), Remove("model", "soon")])
+        before = catalog.find("model"), catalog.journal("ledger")
+        catalog.vacuum()
+        assert (catalog.find("model"), catalog.journal("ledger")) == before

@@ -166,7 +166,7 @@ def test_the_winner_is_for_all_but_the_global_holdout(folder: Path) -> None:
         assert 20 < sum(one.reason == "holdout" for one in found) < 70
         status = project.experiment("checkout")
         assert (status.phase, status.winner, status.ended_at_us) == ("concluded", "green", NOW_US)
-        with pytest.raises(Conflict, match="it was concluded, and all units get 'green'"):
+        with pytest.raises(Conflict, match="concluded with winner 'green'"):
             project.start_experiment("checkout", why="By accident.")
         assert project.start_experiment("checkout", why="Once more.", again=True).evidence["generation"] == 2
 

@@ -82,9 +82,8 @@ class Running:
         definition = self._system.declared.experiment(name)
         if before is not None and before.phase == "concluded" and not again:
             raise Conflict(
-                f"experiment {name!r}: it was concluded, and all units get {before.winner!r}. A new start ends that "
-                "and assigns the units again. If you want this: start_experiment(..., again=True), or trimtab "
-                f"experiment start {name} --again --why TEXT"
+                f"experiment {name!r}: concluded with winner {before.winner!r}. To start again and assign all units "
+                f"anew: start_experiment(..., again=True), or trimtab experiment start {name} --again --why TEXT"
             )
         lost = None
         if before is not None:

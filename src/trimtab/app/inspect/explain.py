@@ -142,6 +142,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
     label, state = _truth(system, prediction)
     gates = system.registry.gates_of(version)
     promoted = [d for d in Ledger(system.state.catalog).rows() if d.act == "promote" and d.version == version.id]
+    by = promoted[-1].evidence.get("gate") if promoted else None  # a later gate may have judged its candidate again
     artifact = decode_artifact(system.state.blob.get(version.artifact))
     names = artifact.inputs
     values = struct.unpack(f"<{len(prediction.values) // 8}d", prediction.values)
@@ -180,7 +181,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
         training_rows=version.rows,
         imported=None if version.imported is None else version.imported.file,
         training_set=version.training_set,
-        gate=gates[-1] if gates else None,
+        gate=next((one for one in reversed(gates) if by in (None, one.id)), None),
         promoted=promoted[-1] if promoted else None,
         label=label,
         label_state=state,

@@ -54,6 +54,7 @@ _WORDS = {
     "quarantined": "rows in quarantine",
     "exposures": "exposures to variants",
     "stored_answers": "stored answers",
+    "slices": "records with slices named after a key",
     "training_sets": "training sets",
 }
 _Some = TypeVar("_Some", str, tuple[str, int, str])
@@ -203,6 +204,9 @@ def _erase(system: System, found: PersonalData, run: _Run) -> None:
         for name, rows in run.rows.items():
             new = found.tables.get(name)
             tables[name].erase(_places(rows), None if new is None else new.instead)
+    if run.counts.get("slices"):
+        state.catalog.write(found.slices)
+        state.catalog.vacuum()
     if run.counts["stored_answers"]:
         state.answers.erase(found.answers)
     if run.sources:

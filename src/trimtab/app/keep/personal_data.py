@@ -11,6 +11,7 @@ import msgspec
 from trimtab import store
 from trimtab.app.data.logged_requests import request_shape
 from trimtab.app.keep.personal_events import Instead, PersonalEvents, RequestKeys, TableErasure
+from trimtab.app.keep.personal_slices import without_slices
 from trimtab.app.keep.subjects import Subject
 from trimtab.app.system import System
 from trimtab.core.columns.data import Columns
@@ -24,7 +25,7 @@ from trimtab.registry.versions import Version
 from trimtab.serving.answer.precomputed import stored_requests
 from trimtab.store.file_blob import blob_files
 from trimtab.store.log_places import begin_of
-from trimtab.store.ports import Log, Table
+from trimtab.store.ports import Log, Put, Remove, Table
 from trimtab.training.data.parquet import read_parquet
 from trimtab.training.data.sets import load_manifest
 
@@ -50,6 +51,7 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
     exposures: Instead
     answers: list[bytes]  # the keys of stored answers
     sets: list[SeenSet]
+    slices: list[Put | Remove]  # the changes of records with sums of slices that are named after a key
 
     def in_log(self, name: str) -> Instead:
         """Return the replacements in a log: "events", "predictions", "quarantine" or "exposures"."""
@@ -65,6 +67,7 @@ class PersonalData(msgspec.Struct, frozen=True, kw_only=True):
             "quarantined": _size(self.quarantine),
             "exposures": _size(self.exposures),
             "stored_answers": len(self.answers),
+            "slices": len(self.slices),
             "training_sets": len(self.sets),
         }
 
@@ -89,6 +92,7 @@ def find_personal_data(system: System, subject: Subject) -> PersonalData:
         exposures=find_exposures(state.exposures, lambda one: _is_of(system, subject, one)),
         answers=_answers(system, subject) if state.place("answers").mark() is not None else [],
         sets=list(_training_sets(system, subject)),
+        slices=without_slices(state.catalog, subject),
     )
 
 

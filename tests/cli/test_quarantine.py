@@ -153,7 +153,7 @@ def test_the_column_at_fault_is_shown_first_and_a_wrong_reason_is_named(folder: 
     shown = call("quarantine", cwd=folder).stdout
     assert '  temp = "warm"  {"origin": "xxx' in shown
     assert "  line 2 of a.ndjson: not JSON" in shown
-    for words in (["show"], ["drop", "--yes"], ["replay"]):
+    for words in (["list"], ["drop", "--yes"], ["replay"]):
         wrong = call("quarantine", *words, "--reason", "wrong_typ", cwd=folder)
         assert wrong.returncode == 3, words
         assert "no reason 'wrong_typ'" in wrong.stderr
@@ -162,7 +162,7 @@ def test_the_column_at_fault_is_shown_first_and_a_wrong_reason_is_named(folder: 
 
 
 @pytest.mark.parametrize(
-    ("words", "status"), [(["nothing"], 3), (["replay", "nothing"], 3), (["show", "a", "b"], 2), (["a", "b"], 2)]
+    ("words", "status"), [(["list", "nothing"], 3), (["replay", "nothing"], 3), (["list", "a", "b"], 2)]
 )
 def test_wrong_words_are_named(folder: Path, call: Run, words: list[str], status: int) -> None:
     done = call("quarantine", *words, cwd=folder)

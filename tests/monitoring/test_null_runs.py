@@ -39,10 +39,12 @@ def test_hours_with_few_rows_are_put_together_and_hours_without_are_left_out() -
     assert null_runs(rows, nulls, np.full(6, 0.5)) == [2.0]
 
 
-def test_a_normal_run_is_known_from_several_and_never_longer_than_twelve_hours() -> None:
+def test_a_normal_run_is_known_from_several_and_longer_than_twelve_hours_only_if_several_runs_were() -> None:
     assert normal_run([], 28.0) == 0.0
     assert normal_run([5.0], 28.0) == 0.0  # it may have been a fault
     assert 9.0 < normal_run([1.0] * 100, 28.0) < normal_run([1.0] * 5, 28.0) == 12.0
+    assert normal_run([1.0] * 20 + [30.0, 40.0], 28.0) < 12.0  # two faults
+    assert normal_run([1.0] * 20 + [14.0, 20.0, 14.0, 16.0], 28.0) == 30.0
     assert normal_run([0.2] * 60 + [40.0], 28.0) == normal_run([0.2] * 60, 28.0) < 3.0
 
 

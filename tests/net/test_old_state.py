@@ -238,7 +238,7 @@ def test_the_backup_is_restored(tmp_path: Path) -> None:
         trimtab, ["storage", "restore", str(folder / "backup"), "--project", str(folder)]
     )
     assert done.exit_code == 4, done.output  # there is state
-    arguments = ["restore", str(folder / "backup"), "--force", "--project", str(folder)]
+    arguments = ["storage", "restore", str(folder / "backup"), "--force", "--project", str(folder)]
     done = CliRunner(env=ENVIRONMENT).invoke(trimtab, arguments)
     assert done.exit_code == 0, done.output
     with open_at(folder) as project:

@@ -12,13 +12,12 @@ from typing import Any
 
 import click
 
-from trimtab.cli.exits import Manner, end_in_time, guarded, printable
+from trimtab.cli.exits import Manner, end_in_time, guarded
 from trimtab.cli.options import fewer_proposals, manner_options
-from trimtab.cli.verbs import ALSO, CAREFUL, HIDDEN, OLD, OLD_BELOW, TOP, VERBS, Group, paths
-from trimtab.core.errors import NotFound
+from trimtab.cli.verbs import ALSO, CAREFUL, HIDDEN, TOP, VERBS, Group, paths
 
-_BELOW = {path.rpartition(" ")[2]: path for path in paths()}  # so that "trimtab disk" proposes "storage disk"
-_KNOWN = _BELOW | {name: name for name in TOP} | ALSO | OLD
+_BELOW = {path.rpartition(" ")[2]: path for path in paths()}  # so that "trimtab disks" proposes "storage disk"
+_KNOWN = _BELOW | {name: name for name in TOP} | ALSO
 _MANNER = {"--json": 1, "--debug": 1, "--project": 2}  # the number of words of each option
 
 
@@ -42,16 +41,19 @@ class _Lazy(click.Group):
         command = self.get_command(ctx, name)
         return "" if command is None else (command.help or "").partition("\n")[0]
 
-    def refuse(self, ctx: click.Context, word: str, known: dict[str, str]) -> None:
-        """Raise an error for an unknown verb. It proposes the nearest of `known`, except those in `CAREFUL`."""
+    def refuse(self, ctx: click.Context, word: str, known: dict[str, str], otherwise: str = "") -> None:
+        """Raise an error for an unknown verb. It proposes the nearest of `known`, except those in `CAREFUL`.
+
+        If it proposes none, the message ends with `otherwise`.
+        """
         near = get_close_matches(word, known, n=1)
         proposed = known[near[0]] if near else ""
         said = f" Did you mean {proposed!r}?" if proposed and proposed not in CAREFUL else ""
-        ctx.fail(f"No such command {word!r}.{said}")
+        ctx.fail(f"No such command {word!r}.{said or otherwise}")
 
 
 class Commands(_Lazy):
-    """The group of all verbs. Old names of verbs work, and a line on standard error tells the new name."""
+    """The group of all verbs."""
 
     places: Mapping[str, str | Group] = MappingProxyType({**TOP, **HIDDEN})
 
@@ -62,8 +64,6 @@ class Commands(_Lazy):
         at = _first_word(args)
         if at < len(args) and args[at] == "--version":
             args = [*args[:at], *args[at + 1 :], "version"]
-        elif args[at : at + 1] == ["version"]:
-            _say_old("version", OLD["version"], ctx)
         return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -71,15 +71,9 @@ class Commands(_Lazy):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         word, rest = args[0], args[1:]
         new = ALSO.get(word, word)
-        if word == "arm":
-            new, rest = _arm(rest)
-            _say_old(f"arm --as {new}", new, ctx)
-        elif word in OLD and word not in HIDDEN:
-            new = OLD[word]
-            _say_old(word, new, ctx)
-        elif new not in self.places and not ctx.resilient_parsing and not word.startswith("-"):
+        if new not in self.places and not ctx.resilient_parsing and not word.startswith("-"):
             self.refuse(ctx, word, _KNOWN)
-        return super().resolve_command(ctx, [*new.split(), *rest])
+        return super().resolve_command(ctx, [new, *rest])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of verbs with its headings."""
@@ -116,21 +110,10 @@ class Below(_Lazy):
         example = f"\n\n\b\nExample:\n  trimtab {group.example}"
         super().__init__(name, help=group.help + example, callback=lambda: None)
         self.verbs, self.places = group, {**group.below}
-        self._read_as: str | None = None  # the word that was taken as a name, because it is no verb below this one
         manner_options(self).params.reverse()  # click adds options to a function in the reverse order
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, args if ctx.resilient_parsing else self._completed(ctx, args))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (NotFound, click.UsageError) as error:
-            near = get_close_matches(self._read_as or "", self.places, n=1)
-            if not near or f"{self.name} {near[0]}" in CAREFUL:
-                raise
-            said = f"{error} Or did you mean `trimtab {self.name} {near[0]}`?"
-            raise (NotFound(said) if isinstance(error, NotFound) else click.UsageError(said, error.ctx)) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of verbs."""
@@ -141,7 +124,8 @@ class Below(_Lazy):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.places and not ctx.resilient_parsing:
-            self.refuse(ctx, args[0], {name: f"{self.name} {name}" for name in self.places})
+            listed = f" `trimtab {self.name}` has {', '.join(self.places)}."
+            self.refuse(ctx, args[0], {name: f"{self.name} {name}" for name in self.places}, listed)
         return super().resolve_command(ctx, args)
 
     def _completed(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -153,19 +137,7 @@ class Below(_Lazy):
         if word is None:
             helped = any(one in ctx.help_option_names for one in args)
             return args if helped or self.verbs.default is None else [*head, self.verbs.default, *args[start:]]
-        rest = [*args[start:at], *args[at + 1 :]]
-        if word in self.places:
-            return [*head, word, *rest]
-        new = OLD_BELOW.get((self.name, word))
-        if new is not None:
-            _say_old(f"{self.name} {word}", f"{self.name} {new}", ctx)
-            return [*head, new, *rest]
-        if self.verbs.before is None:
-            return [*head, word, *rest]
-        self._read_as = word
-        new = "show" if self.name == "versions" and "@" in word else str(self.verbs.before)
-        _say_old(f"{self.name} {word}", f"{self.name} {new} {word}", ctx)
-        return [*head, new, *args[start:]]
+        return [*head, word, *args[start:at], *args[at + 1 :]]
 
     def _first_name(self, ctx: click.Context, args: list[str], start: int) -> int:
         """Return the index of the first word that is neither an option nor an option's value."""
@@ -194,25 +166,6 @@ def _first_word(args: Sequence[str]) -> int:
     while at < len(args) and (name := args[at].partition("=")[0]) in _MANNER:
         at += 1 if "=" in args[at] else _MANNER[name]
     return min(at, len(args))
-
-
-def _arm(rest: list[str]) -> tuple[str, list[str]]:
-    """Return the verb that replaces `arm --as VERB`, and the other arguments."""
-    for at, word in enumerate(rest):
-        name, equals, value = word.partition("=")
-        if name == "--as":
-            value = value if equals else "".join(rest[at + 1 : at + 2])
-            if value in ("canary", "shadow"):
-                return value, [*rest[:at], *rest[at + (1 if equals else 2) :]]
-    if not rest or any(one in ("-h", "--help") for one in rest):
-        return "canary", rest
-    raise click.UsageError("`trimtab arm` needs --as canary or --as shadow. Better: trimtab canary, or trimtab shadow")
-
-
-def _say_old(old: str, new: str, ctx: click.Context) -> None:
-    if not ctx.resilient_parsing:  # shell completion also parses, but must print nothing
-        said = f"`trimtab {old}` is now `trimtab {new}`. The old name works until the next release."
-        print(printable(f"trimtab: {said}"), file=sys.stderr)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

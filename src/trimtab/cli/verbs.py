@@ -1,4 +1,4 @@
-"""The table of verbs: their modules, their old names, and which of them are never suggested after a typing error."""
+"""The table of verbs: their modules, and which of them are never suggested after a typing error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ class Group(NamedTuple):
     help: str
     example: str
     default: str | None  # the verb that is used if none is given
-    before: str | None  # the verb that is used if only a name is given, in the old form: `trimtab versions late_flight`
     below: dict[str, str]  # the module and the name of each command
 
 
@@ -27,11 +26,11 @@ VERBS: dict[str, dict[str, str | Group]] = {
     "Data and features": {
         "ingest": "data.files:ingest",
         "quarantine": Group("Show the rows that could not become events, try them again, or drop them.",
-            "quarantine list landings", "list", "list", {
+            "quarantine list landings", "list", {
             "list": "data.quarantine:list_", "replay": "data.quarantine:replay", "drop": "data.quarantine:drop",
         }),
         "features": Group("List sources, views and features, and compute features as of any time.",
-            "features show carrier.late_rate_7d", "list", "show", {
+            "features show carrier.late_rate_7d", "list", {
             "list": "loop.planning:features", "show": "loop.planning:feature", "join": "data.tables:join",
             "snapshot": "data.tables:snapshot",
         }),
@@ -41,11 +40,11 @@ VERBS: dict[str, dict[str, str | Group]] = {
         "label": "data.labels:label",
         "serve": "serve.serving:serve",
         "keys": Group("List the API keys of the service, make one, or remove one.",
-            "keys add shop --role predict", "list", None, {
+            "keys add shop --role predict", "list", {
             "list": "serve.keys:list_", "add": "serve.keys:add", "remove": "serve.keys:remove",
         }),
         "service": Group("Watch a running service, and write the files that other tools need for it.",
-            "service top --once", None, None, {
+            "service top --once", None, {
             "top": "top:top", "openapi": "serve.openapi:openapi", "rules": "serve.metrics:rules",
         }),
         "why": "ask.asking:why",
@@ -54,13 +53,13 @@ VERBS: dict[str, dict[str, str | Group]] = {
         "plan": "loop.planning:plan",
         "apply": "loop.planning:apply",
         "search": Group("Look for the best parameters of a model's estimator, or show the trials.",
-            "search run late_flight --trials 100", "run", "run", {
+            "search run late_flight --trials 100", "run", {
             "run": "loop.searching:search", "trials": "loop.searching:trials",
         }),
         "train": "loop.training:train",
         "tick": "loop.training:tick",
         "runs": Group("List the runs of the loop, show or cancel one, or show the stages that a model is in.",
-            "runs show run_01jd3q8z", "list", None, {
+            "runs show run_01jd3q8z", "list", {
             "list": "loop.runs:runs", "show": "loop.runs:show_one", "cancel": "loop.runs:cancel",
             "stages": "loop.training:stages",
         }),
@@ -69,7 +68,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
     },
     "Experiments": {
         "experiment": Group("Plan, start, read and conclude experiments.",
-            "experiment show checkout", "list", None, {
+            "experiment show checkout", "list", {
             "list": "experiments.reading:list_", "show": "experiments.reading:show_one",
             "plan": "experiments.planning:plan", "power": "experiments.planning:power",
             "start": "experiments.running:start", "ramp": "experiments.running:ramp",
@@ -80,7 +79,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
     },
     "Versions": {
         "versions": Group("List, show, compare, describe, export and import the versions of models.",
-            "versions show late_flight@champion", "list", "list", {
+            "versions show late_flight@champion", "list", {
             "list": "versions.registered:versions", "show": "versions.version:show_one",
             "card": "versions.version:card", "report": "ask.asking:report", "compare": "versions.version:compare",
             "tag": "versions.registered:tag", "export": "versions.version:export",
@@ -96,22 +95,22 @@ VERBS: dict[str, dict[str, str | Group]] = {
     "What happened": {
         "status": "ask.asking:status",
         "quality": Group("Show the quality of answers, times excluded from training, and whether features were right.",
-            "quality show late_flight --since 2024-05-01", "show", "show", {
+            "quality show late_flight --since 2024-05-01", "show", {
             "show": "ask.quality:quality", "exclusions": "ask.exclusions:exclusions", "skew": "ask.skew:skew",
         }),
         "alert": Group("Show receivers and alerts, send a test alert, or mute a signal for a while.",
-            "alert test team", "list", None, {
+            "alert test team", "list", {
             "list": "loop.alert:list_", "test": "loop.alert:test", "mute": "loop.alert:mute",
             "unmute": "loop.alert:unmute",
         }),
         "ledger": Group("List all decisions, or verify their chain of hashes.",
-            "ledger list --last 10", "list", None, {
+            "ledger list --last 10", "list", {
             "list": "ask.asking:ledger", "verify": "ask.asking:verify",
         }),
     },
     "What is kept": {
         "storage": Group("Show disk usage, free space, and repair, copy or restore the state.",
-            "storage prune --dry-run", None, None, {
+            "storage prune --dry-run", None, {
             "disk": "keep.keeping:disk", "prune": "keep.keeping:prune", "gc": "versions.registered:gc",
             "compact": "data.stored:compact", "materialise": "data.stored:materialise",
             "rebuild": "data.stored:rebuild", "backup": "keep.keeping:backup", "restore": "keep.keeping:restore",
@@ -123,24 +122,6 @@ VERBS: dict[str, dict[str, str | Group]] = {
 HIDDEN = {"version": "start.starting:version"}  # `--version` runs it
 TOP: dict[str, str | Group] = {name: place for verbs in VERBS.values() for name, place in verbs.items()}
 ALSO = {"explain": "why"}  # second names that stay
-
-# Old names that work until the next release, with their new names; `arm` becomes `canary` or `shadow`.
-OLD = {
-    "metrics": "service",
-    "restore": "storage restore",
-    "retain": "storage prune",
-    "run": "runs",
-    "stages": "runs stages",
-    "trials": "search trials",
-    "version": "--version",
-    **{name: f"features {name}" for name in ("join", "snapshot")},
-    **{name: f"quality {name}" for name in ("exclusions", "skew")},
-    **{name: f"service {name}" for name in ("openapi", "top")},
-    **{name: f"storage {name}" for name in ("backup", "compact", "disk", "gc", "materialise", "rebuild", "recover")},
-    **{name: f"versions {name}" for name in ("card", "compare", "export", "import", "protect", "report", "tag")},
-}
-# the same for verbs below a group
-OLD_BELOW = {("keys", "show"): "list", ("ledger", "show"): "list", ("quarantine", "show"): "list"}
 
 # Verbs and options that change more than is easily undone. "Did you mean" never proposes them.
 CAREFUL = {

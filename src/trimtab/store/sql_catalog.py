@@ -207,7 +207,7 @@ class SqlCatalog(Closing):
         return self._changes.mark()
 
     def vacuum(self) -> None:
-        """Write the database anew, without the bytes of replaced and removed records.
+        """Rewrite the database without the bytes of replaced and removed records.
 
         Raises:
             Unavailable: Another process is reading the database, or the disk is full. Call this again later.

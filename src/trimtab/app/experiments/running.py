@@ -82,8 +82,8 @@ class Running:
         definition = self._system.declared.experiment(name)
         if before is not None and before.phase == "concluded" and not again:
             raise Conflict(
-                f"experiment {name!r}: concluded with winner {before.winner!r}. To start again and assign all units "
-                f"anew: start_experiment(..., again=True), or trimtab experiment start {name} --again --why TEXT"
+                f"experiment {name!r}: concluded with winner {before.winner!r}. To start again with new assignments: "
+                f"start_experiment(..., again=True), or trimtab experiment start {name} --again --why TEXT"
             )
         lost = None
         if before is not None:

@@ -14,7 +14,8 @@ GROSS = 0.95  # from this share of nulls on, nearly all rows are null
 # the distance from the highest normal share to 1.
 MARGIN = 0.2
 _BETWEEN = 1  # a run goes on over this many normal windows
-_MOST_H = 12.0  # longer runs are never normal, so that a fault is found within a day
+_MOST_H = 12.0  # longer runs are only normal if at least `_LONG` were longer, so that a fault is found within a day
+_LONG, _LONGER = 3, 1.5  # then runs are normal up to `_LONGER` times the longest one
 
 
 def null_runs(rows: NDArray[np.int64], nulls: NDArray[np.int64], usual: Floats) -> list[float]:
@@ -55,10 +56,14 @@ def null_runs(rows: NDArray[np.int64], nulls: NDArray[np.int64], usual: Floats) 
 def normal_run(runs: list[float], days: float) -> float:
     """Estimate the length that a run exceeds once in ten years, from the runs of some days.
 
-    The result is at most twelve hours. It is 0 if there were no runs, or a single one, which may have been a fault.
+    The result is at most twelve hours or, if at least three runs were longer, 1.5 times the longest one. It is 0 if
+    there were no runs, or a single one, which may have been a fault.
     """
 
     def limit(some: Floats) -> float:
-        return min(next_excess(some, days), _MOST_H) if some.size else 0.0
+        if not some.size:
+            return 0.0
+        long = np.count_nonzero(some > _MOST_H) >= _LONG
+        return min(next_excess(some, days), _LONGER * float(some.max()) if long else _MOST_H)
 
     return limit(without_faulty(np.array(runs), limit))

@@ -150,7 +150,7 @@ def _nulls(
         reason = "null" if code == NO_REASON else REASONS[code]
         evidence = {"share": share, "usual_high": high, "usual": column.null_share, "rows": float(window.rows)}
         said = f"{percent(share)} of its values from {window.said} are null (reason {reason}; {window.rows:,} rows)"
-        usual = f"normal is at most {percent(high)}"
+        usual = f"normal is at most {percent(high)}" + (f", for {column.null_h:.0f} h at most" if column.null_h else "")
         message = f"Column {column.name}: {said}; {usual}. Check what fills the column."
         one = Finding("nulls", column.subject, window.onset_us, evidence, message)
         if column.source is not None and reason in _STALE:

@@ -36,8 +36,12 @@ def test_a_version_with_older_features_reads_the_texts_that_the_project_declares
         assert project.why(answer.id).request["x"] is None
         with pytest.raises(Misuse, match=r"visit_id: a declared word for null. Found: '-'"):
             project.predict("buyer", [{**ROW, "visit_id": "-"}])
-        with pytest.raises(Misuse, match=r"Found: 'x'. Needed: a number within 1e150 written as 1.234,56 €, or null"):
+        with pytest.raises(
+            Misuse, match=r"Found: 'x'. Needed: a number within 1e150, or text written as 1.234,56 €, or null"
+        ):
             project.predict("buyer", [{**ROW, "x": "x"}])
+        with pytest.raises(Misuse, match=r"or UTC microseconds, or text written as %d.%m.%Y %H:%M\."):
+            project.predict("buyer", [{**ROW, "at": "9 April"}])
 
 
 def test_http_reads_the_same_texts_in_requests_and_events(declared: Path) -> None:

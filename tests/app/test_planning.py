@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import shop
 
+import trimtab as tt
 from processes import eventually
 from trimtab.app.plan.applying import drop_unneeded
 from trimtab.app.project import Project
@@ -19,6 +20,7 @@ from trimtab.app.state.applied import AppliedDefinitions
 from trimtab.app.state.documents import documents
 from trimtab.core.errors import Conflict, Misuse, NotFound
 from trimtab.core.time import DAY_US, SECOND_US
+from trimtab.events.records import Op
 from trimtab.store.file_lock import FileLock
 
 A = shop.PROJECT
@@ -365,13 +367,31 @@ def test_the_catalogue_calls_aggregates_as_their_author_did(applied: Path) -> No
 def test_the_catalogue_says_when_an_event_last_became_known_by_the_clock(applied: Path) -> None:
     with shop.opened(applied, shop.NOW_US + DAY_US) as project:
         late = {"site": "north", "level": 1.0, "read_at": shop.NOW_US - 9 * DAY_US}
-        newest = project.catalogue().find("readings").newest
+        before = project.catalogue().find("readings")
+        newest = before.newest
         project.push("readings", [late])
+        assert project.catalogue().find("readings").events == (before.events or 0) + 1
         for us, ago in ((0, "less than 1s"), (20 * SECOND_US, "20s"), (280 * SECOND_US, "5min"), (9 * DAY_US, "9d")):
             shop.move(project, us)
             entry = project.catalogue().find("readings")
             assert (entry.newest, entry.known_ago) == (newest, ago)  # the event that came is not the newest
         assert any(line.endswith("; latest known-at time 9d ago") for line in entry.lines())
+        project.push("readings", [{**late, "read_at": shop.NOW_US + 99 * DAY_US}])  # the clock of its sender is ahead
+        assert project.catalogue().find("readings").newest == newest
+
+
+def test_the_catalogue_counts_events_that_are_corrected_once_and_deleted_ones_not(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.toml").write_text("")
+    (tmp_path / "project.py").write_text(
+        'import trimtab as tt\nvisits = tt.source("visits", time="at", key="k", columns={"k": str, "x": float})\n'
+    )
+    with tt.open(tmp_path) as project:
+        steps: list[tuple[str, Op]] = [("abc", "upsert"), ("bc", "upsert"), ("c", "delete"), ("d", "upsert")]
+        for rows, op in steps:
+            at = f"2024-03-0{'abcd'.index(rows[-1]) + 1}"
+            project.ingestor.push("visits", [{"k": k, "x": float(len(rows)), "at": at} for k in rows], op=op)
+        entry = project.catalogue().find("visits")
+        assert (entry.events, entry.newest) == (3, "2024-03-04T00:00:00Z")
 
 
 def test_the_catalogue_is_searched_by_name_owner_tag_and_column_and_says_what_there_is(applied: Path) -> None:

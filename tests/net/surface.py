@@ -26,7 +26,7 @@ BEYOND = {  # what the documents import from elsewhere than `trimtab`
     "trimtab.core.clock": ("ShiftedClock", "SystemClock", "VirtualClock"),
     "trimtab.core.columns": ("Column", "Columns", "WrongColumn"),
     "trimtab.core.time": ("DAY_US", "HOUR_US", "duration_us", "format_duration", "parse_time_us"),
-    "trimtab.events": ("History", "Ingestor", "Quarantine", "arrivals", "read_rows"),
+    "trimtab.events": ("History", "Ingestor", "Quarantine", "read_rows"),
     "trimtab.features": ("LABEL_STATES", "LabelIndex", "REASONS", "evaluate"),
     "trimtab.run": ("Cancelled", "Codec", "Recorded"),
     "trimtab.serving": ("InvalidField", "Late", "ModelFailed", "NotApplied", "Refused"),

@@ -12,7 +12,7 @@ from trimtab.core.records import ChangeOnset
 from trimtab.core.time import DAY_US
 from trimtab.monitoring.inputs.red_windows import RedWindow, released
 from trimtab.monitoring.quality.watches import Watch
-from trimtab.steering.candidates.ports import Stored
+from trimtab.steering.candidates.ports import Repair, Stored
 from trimtab.steering.causes import every, on_quality_drop
 from trimtab.steering.definitions import deployment
 from trimtab.steering.loop_state import Changes
@@ -299,6 +299,26 @@ def test_a_person_whose_training_fails_hears_why_and_the_ledger_too(catalog: Cat
     (row,) = rig.ledger.rows()
     assert (row.act, row.evidence["cause"]) == ("failed", "Requested by Ada.")
     assert rig.controller.state.phase == "idle"
+
+
+@pytest.mark.parametrize("person", [True, False])
+def test_what_cannot_be_fitted_here_fails_for_a_person_and_is_tried_again_by_a_tick(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, person: bool
+) -> None:
+    rig = Rig(catalog, Bench([True, True]), deployment(target, retrain=every("10d")))
+    rig.controller.tick()
+    rig.days(9, 0.3)
+
+    def unavailable(*_: object) -> Repair:
+        raise Unavailable("runtime lightgbm: the system's OpenMP library is missing.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.bench, "repair", unavailable)
+        with pytest.raises(Unavailable, match="OpenMP"):
+            rig.controller.train("Ada") if person else rig.days(7, 0.3)
+    assert rig.ledger.rows()[-1].act == ("failed" if person else "trigger")
+    assert rig.controller.state.phase == ("idle" if person else "waiting")
+    assert [d.act for d in rig.controller.tick()] == ([] if person else ["train", "gate", "promote"])
 
 
 def test_the_quiet_time_grows_to_eight_times_the_declared_one(catalog: Catalog) -> None:

@@ -1,5 +1,3 @@
-from trimtab.events.arriving import Arrivals as Arrivals
-from trimtab.events.arriving import arrivals as arrivals
 from trimtab.events.batch import Problem as Problem
 from trimtab.events.columns.frames import NEVER_US as NEVER_US
 from trimtab.events.columns.frames import EventFrame as EventFrame

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from trimtab.app.features.feature_values import Values, sample_of, values_of
 from trimtab.app.state.applied import AppliedDefinitions
@@ -17,7 +18,7 @@ from trimtab.core.expressions.nodes import Expression
 from trimtab.core.shown import Shown, count_of
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_duration, format_time
 from trimtab.events.about import NOTHING, About
-from trimtab.events.arriving import Arrivals, arrivals
+from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join, View
 from trimtab.features.feature_set import FeatureSet
@@ -125,8 +126,8 @@ class _Entries:
         self._definitions = system.definitions
         self._documents = documents(system.declared)
         self._applied = AppliedDefinitions(system.state.catalog).now()
-        found = arrivals(system.history, system.sources, now_us=system.clock.now_us())
-        self._arrivals = {one.source: one for one in found}
+        now_us = system.clock.now_us()
+        self._events = {one.name: _events(system.history.frame(one.name), now_us) for one in system.sources}
         self._samples = {name: sample_of(system, name) for name in self._definitions.models}
 
     def all(self) -> Iterator[Entry]:
@@ -165,7 +166,6 @@ class _Entries:
     ) -> Entry:
         document, applied = self._documents.get(key), self._applied.get(key)
         same = document is not None and applied is not None and applied.document.hash == document.hash
-        came = self._arrivals.get(source) if source is not None else None
         return Entry(
             kind=kind,
             name=name,
@@ -176,9 +176,7 @@ class _Entries:
             version=applied.version if same and applied is not None else None,
             hash=None if document is None else document.hash,
             used_by=tuple(users),
-            events=None if came is None else came.live,
-            newest=None if came is None or came.newest_event_us is None else format_time(came.newest_event_us),
-            known_ago=_ago(came),
+            **self._events.get(source or "", {}),
         )
 
     def _features(self, view: View) -> Iterator[Entry]:
@@ -196,15 +194,12 @@ class _Entries:
             entry = self._entry(
                 "feature", f"{view.name}.{name}", key, view.about, aggregate_words(view, name), None, names
             )
-            came = self._arrivals.get(view.source.name)
             yield msgspec.structs.replace(
                 entry,
                 dtype=aggregate.dtype(view.source.columns),
                 lineage=tuple(f"{view.source.name}.{column}" for column in sorted(read)),
-                newest=None if came is None or came.newest_event_us is None else format_time(came.newest_event_us),
-                events=None if came is None else came.live,
-                known_ago=_ago(came),
                 values=values,
+                **self._events[view.source.name],
             )
 
     def _computed(self, model: str, features: FeatureSet) -> Iterator[Entry]:
@@ -310,10 +305,18 @@ def _lineage(features: FeatureSet, names: Iterable[str]) -> set[str]:
     return found
 
 
-def _ago(came: Arrivals | None) -> str | None:
-    if came is None or came.arrival_age_us is None:
-        return None
-    age_us = max(0, came.arrival_age_us)
+def _events(frame: EventFrame, now_us: int) -> dict[str, Any]:
+    """Return how many events a source has, and its newest times, as fields of an `Entry`."""
+    known, there = frame.known_at_us <= now_us, ~frame.deleted
+    times = frame.event_at_us[known & there & (frame.event_at_us <= now_us)]
+    return {
+        "events": int(np.count_nonzero(there & (frame.superseded_at_us == NEVER_US))),
+        "newest": format_time(int(times.max())) if len(times) else None,
+        "known_ago": _ago(now_us - int(frame.known_at_us[known].max())) if known.any() else None,
+    }
+
+
+def _ago(age_us: int) -> str:
     if age_us < SECOND_US:
         return "less than 1s"
     step_us = next((step for step in (DAY_US, HOUR_US, MINUTE_US) if age_us >= 2 * step), SECOND_US)

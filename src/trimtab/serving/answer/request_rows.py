@@ -323,7 +323,7 @@ class RequestRows:
         else:
             null = "" if problem.field in (self.request.key, self.request.time) else ", or null"
             written = self._formats.get(problem.field)
-            form = f" written as {written.text}" if written is not None and written.text else ""
+            form = f", or text written as {written.text}" if written is not None and written.text else ""
             text = f"{problem}. Found: {_found(source, problem.pointer)}. Needed: {_NEEDED[dtype]}{form}{null}."
         return InvalidField(text, field=problem.field, pointer=problem.pointer)
 

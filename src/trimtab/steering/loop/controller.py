@@ -197,7 +197,8 @@ class Controller:
         """Make and judge a candidate now, even if no repair is due. The gate decides as usual.
 
         Raises:
-            Unavailable: No candidate can be judged on the data known now. The message says why.
+            Unavailable: No candidate can be judged on the data known now (the message says why), or none can be made
+                here.
             Misuse: No candidate can be made. The ledger (the record of decisions) says so.
             Cancelled: A person has cancelled the training.
             Conflict: Automation is frozen, or a candidate waits for approval or is being rolled out.
@@ -406,7 +407,9 @@ class Controller:
             repair = self._candidates.repair(now_us, self.check_frozen, changes)
         except Cancelled as error:  # the declared quiet time begins, not doubled
             raise _Failed(error, record.cancel(record.entry("cancel", str(error), {"cut_us": now_us}))) from error
-        except Misuse as error:
+        except (Misuse, Unavailable) as error:
+            if isinstance(error, Unavailable) and state.begun_by != "person":
+                raise  # a later tick tries again
             entry = record.entry("failed", str(error), {"cause": state.cause, "cut_us": now_us})
             raise _Failed(error, record.refuse([entry], fits=with_fits(state, now_us, 1))) from error
         self.check_frozen()
@@ -451,7 +454,7 @@ class Controller:
 class _Failed(Exception):
     """Raised if a fit failed or was cancelled, with the error and the recorded decisions."""
 
-    def __init__(self, error: Misuse | Cancelled, decisions: list[Decision]) -> None:
+    def __init__(self, error: Misuse | Unavailable | Cancelled, decisions: list[Decision]) -> None:
         super().__init__(str(error))
         self.error = error
         self.decisions = decisions

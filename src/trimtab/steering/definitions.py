@@ -178,7 +178,8 @@ def beats_champion(
         calibration: The largest allowed distance between mean score and mean label, for numbers as a share of the
             standard deviation of the labels. For a quantile, and for an absolute error, whose aim is the median, it is
             the distance between the quantile and the share of labels up to the score. If the champion's distance is
-            larger, that distance is allowed. If there is a champion, only a provably larger distance is refused.
+            larger, that distance is allowed. Only a provably larger distance is refused and, without a champion, one
+            of more than twice the limit.
         slices: Names of request columns and features, each value of which is a slice, or a dict of expressions by slice
             name. A candidate is refused if it is provably worse than the champion on a slice. Of candidates that are
             worse on no slice, at most one in twenty is refused.

@@ -26,6 +26,7 @@ Decide: TypeAlias = Callable[[Facts], Iterator[GateCheck]]
 # "remark" and "note" cannot refuse a candidate: a remark is always shown, and a note only if evidence is missing.
 Shown: TypeAlias = Literal["numbers", "reason", "slices", "remark", "note"]
 _MOST_WORSE = 0.25  # a scheduled refit is refused if its loss is higher by more than this share of the champion's
+_MOST_GAP = 2.0  # a first version is refused if its gap exceeds this multiple of the limit, proven or not  # D0007
 _CALIBRATION_LEVEL = 0.95  # a candidate is refused if its error exceeds the limit with this one-sided confidence
 _REFRESHED = (
     "A scheduled refit of the same model definition must not be provably worse, nor worse by more than a quarter; no "
@@ -173,8 +174,9 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
 def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     """Check that mean score and mean label differ by at most the declared limit or, if larger, the champion's distance.
 
-    Next to a champion, a candidate fails only if its distance is provably larger: the mean label of a fortnight varies
-    so much that the distance often exceeds the limit by chance, and other checks compare the losses. # D0007
+    A candidate fails only if its distance is provably larger: the mean label of a fortnight varies so much that the
+    distance often exceeds the limit by chance. Without a champion, no check compares the losses, so a distance of more
+    than twice the limit fails, too. # D0007
     """
     labels, gap = facts.window.labels, facts.gap
     assert gap is not None  # the check does not apply to rankings
@@ -182,14 +184,17 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     if facts.champion_scores is not None:
         most = max(allowed, calibration_gap(facts.metric, labels, facts.champion_scores))
     why = "" if most == allowed else " (the champion's own gap)"
-    low, bounded = gap, ""
-    if facts.compares:
+    low, days = gap, facts.window.at_us // DAY_US
+    if days.min() < days.max():
         residuals = calibration_residuals(facts.metric, labels, facts.scores)
-        above, days = residuals * np.sign(residuals.mean()), facts.window.at_us // DAY_US
+        above = residuals * np.sign(residuals.mean())
         low = paired_mean_bound(above, days, level=_CALIBRATION_LEVEL, side="lower").low
-        bounded = f", at least {amount(low)} with {_CALIBRATION_LEVEL:.0%} confidence"
-    reason = f"Calibration gap {amount(gap)}{bounded}; allowed: {most:.4g}{why}."
-    yield finding("calibrated", low <= most, reason if low <= most else f"{reason} {_ALLOW}", value=gap, bound=most)
+    fine = low <= most and (facts.compares or gap <= _MOST_GAP * most)
+    bounded = f"at least {amount(low)} with {_CALIBRATION_LEVEL:.0%} confidence"
+    reason = f"Calibration gap {amount(gap)}, {bounded}; allowed: {most:.4g}{why}."
+    if not facts.compares:
+        reason += f" Without a champion, more than {_MOST_GAP * most:.4g} is refused, proven or not."
+    yield finding("calibrated", fine, reason if fine else f"{reason} {_ALLOW}", value=gap, bound=most)
 
 
 def _calibration_error(facts: Facts) -> Iterator[GateCheck]:

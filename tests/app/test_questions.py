@@ -237,7 +237,7 @@ def test_why_shows_the_gate_of_the_promotion_and_no_later_one(trained: Path) -> 
     with shop.opened(trained) as project:
         first = project.why(made).gate
         assert first is not None
-        later = msgspec.structs.replace(first, id="g_9" + first.id[3:])
+        later = msgspec.structs.replace(first, id="gate_9" + first.id[6:])
         project.registry.put_gate(later)
         assert project.registry.gates_of(project.registry.get(first.candidate))[-1] == later
         assert project.why(made).gate == first

@@ -57,7 +57,7 @@ def read_entity(kv: KeyValue, views: Sequence[View], entity: Sequence[str | int]
         entity: The values that identify the entity, with the types of the views' columns.
 
     Raises:
-        Unavailable: A view is being filled. Try again later.
+        Unavailable: A view is being filled, or the views were updated during every look-up. Try again later.
         Corrupt: A stored state is damaged.
     """
     name = entity[0] if len(entity) == 1 else tuple(entity)

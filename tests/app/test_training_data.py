@@ -7,7 +7,7 @@ import re
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -25,7 +25,6 @@ from trimtab.app.online import history as app_history
 from trimtab.app.project import Project
 from trimtab.app.system import System
 from trimtab.app.training.loops import Loops
-from trimtab.core.columns.data import Columns
 from trimtab.core.errors import NotFound
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.features.parts import loaded_frames, parted_views
@@ -103,17 +102,19 @@ def test_an_answer_to_an_old_request_does_not_replace_the_ingested_one(project: 
     assert rows(project, HOURS[0] + 31 * HOUR_US) == [("old", 1.0, HOURS[1]), ("new", 3.0, now_us)]
 
 
-def test_batches_and_questions_about_the_past_are_no_training_requests(project: Project) -> None:
+@pytest.mark.parametrize("mode", ["batch", "precomputed"])
+def test_rows_of_batches_count_if_they_are_answered_before_their_own_time(
+    project: Project, mode: Literal["batch", "precomputed"]
+) -> None:
     project.predict("buyer", [shop.visit("what if", HOURS[0])], at=HOURS[0] - DAY_US)
-    batch = {
-        "visit_id": ("str", ["batch"]),
-        "site": ("str", ["north"]),
-        "at": ("time", [HOURS[0]]),
-        "x": ("float", [1]),
-    }
-    for mode in ("batch", "precomputed"):
-        project.predict_table("buyer", Columns.of(batch), mode=mode)  # type: ignore[arg-type]
-    assert rows(project, HOURS[2]) == []
+    coming = [shop.visit("now", HOURS[0]), shop.visit("tomorrow", HOURS[20])]
+    past = [shop.visit("yesterday", HOURS[0] - DAY_US), shop.visit("last week", HOURS[0] - 7 * DAY_US)]
+    project.predict_table("buyer", [*coming, *past], mode=mode)
+    counted = [("now", 0.5, HOURS[0]), ("tomorrow", 0.5, HOURS[0])]
+    assert [one for one in rows(project, HOURS[2]) if one[0] in ("now", "tomorrow", "what if")] == counted
+    looked_back = [one for one in rows(project, HOURS[2]) if one[0] in ("yesterday", "last week")]
+    # an answer that was computed in advance may serve for 36 hours, and counts for as long
+    assert looked_back == ([] if mode == "batch" else [("yesterday", 0.5, HOURS[0] - DAY_US)])
 
 
 def test_predictions_of_another_request_shape_are_passed_over_and_counted_where_their_version_is_not_known(

@@ -9,7 +9,7 @@ import msgspec
 from trimtab.core.columns.data import Columns
 from trimtab.core.records import Prediction
 from trimtab.core.time import DAY_US
-from trimtab.feedback.open_days import AHEAD_US, KEPT_US, counts
+from trimtab.feedback.open_days import KEPT_US, counts, is_in_time
 from trimtab.serving.log.prediction_log import PredictionLog
 
 _CHUNK_ROWS = 20_000
@@ -62,7 +62,7 @@ class LoggedWaiting:
         ]
 
     def add(self, predictions: Sequence[Prediction], closed_until_us: int) -> int:
-        times = [p.at_us for p in predictions if p.at_us + AHEAD_US >= p.made_at_us and counts(p, self._model)]
+        times = [p.at_us for p in predictions if is_in_time(p) and counts(p, self._model)]
         late = sum(at_us < closed_until_us for at_us in times)
         for day in {at_us // DAY_US for at_us in times if at_us >= closed_until_us}:
             known = self._extents.setdefault(day, [])

@@ -235,6 +235,12 @@ def counts(prediction: Prediction, model: str) -> bool:
     return prediction.model == model and not (prediction.flags and (PAST in prediction.flags or prediction.is_degraded))
 
 
+def is_in_time(prediction: Prediction) -> bool:
+    """Return for one prediction what `made_in_time` returns for several."""
+    ahead_us = AHEAD_US if prediction.mode == "precomputed" else 0
+    return prediction.at_us + ahead_us >= prediction.made_at_us
+
+
 def made_in_time(predictions: Columns) -> NDArray[Any]:
     """Return a mask of the predictions that were made at or before the time that they are about, shape (rows,).
 

@@ -14,6 +14,7 @@ from trimtab.core.columns.data import Column, Columns, Dtype, column, float_colu
 from trimtab.core.records import Prediction
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.features.definitions import Request
+from trimtab.feedback.open_days import is_in_time
 from trimtab.serving.answer.answering import PAST
 from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.training.definitions import Model
@@ -41,9 +42,10 @@ class LoggedRequest(msgspec.Struct, frozen=True, gc=False):
 class LoggedRequests:
     """The requests of a model with their first answers, from the prediction log.
 
-    Only live requests count. Precomputed answers, batches and requests about the past do not. If the declared columns
-    changed after a request was logged, its columns are matched by name, and new columns are null. A request that cannot
-    be converted like this is skipped and counted.
+    Live requests count, and so do rows of batches and answers computed in advance that were answered before their own
+    time (see `is_in_time`), as in closed days. Requests about the past do not. If the declared columns changed after a
+    request was logged, its columns are matched by name, and new columns are null. A request that cannot be converted
+    like this is skipped and counted.
 
     Args:
         since_us: Requests before this time are skipped.
@@ -76,7 +78,7 @@ class LoggedRequests:
         for block, reached in self._predictions.blocks(self._reached, model=self._model.name, batch=2 * _BLOCK):
             self._reached = reached
             for p in block:
-                if p.mode in _LIVE_MODES and PAST not in p.flags:
+                if (p.mode in _LIVE_MODES or is_in_time(p)) and PAST not in p.flags:
                     self._take(p)
 
     def forget(self, before_us: int) -> list[str]:

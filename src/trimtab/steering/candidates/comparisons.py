@@ -126,10 +126,12 @@ class Comparisons:
         since_us = until_us if onset is None else onset.at_us
         is_new = target is not None and not self._learns and target.unseen_from_us <= since_us
         if onset is not None and is_new and until_us - since_us < halves_us:
-            return (
-                f"Only {days_of(until_us - since_us)} of labelled days lie after the change of {day_of(since_us)}. "
-                f"Labels overlap, so {days_of(halves_us)} are needed. Wait for more."
-            ) + excluded_days(training_set, self._deployment.name)
+            said = f"Only {days_of(until_us - since_us)} of labelled days lie after the change of {day_of(since_us)}. "
+            said += f"Labels overlap, so {days_of(halves_us)} are needed. Wait for more."
+            if until_us <= since_us:
+                said = f"No labelled request since the change of {day_of(since_us)} can be learnt from. Load requests "
+                said += "and labels. Answers of batches about earlier times do not count as requests."
+            return said + excluded_days(training_set, self._deployment.name)
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 
     def lack_of(self, training_set: TrainingSet, window: JudgingWindow, target: ComparisonTarget | None) -> str | None:

@@ -16,6 +16,7 @@ from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.quality.quality_days import stored_days
 
 CLASSES = ("browsed", "bought", "returned")
 MODEL = """
@@ -228,8 +229,39 @@ def test_labels_of_no_declared_class_turn_the_status_red_and_are_counted_apart_f
         (signal,) = [one for one in project.signals() if one.kind == "unlisted_labels"]
         assert (signal.severity, signal.evidence["unlisted"]) == ("red", 4.0)
         status = project.status()
-        assert any("4 of " in line and "not among the declared classes" in line for line in status.red)
+        assert any("4 of " in line and "of no class that the version in service knows" in line for line in status.red)
         assert "4 labels outside the declared classes" in "\n".join(status.lines())
+
+
+def test_a_class_that_is_added_is_not_held_against_the_version_that_does_not_know_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "added"
+    shutil.copytree(folder, again)
+    with shop.opened(again) as project:
+        live_days(project, 9, strange=15)
+        shop.move(project, 3 * DAY_US)
+        now_us = project.clock.now_us()
+    file = again / "project.py"
+    text = file.read_text().replace('"bought", "returned"]', '"bought", "returned", "stolen"]')
+    file.write_text(text.replace('"returned": {"browsed": 20, "bought": 10}', '"returned": 20, "stolen": 9'))
+    with shop.opened(again, now_us) as project:
+        old = project.registry.load("ending@champion").version.id
+        project.loop("ending").tick()  # days of the old version are closed after the class was declared
+        (first,) = [one for one in stored_days(project.state.catalog, "ending") if one.whole.unlisted]
+        assert (first.version, first.whole.unlisted, first.whole.labelled) == (old, 15, 15)
+        assert first.quality().loss_sum / first.whole.labelled < 2.0
+        project.train("ending")
+        newest = project.registry.versions("ending")[-1]
+        gate = project.registry.gates_of(newest)[-1]
+        assert gate.champion == old
+        assert abs(gate.difference) < 0.2
+        assert "not_provably_worse" in gate.checks
+        (plan,) = [one.reason for one in gate.findings if one.name == "plan"]
+        assert plan.startswith("15 rows with labels of classes that the compared version does not know are left out")
+        assert project.registry.load(newest).artifact.class_names == (*CLASSES, "stolen")
+        for pair in (("ending@1", newest.name), (newest.name, "ending@1")):
+            assert project.compare(*pair).predictions is not None
 
 
 def test_its_days_are_watched_and_the_next_candidate_is_held_against_it_by_the_names_of_its_classes(

@@ -284,7 +284,7 @@ def test_labels_of_no_declared_class_are_told_once_and_again_once_they_are_many(
     assert (few.kind, few.severity, few.evidence) == ("unlisted_labels", "info", {"unlisted": 5.0, "labels": 1005.0})
     (many,) = monitor.observe([strange(23, 60), strange(24, 90), strange(25, 1)], now_us=30 * DAY_US)
     assert (many.severity, many.onset_us) == ("red", 23 * DAY_US)
-    assert many.message.startswith("60 of 1060 labels of 1970-01-24 are not among the declared classes")
+    assert many.message.startswith("60 of 1060 labels of 1970-01-24 are of no class that the version")
     assert monitor.watch is not None
     assert monitor.watch.unlisted == 162
     assert signals(catalog) == [few, many]

@@ -117,7 +117,7 @@ def test_scores_of_several_classes_are_stored_in_a_format_of_their_own_and_old_r
     assert several.prediction == "late"
     assert plain.prediction is None
     found = prediction_columns([several, plain], ["on_time", "late", "cancelled"])
-    assert found["scores.cancelled"].to_list() == [0.0, None]
+    assert found["scores.cancelled"].to_list() == [None, None]
     assert found["prediction"].to_list() == ["late", None]
     # what an earlier trimtab wrote, byte for byte
     old = bytes.fromhex(

@@ -60,12 +60,13 @@ class OutcomeFrame(msgspec.Struct, frozen=True, eq=False):
     def scores(self, classes: Sequence[str] = ()) -> NDArray[Any]:
         """Return the scores, shape (rows,). With `classes`, return class probabilities, shape (rows, classes).
 
-        Probabilities of classes that are no longer declared are dropped, and the others are divided by their sum.
+        Probabilities of classes that are no longer declared are dropped, and the others are divided by their sum. A
+        class that the version did not know gets 0.
         """
         if not classes:
             return self.predictions["score"].values
         found = np.stack([self.predictions[f"scores.{name}"].values for name in classes], axis=1)
-        return normalized(found)
+        return normalized(np.nan_to_num(found))
 
 
 class ListColumn(msgspec.Struct, frozen=True):
@@ -156,13 +157,19 @@ class OutcomeJoin(LabelWait):
             np.where(found.known_at_us <= due_us, LABELLED, LATE),
             np.where(cuts_us < due_us, PENDING, MISSING),
         ).astype(np.uint8)
-        return OutcomeFrame(table, self._listed(states, found), found.values, found.known_at_us)
-
-    def _listed(self, states: NDArray[Any], found: KnownLabels) -> NDArray[Any]:
-        """Return the states; labels that are not one of the classes get a state of their own."""
+        values = found.values
         if self.classes:
-            states[(found.known_at_us != NEVER_US) & np.isnan(found.values)] = UNLISTED
-        return states
+            values = self._listed(table, values)
+            states[(found.known_at_us != NEVER_US) & np.isnan(values)] = UNLISTED
+        return OutcomeFrame(table, states, values, found.known_at_us)
+
+    def _listed(self, table: Columns, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the labels without those of classes that the version which answered did not know."""
+        for place, name in enumerate(self.classes):
+            unknown = np.isnan(table[f"scores.{name}"].values)
+            if unknown.any():
+                values = np.where(unknown & (values == place), np.nan, values)
+        return values
 
     def _keys(self, table: Columns) -> Column:
         keys = table["request_id"]

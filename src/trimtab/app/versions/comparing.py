@@ -183,9 +183,9 @@ def _answers(
         raise NotFound(f"model {versions[0].model!r} is no longer declared, so there is no label to judge it by.")
     rows = _labelled(system, model, versions, window_us)
     scores = [_scores(system, model, version, rows) for version in versions]
-    names = [side.artifact.class_names for side in sides]
-    if names[0] != names[1]:
-        scores[1] = aligned(scores[1], names[1], names[0], f"compare {versions[0].name} and {versions[1].name}")
+    names, what = model.label.class_names, f"compare {versions[0].name} and {versions[1].name}"
+    if names:
+        scores = [aligned(one, side.artifact.class_names, names, what) for one, side in zip(scores, sides, strict=True)]
     metric = sides[1].artifact.metric
     scored = Rows(
         metric=metric,
@@ -194,10 +194,10 @@ def _answers(
         labels=rows.labels,
         one=scores[0],
         other=scores[1],
-        class_names=names[0],
+        class_names=names,
         lists=rows.lists,
     )
-    unit = 1.0 if names[0] else label_unit(metric, rows.labels)
+    unit = 1.0 if names else label_unit(metric, rows.labels)
     return compare_predictions(
         scored,
         moved_by=_MOVED_UNITS * unit if moved_by is None else moved_by,

@@ -72,8 +72,9 @@ class QualityMonitor:
         calibrated: bool = True,
         owner: str | None = None,
         metric: str = "",
+        classes: Sequence[str] = (),
     ) -> None:
-        self._metric = metric
+        self._metric, self._classes = metric, tuple(sorted(classes))
         self._catalog = catalog
         self._model = model
         self._run_length = run_length_days
@@ -159,6 +160,7 @@ class QualityMonitor:
             figures={},
             loss_cap=loss_cap,
             metric=self._metric,
+            classes=self._classes,
             healthy=healthy,
             healthy_version=None if before is None or not healthy else before.healthy_version or before.version,
             healthy_cap=healthy_cap,
@@ -202,6 +204,7 @@ class QualityMonitor:
             unwatched=dict.fromkeys(self.kinds, why) if known is None else known.unwatched,
             loss_cap=before.loss_cap if known is None else known.loss_cap,
             metric=before.metric if known is None else known.metric,
+            classes=before.classes if known is None else known.classes,
             reference_loss=None if known is None else known.reference_loss,
             levels={} if known is None else known.levels,
             earlier_levels=_since_change(before, {}, before.loss_cap, self._metric),
@@ -320,9 +323,12 @@ class QualityMonitor:
         return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
 
     def _comparable(self) -> Watch | None:
-        """Return the watch that a new version can be compared with; None if its losses are of another metric."""
+        """Return the watch that a new version can be compared with; None if its metric or its classes are others."""
         before = self._watch
-        return None if before is None or (before.metric and before.metric != self._metric) else before
+        other = before is not None and (
+            (before.metric and before.metric != self._metric) or (before.classes and before.classes != self._classes)
+        )
+        return None if other else before
 
     def _puts(self, watch: Watch) -> list[Change]:
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)

@@ -231,8 +231,8 @@ def _unlisted(watch: Watch, day: DayQuality, severity: Literal["info", "red"], n
         onset_us=day.day_us,
         severity=severity,
         evidence={"unlisted": float(day.unlisted), "labels": float(known)},
-        message=f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are not among the declared "
-        "classes, so they are neither evaluated nor trained on. Add the new class to tt.label(..., classes=[...]) and "
+        message=f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are of no class that the "
+        "version in service knows, so they are not evaluated. Add the new class to tt.label(..., classes=[...]) and "
         "train, or repair the label's expression.",
     )
 

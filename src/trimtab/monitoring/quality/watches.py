@@ -112,6 +112,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     healthy_version: str | None = None  # the id of that earlier version
     healthy_cap: float | None = None  # the cap of the losses in the second reference; None: the cap of this version
     metric: str = ""  # the metric of the losses
+    classes: tuple[str, ...] = ()  # the declared classes, sorted, if the model has several
     reference_loss: float | None = None  # mean loss of the reference days, in units of the cap; None: not known
     levels: dict[str, LossLevel] = {}  # the loss of the reference days, for all rows ("") and for each slice
     # after a change, the losses before it, for all rows ("") and slices, until this version is back at them  # D0224

@@ -238,7 +238,7 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
     """Return the scalar fields of predictions: id, request_id, model, version, arm, mode, made_at, at, score.
 
     With `classes`, the result also has a column `prediction`, and a column `scores.NAME` for each class. If the version
-    did not know a class, the score of the class is 0. If it answered with a single number, all these scores are null.
+    did not know a class, the score of the class is null; if it answered with a single number, all these scores are.
     """
     shared: dict[str, str] = {}  # equal texts share one object, which saves memory for millions of rows
     found: dict[str, tuple[Dtype, list[Any]]] = {}
@@ -247,7 +247,7 @@ def prediction_columns(predictions: Sequence[Prediction], classes: Sequence[str]
         found[name] = dtype, [shared.setdefault(v, v) for v in values] if name in _FEW_VALUES else values
     known = [{} if p.scores is None else p.scores for p in predictions]
     for name in classes:
-        found[f"scores.{name}"] = "float", [scores.get(name, 0.0) if scores else None for scores in known]
+        found[f"scores.{name}"] = "float", [scores.get(name) for scores in known]
     if classes:
         found["prediction"] = "str", [p.prediction for p in predictions]
     return Columns.of(found)

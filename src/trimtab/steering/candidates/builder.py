@@ -19,7 +19,7 @@ from trimtab.steering.candidates.champion_artifact import ChampionArtifact
 from trimtab.steering.candidates.comparison_targets import ComparisonTarget, TargetScores, version_target
 from trimtab.steering.candidates.comparisons import Comparisons
 from trimtab.steering.candidates.fits import Fits
-from trimtab.steering.candidates.judging import Case, Judge, Side, finite
+from trimtab.steering.candidates.judging import Case, Judge, Side, finite, with_known_labels
 from trimtab.steering.candidates.plans import Made, Plan, aged_sources, of_window, plan_in_words
 from trimtab.steering.candidates.ports import CandidateOptions, DeploymentParts, Stored
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows
@@ -141,25 +141,26 @@ class CandidateBuilder:
         folds = tuple((fold, plan.learnt(best.source, fold)) for fold in plan.folds) if plan.folds[1:] else ()
         refreshes = compared.refreshes(changes, target, answered, window)
         in_words = plan_in_words(plan, best.source, window)
-        case = Case(training_set, window, answered, plan.choices, folds, in_words, refreshes)
-        gate = self._gate(Side(judged, scores, training_set.features.values.take(window.rows), judged), case)
+        whole = Case(training_set, window, answered, plan.choices, folds, in_words, refreshes)
+        case, known = with_known_labels(whole, scores)
+        gate = self._gate(Side(judged, known, training_set.features.values.take(case.window.rows), judged), case)
         successor, reason, allowance = None, gate.reason, {}
         days = [Answers(window.rows, scores)]
         if gate.passed:
             before = self._before(training_set, plan, best, window, target, changes.repaired)
             refit = self._fits.fit("refit", training_set, best.source.refit, best.source.half_life_us)
             again = self._recipe.candidate_scores(refit, training_set, window.rows)
-            why_not = self._judge.too_far(again, scores, case) or self._hopeless(scores, case)
+            why_not = self._judge.too_far(again, scores, whole) or self._hopeless(known, case)
             reason = why_not or gate.reason
             if why_not is None:
-                allowance = refit_allowance(model.metric, scores, again, self._judge.cap(scores, case))
+                allowance = refit_allowance(model.metric, scores, again, self._judge.cap(known, case))
                 successor = self._registered(refit, manifest, judged, actor, training_set)
-                days = [*self._earlier(best, scores, case, before), *days]
+                days = [*self._earlier(best, scores, whole, before), *days]
                 if (estimate := estimate_from(self._deployment, refit, training_set, days)) is not None:
                     self._parts.catalog.write([storing(successor.id, estimate)])
-        reference = self._reference(judged, case, scores, days, slices=successor is not None)
+        reference = self._reference(judged, case, known, days, slices=successor is not None)
         return msgspec.structs.replace(
-            self._repair(case, gate, scores, reference, cut_us),
+            self._repair(case, gate, known, reference, cut_us),
             successor=None if successor is None else successor.id,
             reason=reason,
             allowance=allowance,
@@ -183,14 +184,16 @@ class CandidateBuilder:
         if lack is not None:
             raise Unavailable(f"promote {version.name}: {lack}")
         side = self._done("answer", lambda: compared.stored_side(version, own, training_set, window))
-        case = Case(training_set, window, compared.answered(target, training_set, window))
-        gate = self._done("judge", lambda: self._judge.record(side, case))
+        answered = compared.answered(target, training_set, window)
+        case, known = with_known_labels(Case(training_set, window, answered), side.scores)
+        judged = msgspec.structs.replace(side, scores=known)
+        gate = self._done("judge", lambda: self._judge.record(judged, case))
         if keep:
             registry.put_gate(gate)
-        reference = self._reference(version, case, side.scores, [Answers(window.rows, side.scores)])
-        why_not = self._hopeless(side.scores, case) if gate.passed else None
+        reference = self._reference(version, case, known, [Answers(window.rows, side.scores)])
+        why_not = self._hopeless(known, case) if gate.passed else None
         return msgspec.structs.replace(
-            self._repair(case, gate, side.scores, reference, cut_us),
+            self._repair(case, gate, known, reference, cut_us),
             successor=version.id if gate.passed and why_not is None else None,
             reason=why_not or gate.reason,
             name=version.name,

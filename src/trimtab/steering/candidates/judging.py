@@ -249,6 +249,34 @@ class Judge:
         return found
 
 
+def knows(scores: Floats, labels: Floats) -> Rows:
+    """Return a mask of the rows whose class has a probability above 0 in some row of a version's scores."""
+    if scores.ndim == 1:
+        return np.ones(len(labels), bool)
+    known: Rows = np.any(scores != 0.0, axis=0)
+    return known[labels.astype(np.int64)]
+
+
+def with_known_labels(case: Case, scores: Floats) -> tuple[Case, Floats]:
+    """Leave out rows with labels of classes that the compared version does not know: it gives them a probability of 0.
+
+    On the other rows, a candidate that knows more classes need not be better, only not provably worse. Otherwise, any
+    candidate would be proved better, because the loss of a label with a probability of 0 is huge.
+    """
+    answers, rows = case.answered.scores, case.window.rows
+    known = None if answers is None else knows(answers, case.training_set.target[rows])
+    if answers is None or known is None or known.all() or not known.any():
+        return case, scores
+    kept = rows.copy()
+    kept[rows] = known
+    plan = f"{int((~known).sum())} rows with labels of classes that the compared version does not know are left out; "
+    plan += f"on the others, no proof that the candidate is better is required. {case.plan}"
+    window = msgspec.structs.replace(case.window, rows=kept)
+    answered = TargetScores(answers[known], case.answered.note)
+    left = msgspec.structs.replace(case, window=window, answered=answered, plan=plan.strip(), refreshes=True)
+    return left, scores[known]
+
+
 def finite(scores: Floats, version: Version) -> Floats:
     """Return the scores, after a check that all are finite.
 

@@ -29,8 +29,8 @@ _MOST_WORSE = 0.25  # a scheduled refit is refused if its loss is higher by more
 _MOST_GAP = 2.0  # a first version is refused if its gap exceeds this multiple of the limit, proven or not  # D0007
 _CALIBRATION_LEVEL = 0.95  # a candidate is refused if its error exceeds the limit with this one-sided confidence
 _REFRESHED = (
-    "A scheduled refit of the same model definition must not be provably worse, nor worse by more than a quarter; no "
-    "proof that it is better is required."
+    "A scheduled refit of the same model definition, or a version with more classes, must not be provably worse, nor "
+    "worse by more than a quarter; no proof that it is better is required."
 )
 _ALLOW = (
     "Change the features or the estimator, or declare tt.beats_champion(..., calibration=...) to allow a larger gap."

@@ -99,6 +99,7 @@ class Loop:
             calibrated=model.task != "ranking",
             owner=deployment.owner,
             metric=model.metric,
+            classes=model.label.class_names,
         )
         self.builder = CandidateBuilder(parts, options.around(_recipe(deployment, live, options)), options)
         self.newly_closed: list[DayQuality] = []  # the days that the last call of `close_days` closed

@@ -65,7 +65,8 @@ def rolled(trained: Path) -> Path:
     return with_stages(trained, STAGES)
 
 
-def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
+@pytest.mark.parametrize("served", [True, False])
+def test_a_promotion_goes_through_shadow_and_canary(rolled: Path, served: bool) -> None:
     rng = np.random.default_rng(2)
     with shop.opened(rolled) as project:
         found = project.promote("buyer@1", why="The smaller one.", actor="Ada")
@@ -90,7 +91,13 @@ def test_a_promotion_goes_through_shadow_and_canary(rolled: Path) -> None:
         (line,) = [one for one in project.status().lines() if "canary 50% stage" in one]
         assert "It waits until the canary has answered 50 requests, or is refused in 23 h. " in line
         assert project.tick() == []  # it has answered nobody yet
-        answered(project, "buyer@1", 100)
+        if served:
+            answered(project, "buyer@1", 100)
+        else:  # in Python, only the log shows who answered
+            now_us = project.clock.now_us()
+            one = project.predictions.find(project.predict("buyer", [shop.visit("c", now_us)])[0].id)
+            canary = msgspec.structs.replace(one, arm=CANARY, version=project.registry.get("buyer@1").id)
+            project.predictions.append([msgspec.structs.replace(canary, id=f"p_{n}") for n in range(50)])
         assert [d.act for d in project.tick()] == ["promote"]
         assert project.registry.get("buyer@champion").number == 1
         assert arm_shares(project.state.catalog, "buyer").canary == 0.0

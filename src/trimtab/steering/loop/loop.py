@@ -111,7 +111,7 @@ class Loop:
             catalog=catalog,
             clock=parts.clock,
             exposure=Exposure(model.name, registry, catalog),
-            guard=_guard(deployment, registry, catalog) if served else None,
+            guard=_guard(deployment, registry, catalog, predictions) if served else None,
         )
         self._begin()
 
@@ -277,10 +277,12 @@ def _slices(deployment: Deployment) -> RequestSlices | None:
     )
 
 
-def _guard(deployment: Deployment, registry: Registry, catalog: Catalog) -> ServiceGuard:
+def _guard(
+    deployment: Deployment, registry: Registry, catalog: Catalog, predictions: PredictionLog | None
+) -> ServiceGuard:
     """Return the guard of rollouts. The declared probability of a false alarm is divided among all stages."""
     rollout = deployment.rollout or Rollout()
     stages = max(1, len(rollout.canary) + bool(rollout.bake_us))
     limits = msgspec.structs.replace(rollout.guardrails, false_alarms=rollout.guardrails.false_alarms / stages)
     arm = CHAMPION if deployment.learn == "batch" else "online"
-    return ServiceGuard(deployment.name, registry, catalog, limits, arm=arm)
+    return ServiceGuard(deployment.name, registry, catalog, limits, arm=arm, predictions=predictions)

@@ -209,7 +209,8 @@ class RolloutStages:
         if found.verdict == "promote":
             entry = self._record.entry_about(repair, "compare", said, evidence)
             return self.after_shadow([entry], repair, **known)
-        over = lasted_us >= rollout.within_us or now_us - state.stage_since_us >= 2 * rollout.within_us
+        over = bool(days) and lasted_us >= rollout.within_us  # faulty days may have come before the first that counts
+        over = over or now_us - state.stage_since_us >= 2 * rollout.within_us
         if found.verdict == "reject" or over:
             return self._drop(repair, said, evidence, failed=True, **known)
         return self._record.write([], **known)

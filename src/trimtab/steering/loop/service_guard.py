@@ -9,6 +9,7 @@ from trimtab.registry import Registry
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arm_metrics import service_metrics
 from trimtab.serving.arms.arms import CANARY
+from trimtab.serving.log.prediction_log import PredictionLog
 from trimtab.store.ports import Catalog
 
 
@@ -19,11 +20,20 @@ class ServiceGuard:
         registry: Tells which version is in service.
         catalog: Where serving processes write their metrics, every ten seconds.
         arm: The arm of the version in service.
+        predictions: The prediction log, in which the answers of a project that runs without a service are counted.
     """
 
     def __init__(
-        self, model: str, registry: Registry, catalog: Catalog, limits: Guardrails, *, arm: str = CHAMPION
+        self,
+        model: str,
+        registry: Registry,
+        catalog: Catalog,
+        limits: Guardrails,
+        *,
+        arm: str = CHAMPION,
+        predictions: PredictionLog | None = None,
     ) -> None:
+        self._predictions = predictions
         self._arm = arm
         self._model = model
         self._registry = registry
@@ -50,5 +60,9 @@ class ServiceGuard:
         return None if found is None else found.message
 
     def requests(self, version: str, *, since_us: int) -> int:
-        """Return how many requests a canary has answered since a time."""
-        return service_metrics(self._catalog, self._model, version, CANARY, since_us=since_us).requests
+        """Return how many requests a canary has answered since a time, in a service or in Python."""
+        served = service_metrics(self._catalog, self._model, version, CANARY, since_us=since_us).requests
+        if served or self._predictions is None:
+            return served
+        blocks = self._predictions.blocks(self._predictions.positions_before(since_us), model=self._model)
+        return sum(one.version == version and one.arm == CANARY for block, _ in blocks for one in block)

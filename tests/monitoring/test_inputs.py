@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from input_faults import BY_NAME, GROUPS, Fault, _keep
@@ -14,6 +15,7 @@ from trimtab.core.records import DayQuality, Signal
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.feedback.blocks import BlockSums
 from trimtab.monitoring.inputs.checks.labels import label_findings, lacking_days
+from trimtab.monitoring.inputs.monitor import by_day
 from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.profiles.profile_records import LabelDays
 from trimtab.monitoring.signals import standing_signals
@@ -287,6 +289,18 @@ def test_the_day_after_one_without_half_of_its_labels_is_incomplete_at_half_the_
     positives = (300.0, 30.0, 270.0, 0.0, 299.0)  # of 300 labels, of which a third is positive on training days
     days = {day * DAY_US: BlockSums(predictions=400, labelled=300, label=(n,)) for day, n in enumerate(positives)}
     assert lacking_days("one_class", days, labels) == [0, 3 * DAY_US, 4 * DAY_US]
+
+
+def test_labels_of_a_day_are_summed_over_the_versions_that_answered() -> None:
+    one = DayQuality(
+        model="shop", version="v1", day_us=31 * DAY_US, predictions=60, labelled=50, missing=10,
+        score_sum=9.0, label_sum=5.0, loss_sum=0.0, capped_loss_sum=0.0,
+    )  # fmt: skip
+    other = msgspec.structs.replace(one, version="v2", predictions=40, labelled=20, missing=20, label_sum=20.0)
+    earlier = msgspec.structs.replace(one, day_us=30 * DAY_US)
+    first, both = by_day([one, earlier, other])
+    assert first == earlier
+    assert (both.predictions, both.labelled, both.missing, both.label_sum, both.score_sum) == (100, 70, 30, 25.0, 18.0)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,11 +13,13 @@ from sklearn.linear_model import LogisticRegression
 
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.expressions.nodes import col
+from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import count_distinct, mean
 from trimtab.features.definitions import label, request, view
+from trimtab.monitoring.inputs.red_windows import Reach
 from trimtab.monitoring.inputs.source_checks import SourceChecks
 from trimtab.training import Model, model
 
@@ -52,10 +56,11 @@ def frame(name: str, columns: Columns, event_us: Times, known_us: Times) -> Even
     return EventFrame(name, columns, event_us, known_us, never, *zeros, places, ("p0",))
 
 
-def found(one: Model, *frames: EventFrame) -> set[tuple[str, str]]:
+def found(one: Model, *frames: EventFrame, standing: Sequence[Signal] = ()) -> set[tuple[str, str]]:
     known = {one.source: one for one in frames}
     checks = SourceChecks(one, known.__getitem__, None)
-    findings = checks.findings(DAYS * DAY_US, (DAYS - 1) * DAY_US, stopped=False)
+    open_signals = {(signal.kind, signal.subject): signal for signal in standing}
+    findings = checks.findings(DAYS * DAY_US, (DAYS - 1) * DAY_US, stopped=False, standing=open_signals)
     return {(one.kind, one.subject) for one in findings}
 
 
@@ -73,6 +78,38 @@ def test_ids_are_no_extreme_numbers_but_amounts_are() -> None:
     table |= {name: ("int", of.tolist()) for name, of in values.items()}
     seen = found(shop(), frame("orders", Columns.of(table), HOURS, HOURS), NOT_PAID)
     assert {what for kind, what in seen if kind == "range"} == {"column orders.amount", "column orders.pieces"}
+
+
+def test_values_since_the_onset_of_an_open_signal_are_not_taken_as_normal() -> None:
+    values = np.arange(HOURS.size) % 50 + 1.0
+    onset_us = (DAYS - 6) * DAY_US
+    values[onset_us <= HOURS] *= 1_000.0  # for six days in another unit
+    rest: dict[str, Any] = {name: ("int", list(range(HOURS.size))) for name in ("customer", *IDS, "pieces")}
+    orders = frame("orders", Columns.of({"amount": ("float", values.tolist()), **rest}), HOURS, HOURS)
+    standing = Signal(
+        id="1", kind="range", model="shop", version="v", raised_at_us=onset_us, onset_us=onset_us, severity="red",
+        evidence={}, message="", subject="column orders.amount",
+    )  # fmt: skip
+    assert ("range", "column orders.amount") not in found(shop(), orders, NOT_PAID)
+    assert ("range", "column orders.amount") in found(shop(), orders, NOT_PAID, standing=[standing])
+
+
+def test_extreme_labels_are_found_in_a_source_that_no_feature_reads() -> None:
+    meter = source("meter", time="at", key="visit", columns={"visit": int, "at": Time, "kw": float, "volts": float})
+    reads = label(meter, key="visit", value=col("kw") * 2.0, wait="1d")
+    one = msgspec.structs.replace(shop(), label=reads, metric="squared_error")
+    values = np.arange(HOURS.size) % 50 + 1.0
+    values[-NEWEST:] *= 1_000.0
+    columns = Columns.of({name: ("float", values.tolist()) for name in ("kw", "volts")})
+    seen = found(one, NO_ORDERS, frame("meter", columns, HOURS, HOURS))
+    assert {what for kind, what in seen if kind == "range"} == {"column meter.kw"}
+    signal = Signal(
+        id="1", kind="range", model="shop", version="v", raised_at_us=9 * DAY_US, onset_us=9 * DAY_US, severity="red",
+        evidence={}, message="", subject="column meter.kw",
+    )  # fmt: skip
+    reach = Reach.of(one)
+    assert reach.excludes(signal)
+    assert reach.span(signal) == (9 * DAY_US - reach.back_us, None)  # labels belong to requests of the days before
 
 
 @pytest.mark.parametrize("only_final", [False, True])

@@ -367,7 +367,7 @@ class InputMonitor:
         )
         stopped = any(one.kind == "traffic_stopped" for one in found)
         checked_us = self._watch.closed_until_us if self._looked_us is None else self._looked_us
-        found += self._sources.findings(now_us, checked_us, stopped=stopped)
+        found += self._sources.findings(now_us, checked_us, stopped=stopped, standing=standing)
         if reading is not None:
             found += [] if stopped else self._of_columns(reading, now_us, standing)
             found += self._of_labels(watch, reading.layout.profile)
@@ -392,8 +392,7 @@ class InputMonitor:
     def _of_labels(self, watch: InputWatch, profile: InputProfile) -> list[Finding]:
         if self._model.task == "ranking":
             return []
-        mine = (day for day in watch.days if day.version == self._watched.version)
-        days, source = sorted(mine, key=lambda day: day.day_us), self._model.label.source.name
+        days, source = by_day(watch.days), self._model.label.source.name
         task, subject = self._model.task, f"labels of {source}"
         found = label_findings(days, profile.labels, subject=subject, binary=task == "binary")
         return [one for one in found if one.kind == "labels_missing"] if task == "multiclass" else found
@@ -421,6 +420,17 @@ class InputMonitor:
             oldest = hour_of(self._newest_us) - LONGEST_H
             hours = [hour for hour in self._watch.traffic if hour >= oldest]
             self._hours = self._store.hours(hours, reading.version, reading.layout)
+
+
+def by_day(days: Sequence[DayQuality]) -> list[DayQuality]:
+    """Return the sums of each day over all versions that answered on it, oldest first. Labels belong to no version."""
+    found: dict[int, DayQuality] = {}
+    for day in sorted(days, key=lambda one: one.day_us):
+        known = found.get(day.day_us)
+        summed = ("predictions", "labelled", "missing", "label_sum", "score_sum")
+        sums = {} if known is None else {name: getattr(known, name) + getattr(day, name) for name in summed}
+        found[day.day_us] = msgspec.structs.replace(day, **sums)
+    return list(found.values())
 
 
 def counts_of(

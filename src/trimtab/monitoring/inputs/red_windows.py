@@ -119,6 +119,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
     label_wait_us: int
     label_source: str
+    label_columns: frozenset[str] = frozenset()  # "column SOURCE.NAME" for each column that the label is computed from
     # labels of requests that are made at the same time come within this time of each other; None: `label_wait_us`
     label_span_us: int | None = None
     complete: bool = True  # whether days are checked for missing labels
@@ -138,6 +139,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         return Reach(
             label_wait_us=wait_us,
             label_source=label.source.name,
+            label_columns=frozenset(f"column {label.source.name}.{name}" for name in label.value.columns()),
             # labels with the time of their request become known between `delay_us` and `wait_us` after the request
             label_span_us=max(wait_us - label.source.delay_us, 0) if label.dated_by_request else None,
             complete=model.task != "ranking",
@@ -192,6 +194,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         source = self._source_of(signal)
         if source == self.label_source and signal.kind in (_OF_FEEDS - _SILENT if self.complete else _OF_FEEDS):
             start_us = min(start_us, signal.onset_us - wait_us)
+        if signal.subject in self.label_columns:
+            start_us = min(start_us, signal.onset_us - self.back_us)
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:

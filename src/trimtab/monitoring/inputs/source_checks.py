@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source
@@ -32,25 +33,34 @@ class SourceChecks:
         self._known = known
         self._feeds: dict[str, Arrivals] = {}
 
-    def findings(self, now_us: int, checked_us: int, *, stopped: bool) -> list[Finding]:
+    def findings(
+        self, now_us: int, checked_us: int, *, stopped: bool, standing: Mapping[tuple[str, str], Signal]
+    ) -> list[Finding]:
         """Return findings about the sources of features and, unless the requests have stopped, about that of labels.
 
         Args:
+            standing: The open signals by kind and subject. Values since the onset of one do not count as normal.
             checked_us: The time of the previous check. Values of events that became known since then are checked, but
                 at least those of the last two hours (`NEWEST_US`), and at most those of the last day.
             stopped: Whether the requests have stopped.
         """
         sources = {view.source.name: view.source for view in self._views}
         label = self._model.label.source
+        checked = sources if stopped else {**sources, label.name: label}
         found: list[Finding] = []
-        for name, source in sorted((sources if stopped else {**sources, label.name: label}).items()):
+        for name, source in sorted(checked.items()):
             found += found_once(self._known, (name, now_us), partial(self._of_feed, source, now_us))
         since_us = min(now_us - NEWEST_US, max(checked_us, now_us - DAY_US))
-        for name in sorted(sources):
-            skipped = self._identifiers(sources[name])
+        faults = {subject: signal.onset_us for (kind, subject), signal in standing.items() if kind == "range"}
+        for name in sorted(checked):
+            skipped = self._identifiers(checked[name])
+            if name not in sources:  # only the values of labels are used
+                skipped |= checked[name].columns.keys() - self._model.label.value.columns()
             entities = tuple(sorted({view.by for view in self._views if view.source.name == name}))
-            find = partial(self._of_values, name, since_us, now_us, skipped, entities)
-            found += found_once(self._known, (name, since_us, now_us, skipped, entities), find)
+            subjects = {f"column {name}.{column}": column for column in checked[name].columns}
+            faulty = tuple((subjects[one], onset_us) for one, onset_us in sorted(faults.items()) if one in subjects)
+            find = partial(self._of_values, name, since_us, now_us, skipped, entities, dict(faulty))
+            found += found_once(self._known, (name, since_us, now_us, skipped, entities, faulty), find)
         return found
 
     def _identifiers(self, source: Source) -> frozenset[str]:
@@ -70,12 +80,17 @@ class SourceChecks:
         return found
 
     def _of_values(
-        self, name: str, since_us: int, now_us: int, skipped: frozenset[str], entities: tuple[tuple[str, ...], ...]
+        self,
+        name: str,
+        since_us: int,
+        now_us: int,
+        skipped: frozenset[str],
+        entities: tuple[tuple[str, ...], ...],
+        faulty: Mapping[str, int],
     ) -> list[Finding]:
         arrivals = self._arrivals(name)
-        return value_findings(arrivals, since_us, now_us, skipped) + repeat_findings(
-            arrivals, now_us, entities, skipped
-        )
+        found = value_findings(arrivals, since_us, now_us, skipped, faulty)
+        return found + (repeat_findings(arrivals, now_us, entities, skipped) if entities else [])
 
     def _arrivals(self, source: str) -> Arrivals:
         frame, before = self._frame_of(source), self._feeds.get(source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from trimtab.core.time import DAY_US, HOUR_US, format_time
@@ -15,13 +17,17 @@ _MOST = 200_000  # limits are computed from at most this many earlier values
 _FEW = 0.01  # a finding is red from this share of extreme values on
 
 
-def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str]) -> list[Finding]:
+def value_findings(
+    arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str], faulty: Mapping[str, int]
+) -> list[Finding]:
     """Find numbers in a source's newest events that are extreme (see `limits`) compared with the four weeks before.
 
     Args:
         arrivals: All events of the source.
         since_us: Events that became known after this time are checked.
         skipped: Columns that are not checked, because they are no quantities, such as keys and ids.
+        faulty: The columns that had extreme values at the last check, with the times since when. Their values since
+            then are left out of the four weeks, or a fault of some days would become normal.
     """
     times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)
     begin, middle, end = (int(place) for place in np.searchsorted(arrivals.known_us, times, side="right"))
@@ -37,6 +43,8 @@ def value_findings(arrivals: Arrivals, since_us: int, now_us: int, skipped: froz
         values = np.where(mine.present(), mine.values.astype(np.float64), np.nan)
         before, newest = values[: middle - begin], values[middle - begin :]
         there = ~np.isnan(before)
+        if name in faulty:
+            there &= arrivals.known_us[begin:middle] < faulty[name]
         if there.sum() < _LEAST or np.isnan(newest).all():
             continue
         starts = np.flatnonzero(np.diff(days[there], prepend=days[0] - 1))

@@ -249,6 +249,8 @@ def test_slices_named_after_a_key_are_removed_though_nothing_else_is_left_of_it(
         catalog = project.state.catalog
         catalog.write([Put(*place, msgspec.json.encode(body)) for place, body in bodies.items()])
         dry = project.forget("customer", key, dry_run=True)
+        with pytest.raises(Misuse, match="the reason contains a key, and the ledger keeps it for ever"):
+            project.forget("customer", key, why=f"request 9 of {key}")
         done = project.forget("customer", key, why="asked to")
         assert {name for name, n in done.counts.items() if n} == {"slices"}
         assert done.counts == dry.counts

@@ -266,7 +266,7 @@ def test_a_canary_that_a_person_replaced_ends_the_rollout_and_is_named(catalog: 
 def test_small_shares_are_named(catalog: Catalog) -> None:
     rig = begun(catalog, rules(canary=[0.005]))
     rig.days(1, 0.3)
-    assert rig.ledger.rows()[-1].cause.startswith("The candidate answers 0.5% of the requests for ")
+    assert rig.ledger.rows()[-1].cause.startswith("The candidate answers 0.5% of the requests, of fixed entities, for ")
 
 
 def test_shares_that_are_nearly_equal_are_stages_of_their_own(catalog: Catalog) -> None:

@@ -42,10 +42,7 @@ class _Lazy(click.Group):
         return "" if command is None else (command.help or "").partition("\n")[0]
 
     def refuse(self, ctx: click.Context, word: str, known: dict[str, str], otherwise: str = "") -> None:
-        """Raise an error for an unknown verb. It proposes the nearest of `known`, except those in `CAREFUL`.
-
-        If it proposes none, the message ends with `otherwise`.
-        """
+        """Raise an error that proposes the nearest of `known`, unless it is in `CAREFUL`, or ends with `otherwise`."""
         near = get_close_matches(word, known, n=1)
         proposed = known[near[0]] if near else ""
         said = f" Did you mean {proposed!r}?" if proposed and proposed not in CAREFUL else ""

@@ -88,7 +88,7 @@ def project_status(system: System) -> Status:
     told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # signals that `differing` shows already
     red += [
         f"{one.model}: {one.message}{f' Possible cause: {one.cause}.' if one.cause else ''}"
-        f" (As of {format_time(one.raised_at_us)[:10]}.)"  # an open signal keeps its message
+        f" (As of {format_time(max(one.raised_at_us, one.onset_us))[:10]}.)"  # an open signal keeps its message
         for one in signals
         if one.severity == "red" and one.ended_at_us is None and (one.kind, one.model) not in told
     ]

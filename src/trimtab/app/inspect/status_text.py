@@ -122,7 +122,7 @@ def with_ages(text: str, now_us: int) -> str:
         if match[1] == "since" and ago_us > 0:
             return f"for {shown.removesuffix(' ago')}"
         if match[1] == "until":
-            return f"until {shown}" if ago_us >= 0 else f"for {shown.removeprefix('in ')} more"
+            return match[0] if ago_us >= 0 else f"for {shown.removeprefix('in ')} more"
         return shown
 
     return _TIME.sub(age, text)

@@ -145,6 +145,8 @@ def forget(
     if not keys:
         raise Misuse(f"forget: no key of {entity!r} was given. Give one, or several.")
     subject = Subject(system.definitions, system.sources, entity, *keys)
+    if any(part in why for key in subject.keys for part in key if len(part) >= _LEAST_BYTES):
+        raise Misuse("forget: the reason contains a key, and the ledger keeps it for ever. Leave the key out of it.")
     if dry_run:
         digest = _digest(subject, _salt(system, make=False))
         run = _joined(_pending(system, subject, digest), _planned(system, find_personal_data(system, subject)))

@@ -12,7 +12,7 @@ from trimtab.experiments.day_sums import short_value
 from trimtab.feedback.slices import slice_value
 from trimtab.monitoring import signals
 from trimtab.monitoring.quality import arm_watches, quality, quality_days
-from trimtab.store.ports import Catalog, Put, Record, Remove
+from trimtab.store.ports import Catalog, Put, Remove
 
 # in records of these kinds, sums and levels of slices are found by the name of the slice
 _KINDS = (quality_days.SLICES, quality_days.BATCH, quality.KIND, arm_watches.KIND, records.DAYS)
@@ -29,14 +29,10 @@ def without_slices(catalog: Catalog, subject: Subject) -> list[Put | Remove]:
         left = _without(msgspec.json.decode(record.body), named.keys(), found)
         if found:
             subject.met.update(named[name] for name in found)
-            changes.append(_change(record, left))
+            place, now = (record.kind, record.key), record.revision
+            of_signal = record.kind == signals.KIND
+            changes.append(Remove(*place, now) if of_signal else Put(*place, msgspec.json.encode(left), now))
     return changes
-
-
-def _change(record: Record, left: Any) -> Put | Remove:
-    if record.kind == signals.KIND:
-        return Remove(record.kind, record.key, expected=record.revision)
-    return Put(record.kind, record.key, msgspec.json.encode(left), expected=record.revision)
 
 
 def _without(value: Any, names: Any, found: set[str]) -> Any:

@@ -29,8 +29,6 @@ class Posterior(msgspec.Struct, frozen=True, kw_only=True):
     high: float
     probability_better: float
     expected_loss: float  # if the treatment is chosen: the mean of max(0, control's advantage), in units of the metric
-    expected_loss_of_control: float  # if the control is kept: the mean of max(0, treatment's advantage)
-    prior_sd: float  # the standard deviation of the prior, in units of the metric
 
 
 def posterior(
@@ -92,8 +90,6 @@ def posterior(
         high=mean + reach,
         probability_better=float(ndtr(up / sd)) if sd > 0.0 else 0.5,
         expected_loss=_expected_below(up, sd),
-        expected_loss_of_control=_expected_below(-up, sd),
-        prior_sd=prior,
     )
 
 

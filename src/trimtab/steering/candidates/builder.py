@@ -14,7 +14,7 @@ from trimtab.monitoring.quality.loss_estimates import storing
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import AtOnce, Codec
-from trimtab.serving.arms.arms import CANARY, SHADOW
+from trimtab.serving.arms.arms import CANARY, SHADOW, arm_shares
 from trimtab.steering.candidates.champion_artifact import ChampionArtifact
 from trimtab.steering.candidates.comparison_targets import ComparisonTarget, TargetScores, version_target
 from trimtab.steering.candidates.comparisons import Comparisons
@@ -86,8 +86,9 @@ class CandidateBuilder:
 
     def arms(self) -> dict[str, str]:
         """Return the version of each arm (canary, shadow) that answers next to the version in service."""
-        found = self._parts.registry.aliases(self._deployment.name)
-        return {arm: found[arm].version for arm in (CANARY, SHADOW) if arm in found}
+        name = self._deployment.name
+        found, shares = self._parts.registry.aliases(name), arm_shares(self._parts.catalog, name)
+        return {arm: found[arm].version for arm in (CANARY, SHADOW) if arm in found and getattr(shares, arm)}
 
     def blocked(self, cut_us: int, changes: Changes) -> str | None:
         lack = self.comparisons.unseen(cut_us, changes)

@@ -257,7 +257,8 @@ class RolloutStages:
             refused = self._entry("refuse", str(error), repair, entries)
             spent = {name: value for name, value in changes.items() if name == "fits"}
             return self._record.refuse([*entries, refused], **spent)
-        said = f"The candidate answers {percent(share)} of the requests for {format_duration(self._rollout.step_us)}."
+        lasts = format_duration(self._rollout.step_us)
+        said = f"The candidate answers {percent(share)} of the requests, of fixed entities, for {lasts} or longer."
         entry = self._entry("canary", said, repair, entries, share=share)
         return self._record.write(
             [*entries, entry],

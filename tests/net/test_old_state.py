@@ -175,6 +175,24 @@ def test_the_ledger_verifies_and_nothing_is_to_apply(project: tt.Project) -> Non
     assert [(one.name, one.notes) for one in plan.changes if one.notes] == [("sale", ["slices none -> site"])]
 
 
+@pytest.fixture
+def live_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests as they were counted when the state was written: rows of batches were not learnt from."""
+    monkeypatch.setattr("trimtab.app.data.logged_requests.is_in_time", lambda prediction: False)
+
+
+def test_rows_of_batches_are_learnt_from_now(project: tt.Project) -> None:
+    made = (
+        project.part(Loops)
+        .living_data()
+        .training_set(project.definitions.models["amount"], cut_us=project.clock.now_us())
+    )
+    keys = made.requests["visit_id"].to_list()
+    assert any(key.startswith("b") for key in keys)
+    assert any(key.startswith("pre") for key in keys)
+
+
+@pytest.mark.usefixtures("live_only")
 def test_training_sets_are_read_and_made_again(project: tt.Project) -> None:
     """Those that are stored have the values of their manifests, and the logs give the same ones once more."""
     for name in project.definitions.deployments:
@@ -205,6 +223,7 @@ def test_the_same_training_gives_the_version_that_is_stored(project: tt.Project,
             assert id_of(msgspec.structs.replace(now, training_set=before.training_set)) == before.id
 
 
+@pytest.mark.usefixtures("live_only")
 def test_nothing_is_decided_where_nothing_changed(project: tt.Project) -> None:
     version = project.registry.alias(TRAINED_LAST, "champion")
     assert version is not None

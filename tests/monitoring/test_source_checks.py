@@ -19,7 +19,7 @@ from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.definitions import Time, source
 from trimtab.features.aggregates import count_distinct, mean
 from trimtab.features.definitions import label, request, view
-from trimtab.monitoring.inputs.red_windows import Reach
+from trimtab.monitoring.inputs.red_windows import Reach, RedWindow
 from trimtab.monitoring.inputs.source_checks import SourceChecks
 from trimtab.training import Model, model
 
@@ -56,11 +56,10 @@ def frame(name: str, columns: Columns, event_us: Times, known_us: Times) -> Even
     return EventFrame(name, columns, event_us, known_us, never, *zeros, places, ("p0",))
 
 
-def found(one: Model, *frames: EventFrame, standing: Sequence[Signal] = ()) -> set[tuple[str, str]]:
+def found(one: Model, *frames: EventFrame, windows: Sequence[RedWindow] = ()) -> set[tuple[str, str]]:
     known = {one.source: one for one in frames}
     checks = SourceChecks(one, known.__getitem__, None)
-    open_signals = {(signal.kind, signal.subject): signal for signal in standing}
-    findings = checks.findings(DAYS * DAY_US, (DAYS - 1) * DAY_US, stopped=False, standing=open_signals)
+    findings = checks.findings(DAYS * DAY_US, (DAYS - 1) * DAY_US, stopped=False, windows=windows)
     return {(one.kind, one.subject) for one in findings}
 
 
@@ -80,18 +79,23 @@ def test_ids_are_no_extreme_numbers_but_amounts_are() -> None:
     assert {what for kind, what in seen if kind == "range"} == {"column orders.amount", "column orders.pieces"}
 
 
-def test_values_since_the_onset_of_an_open_signal_are_not_taken_as_normal() -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_values_of_red_windows_are_not_taken_as_normal(ended: bool) -> None:
     values = np.arange(HOURS.size) % 50 + 1.0
-    onset_us = (DAYS - 6) * DAY_US
-    values[onset_us <= HOURS] *= 1_000.0  # for six days in another unit
+    start_us, end_us = (DAYS - 6) * DAY_US, (DAYS - 3) * DAY_US
+    values[start_us <= HOURS] *= 1_000.0  # for some days in another unit
+    if ended:
+        values[end_us <= HOURS] /= 1_000.0
+        values[-NEWEST:] *= 1_000.0  # and once more
     rest: dict[str, Any] = {name: ("int", list(range(HOURS.size))) for name in ("customer", *IDS, "pieces")}
     orders = frame("orders", Columns.of({"amount": ("float", values.tolist()), **rest}), HOURS, HOURS)
-    standing = Signal(
-        id="1", kind="range", model="shop", version="v", raised_at_us=onset_us, onset_us=onset_us, severity="red",
-        evidence={}, message="", subject="column orders.amount",
+    window = RedWindow(
+        id="1", model="shop", kind="range", subject="column orders.amount", start_us=start_us,
+        end_us=end_us if ended else None,
     )  # fmt: skip
-    assert ("range", "column orders.amount") not in found(shop(), orders, NOT_PAID)
-    assert ("range", "column orders.amount") in found(shop(), orders, NOT_PAID, standing=[standing])
+    other = msgspec.structs.replace(window, subject="column orders.pieces")
+    assert ("range", "column orders.amount") not in found(shop(), orders, NOT_PAID, windows=[other])
+    assert ("range", "column orders.amount") in found(shop(), orders, NOT_PAID, windows=[other, window])
 
 
 def test_extreme_labels_are_found_in_a_source_that_no_feature_reads() -> None:

@@ -120,15 +120,13 @@ def settle_signals(
     return settled, stored(settled, now_us)
 
 
-_EFFECTS = ("quality_", "no_labels", "unlisted_labels")  # these follow from faults of inputs, and do not cause them
-
-
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
     """Return the signal's own cause, or other monitors' open red signals with an onset up to a day after its own."""
     if signal.cause is not None:
         return signal.cause
     earlier = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
-    found = [one for one in earlier if not one.kind.startswith(_EFFECTS)]
+    effects = ("quality_", "no_labels", "unlisted_labels")  # these follow from faults of inputs, and do not cause them
+    found = [one for one in earlier if not one.kind.startswith(effects)]
     said = [f"{one.kind} of {one.subject}" if one.subject else one.kind for one in found]
     return "; ".join(dict.fromkeys(said)) or None
 

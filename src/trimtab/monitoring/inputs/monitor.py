@@ -367,7 +367,8 @@ class InputMonitor:
         )
         stopped = any(one.kind == "traffic_stopped" for one in found)
         checked_us = self._watch.closed_until_us if self._looked_us is None else self._looked_us
-        found += self._sources.findings(now_us, checked_us, stopped=stopped, standing=standing)
+        windows = red_windows(self._catalog, self._model.name)
+        found += self._sources.findings(now_us, checked_us, stopped=stopped, windows=windows)
         if reading is not None:
             found += [] if stopped else self._of_columns(reading, now_us, standing)
             found += self._of_labels(watch, reading.layout.profile)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from trimtab.core.records import Signal
 from trimtab.core.time import DAY_US
 from trimtab.events.columns.frames import EventFrame
 from trimtab.events.definitions import Source
-from trimtab.monitoring.inputs.checks.event_values import NEWEST_US, value_findings
+from trimtab.monitoring.inputs.checks.event_values import NEWEST_US, Faulty, value_findings
 from trimtab.monitoring.inputs.checks.feeds import Arrivals, feed_findings
 from trimtab.monitoring.inputs.checks.findings import Finding, Known, found_once
 from trimtab.monitoring.inputs.checks.repeated_values import repeat_findings
+from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.training.definitions import Model
 
 _COUNTS = ("count", "count_distinct", "top")  # aggregates that only ask which values are equal, not how large they are
@@ -33,13 +33,11 @@ class SourceChecks:
         self._known = known
         self._feeds: dict[str, Arrivals] = {}
 
-    def findings(
-        self, now_us: int, checked_us: int, *, stopped: bool, standing: Mapping[tuple[str, str], Signal]
-    ) -> list[Finding]:
+    def findings(self, now_us: int, checked_us: int, *, stopped: bool, windows: Sequence[RedWindow]) -> list[Finding]:
         """Return findings about the sources of features and, unless the requests have stopped, about that of labels.
 
         Args:
-            standing: The open signals by kind and subject. Values since the onset of one do not count as normal.
+            windows: The red windows of the model. Values of a time at which they were extreme do not count as normal.
             checked_us: The time of the previous check. Values of events that became known since then are checked, but
                 at least those of the last two hours (`NEWEST_US`), and at most those of the last day.
             stopped: Whether the requests have stopped.
@@ -51,15 +49,17 @@ class SourceChecks:
         for name, source in sorted(checked.items()):
             found += found_once(self._known, (name, now_us), partial(self._of_feed, source, now_us))
         since_us = min(now_us - NEWEST_US, max(checked_us, now_us - DAY_US))
-        faults = {subject: signal.onset_us for (kind, subject), signal in standing.items() if kind == "range"}
         for name in sorted(checked):
             skipped = self._identifiers(checked[name])
             if name not in sources:  # only the values of labels are used
                 skipped |= checked[name].columns.keys() - self._model.label.value.columns()
             entities = tuple(sorted({view.by for view in self._views if view.source.name == name}))
-            subjects = {f"column {name}.{column}": column for column in checked[name].columns}
-            faulty = tuple((subjects[one], onset_us) for one, onset_us in sorted(faults.items()) if one in subjects)
-            find = partial(self._of_values, name, since_us, now_us, skipped, entities, dict(faulty))
+            faulty = tuple(
+                (one.subject.removeprefix(f"column {name}."), one.start_us, one.end_us)
+                for one in windows
+                if one.kind == "range" and one.subject.startswith(f"column {name}.")
+            )
+            find = partial(self._of_values, name, since_us, now_us, skipped, entities, faulty)
             found += found_once(self._known, (name, since_us, now_us, skipped, entities, faulty), find)
         return found
 
@@ -86,7 +86,7 @@ class SourceChecks:
         now_us: int,
         skipped: frozenset[str],
         entities: tuple[tuple[str, ...], ...],
-        faulty: Mapping[str, int],
+        faulty: Sequence[Faulty],
     ) -> list[Finding]:
         arrivals = self._arrivals(name)
         found = value_findings(arrivals, since_us, now_us, skipped, faulty)

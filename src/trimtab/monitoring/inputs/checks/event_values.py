@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,9 +17,11 @@ _LEAST, _LEAST_DAYS = 100, 7  # limits need this many earlier values, on this ma
 _MOST = 200_000  # limits are computed from at most this many earlier values
 _FEW = 0.01  # a finding is red from this share of extreme values on
 
+Faulty: TypeAlias = tuple[str, int, int | None]  # a column, and the beginning and the end of a time; None: it goes on
+
 
 def value_findings(
-    arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str], faulty: Mapping[str, int]
+    arrivals: Arrivals, since_us: int, now_us: int, skipped: frozenset[str], faulty: Sequence[Faulty]
 ) -> list[Finding]:
     """Find numbers in a source's newest events that are extreme (see `limits`) compared with the four weeks before.
 
@@ -26,15 +29,15 @@ def value_findings(
         arrivals: All events of the source.
         since_us: Events that became known after this time are checked.
         skipped: Columns that are not checked, because they are no quantities, such as keys and ids.
-        faulty: The columns that had extreme values at the last check, with the times since when. Their values since
-            then are left out of the four weeks, or a fault of some days would become normal.
+        faulty: Times in which a column had extreme values. They are left out of its four weeks, or would become normal.
     """
     times = (now_us - REFERENCE_DAYS * DAY_US, since_us, now_us)
     begin, middle, end = (int(place) for place in np.searchsorted(arrivals.known_us, times, side="right"))
     begin = max(begin, middle - _MOST)
     if middle - begin < _LEAST or middle == end:
         return []
-    days = arrivals.known_us[begin:middle] // DAY_US
+    known_us = arrivals.known_us[begin:middle]
+    days = known_us // DAY_US
     found = []
     for name, column in arrivals.frame.columns.by_name.items():
         if column.dtype not in ("float", "int") or name in skipped:
@@ -43,8 +46,8 @@ def value_findings(
         values = np.where(mine.present(), mine.values.astype(np.float64), np.nan)
         before, newest = values[: middle - begin], values[middle - begin :]
         there = ~np.isnan(before)
-        if name in faulty:
-            there &= arrivals.known_us[begin:middle] < faulty[name]
+        for _, start_us, end_us in (one for one in faulty if one[0] == name):
+            there &= (known_us < start_us) | (end_us is not None and known_us >= end_us)
         if there.sum() < _LEAST or np.isnan(newest).all():
             continue
         starts = np.flatnonzero(np.diff(days[there], prepend=days[0] - 1))

@@ -29,9 +29,8 @@ def without_slices(catalog: Catalog, subject: Subject) -> list[Put | Remove]:
         left = _without(msgspec.json.decode(record.body), named.keys(), found)
         if found:
             subject.met.update(named[name] for name in found)
-            place, now = (record.kind, record.key), record.revision
-            of_signal = record.kind == signals.KIND
-            changes.append(Remove(*place, now) if of_signal else Put(*place, msgspec.json.encode(left), now))
+            put = Put(record.kind, record.key, msgspec.json.encode(left), record.revision)
+            changes.append(Remove(put.kind, put.key, put.expected) if put.kind == signals.KIND else put)
     return changes
 
 

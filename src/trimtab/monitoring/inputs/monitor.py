@@ -393,10 +393,12 @@ class InputMonitor:
     def _of_labels(self, watch: InputWatch, profile: InputProfile) -> list[Finding]:
         if self._model.task == "ranking":
             return []
-        days, source = by_day(watch.days), self._model.label.source.name
-        task, subject = self._model.task, f"labels of {source}"
-        found = label_findings(days, profile.labels, subject=subject, binary=task == "binary")
-        return [one for one in found if one.kind == "labels_missing"] if task == "multiclass" else found
+        mine = by_day([day for day in watch.days if day.version == self._watched.version])
+        task, subject = self._model.task, f"labels of {self._model.label.source.name}"
+        find = partial(label_findings, labels=profile.labels, subject=subject, binary=task == "binary")
+        missing = [one for one in find(mine) if one.kind == "labels_missing"]
+        every = [] if task == "multiclass" else find(by_day(watch.days))  # the values of labels depend on no version
+        return missing + [one for one in every if one.kind != "labels_missing"]
 
     def follow(self) -> None:
         """Read which version is in service. If it has changed, use the profile and the hours of the new version."""

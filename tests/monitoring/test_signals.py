@@ -102,3 +102,10 @@ def test_a_signal_has_the_owner_and_what_stood_before_it_as_its_cause(catalog: C
     stopped = msgspec.structs.replace(a_signal(3, subject=""), id="f", kind="feed_stopped")
     settled, _ = settle_signals(catalog, "m", ("feed_stopped",), [stopped], now_us=3 * DAY_US)
     assert settled.begun[0].cause == "null_values of column x"  # no loss stops a feed
+    look(catalog, 3, a_signal(1))
+    strange = msgspec.structs.replace(a_signal(2, subject=""), id="u", kind="unlisted_labels")
+    catalog.write(settle_signals(catalog, "m", ("unlisted_labels",), [strange], now_us=3 * DAY_US)[1])
+    settled, _ = settle_signals(
+        catalog, "m", ("constant",), [msgspec.structs.replace(stopped, kind="constant")], now_us=3 * DAY_US
+    )
+    assert settled.begun[0].cause == "null_values of column x"  # nor do labels stop a column

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 
 from trimtab.core.records import LOSS_CAP
 from trimtab.core.time import DAY_US
+from trimtab.steering.candidates.comparison_targets import TargetScores
+from trimtab.steering.candidates.judging import Case, with_known_labels
+from trimtab.steering.candidates.windows import JudgingWindow
 from trimtab.steering.definitions import BeatsChampion
 from trimtab.steering.gate.checks import rows_not_finite
 from trimtab.steering.gate.gate import judge
@@ -51,6 +58,33 @@ def test_chances_that_are_true_beat_the_shares_of_the_classes_and_nothing_beats_
     assert failed(TRUTH, None, metric) == []
     assert "provably_better" in failed(TRUTH, TRUTH, metric)
     assert "provably_better" in failed(SHARES, TRUTH, metric)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("adds", [True, False])
+def test_rows_of_a_class_that_the_champion_never_gives_are_left_out_and_proof_is_waived_only_if_it_is_new(
+    adds: bool,
+) -> None:
+    champion = TRUTH.copy()
+    champion[:, 2] = 0.0
+    rows = np.ones(LABELS.size, bool)
+    training_set: Any = SimpleNamespace(target=LABELS)
+    window = JudgingWindow(0, 14 * DAY_US, rows, ~rows)
+    whole = Case(training_set, window, TargetScores(champion, ""), plan="Judged on all days.")
+    case, scores = with_known_labels(whole, TRUTH, lambda: adds)
+    known = LABELS != 2
+    assert (case.window.rows == known).all()
+    assert (scores == TRUTH[known]).all()
+    assert case.answered.scores is not None
+    assert (case.answered.scores == champion[known]).all()
+    assert case.refreshes == adds
+    assert ("no proof" in case.plan) == adds
+    assert case.plan.endswith("are left out. Judged on all days.") != adds
+    same, all_scores = with_known_labels(
+        msgspec.structs.replace(whole, answered=TargetScores(SHARES, "")), TRUTH, lambda: True
+    )
+    assert not same.refreshes
+    assert all_scores is TRUTH
 
 
 @pytest.mark.fast

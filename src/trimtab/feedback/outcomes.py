@@ -167,8 +167,7 @@ class OutcomeJoin(LabelWait):
         """Return the labels without those of classes that the version which answered did not know."""
         for place, name in enumerate(self.classes):
             unknown = np.isnan(table[f"scores.{name}"].values)
-            if unknown.any():
-                values = np.where(unknown & (values == place), np.nan, values)
+            values = np.where(unknown & (values == place), np.nan, values)
         return values
 
     def _keys(self, table: Columns) -> Column:

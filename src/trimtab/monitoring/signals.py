@@ -14,7 +14,8 @@ KIND = "signal"  # the kind of catalogue records of signals that hold now or end
 JOURNAL = "signals"  # the journal: one entry each time a signal begins, becomes red or ends
 LISTED_US = 7 * DAY_US  # how long a signal stays in the list after its end
 OVER = "the cause is no longer found"
-_OF_LOSSES = ("quality_", "estimated_loss")  # kinds with these beginnings are about losses, which cause nothing else
+# kinds with these beginnings are about losses and labels, which cause nothing else
+_EFFECTS = ("quality_", "estimated_loss", "no_labels", "unlisted_labels")
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,9 +77,7 @@ def settle(
     now = {_identity(one): one for one in found}
     begun = [one for key, one in now.items() if key not in before or _became_red(one, before[key])]
     others = [
-        one
-        for one in listed
-        if one.ended_at_us is None and one.kind not in kinds and not one.kind.startswith(_OF_LOSSES)
+        one for one in listed if one.ended_at_us is None and one.kind not in kinds and not one.kind.startswith(_EFFECTS)
     ]
     begun = [
         msgspec.structs.replace(
@@ -124,9 +123,7 @@ def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
     """Return the signal's own cause, or other monitors' open red signals with an onset up to a day after its own."""
     if signal.cause is not None:
         return signal.cause
-    earlier = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
-    effects = ("quality_", "no_labels", "unlisted_labels")  # these follow from faults of inputs, and do not cause them
-    found = [one for one in earlier if not one.kind.startswith(effects)]
+    found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
     said = [f"{one.kind} of {one.subject}" if one.subject else one.kind for one in found]
     return "; ".join(dict.fromkeys(said)) or None
 

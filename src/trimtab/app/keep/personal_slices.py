@@ -14,8 +14,7 @@ from trimtab.monitoring import signals
 from trimtab.monitoring.quality import arm_watches, quality, quality_days
 from trimtab.store.ports import Catalog, Put, Remove
 
-# in records of these kinds, sums and levels of slices are found by the name of the slice
-_KINDS = (quality_days.SLICES, quality_days.BATCH, quality.KIND, arm_watches.KIND, records.DAYS)
+_WITH_SLICES = (quality_days.SLICES, quality_days.BATCH, quality.KIND, arm_watches.KIND, records.DAYS)
 
 
 def without_slices(catalog: Catalog, subject: Subject) -> list[Put | Remove]:
@@ -24,7 +23,7 @@ def without_slices(catalog: Catalog, subject: Subject) -> list[Put | Remove]:
     values = {value: key for key in subject.keys for value in (slice_value(key[0]), short_value(key[0]))}
     named = {f"{column}={value}": key for column in columns for value, key in values.items()}
     changes: list[Put | Remove] = []
-    for record in (record for kind in (*_KINDS, signals.KIND) for record in catalog.find(kind)):
+    for record in (record for kind in (*_WITH_SLICES, signals.KIND) for record in catalog.find(kind)):
         found: set[str] = set()
         left = _without(msgspec.json.decode(record.body), named.keys(), found)
         if found:

@@ -63,7 +63,7 @@ def normal_run(runs: list[float], days: float) -> float:
     def limit(some: Floats) -> float:
         if not some.size:
             return 0.0
-        long = np.count_nonzero(some > _MOST_H) >= _LONG
-        return min(next_excess(some, days), _LONGER * float(some.max()) if long else _MOST_H)
+        most = _LONGER * float(some.max()) if np.count_nonzero(some > _MOST_H) >= _LONG else _MOST_H
+        return min(next_excess(some, days), most)
 
     return limit(without_faulty(np.array(runs), limit))

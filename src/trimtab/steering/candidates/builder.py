@@ -143,7 +143,7 @@ class CandidateBuilder:
         refreshes = compared.refreshes(changes, target, answered, window)
         in_words = plan_in_words(plan, best.source, window)
         whole = Case(training_set, window, answered, plan.choices, folds, in_words, refreshes)
-        case, known = with_known_labels(whole, scores)
+        case, known = with_known_labels(whole, scores, lambda: compared.adds_classes(target))
         gate = self._gate(Side(judged, known, training_set.features.values.take(case.window.rows), judged), case)
         successor, reason, allowance = None, gate.reason, {}
         days = [Answers(window.rows, scores)]
@@ -186,7 +186,8 @@ class CandidateBuilder:
             raise Unavailable(f"promote {version.name}: {lack}")
         side = self._done("answer", lambda: compared.stored_side(version, own, training_set, window))
         answered = compared.answered(target, training_set, window)
-        case, known = with_known_labels(Case(training_set, window, answered), side.scores)
+        whole = Case(training_set, window, answered)
+        case, known = with_known_labels(whole, side.scores, lambda: compared.adds_classes(target))
         judged = msgspec.structs.replace(side, scores=known)
         gate = self._done("judge", lambda: self._judge.record(judged, case))
         if keep:

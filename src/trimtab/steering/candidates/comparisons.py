@@ -257,6 +257,11 @@ class Comparisons:
         proves = self._deployment.gate.prove_refreshes is True or (by_hand and window.start_us < move.at_us)
         return target.version.recipe == self._deployment.model.hash and not proves
 
+    def adds_classes(self, target: ComparisonTarget | None) -> bool:
+        """Return whether the model declares classes that were not declared when the target was fitted."""
+        known = () if target is None else self._parts.registry.load(target.version).artifact.class_names
+        return not {*known} >= {*self._deployment.model.label.class_names}
+
     def searchable(self, cut_us: int) -> tuple[TrainingSet, Rows, int]:
         """Return the training set at a cut (a time), the rows that a search of parameters may use, and the time by
         which all labels of these rows were final.

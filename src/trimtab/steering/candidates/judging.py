@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -257,11 +257,11 @@ def knows(scores: Floats, labels: Floats) -> Rows:
     return known[labels.astype(np.int64)]
 
 
-def with_known_labels(case: Case, scores: Floats) -> tuple[Case, Floats]:
-    """Leave out rows with labels of classes that the compared version does not know: it gives them a probability of 0.
+def with_known_labels(case: Case, scores: Floats, adds_classes: Callable[[], bool]) -> tuple[Case, Floats]:
+    """Leave out rows with labels of classes to which the compared version always gives a probability of 0.
 
-    On the other rows, a candidate that knows more classes need not be better, only not provably worse. Otherwise, any
-    candidate would be proved better, because the loss of a label with a probability of 0 is huge.
+    With these rows, any candidate would be proved better, because their loss is huge. If the version does not know the
+    classes because they were declared later, the candidate only must not be provably worse on the other rows.
     """
     answers, rows = case.answered.scores, case.window.rows
     known = None if answers is None else knows(answers, case.training_set.target[rows])
@@ -269,12 +269,12 @@ def with_known_labels(case: Case, scores: Floats) -> tuple[Case, Floats]:
         return case, scores
     kept = rows.copy()
     kept[rows] = known
-    plan = f"{int((~known).sum())} rows with labels of classes that the compared version does not know are left out; "
-    plan += f"on the others, no proof that the candidate is better is required. {case.plan}"
-    window = msgspec.structs.replace(case.window, rows=kept)
+    window, adds = msgspec.structs.replace(case.window, rows=kept), adds_classes()
+    plan = f"{int((~known).sum())} rows with labels of classes that the compared version does not know are left out. "
+    plan += "On the others, no proof that the candidate is better is required. " if adds else ""
     answered = TargetScores(answers[known], case.answered.note)
-    left = msgspec.structs.replace(case, window=window, answered=answered, plan=plan.strip(), refreshes=True)
-    return left, scores[known]
+    values = {"window": window, "answered": answered, "plan": (plan + case.plan).strip()}
+    return msgspec.structs.replace(case, **values, refreshes=case.refreshes or adds), scores[known]
 
 
 def finite(scores: Floats, version: Version) -> Floats:

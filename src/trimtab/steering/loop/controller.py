@@ -197,8 +197,7 @@ class Controller:
         """Make and judge a candidate now, even if no repair is due. The gate decides as usual.
 
         Raises:
-            Unavailable: No candidate can be judged on the data known now (the message says why), or none can be made
-                here.
+            Unavailable: No candidate can be made here, or judged on the data known now. The message says why.
             Misuse: No candidate can be made. The ledger (the record of decisions) says so.
             Cancelled: A person has cancelled the training.
             Conflict: Automation is frozen, or a candidate waits for approval or is being rolled out.

@@ -229,8 +229,8 @@ def test_ten_days_are_replayed_by_two_lines_without_skew(
         assert [d.act for d in line.decisions] == ["trigger", "train", "gate", "promote"]
         assert len(line.scores) == count
         everything = line.months()[-1]
-        assert everything.auc is not None
-        assert everything.auc > 0.75
+        assert everything.metrics["auc"] is not None
+        assert everything.metrics["auc"] > 0.75
     assert np.array_equal(result.lines["policy"].scores, result.lines["never"].scores)  # nothing was retrained yet
 
 
@@ -249,10 +249,10 @@ def test_a_year_of_the_policy_beats_never_retraining(
         took_s.append(time.perf_counter() - start)
         gain = result.compare("policy", "never", seed=seed)
         retrains = sum(d.act == "promote" for d in result.lines["policy"].decisions)
-        better = gain.auc.low > 0 > gain.log_loss.high
-        much = gain.auc.estimate >= 0.02 and gain.log_loss.estimate <= -0.012
+        better = gain.metrics["auc"].low > 0 > gain.metrics["log_loss"].high
+        much = gain.metrics["auc"].estimate >= 0.02 and gain.metrics["log_loss"].estimate <= -0.012
         failures += not (better and much and result.mismatches == 0)
-        for name, interval in (("auc", gain.auc), ("log_loss", gain.log_loss)):
+        for name, interval in (("auc", gain.metrics["auc"]), ("log_loss", gain.metrics["log_loss"])):
             for part in ("estimate", "low", "high"):
                 figures[f"seed{seed}_{name}_{part}"] = round(getattr(interval, part), 5)
         figures[f"seed{seed}_promotions"] = retrains

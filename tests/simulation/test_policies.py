@@ -85,7 +85,7 @@ def test_a_policy_without_a_gate_answers_with_what_it_fitted(done: tuple[Path, l
         assert set(line.versions[inside]) == {before.version}
     assert [d.replaced for d in moves] == [None, *(d.version for d in moves[:-1])]
     gain = result.compare("ungated 7d", "never")
-    assert gain.log_loss.high < 0  # the world turned round, and only who learns from it follows
+    assert gain.metrics["log_loss"].high < 0  # the world turned round, and only who learns from it follows
 
 
 def test_first_versions_of_one_recipe_on_the_same_rows_are_one(

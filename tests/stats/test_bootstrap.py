@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.core.errors import Misuse
-from trimtab.stats import auc, block_bootstrap, brier, log_loss, metric_interval, paired_difference
-from trimtab.stats.inference.bootstrap import block_draws, redrawn
+from trimtab.stats import auc, brier, log_loss, metric_interval, paired_difference
+from trimtab.stats.inference.bootstrap import block_draws, percentiles, redrawn, resampled
 
 METRICS = {"auc": auc, "log_loss": log_loss, "brier": brier}
 
@@ -33,13 +33,14 @@ def test_each_draw_is_the_metric_of_its_rows_taken_together(seed, rows, blocks, 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("metric", list(METRICS))
-def test_the_fast_form_gives_the_interval_of_the_general_one(metric):
+def test_the_fast_form_gives_the_interval_of_draws_row_by_row(metric):
     labels, scores, other, ids = sample(3)
-
-    def difference(rows):
-        return METRICS[metric](labels[rows], scores[rows]) - METRICS[metric](labels[rows], other[rows])
-
-    slow = block_bootstrap(difference, ids, repeats=100, seed=5, level=0.9)
+    place, counts = block_draws(ids, 100, 5)
+    draws = []
+    for count in counts:
+        rows = np.concatenate([np.repeat(np.flatnonzero(place == b), m) for b, m in enumerate(count)])
+        draws.append(METRICS[metric](labels[rows], scores[rows]) - METRICS[metric](labels[rows], other[rows]))
+    slow = percentiles(np.array(draws), 0.9)
     fast = paired_difference(metric, labels, scores, other, ids, repeats=100, seed=5, level=0.9)
     assert (fast.estimate, fast.low, fast.high) == pytest.approx((slow.estimate, slow.low, slow.high), rel=1e-9)
     assert fast.low < fast.estimate < fast.high
@@ -78,7 +79,8 @@ def test_a_metric_that_is_undefined_in_most_draws_is_refused():
     with pytest.raises(Misuse, match="rows of both classes"):
         metric_interval("auc", [0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1])
     with pytest.raises(Misuse, match="defined in 0 of 50 draws"):
-        block_bootstrap(lambda rows: 1.0 if len(set(rows)) == 10 else None, [*range(10)], repeats=50)
+        percentiles(np.array([0.5, *[np.nan] * 50]), 0.9)
+    assert resampled(lambda weights: 1.0 if weights.all() else None, [*range(10)], repeats=50) is None
 
 
 @pytest.mark.parametrize(("blocks", "words"), [([0, 0, 0, 0], "at least 2 blocks"), ([0, 1], "one block for each row")])

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import ks_2samp
 
 from trimtab.core.errors import Misuse
-from trimtab.stats import js_distance, ks_distance, psi
+from trimtab.stats import js_distance, psi
 from trimtab.stats.drift import js_distances
 
 pairs = st.integers(1, 12).flatmap(
@@ -22,14 +21,13 @@ def test_distances_match_their_plain_formulas(histograms):
     p, q = [[count / sum(h) for count in h] for h in (a, b)]
     floored = [(max(x, 1e-4), max(y, 1e-4)) for x, y in zip(p, q, strict=True)]
     assert psi(a, b) == pytest.approx(sum((y - x) * math.log(y / x) for x, y in floored), abs=1e-12)
-    assert ks_distance(a, b) == pytest.approx(max(abs(sum(p[: i + 1]) - sum(q[: i + 1])) for i in range(len(a))))
     assert js_distance(a, b) ** 2 == pytest.approx(np.nan_to_num(jensenshannon(p, q, 2)) ** 2, abs=1e-9)
 
 
 @given(pairs)
 def test_distances_are_symmetric_and_zero_only_for_the_same_shape(histograms):
     a, b = histograms
-    for distance in (psi, ks_distance, js_distance):
+    for distance in (psi, js_distance):
         assert distance(a, b) == pytest.approx(distance(b, a), abs=1e-9)
         assert distance(a, [3 * count for count in a]) == pytest.approx(0.0, abs=1e-7)
 
@@ -40,14 +38,6 @@ def test_many_pairs_at_once_are_as_each_by_itself_whatever_bins_lie_behind(histo
     padded = [[*one, *[0] * (12 - len(one))] for one in (a, b)]
     found = js_distances([padded[0], padded[1]], [padded[1], padded[1]])
     assert found == pytest.approx([js_distance(a, b), 0.0], abs=1e-9)
-
-
-@pytest.mark.fast
-def test_ks_over_single_values_is_that_of_the_samples():
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 20, 300), rng.integers(3, 20, 200)
-    counts = [np.bincount(sample, minlength=20) for sample in (a, b)]
-    assert ks_distance(*counts) == pytest.approx(ks_2samp(a, b).statistic)
 
 
 @pytest.mark.parametrize(

@@ -47,16 +47,6 @@ class MonthRow(msgspec.Struct, frozen=True, kw_only=True):
     mean_score: float | None
     metrics: dict[str, float | None]  # metrics by name, beginning with the model's own; None: undefined on these rows
 
-    @property
-    def log_loss(self) -> float | None:
-        """The metric "log_loss"; None if another metric judges the model."""
-        return self.metrics.get("log_loss")
-
-    @property
-    def auc(self) -> float | None:
-        """The metric "auc"; None if the model does not predict the probability of one class."""
-        return self.metrics.get("auc")
-
 
 class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """A comparison of two scenarios on the same labelled rows. Intervals are from a bootstrap of whole weeks."""
@@ -65,16 +55,6 @@ class Comparison(Shown, msgspec.Struct, frozen=True, kw_only=True):
     rival: str  # the name of the second scenario
     # for each metric, its value for `line` minus its value for `rival`; undefined metrics are left out
     metrics: dict[str, Interval]
-
-    @property
-    def auc(self) -> Interval:
-        """The difference of the AUCs. Above 0, `line` is better."""
-        return self.metrics["auc"]
-
-    @property
-    def log_loss(self) -> Interval:
-        """The difference of the log losses. Below 0, `line` is better."""
-        return self.metrics["log_loss"]
 
     @property
     def verdict(self) -> str:
@@ -195,7 +175,9 @@ class ReplayResult(Shown, msgspec.Struct, frozen=True, kw_only=True, eq=False):
         series = [_moving(line) for line in reversed(lines)]  # the first scenario is drawn last, on top
         if self.optimum is not None:
             series.append(_moving(self.optimum))
-        marks = [Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in lines[0].signals]
+        marks = [
+            Mark(at_us=s.raised_at_us, label="alarm", kind="alarm") for s in lines[0].signals if s.severity == "red"
+        ]
         marks += [
             Mark(at_us=d.at_us, label="promoted", kind="promotion")
             for d in lines[0].decisions

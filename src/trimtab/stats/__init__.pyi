@@ -2,10 +2,8 @@ from trimtab.stats.association import auc_interval as auc_interval
 from trimtab.stats.association import r_squared_interval as r_squared_interval
 from trimtab.stats.association import share_interval as share_interval
 from trimtab.stats.drift import js_distance as js_distance
-from trimtab.stats.drift import ks_distance as ks_distance
 from trimtab.stats.drift import psi as psi
 from trimtab.stats.inference.bootstrap import Metric as Metric
-from trimtab.stats.inference.bootstrap import block_bootstrap as block_bootstrap
 from trimtab.stats.inference.bootstrap import metric_interval as metric_interval
 from trimtab.stats.inference.bootstrap import paired_difference as paired_difference
 from trimtab.stats.inference.bootstrap import resampled as resampled

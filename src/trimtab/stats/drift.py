@@ -62,22 +62,6 @@ def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
     return np.asarray(np.sqrt(np.clip(nats / 2.0 / np.log(2.0), 0.0, 1.0)), np.float64)
 
 
-def ks_distance(expected: ArrayLike, actual: ArrayLike) -> float:
-    """Return the Kolmogorov-Smirnov distance of two histograms, in [0, 1]. The bins must be in order.
-
-    Raises:
-        Misuse: The bins differ, a count is negative or not finite, or a histogram is empty.
-
-    Source: Smirnov (1939). The distance is the largest difference between the two cumulative shares, measured at the
-    edges of bins. Differences within a bin are not noticed, so the distance of the samples themselves may be larger.
-
-    >>> ks_distance([50, 50], [90, 10])
-    0.4
-    """
-    p, q = _shares(expected, actual, "KS")
-    return float(np.max(np.abs(np.cumsum(p) - np.cumsum(q))))
-
-
 def _shares(expected: ArrayLike, actual: ArrayLike, what: str) -> tuple[FloatArray, FloatArray]:
     one, two = np.asarray(expected, dtype=np.float64), np.asarray(actual, dtype=np.float64)
     if one.ndim != 1 or one.shape != two.shape:

@@ -14,41 +14,6 @@ Metric = Literal["auc", "log_loss", "brier"]
 IntArray = NDArray[np.int64]
 
 
-def block_bootstrap(
-    statistic: Callable[[IntArray], float | None],
-    blocks: ArrayLike,
-    *,
-    repeats: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Return the bootstrap interval of any statistic of rows. For AUC and losses, `metric_interval` is much faster.
-
-    Args:
-        statistic: A function of row indices, which may be repeated. It returns a number, or None if it is undefined for
-            these rows.
-        blocks: The block of each row, shape (rows,). With fewer than about 20 blocks, the interval is too narrow.
-        repeats: The number of draws.
-        seed: The seed of the draws.
-        level: The share of the draws that lie inside the interval.
-
-    Raises:
-        Misuse: There are fewer than 2 blocks, or the statistic is undefined on the data or in more than half of the
-            draws.
-
-    Source: Efron & Tibshirani (1993), section 8.6 and chapter 13.
-
-    >>> values = np.array([1.0, 1.0, 3.0, 3.0])
-    >>> block_bootstrap(lambda rows: values[rows].mean(), [0, 0, 1, 1], repeats=200).estimate
-    2.0
-    """
-    place, counts = block_draws(blocks, repeats, seed)
-    order = np.argsort(place, kind="stable")
-    rows_of = np.split(order, np.cumsum(np.bincount(place))[:-1])
-    found = [statistic(np.concatenate([rows_of[b] for b in np.repeat(np.arange(row.size), row)])) for row in counts]
-    return percentiles(np.array([np.nan if value is None else value for value in found]), level)
-
-
 def resampled(
     statistic: Callable[[FloatArray], float | None],
     blocks: ArrayLike,
@@ -132,7 +97,8 @@ def paired_difference(
         level: The share of the draws that lie inside the interval.
 
     Raises:
-        Misuse: As in `block_bootstrap`; or labels or scores are not valid.
+        Misuse: There are fewer than 2 blocks, the metric is undefined on the data or in more than half of the draws, or
+            labels or scores are not valid.
     """
     place, counts = block_draws(blocks, repeats, seed)
     a, b = (redrawn(metric, labels, scores, place, counts) for scores in (scores_a, scores_b))

@@ -99,6 +99,27 @@ def test_a_lucky_fortnight_is_no_reference_that_later_days_must_reach(catalog: C
     assert "quality_loss" in dict(standing(catalog))
 
 
+def test_a_day_far_from_the_reference_is_told_before_there_is_an_alarm(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    monitor.observe(stream(2, 28, 3), now_us=31 * DAY_US)
+    assert monitor.watch is not None
+    assert not monitor.watch.far
+    monitor.observe([day(31, 0.3)], now_us=32 * DAY_US)
+    (found,) = standing_signals(catalog, "m")
+    assert (found.kind, found.severity, found.onset_us) == ("quality_day", "info", 31 * DAY_US)
+    assert "On 1970-02-01, the daily loss beyond the loss that is expected from the scores was 0.208" in found.message
+    assert found.evidence == {"quality_loss": pytest.approx(0.1 * LOSS_CAP)}
+    assert monitor.watch.far
+    monitor.observe([day(32, 0.3, rows=0)], now_us=33 * DAY_US)  # a day without labels is not far
+    assert standing(catalog) == []
+    monitor.observe([day(33, 0.3)], now_us=34 * DAY_US)
+    assert standing(catalog) == [("quality_day", "")]
+    monitor.observe([day(n, 0.3) for n in range(34, 42)], now_us=42 * DAY_US)
+    assert standing(catalog) == [("quality_loss", "")]  # the alarm takes its place
+    assert not monitor.watch.far
+
+
 def moved(days: Sequence[DayQuality], gap: float) -> list[DayQuality]:
     """The days, with mean scores that are higher by `gap`."""
     return [msgspec.structs.replace(one, score_sum=one.score_sum + gap * one.labelled) for one in days]
@@ -147,7 +168,7 @@ def test_a_promotion_that_stays_worse_than_the_last_healthy_version_stays_red(
     (red,) = standing_signals(catalog, "m")
     assert (red.kind, red.version) == ("quality_level", "v2")
     assert red.evidence["worse_by"] == pytest.approx(0.05 * LOSS_CAP, abs=0.02)
-    ended = [one for one in listed_signals(catalog, "m") if one.ended_at_us is not None]
+    ended = [one for one in listed_signals(catalog, "m") if one.ended_at_us is not None and one.severity == "red"]
     assert [one.ended_because for one in ended] == ["m@v2 was put in service"]
     monitor.observe(stream(4, 38, 20, level=0.25, version="v2"), now_us=58 * DAY_US)
     assert [kind for kind, _ in standing(catalog)] == ["quality_level"]  # steady on its own reference
@@ -176,7 +197,7 @@ def test_a_repair_that_meets_the_level_ends_the_alarm_and_is_named(catalog: Cata
     monitor.observe(stream(2, 28, 10, level=0.30), now_us=38 * DAY_US)
     anchor(monitor, catalog, "v2", stream(3, 24, 14, level=0.199, version="v2"), 38)
     assert standing(catalog) == []
-    (ended,) = listed_signals(catalog, "m")
+    (ended,) = [one for one in listed_signals(catalog, "m") if one.severity == "red"]
     assert ended.ended_because == "m@v2 was put in service"
     monitor.observe(stream(4, 38, 9, level=0.24, version="v2"), now_us=47 * DAY_US)  # the gate was too kind
     assert {kind for kind, _ in standing(catalog)} >= {"quality_level"}
@@ -288,6 +309,18 @@ def usual(
         ]
         for name in names
     }  # fmt: skip
+
+
+def test_a_slice_with_a_day_far_from_its_reference_is_named(catalog: Catalog) -> None:
+    names, reference, live = ["r=a", "r=b"], stream(1, 0, 28), stream(2, 28, 1)
+    monitor = QualityMonitor(catalog, "m", run_length_days=1_000)
+    before = usual(np.random.default_rng(7), names, reference)
+    catalog.write(monitor.anchor("v1", reference, at_us=28 * DAY_US, slices=before)[1])
+    monitor.reload()
+    monitor.observe(live, now_us=29 * DAY_US, slices=slices_of(live, {"r=a": [0.21], "r=b": [0.6]}))
+    (found,) = standing_signals(catalog, "m")
+    assert (found.kind, list(found.evidence)) == ("quality_day", ["r=b"])
+    assert "scores of r=b was 0.832 (reference: -0.00" in found.message
 
 
 def test_slices_that_get_worse_together_keep_their_signals(catalog: Catalog) -> None:
@@ -495,7 +528,7 @@ def test_the_days_that_a_rise_is_said_to_take_are_those_that_it_takes(
             made = QualityMonitor(catalog, "m", run_length_days=500)
             anchor(made, catalog, "v1", stream(1, 0, 28), 28)
             for one in stream(100 + seed, 28, 60, level=0.2 * (1 + rise)):
-                if made.observe([one], now_us=one.day_us + DAY_US):
+                if any(found.severity == "red" for found in made.observe([one], now_us=one.day_us + DAY_US)):
                     taken.append(one.day_us // DAY_US - 27)
                     break
         assert stated[rise] == pytest.approx(np.median(taken), rel=0.35, abs=2)

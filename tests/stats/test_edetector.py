@@ -289,6 +289,27 @@ def test_a_day_that_is_not_a_number_is_refused():
 
 
 @pytest.mark.soak
+def test_days_far_beyond_the_baseline_are_rare_in_healthy_streams(capsys):
+    """Print the table of D0232. Days of the alarm's own streams are counted, with a new state after each alarm."""
+    lines = []
+    for kind, reference in itertools.product(("gaussian", "skewed", "heavy"), (14, 28, 84)):
+        rng, beyond = np.random.default_rng(5), []
+        for _ in range(300):
+            values, state = days(rng, reference + 100, 0.4, kind), AlarmState()
+            spec = learn_alarm(values[:reference], run_length=3000)
+            for value in values[reference:]:
+                state = update_alarm(spec, state, float(value))
+                beyond.append(state.newest[-1] - max(0.0, spec.sides[0].baseline))
+                state = AlarmState() if state.alarm_day else state
+        four, eight = (100 * float(np.mean(np.array(beyond) >= least)) for least in (4.0, 8.0))
+        lines.append(f"{kind}, {reference} days: {four:.2f} ({eight:.2f}) days in 100")
+        assert four <= 1.7
+        assert eight <= 0.2
+    with capsys.disabled():
+        print("", *lines, sep="\n")
+
+
+@pytest.mark.soak
 def test_measure_run_lengths_and_delays(capsys):
     """Print the table of D0003: `pytest -m soak -s tests/stats/test_edetector.py`."""
     lines = []

@@ -220,6 +220,10 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     elif watch.alarming:
         onset = watch.onset
         text = f"quality ALARM, since about {format_time(now_us if onset is None else onset.at_us)[:10]}"
+    elif watch.slice_onsets:
+        first, *more = sorted(watch.slice_onsets.items(), key=lambda item: item[1].at_us)
+        others = f" and {count_of(len(more), 'more slice')}" if more else ""
+        text = f"quality ALARM of {first[0]}{others}, since about {format_time(first[1].at_us)[:10]}"
     elif watch.last_day_us is None:
         text = "quality watched, no day closed yet" + _first_closes(system, loop.deployment, now_us)
     else:
@@ -272,7 +276,7 @@ def _steady(watch: Watch) -> str:
     if not known and (watch.last_day_us is None or watch.silent_days or watch.unlisted):
         return "quality not known: no labels have arrived yet for the closed days"
     silent = watch.silent_days
-    return "quality steady" + (
+    return ("no quality alarm, but the newest day was far worse than usual" if watch.far else "quality steady") + (
         f", but no labels have arrived for the newest {count_of(silent, 'day')}" if silent else ""
     )
 

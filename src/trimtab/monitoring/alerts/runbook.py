@@ -12,6 +12,7 @@ RUNBOOK: dict[str, str] = {
     "quality_slice": "Look at the slice (trimtab quality show MODEL --slices COLUMN), and at the source of its data.",
     "quality_level": "Train or roll back; if the task has become harder for good: "
     "trimtab quality show MODEL --accept --why TEXT.",
+    "quality_day": "See what happened that day, and to which rows (trimtab quality show MODEL --slices COLUMN).",
     "estimated_loss": "See which inputs have changed (trimtab quality show MODEL --page FILE); a repair needs labels "
     "of days since then.",
     "no_labels": "Repair the feed of the labels: until labels come again, the quality of the model is not known.",

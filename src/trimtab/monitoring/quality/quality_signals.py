@@ -14,10 +14,11 @@ from trimtab.monitoring.quality.earlier_levels import MOST_ABOVE, EarlierLevel
 from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, MetricValue, Watch
 from trimtab.serving.arms.arms import SHADOW
 from trimtab.stats.inference.edetector import Level, alarm_level
-from trimtab.stats.metrics.loss_names import PROBABILITIES
+from trimtab.stats.metrics.loss_names import PROBABILITIES, loss_kind
 
-LEVEL, WORSE, NO_LABELS, UNLISTED = "quality_level", "quality_worse", "no_labels", "unlisted_labels"
-KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, NO_LABELS, UNLISTED)
+LEVEL, WORSE, FAR_DAY = "quality_level", "quality_worse", "quality_day"
+NO_LABELS, UNLISTED = "no_labels", "unlisted_labels"
+KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, FAR_DAY, NO_LABELS, UNLISTED)
 SILENT_DAYS = 2  # there is a signal after this many closed days in a row that have predictions but no label
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
 _MOST_SLICES = 3  # of slices whose alarms began within `_TOGETHER_DAYS`, at most this many have a signal
@@ -44,6 +45,8 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int, standing: Coll
         for number, one in enumerate(figure.rises):
             found.append(_quality(watch, kind, one, at_us, now_us, number))
     found += _slices(watch, at_us, now_us, standing)
+    if day is not None and day.day_us == watch.last_day_us and watch.far:
+        found.append(_far_day(watch, day, now_us))
     if watch.arm:
         return [_of_arm(one, watch.arm) for one in found]
     if watch.earlier is not None:
@@ -58,7 +61,7 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int, standing: Coll
 
 def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: int, number: int) -> Signal:
     onset_us = _onset_us(watch, figure)
-    what = _WHAT[kind, figure.excess]
+    what = _what(watch, kind, figure)
     since = f"since about {format_time(onset_us)[:10]}"
     message = f"The {what} has been {_SIDE[kind]} its reference, {_unit(watch, kind) * figure.spec.mean:.3g}, {since}."
     if number:
@@ -102,7 +105,7 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 now_us,
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
-                message=f"The {_WHAT[kind, figure.excess]} is {by:.3g} {_SIDE[kind]} {level:.3g}, the level of {whose} "
+                message=f"The {_what(watch, kind, figure)} is {by:.3g} {_SIDE[kind]} {level:.3g}, the level of {whose} "
                 f"({other}). The signal lasts until the mean of seven days is at that level{_or_accept(watch)}",
                 subject=kind,
             )
@@ -189,13 +192,40 @@ def _slices(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) ->
                 now_us,
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "mean": mean, "low": mean - half, "high": mean + half},
-                message=f"{name}: the {_WHAT[kind, figure.excess]} is {mean:.3g} ({mean - half:.3g} to "
+                message=f"{name}: the {_what(watch, kind, figure)} is {mean:.3g} ({mean - half:.3g} to "
                 f"{mean + half:.3g}) since about {format_time(onset_us)[:10]}, and its reference is "
                 f"{unit * figure.spec.mean:.3g}.{more}",
                 subject=f"slice {name}",
             )
         )
     return signals
+
+
+def _far_day(watch: Watch, day: DayQuality, now_us: int) -> Signal:
+    """Return the signal that the newest day is far from its reference, which is not enough for an alarm."""
+    parts, evidence = [], {}
+    for kind, name, one in watch.far[: _MOST_SLICES + 2]:
+        value, usual = (_unit(watch, kind) * each for each in (one.state.recent[-1].value, one.spec.mean))
+        evidence[name or kind] = value
+        whose = f" of {name}" if name else ""
+        parts.append(f"the {_what(watch, kind, one)}{whose} was {value:.3g} (reference: {usual:.3g})")
+    return _signal(
+        watch,
+        FAR_DAY,
+        day.day_us,
+        now_us,
+        onset_us=day.day_us,
+        severity="info",
+        evidence=evidence,
+        message=f"On {format_time(day.day_us)[:10]}, {'; '.join(parts)}. That is far worse than usual, but no alarm "
+        "yet, because a single day can be an exception.",
+    )
+
+
+def _what(watch: Watch, kind: str, figure: MetricValue) -> str:
+    """Return what is watched, in words. Losses of numbers have no limit of their own, so their cap is named."""
+    capped = kind == LOSS and watch.metric and loss_kind(watch.metric) in ("regression", "count", "quantile")
+    return _WHAT[kind, figure.excess] + (f" (a row counts as at most {watch.loss_cap:.3g})" if capped else "")
 
 
 def _away(found: tuple[str, MetricValue, Level]) -> float:

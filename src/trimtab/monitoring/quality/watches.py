@@ -13,6 +13,7 @@ from trimtab.core.records import LOSS_CAP, ChangeOnset, DayQuality
 from trimtab.core.time import DAY_US
 from trimtab.monitoring.quality.earlier_levels import EarlierLevel, LossLevel
 from trimtab.stats.inference.edetector import (
+    HIGH,
     LOW,
     AlarmSpec,
     AlarmState,
@@ -43,6 +44,8 @@ _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of eac
 _HARMLESS_LOSS = 0.005  # a loss is no evidence if it is above the reference by at most this share  # D0223
 _HARMLESS_GAP = 0.001  # a gap of the calibration is no evidence if it adds at most this share to the loss
 _SLICE_STEPS = 60  # days that are kept, from which the onset of a slice's change is estimated
+# a day is far if it exceeds the baseline by this many standard deviations; slices are many, so they need more  # D0232
+FAR_DAY, FAR_DAY_OF_SLICE = HIGH, 2.0 * HIGH
 
 
 class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +63,13 @@ class MetricValue(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def alarming(self) -> bool:
         return self.state.alarm_day is not None
+
+    def far(self, least: float = FAR_DAY) -> bool:
+        """Return whether the newest day has enough labels and is `least` standard deviations beyond the baseline."""
+        state = self.state
+        if self.alarming or not state.recent or state.recent[-1].day != state.days:
+            return False
+        return any(one.sign * state.newest[-1] - max(0.0, one.baseline) >= least for one in self.spec.sides)
 
     @property
     def latest(self) -> MetricValue:
@@ -130,6 +140,14 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
         """Whether there is an alarm about all rows, from either reference. Alarms about slices do not count."""
         own = any(figure.alarming for figure in (*self.figures.values(), *self.healthy.values()))
         return own or self._short or (self.earlier is not None and self.earlier.alarming)
+
+    @property
+    def far(self) -> list[tuple[str, str, MetricValue]]:
+        """The kind, slice and value of what was far from its reference on the newest day, if all rows have no alarm."""
+        whole = [(kind, "", one) for kind, one in self.figures.items() if one.far()]
+        slices = [(LOSS, name, one) for name, one in self.slices.items() if one.far(FAR_DAY_OF_SLICE)]
+        slices.sort(key=lambda item: -item[2].state.newest[-1])
+        return [] if self.alarming else whole + slices
 
     @property
     def _short(self) -> bool:

@@ -79,11 +79,16 @@ def load(
     path: str = f"/v1/models/{MODEL}/predict",
     seconds: float = SECONDS,
     data: bytes | None = None,
+    refused: list[float] | None = None,
 ) -> list[float]:
-    """Ask again as soon as an answer is there, on each connection; the latencies in seconds, and the time taken."""
+    """Ask again as soon as an answer is there, on each connection; the latencies in seconds, and the time taken.
+
+    Answers with status 429 are put into `refused` and not into the result; without it, they end the benchmark.
+    """
     import uvloop
 
-    return uvloop.run(_load(port, message(path, body() if data is None else data), connections, seconds))
+    request = message(path, body() if data is None else data)
+    return uvloop.run(_load(port, request, connections, seconds, refused))
 
 
 def message(path: str, data: bytes) -> bytes:
@@ -92,15 +97,19 @@ def message(path: str, data: bytes) -> bytes:
     return head.encode() + data
 
 
-async def _load(port: int, request: bytes, connections: int, seconds: float) -> list[float]:
+async def _load(
+    port: int, request: bytes, connections: int, seconds: float, refused: list[float] | None
+) -> list[float]:
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
     clients = [
-        (await loop.create_connection(lambda: _Asker(request, latencies), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: _Asker(request, latencies, refused), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
     await asyncio.sleep(0.3)  # warm up
     latencies.clear()
+    if refused is not None:
+        refused.clear()
     start = time.perf_counter()
     await asyncio.sleep(seconds)
     taken = time.perf_counter() - start
@@ -175,9 +184,10 @@ class _Pace:
 
 
 class _Asker(asyncio.Protocol):
-    def __init__(self, request: bytes, latencies: list[float]) -> None:
+    def __init__(self, request: bytes, latencies: list[float], refused: list[float] | None = None) -> None:
         self.request = request
         self.latencies = latencies
+        self.refused = refused
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -193,13 +203,16 @@ class _Asker(asyncio.Protocol):
             if end < 0:
                 return
             head = self.got[:end].lower()
-            if not head.startswith(b"http/1.1 200"):
+            self.into = self.latencies
+            if head.startswith(b"http/1.1 429") and self.refused is not None:
+                self.into = self.refused
+            elif not head.startswith(b"http/1.1 200"):
                 raise SystemExit(self.got.decode())
             at = head.index(b"content-length:") + 15
             self.need = end + 4 + int(head[at:].split(b"\r\n", 1)[0])
         if len(self.got) >= self.need:
             now = time.perf_counter()
-            self.latencies.append(now - self.started)
+            self.into.append(now - self.started)
             self.need, self.got, self.started = 0, b"", now
             self.transport.write(self.request)
 

@@ -60,15 +60,20 @@ def of_scores(seed: int, rows: int = 30_000) -> LossEstimate:
     return learnt(learn_loss_estimate("log_loss", at_us, scores, labels, None))
 
 
-@given(seed=st.integers(0, 10_000), rows=st.integers(LEAST_ROWS, 4_000), columns=st.integers(1, 4))
+@given(st.integers(0, 10_000), st.integers(LEAST_ROWS, 4_000), st.integers(1, 4), st.booleans())
 @settings(max_examples=30)
-def test_a_tree_gives_what_scikit_learn_gives(seed: int, rows: int, columns: int) -> None:
+def test_a_tree_gives_what_scikit_learn_gives_and_survives_its_storage(
+    seed: int, rows: int, columns: int, of_nulls: bool
+) -> None:
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(rows, columns))
     inputs[rng.random(inputs.shape) < 0.1] = np.nan
     scores = rng.normal(size=rows)
-    labels = scores + rng.normal(size=rows) * (1.0 + 2.0 * (np.nan_to_num(inputs[:, 0]) > 0.0))
-    found = learnt(learn_loss_estimate("squared_error", rng.integers(0, 9 * DAY_US, rows), scores, labels, inputs))
+    noisy = np.isnan(inputs[:, 0]) if of_nulls else np.nan_to_num(inputs[:, 0]) > 0.0
+    labels = scores + rng.normal(size=rows) * (1.0 + 2.0 * noisy)
+    estimate = learnt(learn_loss_estimate("squared_error", rng.integers(0, 9 * DAY_US, rows), scores, labels, inputs))
+    found = msgspec.json.decode(storing("v1", estimate).body, type=LossEstimate)
+    assert found == estimate
     tree = DecisionTreeRegressor(max_leaf_nodes=64, min_samples_leaf=max(200, rows // 100), random_state=0)
     columns_of_tree = np.column_stack([scores, inputs])
     tree.fit(columns_of_tree, row_losses("squared_error", labels, scores))

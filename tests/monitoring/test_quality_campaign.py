@@ -93,7 +93,7 @@ def first_rings(world: World, seed: int, folder: Path, days: int, before: int = 
             "v",
             [*days_of(earlier, walk), *days_of(window, candidate)],
             at_us=HISTORY * DAY_US,
-            allowance=refit_allowance("log_loss", scores, again, LOSS_CAP),
+            allowance=refit_allowance("log_loss", scores, again, y[window].astype(float), LOSS_CAP),
         )
         catalog.write(changes)
         monitor.reload()

@@ -317,7 +317,7 @@ def _learn_tree(columns: Floats, values: Floats) -> MeanTree:
     tree = grown.fit(np.clip(columns, -_LARGEST, _LARGEST), values).tree_
     return MeanTree(
         column=tuple(max(-1, one) for one in tree.feature.tolist()),
-        limit=tuple(tree.threshold.tolist()),
+        limit=tuple(np.minimum(tree.threshold, _LARGEST).tolist()),  # inf (all but nulls) is no number in JSON
         low=tuple(tree.children_left.tolist()),
         high=tuple(tree.children_right.tolist()),
         null_low=tuple(map(bool, tree.missing_go_to_left.tolist())),

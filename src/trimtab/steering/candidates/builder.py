@@ -154,7 +154,8 @@ class CandidateBuilder:
             why_not = self._judge.too_far(again, scores, whole) or self._hopeless(known, case)
             reason = why_not or gate.reason
             if why_not is None:
-                allowance = refit_allowance(model.metric, scores, again, self._judge.cap(known, case))
+                labels, cap = training_set.target[window.rows], self._judge.cap(known, case)
+                allowance = refit_allowance(model.metric, scores, again, labels, cap)
                 successor = self._registered(refit, manifest, judged, actor, training_set)
                 days = [*self._earlier(best, scores, whole, before), *days]
                 if (estimate := estimate_from(self._deployment, refit, training_set, days)) is not None:

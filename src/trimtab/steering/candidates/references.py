@@ -17,7 +17,7 @@ from trimtab.feedback.outcomes import LabelReader
 from trimtab.feedback.slices import slice_column
 from trimtab.monitoring.quality.loss_estimates import LossEstimate, learn_loss_estimate, reads_inputs
 from trimtab.monitoring.quality.watches import CALIBRATION, FULL_REFERENCE, LOSS
-from trimtab.stats.metrics.loss_names import loss_kind
+from trimtab.stats.metrics.loss_names import loss_kind, quantile_of
 from trimtab.stats.metrics.losses import Loss, bounded_losses, expected_losses, row_losses
 from trimtab.steering.candidates.recipes import Floats, Rows
 from trimtab.steering.candidates.windows import JudgingWindow
@@ -167,25 +167,30 @@ def is_as_good(days: Sequence[PairedDay], most: float = MOST_WORSE) -> bool:
     return worse <= most * sum(day.rows * day.champion for day in days)
 
 
-def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> dict[str, float]:
+def refit_allowance(metric: Loss, scores: Floats, again: Floats, labels: Floats, cap: float) -> dict[str, float]:
     """Return how far the daily loss and calibration may lie from the reference only because the version is a refit.
 
     The reference has the scores of the candidate, but its refit on more data goes into service. So even if the data do
     not change, the daily loss and calibration of the refit differ from the reference. The result is this difference,
-    computed as if the candidate's scores were the true probabilities (for numbers, the true values).
+    computed as if the candidate's scores were right: as probabilities, as means or, for absolute errors and pinball
+    losses, as quantiles. For quantiles, each row gets the distance between label and score of another row, because the
+    refit has learnt the row's own label.
 
     Args:
         scores: The scores of the candidate, shape (rows,). For several classes the shape is (rows, classes).
         again: The scores of the refit for the same rows.
+        labels: The labels of the rows.
         cap: Larger losses of a row count as this.
     """
     if loss_kind(metric) == "ranking":
         return {}
     expected = expected_losses(metric, again, cap)
     if expected is None:
-        truth = np.maximum(scores, 0.0) if metric == "poisson_deviance" else scores
-        away = bounded_losses(row_losses(metric, truth, again), cap)
-        return {LOSS: float(away.mean()), CALIBRATION: abs(float((again - scores).mean()))}
+        truths = [np.maximum(scores, 0.0) if metric == "poisson_deviance" else scores]
+        if metric == "absolute_error" or quantile_of(metric) is not None:
+            truths = [scores + np.roll(labels - scores, part * len(labels) // 5) for part in (1, 2, 3, 4)]
+        away = np.mean([_more_lost(metric, truth, scores, again, cap) for truth in truths])
+        return {LOSS: abs(float(away)), CALIBRATION: abs(float((again - scores).mean()))}
     by_class = scores.T if scores.ndim == 2 else np.stack([1.0 - scores, scores])
     losses = np.zeros(len(again))
     for label, share in enumerate(by_class):
@@ -195,6 +200,12 @@ def refit_allowance(metric: Loss, scores: Floats, again: Floats, cap: float) -> 
         top = again.argmax(axis=1)[:, None]
         gap = np.take_along_axis(gap, top, axis=1)
     return {LOSS: abs(float((losses - expected).mean())), CALIBRATION: abs(float(gap.mean()))}
+
+
+def _more_lost(metric: Loss, labels: Floats, scores: Floats, again: Floats, cap: float) -> float:
+    """Return the mean loss of the scores `again` minus that of `scores`, in units of the cap."""
+    mine, other = (bounded_losses(row_losses(metric, labels, one), cap) for one in (scores, again))
+    return float((other - mine).mean())
 
 
 def _named(part: str | NamedSlice, requests: Columns, rows: Rows) -> tuple[list[str], NDArray[np.int64]]:

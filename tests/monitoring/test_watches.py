@@ -18,7 +18,7 @@ from trimtab.monitoring.quality.detectable_rises import detectable_in_words, det
 from trimtab.monitoring.quality.earlier_levels import EarlierLevel, added, begun, loss_level
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import advanced_slice, learnt_slices
-from trimtab.monitoring.signals import listed_signals, standing_signals
+from trimtab.monitoring.signals import every_signal, listed_signals, standing_signals
 from trimtab.stats.exact_sums import exact_sum
 from trimtab.store import Catalog
 
@@ -488,7 +488,7 @@ def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
     (signal,) = standing_signals(catalog, "m")
     assert (signal.kind, signal.version, signal.subject) == ("quality_level", "other", "canary, quality_loss")
     assert signal.message.startswith(
-        "For the canary: The daily loss beyond the loss that is expected from the scores is 0.134 above"
+        "For the canary: The daily loss beyond the loss that is expected from the scores is 0.126 above"
     )
     assert "the level of the version in service" in signal.message
     assert monitor.watch is not None
@@ -605,6 +605,43 @@ def test_a_level_that_a_replaced_version_did_not_reach_is_red_once(catalog: Cata
     monitor.observe(unsure(5, 46, 1, 0.24, "v3"), now_us=47 * DAY_US)
     assert refresh.earlier is not None  # its last days are still watched
     assert [(one.version, one.kind) for one in standing_signals(catalog, "m")] == [("v3", "quality_level")]
+
+
+def test_an_open_signal_tells_the_newest_numbers_and_when_it_ends(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "m", run_length_days=500, metric="log_loss")
+    anchor(monitor, catalog, "v1", stream(1, 0, 28), 28)
+    monitor.observe(stream(2, 28, 10, level=0.30), now_us=38 * DAY_US)
+    anchor(monitor, catalog, "v2", stream(3, 31, 14, level=0.3, version="v2"), 38)
+    (first,) = standing_signals(catalog, "m")
+    assert "is 0.205 above" in first.message
+    assert "within 0.00576 of that level" in first.message  # of the reference days
+    monitor.observe(stream(4, 39, 20, level=0.25, version="v2"), now_us=59 * DAY_US)
+    (now,) = standing_signals(catalog, "m")
+    assert "is 0.103 above" in now.message
+    assert "until the mean of seven days is at that level" in now.message
+    assert (now.id, now.raised_at_us) == (first.id, first.raised_at_us)
+    assert len([one for one in every_signal(catalog) if one.kind == "quality_level"]) == 1
+
+
+def test_a_level_of_a_slice_that_the_version_before_missed_is_not_said_of_the_new_one(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "m", run_length_days=500, calibrated=False, metric="squared_error")
+    reference, live = stream(1, 0, 28), stream(2, 28, 10, level=0.30)
+    before = usual(np.random.default_rng(7), ["r=a"], reference)
+    catalog.write(monitor.anchor("v1", reference, at_us=28 * DAY_US, slices=before)[1])
+    monitor.reload()
+    monitor.observe(live, now_us=38 * DAY_US, slices=slices_of(live, {"r=a": [0.6] * 10}))
+    anchor(monitor, catalog, "v2", stream(3, 31, 7, level=0.3, version="v2"), 38)
+    days = stream(4, 38, 9, level=0.3, version="v2")
+    monitor.observe(days, now_us=47 * DAY_US, slices=slices_of(days, {"r=a": [0.6] * 9}))
+    (red,) = [one for one in standing_signals(catalog, "m") if one.subject == "slice r=a"]
+    assert red.message.startswith("r=a: The loss is 2")
+    anchor(monitor, catalog, "v3", stream(5, 40, 7, level=0.2, version="v3"), 47)  # its reference has no slices
+    (red,) = [one for one in standing_signals(catalog, "m") if one.subject == "slice r=a"]
+    assert red.message.startswith("r=a: The loss of the version before was 2")
+    assert "Whether v3 is better is known after 5 closed days with labels." in red.message
+    days = stream(6, 47, 9, version="v3")
+    monitor.observe(days, now_us=56 * DAY_US, slices=slices_of(days, {"r=a": [0.18] * 9}))
+    assert standing(catalog) == []
 
 
 def test_the_loss_before_a_change_can_be_accepted(catalog: Catalog) -> None:

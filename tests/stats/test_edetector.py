@@ -12,6 +12,7 @@ from trimtab.stats import (
     AlarmSide,
     AlarmSpec,
     AlarmState,
+    Onset,
     alarm_onset,
     bounded_losses,
     learn_alarm,
@@ -222,18 +223,48 @@ def test_the_alarm_day_stays_when_the_stream_recovers():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_large_rise_is_found_in_days_if_a_small_one_had_just_rung_the_alarm(seed):
+def test_an_alarm_that_a_large_rise_completes_is_dated_to_it_and_not_to_the_small_rise_before(seed):
     rng = np.random.default_rng(seed)
     spec = learn_alarm(rng.normal(0.5, 0.01, 28), run_length=1_000)
     state = AlarmState()
     while state.log_evidence < alarm_threshold(spec) - 1.5:
         state = update_alarm(spec, state, rng.normal(0.515, 0.005))
+    large = state.days + 1
     while state.alarm_day is None:  # one or two days of the large rise complete the evidence of the small one
         state = update_alarm(spec, state, rng.normal(0.7, 0.01))
+    assert alarm_onset(spec, state) == Onset(day=large, earliest=large, latest=large)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_large_rise_during_an_alarm_is_found_in_days(seed):
+    rng = np.random.default_rng(seed)
+    spec = learn_alarm(rng.normal(0.5, 0.01, 28), run_length=1_000)
+    state = AlarmState()
+    while state.alarm_day is None:
+        state = update_alarm(spec, state, rng.normal(0.53, 0.005))
     further, on = shifted_alarm(spec, state), AlarmState()
     for _ in range(4):
         on = update_alarm(further, on, rng.normal(0.7, 0.01))
     assert on.alarm_day is not None
+    calm = AlarmState()
+    for _ in range(30):
+        calm = update_alarm(further, calm, rng.normal(0.53, 0.005))
+    assert calm.alarm_day is None
+
+
+@pytest.mark.parametrize(("size", "correlation"), [(3.0, 0.0), (10.0, 0.0), (3.0, 0.4), (10.0, 0.4)])
+def test_a_small_deviation_before_a_change_does_not_move_its_date(size, correlation):
+    """A new version is often a little worse than its reference from its first day on, long before the world changes."""
+    rng, early = np.random.default_rng(3), []
+    for _ in range(100):
+        values = days(rng, 28 + 100, correlation, "gaussian")
+        values[28:] += 0.7
+        values[28 + 15 :] += size
+        spec = learn_alarm(values[:28], run_length=1_000, direction="both")
+        state = run(spec, values[28:])
+        if state.alarm_day > 15:
+            early.append(alarm_onset(spec, state).day < 16 - 5)
+    assert np.mean(early) <= 0.15  # with bets, it was .6 to .75
 
 
 def test_days_without_rows_pass_without_a_bet_and_small_days_are_pooled():
@@ -286,6 +317,43 @@ def test_unfit_references_are_refused(values, words):
 def test_a_day_that_is_not_a_number_is_refused():
     with pytest.raises(Misuse, match="rows=0 for a day without labels"):
         update_alarm(PLAIN, AlarmState(), float("nan"), 5)
+
+
+@pytest.mark.soak
+def test_measure_onsets(capsys):
+    """Print the table of onsets of D0003."""
+    lines = []
+    for small, size, correlation, kind in (
+        (0.0, 1.0, 0.0, "gaussian"),
+        (0.0, 1.0, 0.4, "gaussian"),
+        (0.0, 2.0, 0.4, "gaussian"),
+        (0.0, 4.0, 0.4, "gaussian"),
+        (0.7, 3.0, 0.4, "gaussian"),
+        (0.7, 10.0, 0.0, "gaussian"),
+        (0.0, 2.0, 0.4, "skewed"),
+        (0.0, 2.0, 0.4, "heavy"),
+    ):
+        reference, healthy, direction = (28, 15, "both") if small else (60, 40, "up")
+        rng, found = np.random.default_rng(3), []
+        for _ in range(200):
+            values = days(rng, reference + 260, correlation, kind)
+            values[reference:] += small
+            values[reference + healthy :] += size
+            spec = learn_alarm(values[:reference], direction=direction)
+            state = run(spec, values[reference:])
+            if state.alarm_day is not None and state.alarm_day > healthy:
+                onset, true = alarm_onset(spec, state), healthy + 1
+                holds = onset.earliest <= true <= onset.latest
+                found.append((onset.day - true, holds, onset.latest - onset.earliest + 1))
+        errors, holds, widths = np.array(found).T
+        lines.append(
+            f"{small} before, then {size} sd, correlation {correlation}, {kind}: median error "
+            f"{np.median(np.abs(errors)):.0f}, early by more than 5 days {np.mean(errors < -5):.2f}, held "
+            f"{holds.mean():.2f}, days {np.median(widths):.0f}"
+        )
+        assert holds.mean() >= 0.85
+    with capsys.disabled():
+        print("", *lines, sep="\n")
 
 
 @pytest.mark.soak

@@ -22,6 +22,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """The result of `settle`."""
 
     begun: list[Signal] = []  # signals that are new, or that became red
+    renewed: list[Signal] = []  # signals that go on, with other numbers in their message
     ended: list[Signal] = []
     gone: list[Signal] = []  # signals that ended long ago, and are taken off the list
     listed: list[Signal] = []  # all signals that hold now or ended recently
@@ -59,12 +60,13 @@ def settle(
     now_us: int,
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
+    renewing: Collection[str] = (),
 ) -> Settled:
     """Compare what a monitor finds now with its earlier signals. New signals begin, and those not found again end.
 
-    Two signals are the same if they have the same version, kind and subject. An open signal keeps its message. It
-    changes only if it was "info" and is now found as "red"; a red one stays red until it is not found at all. Nothing
-    is stored by this call; use `stored`.
+    Two signals are the same if they have the same version, kind and subject. An open signal keeps its message, unless
+    its kind is in `renewing`. It changes if it was "info" and is now found as "red"; a red one stays red until it is
+    not found at all. Nothing is stored by this call; use `stored`.
 
     Args:
         listed: The signals of the model, from `listed_signals`.
@@ -72,6 +74,7 @@ def settle(
         found: Everything that the monitor finds now, only of these kinds.
         because: For each kind, the reason that is stored for signals that end; by default, `OVER`.
         owner: The owner of signals that begin without one.
+        renewing: Kinds of signals whose message, onset and evidence are always those that were found last.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
@@ -90,9 +93,15 @@ def settle(
         for key, one in before.items()
         if key not in now
     ]
+    new = {one.id for one in begun}
+    renewed = [
+        msgspec.structs.replace(before[key], message=one.message, onset_us=one.onset_us, evidence=one.evidence)
+        for key, one in now.items()
+        if key in before and one.kind in renewing and before[key].id not in new and one.message != before[key].message
+    ]
     gone = [one for one in listed if one.ended_at_us is not None and now_us - one.ended_at_us > LISTED_US]
-    after = {one.id: one for one in [*listed, *begun, *ended] if one not in gone}
-    return Settled(begun=begun, ended=ended, gone=gone, listed=list(after.values()))
+    after = {one.id: one for one in [*listed, *begun, *renewed, *ended] if one not in gone}
+    return Settled(begun=begun, renewed=renewed, ended=ended, gone=gone, listed=list(after.values()))
 
 
 def stored(settled: Settled, now_us: int) -> list[Put | Remove | Append]:
@@ -101,6 +110,7 @@ def stored(settled: Settled, now_us: int) -> list[Put | Remove | Append]:
     for one in [*settled.begun, *settled.ended]:
         body = msgspec.json.encode(one)
         changes += [Put(KIND, _key(one), body), Append(JOURNAL, now_us, body)]
+    changes += [Put(KIND, _key(one), msgspec.json.encode(one)) for one in settled.renewed]
     return [*changes, *(Remove(KIND, _key(one)) for one in settled.gone)]
 
 

@@ -21,7 +21,7 @@ from trimtab.core.records import DayQuality
 
 MOST_ABOVE: Final = 0.05  # the loss is back at a level if its mean is above it by at most this share
 DAYS: Final = 7  # the mean is that of this many days with labels
-_LEAST_DAYS: Final = 5  # with fewer days with labels, the loss is never found to be above the level
+LEAST_DAYS: Final = 5  # with fewer days with labels, the loss is never found to be above the level
 # the loss is provably above the level from this many standard errors on: Student's t, one-sided 95 %, by number of days
 _PROVEN: Final = {5: 2.132, 6: 2.015, 7: 1.943}
 # for slices, one-sided 99.9 %: each day several are tested, and with few rows, means differ by 5 % by coincidence
@@ -74,7 +74,7 @@ def added(
     if len(newest) == DAYS and share <= MOST_ABOVE:
         return None
     if (
-        len(newest) >= _LEAST_DAYS
+        len(newest) >= LEAST_DAYS
         and share > MOST_ABOVE
         and (earlier.above is not None or _is_proven(after, metric, proof))
     ):

@@ -13,7 +13,7 @@ from trimtab.core.records import ChangeOnset, DayQuality, Signal
 from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.quality.references import TWO_WEEKS
 from trimtab.monitoring.quality.watches import LOSS, MetricValue, Watch, advanced, learnt_values
-from trimtab.stats.inference.edetector import HIGH, AlarmState, alarm_level
+from trimtab.stats.inference.edetector import AlarmState, alarm_level, with_allowance
 from trimtab.stats.metrics.loss_names import loss_kind
 from trimtab.stats.metrics.losses import Loss, row_losses
 from trimtab.stats.recalibration import LogOdds, fit_recalibration
@@ -344,20 +344,10 @@ def _grown(watch: Watch, days: Sequence[DayQuality]) -> Watch:
 
 
 def _allowing(figure: MetricValue, rise: float) -> MetricValue:
-    """Return the watched value with a baseline that is higher by `rise`, which may be many standard deviations.
-
-    The alarm clips values to four standard deviations. So the unit in which it counts is made larger, which makes it
-    slower but causes no false alarms. An alarm ends when half of the rise is left.
-    """
-    spec = figure.spec
-    rise *= 1.0 - spec.correlation
-    sd = max(spec.sd, rise / 3)
-    sides = tuple(
-        msgspec.structs.replace(side, baseline=min(HIGH, (side.baseline * spec.sd + rise) / sd)) for side in spec.sides
-    )
-    return msgspec.structs.replace(
-        figure, spec=msgspec.structs.replace(spec, sd=sd, sides=sides), to_zero=rise / (2 * sd)
-    )
+    """Return the watched value with a baseline that is higher by `rise`. An alarm ends when half of it is left."""
+    spec = with_allowance(figure.spec, rise)
+    to_zero = rise * (1.0 - spec.correlation) / (2 * spec.sd)
+    return msgspec.structs.replace(figure, spec=spec, to_zero=to_zero)
 
 
 def _day(model: str, version: str, day: int, sums: EstimatedSums) -> DayQuality:

@@ -12,7 +12,7 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks
 from trimtab.monitoring.quality.arm_watches import ArmWatches, arm_of
 from trimtab.monitoring.quality.earlier_levels import EarlierLevel, added, begun
-from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, SILENT_DAYS, UNLISTED_SHARE, signals_of
+from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, RENEWED, SILENT_DAYS, UNLISTED_SHARE, signals_of
 from trimtab.monitoring.quality.references import grown, with_reference
 from trimtab.monitoring.quality.second_references import healthy_cap_of, healthy_of, not_below_zero
 from trimtab.monitoring.quality.watches import (
@@ -320,7 +320,8 @@ class QualityMonitor:
 
     def _settled(self, listed: Sequence[Signal], watch: Watch, day: DayQuality, now_us: int) -> Settled:
         found = signals_of(watch, day, now_us, {one.subject for one in listed if one.ended_at_us is None})
-        return settle(_about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
+        mine = _about(listed, watch.arm)
+        return settle(mine, KINDS, found, now_us=now_us, owner=self._owner, renewing=RENEWED)
 
     def _comparable(self) -> Watch | None:
         """Return the watch that a new version can be compared with; None if its metric or its classes are others."""

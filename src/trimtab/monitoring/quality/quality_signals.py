@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.core.records import DayQuality, Signal
 from trimtab.core.time import format_time
-from trimtab.monitoring.quality.earlier_levels import MOST_ABOVE, EarlierLevel
+from trimtab.monitoring.quality.earlier_levels import LEAST_DAYS, MOST_ABOVE, EarlierLevel
 from trimtab.monitoring.quality.watches import CALIBRATION, LOSS, SLICE, MetricValue, Watch
 from trimtab.serving.arms.arms import SHADOW
 from trimtab.stats.inference.edetector import Level, alarm_level
@@ -19,6 +19,7 @@ from trimtab.stats.metrics.loss_names import PROBABILITIES, loss_kind
 LEVEL, WORSE, FAR_DAY = "quality_level", "quality_worse", "quality_day"
 NO_LABELS, UNLISTED = "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, FAR_DAY, NO_LABELS, UNLISTED)
+RENEWED = (LOSS, CALIBRATION, SLICE, LEVEL, FAR_DAY)  # these have numbers that change from day to day
 SILENT_DAYS = 2  # there is a signal after this many closed days in a row that have predictions but no label
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
 _MOST_SLICES = 3  # of slices whose alarms began within `_TOGETHER_DAYS`, at most this many have a signal
@@ -106,7 +107,8 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
                 message=f"The {_what(watch, kind, figure)} is {by:.3g} {_SIDE[kind]} {level:.3g}, the level of {whose} "
-                f"({other}). The signal lasts until the mean of seven days is at that level{_or_accept(watch)}",
+                f"({other}). The signal lasts until the mean of seven days is {_until(watch, kind, figure)}"
+                f"{_or_accept(watch)}",
                 subject=kind,
             )
         )
@@ -118,11 +120,25 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
     return found
 
 
+def _until(watch: Watch, kind: str, figure: MetricValue) -> str:
+    """Return in words how good seven days must be; see `met`."""
+    if figure.alarming:
+        return "at that level"
+    spec, unit = figure.spec, 1.0 if kind == CALIBRATION else watch.healthy_cap or watch.loss_cap
+    within = unit * max(side.baseline for side in spec.sides) * spec.sd / (1.0 - spec.correlation)
+    return f"within {within:.3g} of that level"
+
+
 def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, at_us: int, now_us: int) -> Signal:
     """Return the signal that the version in service does not reach the loss before a change."""
-    level, how = earlier.loss / (1.0 + above), ""
+    level, how, whose = earlier.loss / (1.0 + above), "", "The loss is"
+    if not earlier.days:
+        how = f" Whether {watch.version[:12]} is better is known after {LEAST_DAYS} closed days with labels."
+        whose = "The loss of the version before was"
     if watch.metric in PROBABILITIES:
-        how = f" (Before, it was {earlier.level.loss:.3g}; the level is converted to today's share of positive labels.)"
+        how += (
+            f" (Before, it was {earlier.level.loss:.3g}; the level is converted to today's share of positive labels.)"
+        )
     return _signal(
         watch,
         LEVEL,
@@ -130,7 +146,7 @@ def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, 
         now_us,
         onset_us=earlier.changed_us,
         evidence={"above": above, "level": level, "loss": earlier.loss},
-        message=f"{name + ': ' if name else ''}The loss is {above:.0%} above its level before the change of about "
+        message=f"{name + ': ' if name else ''}{whose} {above:.0%} above its level before the change of about "
         f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {level:.3g}.{how} "
         f"More trainings may follow as more days since the change have labels (trimtab runs stages {watch.model} shows "
         "when); if they do not help, perhaps a feature no longer contains what it did. The signal lasts "

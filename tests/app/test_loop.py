@@ -621,6 +621,26 @@ def test_live_errors_of_numbers_are_held_to_the_reference_in_any_unit(tmp_path: 
                 assert [kind for kind in kinds if kind != "traffic_stopped"] == rung  # nobody asked since day 30
 
 
+def test_a_refit_with_a_long_wait_does_not_look_as_if_no_day_were_closed(tmp_path: Path) -> None:
+    text = PROJECT.replace('wait="1d"', 'wait="22d"').replace("retrain=tt.on_quality_drop()", 'retrain=tt.every("30d")')
+    with opened(write_project(tmp_path / "p", text)) as project:
+        load(project, first_day=-100)
+        project.train("one")
+    for first, day in ((0, 25), (25, 31), (31, 50)):  # the refit of day 31 has no closed day of its own before day 54
+        with opened(tmp_path / "p", NOW_US + day * DAY_US) as later:
+            x = load(later, first_day=first, last_day=day)
+            at_us = np.arange(NOW_US + first * DAY_US, NOW_US + day * DAY_US, HOUR_US // 2)
+            champion = later.registry.load("one@champion")
+            scores = np.asarray(champion.predict(x.reshape(-1, 1)))
+            logged = [answer(champion.version.id, int(at), score=float(s)) for at, s in zip(at_us, scores, strict=True)]
+            later.predictions.append(logged, at_us=at_us.tolist())
+            later.loop("one").tick()
+            status = later.status()
+    assert status.deployments[0].version == "one@4"
+    assert "last closed day 2024-03-28" in status.deployments[0].watch
+    assert not [line for line in status.red if "no day was closed" in line]
+
+
 class Bent:
     """A recipe whose answers for the window are bent: `bend(n)` is added by the n-th fitted model."""
 

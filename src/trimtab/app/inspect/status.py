@@ -227,10 +227,11 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     elif watch.last_day_us is None:
         text = "quality watched, no day closed yet" + _first_closes(system, loop.deployment, now_us)
     else:
-        text = f"{_steady(watch)}, last closed day {format_time(watch.last_day_us)[:10]}"
+        # days of a replaced version count, too: with a long wait, the new one has none for weeks
+        text = f"{_steady(watch)}, last closed day {format_time(loop.closed_until_us - DAY_US)[:10]}"
         text += _reference_in_words(watch)
         text += detectable_in_words(watch)
-        behind_us = loop.deployment.model.label.final_until(now_us) - watch.last_day_us - DAY_US
+        behind_us = loop.deployment.model.label.final_until(now_us) - loop.closed_until_us
         has_traffic = not any(one.kind == "traffic_stopped" for one in standing_signals(system.state.catalog, name))
         # if labels come from files, the time since the last load does not count
         if behind_us > _RECENT_US and has_traffic:

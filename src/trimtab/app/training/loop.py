@@ -286,6 +286,11 @@ class DeploymentLoop:
         """Return the time up to which the known labels are complete; see `LoopLabels.complete_until`."""
         return self._labels.complete_until(now_us)
 
+    @property
+    def closed_until_us(self) -> int:
+        """The end of the newest closed day, of whichever version."""
+        return self._loop.closed_until_us
+
     def catch_up(self) -> None:
         """Count the new records for the status, and read the state that other processes have stored."""
         store_counts(self._system)

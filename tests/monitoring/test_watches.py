@@ -705,6 +705,49 @@ def test_a_refit_without_an_alarm_that_is_worse_than_the_last_healthy_version_co
     assert (monitor.watch.onset, monitor.watch.alarming_kinds) == (None, [])
 
 
+def moved_back(catalog: Catalog, monitor: QualityMonitor, changed: int) -> list[str]:
+    """v2 takes over on day 30 and is worse from day `changed` on; a person moves back to v1 on day 60."""
+    anchor(monitor, catalog, "v2", stream(3, 2, 28, version="v2"), 30)
+    monitor.observe(stream(4, 30, changed - 30, version="v2"), now_us=changed * DAY_US)
+    monitor.observe(stream(5, changed, 20, level=0.3, version="v2"), now_us=(changed + 20) * DAY_US)
+    assert monitor.watch is not None
+    assert monitor.watch.alarming
+    monitor.follow("v1", now_us=60 * DAY_US)
+    return [one.message for one in standing_signals(catalog, "m")]
+
+
+def test_a_move_by_hand_during_an_alarm_about_a_change_does_not_turn_green(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    (message,) = moved_back(catalog, monitor, 40)
+    assert "v1 was put in service by hand during an alarm about the quality, since about 1970-02-10" in message
+    monitor.observe(stream(6, 60, 7), now_us=67 * DAY_US)
+    assert standing(catalog) == [("quality_level", "moved by hand")]
+    monitor.observe(stream(7, 67, 1), now_us=68 * DAY_US)
+    assert standing(catalog) == []
+
+
+def test_a_move_by_hand_during_an_alarm_can_be_accepted_and_is_handed_on(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    moved_back(catalog, monitor, 40)
+    monitor.follow("v2", now_us=61 * DAY_US)
+    monitor.follow("v1", now_us=62 * DAY_US)
+    assert [one.subject for one in standing_signals(catalog, "m")] == ["moved by hand"]
+    accepted = monitor.accept(now_us=63 * DAY_US)
+    assert accepted is not None
+    catalog.write(accepted[1])
+    monitor.reload()
+    monitor.observe(stream(6, 63, 2), now_us=65 * DAY_US)
+    assert standing(catalog) == []
+
+
+def test_a_move_back_from_a_version_that_was_bad_from_its_first_day_is_green(
+    catalog: Catalog, monitor: QualityMonitor
+) -> None:
+    assert moved_back(catalog, monitor, 30) == []
+
+
 @pytest.mark.parametrize("seed", [0, 2, 3])
 def test_refits_on_a_schedule_do_not_hide_a_change_that_takes_weeks_to_be_proved(catalog: Catalog, seed: int) -> None:
     """Each refit has a reference that holds days since the change. The evidence against the level before it goes on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -12,7 +11,7 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.blocks import DayBlocks
 from trimtab.monitoring.quality.arm_watches import ArmWatches, arm_of
 from trimtab.monitoring.quality.earlier_levels import EarlierLevel, added, begun
-from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, RENEWED, SILENT_DAYS, UNLISTED_SHARE, signals_of
+from trimtab.monitoring.quality.quality_signals import KINDS, LEVEL, RENEWED, SILENT_DAYS, signals_of, unlisted_severity
 from trimtab.monitoring.quality.references import grown, with_reference
 from trimtab.monitoring.quality.second_references import healthy_cap_of, healthy_of, not_below_zero
 from trimtab.monitoring.quality.watches import (
@@ -214,6 +213,7 @@ class QualityMonitor:
             healthy=healthy,
             healthy_version=before.healthy_version or before.version,
             healthy_cap=healthy_cap_of(before),
+            worse_since_us=before.changed_us,
         )
         handed_over = self._handed_over(watch, now_us, f"{version[:12]} answers")
         self._catalog.write([*self._puts(watch), *self._replaced(), *handed_over])
@@ -252,7 +252,7 @@ class QualityMonitor:
         if before is None or not worse:
             return None
         nothing: dict[str, object] = {"healthy": {}, "healthy_version": None, "healthy_cap": None, "short_of": {}}
-        watch = msgspec.structs.replace(before, **nothing, earlier=None, earlier_levels={})
+        watch = msgspec.structs.replace(before, **nothing, earlier=None, earlier_levels={}, worse_since_us=None)
         put = Put(KIND, self._model, msgspec.json.encode(watch), expected=self._revision)
         settled = settle(_about(listed), (LEVEL,), (), now_us=now_us, because={LEVEL: "accepted by a person"})
         return watch, [put, *stored(settled, now_us)]
@@ -386,8 +386,8 @@ def _compared(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         return watch
     if watch.last_day_us is not None and day.day_us <= watch.last_day_us:
         return watch
-    if watch.earlier is not None and day.day_us >= watch.anchored_at_us + MET_DAYS * DAY_US:
-        watch = msgspec.structs.replace(watch, earlier=None)
+    if day.day_us >= watch.anchored_at_us + MET_DAYS * DAY_US:
+        watch = msgspec.structs.replace(watch, earlier=None, worse_since_us=None)
     return _after(watch, day, blocks)
 
 
@@ -404,7 +404,7 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     }
     is_silent = bool(day.predictions) and not day.labelled + day.unlisted
     silent_us = day.day_us if watch.silent_since_us is None else watch.silent_since_us
-    told = _unlisted_severity(watch, day)
+    told = unlisted_severity(watch, day)
     since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None
     over = since_us is not None and not day.unlisted and day.day_us - since_us >= 7 * DAY_US
     return msgspec.structs.replace(
@@ -483,19 +483,6 @@ def _slices_after(
         name: advanced_slice(figure, kind, blocks.slice_quality(name) if name in blocks.slices else nothing, skipped)
         for name, figure in figures.items()
     }
-
-
-def _unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
-    """Return the severity of a new signal about labels of undeclared classes; "no": none begins.
-
-    Each severity is only signalled once, and "info" not after "red", until seven days have passed without such labels
-    (see `_after`). # D0076
-    """
-    if not day.unlisted or watch.unlisted_told == "red":
-        return "no"
-    if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):
-        return "red"
-    return "info" if watch.unlisted_told == "no" else "no"
 
 
 __all__ = ["CALIBRATION", "KIND", "LEVEL", "LOSS", "SILENT_DAYS", "SLICE", "MetricValue", "QualityMonitor", "Watch"]

@@ -117,7 +117,23 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
         # a slice has a signal of its own if it is much further above its level than all rows are
         if earlier.above is not None and (earlier.above > 2.0 * rows_above if name else not told):
             found.append(_not_restored(watch, name, earlier, earlier.above, at_us, now_us))
-    return found
+    return found or ([] if watch.worse_since_us is None else [_moved_in_alarm(watch, watch.worse_since_us, now_us)])
+
+
+def _moved_in_alarm(watch: Watch, since_us: int, now_us: int) -> Signal:
+    """Return the signal that a person replaced a version during an alarm, and that the new one has no days yet."""
+    return _signal(
+        watch,
+        LEVEL,
+        watch.anchored_at_us,
+        now_us,
+        onset_us=since_us,
+        evidence={},
+        message=f"{watch.version[:12]} was put in service by hand during an alarm about the quality, since about "
+        f"{format_time(since_us)[:10]}. Whether it is better is known once a week of its days is closed"
+        f"{_or_accept(watch)}",
+        subject="moved by hand",
+    )
 
 
 def _until(watch: Watch, kind: str, figure: MetricValue) -> str:
@@ -281,6 +297,19 @@ def _unlisted(watch: Watch, day: DayQuality, severity: Literal["info", "red"], n
         "version in service knows, so they are not evaluated. Add the new class to tt.label(..., classes=[...]) and "
         "train, or repair the label's expression.",
     )
+
+
+def unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:
+    """Return the severity of a new signal about labels of undeclared classes; "no": none begins.
+
+    Each severity is only signalled once, and "info" not after "red", until seven days have passed without such labels
+    (see `_after` in quality.py). # D0076
+    """
+    if not day.unlisted or watch.unlisted_told == "red":
+        return "no"
+    if day.unlisted >= UNLISTED_SHARE * (day.labelled + day.unlisted):
+        return "red"
+    return "info" if watch.unlisted_told == "no" else "no"
 
 
 def _signal(

@@ -131,6 +131,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     # set if the version was promoted without an alarm: the beginning of the change that `short_of` shows. `short_of`
     # then counts as an alarm
     short_since: ChangeOnset | None = None
+    # set if a person replaced a version during an alarm: when the quality had become worse. It is kept until days of
+    # this version that began a week after the move are compared, or a person accepts the quality
+    worse_since_us: int | None = None
     arm: str = ""  # "canary" or "shadow"; empty: the version in service
     # the watch over the version that this one replaced on a schedule, until that one's last days are closed # D0214
     earlier: Watch | None = None
@@ -199,6 +202,16 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
                 if onset is not None and (name not in found or found[name].at_us < onset.at_us):
                     found[name] = onset
         return found
+
+    @property
+    def changed_us(self) -> int | None:
+        """When the data changed, if there is an alarm, or one that a person's move to another version has ended.
+
+        A version that was worse from its first days on shows no change of the data.
+        """
+        onsets = [one for one in (self.onset, *self.slice_onsets.values()) if one is not None]
+        found = [one.at_us for one in onsets if one.earliest_us > self.anchored_at_us + DAY_US]
+        return min([*found, *([] if self.worse_since_us is None else [self.worse_since_us])], default=None)
 
     @property
     def provisional(self) -> bool:

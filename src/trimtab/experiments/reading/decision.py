@@ -17,6 +17,7 @@ from trimtab.experiments.reading.looks import (
     MetricReading,
     Verdict,
     cannot_be_within,
+    distance_from_margin,
     from_margin,
     in_units,
     shown_effect,
@@ -267,7 +268,15 @@ def _proven(definition: Experiment, some: Sequence[MetricReading]) -> str:
     It is "" if there are no such primary metrics, or no such guardrails.
     """
     better = [shown_effect(one) for one in some if one.role == "primary" and one.verdict == "better"]
-    lacking = [one.metric for one in some if one.role == "guardrail" and one.verdict == "open"]
+    # the margin is a share of the control's value, which is uncertain, too; so the effect does not show what is proven
+    lacking = [
+        one.metric
+        if one.looks[-1].at_most is not None
+        else f"{one.metric} (distance from its margin: "
+        f"{distance_from_margin(one)}, and {'below' if one.better == 'lower' else 'above'} 0 is within)"
+        for one in some
+        if one.role == "guardrail" and one.verdict == "open"
+    ]
     lacking += _without_value(definition, some)
     if not better or not lacking:
         return ""

@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping
 
 from trimtab.core.time import format_time, parse_time_us
-from trimtab.experiments.reading.looks import Look, MetricReading, in_units, relative_bounds, shown_effect, shown_values
+from trimtab.experiments.reading.looks import (
+    Look,
+    MetricReading,
+    distance_from_margin,
+    in_units,
+    relative_bounds,
+    shown_effect,
+    shown_values,
+)
 from trimtab.experiments.reading.results import Reading
 from trimtab.report import Document, Mark, Series, Table, line_chart
 from trimtab.report.document import Tone
@@ -119,7 +127,7 @@ def _effects(page: Document, reading: Reading) -> None:
                 one.role + margin,
                 *(None if math.isnan(y) else in_units(y, one.kind, digits=4) for y in (look.control, look.variant)),
                 shown_effect(one).removeprefix(one.metric).lstrip(": "),
-                *([_from_margin(one)] if guarded else []),
+                *([distance_from_margin(one)] if guarded else []),
                 None if p is None else f"{p:.2g}",
                 one.verdict,
                 None if one.probability_better is None else f"{one.probability_better:.1%}",
@@ -154,18 +162,6 @@ def _units_until(reading: Reading, variant: str, look: Look) -> int:
     """Return how many units of a variant came on the days of a look."""
     by_day = next(one.by_day for one in reading.variants if one.name == variant)
     return sum(units for day, units in by_day.items() if parse_time_us(day) < look.until_us)
-
-
-def _from_margin(one: MetricReading) -> str | None:
-    if one.margin is None:
-        return None
-    if one.looks[-1].at_most is not None:
-        return "no event"
-    low, high = one.looks[-1].beyond_low, one.looks[-1].beyond_high
-    if low is not None and high is not None:
-        return " to ".join(in_units(end, one.kind, signed=True) for end in (low, high))
-    least, most = (None if end is None else in_units(end, one.kind, signed=True) for end in (low, high))
-    return f"at least {least}" if least is not None else f"at most {most}" if most is not None else "not known"
 
 
 def _over_time(page: Document, reading: Reading) -> None:

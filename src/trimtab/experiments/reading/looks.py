@@ -145,6 +145,19 @@ def shown_effect(one: MetricReading, look: Look | None = None) -> str:
     return f"{one.metric} {effect} ({between})"
 
 
+def distance_from_margin(one: MetricReading) -> str | None:
+    """Return the interval of a guardrail's distance from the worst value within its margin, as text."""
+    if one.margin is None:
+        return None
+    if one.looks[-1].at_most is not None:
+        return "no event"
+    low, high = one.looks[-1].beyond_low, one.looks[-1].beyond_high
+    if low is not None and high is not None:
+        return " to ".join(in_units(end, one.kind, signed=True) for end in (low, high))
+    least, most = (None if end is None else in_units(end, one.kind, signed=True) for end in (low, high))
+    return f"at least {least}" if least is not None else f"at most {most}" if most is not None else "not known"
+
+
 def in_units(value: float, kind: str, *, digits: int = 3, signed: bool = False) -> str:
     """Return a value of a metric, or with `signed` a difference, with its unit: times in s, min, h or d, shares in %.
 

@@ -644,6 +644,28 @@ def test_a_level_of_a_slice_that_the_version_before_missed_is_not_said_of_the_ne
     assert standing(catalog) == []
 
 
+def test_of_many_slices_above_their_earlier_loss_three_have_a_signal_and_keep_it(catalog: Catalog) -> None:
+    monitor = QualityMonitor(catalog, "m", run_length_days=500, calibrated=False, metric="squared_error")
+    names, chance = [f"r={letter}" for letter in "abcdef"], np.random.default_rng(7)
+    reference, live = stream(1, 0, 28), stream(2, 28, 14)
+    catalog.write(monitor.anchor("v1", reference, at_us=28 * DAY_US, slices=usual(chance, names, reference))[1])
+    monitor.reload()
+    monitor.observe(live, now_us=42 * DAY_US, slices=slices_of(live, dict.fromkeys(names, [0.6] * 14)))
+    anchor(monitor, catalog, "v2", stream(3, 28, 14, version="v2"), 42)
+    found = set()
+    for number in range(42, 56):
+        days = stream(number, number, 1, version="v2")
+        losses = {name: [float(chance.normal(0.6, 0.05))] for name in names}
+        monitor.observe(days, now_us=(number + 1) * DAY_US, slices=slices_of(days, losses))
+        levels = [one for one in standing_signals(catalog, "m") if one.kind == "quality_level"]
+        if number < 47:  # seven days are needed, or five that prove it
+            continue
+        found |= {one.subject for one in levels}
+        assert len(levels) == 3
+        assert sum("The same holds for 3 more slices." in one.message for one in levels) == 1
+    assert len(found) == 3
+
+
 def test_the_loss_before_a_change_can_be_accepted(catalog: Catalog) -> None:
     monitor = QualityMonitor(catalog, "m", run_length_days=500, metric="log_loss")
     anchor(monitor, catalog, "v1", unsure(1, 0, 28, 0.2, "v1"), 28)

@@ -277,7 +277,9 @@ def _steady(watch: Watch) -> str:
     if not known and (watch.last_day_us is None or watch.silent_days or watch.unlisted):
         return "quality not known: no labels have arrived yet for the closed days"
     silent = watch.silent_days
-    return ("no quality alarm, but the newest day was far worse than usual" if watch.far else "quality steady") + (
+    worse = watch.short_of or watch.worse_since_us or any(one.above for one in watch.earlier_levels.values())
+    steady = "quality steady, but worse than that of an earlier version" if worse else "quality steady"
+    return ("no quality alarm, but the newest day was far worse than usual" if watch.far else steady) + (
         f", but no labels have arrived for the newest {count_of(silent, 'day')}" if silent else ""
     )
 

@@ -41,7 +41,7 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int, standing: Coll
         standing: The subjects of the signals that stand until now.
     """
     at_us = now_us if day is None else day.day_us
-    found = _levels(watch, at_us, now_us)
+    found = _levels(watch, at_us, now_us, standing)
     for kind, figure in watch.figures.items():
         for number, one in enumerate(figure.rises):
             found.append(_quality(watch, kind, one, at_us, now_us, number))
@@ -79,10 +79,11 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
     )
 
 
-def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
+def _levels(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) -> list[Signal]:
     """Return signals that a version is worse than the last healthy one (an arm: than the champion; `Watch.healthy`).
 
-    Also return signals that its loss is not back at the level before a change (`Watch.earlier_levels`).
+    Also return signals that its loss is not back at the level before a change (`Watch.earlier_levels`). Of slices, at
+    most three have a signal: those that have one already, and then the worst.
     """
     found: list[Signal] = []
     other = (watch.healthy_version or "")[:12]
@@ -113,10 +114,17 @@ def _levels(watch: Watch, at_us: int, now_us: int) -> list[Signal]:
             )
         )
     told = any(one.subject == LOSS for one in found)  # one signal about the loss of all rows is enough
-    for name, earlier in watch.earlier_levels.items():
-        # a slice has a signal of its own if it is much further above its level than all rows are
-        if earlier.above is not None and (earlier.above > 2.0 * rows_above if name else not told):
-            found.append(_not_restored(watch, name, earlier, earlier.above, at_us, now_us))
+    # a slice has a signal of its own if it is much further above its level than all rows are
+    above = {
+        name: one.above
+        for name, one in watch.earlier_levels.items()
+        if one.above is not None and (one.above > 2.0 * rows_above if name else not told)
+    }
+    order = sorted(above, key=lambda name: (name != "", f"slice {name}" not in standing, -above[name]))
+    listed = order[: _MOST_SLICES + ("" in above)]
+    for name in listed:
+        earlier, others = watch.earlier_levels[name], len(order) - len(listed) if name == listed[-1] else 0
+        found.append(_not_restored(watch, name, earlier, above[name], others, at_us, now_us))
     return found or ([] if watch.worse_since_us is None else [_moved_in_alarm(watch, watch.worse_since_us, now_us)])
 
 
@@ -145,8 +153,10 @@ def _until(watch: Watch, kind: str, figure: MetricValue) -> str:
     return f"within {within:.3g} of that level"
 
 
-def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, at_us: int, now_us: int) -> Signal:
-    """Return the signal that the version in service does not reach the loss before a change."""
+def _not_restored(
+    watch: Watch, name: str, earlier: EarlierLevel, above: float, others: int, at_us: int, now_us: int
+) -> Signal:
+    """Return the signal that the version in service does not reach the loss before a change, as `others` slices."""
     level, how, whose = earlier.loss / (1.0 + above), "", "The loss is"
     if not earlier.days:
         how = f" Whether {watch.version[:12]} is better is known after {LEAST_DAYS} closed days with labels."
@@ -166,7 +176,8 @@ def _not_restored(watch: Watch, name: str, earlier: EarlierLevel, above: float, 
         f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {level:.3g}.{how} "
         f"More trainings may follow as more days since the change have labels (trimtab runs stages {watch.model} shows "
         "when); if they do not help, perhaps a feature no longer contains what it did. The signal lasts "
-        f"until the mean of seven days is within {MOST_ABOVE:.0%} of that level{_or_accept(watch)}",
+        f"until the mean of seven days is within {MOST_ABOVE:.0%} of that level{_or_accept(watch)}"
+        + (f" The same holds for {others} more slice{'s' * (others != 1)}." if others else ""),
         subject=f"slice {name}" if name else "loss",
     )
 

@@ -116,6 +116,36 @@ def test_extreme_labels_are_found_in_a_source_that_no_feature_reads() -> None:
     assert reach.span(signal) == (9 * DAY_US - reach.back_us, None)  # labels belong to requests of the days before
 
 
+def payments(factor: float, *, hours: int, daily: float = 1.0, seed: int = 1) -> EventFrame:
+    """Payments with a long tail, forty an hour; at night, they are `daily` times as large. The newest are converted."""
+    rng = np.random.default_rng(seed)
+    at_us = np.arange(DAYS * 24 * 40) * (HOUR_US // 40)
+    amounts = rng.lognormal(3.5, 1.2, at_us.size) * np.where(at_us // HOUR_US % 24 >= 22, daily, 1.0)
+    amounts[at_us >= (DAYS * 24 - hours) * HOUR_US] *= factor
+    rest: dict[str, Any] = {name: ("int", list(range(at_us.size))) for name in ("customer", *IDS, "pieces")}
+    return frame("orders", Columns.of({"amount": ("float", amounts.tolist()), **rest}), at_us, at_us)
+
+
+@pytest.mark.parametrize("factor", [100.0, 0.01, 8.0])
+def test_amounts_in_another_unit_are_found_within_two_hours_although_none_is_extreme(factor: float) -> None:
+    known = {"orders": payments(factor, hours=2), "paid": NOT_PAID}
+    checks = SourceChecks(shop(), known.__getitem__, None)
+    now_us = DAYS * DAY_US
+    (one,) = checks.findings(now_us, now_us - HOUR_US, stopped=False, windows=())
+    assert (one.kind, one.subject, one.severity) == ("range", "column orders.amount", "red")
+    assert one.evidence["median"] / one.evidence["usual"] == pytest.approx(factor, rel=0.4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_values_that_follow_the_time_of_day_or_double_are_in_their_unit(seed: int) -> None:
+    checked = [payments(1.0, hours=2, daily=20.0, seed=seed), payments(2.0, hours=2, seed=seed)]
+    for orders in checked:
+        known = {"orders": orders, "paid": NOT_PAID}
+        checks = SourceChecks(shop(), known.__getitem__, None)
+        findings = checks.findings(DAYS * DAY_US, DAYS * DAY_US - HOUR_US, stopped=False, windows=())
+        assert not [one for one in findings if one.severity == "red"]
+
+
 @pytest.mark.parametrize("only_final", [False, True])
 def test_labels_of_files_that_leave_out_the_newest_rows_are_not_late_at_their_end(only_final: bool) -> None:
     dated = np.minimum(HOURS - HOUR_US, (DAYS - 3) * DAY_US)  # in the last three days only labels of older rows come

@@ -225,6 +225,12 @@ def test_what_is_said_has_numbers_and_what_to_check(tmp_path: Path) -> None:
     assert "Check" in found.message
 
 
+def test_a_signal_about_a_feature_names_the_fault_of_its_source_as_its_cause(tmp_path: Path) -> None:
+    _, signals, _ = with_faults(("absurd_reading",), 3, tmp_path)
+    causes = {one.subject: one.cause for one in signals if one.severity == "red"}
+    assert causes == {"column weather.wind": None, "column sky.wind_6h": "range of column weather.wind"}
+
+
 def test_a_last_absurd_value_hours_after_the_others_is_left_out_as_they_are(tmp_path: Path) -> None:
     world = World(4, days=6, before=28, per_day=1_200)
     since_us = world.cut_us + 3 * DAY_US + 9 * HOUR_US

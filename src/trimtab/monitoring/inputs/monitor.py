@@ -224,7 +224,7 @@ class InputMonitor:
         stand = [one for one in listed if one.ended_at_us is None and (one.severity == "red" or one.kind == "shape")]
         found = self._findings(watch, now_us, {(one.kind, one.subject): one for one in stand})
         version = self._watched.version or ""
-        signals = [one.signal(self._model.name, version, now_us) for one in found]
+        signals = self._caused([one.signal(self._model.name, version, now_us) for one in found])
         if watch.estimated is not None and watch.estimated.watch.version == version:
             signals += loss_estimates.estimated_signals(watch.estimated, now_us, red=self.estimates_red)
         of_estimates = [one for one in listed if one.kind == loss_estimates.SIGNAL and one.ended_at_us is None]
@@ -237,6 +237,20 @@ class InputMonitor:
         self._write(watch, [*changes, *stored(settled, now_us), *windows, *late], over)
         self._looked_us = now_us
         return settled
+
+    def _caused(self, signals: Sequence[Signal]) -> list[Signal]:
+        """Name red signals about a source as the cause of those about features that are computed from its events."""
+        source_of = {
+            f"column {join.name}.{feature}": join.view.source.name
+            for join in self._model.features.joins
+            for feature in join.view.features
+        }
+        causes = {
+            one.subject.partition(" ")[2].partition(".")[0]: f"{one.kind} of {one.subject}"
+            for one in signals
+            if one.severity == "red" and one.subject not in source_of and (one.kind == "range" or "feed_" in one.kind)
+        }
+        return [msgspec.structs.replace(one, cause=causes.get(source_of.get(one.subject, ""))) for one in signals]
 
     def _with_late_labels(self) -> _Changes:
         if self._watched.reading is None:

@@ -727,6 +727,21 @@ def test_a_refit_without_an_alarm_that_is_worse_than_the_last_healthy_version_co
     assert (monitor.watch.onset, monitor.watch.alarming_kinds) == (None, [])
 
 
+def test_days_before_the_loss_became_lower_are_no_reference(catalog: Catalog) -> None:
+    """A rise back by a third of the drop is found; the reference of all days would include it."""
+    monitor = QualityMonitor(catalog, "m", run_length_days=500, calibrated=False)
+    anchor(monitor, catalog, "v1", [*stream(1, 0, 11, level=0.3), *stream(2, 11, 17, level=0.2)], 28)
+    assert monitor.watch is not None
+    assert monitor.watch.figures["quality_loss"].spec.reference_blocks == 14
+    assert monitor.watch.short is not None  # days in service are added until there are 28
+    monitor.observe(stream(3, 28, 10), now_us=38 * DAY_US)
+    assert standing(catalog) == []
+    monitor.observe(stream(4, 38, 11), now_us=49 * DAY_US)
+    assert monitor.watch.figures["quality_loss"].spec.reference_blocks == 28
+    monitor.observe(stream(5, 49, 8, level=0.235), now_us=57 * DAY_US)
+    assert standing(catalog) == [("quality_loss", "")]
+
+
 def moved_back(catalog: Catalog, monitor: QualityMonitor, changed: int) -> list[str]:
     """v2 takes over on day 30 and is worse from day `changed` on; a person moves back to v1 on day 60."""
     anchor(monitor, catalog, "v2", stream(3, 2, 28, version="v2"), 30)

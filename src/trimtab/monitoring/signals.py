@@ -49,7 +49,8 @@ def every_signal(catalog: Catalog) -> list[Signal]:
             signal = msgspec.json.decode(entry.body, type=Signal)
             found[signal.id] = signal
         after = entries[-1].sequence
-    return list(found.values())
+    listed = {one.id: one for one in listed_signals(catalog)}  # these have the newest numbers
+    return list({**found, **listed}.values())
 
 
 def settle(

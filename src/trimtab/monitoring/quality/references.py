@@ -25,7 +25,9 @@ from trimtab.monitoring.quality.watches import (
     learnt_slices,
     learnt_values,
     shortfalls,
+    value_of,
 )
+from trimtab.stats.inference.drops import since_drop
 from trimtab.stats.inference.edetector import HIGH, AlarmState
 
 # Days in service are added to a short reference. It is learnt again when it has two whole weeks, and when it is full.
@@ -42,6 +44,7 @@ def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, r
         kinds: The kinds of values to watch.
         run_length_days: At least this many days pass on average until a false alarm of any kind.
     """
+    reference = _since_drop(reference)
     days, slices, allowed = reference.days, reference.slices, reference.allowance
     run_length = (len(kinds) + bool(slices)) * run_length_days
     figures, unwatched = learnt_values(kinds, days, run_length, allowed)
@@ -60,6 +63,22 @@ def with_reference(watch: Watch, kinds: Sequence[str], run_length_days: float, r
         levels=watch.levels if kept else {name: level for name, level in levels.items() if level is not None},
         short=reference if _labelled(days) < FULL_REFERENCE else None,
     )
+
+
+def _since_drop(reference: ShortReference) -> ShortReference:
+    """Return the reference without the days before its loss became clearly lower, which would hide that it rises again.
+
+    If fewer than 28 days are left, the reference grows with the days in service.  # D0234
+    """
+    labelled = [day for day in reference.days if day.labelled]
+    excess = all(day.expected_loss_sum is not None for day in labelled)
+    place = since_drop([value_of(LOSS, day, excess) for day in labelled])
+    if not place:
+        return reference
+    since_us = labelled[place].day_us
+    slices = {name: tuple(day for day in some if day.day_us >= since_us) for name, some in reference.slices.items()}
+    days = tuple(day for day in reference.days if day.day_us >= since_us)
+    return msgspec.structs.replace(reference, days=days, slices=slices)
 
 
 def grown(watch: Watch, day: DayQuality, blocks: DayBlocks | None, kinds: Sequence[str], run_length: float) -> Watch:

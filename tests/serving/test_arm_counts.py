@@ -14,7 +14,7 @@ from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.serving.answer.served import ServedVersion
-from trimtab.serving.arms.arm_counts import EndpointCounts, ServiceMetrics
+from trimtab.serving.arms.arm_counts import ArmCounts, EndpointCounts, ServiceMetrics
 from trimtab.serving.arms.arm_metrics import KEPT_US, KIND, ArmMetrics, merge_metrics, service_metrics
 from trimtab.serving.arms.arms import Canary, Share
 from trimtab.serving.failures import Late
@@ -131,6 +131,16 @@ def test_rows_that_share_a_call_are_requests_of_their_own(shop: Any) -> None:
 def test_answers_that_equal_the_one_before_are_repeats(shop: Any) -> None:
     ask(shop, ["ada"] * 5)
     assert counted(shop)["champion"].repeats == 4
+
+
+@pytest.mark.parametrize(("apart", "repeats"), [(1e-8, 9), (1e-4, 0)])
+def test_scores_that_are_equal_to_six_digits_are_repeats(apart: float, repeats: int) -> None:
+    for together in (True, False):  # both ways of counting
+        counts = ArmCounts(ServedVersion(model="late", version="7f", label="late@1", arm="champion", inputs=()))
+        for n in range(10):
+            made = [a_prediction(score=0.25 * (1.0 + apart * (n % 2)))]
+            counts.answered(made if together else [*made, *made], 0.001, together)
+        assert counts.repeats == repeats
 
 
 def test_what_is_refused_for_saturation_is_counted_for_the_version_in_service(shop: Any) -> None:

@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
-from math import frexp
+from math import frexp, nan
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ PER_OCTAVE = 32  # the number of buckets from one latency to its double
 LATENCY_EDGES_S = tuple(math.exp2(n / PER_OCTAVE) for n in range(-16 * PER_OCTAVE, 6 * PER_OCTAVE + 1))  # 15 us to 64 s
 _DEGRADED = frozenset((NULL_FEATURES, LAST_ANSWER, FALLBACK_VERSION, RULE))
 _FAILED = frozenset((FEATURES_FAILED, MODEL_FAILED))
+_ALIKE = 1e-6  # scores that differ by at most this share count as equal
 _SUMS = ("requests", "failures", "degraded", "refused", "repeats")
 _ZERO = 1_100  # added to the exponent of a score, so that every positive score has a positive bucket
 _VERSIONS = 64  # an endpoint counts at most this many pairs of version and arm; then the oldest is dropped
@@ -41,7 +42,7 @@ class ServiceMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     failures: int = 0  # requests whose features or model failed, even if a fallback or the champion answered
     degraded: int = 0  # requests that got a degraded response
     refused: int = 0  # requests refused (429) because too many were in flight
-    repeats: int = 0  # scores that equal the previous score
+    repeats: int = 0  # scores that equal the previous score, to six digits
     latencies: dict[int, int] = {}  # number of requests by bucket; bucket n ends at `LATENCY_EDGES_S[n]`
     scores: dict[int, int] = {}  # number of scores by bucket (see `score_bucket`)
 
@@ -118,7 +119,7 @@ class ArmCounts:
         self.requests = self.failures = self.degraded = self.refused = self.repeats = 0
         self.latencies = [0] * (len(LATENCY_EDGES_S) + 1)
         self._scores: defaultdict[int, int] = defaultdict(int)  # scores by bucket (see `score_bucket`)
-        self._last: float | None = None  # the previous score, to count repeats
+        self._last = nan  # the previous score, to count repeats
 
     def answered(self, made: Sequence[Prediction | Answer], taken_s: float, shared: bool) -> None:
         """Count the answers to one request or, with `shared`, to several requests of one row each.
@@ -139,7 +140,7 @@ class ArmCounts:
             if one.flags or score <= 0.0:
                 self._count(one)
                 continue
-            if score == self._last:
+            if abs(score - self._last) <= _ALIKE * score:
                 self.repeats += 1
             self._last = score
             self._scores[frexp(score)[1] + _ZERO] += 1
@@ -177,7 +178,7 @@ class ArmCounts:
             if not _DEGRADED.isdisjoint(flags):
                 self.degraded += 1
                 return  # this version did not compute the score, or computed it without features
-        if one.score == self._last:
+        if abs(one.score - self._last) <= _ALIKE * abs(one.score):
             self.repeats += 1
         self._last = one.score
         self._scores[score_bucket(one.score)] += 1

@@ -51,3 +51,22 @@ def test_what_an_object_of_the_file_lists_badly_does_not_hide_where_the_file_rai
     with pytest.raises(Misuse) as found:
         load_definitions(file)
     assert str(found.value) == f"{file}, line {line}: AttributeError: 'Own' object has no attribute 'nmae'"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_view_over_requests_is_refused(tmp_path: Path, joined: bool) -> None:
+    file = tmp_path / "project.py"
+    text = """
+import trimtab as tt
+
+visit = tt.request("visit", key="id", time="at", columns={"id": str, "at": tt.Time, "site": str})
+sold = tt.source("sold", key="id", time="at", columns={"id": str, "at": tt.Time, "yes": bool})
+visits = tt.view("visits", source=visit.source, by="site", features={"n": tt.count(over="1d")})
+"""
+    if joined:
+        text += 'model = tt.model("m", request=visit, features=[visits], label=tt.label(sold, key="id", value="yes", '
+        text += 'wait="1d"), estimator=object, metric="log_loss")\ndel visits\n'
+    file.write_text(text)
+    with pytest.raises(Misuse, match=r"view 'visits' reads the request 'visit'. .* Declare a source with another name"):
+        load_definitions(file)

@@ -231,6 +231,13 @@ def _collect(
             add_view(join.view)
         for name in experiment.models:
             _check_compared(experiment, name, found.deployments.get(name), file)
+    for view in found.views.values():
+        if view.source.name in found.requests:
+            raise Misuse(
+                f"{file}: view {view.name!r} reads the request {view.source.name!r}. Requests that are answered become "
+                "no events, so online features would not see them, and those of training would. Declare a source with "
+                "another name for them, and send each request to it as well."
+            )
     return found
 
 

@@ -10,13 +10,13 @@ import pytest
 from statsmodels.api import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import NormalIndPower, TTestIndPower
-from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
+from statsmodels.stats.proportion import confint_proportions_2indep
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from trimtab.stats.ab import sequential
 from trimtab.stats.ab.arms import Arm, arm_of
 from trimtab.stats.ab.bayes import posterior
-from trimtab.stats.ab.fixed import compare, compare_shares
+from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
 from trimtab.stats.ab.power import Design, days_needed, detectable_effect, power
 from trimtab.stats.ab.readings import effective_days, readings
@@ -42,17 +42,6 @@ def test_means_agree_with_welch_of_statsmodels(seed: int, side: str, better: str
     assert (found.low, found.high) == near(theirs.tconfint_diff(0.1, alternative=side, usevar="unequal"))
     assert found.p == near(theirs.ttest_ind(alternative=side, usevar="unequal")[1])
     assert found.method == "welch"
-
-
-@pytest.mark.parametrize(("successes", "of"), [((48, 56), (80, 70)), ((1000, 1130), (10_000, 10_100))])
-def test_shares_agree_with_statsmodels(successes: tuple[int, int], of: tuple[int, int]) -> None:
-    found = compare_shares((successes[0], of[0]), (successes[1], of[1]))
-    bounds = confint_proportions_2indep(successes[1], of[1], successes[0], of[0], method="newcomb")
-    assert (found.low, found.high) == near(bounds)
-    for side, better in (("two-sided", "higher"), ("larger", "higher"), ("smaller", "lower")):
-        theirs = proportions_ztest(successes[::-1], of[::-1], alternative=side)[1]
-        one = compare_shares((successes[0], of[0]), (successes[1], of[1]), two_sided=side == "two-sided", better=better)
-        assert one.p == near(theirs)
 
 
 def test_unpooled_shares_agree_with_wald_of_statsmodels() -> None:

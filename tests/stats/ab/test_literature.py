@@ -13,7 +13,7 @@ import pytest
 from scipy.special import stdtrit
 
 from trimtab.stats.ab.arms import Arm, arm_of
-from trimtab.stats.ab.fixed import compare, compare_shares
+from trimtab.stats.ab.fixed import compare
 from trimtab.stats.ab.multiple import benjamini_hochberg, holm
 from trimtab.stats.ab.power import Design, detectable_effect
 from trimtab.stats.ab.sample_ratio import sample_ratio
@@ -44,36 +44,6 @@ def test_student_1908_two_soporific_drugs_by_welch() -> None:
     assert (found.control, found.treatment) == pytest.approx((2.33, 0.75))
     assert found.p == pytest.approx(0.07939, abs=5e-6)
     assert (found.low, found.high) == pytest.approx((-3.3654832, 0.2054832), abs=5e-8)
-
-
-@pytest.mark.parametrize(
-    ("treatment", "control", "printed"),
-    [
-        ((56, 70), (48, 80), (0.0524, 0.3339)),
-        ((9, 10), (3, 10), (0.1705, 0.8090)),
-        ((10, 10), (0, 10), (0.6075, 1.0)),
-    ],
-)
-def test_newcombe_1998_hybrid_score_intervals(
-    treatment: tuple[int, int], control: tuple[int, int], printed: tuple[float, float]
-) -> None:
-    """Newcombe (1998), "Interval estimation for the difference between proportions", table II, method 10.
-
-    The first two rows are also in the tests of the R package DescTools (BinomDiffCI, method "score"), which took them
-    from paper 127 of the conference WUSS 2016. The third is row (h) of the table, as
-    reproduced in several public implementations.
-    """
-    found = compare_shares(control, treatment)
-    assert (found.low, found.high) == pytest.approx(printed, abs=5e-5)
-
-
-def test_perondi_2004_high_dose_of_epinephrine() -> None:
-    """Fagerland, Lydersen & Laake (2015), "Recommended confidence intervals for two independent binomial proportions":
-    7 of 34 children against 1 of 34. Newcombe's interval is 0.019 to 0.34. Found in the tests of statsmodels
-    (test_proportion.py, test_confint_2indep).
-    """
-    found = compare_shares((1, 34), (7, 34))
-    assert (round(found.low, 3), round(found.high, 2)) == (0.019, 0.34)
 
 
 def test_national_supported_work_1999() -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from scipy.special import ndtr
 
-from trimtab.core.errors import Misuse
 from trimtab.stats.ab.arms import Arm, Better, Effect
 from trimtab.stats.ab.readings import effects, p_of, readings, tail_score
 
@@ -71,64 +67,3 @@ def compare(
     )
     reach = (errors.reach(score), found.errors(weights).reach(score))
     return effects(found, *reach, p, method, two_sided=two_sided, better=better)[0]
-
-
-def compare_shares(
-    control: tuple[int, int],
-    treatment: tuple[int, int],
-    *,
-    level: float = 0.95,
-    two_sided: bool = True,
-    better: Better = "higher",
-) -> Effect:
-    """Compare two shares of independent units. The interval also holds for few units, and for shares near 0 or 1.
-
-    Args:
-        control: The number of successes, and the number of units.
-        treatment: The same for the treatment.
-        level: The confidence level.
-        two_sided: Whether to look for an effect in both directions.
-        better: For a one-sided comparison: the direction to look in.
-
-    Raises:
-        Misuse: A variant has no units, or more successes than units.
-
-    Source: interval from Wilson's score intervals of each share, Newcombe (1998), method 10; p by the pooled z-test.
-
-    >>> found = compare_shares((48, 80), (56, 70))
-    >>> round(found.low, 4), round(found.high, 4)
-    (0.0524, 0.3339)
-    """
-    score = tail_score(level, two_sided)
-    arms = (control, treatment)
-    if not all(0 <= successes <= units and units > 0 for successes, units in arms):
-        raise Misuse(f"shares: needs successes from 0 to the number of units, found {control} and {treatment}.")
-    shares = [successes / units for successes, units in arms]
-    (low_c, high_c), (low_t, high_t) = (_wilson(share, arm[1], score) for share, arm in zip(shares, arms, strict=True))
-    difference = shares[1] - shares[0]
-    pooled = (control[0] + treatment[0]) / (control[1] + treatment[1])
-    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / control[1] + 1.0 / treatment[1]))
-    z = difference / error if error else 0.0
-    lower = difference - math.hypot(shares[1] - low_t, high_c - shares[0])
-    upper = difference + math.hypot(high_t - shares[1], shares[0] - low_c)
-    return Effect(
-        control=shares[0],
-        treatment=shares[1],
-        difference=difference,
-        low=lower if two_sided or better == "higher" else -math.inf,
-        high=upper if two_sided or better == "lower" else math.inf,
-        relative=difference / shares[0] if shares[0] else None,
-        relative_low=None,
-        relative_high=None,
-        units=(control[1], treatment[1]),
-        p=float(2.0 * ndtr(-abs(z)) if two_sided else ndtr(-z if better == "higher" else z)),
-        method="newcombe",
-    )
-
-
-def _wilson(share: float, units: int, score: float) -> tuple[float, float]:
-    """Return Wilson's score interval of a share."""
-    square = score * score / units
-    middle = (share + square / 2.0) / (1.0 + square)
-    reach = score / (1.0 + square) * math.sqrt(share * (1.0 - share) / units + square / units / 4.0)
-    return middle - reach, middle + reach

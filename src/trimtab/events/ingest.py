@@ -130,7 +130,6 @@ class Ingestor:
         """Add the rows of a table, ten thousand at a time. If a table is added again, its rows are repetitions.
 
         Args:
-            source: The name of the source.
             columns: The columns of the source, and optionally `_id`, `_known_at` and `_op`. Missing columns are null.
             history: Whether rows without a `_known_at` became known at their event time plus the source's delay.
             at_us: For a replay: the append time of each row, never decreasing. Such rows are not treated as history.

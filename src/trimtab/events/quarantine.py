@@ -205,7 +205,6 @@ class Quarantine:
         once.
 
         Args:
-            ingestor: The ingestor to push the rows to.
             source: The source of the rows; None: all sources.
             reason: The reason of the rows; None: any reason.
             fix: Returns the corrected row, or None. Fields such as `_line` (see `Quarantined.raw`) are not pushed.

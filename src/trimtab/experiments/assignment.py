@@ -213,7 +213,6 @@ class PastAssignments:
 
     Args:
         definition: The definition that the experiment was started with.
-        state: Its state since the start.
         holdout: The share of all units that take part in no experiment.
         overrides: The variants of testers, by unit; None: those of the definition.
     """
@@ -260,7 +259,6 @@ def check_row(definition: Experiment, row: object) -> dict[str, Any]:
     """Return a given unit as a row: its columns and the attributes that the experiment reads, with correct types.
 
     Args:
-        definition: The experiment.
         row: A mapping, the unit's only value, or a tuple of its values.
 
     Raises:

@@ -79,7 +79,6 @@ def longest_wait_us(metrics: Sequence[Metric], label: LabelWait | None = None) -
     """Return how long after its end a day is closed: when the metrics of all its units are known.
 
     Args:
-        metrics: The metrics of an experiment.
         label: The label of the model whose predictions are compared.
     """
     waits_us = [0]

@@ -104,7 +104,6 @@ class EligibilityReader:
     """Reads the current values of the features that an experiment needs. Several threads may use it.
 
     Args:
-        definition: The experiment.
         features: Its features. The columns of their sources are laid out as in stored events (see `Layouts`).
         kv: The store of online features.
         ready: Returns whether the store holds these features.

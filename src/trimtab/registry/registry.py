@@ -106,7 +106,6 @@ class Registry:
         """Register a fitted model, and return its version. Equal models have the same version, which may exist already.
 
         Args:
-            fitted: The result of `fit`.
             training_set: The hash of the training set's manifest, from `save_training_set`.
             refit_of: The id of the version that this model refits (the same definition, fitted on more data), if any.
             evaluation: The hash of a stored evaluation.
@@ -206,7 +205,6 @@ class Registry:
         """Set the evidence that moves of an alias need from now on, including moves that other processes have begun.
 
         Args:
-            model: The model.
             alias: Any alias except "champion", which always needs a passed gate record.
             needs: What a move needs. "gate": a passed gate record that compares the version with the champion, or with
                 the version that the alias points to. "reason": a reason of ten characters or more. "nothing": no
@@ -304,7 +302,6 @@ class Registry:
         If the alias already points to this version, return the row of the earlier move, and change nothing.
 
         Args:
-            model: The model.
             alias: "champion", "challenger", "shadow" or a name of your own.
             version: The version, or any reference that `get` takes.
             why: The reason in one sentence, kept in the history. For a canary without gate record: ten letters.

@@ -19,7 +19,6 @@ def orphaned_steps(catalog: Catalog, runs: Iterable[Run], *, kind: str, before_u
     returned, because this run may reuse it.
 
     Args:
-        catalog: The catalogue with the records of finished steps.
         runs: All runs, of every kind.
         kind: The kind of run, e.g. "train".
         before_us: Only steps that were finished before this time are returned, in UTC microseconds.

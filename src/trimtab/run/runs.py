@@ -80,10 +80,7 @@ class Runs:
     frees this lock. So a run whose process has died is recognised and shown as interrupted.
 
     Args:
-        catalog: The catalogue with the records of runs.
         folder: The folder of the lock files. It is created if it does not exist.
-        clock: Gives the times in runs.
-        ids: Makes the ids of new runs.
     """
 
     def __init__(self, catalog: Catalog, folder: Path, *, clock: Clock, ids: Ids) -> None:

@@ -108,7 +108,6 @@ class Replay(Closing):
 
     Args:
         scenarios: The models and policies to compare.
-        recording: The recorded events and requests.
         folder: Where the state is stored, with the layout of a project's state. Scenarios other than `main` are in
             `replay/`, and if there are later starts to try, all scenarios.
         settings: The time that is replayed.

@@ -43,7 +43,6 @@ def intervals(
     records of an interval come before those of the next one. No record is read twice.
 
     Args:
-        log: The log to read.
         after: For each partition, the position up to which records were already read. A partition that is not listed is
             read from its beginning.
         upto: For each partition that is to be read, the last position to read.

@@ -20,8 +20,6 @@ class Pin:
     Training sets with equal pins are equal.
 
     Args:
-        data: Finds the requests of the set.
-        history: Returns the history of requests and labels.
         kept_from: Returns for each source the time before which events were removed.
         catalog: Holds the ledger of decisions, in which erasures are recorded.
     """

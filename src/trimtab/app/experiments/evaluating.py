@@ -26,7 +26,6 @@ def evaluating(system: System, features: FeatureSet | None, what: Sequence[Any])
     """Yield a function that computes features from the events that are recorded now.
 
     Args:
-        system: The project whose events are read.
         features: All features that are computed; None: no metric reads events.
         what: Everything else that determines the result. A stopped run is only resumed if this is unchanged.
     """

@@ -43,9 +43,7 @@ class LoggedUnits:
     it was assigned to, whichever version has answered. If that was not the variant's version, the exposure says why.
 
     Args:
-        system: The project.
         definition: The definition that the experiment was started with.
-        state: Its state since the start.
         request: The request of the model, as declared now.
     """
 

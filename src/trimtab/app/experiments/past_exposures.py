@@ -37,8 +37,6 @@ def past_exposures(
     A unit with a time on a closed day takes no part, because sums of closed days do not change.
 
     Args:
-        system: The project.
-        name: The experiment.
         units: The units, as for `Project.expose_units`.
         at: A time for each unit, or one for all.
         not_shown: Why the variants were not shown; empty if they were.

@@ -35,9 +35,7 @@ class PredictionValues:
     A label counts if it became known before the wait for it was over, as for the quality of versions.
 
     Args:
-        system: The project.
         metrics: The metrics of the experiment. Those about events are ignored.
-        model: The model.
         units: Finds the unit of each prediction.
     """
 

@@ -52,12 +52,6 @@ class Running:
     If another process has changed the experiment since it was read, every change fails with Conflict, and nothing is
     changed. (Only the promotion of a winning version may have happened already.)
 
-    Args:
-        system: The project.
-        name: The experiment.
-        why: The reason for the change.
-        actor: Who makes it.
-
     Raises:
         NotFound: There is no such experiment.
         Misuse: No reason is given.

@@ -112,7 +112,6 @@ def starts(chosen: Sequence[Scenario], asked_us: NDArray[Any], ended_us: int) ->
 
     Args:
         asked_us: The times of all requests, in order.
-        ended_us: When the recording ends.
 
     Raises:
         Misuse: There are too few days.

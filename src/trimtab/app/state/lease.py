@@ -28,7 +28,6 @@ class Lease:
     the operating system frees the lock, so that the next holder need not wait until the lease expires.
 
     Args:
-        folder: The folder of the lock file.
         ttl_s: The number of seconds without renewal after which the lease expires.
     """
 

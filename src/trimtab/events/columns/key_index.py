@@ -74,8 +74,6 @@ class KeyIndex:
     add to them at any time, and a damaged block, or a file about other records, is made again.
 
     Args:
-        log: The event log.
-        folder: The folder of the files.
         moved: Returns the tables of record, which have the records that were removed from the log.
         column: The source and the name of the column whose values are the keys. None: the keys are the ids of events,
             of all sources.

@@ -135,7 +135,6 @@ def first_act(
     """Return what is done first if every look is acted on: the act, the variant, and the time of the look.
 
     Args:
-        definition: The definition of the experiment.
         looks: By metric and variant: all looks, oldest first.
         planted: The variant that differs from the control. If several variants are compared, stopping this one is an
             act; stopping others is only an act once all are stopped. None: stopping any of them is an act.

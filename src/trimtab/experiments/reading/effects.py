@@ -89,9 +89,6 @@ def looks_of(
     """Return the effect at each look that the rule of the experiment allows, oldest first.
 
     Args:
-        definition: The definition of the experiment.
-        metric: One of its metrics.
-        state: What happened to it since its start.
         closed: All its closed days in order, also excluded ones.
         variant: The variant that is compared with the control.
         slice_: A slice, such as "country=DE"; by default all units.

@@ -179,8 +179,6 @@ def shown_values(look: Look, kind: str, bounds: tuple[float, float] | None = Non
     Bounds in % allow for the error of the control's value as well.
 
     Args:
-        look: The look.
-        kind: The kind of the metric.
         bounds: Bounds of the difference that are further apart than the look's own, for missing labels.
     """
     low, high = bounds or (look.low, look.high)

@@ -159,8 +159,6 @@ def plan_experiment(definition: Experiment, past: PastUnits, *, effects: Sequenc
     noise: that of units, and an additional part that differs from day to day.
 
     Args:
-        definition: The experiment.
-        past: The units.
         effects: The effects to find, as shares of the control's value.
 
     Raises:

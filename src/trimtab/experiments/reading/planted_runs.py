@@ -124,10 +124,8 @@ def planted_runs(
 
     Args:
         definition: The experiment. The effect is planted in its first variant that is not the control.
-        past: The units.
         effect: By how much all primary metrics get better, as a share: higher or lower, as each declares. Below 0 they
             get worse, and 0 makes all variants equal. A unit's value is multiplied; for a proportion, its probability.
-        runs: The number of runs.
         seed: The seed of the planted proportions, and of the assignments.
         progress: Called with the number of finished runs and of all runs.
 
@@ -227,9 +225,6 @@ def split_days(
     rows that is in the share at the row's time. Its other rows, and units that do not take part, have the number -1.
 
     Args:
-        definition: The experiment.
-        past: The units.
-        seed: The seed of the runs.
         run: The number of the run, below 100,000.
         effect: By how much the primary metrics of the first variant that is not the control get better.
     """

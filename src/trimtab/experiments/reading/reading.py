@@ -62,7 +62,6 @@ def read_experiment(
 
     Args:
         definition: The definition that the experiment was started with.
-        state: What happened to the experiment since its start.
         days: Closed days, in any order; those of other generations are left out.
         slices: Whether to read slices as well, which takes longest if there are many.
         final: Whether the experiment was started again since, so that no more of these days will be closed.

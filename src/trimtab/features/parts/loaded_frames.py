@@ -35,7 +35,6 @@ class LoadedFrames(Closing):
 
     Args:
         folder: A folder for what DuckDB moves out of memory.
-        events: For each source, its events.
         views: The views that are evaluated. Columns that none of them reads are not read.
         memory_bytes: About how much memory the events may use while features are computed from them.
     """

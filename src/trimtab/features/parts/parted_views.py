@@ -51,7 +51,6 @@ class PartedViews(Closing):
 
     Args:
         folder: The folder. It is created if needed. It may also have results for other events, which are not used.
-        events: For each source, its events.
         address: A hash that identifies these events, for example of their positions in the log, or of the files.
         memory_bytes: About how much memory to use, including that of Python and of the requests.
         clock: Gives the time that is stored with finished parts.

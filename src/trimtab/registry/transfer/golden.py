@@ -80,7 +80,6 @@ def golden_matrix(fitted: Fitted, golden: GoldenRows, first: First) -> NDArray[n
     """Return golden rows as a matrix, after a check that the model repeats their scores.
 
     Args:
-        fitted: The imported model.
         first: Scores the rows in a child process before this process does. (A damaged model may end its process.)
 
     Raises:

@@ -46,7 +46,6 @@ def posterior(
     """Return the posterior distribution of the effect. For arguments that are not listed, see `ab.fixed.compare`.
 
     Args:
-        control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         prior_sd: The standard deviation of the prior, in units of the metric. By default it is a tenth of the standard
             deviation of a unit's value.

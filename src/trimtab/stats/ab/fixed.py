@@ -29,7 +29,6 @@ def compare(
     and a correlation of .4 between neighbouring days.
 
     Args:
-        control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         ratio: Whether the metric is the sum of y divided by the sum of d (delta method).
         cuped: Whether to subtract what a covariate from before the exposure predicts. If the covariate has the

@@ -129,8 +129,6 @@ def effective_events(control: Arm, treatment: Arm, seen: NDArray[np.bool_], days
     be expected although none was seen (the rule of three).
 
     Args:
-        control: The sums of the control.
-        treatment: The sums of the treatment.
         seen: Which blocks each look sees, shape (looks, blocks).
         days: Whether blocks are days.
     """
@@ -194,7 +192,6 @@ def readings(
     """Compute the means of two variants and their variances after each look.
 
     Args:
-        control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         ends: For each look, how many blocks it sees, counted from the first block.
         ratio: Whether the metric is the sum of y divided by the sum of d. Its variance is that of y - ratio * d.

@@ -54,7 +54,6 @@ def compare_any_time(
     the asymptotic confidence sequence of the units. "msprt" averages normal likelihood ratios over sizes of the effect.
 
     Args:
-        control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
         rule: "sequence" or "msprt".
         ends: For each look, how many blocks it sees, counted from the first; by default one look after every block.
@@ -213,9 +212,7 @@ def obrien_fleming(
     seen. So the error rate also holds if a day has more units than expected.
 
     Args:
-        control: The sums of the control.
         treatment: The sums of the treatment, over the same blocks.
-        looks: The planned number of looks.
         planned_blocks: The planned number of blocks. Later blocks are not read.
         level: The confidence level of all intervals together. For the other arguments see `ab.fixed.compare`.
 

@@ -28,9 +28,6 @@ def resampled(
         statistic: A function of weights, shape (rows,); the weight is 0 for rows that are not in a draw. It returns a
             number, or None if it is undefined.
         blocks: The block of each row, shape (rows,). With fewer than about 20 blocks, the interval is too narrow.
-        repeats: The number of draws.
-        seed: The seed of the draws.
-        level: The share of the draws that lie inside the interval.
 
     Returns:
         None if there is no interval: there are fewer than 2 blocks, or the statistic is undefined on the data or in
@@ -92,9 +89,6 @@ def paired_difference(
         scores_b: The probabilities of the other model, shape (rows,).
         blocks: The block of each row, for example its week. The time grows with blocks x rows: 280,000 rows in 43 weeks
             take about a second, and in 300 days a few seconds.
-        repeats: The number of draws.
-        seed: The seed of the draws.
-        level: The share of the draws that lie inside the interval.
 
     Raises:
         Misuse: There are fewer than 2 blocks, the metric is undefined on the data or in more than half of the draws, or

@@ -67,8 +67,6 @@ def compare_choices(
         chances: Probabilities, shape (rows, classes). Each row adds up to 1.
         costs: The cost of each chosen class (second axis) for each true class (first axis), shape (classes, classes).
         blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
-        repeats: The number of draws.
-        seed: The seed of the draws.
 
     Raises:
         Misuse: There are no rows, the shapes differ, `chances` are not probabilities, or a cost is negative or

@@ -26,8 +26,6 @@ def score_metrics(
         labels: The labels, shape (rows,).
         scores: The scores, shape (rows,). For several classes the shape is (rows, classes).
         blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
-        repeats: The number of draws.
-        seed: The seed of the draws.
 
     Raises:
         Misuse: There are no rows, the shapes differ, or values are outside their range.

@@ -90,8 +90,6 @@ def multiclass_metrics(
         labels: The index of the true class of each row, shape (rows,).
         scores: Probabilities, shape (rows, classes). Each row adds up to 1.
         blocks: The block of each row, for example its day. A draw of the bootstrap contains whole blocks.
-        repeats: The number of draws.
-        seed: The seed of the draws.
 
     Raises:
         Misuse: There are no rows, the shapes differ, or values are not probabilities.

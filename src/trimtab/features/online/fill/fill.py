@@ -43,7 +43,6 @@ class Filling:
     Args:
         store: The store of all views. The same process, with the same store object, must apply records and fill views.
         name: The name of the view in the store.
-        log: The event log.
         moved: The records that are in tables of record (permanent copies), if they may have been removed from the log.
         most_rows: How many records may be in memory at once. A longer history is read several times.
 

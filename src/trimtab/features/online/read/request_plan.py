@@ -61,7 +61,6 @@ class RequestPlan:
     Several threads may use it, also in processes other than the one that keeps the store up to date.
 
     Args:
-        features: The features of the model.
         kv: The key-value store that an `OnlineStore` with the same views writes to.
     """
 

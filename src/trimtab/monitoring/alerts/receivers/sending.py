@@ -37,7 +37,6 @@ def send(receiver: Receiver, message: Message, *, folder: Path, environment: Map
     """Deliver a message, and return the outcome. The outcome may describe an error, but contains no secrets.
 
     Args:
-        receiver: The receiver.
         message: The message. It is not used for a heartbeat.
         folder: The folder that relative file names refer to.
         environment: The environment variables for `$NAME` in the settings.

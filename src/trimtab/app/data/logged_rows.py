@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.app.data.logged_requests import LoggedRequest
+from trimtab.core.columns.column import NUMPY_TYPES
 from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Corrupt
 from trimtab.features.encoding import Encoding
@@ -19,7 +20,6 @@ from trimtab.store.ports import Blob
 from trimtab.training.fitting.artifact import decode_artifact
 
 EncodingOf = Callable[[str, FeatureSet], Encoding | None]
-_KINDS = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_}
 
 
 def encodings(registry: Registry, blob: Blob) -> EncodingOf:
@@ -68,7 +68,7 @@ def logged_features(features: FeatureSet, rows: Sequence[LoggedRequest], encodin
             columns[name] = _texts(name, numbers, versions, features, encoding_of)
         else:
             there = ~np.isnan(numbers)
-            values = numbers if dtype == "float" else np.where(there, numbers, 0.0).astype(_KINDS[dtype])
+            values = numbers if dtype == "float" else np.where(there, numbers, 0.0).astype(NUMPY_TYPES[dtype])
             columns[name] = Column(dtype, values, None if there.all() else there)
     reasons = {name: codes[:, place].copy() for place, name in enumerate(features.names) if _of_view(features, name)}
     for name, given in reasons.items():

@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # NumPy is imported at the first use, so that `import trimtab
 
 Dtype = Literal["float", "int", "bool", "str", "time"]  # "time" is stored as int64, in UTC microseconds
 
+NUMPY_TYPES: dict[Dtype, str] = {"float": "float64", "int": "int64", "bool": "bool", "str": "object", "time": "int64"}
+_PLACEHOLDERS: dict[Dtype, Any] = {"float": float("nan"), "int": 0, "bool": False, "str": None, "time": 0}
+
 
 class WrongColumn(Misuse):
     """A `Misuse` that concerns one column; `column` is the column's name."""
@@ -81,6 +84,17 @@ def column(dtype: Dtype, values: Sequence[Any]) -> Column:
         kind: type = np.bool_ if dtype == "bool" else np.int64
         array = np.array([0 if v is None else v for v in values], kind)
     return Column(dtype, array, None if valid.all() else valid)
+
+
+def masked_column(dtype: Dtype, found: NDArray[Any]) -> Column:
+    """Make a column from an array as DuckDB returns it, in which nulls are masked."""
+    import numpy as np
+
+    values = np.ma.getdata(found).astype(NUMPY_TYPES[dtype], copy=False)
+    if not isinstance(found, np.ma.MaskedArray) or not found.mask.any():
+        return Column(dtype, values)
+    valid = ~np.ma.getmaskarray(found)
+    return Column(dtype, np.where(valid, values, _PLACEHOLDERS[dtype]), valid)
 
 
 def float_column(values: NDArray[Any]) -> Column:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.columns.column import NUMPY_TYPES
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.events.columns.frame_index import FrameIndex
 from trimtab.events.columns.frames import NEVER_US, EventFrame
@@ -28,7 +29,6 @@ _KINDS: dict[str, Any] = {
     POSITION: np.int64,
     LOADED_H: np.int32,
 }
-_VALUES: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "time": np.int64, "bool": np.bool_, "str": object}
 # after this many distinct texts in a column, its texts no longer share memory, because few of them are repeated
 _SHARED_TEXTS = 20_000
 
@@ -47,7 +47,7 @@ class Rows:
         self._texts: dict[str, dict[str, str]] = {name: {} for name, dtype in dtypes.items() if dtype == "str"}
         kinds = dict(_KINDS)
         for name, dtype in dtypes.items():
-            kinds[name], kinds[_valid(name)] = _VALUES[dtype], np.bool_
+            kinds[name], kinds[_valid(name)] = NUMPY_TYPES[dtype], np.bool_
         self._data: Block = {name: np.empty(0, kind) for name, kind in kinds.items()}
         self._index = FrameIndex()
         self._shown = 0  # how many rows are in frames
@@ -178,7 +178,7 @@ class Rows:
         if dtype != "str":
             placeholder = np.nan if dtype == "float" else 0
             filled = [placeholder if v is None else v for v in values] if gaps else values
-            return np.array(filled, _VALUES[dtype]), valid
+            return np.array(filled, NUMPY_TYPES[dtype]), valid
         return self._shared_texts(name, values), valid
 
     def _shared_texts(self, name: str, values: Any) -> NDArray[Any]:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.columns.column import NUMPY_TYPES, masked_column
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.events.columns.frames import NEVER_US, EventFrame
 from trimtab.events.columns.versions import Versions
@@ -28,8 +29,6 @@ Array = NDArray[Any]
 
 # the columns of a version next to those of the source (c0, c1, ...)
 _OWN = ("event_at", "known_at", "superseded_at", "deleted", '"partition"', '"position"')
-_NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "time": np.int64}
-_BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
 _COUNTED = 16  # repeated ids are found by one query per this many parts; each counts an equal share of all ids
 _WRITTEN = 4  # this many groups of records with repeated ids are written in one query
 TOGETHER = 500_000  # the versions of about this many records are resolved at once
@@ -209,7 +208,7 @@ def as_recorded(source: Source, partitions: tuple[str, ...], rows: dict[str, Arr
         "_position": Column("int", np.ma.getdata(rows["position"])),
     }
     for i, (name, dtype) in enumerate(source.columns.items()):
-        table[name] = _column(dtype, rows[f"c{i}"], None)
+        table[name] = masked_column(dtype, rows[f"c{i}"])
     return Columns(table)
 
 
@@ -250,21 +249,14 @@ def _texts(connection: duckdb.DuckDBPyConnection, files: Sequence[Path], column:
 
 
 def _column(dtype: Dtype, found: Array, texts: Array | None) -> Column:
-    mask = np.ma.getmaskarray(found) if isinstance(found, np.ma.MaskedArray) else None
-    values = np.ma.getdata(found)
-    if texts is not None:
-        values = texts[np.where(mask, 0, values) if mask is not None else values]
-    values = values.astype(_NUMPY.get(dtype, object), copy=False)
-    if mask is None or not mask.any():
-        return Column(dtype, values)
-    values = values.copy()
-    values[mask] = _BLANK[dtype]
-    return Column(dtype, values, ~mask)
+    if texts is not None:  # `found` has the numbers of the texts
+        found = np.ma.masked_array(texts[np.ma.filled(found, 0)], np.ma.getmask(found))
+    return masked_column(dtype, found)
 
 
 def _empty(split: Split) -> EventFrame:
     columns = {
-        name: Column(split.source.columns[name], np.empty(0, _NUMPY.get(split.source.columns[name], object)))
+        name: Column(split.source.columns[name], np.empty(0, NUMPY_TYPES[split.source.columns[name]]))
         for name in split.names
     }
     none = np.empty(0, np.int64)

@@ -16,13 +16,12 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.core.columns.column import NUMPY_TYPES, masked_column
 from trimtab.core.columns.data import Column, Columns, Dtype
 from trimtab.core.errors import Corrupt, Misuse, Unavailable
 from trimtab.store.duckdb_opening import SQL_TYPES, quoted, shared_duckdb
 from trimtab.store.durable_files import narrow, sync_directory
 
-_EMPTY: dict[Dtype, Any] = {"float": np.nan, "int": 0, "bool": False, "str": None, "time": 0}
-_NUMPY: dict[Dtype, Any] = {"float": np.float64, "int": np.int64, "bool": np.bool_, "str": object, "time": np.int64}
 # newer files may have additional columns
 _OPTIONS = "hive_partitioning = false, union_by_name = true"
 # Matches messages about a full disk from the operating system, DuckDB and Delta's library. The numbers are the error
@@ -81,7 +80,7 @@ class ParquetFiles:
     def read(self, names: Sequence[str], dtypes: Mapping[str, Dtype], condition: str = "true") -> Columns:
         """Return the rows of the named files that fulfil a condition, in their order, with the columns of `dtypes`."""
         if not names:
-            return Columns({name: Column(d, np.empty(0, _NUMPY[d])) for name, d in dtypes.items()})
+            return Columns({name: Column(d, np.empty(0, NUMPY_TYPES[d])) for name, d in dtypes.items()})
         # files from before a column was added do not have it
         there = set().union(*map(self._columns_of, names))
         picks = [
@@ -91,7 +90,7 @@ class ParquetFiles:
         ]
         with self._cursor() as cursor:
             found = cursor.execute(self._select(", ".join(picks), names, condition)).fetchnumpy()
-        return Columns({name: _column(found[f"c{i}"], dtype) for i, (name, dtype) in enumerate(dtypes.items())})
+        return Columns({name: masked_column(dtype, found[f"c{i}"]) for i, (name, dtype) in enumerate(dtypes.items())})
 
     def count(self, name: str, where: str = "true", values: Sequence[Any] = ()) -> int:
         """Return the number of rows of a file that fulfil `where`."""
@@ -299,13 +298,3 @@ def runs(names: Sequence[str], sizes: Mapping[str, int], target_bytes: int) -> I
         total += sizes[name]
     if run:
         yield run
-
-
-def _column(found: NDArray[Any], dtype: Dtype) -> Column:
-    mask = np.ma.getmaskarray(found) if isinstance(found, np.ma.MaskedArray) else None
-    values = np.ma.getdata(found).astype(_NUMPY[dtype], copy=False)
-    if mask is None or not mask.any():
-        return Column(dtype, values)
-    values = values.copy()
-    values[mask] = _EMPTY[dtype]
-    return Column(dtype, values, ~mask)

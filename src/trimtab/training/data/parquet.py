@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trimtab.core.columns.data import Column, Columns, Dtype
+from trimtab.core.columns.column import masked_column
+from trimtab.core.columns.data import Columns, Dtype
 from trimtab.core.errors import Corrupt
 from trimtab.store.duckdb_opening import quoted, shared_duckdb
 
@@ -22,8 +21,6 @@ _DTYPES: dict[str, Dtype] = {
     "object": "str",
     "datetime64[us]": "time",
 }
-# the value that a column has in place of null
-_BLANK: dict[Dtype, Any] = {"float": np.nan, "int": 0, "time": 0, "bool": False, "str": None}
 
 
 def write_parquet(table: Columns) -> bytes:
@@ -59,7 +56,7 @@ def read_parquet(data: bytes) -> Columns:
             found = connection.execute(f"SELECT * FROM read_parquet('{path}')").fetchnumpy()
         except duckdb.Error as error:
             raise Corrupt(f"parquet: these {len(data)} bytes are not a table: {error}") from error
-    return Columns({name: _column(values) for name, values in found.items()})
+    return Columns({name: masked_column(_DTYPES[str(values.dtype)], values) for name, values in found.items()})
 
 
 def columns_hash(table: Columns) -> str:
@@ -84,18 +81,6 @@ def add_to_hash(digest: hashlib._Hash, table: Columns) -> hashlib._Hash:
             values = column.values if column.valid is None else np.where(valid, column.values, 0)
             digest.update(np.ascontiguousarray(values, {"float": "<f8", "bool": "u1"}.get(column.dtype, "<i8")).data)
     return digest
-
-
-def _column(values: NDArray[Any]) -> Column:
-    dtype = _DTYPES[str(values.dtype)]
-    plain = np.ma.getdata(values)
-    missing = np.ma.getmaskarray(values)
-    if dtype == "time":
-        plain = plain.astype(np.int64)
-    if missing.any():
-        plain = plain.copy()
-        plain[missing] = _BLANK[dtype]
-    return Column(dtype, plain, ~missing if missing.any() else None)
 
 
 def _from_number(dtype: Dtype, name: str) -> str:

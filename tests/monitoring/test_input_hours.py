@@ -28,7 +28,7 @@ from trimtab.monitoring.inputs.input_hours import (
 from trimtab.monitoring.inputs.profile_distances import column_distances
 from trimtab.monitoring.profiles.input_rows import RowReader, planned
 from trimtab.monitoring.profiles.profile_records import NO_REASON, NULL_CODES, InputProfile
-from trimtab.stats.drift import js_distance
+from trimtab.stats.drift import js_distances
 
 
 class Logged(msgspec.Struct):
@@ -109,7 +109,7 @@ def test_distances_of_columns_are_those_of_all_rows_together(logged: Logged) -> 
     for place, column in enumerate(logged.layout.profile.columns):
         usual = np.frombuffer(column.counts, "<i8")
         bins = [logged.layout.by_bin(counts.bins)[place, : usual.size] for counts in found.values()]
-        expected = js_distance(usual, np.sum(bins, axis=0)) if usual.size > 1 else None  # texts are in one bin
+        expected = js_distances([usual], [np.sum(bins, axis=0)])[0] if usual.size > 1 else None  # texts are in one bin
         assert distances[column.name].distance == pytest.approx(expected)
     assert None in [one.distance for one in distances.values()]
     site = distances["site"]

@@ -1,7 +1,6 @@
 from trimtab.stats.association import auc_interval as auc_interval
 from trimtab.stats.association import r_squared_interval as r_squared_interval
 from trimtab.stats.association import share_interval as share_interval
-from trimtab.stats.drift import js_distance as js_distance
 from trimtab.stats.drift import psi as psi
 from trimtab.stats.inference.bootstrap import Metric as Metric
 from trimtab.stats.inference.bootstrap import metric_interval as metric_interval

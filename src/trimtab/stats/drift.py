@@ -23,33 +23,24 @@ def psi(expected: ArrayLike, actual: ArrayLike, *, floor: float = 1e-4) -> float
     >>> round(psi([50, 50], [90, 10]), 3)
     0.879
     """
-    p, q = (np.maximum(share, floor) for share in _shares(expected, actual, "PSI"))
+    p, q = (np.maximum(share, floor) for share in _shares(expected, actual))
     return float(np.sum((q - p) * np.log(q / p)))
 
 
-def js_distance(expected: ArrayLike, actual: ArrayLike) -> float:
-    """Return the Jensen-Shannon distance of two histograms, in [0, 1] (0 = same shape, 1 = no bin in common).
-
-    It is a metric in the mathematical sense, and it is always finite.
-
-    Raises:
-        Misuse: The bins differ, a count is negative or not finite, or a histogram is empty.
-
-    Source: Lin (1991); the square root of the divergence in bits, Endres & Schindelin (2003).
-
-    >>> js_distance([1, 0], [0, 1])
-    1.0
-    """
-    p, q = _shares(expected, actual, "Jensen-Shannon")
-    return float(js_distances(p[None], q[None])[0])
-
-
 def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
-    """Return the `js_distance` of many pairs of histograms, shape (pairs,), in [0, 1].
+    """Return the Jensen-Shannon distance of many pairs of histograms, shape (pairs,), in [0, 1].
+
+    It is 0 for the same shape, and 1 if no bin is in common. It is a metric in the mathematical sense, and it is always
+    finite.
 
     Args:
         expected: Counts of the references, shape (pairs, bins). No row is empty.
         actual: Counts of the live data in the same bins, shape (pairs, bins). No row is empty.
+
+    Source: Lin (1991); the square root of the divergence in bits, Endres & Schindelin (2003).
+
+    >>> js_distances([[1, 0]], [[0, 1]])
+    array([1.])
     """
     one, two = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
     p, q = one / one.sum(axis=1, keepdims=True), two / two.sum(axis=1, keepdims=True)
@@ -62,12 +53,12 @@ def js_distances(expected: ArrayLike, actual: ArrayLike) -> FloatArray:
     return np.asarray(np.sqrt(np.clip(nats / 2.0 / np.log(2.0), 0.0, 1.0)), np.float64)
 
 
-def _shares(expected: ArrayLike, actual: ArrayLike, what: str) -> tuple[FloatArray, FloatArray]:
+def _shares(expected: ArrayLike, actual: ArrayLike) -> tuple[FloatArray, FloatArray]:
     one, two = np.asarray(expected, dtype=np.float64), np.asarray(actual, dtype=np.float64)
     if one.ndim != 1 or one.shape != two.shape:
-        raise Misuse(f"{what}: one histogram has {one.size} bins, the other {two.size}. Count both over the same bins.")
+        raise Misuse(f"PSI: one histogram has {one.size} bins, the other {two.size}. Count both over the same bins.")
     if not (np.isfinite(one).all() and np.isfinite(two).all()) or min(one.min(initial=0), two.min(initial=0)) < 0:
-        raise Misuse(f"{what}: counts must be finite and not negative. Give counts, not differences.")
+        raise Misuse("PSI: counts must be finite and not negative. Give counts, not differences.")
     if not (one.any() and two.any()):
-        raise Misuse(f"{what}: a histogram has no counts. Wait for data, or widen the window.")
+        raise Misuse("PSI: a histogram has no counts. Wait for data, or widen the window.")
     return one / one.sum(), two / two.sum()

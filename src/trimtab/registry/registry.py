@@ -223,10 +223,6 @@ class Registry:
             raise NotFound(f"protect {model}@{alias}: no model {model!r}. There are: {', '.join(models) or 'none'}.")
         return self._protections.change(model, alias, needs, why, actor=actor)
 
-    def protections(self, model: str) -> dict[str, Protection]:
-        """Return the protections set with `protect`, by alias. The settings may require more."""
-        return self._protections.of(model)
-
     def needs(self, model: str) -> dict[str, Needs]:
         """Return what moves of an alias need, for each that exists or is protected (by `protect` or the settings)."""
         known = {CHAMPION, *self._declared.get(model, {}), *self._protections.of(model), *self.aliases(model)}
@@ -373,7 +369,6 @@ class Registry:
         """Undo an alias's newest move that is not undone yet. The alias points to the previous version again.
 
         Args:
-            model: The model.
             alias: The alias to roll back.
             why: The reason in one sentence, kept in the history; as for `move`.
             expected_previous: The id of the version that the alias must point to now.
@@ -400,15 +395,6 @@ class Registry:
     def history(self, model: str, alias: str) -> list[AliasMove]:
         """Return every move of an alias, oldest first."""
         return list(self._aliases.history(model, alias))
-
-    def at(self, model: str, alias: str, time_us: int) -> Version | None:
-        """Return the version that an alias pointed to at a time; None before the first move."""
-        found = None
-        for row in self._aliases.history(model, alias):
-            if row.at_us > time_us:
-                break
-            found = row.version
-        return None if found is None else self._records.stored(found)
 
     def put_gate(self, record: GateRecord) -> None:
         """Store a gate record; see `Gates.put`."""

@@ -123,12 +123,11 @@ class OutcomeJoin(LabelWait):
         """
         return self._outcomes(self.table(predictions), cut_us)
 
-    def due(self, predictions: Columns) -> OutcomeFrame:
-        """Return the outcome of each prediction at the end of its wait. It is final, neither pending nor late."""
-        return self._outcomes(predictions, None)
-
     def each(self, tables: Iterable[Columns], cut_us: int | None = None) -> Iterator[OutcomeFrame]:
-        """Yield the outcomes of tables of predictions, as `join` does or, without `cut_us`, as `due` does."""
+        """Yield the outcomes of tables of predictions, as `join` does.
+
+        Without `cut_us`, they are those at the end of each prediction's wait: final, neither pending nor late.
+        """
         for table in tables:
             yield self._outcomes(table, cut_us)
 

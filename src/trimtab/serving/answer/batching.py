@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from trimtab.serving.answer.served import RowScorer
 
 WORTH_S = 50e-6  # if a row costs less than this, gathering rows takes longer than scoring them one by one
 LONGEST_WAIT_S = 0.002
@@ -27,14 +27,6 @@ _CALLS = 3  # the number of timed calls for each size; the fastest counts
 _Row = TypeVar("_Row")
 _Answer = TypeVar("_Answer")
 _Answers = Callable[[Sequence[Any]], Sequence[Any]]
-
-
-class Scores(Protocol):
-    """A model."""
-
-    def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
-
-    def predict_row(self, row: list[float], /) -> float | list[float]: ...
 
 
 class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +50,7 @@ class BatchCosts(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.alone_s, LONGEST_WAIT_S)
 
 
-def measure_costs(scorer: Scores, inputs: int, *, stopwatch_s: Callable[[], float] = perf_counter) -> BatchCosts:
+def measure_costs(scorer: RowScorer, inputs: int, *, stopwatch_s: Callable[[], float] = perf_counter) -> BatchCosts:
     """Measure how long a model takes for rows of zeros.
 
     Batches are measured only if a single row takes so long that a batch may be cheaper.

@@ -11,7 +11,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,7 @@ from trimtab.core.time import duration_us
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from trimtab.serving.answer.served import RowScorer
     from trimtab.training.runtimes.ports import Score
 
 # the metric of look-ups; its labels are the model and `found` ("yes" or "no")
@@ -73,14 +74,6 @@ class CacheMetrics:
         self.misses = 0
 
 
-class Scores(Protocol):
-    """A fitted model."""
-
-    def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
-
-    def predict_row(self, row: list[float], /) -> Score: ...
-
-
 class CachedScores:
     """A model with a cache of its scores by the bytes of its inputs.
 
@@ -94,7 +87,7 @@ class CachedScores:
 
     def __init__(
         self,
-        scorer: Scores,
+        scorer: RowScorer,
         *,
         inputs: int,
         classes: int = 0,

@@ -13,6 +13,7 @@ import msgspec
 
 from trimtab.core.errors import Corrupt, Misuse
 from trimtab.core.time import format_time
+from trimtab.serving.answer.served import RowScorer
 from trimtab.store.ports import KeyValue
 
 if TYPE_CHECKING:
@@ -25,15 +26,11 @@ _LONGEST_WHY = 300
 _logger = logging.getLogger(__name__)
 
 
-class Learner(Protocol):
+class Learner(RowScorer, Protocol):
     """A model that learns from a few rows at a time, and whose state can be saved and restored.
 
     A `copy.deepcopy` of a learner must be independent of the learner.
     """
-
-    def predict(self, matrix: NDArray[Any], /) -> NDArray[Any]: ...
-
-    def predict_row(self, row: list[float], /) -> float | list[float]: ...
 
     def learn(self, matrix: NDArray[Any], labels: NDArray[Any], /) -> None:
         """Learn from some rows together: float64 inputs (rows, inputs) and float64 labels (rows,), in order."""

@@ -225,10 +225,7 @@ class Endpoint:
         until_s = None if self.degrading is None else self.degrading.deadline_s(perf_counter(), None)
         prepared = self.prepare(answerer, answerer.rows.check(rows), None, until_s)
         answerer.log.buffer([one for one in prepared if isinstance(one, Prediction)])
-        return [
-            self.shown(answerer, one) if isinstance(one, Prediction) else msgspec.json.decode(one, type=Answer)
-            for one in prepared
-        ]
+        return self.all_shown(answerer, prepared)
 
     def prepare(
         self,
@@ -286,6 +283,13 @@ class Endpoint:
         except (Unavailable, Corrupt) as error:
             _throttled.warning(f"{self.name} (stored answers)", error)
             return MISSING
+
+    def all_shown(self, answerer: Answerer, prepared: Sequence[Answered]) -> list[Answer]:
+        """Return the answers that the client gets for the results of `prepare`."""
+        return [
+            msgspec.json.decode(one, type=Answer) if isinstance(one, bytes) else self.shown(answerer, one)
+            for one in prepared
+        ]
 
     def shown(self, answerer: Answerer, prediction: Prediction | Answer) -> Answer:
         """Return the answer that a client gets for a prediction made by `prepare`, or the one of `answer_one`."""

@@ -323,10 +323,7 @@ def wanted_outputs(answerer: Answerer, names: tuple[str, ...]) -> tuple[TensorMe
 def _outputs(
     endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Answered], wanted: Sequence[TensorMetadata]
 ) -> list[OutputTensor]:
-    answers = [
-        msgspec.json.decode(one, type=Answer) if isinstance(one, bytes) else endpoint.shown(answerer, one)
-        for one in prepared
-    ]
+    answers = endpoint.all_shown(answerer, prepared)
     out = []
     for tensor in wanted:
         values: list[Any]

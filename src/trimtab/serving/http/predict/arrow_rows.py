@@ -10,7 +10,7 @@ import msgspec
 
 from trimtab.serving.answer.answering import Answerer
 from trimtab.serving.answer.request_rows import RequestBody, rows_of_table
-from trimtab.serving.answer.served import UNREMARKABLE, Answer, named_reasons
+from trimtab.serving.answer.served import UNREMARKABLE, named_reasons
 from trimtab.serving.arms.endpoint import Answered, Endpoint
 from trimtab.serving.http.requests.arrow_body import ARROW_TYPE, table_of_body
 from trimtab.serving.http.requests.wire import Reply, Scope
@@ -86,10 +86,7 @@ def _as_arrow(endpoint: Endpoint, answerer: Answerer, prepared: Sequence[Answere
 
     if isinstance(prepared, TableAnswers):
         return Reply(200, write_ipc_stream(_shown_columns(prepared)), ARROW_TYPE)
-    answers = [
-        msgspec.json.decode(one, type=Answer) if isinstance(one, bytes) else endpoint.shown(answerer, one)
-        for one in prepared
-    ]
+    answers = endpoint.all_shown(answerer, prepared)
     columns: dict[str, Values] = {name: [getattr(one, name) for one in answers] for name in _PLAIN}
     for name in ("reasons", "flags"):
         columns[name] = [_encode(getattr(one, name)).decode() for one in answers]

@@ -161,10 +161,7 @@ class DeploymentLoop:
                 for approval or is in its rollout.
             Unavailable, Misuse: No candidate can be judged on the present data, or none can be made.
         """
-        with self._turn("train") as mine:
-            if not mine:
-                raise self._at_work("train")
-            self.catch_up()
+        with self._own_turn("train"):
             self.controller.check_frozen()
             with self._training.turn(actor, watch) as run:
                 run.begin()
@@ -193,10 +190,7 @@ class DeploymentLoop:
             Conflict: Another process uses the loop (the message names it), automation is frozen, or a candidate waits
                 for approval or is in its rollout.
         """
-        with self._turn("promote") as mine:
-            if not mine:
-                raise self._at_work("promote")
-            self.catch_up()
+        with self._own_turn("promote"):
             if seen_until_us is not None:  # stored even if the version does not pass
                 self._system.registry.set_training_cut(version, seen_until_us, actor=actor)
             with self._training.turn(actor, watch, "promote"):
@@ -209,15 +203,11 @@ class DeploymentLoop:
         self, version: Version, actor: str, *, seen_until_us: int | None, watch: Watch | None = None
     ) -> GateRecord:
         """Evaluate a stored version without promoting it. Only the run keeps the result. Errors: as in `promote`."""
-        with self._turn("promote") as mine:
-            if not mine:
-                raise self._at_work("promote")
-            self.catch_up()
-            with self._training.turn(actor, watch, "promote") as run:
-                stored = Stored(version=version.id, seen_until_us=seen_until_us)
-                gate = self._training.judge_stored(stored, self._clock.now_us(), keep=False).gate
-                run.end(f"Only judged: {version.name}. {gate.reason}")
-                return gate
+        with self._own_turn("promote"), self._training.turn(actor, watch, "promote") as run:
+            stored = Stored(version=version.id, seen_until_us=seen_until_us)
+            gate = self._training.judge_stored(stored, self._clock.now_us(), keep=False).gate
+            run.end(f"Only judged: {version.name}. {gate.reason}")
+            return gate
 
     def work(self, arguments: TrainingArguments, place: Workplace) -> TrainingResult:
         """Do one task of a training. This may be called in a child process that opened the project for the task."""
@@ -254,10 +244,7 @@ class DeploymentLoop:
             Conflict: No candidate waits, its time has run out, the champion has changed, automation is frozen (only
                 for "approve"), or another process is using the loop.
         """
-        with self._turn(what) as mine:
-            if not mine:
-                raise self._at_work(what)
-            self.catch_up()
+        with self._own_turn(what):
             if what == "reject":
                 return self.controller.reject(actor, why)
             with self._training.turn(actor):
@@ -377,6 +364,15 @@ class DeploymentLoop:
             for block in self._system.predictions.between(name, after, until.get(name, 0), model=self.deployment.name):
                 self.inputs.add(block)
         self._inputs_read = True
+
+    @contextmanager
+    def _own_turn(self, doing: Doing) -> Iterator[None]:
+        """As `_turn`, but raise Conflict if another process or thread is using the loop. Otherwise catch up first."""
+        with self._turn(doing) as mine:
+            if not mine:
+                raise self._at_work(doing)
+            self.catch_up()
+            yield
 
     @contextmanager
     def _turn(self, doing: Doing) -> Iterator[bool]:

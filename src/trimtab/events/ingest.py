@@ -44,7 +44,6 @@ class Ingestor:
     """Checks events and appends them to an event log. All events are added by this class.
 
     Args:
-        log: The event log.
         sources: The sources whose events may be added.
         clock: Gives the present time. It is compared with the times of events, and stored with rows in quarantine.
         quarantine: Where refused rows are stored.
@@ -86,7 +85,6 @@ class Ingestor:
         columns are not stored, and if it has no time, its time is the present.
 
         Args:
-            source: The name of the source.
             rows: One dict for each event, or a table with one row for each event.
             op: The operation for rows that have no `_op`.
             history: Whether the rows are history: each became known at its event time plus the source's delay, not now.
@@ -158,8 +156,6 @@ class Ingestor:
         """Add rows that `read_rows` returned, in parts. Those that do not fit go to quarantine, and are counted, too.
 
         Args:
-            source: The name of the source.
-            rows: The result of `read_rows`.
             op: The operation for rows that have no `_op`.
             history: Whether each row became known at its event time plus the source's delay.
             progress: Called at the beginning and after every twenty thousand rows, with the number of processed rows

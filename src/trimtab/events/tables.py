@@ -62,7 +62,6 @@ def materialise(
     Afterwards, its records up to the result's `positions` may be removed, if `unknown` is 0.
 
     Args:
-        log: The event log.
         sources: The sources whose records are copied.
         tables: The tables by source name.
         through: For each partition, the position up to which the tables have all records of all sources. A source that

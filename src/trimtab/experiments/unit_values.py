@@ -95,7 +95,6 @@ class MetricFeatures:
             units: The units as text.
             exposed_us: The time of each unit's first exposure.
             known_by_us: Events that became known later do not count.
-            evaluate: Computes features.
         """
         if not self.metrics:
             return {}

@@ -50,9 +50,7 @@ class Registry:
     """The versions and aliases of all models of a project. Several processes may use them at the same time.
 
     Args:
-        catalog: The store of records.
         blob: The store of artifacts and other large values.
-        clock: The source of all timestamps.
         actor: The default actor of calls.
         environment: The environment recorded in versions; by default the present one, and `folder`'s Git commit.
         declared: The declared models, including those without a version, and the aliases that the settings protect.
@@ -369,7 +367,6 @@ class Registry:
         """Undo an alias's newest move that is not undone yet. The alias points to the previous version again.
 
         Args:
-            alias: The alias to roll back.
             why: The reason in one sentence, kept in the history; as for `move`.
             expected_previous: The id of the version that the alias must point to now.
             actor: Who rolls back; by default the registry's actor.

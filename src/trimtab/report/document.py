@@ -103,7 +103,6 @@ class Document:
         """Add a table. A table without rows is left out.
 
         Args:
-            table: The table with its headers and rows.
             detail: Whether to leave the table out in a terminal.
             most: The maximum number of rows shown in a terminal. Further rows are only counted. None: all rows.
         """

@@ -59,7 +59,6 @@ class Recorded:
         pipeline: The prefix of the names of steps in the catalogue, e.g. "train".
         catalog: The catalogue with the records of finished steps.
         blob: The blob store with the results of steps.
-        clock: Gives the time of records.
     """
 
     def __init__(self, pipeline: str, catalog: Catalog, blob: Blob, *, clock: Clock) -> None:

@@ -57,7 +57,6 @@ def step(
         name: The name of the step, e.g. "train".
         inputs_hash: A hash of everything that determines the result, including the code.
         function: A function that depends only on these inputs. It may be called again after a crash.
-        clock: Gives the time of the record.
         sleep: Called to wait between two attempts.
 
     Raises:

@@ -156,9 +156,7 @@ class ExperimentDays:
         """Compute a day from the logs.
 
         Args:
-            due: The day.
             reached: How far days are closed, and the units of earlier days.
-            evaluate: Computes features.
 
         Returns:
             The day, and the units that were first exposed on it or that were exposed to a second variant on it.

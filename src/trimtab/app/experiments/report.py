@@ -29,8 +29,6 @@ def experiment_report(
     """Return what an experiment says now; see `Project.experiment_report`.
 
     Args:
-        system: The project.
-        name: The experiment.
         close: Whether to close the days that can be closed now, before they are read.
         slices: Whether to include the results of each slice.
         generation: The number of an earlier start, from 1: report the days that were closed before the next start.

@@ -32,7 +32,6 @@ def missing(state: State, views: Collection[str], positions: Mapping[str, int]) 
     """Return the number of log records up to `positions` that have not been applied to all of the views.
 
     Args:
-        state: The state folder.
         views: The hashes of the definitions of the views.
         positions: The last position to count in each partition of the log.
 

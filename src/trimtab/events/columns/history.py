@@ -57,7 +57,6 @@ class History:
     `refresh` reads what is new in the log. The result is as if the whole log had been read at once.
 
     Args:
-        log: The event log.
         sources: The sources to read. Records of other sources are skipped, and counted in `unknown`.
         upto: For each partition, the last position to read. Partitions that are not listed are not read. None: read
             all.

@@ -68,7 +68,6 @@ def read_rows(
         given: One of these: the path of a file that ends in .csv, .tsv, .ndjson or .jsonl (also with .gz), .parquet,
             .arrow, .arrows, .feather or .ipc; a table with `__arrow_c_stream__` or `__arrow_c_array__`; `Columns`; a
             list of dicts; an open stream of JSON lines or of Arrow data.
-        source: The source of the rows.
         on_error: What to do with rows that do not fit. "refuse": raise an error that names the first one. "quarantine":
             leave them out, and list them in `bad`.
         file_format: The format of the file, if its name does not say it.

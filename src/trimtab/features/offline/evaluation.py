@@ -34,8 +34,6 @@ def evaluate(
     """Compute the features of each request from what was known at its time, and from nothing that became known later.
 
     Args:
-        features: The features to compute.
-        requests: The columns of the requests.
         at_us: The time as of which to compute each request's features, in microseconds, int64. It is before the
             request's own time if `features.request` declares a lead.
         frames: For each source of a view, its events up to the wanted position in the log.

@@ -113,7 +113,6 @@ class OnlineStore:
         Records of a partition must be in order and without gaps. Partitions may be mixed in any way.
 
         Args:
-            records: The records to apply.
             reached: For records from tables of record (permanent copies of the log), which may have gaps: for each
                 partition, the position up to which `records` has all records that any view needs. # D23
 

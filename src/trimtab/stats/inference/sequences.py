@@ -55,7 +55,6 @@ def paired_sequence(
     earlier: ArrayLike = (),
     least: int = 1,
     level: float = 0.95,
-    correlation: float = CORRELATION,
 ) -> PairedSequence:
     """Decide from daily differences in loss whether a successor may take over. This may be called every day.
 
@@ -70,15 +69,13 @@ def paired_sequence(
             it then. "reject" is possible on every day.
         level: The confidence level of each of the two bounds. If the models are equal, the probability that the
             successor is ever rejected is at most 1 - level.
-        correlation: The correlation of neighbouring days, at least 0 and below 1.
 
     Returns:
         "reject" once it is proven that the successor is worse by more than `tolerated`, "promote" once it is proven
         that it is worse by less than `margin`, whichever comes first; else "hold".
 
     Raises:
-        Misuse: A difference is not finite, `tolerated` is not in [0, margin), or the correlation is not in [0, 1); or
-            the level is not between 0 and 1.
+        Misuse: A difference is not finite, `tolerated` is not in [0, margin), or the level is not between 0 and 1.
 
     Source: see the top of this file.
 
@@ -95,10 +92,10 @@ def paired_sequence(
             f"paired sequence: needs one finite number a day, found {x.tolist()} and (earlier) {before.tolist()}. "
             "Leave out empty days."
         )
-    if not (0.0 <= tolerated < margin and 0.0 <= correlation < 1.0):
+    if not 0.0 <= tolerated < margin:
         raise Misuse(
-            "paired sequence: needs a margin above 0, a tolerated difference in [0, margin) and a correlation in "
-            f"[0, 1), found {margin}, {tolerated} and {correlation}."
+            "paired sequence: needs a margin above 0, and a tolerated difference in [0, margin); found "
+            f"{margin} and {tolerated}."
         )
     check_level(level)
     known, squares = max(0, before.size - 1), _squares(before)
@@ -110,7 +107,7 @@ def paired_sequence(
         if not freedom:
             continue
         mean, spread = float(x[:days].mean()), math.sqrt((squares + _squares(x[:days])) / freedom)
-        reach = distance_seen(days, spread, known=known, level=level, correlation=correlation)
+        reach = distance_seen(days, spread, known=known, level=level)
         low, high = max(low, mean - reach), min(high, mean + reach)
         if low > tolerated or (mean + reach < margin and days >= least):
             verdict, decided = "reject" if low > tolerated else "promote", days
@@ -120,9 +117,7 @@ def paired_sequence(
     return PairedSequence(days=seen, mean=mean, low=low, high=high, verdict=verdict, decided=decided)
 
 
-def distance_seen(
-    days: int, spread: float, *, known: int = 0, level: float = 0.95, correlation: float = CORRELATION
-) -> float:
+def distance_seen(days: int, spread: float, *, known: int = 0, level: float = 0.95) -> float:
     """Return how far the true difference may be from the observed mean after `days` days; may be infinite.
 
     If this exceeds the margin of a test, the test cannot tell a model that is worse by the margin from an equal one
@@ -133,12 +128,11 @@ def distance_seen(
         spread: The standard deviation of a day's difference.
         known: How many degrees of freedom earlier days add to the estimate of `spread`.
         level: The confidence level of the bound.
-        correlation: The correlation of neighbouring days.
 
     >>> distance_seen(2, 0.01), distance_seen(14, 0.01) < distance_seen(7, 0.01) < 0.03
     (inf, True)
     """
-    wider = math.sqrt((1.0 + correlation) / (1.0 - correlation))
+    wider = math.sqrt((1.0 + CORRELATION) / (1.0 - CORRELATION))
     reach = critical_t(days, days - 1 + known, level) * wider * spread / math.sqrt(days)
     return math.inf if math.isnan(reach) else reach
 

@@ -32,7 +32,7 @@ from trimtab.stats.ab.readings import effective_days, readings
 POWER = 0.8
 LOOKS = 5  # the number of looks of "obrien_fleming" if none is declared
 MOST_DAYS = 180  # longer experiments are not planned
-DAYS = (7, 14, 28, 56)
+_DAYS = (7, 14, 28, 56)  # the smallest effects are computed after these numbers of days
 _SPLITS = 20  # how often past units are split at random, to see how much the difference varies
 _LEAST_DAYS = 3
 _FORTNIGHT = 14
@@ -285,14 +285,13 @@ def _notes(units: FloatArray) -> Iterator[str]:
         )
 
 
-def plan_rules(design: Design, mean: float, effects: Sequence[float], days: Sequence[int] = DAYS) -> list[RulePlan]:
+def plan_rules(design: Design, mean: float, effects: Sequence[float]) -> list[RulePlan]:
     """Return what each rule can find.
 
     Args:
         design: The comparison; its rule does not matter.
         mean: The control's value, of which effects are shares.
         effects: The effects to find, as shares.
-        days: Numbers of days.
 
     Raises:
         Misuse: The mean is 0 or not finite, or an effect is not a finite share above 0.
@@ -309,7 +308,7 @@ def plan_rules(design: Design, mean: float, effects: Sequence[float], days: Sequ
         needed = {
             f"{100 * one:.3g} %": days_needed(this, one * abs(mean), power=POWER, most=MOST_DAYS) for one in effects
         }
-        smallest = {number: _share(detectable_effect(this, number, power=POWER), mean) for number in days}
+        smallest = {number: _share(detectable_effect(this, number, power=POWER), mean) for number in _DAYS}
         found.append(RulePlan(rule=rule, days=needed, smallest=smallest))
     return found
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from statistics import NormalDist
 
 from trimtab.core.errors import Misuse
-from trimtab.stats.interval import Interval, check_level
+from trimtab.stats.interval import Interval
 
+_LEVEL = 0.95  # the confidence level: the share of such intervals that contain the true value
 _HALVINGS = 60  # the number of bisection steps in the search for a bound
+_Z = NormalDist().inv_cdf(0.5 + _LEVEL / 2)
 
 
-def auc_interval(value: float, positives: int, negatives: int, *, level: float = 0.95) -> Interval:
+def auc_interval(value: float, positives: int, negatives: int) -> Interval:
     """Return the confidence interval of an area under the ROC curve (AUC). The rows must be independent.
 
     The interval stays inside [0, 1]. It has some width even if the observed area is 1, because a few perfectly
@@ -20,7 +22,6 @@ def auc_interval(value: float, positives: int, negatives: int, *, level: float =
         value: The observed area, in [0, 1].
         positives: The number of rows of one class, at least 1.
         negatives: The number of rows of the other class, at least 1.
-        level: The confidence level: the share of such intervals that contain the true value.
 
     Raises:
         Misuse: A class has no rows, or the area is outside [0, 1].
@@ -30,27 +31,24 @@ def auc_interval(value: float, positives: int, negatives: int, *, level: float =
     >>> round(auc_interval(1.0, 10, 10).low, 2)
     0.8
     """
-    check_level(level)
     if positives < 1 or negatives < 1 or not 0.0 <= value <= 1.0:
         raise Misuse(
             f"AUC interval: needs an area in [0, 1] and rows of both classes; found the area {value} with {positives} "
             f"and {negatives} rows."
         )
-    z = _normal_quantile(level)
 
     def beyond(area: float) -> bool:
-        return (value - area) ** 2 > z * z * _auc_variance(area, positives, negatives)
+        return (value - area) ** 2 > _Z**2 * _auc_variance(area, positives, negatives)
 
-    return Interval(estimate=value, low=_edge(beyond, value, 0.0), high=_edge(beyond, value, 1.0), level=level)
+    return Interval(estimate=value, low=_edge(beyond, value, 0.0), high=_edge(beyond, value, 1.0), level=_LEVEL)
 
 
-def r_squared_interval(value: float, rows: int, *, level: float = 0.95) -> Interval:
+def r_squared_interval(value: float, rows: int) -> Interval:
     """Return the confidence interval of a squared correlation. The rows must be independent.
 
     Args:
         value: The observed squared correlation, in [0, 1].
         rows: The number of rows, at least 4.
-        level: The confidence level: the share of such intervals that contain the true value.
 
     Raises:
         Misuse: There are fewer than 4 rows, or the value is outside [0, 1].
@@ -61,16 +59,15 @@ def r_squared_interval(value: float, rows: int, *, level: float = 0.95) -> Inter
     >>> round(interval.low, 2), round(interval.high, 2)
     (0.69, 0.89)
     """
-    check_level(level)
     if rows < 4 or not 0.0 <= value <= 1.0:
         raise Misuse(f"R2 interval: needs a value in [0, 1] and at least 4 rows; found {value} and {rows} rows.")
     centre = math.atanh(min(math.sqrt(value), 1.0 - 1e-12))
-    reach = _normal_quantile(level) / math.sqrt(rows - 3)
+    reach = _Z / math.sqrt(rows - 3)
     low = max(0.0, math.tanh(centre - reach)) ** 2
-    return Interval(estimate=value, low=min(low, value), high=max(math.tanh(centre + reach) ** 2, value), level=level)
+    return Interval(estimate=value, low=min(low, value), high=max(math.tanh(centre + reach) ** 2, value), level=_LEVEL)
 
 
-def share_interval(hits: int, rows: int, *, level: float = 0.95) -> Interval:
+def share_interval(hits: int, rows: int) -> Interval:
     """Return the confidence interval of a share. The rows must be independent.
 
     Raises:
@@ -81,14 +78,13 @@ def share_interval(hits: int, rows: int, *, level: float = 0.95) -> Interval:
     >>> round(share_interval(10, 10).low, 2)
     0.72
     """
-    check_level(level)
     if not 0 <= hits <= rows or not rows:
         raise Misuse(f"share: {hits} of {rows} rows. Needed: at least one row, and no more hits than rows.")
-    z, share = _normal_quantile(level), hits / rows
+    z, share = _Z, hits / rows
     centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
     reach = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
     low, high = max(0.0, centre - reach), min(1.0, centre + reach)
-    return Interval(estimate=share, low=min(low, share), high=max(high, share), level=level)
+    return Interval(estimate=share, low=min(low, share), high=max(high, share), level=_LEVEL)
 
 
 def _auc_variance(area: float, positives: int, negatives: int) -> float:
@@ -108,7 +104,3 @@ def _edge(beyond: Callable[[float], bool], inside: float, outside: float) -> flo
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
     return inside
-
-
-def _normal_quantile(level: float) -> float:
-    return NormalDist().inv_cdf(0.5 + level / 2)

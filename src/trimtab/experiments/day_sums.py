@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 MOST_SLICES = 200  # if an attribute has more values than this on a day, the day has no slices of it
 _MOST_CHARACTERS = 60  # the largest number of characters of a value in the name of a slice
-_SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
+SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
 
 
 class DaySums:
@@ -161,7 +161,7 @@ def added(sums: Sequence[ArmSums]) -> ArmSums:
     for one in sums:
         for place, count in one.histogram.items():
             bins[place] = bins.get(place, 0) + count
-    exact = {name: add_exact(*(getattr(one, name) for one in sums)) for name in _SUMS}
+    exact = {name: add_exact(*(getattr(one, name) for one in sums)) for name in SUMS}
     return ArmSums(units=sum(one.units for one in sums), **exact, histogram=dict(sorted(bins.items())))
 
 
@@ -206,7 +206,7 @@ def _sums(metric: Metric, values: UnitValues, rows: Array) -> ArmSums:
 def _products(values: UnitValues, there: Array) -> Iterator[tuple[str, ExactSum]]:
     """Yield the sums of the columns and of their products, each product rounded to a double."""
     columns = {name: one[there] for name in "yxd" if (one := getattr(values, name)) is not None}
-    for name in _SUMS:
+    for name in SUMS:
         if all(letter in columns for letter in name):
             column = columns[name[0]] if len(name) == 1 else columns[name[0]] * columns[name[1]]
             yield name, exact_sum(column.tolist())

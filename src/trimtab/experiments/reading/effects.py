@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from trimtab.core.time import DAY_US, SECOND_US
-from trimtab.experiments.day_sums import merged
+from trimtab.experiments.day_sums import SUMS, merged
 from trimtab.experiments.days import end_us
 from trimtab.experiments.definitions import Experiment, Metric
 from trimtab.experiments.reading.looks import Look, never_is_good
@@ -31,7 +31,6 @@ _WEEK_US = 7 * DAY_US
 FEWEST_DAYS = 3  # a guardrail without events has no bound before this many days with units of both variants
 _FAR = 1_000.0  # bounds further from 0 than this many times the larger mean are replaced by None; see `_bound`
 _LEAST = 2  # variants are only compared if each has at least this many units
-_SUMS = ("y", "yy", "x", "xx", "xy", "d", "dd", "yd")
 
 
 def comparisons(definition: Experiment) -> int:
@@ -70,7 +69,7 @@ def arms_of(
 
 
 def _arm(metric: Metric, sums: Sequence[ArmSums]) -> Arm:
-    columns = {name: np.array([rounded(getattr(one, name)) for one in sums], np.float64) for name in _SUMS}
+    columns = {name: np.array([rounded(getattr(one, name)) for one in sums], np.float64) for name in SUMS}
     kept = set("y") | (set("x") if metric.before_us else set()) | (set("d") if metric.kind == "ratio" else set())
     return Arm(
         units=np.array([one.units for one in sums], np.float64),

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.core.records import Prediction
-from trimtab.features.frames import NO_VIEW, REASONS
+from trimtab.features.frames import REASONS
 from trimtab.serving.answer.answering import Answerer
-from trimtab.serving.answer.served import Answer
+from trimtab.serving.answer.served import UNREMARKABLE, Answer
 from trimtab.serving.answer.timed import TimedAnswerer
 from trimtab.serving.arms.endpoint import Endpoint
 from trimtab.serving.http.requests.request_record import STAGES
 from trimtab.serving.log.prediction_record import PackedPredictions
 from trimtab.serving.observe.metrics import SIZE_BUCKETS, Histogram, Metrics
 
-_UNREMARKABLE = bytes((0, NO_VIEW))  # reason codes that are not counted, because no value is missing
 _PARTS = ("features", "model")  # the parts of the stage `predict`
 
 
@@ -75,7 +74,7 @@ class ModelMetrics:
                     self._nulls.add(self._endpoint.name, reason)
             else:
                 by = one.version, one.arm
-                if one.flags or one.reasons.strip(_UNREMARKABLE):
+                if one.flags or one.reasons.strip(UNREMARKABLE):
                     self._count_remarks(one)
             counted[by] = counted.get(by, 0) + 1
 
@@ -102,5 +101,5 @@ class ModelMetrics:
         self._count_reasons(one.reasons)
 
     def _count_reasons(self, reasons: bytes) -> None:
-        for code in reasons.translate(None, _UNREMARKABLE):
+        for code in reasons.translate(None, UNREMARKABLE):
             self._nulls.add(self._endpoint.name, REASONS[code])

@@ -32,7 +32,7 @@ def test_the_generated_shop_is_planned_simulated_and_read(
     monkeypatch.setattr(example, "VISITS_A_DAY", 150)
     monkeypatch.setattr(example, "RATES", {"blue": 0.1, "green": 0.3})
     found: Reading = example.shop(example.own_folder(str(tmp_path), "shop"), days=14, runs=3)
-    assert "is proven better, but guardrail page_time is not proven within its margin" in found.decision.text
+    assert "is proven better, but guardrail page_time (distance from its margin: " in found.decision.text
     orders = next(one for one in found.metrics if one.metric == "orders")
     assert orders.now is not None
     assert orders.now.low is not None

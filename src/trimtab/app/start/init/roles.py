@@ -190,8 +190,9 @@ def _ask_about_states(table: DataTable, others: Sequence[Profile], time: str, la
         return
     newer = f"HAVING min({t}) > (SELECT quantile_disc({t}, 0.5) FROM data)"
     for (value,) in table.all(f"SELECT {q} FROM data WHERE {q} IS NOT NULL GROUP BY 1 {newer} ORDER BY 1"):
-        same = f"bool_and(({{}} IS NULL) = ({q} IS NOT DISTINCT FROM {literal(value)}))"
-        without = [c.name for c in others if table.one(f"SELECT {same.format(quoted(c.name))} FROM data")[0]]
+        these = f"({q} IS NOT DISTINCT FROM {literal(value)})"
+        same = {c.name: f"SELECT bool_and(({quoted(c.name)} IS NULL) = {these}) FROM data" for c in others}
+        without = [name for name, query in same.items() if table.one(query)[0]]
         if without or _STATES.match(value):
             also = f", and in exactly those without {without[0]!r}" if without else ""
             nulls = shlex.quote(",".join([*table.nulls, value]))

@@ -20,6 +20,7 @@ from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version
 from trimtab.serving.arms.arms import ArmShares, arm_shares
 from trimtab.serving.http.routes.operations import Move, RollBack
+from trimtab.steering.ledger import Entry, Ledger
 from trimtab.store.ports import Append, Put, Remove
 
 
@@ -80,6 +81,26 @@ def test_a_canary_answers_its_share_until_it_is_ended(trained: Path) -> None:
         assert len(project.registry.history("buyer", "canary")) == 1
         assert [d.act for d in project.ledger()][-2:] == ["set_arm", "set_arm"]
         assert project.verify_ledger() == len(project.ledger())
+
+
+def test_an_answer_of_a_canary_says_so_and_shows_no_later_promotion(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        promoted = project.why(project.predict("buyer", [shop.visit("a", shop.NOW_US)])[0].id)
+        assert (promoted.arm, promoted.promoted is None) == ("champion", False)
+        assert promoted.lines()[0].endswith(" to a")
+        project.set_arm("buyer@1", "canary", share=1.0, why="Try the smaller one.")
+        project.served("buyer").refresh()
+        (answer,) = project.predict("buyer", [shop.visit("b", shop.NOW_US)])
+        shop.move(project, 60_000_000)
+        later = Entry(
+            at_us=project.clock.now_us(), model="buyer", act="promote", cause="Later.", version=answer.version
+        )
+        Ledger(project.state.catalog).write([later])
+        found = project.why(answer.id)
+        assert (found.arm, found.promoted) == ("canary", None)
+        assert found.lines()[0].endswith(" to b, as the canary")
+        shadow = msgspec.structs.replace(found, arm="shadow").lines()[0]
+        assert shadow.endswith(", as the shadow (only for the log: the client got another version's answer)")
 
 
 def test_an_arm_refuses_rows_that_only_the_request_of_its_champion_takes(trained: Path) -> None:

@@ -21,6 +21,8 @@ from trimtab.core.time import format_time
 from trimtab.features.frames import NO_VIEW, REASONS
 from trimtab.features.labels import LABEL_STATES, find_labels
 from trimtab.features.offline.evaluation import evaluate
+from trimtab.registry.protection import CHAMPION
+from trimtab.serving.arms.arms import SHADOW
 from trimtab.steering.ledger import Ledger
 from trimtab.training.fitting.artifact import Artifact, decode_artifact, scorer_for
 from trimtab.training.fitting.contributions import contributions
@@ -69,6 +71,7 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     version: str  # "late_flight@7"
     address: str
     mode: str
+    arm: str  # "champion", "canary" or "shadow" (whose answers are only logged); "online": it learns from each label
     flags: tuple[str, ...]
     score: float  # the score; with several classes, that of the most likely class
     made_at: str
@@ -91,8 +94,10 @@ class Explanation(Shown, msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """The explanation as lines of text."""
         positions = ", ".join(f"{name} at {at}" for name, at in sorted(self.positions.items()))
+        as_arm = "" if self.arm in (CHAMPION, "online") else f", as the {self.arm}"
+        as_arm += " (only for the log: the client got another version's answer)" * (self.arm == SHADOW)
         out = [
-            f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}",
+            f"{self.prediction}: {self.model} answered {self._answer()} to {self.request_id}{as_arm}",
             f"  made {self.made_at[:19]} as of {self.as_of}, mode {self.mode}"
             + (f", events up to log position {positions}" if positions else "")
             + (f", flags {', '.join(self.flags)}" if self.flags else ""),
@@ -142,6 +147,9 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
     label, state = _truth(system, prediction)
     gates = system.registry.gates_of(version)
     promoted = [d for d in Ledger(system.state.catalog).rows() if d.act == "promote" and d.version == version.id]
+    # a champion may answer just before its promotion is in the ledger; another arm was promoted later, or never
+    before = [one for one in promoted if one.at_us <= prediction.made_at_us]
+    promoted = before or promoted[: prediction.arm == CHAMPION]
     by = promoted[-1].evidence.get("gate") if promoted else None  # a later gate may have judged its candidate again
     artifact = decode_artifact(system.state.blob.get(version.artifact))
     names = artifact.inputs
@@ -162,6 +170,7 @@ def explain_found(system: System, prediction: Prediction) -> Explanation:
         version=version.name,
         address=version.id,
         mode=prediction.mode,
+        arm=prediction.arm,
         flags=prediction.flags,
         score=prediction.score,
         made_at=format_time(prediction.made_at_us),

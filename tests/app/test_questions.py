@@ -19,6 +19,7 @@ from trimtab.app.training.loop import KIND as LOOP
 from trimtab.app.training.loop import LoopActivity
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.serving.workers.states import FOLDER, ServiceState, write_state
 from trimtab.store import Append, Put
 from trimtab.testing.builders import a_signal
 from trimtab.training.fitting.artifact import decode_artifact
@@ -124,13 +125,17 @@ def test_a_sound_project_has_nothing_red(project: Project) -> None:
     assert [source.events for source in found.sources if source.name == "visit"] == [1_200]
 
 
-def test_events_that_nobody_applies_are_red_after_an_hour(project: Project) -> None:
+def test_events_that_nobody_applies_are_red_only_if_a_service_ran(project: Project) -> None:
     project.views.catch_up()
     project.push("readings", [{"site": "north", "level": 1.0, "read_at": shop.NOW_US}])
-    shop.move(project, HOUR_US)
-    assert not re.search("records have been waiting", str(project.status().red))
-    shop.move(project, MINUTE_US)
-    assert re.search("1 record waiting for up to 61min; no process applies", str(project.status().red))
+    shop.move(project, HOUR_US + MINUTE_US)
+    found = project.status()
+    assert found.red == []  # the next prediction applies them before it answers
+    assert any("features: 1 record behind the log (the next prediction" in line for line in found.lines())
+    folder = project.state_folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_state(folder, ServiceState(pid=1, url="http://127.0.0.1:1", at_us=shop.NOW_US, workers=[]))
+    assert re.search("1 record waiting for up to 61min; the service was killed", str(project.status().red))
     project.views.follow()  # and its applier is never started
     assert re.search("is stuck", str(project.status().red))
     project.views.release()

@@ -59,7 +59,7 @@ from trimtab.training.runtimes.table import missing_library
 _RECENT_US = 14 * DAY_US
 _TICK_US = 2 * DAY_US  # it is an error if a training loop has not run for this long
 _STUCK_US = MINUTE_US  # while a process applies the log, a record may wait for this long
-_UNFOLLOWED_US = HOUR_US  # the same while no process applies it, because the next prediction will
+_UNFOLLOWED_US = HOUR_US  # the same after a service was killed. Without a service, predictions apply the log first.
 
 
 def deployment_status(system: System, name: str, red: list[str]) -> DeploymentStatus:
@@ -161,11 +161,10 @@ def _applying(system: System, lag_records: int) -> list[str]:
     if followed:
         notes = shared_statuses(system.state_folder / "spool")
         red += [f"the serving process: predictions cannot be logged: {text}" for text in notes]
-    behind_us = system.views.behind_us() if lag_records else 0
+    killed = not followed and read_state(system.state_folder / FOLDER) is not None
+    behind_us = system.views.behind_us() if lag_records and (followed or killed) else 0
     if behind_us > (_STUCK_US if followed else _UNFOLLOWED_US):
-        doing = (
-            "the process that applies events is stuck" if followed else "no process applies them; run: trimtab serve"
-        )
+        doing = "the process that applies events is stuck" if followed else "the service was killed; run: trimtab serve"
         waited = format_duration(behind_us // MINUTE_US * MINUTE_US)
         red.append(f"online features: {count_of(lag_records, 'record')} waiting for up to {waited}; {doing}")
     return red

@@ -175,7 +175,8 @@ def _behind(status: Status) -> str:
     behind = count_of(status.lag_records, "record")
     if status.lag_records and not any(counts["applied"] for counts in status.views.values()):
         return f"not filled yet ({behind}; the first `trimtab serve` or prediction fills them)"
-    return f"{behind} behind the log"
+    applied = status.lag_records and status.service is None
+    return f"{behind} behind the log" + (" (the next prediction or `trimtab serve` applies them)" if applied else "")
 
 
 def _views(status: Status) -> Iterator[str]:

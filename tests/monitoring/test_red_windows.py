@@ -20,6 +20,7 @@ from trimtab.monitoring.inputs.red_windows import (
     Reach,
     days_with_missing_labels,
     left_out,
+    not_used_yet_us,
     red_windows,
     released,
     released_since,
@@ -243,6 +244,7 @@ def test_the_newest_requests_in_service_are_too_new_to_be_judged(
     shop = make_model(0)
     model = msgspec.structs.replace(shop, label=msgspec.structs.replace(shop.label, wait_us=duration_us(wait)))
     assert left_out(catalog, model, cut_h * HOUR_US) == []  # nothing is watched
+    assert not_used_yet_us(catalog, model) == 0
     for first_h in (3, begins_h + 2):
         store_of = WatchStore(catalog, "shop")
         watch = InputWatch(traffic={first_h: TrafficHour(5, 5), cut_h: TrafficHour(5, 5)})
@@ -250,3 +252,5 @@ def test_the_newest_requests_in_service_are_too_new_to_be_judged(
         (early,) = left_out(catalog, model, cut_h * HOUR_US)
         assert (early.start_us, early.end_us) == (max(begins_h, first_h) * HOUR_US, None)
         assert early.why == "too new to be judged"
+    # so a whole day more must be closed before a wanted number of days is used
+    assert not_used_yet_us(catalog, model) == (DAY_US if wait != "1h" else 0)

@@ -237,6 +237,15 @@ def test_a_rise_of_the_estimated_loss_begins_a_repair_once_labels_since_then_are
     assert find_trigger(deployment(target, retrain=tt.on_quality_drop()), LoopState(), late) is None
 
 
+def test_a_repair_waits_until_the_days_since_the_change_are_closed_and_used() -> None:
+    rules, rise = deployment(target, retrain=tt.on_estimated_drop()), signal("estimated_loss")
+    for newest_us in (0, DAY_US):  # the newest closed day is not used yet
+        ready_us = target.label.final_at(rise.onset_us + 7 * DAY_US) + newest_us
+        for now_us, holds in ((ready_us - 1, False), (ready_us, True)):
+            facts = msgspec.structs.replace(seen(signals=[rise], now_us=now_us), newest_us=lambda us=newest_us: us)
+            assert (find_trigger(rules, LoopState(), facts) is not None) == holds
+
+
 def test_a_further_rise_of_the_estimated_loss_has_its_own_repair_and_ends_the_quiet_time() -> None:
     rules, later_us = deployment(target, retrain=tt.on_estimated_drop()), NOW_US + 5 * DAY_US
     rises = [signal("estimated_loss"), signal("estimated_loss", "rise 1", onset_us=later_us)]

@@ -414,8 +414,8 @@ def _phase(system: System, state: LoopState, name: str, *, promoted: bool) -> st
         until = f" until {format_time(stage.until_us or 0)} at most" if known else ""
         return f"{system.registry.get(tried).name} in its {stage.name} stage{until}. {stage.said}"
     missing = f" Not yet: {state.lack}" if state.lack else ""
-    word = "until" if state.ready_at_us > system.clock.now_us() else "since"
-    return f"waiting {word} {format_time(state.ready_at_us)}: {state.cause}{missing}"
+    when = "until {}" if state.ready_at_us > system.clock.now_us() else "(a training has been due since {})"
+    return f"waiting {when.format(format_time(state.ready_at_us))}: {state.cause}{missing}"
 
 
 def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> list[str]:

@@ -78,6 +78,11 @@ def left_out(catalog: Catalog, model: Model, cut_us: int) -> list[LeftOut]:
     return found
 
 
+def not_used_yet_us(catalog: Catalog, model: Model) -> int:
+    """Return for how long the newest closed days are not used yet, because they are too new: a day or 0. # D0185"""
+    return DAY_US if model.label.final_at(0) >= DAY_US and WatchStore(catalog, model.name).watch()[0].traffic else 0
+
+
 def released_since(catalog: Catalog, model: str, since_us: int) -> bool:
     """Return whether a red window of a model was released at or after a time."""
     return any((one.released_at_us or 0) >= since_us for one in red_windows(catalog, model, released=True))

@@ -7,6 +7,7 @@ import numpy as np
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
+from trimtab.monitoring.inputs.red_windows import not_used_yet_us
 from trimtab.monitoring.profiles.profile_store import Profiles
 from trimtab.registry import Version
 from trimtab.registry.protection import CHAMPION
@@ -105,18 +106,15 @@ class Comparisons:
         if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
             return (
                 f"Only {days_of(closed_us - onset.at_us)} of closed days lie after the change of "
-                f"{day_of(onset.at_us)}; {LEAST_WINDOW} are needed. There are enough from "
-                f"{enough_from(onset.at_us, label)} on."
+                f"{day_of(onset.at_us)}; {LEAST_WINDOW} are needed. There are enough from {self._enough_from(onset.at_us)} on."
             )
         target = self.target(closed_us)
         if target is None or closed_us - target.unseen_from_us >= LEAST_WINDOW_US:
             return None
-        enough = enough_from(target.unseen_from_us, label)
         return (
             f"Only {days_of(closed_us - target.unseen_from_us)} of closed days are new to the champion; "
             f"{LEAST_WINDOW} are needed. Keep loading requests and labels, and train again: there are enough from "
-            f"{enough} on."
-            f"{self._other_recipe(target, closed_us)}"
+            f"{self._enough_from(target.unseen_from_us)} on.{self._other_recipe(target, closed_us)}"
         )
 
     def lack(self, training_set: TrainingSet, changes: Changes) -> str | None:
@@ -164,7 +162,7 @@ class Comparisons:
         if lack is None:
             return lack_of_labels(model, training_set, window)
         if training_set.usable.any() and newer.unseen_from_us >= window.start_us:
-            lack += f" There are enough from {enough_from(newer.unseen_from_us, model.label)} on."
+            lack += f" There are enough from {self._enough_from(newer.unseen_from_us)} on."
             if newer is own and own.version.imported is not None:
                 lack += " That version was imported: if its training data ended earlier, give --seen-until TIME."
         return lack
@@ -277,6 +275,11 @@ class Comparisons:
         if lack is not None:
             raise Unavailable(f"search of {self._deployment.name!r}: {lack}")
         return training_set, window.before, window.start_us
+
+    def _enough_from(self, unseen_from_us: int) -> str:
+        """Return as text the first day on which enough days since `unseen_from_us` are closed and used."""
+        model = self._deployment.model
+        return enough_from(unseen_from_us + not_used_yet_us(self._parts.catalog, model), model.label)
 
     def _other_recipe(self, target: ComparisonTarget, until_us: int) -> str:
         """Return a sentence (after a space) that another recipe can be judged now; "" if none can.

@@ -11,7 +11,7 @@ from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision, GateRecord, Signal
 from trimtab.core.time import DAY_US, HOUR_US, format_time
-from trimtab.monitoring.inputs.red_windows import released_since
+from trimtab.monitoring.inputs.red_windows import not_used_yet_us, released_since
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import LOSS
 from trimtab.monitoring.signals import standing_signals
@@ -320,12 +320,13 @@ class Controller:
         days, state = self._closed_days, self.state
         labels = partial(days.new_labels, state.trained_at_us)
         champion = self._candidates.champion()
+        newest = partial(not_used_yet_us, self._catalog, self._deployment.model)
 
         def signals() -> list[Signal]:
             found = standing_signals(self._catalog, self._deployment.name)
             return [one for one in found if one.version == champion]
 
-        seen = Seen(now_us, champion is not None, watch, requested, labels, days.rise_by_slice, signals)
+        seen = Seen(now_us, champion is not None, watch, requested, labels, days.rise_by_slice, signals, newest)
         found = find_trigger(self._deployment, state, seen)
         return found if found is None or state.phase == "idle" or overtakes(found, state) else None
 

@@ -23,7 +23,7 @@ from trimtab.steering.causes import (
     Single,
     parts_of_trigger,
 )
-from trimtab.steering.definitions import Deployment
+from trimtab.steering.definitions import LEAST_WINDOW_US, Deployment
 from trimtab.steering.loop.quiet_times import paced_until_us
 from trimtab.steering.loop_state import CANARY, OF_CHANGES, SHADOW, Cause, LoopState, Requested, is_before
 
@@ -64,6 +64,7 @@ class Seen(msgspec.Struct, frozen=True):
     # returns by what share a slice has raised the loss of all rows since a change began
     rise_by_slice: Callable[[str, ChangeOnset], float]
     signals: Callable[[], Sequence[Signal]]  # returns the open signals about the model
+    newest_us: Callable[[], int] = lambda: 0  # see `red_windows.not_used_yet_us`
 
     def harmful(self, rules: Deployment) -> dict[str, ChangeOnset]:
         """Return the onsets of slices with an alarm that raised the loss of all rows by `HARMFUL_RISE`.
@@ -181,16 +182,16 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
                 said = f"Quality alarm: {', '.join(watch.alarming_kinds)}."
                 if (again := _dated_again(rules, state.tried, watch.onset)) is not None:
                     return Trigger("alarm", said, now_us, again)
-                return Trigger("alarm", said, _settled_us(rules, watch.onset, now_us), watch.onset)
+                return Trigger("alarm", said, _settled_us(rules, watch.onset, seen), watch.onset)
             said = f"Quality alarm: slices raised the loss of all rows by {HARMFUL_RISE:.0%} or more:"
-            return _of_slices("alarm", said, harmful, rules, now_us)
+            return _of_slices("alarm", said, harmful, rules, seen)
         case OnSliceDrop():
             onsets = {} if watch is None else watch.slice_onsets
-            return _of_slices("slice", "Slice alarm:", onsets, rules, now_us)
+            return _of_slices("slice", "Slice alarm:", onsets, rules, seen)
         case OnEstimatedDrop():
             # it only holds once the repair can begin: until then, other causes may begin repairs
             rise = seen.rise()
-            if rise is None or _settled_us(rules, onset_of(rise), now_us) > now_us:
+            if rise is None or _settled_us(rules, onset_of(rise), seen) > now_us:
                 return None
             return Trigger("estimate", rise.message, now_us, onset_of(rise))
         case OnSkew():
@@ -208,13 +209,13 @@ def _holding(rule: Single, rules: Deployment, state: LoopState, seen: Seen) -> T
 
 
 def _of_slices(
-    kind: Cause, said: str, onsets: Mapping[str, ChangeOnset], rules: Deployment, now_us: int
+    kind: Cause, said: str, onsets: Mapping[str, ChangeOnset], rules: Deployment, seen: Seen
 ) -> Trigger | None:
     """Return the trigger for slices that have an alarm; None if there are no such slices."""
     if not onsets:
         return None
     onset = max(onsets.values(), key=lambda one: one.at_us)
-    return Trigger(kind, f"{said} {', '.join(onsets)}.", _settled_us(rules, onset, now_us), onset)
+    return Trigger(kind, f"{said} {', '.join(onsets)}.", _settled_us(rules, onset, seen), onset)
 
 
 def _together(kind: Cause, parts: list[Trigger]) -> Trigger:
@@ -235,7 +236,7 @@ def _dated_again(rules: Deployment, tried: ChangeOnset | None, onset: ChangeOnse
     return ChangeOnset(at_us=tried.at_us, earliest_us=tried.earliest_us, latest_us=onset.at_us)
 
 
-def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
+def _settled_us(rules: Deployment, onset: ChangeOnset, seen: Seen) -> int:
     """Return when enough days have passed since the change began. A repair waits until then.
 
     If labels overlap over several days, each half of the days must be longer than the gap between the two.
@@ -244,4 +245,5 @@ def _settled_us(rules: Deployment, onset: ChangeOnset, now_us: int) -> int:
     settle_us = max(rules.settle_us, halves_us + DAY_US if halves_us else 0)  # the newest day is not closed
     least_us = (LEAST_DAYS + 1) * DAY_US  # one more, because the newest day is not closed
     settled_us = max(onset.at_us + settle_us, onset.latest_us + min(settle_us, least_us))
-    return max(now_us, rules.model.label.final_at(settled_us))
+    settled_us = max(settled_us, onset.at_us + min(settle_us, LEAST_WINDOW_US) + seen.newest_us())
+    return max(seen.now_us, rules.model.label.final_at(settled_us))

@@ -100,13 +100,13 @@ class Comparisons:
 
         None: there may be enough. No rows are read, so days without labels count as well.
         """
-        label = self._deployment.model.label
-        closed_us = label.closed_until(cut_us)
+        closed_us = self._deployment.model.label.closed_until(cut_us)
         onset = changes.onset
         if onset is not None and closed_us - onset.at_us < LEAST_WINDOW_US:
             return (
                 f"Only {days_of(closed_us - onset.at_us)} of closed days lie after the change of "
-                f"{day_of(onset.at_us)}; {LEAST_WINDOW} are needed. There are enough from {self._enough_from(onset.at_us)} on."
+                f"{day_of(onset.at_us)}; {LEAST_WINDOW} are needed. There are enough from "
+                f"{self._enough_from(onset.at_us)} on."
             )
         target = self.target(closed_us)
         if target is None or closed_us - target.unseen_from_us >= LEAST_WINDOW_US:

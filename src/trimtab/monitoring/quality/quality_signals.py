@@ -108,7 +108,7 @@ def _levels(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) ->
                 onset_us=onset_us,
                 evidence={**_evidence(watch, kind, figure), "worse_by": by},
                 message=f"The {_what(watch, kind, figure)} is {by:.3g} {_SIDE[kind]} {level:.3g}, the level of {whose} "
-                f"({other}). The signal lasts until the mean of seven days is {_until(watch, kind, figure)}"
+                f"({other}). The signal lasts until the mean of seven days is {_until(figure, unit)}"
                 f"{_or_accept(watch)}",
                 subject=kind,
             )
@@ -144,11 +144,11 @@ def _moved_in_alarm(watch: Watch, since_us: int, now_us: int) -> Signal:
     )
 
 
-def _until(watch: Watch, kind: str, figure: MetricValue) -> str:
-    """Return in words how good seven days must be; see `met`."""
+def _until(figure: MetricValue, unit: float) -> str:
+    """Return in words how good seven days must be; see `met`. `unit` turns the value into the metric's unit."""
     if figure.alarming:
         return "at that level"
-    spec, unit = figure.spec, 1.0 if kind == CALIBRATION else watch.healthy_cap or watch.loss_cap
+    spec = figure.spec
     within = unit * max(side.baseline for side in spec.sides) * spec.sd / (1.0 - spec.correlation)
     return f"within {within:.3g} of that level"
 

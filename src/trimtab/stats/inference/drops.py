@@ -21,14 +21,16 @@ def since_drop(values: ArrayLike) -> int:
     """
     x = np.asarray(values, np.float64)
     found, best = 0, _PROVEN
+    least = 1e-9 * float(np.abs(x).max(initial=0.0))  # a smaller difference may be an error of rounding
     for place in range(BEFORE, x.size - AFTER + 1):
         before, after = x[:place], x[place:]
         difference = float(before.mean() - after.mean())
+        if difference <= least:
+            continue
         squares = float(((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum())
         variance = squares / (x.size - 2) * (1.0 + _CORRELATION) / (1.0 - _CORRELATION)
-        errors = difference / max(
-            math.sqrt(variance * (1.0 / place + 1.0 / after.size)), 1e-12 * abs(difference) + 1e-300
-        )
+        error = math.sqrt(variance * (1.0 / place + 1.0 / after.size))
+        errors = difference / error if error else math.inf
         week = float(x[place - BEFORE : place].mean() - x[place : place + BEFORE].mean())
         if errors >= best and week >= _SUDDEN * difference:
             found, best = place, errors

@@ -72,14 +72,14 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
     kinds: list[tuple[int, int]] = []
     blobs: list[bytes] = []
     known: dict[tuple[int, int, bytes], int] = {}  # parts by their kind, their size and their first bytes
-    mirrored = {part.matrix.ctypes.data for part in parts if isinstance(part, Mirrored)}
-    for part in parts:
+    arrays = {part.ctypes.data: place for place, part in enumerate(parts) if isinstance(part, np.ndarray)}
+    matrices = {id(part.matrix): part.matrix for part in parts if isinstance(part, Mirrored)}
+    mirrored = {key: arrays[matrix.ctypes.data] for key, matrix in matrices.items()}
+    for place, part in enumerate(parts):
         if isinstance(part, bytes):
             kind, blob = _SAME, part
         elif isinstance(part, Mirrored):
-            address = part.matrix.ctypes.data
-            of = [n for n, one in enumerate(parts) if isinstance(one, np.ndarray) and one.ctypes.data == address]
-            kind, blob = _MIRRORED, _PLACE.pack(of[0], 8 * part.column)
+            kind, blob = _MIRRORED, _PLACE.pack(mirrored[id(part.matrix)], 8 * part.column)
         elif isinstance(part, (list, Ragged)):
             ragged = part if isinstance(part, Ragged) else Ragged.of(part)
             kind, blob = _FIXED, ragged.data
@@ -90,7 +90,7 @@ def pack(rows: int, parts: Sequence[Part]) -> bytes:
         else:
             kind, blob = _FIXED, np.ascontiguousarray(part, np.uint8).tobytes()
         # a part stays as it is if another part mirrors it
-        if kind in (_FIXED, _RAGGED) and rows and not (isinstance(part, np.ndarray) and part.ctypes.data in mirrored):
+        if kind in (_FIXED, _RAGGED) and rows and place not in mirrored.values():
             before = known.setdefault((kind, len(blob), blob[:_COMPARED]), len(blobs))
             if before < len(blobs) and kinds[before][0] == kind and blobs[before] == blob:
                 kind, blob = _REPEATED, _SIZE.pack(before)

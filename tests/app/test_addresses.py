@@ -99,6 +99,16 @@ def test_the_first_page_shows_the_project_and_leads_to_its_models(ask: Asker) ->
     assert "<script" not in page
 
 
+def test_the_status_is_that_of_the_project(ask: Asker, served: tuple[Path, str]) -> None:
+    status, found = ask("GET", "/v1/status")
+    with shop.opened(served[0]) as project:
+        there = json.loads(msgspec.json.encode(project.status()))
+    assert status == 200
+    assert [one["model"] for one in found["deployments"]] == ["buyer", "learner"]
+    for name in ("deployments", "sources", "signals", "red"):
+        assert found[name] == there[name]
+
+
 def visit(key: str) -> dict[str, Any]:
     return {**shop.visit(key, shop.NOW_US), "at": AS_OF}
 

@@ -10,6 +10,8 @@ import msgspec
 from trimtab.app.data.given_labels import LabelEvents, key_value
 from trimtab.app.experiments.assigning import assign, experiment_status, experiments, expose
 from trimtab.app.inspect.explain import Explanation, explain_found
+from trimtab.app.inspect.status import project_status
+from trimtab.app.inspect.status_text import Status
 from trimtab.app.system import System
 from trimtab.app.training.loops import stages_of
 from trimtab.app.versions.alias_moves import Ledgered
@@ -70,6 +72,10 @@ class ProjectModels:
         wanted = self._version(model, reference)
         found = next(one for one in search_versions(self._system, model) if one.version.id == wanted.id)
         return _version(found, signature=None if found.removed else version_signature(self._system, wanted.id))
+
+    def status(self) -> Status:
+        """Return the state of the whole project."""
+        return project_status(self._system)
 
     def start_page(self) -> str:
         """Return an HTML page about the whole project."""

@@ -67,6 +67,10 @@ PROJECT = (
         "text/html",
     ),
     Address(
+        "GET", "/v1/status", "read", project.shown("status"), "status",
+        "The state of the project, as `trimtab status --json` prints it", "service", {"type": "object"},
+    ),
+    Address(
         "GET", "/v1/models", "read", project.listed("models"), "models", "The deployed models", "models",
         Listed("models", ModelShown),
     ),

@@ -198,6 +198,10 @@ class ModelOperations(Protocol):
 
     def aliases(self, model: str) -> list[AliasShown]: ...
 
+    def status(self) -> msgspec.Struct:
+        """Return the state of the whole project."""
+        ...
+
     def start_page(self) -> str:
         """Return an HTML page about the whole project."""
         ...

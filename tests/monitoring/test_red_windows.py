@@ -188,7 +188,7 @@ def test_days_of_missing_labels_count_again_when_their_labels_have_come(
     def incomplete(kind: str, found: Mapping[int, BlockSums]) -> list[int]:
         return [day_us for day_us, one in found.items() if one.missing > 0.2 * one.predictions]
 
-    assert with_late_labels(catalog, "m", incomplete, reach=REACH) == []  # the signal stands
+    assert with_late_labels(catalog, "m", incomplete, lambda *_: False, reach=REACH) == []  # the signal stands
     assert days_with_missing_labels(catalog, "m", since_us=0, until_us=6 * DAY_US) == [
         3 * DAY_US,
         4 * DAY_US,
@@ -196,10 +196,10 @@ def test_days_of_missing_labels_count_again_when_their_labels_have_come(
     ]
     look(catalog, 12 * DAY_US)
     assert days_with_missing_labels(catalog, "m", since_us=8 * DAY_US, until_us=99 * DAY_US) == [8 * DAY_US, 9 * DAY_US]
-    catalog.write(with_late_labels(catalog, "m", incomplete, reach=REACH))
+    catalog.write(with_late_labels(catalog, "m", incomplete, lambda *_: False, reach=REACH))
     found = [(one.start_us // DAY_US, one.end_us // DAY_US) for one in red_windows(catalog, "m") if one.end_us]
     assert found == ([] if span is None else [span])
-    assert with_late_labels(catalog, "m", incomplete, reach=REACH) == []
+    assert with_late_labels(catalog, "m", incomplete, lambda *_: False, reach=REACH) == []
 
 
 def test_doubled_traffic_has_a_window(catalog: Catalog) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.core.columns.data import Column
+from trimtab.core.columns.data import Column, Columns
 from trimtab.core.errors import Misuse
 from trimtab.core.expressions.by_columns import evaluate_columns
 from trimtab.events.columns.frames import NEVER_US, EventFrame
@@ -30,6 +30,25 @@ class LabelFrame(msgspec.Struct, frozen=True, eq=False):
     values: Array  # float64: the label, for classes its index in the declared list; NaN: there is none
     state: Array  # uint8: index into `LABEL_STATES`
     known_at_us: Array  # int64: when the label became known, even if it is unlisted; `NEVER_US`: there is no label
+
+
+def values_of_events(label: Label, columns: Columns, rows: Array | slice = slice(None)) -> Column:
+    """Return the value of the label in some events of its source, before it is numbered by class."""
+    names = sorted(label.value.columns()) or [label.key]
+    return evaluate_columns(label.value, columns.select(names).take(rows), "label")
+
+
+def positives(label: Label, columns: Columns) -> Column:
+    """Return whether the label of each event is positive (null: it has none); perhaps it is a column already."""
+    if outcome_column(label) in columns:
+        return columns[outcome_column(label)]
+    found = values_of_events(label, columns)
+    return Column("bool", found.values == 1, found.present())
+
+
+def outcome_column(label: Label) -> str:
+    """Return the name of the column of events that says whether a label is positive."""
+    return f"label {label.hash}"
 
 
 def find_labels(label: Label, frame: EventFrame, keys: Column, at_us: Array, cut_us: int | Array) -> LabelFrame:
@@ -126,9 +145,7 @@ class LabelIndex:
         known_at = np.full(len(numbers), NEVER_US)
         there = np.flatnonzero(best >= 0)
         if self._frame is not None and len(there):
-            names = sorted(self.label.value.columns()) or [self.label.key]
-            labels = self._frame.columns.select(names).take(best[there])
-            found = evaluate_columns(self.label.value, labels, "label")
+            found = values_of_events(self.label, self._frame.columns, best[there])
             given = found.present()
             there = there[given]
             values[there] = self._numbers(found.values[given])

@@ -56,7 +56,7 @@ class Origins(msgspec.Struct, frozen=True, kw_only=True):
 
     def about(self, subject: str) -> set[str]:
         """Return the columns that the subject of an input signal is about; "source." stands for a whole source."""
-        kind, _, name = subject.partition(" ")
+        kind, _, name = subject.partition(",")[0].partition(" ")
         if kind in ("source", "column", "columns"):
             names = name.split(" and ")
             own = {f"{name}."} if kind == "source" else {*names}

@@ -25,6 +25,8 @@ from trimtab.events.columns.versions import Versions
 from trimtab.events.definitions import Source
 from trimtab.events.records import decode_all, decode_heads
 from trimtab.events.tables import recorded_between
+from trimtab.features.definitions import Label
+from trimtab.features.labels import outcome_column, positives
 from trimtab.monitoring.inputs.checks.feeds import REACH_US
 from trimtab.store.durable_files import make_folder
 from trimtab.store.file_lock import FileLock
@@ -54,7 +56,8 @@ class _File(msgspec.Struct, frozen=True):
     """The file with the recent events of one source."""
 
     name: str
-    columns: dict[str, Dtype]  # the columns in it: numbers, and those that name entities (texts as hashes)
+    # the columns in it: numbers, those that name entities (texts as hashes), and whether labels are positive
+    columns: dict[str, Dtype]
     step: int = 1  # a power of two: events whose id has a hash divisible by it are in the sample
     rows: int = 0
     checksum: int = 0
@@ -74,7 +77,7 @@ class RecentEvents:
     Of the versions that became known earlier, at least the one with the newest event time is kept, and one for each
     hour in which a file was loaded. If a source has over a million recent versions, only those of about every second id
     are kept, or of every fourth, and so on. Kept are the times of a version, its position in the log, its columns of
-    numbers, and the columns by which a view groups events (texts as hashes).
+    numbers, the columns by which a view groups events (texts as hashes), and whether its label is positive.
 
     New records are compared with the earlier versions of their events, which an index finds. So the kept versions are
     as if the whole log had been read. If a file is damaged, or the record in the catalogue is about another log or
@@ -92,7 +95,7 @@ class RecentEvents:
     def frame(self, source: str) -> EventFrame:
         """Return the recent events of a source. Until there are new ones, this returns the same object.
 
-        It only has the columns of numbers and of entities (see the class), and no version is marked as superseded.
+        It only has some columns (see the class; `outcome_column`), and no version is marked as superseded.
         """
         with self._mutex:
             self._refresh()
@@ -116,7 +119,12 @@ class RecentEvents:
         for name, dtype in source.columns.items():
             if dtype in ("float", "int") or name in entities:
                 found[name] = "float" if dtype == "float" else "int"
-        return found
+        return found | dict.fromkeys(self._labels(source), "bool")
+
+    def _labels(self, source: Source) -> dict[str, Label]:
+        """Return the labels of models with two classes that are read from a source, by their column in the file."""
+        models = [one.model for one in self._system.definitions.deployments.values() if one.model.task == "binary"]
+        return {outcome_column(one.label): one.label for one in models if one.label.source.name == source.name}
 
     def _refresh(self) -> None:
         record = self._system.state.catalog.get(KIND, _KEY)
@@ -202,8 +210,9 @@ class RecentEvents:
         rows["partition"] = np.array(numbers, np.int16)[frame.partition]
         rows["event_at"], rows["known_at"], rows["position"] = frame.event_at_us, frame.known_at_us, frame.position
         rows["deleted"], rows["loaded_h"] = frame.deleted, frame.loaded_h
+        labels = self._labels(source)
         for number, name in enumerate(file.columns):
-            column = frame.columns[name]
+            column = positives(labels[name], frame.columns) if name in labels else frame.columns[name]
             texts = column.dtype == "str"
             values = hashes_of(name, [one or "" for one in column.to_list()]) if texts else column.values
             rows[f"c{number}"], rows[f"v{number}"] = values, column.present()
@@ -294,7 +303,8 @@ class RecentEvents:
 
 
 def _kind(columns: Mapping[str, Dtype]) -> np.dtype[Any]:
-    numbers = [(f"c{n}", "<f8" if dtype == "float" else "<i8") for n, dtype in enumerate(columns.values())]
+    kinds = {"float": "<f8", "bool": "?"}
+    numbers = [(f"c{n}", kinds.get(dtype, "<i8")) for n, dtype in enumerate(columns.values())]
     return np.dtype([*_FIELDS, *numbers, *((f"v{n}", "?") for n in range(len(columns)))])
 
 

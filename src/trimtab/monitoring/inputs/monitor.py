@@ -233,7 +233,7 @@ class InputMonitor:
         kinds = (*KINDS, loss_estimates.SIGNAL)
         settled = settle(listed, kinds, signals, now_us=now_us, because=because, owner=self._owner)
         windows = window_changes(self._catalog, settled.begun, settled.ended, reach=self._reach)
-        late = self._with_late_labels() if over or closed else []
+        late = self._with_late_labels(now_us) if over or closed else []
         self._write(watch, [*changes, *stored(settled, now_us), *windows, *late], over)
         self._looked_us = now_us
         return settled
@@ -252,11 +252,13 @@ class InputMonitor:
         }
         return [msgspec.structs.replace(one, cause=causes.get(source_of.get(one.subject, ""))) for one in signals]
 
-    def _with_late_labels(self) -> _Changes:
+    def _with_late_labels(self, now_us: int) -> _Changes:
         if self._watched.reading is None:
             return []
         lacking_of = partial(lacking_days, labels=self._watched.reading.layout.profile.labels)
-        return list(with_late_labels(self._catalog, self._model.name, lacking_of, reach=self._reach))
+        name = self._model.name
+        came = partial(self._sources.caught_up, now_us)
+        return list(with_late_labels(self._catalog, name, lacking_of, came, reach=self._reach))
 
     def _open_hours(self) -> set[int]:
         return {*self._traffic.hours, *self._open}
@@ -342,7 +344,7 @@ class InputMonitor:
     def _of_inputs(self, window: RedWindow) -> bool:
         """Return whether a red window is about inputs, and not about labels alone."""
         label, sources = self._model.label.source.name, {one.source.name for one in self._model.features.views}
-        of_label = window.subject == f"source {label}" and label not in sources
+        of_label = window.subject.partition(",")[0] == f"source {label}" and label not in sources
         return window.kind not in LABEL_FAULTS and not of_label
 
     def _distances(self, over: list[int]) -> dict[str, ColumnDistance]:

@@ -164,7 +164,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         If the source of labels is silent, the labels that came are right. Requests without a label are not learnt from,
         and if labels of a day are still missing after the wait, this gives a signal of its own. So the
         signal of the silence excludes nothing, unless features read the source, too, or days are not checked
-        (`complete`). # D0185
+        (`complete`). # D0185 If only the labels of one class are silent, requests may get the other one. # D0233
 
         Signals about a column of the request that no fit uses exclude nothing, either. For example, a new shop has a
         name that training never saw, but the model reads no names.
@@ -174,7 +174,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         if signal.subject in {f"column {name}" for name in self.unread}:
             return False
         source = self._source_of(signal)
-        silent = signal.kind in _SILENT and source == self.label_source and self.complete
+        silent = signal.kind in _SILENT and signal.subject == f"source {self.label_source}" and self.complete
         return not silent or source in self.sources
 
     def span(self, signal: Signal) -> tuple[int, int | None]:
@@ -197,16 +197,22 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         else:
             start_us = (signal.raised_at_us - max(FOUND_WITHIN_US, 2 * evidence_us)) // HOUR_US * HOUR_US
         source = self._source_of(signal)
-        if source == self.label_source and signal.kind in (_OF_FEEDS - _SILENT if self.complete else _OF_FEEDS):
+        late = _OF_FEEDS - _SILENT if self.complete else _OF_FEEDS
+        if source == self.label_source and (signal.kind in late or _outcome(signal.subject)):
             start_us = min(start_us, signal.onset_us - wait_us)
         if signal.subject in self.label_columns:
             start_us = min(start_us, signal.onset_us - self.back_us)
         return start_us, None if ended_us is None else ended_us + self.sources.get(source, 0)
 
     def _source_of(self, signal: Signal) -> str:
-        """Return A if the signal is about `source A` or `column A.B` (a source or a view); otherwise an empty text."""
-        what, _, name = signal.subject.partition(" ")
+        """Return A if the signal is about `source A`, labels of it or `column A.B` (of a source or view); else ""."""
+        what, _, name = signal.subject.partition(",")[0].partition(" ")
         return name if what == "source" else name.rpartition(".")[0]
+
+
+def _outcome(subject: str) -> str:
+    """Return the class if a signal is about labels of one class, as in "source sales, positive labels"; else ""."""
+    return subject.partition(", ")[2].removesuffix(" labels") if subject.startswith("source ") else ""
 
 
 def _read(model: Model) -> set[str]:
@@ -245,14 +251,25 @@ def window_changes(
 
 
 def with_late_labels(
-    catalog: Catalog, model: str, lacking_of: Callable[[str, Mapping[int, BlockSums]], list[int]], *, reach: Reach
+    catalog: Catalog,
+    model: str,
+    lacking_of: Callable[[str, Mapping[int, BlockSums]], list[int]],
+    caught_up: Callable[[str, int, int], bool],
+    *,
+    reach: Reach,
 ) -> list[Put | Remove]:
     """Return the changes that shorten or remove red windows of labels, if labels that came late repair them. # D0185
 
     `lacking_of` gets the kind of a window, and a mapping from the beginning of each of its days to the day's sums. It
-    returns the days that still have the fault.
+    returns the days that still have the fault. `caught_up` says whether labels of a class that did not come between two
+    times have come later.
     """
     changes: list[Put | Remove] = []
+    for window, record in _not_released(catalog, model):
+        if window.end_us is not None and (outcome := _outcome(window.subject)):
+            end_us = window.end_us - reach.sources.get(reach.label_source, 0)
+            if caught_up(outcome, window.start_us + reach.label_wait_us, end_us):
+                changes.append(Remove(KIND, record.key, expected=record.revision))
     for window, record in _missing_labels(catalog, model):
         if window.end_us is None:
             continue
@@ -282,6 +299,10 @@ def days_with_missing_labels(catalog: Catalog, model: str, *, since_us: int, unt
 
 
 def _missing_labels(catalog: Catalog, model: str) -> list[tuple[RedWindow, Record]]:
-    """Return the red windows that may end with late labels and were not released, with their records."""
+    """Return the red windows of days without labels that were not released, with their records."""
+    return [one for one in _not_released(catalog, model) if one[0].kind in _OF_LATE_LABELS]
+
+
+def _not_released(catalog: Catalog, model: str) -> list[tuple[RedWindow, Record]]:
     found = [(msgspec.json.decode(one.body, type=RedWindow), one) for one in catalog.find(KIND, f"{model}/")]
-    return [one for one in found if one[0].kind in _OF_LATE_LABELS and one[0].released_why is None]
+    return [one for one in found if one[0].released_why is None]

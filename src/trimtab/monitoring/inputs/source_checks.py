@@ -11,6 +11,7 @@ from trimtab.events.definitions import Source
 from trimtab.monitoring.inputs.checks.event_values import NEWEST_US, Faulty, value_findings
 from trimtab.monitoring.inputs.checks.feeds import Arrivals, feed_findings
 from trimtab.monitoring.inputs.checks.findings import Finding, Known, found_once
+from trimtab.monitoring.inputs.checks.outcomes import Outcomes, stopped_outcomes
 from trimtab.monitoring.inputs.checks.repeated_values import repeat_findings
 from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.training.definitions import Model
@@ -32,6 +33,7 @@ class SourceChecks:
         self._frame_of = frame_of
         self._known = known
         self._feeds: dict[str, Arrivals] = {}
+        self._outcomes: Outcomes | None = None
 
     def findings(self, now_us: int, checked_us: int, *, stopped: bool, windows: Sequence[RedWindow]) -> list[Finding]:
         """Return findings about the sources of features and, unless the requests have stopped, about that of labels.
@@ -48,6 +50,9 @@ class SourceChecks:
         found: list[Finding] = []
         for name, source in sorted(checked.items()):
             found += found_once(self._known, (name, now_us), partial(self._of_feed, source, now_us))
+        if self._model.task == "binary" and not stopped:
+            key = (self._model.label.hash, now_us)
+            found += found_once(self._known, key, lambda: stopped_outcomes(self._labels(), now_us))
         since_us = min(now_us - NEWEST_US, max(checked_us, now_us - DAY_US))
         for name in sorted(checked):
             skipped = self._identifiers(checked[name])
@@ -78,6 +83,16 @@ class SourceChecks:
         if source.reading.only_final:  # its files leave out rows that are not final, so the newest event is always old
             found = [one for one in found if one.kind != "feed_late"]
         return found
+
+    def caught_up(self, now_us: int, outcome: str, since_us: int, until_us: int) -> bool:
+        """Return whether labels of a class that did not come between two times have come later."""
+        return self._labels().caught_up(outcome, since_us, until_us, now_us)
+
+    def _labels(self) -> Outcomes:
+        arrivals = self._arrivals(self._model.label.source.name)
+        if self._outcomes is None or self._outcomes.arrivals is not arrivals:
+            self._outcomes = Outcomes(self._model.label, arrivals)
+        return self._outcomes
 
     def _of_values(
         self,

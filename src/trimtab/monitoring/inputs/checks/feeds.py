@@ -50,7 +50,8 @@ class Feed:
     def __init__(self, arrivals: Arrivals, now_us: int) -> None:
         begin, end = np.searchsorted(arrivals.known_us, (now_us - REACH_US, now_us), side="right")
         self.source = arrivals.frame.source
-        self.what = "no event"
+        self.subject = f"source {self.source}"
+        self.what, self.check = "no event", "Check what sends the events, and the quarantine."
         self.loads = 0  # the number of loads of files, if these count as the arrivals
         self.known_us = arrivals.known_us[begin:end]
         self.event_us = arrivals.event_us[begin:end]
@@ -62,6 +63,13 @@ class Feed:
         found.what = "no file with new events"
         found.known_us = loads_us[loads_us > now_us - REACH_US]
         found.loads = found.known_us.size
+        return found
+
+    def of_outcome(self, known_us: NDArray[np.int64], name: str, check: str) -> Feed:
+        """Return a feed whose arrivals are the labels of one class, given the times at which they became known."""
+        found = copy(self)
+        found.what, found.check, found.known_us = f"no {name} label", check, known_us
+        found.subject = f"{self.subject}, {name} labels"
         return found
 
     @property
@@ -104,13 +112,14 @@ def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     feed, loads_us = Feed(arrivals, now_us), arrivals.loads.until(now_us)
     if loads_us is not None:
         loaded = feed.of_loads(loads_us, now_us)
-        return _stopped(loaded, now_us) if loaded.enough else load_findings(arrivals.loads, loads_us, now_us)
+        return stopped(loaded, now_us) if loaded.enough else load_findings(arrivals.loads, loads_us, now_us)
     if not feed.enough:
         return []
-    return _stopped(feed, now_us) or _wrong_clock(feed, now_us) or _late(feed, now_us)
+    return stopped(feed, now_us) or _wrong_clock(feed, now_us) or _late(feed, now_us)
 
 
-def _stopped(feed: Feed, now_us: int) -> list[Finding]:
+def stopped(feed: Feed, now_us: int) -> list[Finding]:
+    """Return a finding if the gap since the last arrival is too long."""
     since_us = int(feed.known_us[-1])
     age_us = now_us - since_us
     waits = feed.waits(since_us)
@@ -127,9 +136,9 @@ def _stopped(feed: Feed, now_us: int) -> list[Finding]:
     evidence = {"age_s": age_us / 1e6, "usual_s": usual_us / 1e6} | ({FILES: float(feed.loads)} if feed.loads else {})
     message = (
         f"Source {feed.source}: {feed.what} for {ago(age_us)}, the last one came {format_time(since_us)[:16]}; the "
-        f"usual gap is at most {ago(max(usual_us, MINUTE_US))}. Check what sends the events, and the quarantine."
+        f"usual gap is at most {ago(max(usual_us, MINUTE_US))}. {feed.check}"
     )
-    return [Finding("feed_stopped", f"source {feed.source}", since_us, evidence, message)]
+    return [Finding("feed_stopped", feed.subject, since_us, evidence, message)]
 
 
 def _late(feed: Feed, now_us: int) -> list[Finding]:

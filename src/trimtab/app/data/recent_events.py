@@ -56,8 +56,7 @@ class _File(msgspec.Struct, frozen=True):
     """The file with the recent events of one source."""
 
     name: str
-    # the columns in it: numbers, those that name entities (texts as hashes), and whether labels are positive
-    columns: dict[str, Dtype]
+    columns: dict[str, Dtype]  # numbers, what names entities (texts as hashes), whether labels are positive
     step: int = 1  # a power of two: events whose id has a hash divisible by it are in the sample
     rows: int = 0
     checksum: int = 0

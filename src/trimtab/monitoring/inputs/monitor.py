@@ -256,9 +256,8 @@ class InputMonitor:
         if self._watched.reading is None:
             return []
         lacking_of = partial(lacking_days, labels=self._watched.reading.layout.profile.labels)
-        name = self._model.name
         came = partial(self._sources.caught_up, now_us)
-        return list(with_late_labels(self._catalog, name, lacking_of, came, reach=self._reach))
+        return list(with_late_labels(self._catalog, self._model.name, lacking_of, came, reach=self._reach))
 
     def _open_hours(self) -> set[int]:
         return {*self._traffic.hours, *self._open}

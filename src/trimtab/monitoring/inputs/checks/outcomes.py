@@ -25,8 +25,7 @@ class Outcomes:
         self.arrivals = arrivals
         frame, positive = arrivals.frame, positives(label, arrivals.frame.columns)
         given = positive.present() & ~frame.deleted
-        self._all_us: dict[str, Times] = {}
-        self.sent_us: dict[str, Times] = {}  # without those of files: see `FileLoads`
+        self._all_us, self.sent_us = dict[str, Times](), dict[str, Times]()  # sent: without those of files
         sent = np.ones(frame.rows, bool) if frame.loaded_h is None else frame.loaded_h == 0
         for name, mine in (("positive", positive.values & given), ("negative", given & ~positive.values)):
             self._all_us[name] = arrivals.known_us[mine[arrivals.order]]
@@ -41,7 +40,7 @@ class Outcomes:
         weeks_us = -(-(now_us - since_us) // (7 * DAY_US)) * 7 * DAY_US
         times = np.array((since_us - weeks_us, now_us - weeks_us, since_us, now_us))
         ends = np.searchsorted(self._all_us[name], times, side="right")
-        usual, found = int(ends[1] - ends[0]), int(ends[3] - ends[2])
+        usual, found = np.diff(ends)[[0, 2]].tolist()
         return now_us - until_us <= until_us - since_us and 0 < _CAUGHT_UP * usual <= found
 
 

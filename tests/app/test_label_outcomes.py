@@ -18,7 +18,7 @@ from trimtab.training.data.sets import load_manifest
 
 SITES = ("north", "south")
 SUBJECT = "source sales, positive labels"
-STOP_H, BACK_H, END_H = 24 * 6, 24 * 8, 24 * 24
+STOP_H, FOUND_H, BACK_H, END_H = 24 * 8, 24 * 11 + 6, 24 * 11 + 12, 24 * 27
 
 
 @pytest.mark.slow
@@ -62,12 +62,12 @@ def test_rows_whose_positive_label_was_lost_are_in_no_training_set(trained: Path
             assert "failed" not in str(acts), acts
             left = left_out(project.state.catalog, model, now_us)
             final = [at_us for at_us in lost.values() if at_us < model.label.closed_until(now_us)]
-            if not comes_late or hour < BACK_H:
+            if hour >= FOUND_H and (not comes_late or hour < BACK_H):
                 worst = max(worst, sum(not any(one.covers(at_us) for one in left) for at_us in final))
             stand = standing_signals(project.state.catalog, "buyer")
             red = [one.subject for one in stand if one.kind == "feed_stopped"]
             assert SUBJECT not in red or STOP_H < hour <= BACK_H
-            if hour == STOP_H + 36:
+            if hour == FOUND_H:
                 assert SUBJECT in red
                 assert any("no positive label for" in line for line in project.status().red)
         assert len(lost) > 50

@@ -63,22 +63,22 @@ def test_positive_labels_that_stop_are_found_although_the_source_goes_on() -> No
     paid_us = made.known_at_us[made.columns["paid"].values] - BEGIN_US
     back_us = int(paid_us[paid_us >= 40 * DAY_US][0])
     assert red == list(range(red[0], -(-back_us // HOUR_US)))  # without a break
-    assert 24 * 30 < red[0] <= 24 * 32
-    now_us = BEGIN_US + 33 * DAY_US
-    (one,) = found(made, 33.0)
+    assert 24 * 32 < red[0] <= 24 * 34
+    now_us = BEGIN_US + 34 * DAY_US
+    (one,) = found(made, 34.0)
     assert feed_findings(Arrivals(known(made, now_us)), now_us) == []
     assert (one.kind, one.subject, one.severity) == ("feed_stopped", PAID, "red")
     last_us = int(made.known_at_us[made.columns["paid"].values & (made.known_at_us < BEGIN_US + 30 * DAY_US)][-1])
     assert one.onset_us == last_us
     assert one.message.startswith("Source paid: no positive label for ")
-    assert one.message.endswith("Negative labels go on coming, the newest at 1972-10-29T03:00. Check what sends them.")
+    assert one.message.endswith("Negative labels go on coming, the newest at 1972-10-30T03:00. Check what sends them.")
 
 
 def test_the_negative_labels_of_a_job_that_stopped_are_found_too() -> None:
     made = cards(2, 40)
     stops = made.take(made.columns["paid"].values | (made.known_at_us < BEGIN_US + 30 * DAY_US))
-    assert found(stops, 31.0) == []
-    assert [one.subject for one in found(stops, 33.0)] == ["source paid, negative labels"]
+    assert found(stops, 33.0) == []
+    assert [one.subject for one in found(stops, 34.0)] == ["source paid, negative labels"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -139,8 +139,8 @@ def test_the_column_of_outcomes_that_is_kept_stands_for_the_label() -> None:
 
 
 def test_no_class_is_watched_after_the_requests_have_stopped() -> None:
-    made = cards(1, 33, [(30.0, 40.0)])
-    now_us, frames = BEGIN_US + 33 * DAY_US, {"paid": made, "orders": NO_ORDERS}
+    made = cards(1, 34, [(30.0, 40.0)])
+    now_us, frames = BEGIN_US + 34 * DAY_US, {"paid": made, "orders": NO_ORDERS}
     checks = SourceChecks(shop(), frames.__getitem__, None)
     for stopped, subjects in ((False, {PAID}), (True, set())):
         some = checks.findings(now_us, now_us - HOUR_US, stopped=stopped, windows=())

@@ -118,17 +118,17 @@ def feed_findings(arrivals: Arrivals, now_us: int) -> list[Finding]:
     return stopped(feed, now_us) or _wrong_clock(feed, now_us) or _late(feed, now_us)
 
 
-def stopped(feed: Feed, now_us: int) -> list[Finding]:
-    """Return a finding if the gap since the last arrival is too long."""
+def stopped(feed: Feed, now_us: int, more_us: int = _LATER_US) -> list[Finding]:
+    """Return a finding if the gap since the last arrival is at least `more_us` above twice the usual gap."""
     since_us = int(feed.known_us[-1])
     age_us = now_us - since_us
     waits = feed.waits(since_us)
-    if age_us < 2 * int(waits.max(initial=0)) + _LATER_US:
+    if age_us < 2 * int(waits.max(initial=0)) + more_us:
         return []
     gaps = np.diff(feed.known_us)
     high = gaps.size - 1 - gaps.size // 200
     usual_us = int(max(waits.max(initial=0), np.partition(gaps, high)[high]))
-    if age_us < 2 * usual_us + _LATER_US:
+    if age_us < 2 * usual_us + more_us:
         return []
     # a few arrivals at random times, as in the nights of weekends, sometimes have a gap much longer than all before
     if not feed.loads and usual_us > 2 * np.median(gaps) and feed.fewest(since_us, age_us) < _FEW:

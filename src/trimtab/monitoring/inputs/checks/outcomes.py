@@ -16,6 +16,7 @@ from trimtab.monitoring.inputs.checks.findings import Finding
 Times: TypeAlias = NDArray[np.int64]
 _CLASSES = (("positive", "negative"), ("negative", "positive"))  # each with the other one
 _CAUGHT_UP = 0.9  # labels that were lost have come if this share of the usual number is known
+_MORE_US = 2 * DAY_US  # in a storm, each flight is late for a day, and holidays have no chargebacks
 
 
 class Outcomes:
@@ -34,13 +35,12 @@ class Outcomes:
     def caught_up(self, name: str, since_us: int, until_us: int, now_us: int) -> bool:
         """Return whether labels of a class that did not come between two times have come later.
 
-        This is so if about as many became known since the first time as in the same hours whole weeks before. It is
-        never so if the gap was less than half of this time: then the labels after it alone come near that number.
+        This is so if about as many became known since the first time as usually, that is in the week before. It is never
+        so if the gap was less than half of this time: then the labels after it alone come near that number.
         """
-        weeks_us = -(-(now_us - since_us) // (7 * DAY_US)) * 7 * DAY_US
-        times = np.array((since_us - weeks_us, now_us - weeks_us, since_us, now_us))
-        ends = np.searchsorted(self._all_us[name], times, side="right")
-        usual, found = np.diff(ends)[[0, 2]].tolist()
+        places = np.searchsorted(self._all_us[name], (since_us - 7 * DAY_US, since_us, now_us), side="right")
+        in_week, found = np.diff(places).tolist()
+        usual = in_week * (now_us - since_us) / (7 * DAY_US)
         return now_us - until_us <= until_us - since_us and 0 < _CAUGHT_UP * usual <= found
 
 
@@ -58,5 +58,5 @@ def stopped_outcomes(outcomes: Outcomes, now_us: int) -> list[Finding]:
         newest_us = int(recent[other].max(initial=0))
         said = f"{other.capitalize()} labels go on coming, the newest at {format_time(newest_us)[:16]}"
         one = feed.of_outcome(recent[name], name, f"{said}. Check what sends them.")
-        found += stopped(one, newest_us) if one.enough else []
+        found += stopped(one, newest_us, _MORE_US) if one.enough else []
     return found

@@ -35,8 +35,8 @@ class Outcomes:
     def caught_up(self, name: str, since_us: int, until_us: int, now_us: int) -> bool:
         """Return whether labels of a class that did not come between two times have come later.
 
-        This is so if about as many became known since the first time as usually, that is in the week before. It is never
-        so if the gap was less than half of this time: then the labels after it alone come near that number.
+        This is so if about as many became known since the first time as usually (in the week before). It is never so if
+        the gap was less than half of this time: then the labels after it alone come near that number.
         """
         places = np.searchsorted(self._all_us[name], (since_us - 7 * DAY_US, since_us, now_us), side="right")
         in_week, found = np.diff(places).tolist()

@@ -71,7 +71,7 @@ def test_a_customer_beside_an_order_id_gets_a_view_of_its_past(
     definitions = load_definitions(found.folder / "project.py")
     view = definitions.views["past_customer_id"]
     assert list(view.features) == [
-        *("rows_7d", "mean_label_7d", "rows_30d", "mean_label_30d", "rows_365d", "mean_label_365d"),
+        *("rows_7d", "mean_label_7d", "rows_30d", "mean_label_30d", "mean_label_365d"),
         *("mean_amount_30d", "sum_amount_30d"),
     ]
     assert {one.until_us for one in view.features.values()} == {5 * DAY_US}
@@ -85,10 +85,10 @@ def test_a_customer_beside_an_order_id_gets_a_view_of_its_past(
         known = unknown | {"customer_id": customer(3)}
         answers = [project.predict("returned", [row | {"channel": "web"}])[0] for row in (unknown, known)]
         inputs = [{one.feature: one for one in project.why(answer.id).inputs} for answer in answers]
-        rows = [one["past_customer_id.rows_365d"] for one in inputs]
+        rows = [one["past_customer_id.rows_30d"] for one in inputs]
         assert (rows[0].value, rows[0].reason) == (0, "no_entity")
         assert rows[1].value is not None
-        assert rows[1].value > 10
+        assert rows[1].value > 0
 
 
 def test_no_feature_of_the_past_knows_a_label_before_its_wait_is_over(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_no_feature_of_the_past_knows_a_label_before_its_wait_is_over(tmp_path: 
     open_us = parse_time_us(change) + wait * DAY_US
     early = at_us <= open_us
     assert early.sum() > 1_500
-    assert len(before) == 8
+    assert len(before) == 7
     for name, values in before.items():
         np.testing.assert_array_equal(values[early], after[name][early], name)
         if "label" in name:

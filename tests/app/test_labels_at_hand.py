@@ -379,3 +379,17 @@ def test_a_value_of_the_column_stays_and_a_truth_becomes_one(positive: str, give
         assert (found == positive) is bool(given)
     elif given == positive or given == "other":
         assert found == given
+
+
+@pytest.mark.parametrize("word", ["NaN", "n/a", "null"])
+def test_a_word_for_no_value_takes_no_label_back(trained: Path, tmp_path: Path, word: str) -> None:
+    with shop.opened(trained) as project:
+        (answer,) = project.predict("buyer", [shop.visit("v1", shop.NOW_US)])
+        shop.move(project, HOUR_US)
+        file = tmp_path / "labels.csv"
+        for value, taken in (("true", 1), (word, 0)):
+            file.write_text(f"prediction,value\n{answer.id},{value}\n")
+            found = project.label_table(file)
+            assert (found.accepted, found.refused) == (taken, 1 - taken)
+        assert "null is no label" in found.problems[0].reason
+        assert project.why(answer.id).label == 1.0

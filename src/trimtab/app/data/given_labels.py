@@ -207,13 +207,6 @@ class _Labelled:
             if event:
                 return event
             raise InvalidField(f'{at}: give "value" or "columns".', field="value", pointer=f"{at}.value")
-        if row.value is None or (isinstance(row.value, float) and isnan(row.value)):  # NaN would be stored as null
-            raise InvalidField(
-                f"{at}.value: null is no label. Give the value, or take a label back with "
-                f'{{"_op": "delete"}} to /v1/events/{source.name}.',
-                field="value",
-                pointer=f"{at}.value",
-            )
         if len(names) != 1 or names[0] in event:
             needed = ", ".join(f'"{name}": ...' for name in names)
             raise InvalidField(
@@ -222,9 +215,17 @@ class _Labelled:
                 pointer=f"{at}.value",
             )
         try:
-            return event | {names[0]: self._values.column_value(row.value, text=text)}
+            value = None if row.value is None else self._values.column_value(row.value, text=text)
         except Misuse as error:
             raise InvalidField(f"{at}.value: {error}", field="value", pointer=f"{at}.value") from None
+        if value is None or (isinstance(value, float) and isnan(value)):  # it would take back an earlier label
+            raise InvalidField(
+                f"{at}.value: null is no label. Give the value, or take a label back with "
+                f'{{"_op": "delete"}} to /v1/events/{source.name}.',
+                field="value",
+                pointer=f"{at}.value",
+            )
+        return event | {names[0]: value}
 
     def counts_as(self, given: Any, event: dict[str, Any]) -> str | None:
         """Return "true" or "false" if the label is a truth value and was given as a text; otherwise None."""

@@ -16,11 +16,12 @@ import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightgbm import LGBMClassifier, LGBMRegressor
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.impute import SimpleImputer
+from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge, SGDClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, PolynomialFeatures, StandardScaler
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound, Unavailable
 from trimtab.training.fitting.standardize import StandardizedScorer, fit_standardize
@@ -117,6 +118,27 @@ def test_a_row_of_the_wrong_length_is_refused() -> None:
 def test_who_refuses_nulls_is_known(name: str, accepts: bool) -> None:
     estimator = ESTIMATORS[name]()
     assert runtime_for(estimator).accepts_null(estimator) is accepts
+
+
+def test_who_refuses_nulls_is_known_of_each_part_of_a_column_transformer() -> None:
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    rows = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
+    for sides, rest, accepts in (
+        ([(numbers, [0, 1]), (OneHotEncoder(handle_unknown="ignore"), [2])], "drop", True),
+        ([(SimpleImputer(), [0, 1, 2, 3, 4])], "drop", True),
+        ([(make_union(SimpleImputer(), MissingIndicator(features="all")), [0, 1])], "drop", True),
+        ([(numbers, [0, 1])], "passthrough", False),
+        ([(StandardScaler(), [0, 1])], "drop", False),
+        ([(PolynomialFeatures(), [0]), (SimpleImputer(), [1])], "drop", False),
+    ):
+        estimator = make_pipeline(make_column_transformer(*sides, remainder=rest), LogisticRegression())
+        assert runtime_for(estimator).accepts_null(estimator) is accepts, sides
+        try:
+            estimator.fit(rows, Y).predict_proba(np.full((1, rows.shape[1]), np.nan))
+        except ValueError:
+            assert not accepts, sides
+        else:
+            assert accepts, sides
 
 
 def test_a_seed_that_the_user_chose_stays() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from operator import mul
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,12 +112,7 @@ class SklearnRuntime(LibraryRuntime):
         return isinstance(estimator, BaseEstimator) and type(estimator).__module__.partition(".")[0] == "sklearn"
 
     def accepts_null(self, estimator: Any) -> bool:
-        for _, part in getattr(estimator, "steps", [("", estimator)]):
-            if not get_tags(part).input_tags.allow_nan:
-                return False
-            if type(part).__name__.endswith("Imputer"):
-                return True
-        return True
+        return _nulls(estimator) != "refused"
 
     def configure(self, estimator: Any, *, seed: int, threads: int) -> None:
         given = estimator.get_params(deep=True)
@@ -211,6 +206,23 @@ class EstimatorModel:
         own = self.predict(rows)
         found = np.array([call(row) for row in rows.tolist()])
         return found.shape == own.shape and np.allclose(found, own, rtol=1e-12, atol=1e-12)
+
+
+def _nulls(part: Any) -> Literal["refused", "passed", "replaced"]:
+    """Return what an estimator, or a step of one, does with nulls."""
+    if part in ("drop", "passthrough", None):
+        return "replaced" if part == "drop" else "passed"
+    if (steps := getattr(part, "steps", None)) is not None:
+        found = (_nulls(step) for _, step in steps)
+        return next((one for one in found if one != "passed"), "passed")
+    sides = getattr(part, "transformers", getattr(part, "transformer_list", None))  # each gets some of the columns
+    if sides is not None:
+        of_sides = {_nulls(one) for one in (*(side[1] for side in sides), getattr(part, "remainder", "drop"))}
+        return "refused" if "refused" in of_sides else "passed" if "passed" in of_sides else "replaced"
+    if not get_tags(part).input_tags.allow_nan:
+        return "refused"
+    replaced = type(part).__name__.endswith(("Imputer", "MissingIndicator", "OneHotEncoder"))
+    return "replaced" if replaced else "passed"
 
 
 class LinearScorer:

@@ -20,7 +20,7 @@ from trimtab.steering.candidates.comparison_targets import (
     version_target,
     with_features_of,
 )
-from trimtab.steering.candidates.judging import Side, finite, knows
+from trimtab.steering.candidates.judging import Side, among_known, finite
 from trimtab.steering.candidates.plans import Plan, least_of_halves, newest_plan, onset_plan
 from trimtab.steering.candidates.ports import ChampionFailed, DeploymentParts
 from trimtab.steering.candidates.recipes import Floats, Recipe, Rows, stored_scores
@@ -213,10 +213,10 @@ class Comparisons:
             other = self._scores_of(repair.gate.champion, since_us, training_set, rows)
         except (Corrupt, Misuse, NotFound) as error:
             raise ChampionFailed(f"The version in service cannot answer: {error}") from error
-        known = knows(other, training_set.target[rows])
+        known, own = among_known(own, other, training_set.target[rows])
         rows[rows] = known
         window = Window(since_us, until_us, begun_us[rows], training_set.target[rows], training_set.lists_of(rows))
-        return compared_days(model.metric, window, own[known], other[known]), until_us
+        return compared_days(model.metric, window, own, other[known]), until_us
 
     def _scores_of(self, address: str, unseen_from_us: int, training_set: TrainingSet, rows: Rows) -> Floats:
         """Return the scores that a version gives to some rows, from its own features."""

@@ -249,24 +249,36 @@ class Judge:
         return found
 
 
-def knows(scores: Floats, labels: Floats) -> Rows:
-    """Return a mask of the rows whose class has a probability above 0 in some row of a version's scores."""
-    if scores.ndim == 1:
-        return np.ones(len(labels), bool)
-    known: Rows = np.any(scores != 0.0, axis=0)
-    return known[labels.astype(np.int64)]
+def among_known(scores: Floats, other: Floats, labels: Floats) -> tuple[Rows, Floats]:
+    """Return which rows have a class that another version knows, and the scores of these rows.
+
+    The other version knows a class if it gives it a probability above 0 in some row. The scores are probabilities given
+    that the class is one of these. Otherwise a version that knows more classes would have a higher loss on these rows
+    even if its scores were right, because it gives a part of the probability to the other classes.
+    """
+    if other.ndim == 1:
+        return np.ones(len(labels), bool), scores
+    known: Rows = np.any(other != 0.0, axis=0)
+    if known.all():
+        return np.ones(len(labels), bool), scores
+    rows: Rows = known[labels.astype(np.int64)]
+    found = scores[rows] * known
+    return rows, found / np.maximum(found.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
 def with_known_labels(case: Case, scores: Floats, adds_classes: Callable[[], bool]) -> tuple[Case, Floats]:
     """Leave out rows with labels of classes to which the compared version always gives a probability of 0.
 
     With these rows, any candidate would be proved better, because their loss is huge. If the version does not know the
-    classes because they were declared later, the candidate only must not be provably worse on the other rows.
+    classes because they were declared later, the candidate only must not be provably worse on the other rows. Its
+    scores of these rows are those of `among_known`.
     """
     answers, rows = case.answered.scores, case.window.rows
-    known = None if answers is None else knows(answers, case.training_set.target[rows])
-    if answers is None or known is None or known.all() or not known.any():
+    if answers is None:
         return case, scores
+    known, found = among_known(scores, answers, case.training_set.target[rows])
+    if known.all() or not known.any():
+        return case, found if known.all() else scores
     kept = rows.copy()
     kept[rows] = known
     window, adds = msgspec.structs.replace(case.window, rows=kept), adds_classes()
@@ -274,7 +286,7 @@ def with_known_labels(case: Case, scores: Floats, adds_classes: Callable[[], boo
     plan += "On the others, no proof that the candidate is better is required. " if adds else ""
     answered = TargetScores(answers[known], case.answered.note)
     values = {"window": window, "answered": answered, "plan": (plan + case.plan).strip()}
-    return msgspec.structs.replace(case, **values, refreshes=case.refreshes or adds), scores[known]
+    return msgspec.structs.replace(case, **values, refreshes=case.refreshes or adds), found
 
 
 def finite(scores: Floats, version: Version) -> Floats:

@@ -273,15 +273,22 @@ class CandidateBuilder:
     def _aged(self, plan: Plan, best: Made, case: Case, target: ComparisonTarget | None) -> tuple[Plan, Made]:
         """Try fits in which old rows count less, and return the plan and the candidate that is then the best.
 
-        They are only tried if there is a sign that the data change slowly: the version in service is such a fit, or its
-        loss provably differs from that of `best`. The weights fall faster with each fit, until one does not provably
-        lower the loss by comparison with the best so far, or lowers it by less than 1 %. # D0227
+        They are only tried if there is a sign that the data change: the version in service is such a fit, its loss
+        provably differs from that of `best`, or there is no such version and the gate would refuse `best`. The weights
+        fall faster with each fit, until one does not provably lower the loss by comparison with the best so far, or
+        lowers it by less than 1 %. # D0227
         """
         usable, difference = self._deployment.learn == "batch" and not plan.folds[1:], self._judge.difference
-        if not usable or target is None or case.answered.scores is None or not np.isfinite(best.scores).all():
+        if not usable or not np.isfinite(best.scores).all():
             return plan, best
-        found = None if target.version.half_life_us else difference(case, best.scores, _SURE)
-        if found is not None and found.low <= 0.0 <= found.high:
+        if target is None:
+            steady = self._judge.would_pass(best.scores, case)
+        elif case.answered.scores is None:
+            return plan, best
+        else:
+            found = None if target.version.half_life_us else difference(case, best.scores, _SURE)
+            steady = found is not None and found.low <= 0.0 <= found.high
+        if steady:
             return plan, best
         for source in aged_sources(plan):
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -129,31 +129,42 @@ class Judge:
 
     def record(self, side: Side, case: Case) -> GateRecord:
         """Judge a candidate, and return the gate record (the result of all checks)."""
-        model, rows = self._deployment.model, case.window.rows
         own_checks = self._own_checks(side)
+        return self._judged(
+            case,
+            side.scores,
+            gate_id=self._parts.ids("gate"),
+            candidate=side.judged.id,
+            loads=own_checks[0].verdict == "held",
+            own_checks=own_checks,
+            candidate_note=side.note,
+            comparisons=self._comparisons(side, case),
+        )
+
+    def would_pass(self, scores: Floats, case: Case) -> bool:
+        """Return whether a candidate with these scores would pass, if it can be loaded and is fast enough."""
+        return self._judged(case, scores, gate_id="", candidate="", loads=True).passed
+
+    def _judged(self, case: Case, scores: Floats, **about: Any) -> GateRecord:
+        model, rows = self._deployment.model, case.window.rows
         return judge(
             self._rules,
             _gate_window(case.training_set, case.window),
-            gate_id=self._parts.ids("gate"),
             model=model.name,
             metric=model.metric,
-            candidate=side.judged.id,
-            candidate_scores=side.scores,
+            candidate_scores=scores,
             champion=self._champion(),
             champion_scores=case.answered.scores,
             judged_at_us=self._parts.clock.now_us(),
-            loads=own_checks[0].verdict == "held",
             parts=parts_of(self._rules.slices, model, case.training_set, rows),
-            own_checks=own_checks,
             champion_note=case.answered.note,
-            candidate_note=side.note,
             baselines=self.baselines(case),
-            comparisons=self._comparisons(side, case),
             choices=case.choices,
             folds=max(1, len(case.folds)),
             plan=case.plan,
             left_out=excluded_days(case.training_set, model.name, case.window.start_us).strip(),
             refreshes=case.refreshes,
+            **about,
         )
 
     def paired_days(self, scores: Floats, case: Case) -> tuple[PairedDay, ...]:

@@ -26,23 +26,10 @@ By = Literal["hour", "day", "week", "month", "all", "batch"]
 _BY: tuple[By, ...] = ("hour", "day", "week", "month", "all", "batch")
 _DTYPES: dict[str, Any] = {
     "block": "time",
-    "model": "str",
-    "version": "str",
-    "arm": "str",
-    "slice": "str",
-    "predictions": "int",
-    "labelled": "int",
-    "missing": "int",
-    "unlisted": "int",
-    "late": "int",
+    **dict.fromkeys(("model", "version", "arm", "slice"), "str"),
+    **dict.fromkeys(("predictions", "labelled", "missing", "unlisted", "late"), "int"),
     "amended": "bool",
-    "score": "float",
-    "label": "float",
-    "gap": "float",
-    "loss": "float",
-    "loss_low": "float",
-    "loss_high": "float",
-    "excess_loss": "float",
+    **dict.fromkeys(("score", "label", "gap", "loss", "loss_low", "loss_high", "excess_loss"), "float"),
 }
 
 
@@ -154,17 +141,8 @@ def quality_lines(table: Columns, level: float | None, *, chosen: bool) -> list[
         for row in rows
     ]
     more = [*(["arm"] if len(arms) > 1 else []), *(["slice"] if sliced else [])]
-    heads = [
-        *(["batch"] if "batch" in rows[0] else []),
-        "block",
-        "version",
-        *more,
-        "predictions",
-        "labelled",
-        "score",
-        "label",
-        "loss",
-    ]
+    first = ["batch", "block"] if "batch" in rows[0] else ["block"]
+    heads = [*first, "version", *more, "predictions", "labelled", "score", "label", "loss"]
     out = text_table([*heads, "95 % interval", "excess"], shown).splitlines()
     arm = max(arms, key=lambda one: sum(row["predictions"] for row in rows if row["arm"] == one))
     rows = [row for row in rows if row["arm"] == arm]

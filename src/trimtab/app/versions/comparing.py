@@ -139,14 +139,8 @@ def _made_of(features: FeatureSet, name: str) -> object:
     view = join.view
     read = set(view.by).union(*(e.columns() for e in (aggregate.of, aggregate.where) if e is not None))
     looked_up = [[key, _made_of(features, key)] for key in join.by]
-    return [
-        view.source.content_of(sorted(read)),
-        view.by,
-        view.boundary,
-        aggregate,
-        looked_up,
-        features.request.lead_us,
-    ]
+    content = view.source.content_of(sorted(read))
+    return [content, view.by, view.boundary, aggregate, looked_up, features.request.lead_us]
 
 
 def _words(features: FeatureSet, name: str) -> Part:

@@ -21,12 +21,8 @@ class SpentBudget(msgspec.Struct, frozen=True):
 def spent_budget(rules: Deployment, state: LoopState, now_us: int) -> SpentBudget | None:
     """Return the limit that allows no fit now (of two, the one that lasts longer); None if there is none."""
     spans = (("24 hours", DAY_US, rules.fits_per_day), ("7 days", _WEEK_US, rules.fits_per_week))
-    found = [
-        spent
-        for name, span_us, limit in spans
-        if limit is not None and (spent := _spent(name, span_us, limit, state, now_us)) is not None
-    ]
-    return max(found, key=lambda one: one.until_us, default=None)
+    found = (_spent(name, span_us, limit, state, now_us) for name, span_us, limit in spans)
+    return max((one for one in found if one is not None), key=lambda one: one.until_us, default=None)
 
 
 def with_fits(state: LoopState, now_us: int, fits: int) -> tuple[tuple[int, int], ...]:
@@ -34,9 +30,9 @@ def with_fits(state: LoopState, now_us: int, fits: int) -> tuple[tuple[int, int]
     return (*((at_us, made) for at_us, made in state.fits if now_us - at_us < _WEEK_US), (now_us, fits))
 
 
-def _spent(name: str, span_us: int, limit: int, state: LoopState, now_us: int) -> SpentBudget | None:
+def _spent(name: str, span_us: int, limit: int | None, state: LoopState, now_us: int) -> SpentBudget | None:
     made = state.fits_since(now_us - span_us)
-    if made < limit:
+    if limit is None or made < limit:
         return None
     left, until_us = made, now_us
     for at_us, fits in sorted(state.fits):

@@ -247,14 +247,11 @@ class Controller:
         gate = repair.gate
         seen = {} if stored.seen_until_us is None else {"seen_until_us": stored.seen_until_us}
         evidence = {**evidence_of(gate), **seen}
-        entry = self._record.entry(
-            "gate", gate.reason, evidence, version=gate.candidate, replaced=gate.champion, actor=actor
-        )
+        record = self._record
+        entry = record.entry("gate", gate.reason, evidence, version=gate.candidate, replaced=gate.champion, actor=actor)
         if repair.successor is None:
-            refused = self._record.entry(
-                "refuse", repair.reason, {"gate": gate.id}, version=stored.version, actor=actor
-            )
-            return decisions + self._record.write([entry, refused])
+            refused = record.entry("refuse", repair.reason, {"gate": gate.id}, version=stored.version, actor=actor)
+            return decisions + record.write([entry, refused])
         decisions += self._stages.begin([entry], repair, cause=why, asked_by=actor, begun_by="person")
         return decisions + self.finish()
 

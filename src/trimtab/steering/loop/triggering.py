@@ -89,14 +89,11 @@ def find_trigger(rules: Deployment, state: LoopState, seen: Seen) -> Trigger | N
 
     If triggers are joined by `&`, the most urgent one decides which kind, and so which quiet time, counts for all.
     """
-    now_us = seen.now_us
-    found: list[Trigger] = []
+    now_us, requested = seen.now_us, _requested(seen, state)
     if not seen.serves:
-        if not is_before(now_us, state.quiet_until_us):
-            found.append(Trigger("first", "No version is in service yet.", now_us))
-        return _requested(seen, state) or next(iter(found), None)
-    requested = _requested(seen, state)
-    found += [] if requested is None else [requested]
+        first = Trigger("first", "No version is in service yet.", now_us)
+        return requested or (None if is_before(now_us, state.quiet_until_us) else first)
+    found = [] if requested is None else [requested]
     if state.follow_ups_us and now_us >= state.follow_ups_us[0] and declares(rules, "follow-up"):
         said = "There are more labelled days since the change that was repaired."
         found.append(Trigger("follow-up", said, now_us, state.changes.repaired))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from trimtab.app.inspect.status import _reference_in_words
 from trimtab.app.inspect.status_text import with_ages
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_age, format_time
+from trimtab.testing.builders import a_signal
 
 ISO = re.compile(r"\d\d:\d\d:\d\d")
 
@@ -40,6 +41,21 @@ def test_what_is_red_stands_first_and_then_warnings(trained: Path) -> None:
     assert "WARN not applied: view site (changed in the project file; see: trimtab plan)" in found
     assert "buyer: buyer@2 in service for 3 h, trained on what was known 3 h ago" in found
     assert [line for line in plain + found if ISO.search(line)] == []
+
+
+def test_a_signal_is_as_old_as_its_raising_and_the_date_of_its_change_is_another(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        status = project.status()
+    onset_us, raised_us = shop.NOW_US - 19 * DAY_US, shop.NOW_US - 5 * DAY_US
+    ended = a_signal(
+        raised_us, onset_us=onset_us, ended_at_us=shop.NOW_US - 2 * DAY_US, ended_because="The values are back."
+    )
+    known = a_signal(raised_us, onset_us=onset_us, severity="info")
+    raised = f"raised 5 d ago (the change began about {format_time(onset_us)[:10]})"
+    assert msgspec.structs.replace(status, signals=[ended, known]).lines()[-2:] == [
+        f"was red, {raised}, ended 2 d ago: The values are back.  m: Half of x is null.",
+        f"info, {raised}  m: Half of x is null.",
+    ]
 
 
 def test_a_quality_that_is_provisional_is_a_warning(trained: Path) -> None:

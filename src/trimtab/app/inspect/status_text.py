@@ -11,7 +11,7 @@ from trimtab.app.features.feature_failures import FeatureFailure
 from trimtab.core.errors import Misuse
 from trimtab.core.records import Signal
 from trimtab.core.shown import Shown, count_of, format_bytes
-from trimtab.core.time import format_age, parse_time_us
+from trimtab.core.time import format_age, format_time, parse_time_us
 from trimtab.report import Picture
 from trimtab.serving.workers.states import ServiceState
 
@@ -196,9 +196,9 @@ def _served_by(service: ServiceState) -> str:
 
 
 def _signal(one: Signal, now_us: int) -> Iterator[str]:
-    since = f"since about {format_age(now_us - one.onset_us)}"
+    raised = f"raised {format_age(now_us - one.raised_at_us)} (the change began about {format_time(one.onset_us)[:10]})"
     if one.ended_at_us is not None:
         ended = f"ended {format_age(now_us - one.ended_at_us)}: {one.ended_because}"
-        yield f"was {one.severity}, {since}, {ended}  {one.model}: {one.message}"
+        yield f"was {one.severity}, {raised}, {ended}  {one.model}: {one.message}"
     elif one.severity == "info":
-        yield f"info {since}  {one.model}: {one.message}"
+        yield f"info, {raised}  {one.model}: {one.message}"

@@ -58,6 +58,16 @@ def test_a_signal_is_as_old_as_its_raising_and_the_date_of_its_change_is_another
     ]
 
 
+def test_the_source_of_a_models_requests_does_not_look_like_a_feed_that_stopped(trained: Path) -> None:
+    with shop.opened(trained, shop.NOW_US + 55 * DAY_US) as project:
+        status = project.status()
+    assert [one.name for one in status.sources if one.is_request] == ["visit"]
+    lines = [one for one in status.lines() if re.match(r"(visit|sales) +[\d,]+ events", one)]
+    assert [one.partition(", newest ")[2].partition(" ago")[2] for one in lines] == [
+        "", " (answered requests are logged as predictions)"
+    ]  # fmt: skip
+
+
 def test_a_quality_that_is_provisional_is_a_warning(trained: Path) -> None:
     with shop.opened(trained) as project:
         status = project.status()

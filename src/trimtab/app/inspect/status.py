@@ -75,7 +75,8 @@ def project_status(system: System) -> Status:
     deployments = [_deployment(system, name, ledger, now_us, red) for name in system.definitions.deployments]
     quarantined = system.quarantine.counts()
     counts = read_counts(system)
-    sources = [_source(name, counts, quarantined.get(name, {})) for name in system.definitions.sources]
+    requests = {d.model.request.name for d in system.definitions.deployments.values()}
+    sources = [_source(n, counts, quarantined.get(n, {}), n in requests) for n in system.definitions.sources]
     labels = {d.model.label.source.name for d in system.definitions.deployments.values()}
     red += [
         f"{s.name}: no event was ever loaded or pushed"
@@ -450,10 +451,11 @@ def _unwatched(loop: DeploymentLoop, version: str) -> str | None:
     )
 
 
-def _source(name: str, counts: SourceCounts, quarantined: dict[str, int]) -> SourceStatus:
+def _source(name: str, counts: SourceCounts, quarantined: dict[str, int], is_request: bool) -> SourceStatus:
     found = counts.of(name)
     return SourceStatus(
         name=name,
+        is_request=is_request,
         events=found.events,
         newest=None if found.newest_us is None else format_time(found.newest_us),
         quarantined=quarantined,

@@ -46,6 +46,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     events: int  # the number of events or, if not `exact`, of records, which may repeat events
     newest: str | None  # the event time of the newest event
+    is_request: bool = False  # past requests of a model; those that it answers are logged as predictions
     quarantined: dict[str, int]  # the number of rows that could not become events, by reason
     duplicates: int
     id_conflicts: int
@@ -162,6 +163,7 @@ def _source(one: SourceStatus, width: int) -> str:
     remarks += [f"{one.duplicates:,} repeated"] if one.duplicates else []
     remarks += [f"{one.id_conflicts:,} id conflicts"] if one.id_conflicts else []
     newest = f", newest {one.newest}" if one.newest else ""
+    newest += " (answered requests are logged as predictions)" if newest and one.is_request else ""
     what = "event" if one.exact else "record"
     at_least = "at least " if one.uncounted else ""
     return f"{one.name:{width}}  {at_least}{count_of(one.events, what)}{newest}" + (

@@ -89,6 +89,11 @@ def test_longer_blocks_and_hours_add_up(project: tt.Project) -> None:
         assert total(known, "loss") == pytest.approx(total(days, "loss"))
         assert total(known, "excess_loss") == pytest.approx(total(days, "excess_loss"))
     assert len({row["block"] for row in project.quality(by="month").to_rows()}) == 1
+    firsts: dict[str, int] = {}
+    for row in days:
+        firsts[row["version"] + row["arm"]] = min(row["block"], firsts.get(row["version"] + row["arm"], row["block"]))
+    whole = {row["version"] + row["arm"]: row["block"] for row in project.quality(by="all").to_rows()}
+    assert whole == firsts  # the block of all days begins with the first of them
     weeks = {row["block"] for row in project.quality(by="week").to_rows()}
     assert all((week // DAY_US + 3) % 7 == 0 for week in weeks)
 

@@ -207,7 +207,7 @@ def _row(key: tuple[Any, ...], blocks: Sequence[tuple[BlockSums, DayBlocks]], na
     if rows and loss is not None:
         half = 1.96 * math.sqrt(max(0.0, rounded(sums.loss_squares) / rows - loss * loss) / rows)
     return {
-        "block": start_us,
+        "block": start_us or min(day.day_us for _, day in blocks),  # by="all": its first day
         "model": blocks[0][1].model,
         "version": names[version],
         "arm": arm,

@@ -256,6 +256,23 @@ def test_a_pickle_leaves_only_with_trust_and_never_as_mlflow(tmp_path: Path, mak
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    ("task", "metric", "meaning"),
+    [
+        ("regression", "squared_error", "the expected number"),
+        ("regression", "absolute_error", "the median number"),
+        ("quantile", "pinball(0.9)", "the 0.9 quantile"),
+        ("binary", "brier", "the probability of the positive class"),
+    ],
+)
+def test_a_signature_says_what_the_metric_makes_of_a_score(
+    trees: LoadedModel, task: Any, metric: str, meaning: str
+) -> None:
+    artifact = msgspec.structs.replace(trees.artifact, task=task, metric=metric)
+    assert signature_of(trees.version, artifact).output.meaning == meaning
+
+
+@pytest.mark.fast
 def test_a_signature_names_request_inputs_and_output(trees: LoadedModel) -> None:
     signature = signature_of(trees.version, trees.artifact)
     told = {field.name: (field.type, field.null, field.read) for field in signature.request}

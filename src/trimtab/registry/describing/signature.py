@@ -8,6 +8,7 @@ import msgspec
 
 from trimtab.core.shown import Shown
 from trimtab.registry.versions import Version
+from trimtab.stats.metrics.loss_names import quantile_of
 from trimtab.training.definitions import Task
 from trimtab.training.fitting.artifact import Artifact
 from trimtab.training.fitting.path_choice import RowChoice
@@ -18,7 +19,7 @@ _OUTPUTS: dict[str, tuple[str, float | None, float | None]] = {
     "count": ("the expected count", 0.0, None),
     "multiclass": ("the probability of each class", 0.0, 1.0),
     "regression": ("the expected number", None, None),
-    "quantile": ("the quantile", None, None),
+    "absolute_error": ("the median number", None, None),  # a metric: of a regression, it says more than the task
     "ranking": ("the score that a list is ordered by, the highest first", None, None),
 }
 
@@ -68,7 +69,9 @@ class DescribedVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 def signature_of(version: Version, artifact: Artifact) -> Signature:
     """Make the signature of a version from its stored parts, so that later changes of the project have no effect."""
-    meaning, low, high = _OUTPUTS.get(artifact.task, ("the score", None, None))
+    quantile = quantile_of(artifact.metric)
+    score = "the score" if quantile is None else f"the {quantile:g} quantile"
+    meaning, low, high = _OUTPUTS.get(artifact.metric) or _OUTPUTS.get(artifact.task) or (score, None, None)
     return Signature(
         version=version.name,
         request=_request(version, artifact),

@@ -90,7 +90,10 @@ def test_each_further_recipe_of_the_same_days_is_asked_for_more_and_the_same_one
         act, gate = tried(folder, hour)
         assert act == "refuse"
         assert f" with {level} confidence; margin 0" in gate.reason
-        compared = f"{number} comparisons, including earlier ones, were made on these days"
+        compared = (
+            "Earlier comparisons used these days, too. Each counts by the share of the days that it used: with this "
+            f"one, {number} in all"
+        )
         assert said(gate, "tries") == ("" if number == 1 else f"{compared}, so the proof needs {level} confidence.")
         assert (compared in gate.reason) is (number > 1)
 

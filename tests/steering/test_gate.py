@@ -74,10 +74,20 @@ def test_a_refresh_that_is_better_within_the_noise_passes_and_says_why() -> None
     assert gate.checks["not_provably_worse"]
     assert "provably_better" not in gate.checks
     assert "A scheduled refit of the same model definition, or a version with more classes, must not be" in gate.reason
-    assert "Judgement" not in gate.reason  # it proves nothing, so it shares no error
+    assert "Earlier comparisons" not in gate.reason  # it proves nothing, so it shares no error
     assert not record(worse, truth, judged, refreshes=True).passed  # a declared margin counts
     assert record(worse, truth, judged, refreshes=True, rule=BeatsChampion()).passed
     assert not record(truth, worse, judged).passed
+
+
+@pytest.mark.fast
+def test_an_earlier_comparison_of_half_of_the_days_is_not_counted_as_half_a_comparison() -> None:
+    judged, truth = window(rows=140)
+    (found,) = [one for one in record(truth, truth, judged, comparisons=1.5).findings if one.name == "tries"]
+    assert found.reason == (
+        "Earlier comparisons used these days, too. Each counts by the share of the days that it used: with this one, "
+        "1.5 in all, so the proof needs 95.6% confidence."
+    )
 
 
 def test_a_refresh_that_is_provably_worse_is_refused_also_within_an_allowed_margin() -> None:

@@ -166,8 +166,8 @@ def _tries(facts: Facts) -> Iterator[GateCheck]:
     """Remark how often candidates were judged on these days: the best of several looks better than it is. # D0195"""
     if facts.comparisons > 1:
         level = percent(facts.rule.level)
-        said = f"{facts.comparisons:.3g} comparisons, including earlier ones, were made on these days, so the proof "
-        said += f"needs {level} confidence."
+        said = "Earlier comparisons used these days, too. Each counts by the share of the days that it used: with this "
+        said += f"one, {facts.comparisons:.3g} in all, so the proof needs {level} confidence."
         yield from _note("tries", said, value=facts.comparisons)
 
 

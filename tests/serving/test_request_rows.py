@@ -107,6 +107,20 @@ def test_a_body_of_another_form_is_told_the_form(body: bytes, said: str) -> None
         RequestRows(request("visit", key="id", time="at", columns=columns)).decode(body)
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400"])
+@pytest.mark.parametrize("field", ["x", "n"])
+@pytest.mark.parametrize("at", ["2026-11-25", "2026-11-25T00:00:00Z", "25.11.2026"])
+def test_a_number_that_is_too_large_is_named_with_its_row(number: str, field: str, at: str) -> None:
+    """Dates and other texts of times are read a second time, as plain JSON."""
+    columns: dict[str, Any] = {"id": str, "x": float, "n": int, "at": Time}
+    rows = RequestRows(request("visit", key="id", time="at", columns=columns, time_format={"at": "%d.%m.%Y"}))
+    row = {"id": "a", "x": 1.5, "n": 2, "at": at}
+    body = msgspec.json.encode({"rows": [row, {**row, field: 77}, row]}).replace(b"77", number.encode())
+    with pytest.raises(InvalidField, match=rf"^\$\.rows\[1\]\.{field}: .*Found: -?inf. Needed: a") as refused:
+        rows.decode(body)
+    assert (refused.value.field, refused.value.pointer) == (field, f"$.rows[1].{field}")
+
+
 @pytest.mark.parametrize(
     ("rest", "said"),
     [

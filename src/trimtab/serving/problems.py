@@ -140,7 +140,7 @@ def decode_problem(error: Exception, body: bytes) -> Misuse:
         try:
             msgspec.json.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as broken:
-            error = broken
+            error = error if isinstance(broken, msgspec.ValidationError) else broken  # 1e400, which JSON allows
     text = str(error)
     if isinstance(error, msgspec.ValidationError):
         message, _, pointer = text.partition(" - at `")

@@ -32,6 +32,7 @@ _FINE = re.compile(rb":\d\d[.,]\d{7}")  # finds times with more than six decimal
 _NO_TIME = "Invalid RFC3339"  # msgspec's error for dates, and for times without seconds
 _FLOAT = "got `float`"  # msgspec's error for 2.0 in a column of whole numbers
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_decoded = msgspec.json.Decoder(float_hook=float).decode  # 1e400 becomes infinite, and is refused by its name later
 _MICROSECOND = dt.timedelta(microseconds=1)
 _YEAR_1_US = -62_135_596_800_000_000
 _INT64 = msgspec.Meta(ge=-(2**63), le=2**63 - 1)
@@ -144,7 +145,7 @@ class RequestRows:
             parsed = self._decoded_again(body, error)
         unset = msgspec.UNSET
         if self._has_time_texts(parsed) and _FINE.search(body) is not None:  # msgspec would round such times
-            parsed = msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
+            parsed = msgspec.convert(self._with_times(_decoded(body)), self._body)
         at_us = None if parsed.at is unset else self._time_us(parsed.at, "at", "$.at")
         if parsed.request is not unset:
             if parsed.rows is not unset:
@@ -176,7 +177,7 @@ class RequestRows:
         formatted = self._formats and isinstance(error, msgspec.ValidationError)
         if formatted or _NO_TIME in str(error) or _FLOAT in str(error):
             try:
-                return msgspec.convert(self._with_times(msgspec.json.decode(body)), self._body)
+                return msgspec.convert(self._with_times(_decoded(body)), self._body)
             except _UNDECODABLE as still:  # another field may be wrong as well
                 error = still
         raise self._explained(decode_problem(error, body), body) from error
@@ -382,7 +383,7 @@ def _plainer(problem: Misuse) -> Misuse:
 def _found(source: bytes | Mapping[str, Any], pointer: str) -> str:
     """Return the value at `pointer` in shortened form, or "nothing" if there is none."""
     try:
-        value: Any = msgspec.json.decode(source) if isinstance(source, bytes) else source
+        value: Any = _decoded(source) if isinstance(source, bytes) else source
         for name, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", pointer):
             value = value[int(index)] if index else value.get(name, _NOTHING)
     except (msgspec.MsgspecError, ValueError, RecursionError, LookupError, AttributeError):

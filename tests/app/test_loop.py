@@ -469,12 +469,16 @@ def test_a_freeze_and_its_row_are_one_write(project: Project) -> None:
     with pytest.raises(Conflict, match=r"frozen \(a test\).*unfreeze"):
         project.train("one")
     assert project.unfreeze("enough").act == "unfreeze"
+    rows = Project.ledger(project)
+    with pytest.raises(Conflict, match="unfreeze: automation is not frozen"):
+        project.unfreeze("enough")
+    assert Project.ledger(project) == rows
     assert acts(project.loop("one").tick()) == FIRST
 
 
 def test_a_freeze_without_a_reason_is_named_so_in_refusals(project: Project) -> None:
     project.freeze("")
-    with pytest.raises(Conflict, match=r"automation is frozen \(no reason was given\)"):
+    with pytest.raises(Conflict, match=r"automation is frozen \(no reason is given\)"):
         project.train("one")
 
 

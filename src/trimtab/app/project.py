@@ -541,9 +541,8 @@ class Project(ProjectRows):
         """
         from trimtab.app.versions.comparing import check_moved, compare_versions, window_of
 
-        window_us = window_of(window)
         check_moved(moved)
-        return compare_versions(self, one, other, window_us=window_us, moved_by=moved)
+        return compare_versions(self, one, other, window_us=window_of(window), moved_by=moved)
 
     def import_model(
         self,
@@ -948,11 +947,12 @@ class Project(ProjectRows):
 
     def freeze(self, why: str, *, actor: str = "a person") -> Decision:
         """Stop all automation at once; predictions continue."""
-        stored = msgspec.json.encode(why or "no reason was given")
-        return self._by_hand("freeze", why, actor, Put(FREEZE, "all", stored))
+        return self._by_hand("freeze", why, actor, Put(FREEZE, "all", msgspec.json.encode(why or "no reason is given")))
 
     def unfreeze(self, why: str, *, actor: str = "a person") -> Decision:
-        """Resume automation."""
+        """Resume automation; if it is not frozen, raise `Conflict`."""
+        if self.state.catalog.get(FREEZE, "all") is None:
+            raise Conflict("unfreeze: automation is not frozen, so there is nothing to end. See: trimtab status")
         return self._by_hand("unfreeze", why, actor, Remove(FREEZE, "all"))
 
     def forget(

@@ -97,6 +97,17 @@ def test_the_comparison_reads_well_in_a_terminal_and_on_a_page(compared: Compari
     assert msgspec.json.decode(msgspec.json.encode(compared), type=Comparison).one == "buyer@2"
 
 
+def test_labels_and_corrections_after_the_wait_do_not_count_as_they_do_not_in_closed_days(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        ids = [f"v{shop.DAYS * 30 - n:05d}" for n in range(90, 150)]  # three to five days ago; the wait is two days
+        sold = {"site": "north", "bought": True, "closed_at": shop.NOW_US}
+        project.push("sales", [{**sold, "visit_id": "other"}])  # since then, labels are complete up to now
+        before = project.compare("buyer@1", "buyer@2").predictions
+        project.push("sales", [{**sold, "visit_id": one} for one in ids])
+        assert before is not None
+        assert project.compare("buyer@1", "buyer@2").predictions == before
+
+
 def test_a_version_against_itself_differs_in_nothing(trained: Path) -> None:
     with shop.opened(trained) as project:
         found = project.compare("buyer@2", "buyer@2")

@@ -23,7 +23,7 @@ from trimtab.core.time import duration_us, format_duration, format_time
 from trimtab.features.aggregates import Aggregate
 from trimtab.features.definitions import Join
 from trimtab.features.feature_set import FeatureSet
-from trimtab.features.labels import LABELLED, LATE, find_labels
+from trimtab.features.labels import LABELLED, find_labels
 from trimtab.registry import Version
 from trimtab.registry.describing.compare import (
     Comparison,
@@ -200,7 +200,7 @@ def _answers(
 
 
 def _labelled(system: System, model: Model, versions: tuple[Version, Version], window_us: int) -> _LabelledRows:
-    """Return the newest requests with final labels whose features can be computed for both versions."""
+    """Return the newest requests with final labels, known in time, whose features can be computed for both versions."""
     now_us = system.clock.now_us()
     kept = kept_from(system.state.catalog)
     from_us = max(labels_from_us(model, kept), *(features_from_us(system.live.of(v), kept) for v in versions))
@@ -208,16 +208,17 @@ def _labelled(system: System, model: Model, versions: tuple[Version, Version], w
     with run_of_model(system, plain) as opened:
         requests, at_us = system.part(Loops).living_data().requests(plain, opened.frames[model.request.name], now_us)
         given = opened.frames[model.label.source.name]
-        found = find_labels(model.label, given, requests[model.request.key], at_us, now_us)
+        cut_us = model.label.final_at(at_us)  # labels of closed days: later ones, and corrections, do not count
+        found = find_labels(model.label, given, requests[model.request.key], at_us, cut_us)
         complete_us = labels_complete_until(given, now_us)
-    there = np.isin(found.state, (LABELLED, LATE)) & np.isfinite(found.values)
+    there = (found.state == LABELLED) & np.isfinite(found.values)
     there &= (at_us <= model.label.final_until(complete_us)) & (at_us >= from_us)
     lists = numbered_lists(requests, model.group) if model.task == "ranking" else None
     there = there if lists is None else whole_lists(lists, there)
     if not there.any():
         raise NotFound(
-            f"no request of {model.request.name!r} from {format_time(max(from_us, 0))[:10]} on has a final label: "
-            "there are no rows on which both versions can be compared."
+            f"no request of {model.request.name!r} from {format_time(max(from_us, 0))[:10]} on has a final label "
+            "that came in time: there are no rows on which both versions can be compared."
         )
     end_us = int(at_us[there].max())
     inside = there & (at_us > end_us - window_us)

@@ -13,6 +13,8 @@ from trimtab.app.project import Project
 from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
+from trimtab.monitoring.inputs.red_windows import KIND as RED
+from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import KIND as ARM_FIGURES
 from trimtab.serving.arms.arms import CANARY, arm_shares
@@ -123,6 +125,13 @@ def test_what_is_shown_of_a_rollout(rolled: Path) -> None:
             ("watch", "next"),
         ]
         assert found[2].said.startswith("No day has been compared yet")
+        assert "left out" not in found[2].said
+        red = RedWindow(id="w", model="buyer", kind="null_values", subject="column x", start_us=0, end_us=None)
+        project.state.catalog.write([Put(RED, "buyer/w", msgspec.json.encode(red))])
+        assert project.stages("buyer")[2].said == (
+            f"{found[2].said} Days are left out for: null_values of column x since 2024-04-08. "
+            "To list them: trimtab quality exclusions buyer."
+        )
         (shown,) = [one for one in project.status().deployments if one.model == "buyer"]
         assert shown.phase.startswith("buyer@1 in its shadow stage until 2024-0")
         with pytest.raises(Conflict, match="in its shadow stage"):

@@ -29,7 +29,9 @@ def stages_of(system: System, model: str | None = None) -> list[Stage]:
     deployment, catalog = system.definitions.deployment(model), system.state.catalog
     state, frozen = loop_state(catalog, deployment.name), read_record(catalog, FREEZE, "all", str)
     requested = read_record(catalog, REQUEST, deployment.name, Requested)
-    return stages(deployment, state, system.clock.now_us(), frozen=frozen, requested=requested)
+    now_us = system.clock.now_us()
+    excluded = left_out(catalog, deployment.model, now_us)
+    return stages(deployment, state, now_us, frozen=frozen, requested=requested, left_out=excluded)
 
 
 class Loops:

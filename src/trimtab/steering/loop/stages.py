@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from trimtab.steering.gate.shadow import judged, level_of, said_of_shadow
 from trimtab.steering.loop.quiet_times import PACED_US, paced_until_us
 from trimtab.steering.loop_state import APPROVAL, CANARY, PROMOTING, SHADOW, LoopState, Requested, is_before
 from trimtab.steering.rollouts import MOST_STEPS, Rollout
+from trimtab.training.data.sets import TOO_NEW, LeftOut
 
 WATCH = "watch"
 
@@ -31,7 +33,13 @@ class Stage(Shown, msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stages(
-    deployment: Deployment, state: LoopState, now_us: int, *, frozen: str | None, requested: Requested | None
+    deployment: Deployment,
+    state: LoopState,
+    now_us: int,
+    *,
+    frozen: str | None,
+    requested: Requested | None,
+    left_out: Sequence[LeftOut],
 ) -> list[Stage]:
     """Return the stages of the present repair or else of the next one, and then the planned follow-ups.
 
@@ -40,12 +48,15 @@ def stages(
     Args:
         frozen: Why a person has frozen automation; None if it is not frozen.
         requested: A requested repair that has not begun.
+        left_out: The times whose rows are not used for training and comparisons.
     """
     names = _names(deployment)
     at = names.index(_present(deployment, state, now_us))
     found = []
     for place, name in enumerate(names):
         since_us, until_us, said = _details(name, deployment, state, now_us) if place == at else (None, None, "")
+        if name == "shadow" and place == at and not state.shadow and state.repair is not None:
+            said += _without(left_out, state.repair.unseen_from_us, deployment.name)
         if place == at and requested is not None:
             said = f"{requested.actor} has requested a repair over HTTP ({requested.why}). {said}"
         if place == at and frozen is not None:
@@ -111,6 +122,13 @@ def _details(name: str, deployment: Deployment, state: LoopState, now_us: int) -
         said = "The new version is rolled back if errors, latency or answers get worse than before."
         return state.bake.since_us, state.bake.until_us, said
     return None, None, _next_repair(deployment, state, now_us) if name == WATCH else state.cause
+
+
+def _without(left_out: Sequence[LeftOut], since_us: int, model: str) -> str:
+    """Return a sentence about faulty times that a shadow leaves out; "" if there are none. It begins with a space."""
+    found = [one for one in left_out if one.why != TOO_NEW and (one.end_us is None or one.end_us > since_us)]
+    why = ", ".join(f"{one.why} since {format_time(max(since_us, one.start_us))[:10]}" for one in found)
+    return f" Days are left out for: {why}. To list them: trimtab quality exclusions {model}." if found else ""
 
 
 def _next_repair(deployment: Deployment, state: LoopState, now_us: int) -> str:

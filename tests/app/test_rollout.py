@@ -17,7 +17,8 @@ from trimtab.monitoring.inputs.red_windows import KIND as RED
 from trimtab.monitoring.inputs.red_windows import RedWindow
 from trimtab.serving.arms.arm_counts import ServiceMetrics
 from trimtab.serving.arms.arm_metrics import KIND as ARM_FIGURES
-from trimtab.serving.arms.arms import CANARY, arm_shares
+from trimtab.serving.arms.arms import CANARY, ArmShares, arm_shares
+from trimtab.serving.arms.arms import KIND as ARMS
 from trimtab.store import Put
 
 STAGES = 'shadow="2d", margin=0.5, canary=[0.5], step="1h"'
@@ -147,6 +148,19 @@ def test_another_canary_is_not_overwritten(rolled: Path) -> None:
         assert "another version answers 10% of the requests as the canary" in project.ledger()[-1].cause
         project.set_arm("buyer", CANARY, share=0.0)
         assert project.promote("buyer@1", why="The smaller one.").state == "in its rollout"
+
+
+def test_a_scheduled_training_waits_while_an_experiment_splits_the_requests(rolled: Path) -> None:
+    with shop.opened(with_stages(rolled, "canary=[0.5]", ', retrain=tt.every("1d")')) as project:
+        shares = ArmShares(canary=0.5, experiment="smaller")
+        project.state.catalog.write([Put(ARMS, "buyer", msgspec.json.encode(shares))])
+        shop.move(project, 9 * DAY_US)
+        assert [row.act for row in project.tick()] == ["trigger"]
+        said = "The experiment 'smaller' splits the requests, so no candidate can be the canary. Wait, or stop it: "
+        said += "trimtab experiment stop smaller --why TEXT"
+        assert project.status().deployments[0].phase.endswith(f" Not yet: {said}")
+        assert project.promote("buyer@1", why="The smaller one.").state == "refused"
+        assert project.ledger()[-1].cause == f"rollout of 'buyer': {said}"
 
 
 def test_what_was_refused_in_its_rollout_needs_a_new_gate(rolled: Path) -> None:

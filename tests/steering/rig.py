@@ -119,6 +119,7 @@ class Bench:
         self.breach: str | None = None
         self.unanswered: Exception | None = None
         self.other_canary = False
+        self.experiment: str | None = None  # what is said of an experiment that splits the requests
         self.armed: str | None = None  # the canary, if it is not the newest candidate
         self.catalog: Catalog | None = None
         self.labels = 1_000  # of a day
@@ -178,6 +179,9 @@ class Bench:
             raise Conflict("another version answers 10% of the requests as canary.")
         self.shares.append(share)
         return [Put("share", "click", msgspec.json.encode(share))]
+
+    def taken(self) -> str | None:
+        return self.experiment
 
     def refused(self, version: str, why: str, at_us: int) -> list[Put]:
         return [Put("refused", version, msgspec.json.encode(why))]

@@ -242,6 +242,17 @@ def test_a_canary_of_somebody_else_refuses_the_candidate_once(catalog: Catalog) 
     assert rig.controller.state.asked_by is None
 
 
+def test_nothing_is_trained_for_a_canary_while_an_experiment_splits_the_requests(catalog: Catalog) -> None:
+    rig = begun(catalog, rules(canary=[0.05]))
+    rig.bench.experiment = "The experiment 'page' splits the requests."
+    assert rig.days(5, 0.3) == ["trigger"]
+    assert rig.bench.made == 1
+    (stage,) = shown(rig)
+    assert stage.said.endswith("ago. The experiment 'page' splits the requests.")
+    rig.bench.experiment = None
+    assert rig.days(1, 0.3) == ["train", "gate", "canary"]
+
+
 def test_a_canary_that_a_person_changed_ends_the_rollout(catalog: Catalog) -> None:
     rig = begun(catalog, rules(canary=[0.05, 0.25], step="2h"))
     rig.days(1, 0.3)

@@ -379,8 +379,10 @@ class Controller:
         return label.closed_until(now_us) == label.closed_until(state.looked_us)
 
     def _blocked(self, now_us: int) -> str | None:
+        rollout = self._deployment.rollout
+        taken = self._exposure.taken() if rollout is not None and rollout.canary else None
         try:
-            return self._candidates.blocked(now_us, self.state.changes)
+            return taken or self._candidates.blocked(now_us, self.state.changes)
         except NotFound as error:  # there was never a request
             return str(error)
 

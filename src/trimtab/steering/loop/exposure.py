@@ -29,6 +29,12 @@ class Exposure:
         share = shares_of(self._catalog.get(KIND, self._model)).canary
         return None if found is None or found.id == repair.successor else found.name, share
 
+    def taken(self) -> str | None:
+        """Return in a sentence which experiment splits the requests, so that no canary can begin; None: none does."""
+        name = shares_of(self._catalog.get(KIND, self._model)).experiment
+        said = f"The experiment {name!r} splits the requests, so no candidate can be the canary. Wait, or stop it: "
+        return None if name is msgspec.UNSET else f"{said}trimtab experiment stop {name} --why TEXT"
+
     def share(self, repair: Repair, share: float) -> list[Put]:
         """Return the changes that let the successor of a repair answer a share of the requests as a canary.
 
@@ -43,10 +49,8 @@ class Exposure:
         shares, other = shares_of(record), found is None or found.version != repair.successor
         if not share and (other or not shares.canary):
             return []
-        if other and shares.experiment is not msgspec.UNSET:
-            raise Conflict(
-                f"rollout of {name!r}: the experiment {shares.experiment!r} splits its requests. Stop it first."
-            )
+        if other and (taken := self.taken()) is not None:
+            raise Conflict(f"rollout of {name!r}: {taken}")
         if other and shares.canary:
             raise Conflict(
                 f"rollout of {name!r}: another version answers {percent(shares.canary)} of the requests as the canary. "

@@ -39,7 +39,7 @@ def stages(
     *,
     frozen: str | None,
     requested: Requested | None,
-    left_out: Sequence[LeftOut],
+    left_out: Sequence[LeftOut] = (),
 ) -> list[Stage]:
     """Return the stages of the present repair or else of the next one, and then the planned follow-ups.
 

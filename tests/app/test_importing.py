@@ -491,3 +491,31 @@ def test_an_xgboost_that_names_its_inputs_is_scored_on_a_window(empty: Path, tmp
         assert made.imported is not None
         assert made.imported.inputs_named
         assert project.evaluation(made.name).value < 0.75
+
+
+def test_an_imported_champion_is_watched_from_the_first_refused_candidate_on(tmp_path: Path) -> None:
+    model = booster(NAMES)
+    model.save_model(tmp_path / "theirs.txt")
+    file = golden(tmp_path / "golden.ndjson", model.predict(INPUTS))
+    folder = shop.write_project(tmp_path / "own")
+    text = (folder / "project.py").read_text()
+    (folder / "project.py").write_text(text.replace("margin=-0.5", "margin=0.5"))  # no candidate is so much better
+    with shop.opened(folder) as project:
+        shop.load(project)
+        project.import_model(
+            tmp_path / "theirs.txt",
+            "buyer",
+            golden=file,
+            categories=SITES,
+            seen_until="2024-03-20",
+            first=True,
+            why="the old system's model",
+        )
+        red = "quality is not watched: the version in service was not promoted by the loop"
+        assert any(red in line for line in project.status().red)
+        assert [one.act for one in project.train("buyer")][-1] == "refuse"
+        assert not any("not watched" in line for line in project.status().red)
+        watch = project.loop("buyer").monitor.watch
+        assert watch is not None
+        assert watch.version == project.registry.get("buyer@champion").id
+        assert watch.figures

@@ -12,7 +12,7 @@ from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision, GateRecord, Signal
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.inputs.red_windows import not_used_yet_us, released_since
-from trimtab.monitoring.quality.quality import QualityMonitor
+from trimtab.monitoring.quality.quality import Change, QualityMonitor
 from trimtab.monitoring.quality.watches import LOSS
 from trimtab.monitoring.signals import standing_signals
 from trimtab.run import Cancelled
@@ -424,7 +424,11 @@ class Controller:
             but = "" if repair.successor is None else " It is not put in service, because it would repair nothing."
             said = f"{repair.reason}{but} {_USELESS}" if useless else repair.reason
             entries.append(record.entry("refuse", said, {"gate": gate.id}, version=repair.candidate))
-            return record.refuse(entries, fits=spent, longest=useless)
+            refused = record.refuse(
+                entries, _first_watch(self._monitor, self._candidates, now_us), fits=spent, longest=useless
+            )
+            self._monitor.reload()
+            return refused
         return self._stages.begin(entries, repair, fits=spent) + self.finish()
 
     def _repairs_nothing(self, gate: GateRecord) -> bool:
@@ -457,3 +461,19 @@ class _Failed(Exception):
         super().__init__(str(error))
         self.error = error
         self.decisions = decisions
+
+
+def _first_watch(monitor: QualityMonitor, candidates: Candidates, now_us: int) -> list[Change]:
+    """Return the changes that begin the watch of a champion that never had one, because it was imported.
+
+    Its reference are its scores of the newest days that it has not seen.
+    """
+    champion = candidates.champion()
+    if champion is None or monitor.watch is not None:
+        return []
+    try:
+        own = candidates.judge_stored(Stored(version=champion), now_us, keep=False)
+    except (Misuse, Unavailable):  # the status goes on saying that it is not watched
+        return []
+    days, cap, slices = own.reference, own.loss_cap, own.slices
+    return monitor.anchor(champion, days, at_us=now_us, loss_cap=cap, slices=slices, name=own.name)[1]

@@ -163,6 +163,26 @@ def test_a_scheduled_training_waits_while_an_experiment_splits_the_requests(roll
         assert project.ledger()[-1].cause == f"rollout of 'buyer': {said}"
 
 
+def test_a_candidate_of_a_definition_that_was_changed_is_dropped_and_trained_again(rolled: Path) -> None:
+    rng, acts = np.random.default_rng(2), list[str]()
+    with shop.opened(with_stages(rolled, STAGES, ', retrain=tt.every("1d")')) as project:
+        for _ in range(12):
+            a_day_of_visits(project, rng, 20)
+            acts += [row.act for row in project.tick()] if "shadow" not in acts else []
+        assert acts[-1] == "shadow"
+        now_us = project.clock.now_us()
+    text = (rolled / "project.py").read_text()
+    (rolled / "project.py").write_text(text.replace("return LogisticRegression()", "return LogisticRegression(C=0.5)"))
+    with shop.opened(rolled, now_us) as project:
+        project.apply()
+        (dropped,) = project.tick()
+        assert (dropped.act, dropped.cause[:35]) == ("supersede", "The model is declared in another wa")
+        begun = project.tick()
+        assert begun[0].act == "trigger"
+        trained = next(row for row in begun if row.act == "train")
+        assert project.registry.get(str(trained.version)).recipe == project.definitions.models["buyer"].hash
+
+
 def test_what_was_refused_in_its_rollout_needs_a_new_gate(rolled: Path) -> None:
     stages = 'shadow="2d", margin=0.5, canary=[0.5], step="1h", within="4d"'
     with shop.opened(with_stages(rolled, stages)) as project:

@@ -194,6 +194,9 @@ class Bench:
             at_us=0, act="roll_back", why=why, gate=None, actor="policy")  # fmt: skip
         together(row, [])
 
+    def recipe(self, repair: Repair) -> str | None:
+        return None
+
     def answered(self, repair: Repair) -> tuple[str | None, float]:
         assert self.catalog is not None
         record = self.catalog.get("share", "click")

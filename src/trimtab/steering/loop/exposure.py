@@ -29,6 +29,10 @@ class Exposure:
         share = shares_of(self._catalog.get(KIND, self._model)).canary
         return None if found is None or found.id == repair.successor else found.name, share
 
+    def recipe(self, repair: Repair) -> str | None:
+        """Return the recipe (definition and way of fitting) of a repair's successor; None: it has no successor."""
+        return None if repair.successor is None else self._registry.get(repair.successor).recipe
+
     def taken(self) -> str | None:
         """Return in a sentence which experiment splits the requests, so that no canary can begin; None: none does."""
         name = shares_of(self._catalog.get(KIND, self._model)).experiment

@@ -102,6 +102,9 @@ class RolloutStages:
         reason = overtaken(repair, self._candidates.champion())
         if reason is not None:
             return self._drop(repair, reason)
+        recipe = self._exposure.recipe(repair)
+        if state.begun_by != "person" and recipe not in (None, self._deployment.model.hash):
+            return self._supersede(repair, "The model is declared in another way now, so this candidate is dropped.")
         steps = len(self._rollout.canary)
         if (self._rollout.shadow_us is None) if state.phase == SHADOW else state.canary_step >= steps:
             return self._drop(repair, f"The deployment no longer declares a {state.phase} stage. Train again.")
@@ -121,7 +124,10 @@ class RolloutStages:
         """For a more urgent cause, drop the candidate in rollout. This is no refusal, so no quiet time begins."""
         repair = self._record.state.repair
         assert repair is not None  # only called while a candidate is being rolled out
-        entry = self._record.entry_about(repair, "supersede", f"Dropped for a more urgent cause. {cause}")
+        return self._supersede(repair, f"Dropped for a more urgent cause. {cause}")
+
+    def _supersede(self, repair: Repair, why: str) -> list[Decision]:
+        entry = self._record.entry_about(repair, "supersede", why)
         return self._record.write([entry], self._exposure.share(repair, 0.0), **IDLE)
 
     def bake_of(self, repair: Repair, replaced: str | None, now_us: int) -> Bake | None:

@@ -16,7 +16,9 @@ from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns, column
 from trimtab.core.errors import Misuse
 from trimtab.core.time import DAY_US, HOUR_US
+from trimtab.monitoring.inputs.red_windows import red_windows
 from trimtab.monitoring.quality.quality_days import stored_days
+from trimtab.stats.exact_sums import rounded
 
 CLASSES = ("browsed", "bought", "returned")
 MODEL = """
@@ -194,23 +196,27 @@ def test_the_command_line_names_the_class(folder: Path, monkeypatch: pytest.Monk
     assert "answered bought (browsed 0." in told.stdout
 
 
-def live_days(project: shop.Project, days: int, *, strange: int = 0) -> None:
-    """Thirty visits a day, answered as they come; half an hour later they are known to have ended as they do.
+def live_days(
+    project: shop.Project, days: int, *, strange: int = 0, per_day: int = 30, lost: str = "", since: int = 0
+) -> None:
+    """Visits answered as they come; half an hour later they are known to have ended as they do.
 
-    So many of the first ones end in a way that the model does not list.
+    So many of the first ones end in a way that the model does not list. From day `since` on, no label is `lost`: these
+    are labelled "browsed".
     """
     chance = np.random.default_rng(5)
     asked, ended, at_us = [], [], []
-    for _ in range(days):
+    for day in range(days):
         now_us = shop.move(project, DAY_US)
-        x = chance.normal(size=30)
+        x = chance.normal(size=per_day)
         visits = [shop.visit(f"d{now_us}-{n}", now_us, float(one)) for n, one in enumerate(x)]
         project.predict("ending", visits)
-        odds = np.exp(np.stack([np.zeros(30), 1.5 * x, -1.0 - 1.5 * x], axis=1))
+        odds = np.exp(np.stack([np.zeros(per_day), 1.5 * x, -1.0 - 1.5 * x], axis=1))
         shares = (odds / odds.sum(axis=1, keepdims=True)).cumsum(axis=1)
         asked += [one["visit_id"] for one in visits]
-        ended += [CLASSES[n] for n in (chance.random(30)[:, None] > shares).sum(axis=1)]
-        at_us += [now_us + HOUR_US // 2] * 30
+        found = [CLASSES[n] for n in (chance.random(per_day)[:, None] > shares).sum(axis=1)]
+        ended += ["browsed" if one == lost and day >= since else one for one in found]
+        at_us += [now_us + HOUR_US // 2] * per_day
     ended[:strange] = ["stolen"] * strange
     shop.move(project, DAY_US)
     columns = {"visit_id": column("str", asked), "ending": column("str", ended), "ended_at": column("time", at_us)}
@@ -231,6 +237,28 @@ def test_labels_of_no_declared_class_turn_the_status_red_and_are_counted_apart_f
         status = project.status()
         assert any("4 of " in line and "of no class that the version in service knows" in line for line in status.red)
         assert "4 labels outside the declared classes" in "\n".join(status.lines())
+
+
+def test_a_class_whose_labels_are_given_to_another_is_red_and_these_days_are_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "tagged"
+    shutil.copytree(folder, again)
+    with shop.opened(again) as project:
+        live_days(project, 6, per_day=400, lost="returned", since=4)
+        assert not project.signals()
+        shop.move(project, 3 * DAY_US)
+        project.tick()
+        (red,) = [one for one in project.signals() if one.kind == "label_shift" and one.severity == "red"]
+        assert red.subject == "labels of endings, class returned"
+        assert red.message.startswith("Labels: 0 % of the 400 labels of ")
+        (window,) = [one for one in red_windows(project.state.catalog, "ending") if one.kind == "label_shift"]
+        begun_us = shop.NOW_US + 5 * DAY_US
+        assert window.covers(begun_us)
+        days = {one.day_us: one.classes for one in stored_days(project.state.catalog, "ending")}
+        assert days[begun_us // DAY_US * DAY_US]["returned"].label == ()
+        sums = {sum(rounded(one.score) for one in classes.values()) for classes in days.values()}
+        assert all(total in (0.0, pytest.approx(400.0)) for total in sums)  # a day of the fixture has no label
 
 
 def test_a_class_that_is_added_is_not_held_against_the_version_that_does_not_know_it(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -307,6 +309,78 @@ def test_labels_of_a_day_are_summed_over_the_versions_that_answered() -> None:
     first, both = by_day([one, earlier, other])
     assert first == earlier
     assert (both.predictions, both.labelled, both.missing, both.label_sum, both.score_sum) == (100, 70, 30, 25.0, 18.0)
+
+
+def _days_of_classes(shares: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], labelled: int) -> list[DayQuality]:
+    """Days with these shares of the classes a, b, c, and these mean probabilities."""
+    names = "abc"
+    return [
+        DayQuality(
+            model="shop", version="v1", day_us=(100 + n) * DAY_US, predictions=labelled, labelled=labelled, missing=0,
+            score_sum=0.0, label_sum=0.0, loss_sum=0.0, capped_loss_sum=0.0,
+            classes={name: (float(share), labelled * score) for name, share, score in zip(names, row, p, strict=True)},
+        )
+        for n, (row, p) in enumerate(zip(shares, scores, strict=True))
+    ]  # fmt: skip
+
+
+def _training_days_of_classes(counts: np.ndarray[Any, Any]) -> LabelDays:
+    rows = counts.sum(axis=1).astype("<u4").tobytes()
+    classes = {name: counts[:, n].astype("<u4").tobytes() for n, name in enumerate("abc")}
+    return LabelDays(first_day=0, rows=rows, labelled=rows, sums=bytes(8 * len(counts)), classes=classes)
+
+
+def test_a_class_whose_labels_are_tagged_as_another_is_red_unless_the_scores_fell_too() -> None:
+    rng = np.random.default_rng(1)
+    usual = (0.13, 0.27, 0.6)
+    labels = _training_days_of_classes(rng.multinomial(500, usual, 40))
+    counts = rng.multinomial(500, usual, 6)
+    tagged = counts.copy()
+    tagged[3:, 1] += tagged[3:, 0]
+    tagged[3:, 0] = 0
+    find = partial(label_findings, labels=labels, subject="labels of tickets", binary=False)
+    same = np.tile(usual, (6, 1))
+    for day in range(1, 4):
+        assert find(_days_of_classes(counts, same, 500)[:day]) == find(_days_of_classes(tagged, same, 500)[:day]) == []
+    (red,) = [one for one in find(_days_of_classes(tagged, same, 500)[:4]) if one.severity == "red"]
+    assert (red.kind, red.subject, red.onset_us) == ("label_shift", "labels of tickets, class a", 103 * DAY_US)
+    assert "0 % of the 500 labels of 1970-04-14 are of class 'a'; normal is 13 %" in red.message
+    fallen = same.copy()
+    fallen[3:] = (0.01, 0.39, 0.6)
+    found = find(_days_of_classes(tagged, fallen, 500))
+    assert {one.severity for one in found} == {"info"}
+
+
+def test_a_class_that_becomes_more_frequent_is_information() -> None:
+    rng = np.random.default_rng(2)
+    usual = np.array((0.13, 0.27, 0.6))
+    labels = _training_days_of_classes(rng.multinomial(500, usual, 40))
+    more = rng.multinomial(500, (0.3, 0.2, 0.5), 4)
+    found = label_findings(
+        _days_of_classes(more, np.tile(usual, (4, 1)), 500), labels, subject="labels of tickets", binary=False
+    )
+    (shift,) = [one for one in found if one.subject.endswith("class a")]
+    assert (shift.kind, shift.severity) == ("label_shift", "info")
+    assert "the mean probability that the model gave is 13 %" in shift.message
+
+
+@pytest.mark.parametrize("labelled", [60, 500])
+def test_healthy_days_of_several_classes_are_quiet(labelled: int) -> None:
+    """Rare classes, weekends, and classes whose shares rise or fall by half within three weeks."""
+    red = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        usual = rng.dirichlet((4.0, 2.0, 0.3))
+        weekend = np.where(np.arange(100)[:, None] % 7 >= 5, usual * (1.3, 0.7, 1.0), usual)
+        weekend /= weekend.sum(axis=1, keepdims=True)
+        moved = weekend * np.interp(np.arange(100)[:, None] - 60, (0.0, 21.0), (1.0, 1.5)) ** ((1, -1, 0),)
+        moved /= moved.sum(axis=1, keepdims=True)
+        counts = np.array([rng.multinomial(labelled, row) for row in moved])
+        labels = _training_days_of_classes(counts[:60])
+        days = _days_of_classes(counts[60:], moved[60:], labelled)
+        found = [one for n in range(40) for one in label_findings(days[: n + 1], labels, subject="x", binary=False)]
+        red += any(one.severity == "red" for one in found)
+    assert red == 0
 
 
 @pytest.mark.parametrize(

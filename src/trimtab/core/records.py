@@ -84,6 +84,8 @@ class DayQuality(msgspec.Struct, frozen=True, kw_only=True):
     expected_loss_sum: float | None = None
     # for several classes, the rows whose label is no declared class; these are neither labelled nor missing
     unlisted: int = 0
+    # for several classes: for each class, the number of its labels and the sum of its probabilities on labelled rows
+    classes: dict[str, tuple[float, float]] = {}
 
 
 class ChangeOnset(msgspec.Struct, frozen=True, kw_only=True):

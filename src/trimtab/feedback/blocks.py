@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -62,13 +63,16 @@ class DayBlocks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # sums for each hour of the day; empty for rankings, whose lists are only summed up by day
     hours: dict[int, BlockSums] = {}
     slices: dict[str, BlockSums] = {}  # sums for each slice, such as "carrier=UA"
+    # for several classes: sums for each class, in which the score is its probability, and the label is 1 for this class
+    classes: dict[str, BlockSums] = {}
     # the sums of the day with late and corrected labels; None: none were found yet
     amended: BlockSums | None = None
     amended_at_us: int | None = None  # when `amended` was last computed
 
     def quality(self) -> DayQuality:
         """Return the summary of the day, without later amendments."""
-        return _quality(self, self.whole)
+        classes = {name: (rounded(one.label), rounded(one.score)) for name, one in self.classes.items()}
+        return msgspec.structs.replace(_quality(self, self.whole), classes=classes)
 
     def slice_quality(self, name: str) -> DayQuality:
         """Return the summary of one slice of the day."""
@@ -126,6 +130,7 @@ def block_days(
     unlisted: NDArray[Any],
     late: NDArray[Any],
     slices: Mapping[str, NDArray[Any]] | None = None,
+    classes: Sequence[str] = (),
 ) -> DayBlocks:
     """Return the blocks of one version's predictions on one UTC day.
 
@@ -139,6 +144,7 @@ def block_days(
         late: A mask of the rows whose label arrived after the waiting time.
         slices: For each column or expression, the value of each row as text. True: the row is in the slice with the
             name of the expression. None: it is in no slice.
+        classes: The names of the classes, in the order of the scores.
     """
     rows = _Rows(metric, scores, labels, cap, unlisted, late)
     day_us = int(at_us[0]) // (24 * HOUR_US) * 24 * HOUR_US
@@ -161,6 +167,7 @@ def block_days(
         whole=merged(by_hour),
         hours=dict(zip(names.tolist(), by_hour, strict=True)),
         slices=found,
+        classes={} if scores.ndim == 1 else dict(zip(classes, _of_classes(scores, labels), strict=True)),
     )
 
 
@@ -194,6 +201,14 @@ def score_bins(metric: Loss, scores: NDArray[Any]) -> NDArray[np.int64]:
     place = np.zeros(len(scores), np.int64)
     place[there] = np.clip(np.floor(_STEPS * np.log2(size[there])), -100 * _STEPS, None).astype(np.int64)
     return np.where(there, np.sign(scores).astype(np.int64) * (place + 100 * _STEPS + 1), 0)
+
+
+def _of_classes(scores: NDArray[Any], labels: NDArray[Any]) -> Iterator[BlockSums]:
+    there = ~np.isnan(labels)
+    for number, probabilities in enumerate(scores[there].T.tolist()):
+        label = exact_sum([float((labels == number).sum())])
+        rows = len(probabilities)
+        yield BlockSums(predictions=rows, labelled=rows, score=exact_sum(probabilities), label=label)
 
 
 class _Rows:
@@ -266,14 +281,18 @@ def _histograms(bins: NDArray[Any], codes: NDArray[Any], count: int) -> list[dic
 
 
 def _one_day(parts: list[DayBlocks]) -> DayBlocks:
-    hours = sorted({hour for one in parts for hour in one.hours})
-    names = sorted({name for one in parts for name in one.slices})
     return msgspec.structs.replace(
         parts[0],
         whole=merged(one.whole for one in parts),
-        hours={hour: merged(one.hours[hour] for one in parts if hour in one.hours) for hour in hours},
-        slices={name: merged(one.slices[name] for one in parts if name in one.slices) for name in names},
+        hours=_merged_each([one.hours for one in parts]),
+        slices=_merged_each([one.slices for one in parts]),
+        classes=_merged_each([one.classes for one in parts]),
     )
+
+
+def _merged_each(parts: Sequence[Mapping[Any, BlockSums]]) -> dict[Any, BlockSums]:
+    """Return the sum of the blocks with the same key, for each key in order."""
+    return {key: merged(one[key] for one in parts if key in one) for key in sorted({*chain(*parts)})}
 
 
 def _quality(day: DayBlocks, sums: BlockSums) -> DayQuality:

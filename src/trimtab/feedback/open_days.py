@@ -206,6 +206,7 @@ class OpenDays:
                 unlisted=found.states[rows] == UNLISTED,
                 late=found.states[rows] == LATE,
                 slices={name: _kinds(column)[rows] for name, column in slices.items() if name not in crowded},
+                classes=self._outcomes.classes,
             )
 
 

@@ -409,10 +409,10 @@ class InputMonitor:
         if self._model.task == "ranking":
             return []
         mine = by_day([day for day in watch.days if day.version == self._watched.version])
-        task, subject = self._model.task, f"labels of {self._model.label.source.name}"
-        find = partial(label_findings, labels=profile.labels, subject=subject, binary=task == "binary")
+        subject = f"labels of {self._model.label.source.name}"
+        find = partial(label_findings, labels=profile.labels, subject=subject, binary=self._model.task == "binary")
         missing = [one for one in find(mine) if one.kind == "labels_missing"]
-        every = [] if task == "multiclass" else find(by_day(watch.days))  # the values of labels depend on no version
+        every = find(by_day(watch.days))  # the values of labels depend on no version
         return missing + [one for one in every if one.kind != "labels_missing"]
 
     def follow(self) -> None:
@@ -447,7 +447,11 @@ def by_day(days: Sequence[DayQuality]) -> list[DayQuality]:
         known = found.get(day.day_us)
         summed = ("predictions", "labelled", "missing", "label_sum", "score_sum")
         sums = {} if known is None else {name: getattr(known, name) + getattr(day, name) for name in summed}
-        found[day.day_us] = msgspec.structs.replace(day, **sums)
+        classes = {} if known is None else dict(known.classes)
+        for name, (labels, scores) in day.classes.items():
+            before = classes.get(name, (0.0, 0.0))
+            classes[name] = before[0] + labels, before[1] + scores
+        found[day.day_us] = msgspec.structs.replace(day, **sums, classes=classes)
     return list(found.values())
 
 

@@ -141,6 +141,7 @@ class LabelDays(msgspec.Struct, frozen=True, kw_only=True):
     rows: bytes  # uint32: for each day, the number of rows
     labelled: bytes  # uint32: the number of rows with a label
     sums: bytes  # float64: the sum of the labels
+    classes: dict[str, bytes] = {}  # for several classes: for each class, the number of its labels on each day; uint32
 
     @property
     def columns(self) -> tuple[Floats, Floats, Floats]:

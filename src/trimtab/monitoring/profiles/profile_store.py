@@ -75,7 +75,8 @@ class Profiles:
     def make(self, version: Version, training_set: TrainingSet) -> InputProfile:
         """Make the profile of a version from a training set in memory, and store it."""
         features, encoding = self.inputs_of(version)
-        profile = make_profile(features, encoding, training_set)
+        classes = decode_artifact(self._blob.get(version.artifact)).class_names
+        profile = make_profile(features, encoding, training_set, classes)
         self.store(version, profile)
         return profile
 

@@ -42,7 +42,9 @@ _PAIRS_AT_MOST = 64
 _TOGETHER, _TOGETHER_ROWS = 0.9, 30
 
 
-def make_profile(features: FeatureSet, encoding: Encoding, training_set: TrainingSet) -> InputProfile:
+def make_profile(
+    features: FeatureSet, encoding: Encoding, training_set: TrainingSet, classes: Sequence[str] = ()
+) -> InputProfile:
     """Return the input profile of the rows on which a version was trained.
 
     Rows of times with faulty inputs only count as traffic, so that faults do not become normal for this version. (If
@@ -50,6 +52,7 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
 
     Args:
         training_set: The training set. If it is larger than two million rows, only the newest are used.
+        classes: The names of the classes, if there are several.
     """
     order = np.argsort(training_set.at_us, kind="stable")[-ROWS_AT_MOST:]
     traffic = _ReferenceHours(training_set.at_us[order])
@@ -73,11 +76,11 @@ def make_profile(features: FeatureSet, encoding: Encoding, training_set: Trainin
         request=tuple(features.request.columns),
         first_hour=traffic.first,
         hour_rows=np.bincount(traffic.hour, minlength=traffic.count).astype("<u4").tobytes(),
-        labels=_label_days(training_set),
+        labels=_label_days(training_set, classes),
     )
 
 
-def _label_days(training_set: TrainingSet) -> LabelDays:
+def _label_days(training_set: TrainingSet, classes: Sequence[str] = ()) -> LabelDays:
     final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.labels_until_us)
     newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-(2**62))
     # days after the newest label are left out, because their labels may not have arrived yet
@@ -87,11 +90,16 @@ def _label_days(training_set: TrainingSet) -> LabelDays:
     days = int(day.max(initial=first - 1)) - first + 1
     there = ~np.isnan(target)
     labelled = np.bincount(day[there] - first, minlength=days)
+    of_classes = {
+        name: np.bincount(day[target == number] - first, minlength=days).astype("<u4").tobytes()
+        for number, name in enumerate(classes)
+    }
     return LabelDays(
         first_day=first,
         rows=np.bincount(day - first, minlength=days).astype("<u4").tobytes(),
         labelled=labelled.astype("<u4").tobytes(),
         sums=np.bincount(day[there] - first, target[there], days).astype("<f8").tobytes(),
+        classes=of_classes,
     )
 
 

@@ -21,6 +21,7 @@ _TURNED = 0.1  # labels look inverted if their share of positives is this near t
 _LOPSIDED = 0.3  # but only if the normal shares of the two classes differ by at least this
 _NEARLY = 10.0  # a class is nearly gone if it is this many times rarer than on any training day
 _FACTOR = 3.0  # a daily mean is wrong if it is this many times larger, or smaller, than on each training day
+_MOVED = 1.5  # the share of one of several classes has shifted if it is this many times larger, or smaller, than usual
 _SHIFT = 0.1  # the share of positives has shifted if it is this far outside the range of the training days' shares
 
 
@@ -32,7 +33,7 @@ def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: st
 
     Args:
         days: Closed days of the version in service, oldest first.
-        labels: The numbers of rows and labels on each training day.
+        labels: The numbers of rows and labels on each training day; for several classes, of labels of each class.
         subject: The subject of the findings, such as "labels of sales".
         binary: Whether a label is 0 or 1.
     """
@@ -45,6 +46,9 @@ def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: st
     enough = labelled >= _ROWS / 2
     if enough.sum() < 3:
         return found
+    if newest[-1].classes:
+        usual = {name: np.frombuffer(one, "<u4")[enough] / labelled[enough] for name, one in labels.classes.items()}
+        return found + _of_classes(newest, usual, subject)
     means = (sums / np.maximum(labelled, 1))[enough]
     return found + (_binary(newest, means, subject) if binary else _numbers(newest, means, subject))
 
@@ -145,6 +149,42 @@ def _binary(newest: list[DayQuality], means: Floats, subject: str) -> list[Findi
         why = "the scores changed in the same way, so the kind of requests has changed"
     message = f"{said}; {why}. That is a shift of the base rate, and not a fault in itself."
     return [_found("label_shift", subject, off[0], evidence, message, "info")]
+
+
+def _of_classes(newest: list[DayQuality], usual: Mapping[str, Floats], subject: str) -> list[Finding]:
+    """Return findings about classes that are nearly gone (red), or rarer or more frequent than on training days."""
+    found = list[Finding]()
+    days = [day for day in newest if day.labelled >= _ROWS]
+    for name, shares in usual.items() if newest[-1] in days else ():
+        low, middle, high = _trimmed(shares)
+        off = [
+            day for day in days if (counted := day.classes.get(name)) and _moved(counted[0], day.labelled, low, high)
+        ]
+        if newest[-1] not in off:
+            continue
+        labels, scores = newest[-1].classes[name]
+        share, score = labels / newest[-1].labelled, scores / newest[-1].labelled
+        evidence = {"share": share, "usual": middle, "score": score, "labels": float(newest[-1].labelled)}
+        said = (
+            f"Labels: {percent(share)} of the {newest[-1].labelled:,} labels of {_day(newest[-1])} are of class "
+            f"{name!r}; normal is {percent(middle)} ({percent(low)} to {percent(high)}), and the mean probability that "
+            f"the model gave is {percent(score)}."
+        )
+        about = f"{subject}, class {name}"
+        if share <= low / _NEARLY and score >= middle / 2:
+            said += " This class is nearly gone: check the label's expression and its source."
+            found.append(_found("label_shift", about, off[0], evidence, said))
+        elif len(off) > 1:
+            said += " That is a shift of the base rate, and not a fault in itself."
+            found.append(_found("label_shift", about, off[0], evidence, said, "info"))
+    return found
+
+
+def _moved(labels: float, labelled: int, low: float, high: float) -> bool:
+    """Return whether a class is far rarer or more frequent on a day than on each training day."""
+    above = labels > _MOVED * high * labelled and evidence_above(labels, labelled, high) >= ENOUGH
+    rest = labelled - labels
+    return above or (_MOVED * labels < low * labelled and evidence_above(rest, labelled, 1.0 - low) >= ENOUGH)
 
 
 def _outside(day: DayQuality, low: float, high: float) -> bool:

@@ -99,13 +99,13 @@ def test_a_model_that_a_linear_one_provably_beats_is_refused() -> None:
     refused = held(judged, half, baselines=baselines)
     assert not refused.passed
     of_linear = next(one.reason for one in refused.findings if one.name == "baseline linear")
-    proof = of_linear[of_linear.index("The difference is at least 0.0") :]
-    assert re.search(r"best baseline, linear, has a mean loss of \S+; the candidate has \S+\. The diff", refused.reason)
+    proof = of_linear[of_linear.index("It is higher by at least 0.0") :]
+    assert re.search(r"best baseline, linear, has a mean loss of \S+; the candidate has \S+\. It is h", refused.reason)
     assert f" {proof} Change the features" in refused.reason
     near = held(judged, np.clip(truth + 0.01, 0.01, 0.99), baselines=baselines)
     (floor,) = (one for one in near.findings if one.name == "floor")
     assert near.checks["floor"]
-    assert re.search(r"\. The difference is at least \S+ with 95% confidence, and \S+ is allowed\.$", floor.reason)
+    assert re.search(r"\. It is higher by at least \S+ \(95% confidence\); up to \S+ is allowed\.$", floor.reason)
 
 
 def test_a_slice_that_a_baseline_provably_answers_better_refuses_beyond_its_margin() -> None:

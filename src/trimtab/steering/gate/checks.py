@@ -192,7 +192,7 @@ def _calibrated(facts: Facts) -> Iterator[GateCheck]:
     fine = low <= most and (facts.compares or gap <= _MOST_GAP * most)
     bounded = f"at least {amount(low)} with {_CALIBRATION_LEVEL:.0%} confidence"
     reason = f"Calibration gap {amount(gap)}, {bounded}; allowed: {most:.4g}{why}."
-    if not facts.compares:
+    if not fine and not facts.compares:
         reason += f" Without a champion, more than {_MOST_GAP * most:.4g} is refused, proven or not."
     yield finding("calibrated", fine, reason if fine else f"{reason} {_ALLOW}", value=gap, bound=most)
 

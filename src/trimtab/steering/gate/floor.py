@@ -88,8 +88,8 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
         if np.unique(days).size > 1:
             low = paired_mean_bound(differences, days, level=_LEVEL, side="lower").low
         held = low <= tolerance
-        proof = f"The difference is at least {written(low)} with {_LEVEL:.0%} confidence, "
-        proof += f"and {written(tolerance)} is allowed."
+        proof = f"It is higher by at least {written(low)} ({_LEVEL:.0%} confidence); "
+        proof += f"up to {written(tolerance)} is allowed."
         reason = f"Mean loss {written(loss)} against {written(level)}. {proof}"
     else:
         held = difference < 0.0
@@ -104,8 +104,9 @@ def _together(found: Sequence[_Against], best: _Against, losses: Floats) -> Gate
     reason = f"The best baseline, {best.name}, has a mean loss of {written(level)}; the candidate has {written(loss)}."
     if best.proof and loss >= level:
         reason = f"{reason} {best.proof}"
-    if others := " ".join(f"{one.name}: {one.check.reason}" for one in worse if one is not best):
-        reason = f"{reason} The candidate does not beat these other baselines: {others}"
+    levels = {one.name: written(float((losses - one.differences).mean())) for one in worse if one is not best}
+    if others := ", ".join(f"{name} ({level})" for name, level in levels.items()):
+        reason = f"{reason} Other baselines are as good as the candidate, or better: {others}."
     if worse:
         reason = f"{reason} {_INSTEAD}"
     return finding(FLOOR, not worse, reason, value=float(best.differences.mean()), bound=best.tolerance)

@@ -88,8 +88,10 @@ def _against(name: str, losses: Floats, other: Floats, plain: float | None, at_u
         if np.unique(days).size > 1:
             low = paired_mean_bound(differences, days, level=_LEVEL, side="lower").low
         held = low <= tolerance
-        proof = f"It is higher by at least {written(low)} ({_LEVEL:.0%} confidence); "
-        proof += f"up to {written(tolerance)} is allowed."
+        proof = f"It is not provably higher ({_LEVEL:.0%} confidence)."
+        if low > 0.0:
+            proof = f"It is higher by at least {written(low)} ({_LEVEL:.0%} confidence); "
+            proof += f"up to {written(tolerance)} is allowed."
         reason = f"Mean loss {written(loss)} against {written(level)}. {proof}"
     else:
         held = difference < 0.0

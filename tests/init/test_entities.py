@@ -171,3 +171,15 @@ def test_a_time_of_day_apart_from_its_date_is_no_entity_and_no_category(tmp_path
     found = made(file, key="no", time="date")
     assert not [one for one in found.assumed if one.role == "entity"]
     assert "'time' is a time of day" in " ".join(f"{name!r} {why}" for name, why in found.left_out.items())
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_rows_that_repeat_others_hide_no_key(tmp_path: Path, share: float) -> None:
+    file = orders(tmp_path / "orders.csv")
+    head, *lines = file.read_text().splitlines()
+    (tmp_path / "again").mkdir()
+    again = tmp_path / "again" / "orders.csv"
+    again.write_text("\n".join([head, *lines, *lines[: int(share * len(lines))]]) + "\n")
+    for one in (file, again):
+        (request,) = load_definitions(made(one).folder / "project.py").requests.values()
+        assert request.key == "order_id"

@@ -82,7 +82,8 @@ def row_key(table: DataTable, options: Options, time: str, label: str, assumed: 
     if options.key is not None:
         return _named(table, options.key, time, label, assumed)
     usable = [c for c in table.columns.values() if c.name not in (time, label) and c.dtype in ("str", "int")]
-    own = [c.name for c in usable if c.distinct * 1.02 >= c.present and repeats(table, [c.name]).unique]
+    (different,) = table.one('SELECT count(DISTINCT "@same") / count(*) FROM data')  # equal rows count once
+    own = [c.name for c in usable if c.distinct * 1.02 >= c.present * different and repeats(table, [c.name]).unique]
     own = [name for name in own if table.columns[name].present >= 0.99 * table.rows]
     named = [c.name for c in usable if KEY_NAME.search(c.name)]
     both = [name for name in own if name in named]

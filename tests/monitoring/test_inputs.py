@@ -338,7 +338,7 @@ def test_a_class_whose_labels_are_tagged_as_another_is_red_unless_the_scores_fel
     tagged = counts.copy()
     tagged[3:, 1] += tagged[3:, 0]
     tagged[3:, 0] = 0
-    find = partial(label_findings, labels=labels, subject="labels of tickets", binary=False)
+    find = partial(label_findings, labels=labels, subject="labels of tickets", task="multiclass")
     same = np.tile(usual, (6, 1))
     for day in range(1, 4):
         assert find(_days_of_classes(counts, same, 500)[:day]) == find(_days_of_classes(tagged, same, 500)[:day]) == []
@@ -357,7 +357,7 @@ def test_a_class_that_becomes_more_frequent_is_information() -> None:
     labels = _training_days_of_classes(rng.multinomial(500, usual, 40))
     more = rng.multinomial(500, (0.3, 0.2, 0.5), 4)
     found = label_findings(
-        _days_of_classes(more, np.tile(usual, (4, 1)), 500), labels, subject="labels of tickets", binary=False
+        _days_of_classes(more, np.tile(usual, (4, 1)), 500), labels, subject="labels of tickets", task="multiclass"
     )
     (shift,) = [one for one in found if one.subject.endswith("class a")]
     assert (shift.kind, shift.severity) == ("label_shift", "info")
@@ -378,7 +378,9 @@ def test_healthy_days_of_several_classes_are_quiet(labelled: int) -> None:
         counts = np.array([rng.multinomial(labelled, row) for row in moved])
         labels = _training_days_of_classes(counts[:60])
         days = _days_of_classes(counts[60:], moved[60:], labelled)
-        found = [one for n in range(40) for one in label_findings(days[: n + 1], labels, subject="x", binary=False)]
+        found = [
+            one for n in range(40) for one in label_findings(days[: n + 1], labels, subject="x", task="multiclass")
+        ]
         red += any(one.severity == "red" for one in found)
     assert red == 0
 
@@ -395,7 +397,7 @@ def test_a_mean_label_that_is_far_off_is_no_fault_if_the_scores_moved_with_it(sc
         model="shop", version="v1", day_us=31 * DAY_US, predictions=100, labelled=100, missing=0,
         score_sum=100.0 * score, label_sum=30_000.0, loss_sum=0.0, capped_loss_sum=0.0,
     )  # fmt: skip
-    (found,) = label_findings([day], labels, subject="labels of sales", binary=False)
+    (found,) = label_findings([day], labels, subject="labels of sales", task="regression")
     assert (found.kind, found.severity) == ("label_shift", severity)
     assert ("Check the unit of the label" in found.message) == (severity == "red")
     assert ("the scores changed in the same way" in found.message) == (severity == "info")

@@ -410,7 +410,7 @@ class InputMonitor:
             return []
         mine = by_day([day for day in watch.days if day.version == self._watched.version])
         subject = f"labels of {self._model.label.source.name}"
-        find = partial(label_findings, labels=profile.labels, subject=subject, binary=self._model.task == "binary")
+        find = partial(label_findings, labels=profile.labels, subject=subject, task=self._model.task)
         missing = [one for one in find(mine) if one.kind == "labels_missing"]
         every = find(by_day(watch.days))  # the values of labels depend on no version
         return missing + [one for one in every if one.kind != "labels_missing"]

@@ -13,6 +13,7 @@ from trimtab.feedback.blocks import BlockSums
 from trimtab.monitoring.inputs.checks.findings import ENOUGH, Finding, Kind, evidence_above, percent
 from trimtab.monitoring.profiles.profile_records import Floats, LabelDays
 from trimtab.stats.exact_sums import rounded
+from trimtab.training.definitions import Task
 
 _ROWS = 40  # days with fewer rows are not checked
 # by how much the share of missing labels must exceed the normal share: on two of three days, or on the newest day alone
@@ -25,7 +26,7 @@ _MOVED = 1.5  # the share of one of several classes has shifted if it is this ma
 _SHIFT = 0.1  # the share of positives has shifted if it is this far outside the range of the training days' shares
 
 
-def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, binary: bool) -> list[Finding]:
+def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: str, task: Task) -> list[Finding]:
     """Return findings about the labels of the newest closed days.
 
     Shares are compared with those of the training days (see `evidence_above`), after the highest and the lowest
@@ -35,7 +36,7 @@ def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: st
         days: Closed days of the version in service, oldest first.
         labels: The numbers of rows and labels on each training day; for several classes, of labels of each class.
         subject: The subject of the findings, such as "labels of sales".
-        binary: Whether a label is 0 or 1.
+        task: The task of the model.
     """
     newest = [day for day in days[-3:] if day.predictions >= _ROWS]
     rows, labelled, sums = labels.columns
@@ -46,11 +47,11 @@ def label_findings(days: Sequence[DayQuality], labels: LabelDays, *, subject: st
     enough = labelled >= _ROWS / 2
     if enough.sum() < 3:
         return found
-    if newest[-1].classes:
+    if task == "multiclass":
         usual = {name: np.frombuffer(one, "<u4")[enough] / labelled[enough] for name, one in labels.classes.items()}
         return found + _of_classes(newest, usual, subject)
     means = (sums / np.maximum(labelled, 1))[enough]
-    return found + (_binary(newest, means, subject) if binary else _numbers(newest, means, subject))
+    return found + (_binary if task == "binary" else _numbers)(newest, means, subject)
 
 
 def _trimmed(values: Floats) -> tuple[float, float, float]:

@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 import shop
+from click.testing import CliRunner
 
 import forked
 from processes import eventually
-from trimtab.app.keep.backup import MANIFEST, read_manifest, restore
+from trimtab.app.keep.backup import MANIFEST, read_manifest, restore, undone_erasures
 from trimtab.app.project import Project, open_project
 from trimtab.app.state.state_use import set_aside
+from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US, HOUR_US, format_time
@@ -474,3 +476,21 @@ def test_a_full_disk_can_still_be_looked_at(trained: Path) -> None:
     assert "event log" in said
     assert "free)" in said
     assert "cannot be read now" in said  # what needs the logs
+
+
+def test_erasures_that_a_restore_undoes_are_named(trained: Path, tmp_path: Path) -> None:
+    with at(trained) as project:
+        project.backup(tmp_path / "copy")
+    with shop.opened(trained, shop.NOW_US + DAY_US) as project:
+        project.forget("site", "north", why="request 17 of 3 May")
+    given = ["storage", "restore", str(tmp_path / "copy"), "--force", "--project", str(trained)]
+    said = CliRunner().invoke(trimtab, given).output
+    assert "What was written after 2024-" in said
+    assert "their data are back. Run trimtab forget for the same keys again:\n  2024-" in said
+    assert "  site  request 17 of 3 May\n" in said
+    assert "their data are back" not in CliRunner().invoke(trimtab, given).output
+    damaged = trained / ".trimtab" / "catalog.db"
+    damaged.write_bytes(b"no database" * 1_000)
+    assert undone_erasures(trained / ".trimtab", "2024-01-01T00:00:00Z") == []
+    shown = CliRunner().invoke(trimtab, given)
+    assert (shown.exit_code, "restored" in shown.output) == (0, True)

@@ -21,6 +21,7 @@ import msgspec
 
 from trimtab import store
 from trimtab.app.keep.disk_usage import taken
+from trimtab.app.keep.erasure import ACT as FORGET
 from trimtab.app.keep.retention import LEASE
 from trimtab.app.state.lease import Lease
 from trimtab.app.state.lost_records import refuse_read_past
@@ -28,20 +29,23 @@ from trimtab.app.state.state import INDEX, check_format
 from trimtab.app.state.state_use import FILE as FORMAT_FILE
 from trimtab.app.state.state_use import PRIVATE, behind_links, have_alone, set_aside
 from trimtab.app.system import System
-from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.package import VERSION
+from trimtab.core.records import Decision
 from trimtab.core.shown import Shown, format_bytes
-from trimtab.core.time import format_time
+from trimtab.core.time import format_time, parse_time_us
 from trimtab.core.urls import store_url
 from trimtab.features.online.store import read_cursors
 from trimtab.run.signals import ENDING, caught
 from trimtab.serving.access_keys import MARKER
+from trimtab.steering.ledger import Ledger
 from trimtab.store.durable_files import file_mode, make_folder, sync_directory, write_durably
 from trimtab.store.embedded_files import catalog_file, is_of_catalog, is_of_process
 from trimtab.store.file_lock import FileLock
 from trimtab.store.ports import Copyable
 from trimtab.store.regular_file import other_kind
+from trimtab.store.sql_catalog import SqlCatalog
 
 FORMAT = 1
 MANIFEST = "backup.json"
@@ -199,6 +203,22 @@ def restore(
                 # API keys were made required after the backup, so the restored state must not be open to everyone
                 shutil.copyfile(into / MARKER, partial / MARKER)
     return manifest
+
+
+def undone_erasures(state: Path, made_at: str) -> list[Decision]:
+    """Return the erasures in a state folder that came after a backup was made, so that restoring it undoes them.
+
+    Of a state whose ledger cannot be read, none is returned.
+    """
+    file = catalog_file(behind_links(state))
+    if not file.exists():
+        return []
+    try:
+        with SqlCatalog.sqlite(file) as catalog:
+            rows = Ledger(catalog).rows()
+    except TrimtabError:
+        return []
+    return [row for row in rows if row.act == FORGET and row.at_us > parse_time_us(made_at)]
 
 
 def _copy_parts(system: System, to: Path) -> Positions:

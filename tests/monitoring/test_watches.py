@@ -477,6 +477,23 @@ def test_a_slice_whose_reference_holds_few_events_is_not_watched(late_days: int,
     assert not any(figure.alarming for figure in found.values())
 
 
+def test_a_slice_whose_loss_rises_by_four_standard_deviations_rings_within_ten_days() -> None:
+    chance = np.random.default_rng(11)
+
+    def day(number: int, loss: float) -> DayQuality:
+        return DayQuality(
+            model="m", version="v1", day_us=number * DAY_US, predictions=80, labelled=80, missing=0, score_sum=40.0,
+            label_sum=40.0, loss_sum=80.0 * loss, capped_loss_sum=80.0 * loss, expected_loss_sum=80.0 * 0.3,
+        )  # fmt: skip
+
+    days = [day(n, 0.3 + 0.03 * float(chance.normal())) for n in range(28)]
+    found = learnt_slices("quality_loss", {"product=drive": days}, 72_000.0, {})
+    for number in range(28, 38):
+        later = day(number, 0.42 + 0.03 * float(chance.normal()))
+        found = {name: advanced_slice(figure, "quality_loss", later, 0) for name, figure in found.items()}
+    assert found["product=drive"].alarming
+
+
 def test_a_canary_that_is_worse_rings_under_its_own_name_until_it_is_gone(
     catalog: Catalog, monitor: QualityMonitor
 ) -> None:

@@ -19,7 +19,7 @@ from trimtab.stats import (
     log_loss_rows,
     update_alarm,
 )
-from trimtab.stats.inference.edetector import alarm_threshold, newest_steps, shifted_alarm
+from trimtab.stats.inference.edetector import LOW, alarm_threshold, newest_steps, shifted_alarm
 
 PLAIN = AlarmSpec(  # values are their own surprise
     run_length=100.0,
@@ -55,14 +55,27 @@ def run(spec, values, state=None):
     return state
 
 
-def first_alarms(streams, horizon, reference, correlation, kind, *, shift=0.0, healthy=0, direction="up", seed=0):
+def first_alarms(
+    streams,
+    horizon,
+    reference,
+    correlation,
+    kind,
+    *,
+    shift=0.0,
+    healthy=0,
+    direction="up",
+    seed=0,
+    low=LOW,
+    stated=1000,
+):
     """The first alarm day of each stream, each with a reference of its own; infinity where none came."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(streams):
         values = days(rng, reference + horizon, correlation, kind)
         values[reference + healthy :] += shift
-        spec = learn_alarm(values[:reference], run_length=1000, direction=direction)
+        spec = learn_alarm(values[:reference], run_length=stated, direction=direction, low=low)
         found.append(run(spec, values[reference:]).alarm_day or math.inf)
     return np.array(found)
 
@@ -98,11 +111,19 @@ def test_on_a_stream_at_its_baseline_the_expected_evidence_is_the_number_of_days
 
 
 @pytest.mark.parametrize(
-    ("reference", "correlation", "kind"),
-    [(14, 0.4, "gaussian"), (28, 0.4, "skewed"), (60, 0.4, "gaussian"), (60, 0.4, "skewed"), (60, 0.0, "heavy")],
+    ("reference", "correlation", "kind", "low"),
+    [
+        (14, 0.4, "gaussian", LOW),
+        (28, 0.4, "skewed", LOW),
+        (60, 0.4, "gaussian", LOW),
+        (60, 0.4, "skewed", LOW),
+        (60, 0.0, "heavy", LOW),
+        (28, 0.4, "heavy", -0.75),  # as slices are watched
+        (84, 0.4, "skewed", -0.75),
+    ],
 )
-def test_healthy_streams_alarm_within_h_days_no_oftener_than_h_of_the_run_length(reference, correlation, kind):
-    found = first_alarms(200, 300, reference, correlation, kind, direction="up", seed=reference)
+def test_healthy_streams_alarm_within_h_days_no_oftener_than_h_of_the_run_length(reference, correlation, kind, low):
+    found = first_alarms(200, 300, reference, correlation, kind, direction="up", seed=reference, low=low)
     for horizon in (50, 100, 300):
         promise = horizon / 1000
         slack = 2 * math.sqrt(promise * (1 - promise) / 200)
@@ -410,6 +431,15 @@ def test_measure_run_lengths_and_delays(capsys):
         lines.append(
             f"stated 100 days, {reference} days, correlation 0.4, skewed: mean {lengths.mean():.0f} (cut at 1500)"
         )
+        for low, correlation in itertools.product((LOW, -0.75), (0.0, 0.4)):  # slices; see the notes of D0003
+            found = first_alarms(300, 300, reference, correlation, "heavy", low=low, seed=1)
+            shares = [float(np.mean(found <= h)) for h in (50, 100, 300)]
+            lines.append(f"slices, healthy, {reference} days, correlation {correlation}, heavy, low {low}: {shares}")
+            for shift in (1.0, 2.0, 4.0):
+                slices = {"low": low, "stated": 72_000, "shift": shift, "healthy": 20, "seed": 2}
+                found = first_alarms(100, 130, reference, correlation, "gaussian", **slices)
+                half = np.median(found[found > 20] - 20)
+                lines.append(f"slices, shift {shift} sd, {reference} days, {correlation}, low {low}: half in {half}")
         both = first_alarms(400, 300, reference, 0.4, "skewed", direction="both", seed=1)
         lines.append(f"both directions, {reference} days: {[float(np.mean(both <= h)) for h in (50, 100, 300)]}")
     with capsys.disabled():

@@ -37,8 +37,7 @@ FULL_REFERENCE = 28  # a reference of fewer days is called provisional
 # second reference (that of an earlier version, `Watch.healthy`) by more than this many standard errors:
 _AFTER_ALARM = 1.645  # one-sided 95 %: after an alarm, less evidence is enough
 _WITHOUT_ALARM = 3.09  # one-sided 99.9 %: the test is made at every promotion, so it must rarely err
-# `low` of `learn_alarm` for calibration gaps of slices: changes by more than a day's variation are found sooner than
-# with `LOW`, and smaller ones later
+# `low` of `learn_alarm` for slices: changes by more than a day's variation are found sooner than with `LOW`  # D0003
 _SLICE_LOW = -0.75
 _LEAST_OF_EACH = 5  # the reference days of a slice need this many labels of each outcome
 _HARMLESS_LOSS = 0.005  # a loss is no evidence if it is above the reference by at most this share  # D0223
@@ -290,9 +289,8 @@ def learnt_slices(
     kind: str, slices: Mapping[str, Sequence[DayQuality]], run_length: float, allowance: Mapping[str, float]
 ) -> dict[str, MetricValue]:
     """Return the watched value of one kind for each slice whose reference days show how much it varies."""
-    low = _SLICE_LOW if kind == CALIBRATION else LOW
     found = {
-        name: learnt_values((kind,), days, run_length, allowance, low)[0].get(kind)
+        name: learnt_values((kind,), days, run_length, allowance, _SLICE_LOW)[0].get(kind)
         for name, days in slices.items()
         if _varied(days)
     }

@@ -11,11 +11,13 @@ import shop
 
 from trimtab.app.project import Project
 from trimtab.app.training.loops import Loops
+from trimtab.app.training.promoting import Promotion
 from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
 from trimtab.core.records import Decision
 from trimtab.core.time import DAY_US, format_time
 from trimtab.registry.protection import CHAMPION
 from trimtab.run import Run
+from trimtab.testing.builders import a_gate_record
 
 RULES = "margin=-0.5, calibration=0.5"
 
@@ -79,6 +81,17 @@ def test_who_is_refused_changes_nothing_but_the_ledger(trained: Path) -> None:
         assert len(project.ledger()) == rows + 2
         assert project.registry.get("buyer@champion").number == 2
         assert project.loop("buyer").controller.state == before  # no quiet time
+
+
+def test_a_version_that_the_rollout_refused_is_told_with_that_reason_and_not_with_that_of_the_gate() -> None:
+    gate = a_gate_record(model="buyer", candidate="b" * 64)
+    row = Decision(
+        sequence=1, at_us=0, model="buyer", act="gate", actor="Ada", cause=gate.reason, evidence={}, version="b" * 64,
+        replaced=None, data_hash=None, previous_hash="", hash="",
+    )  # fmt: skip
+    refused = msgspec.structs.replace(row, act="refuse", cause="No client answered.")
+    found = Promotion(version="buyer@5", state="refused", gate=gate, decisions=[row, refused])
+    assert next(found.lines()) == "buyer@5: refused: No client answered."
 
 
 def test_a_dry_run_keeps_no_record(trained: Path) -> None:

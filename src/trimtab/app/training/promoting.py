@@ -47,7 +47,8 @@ class Promotion(Shown, msgspec.Struct, frozen=True, kw_only=True):
         if self.gate is None:
             yield f"{self.version}: {self.state}"
         elif self.state == "refused":
-            yield f"{self.version}: {refusal(self.gate.reason)}"
+            # after a passed gate, the rollout may still refuse the version, so the newest refusal has the reason
+            yield f"{self.version}: {refusal([one.cause for one in self.decisions if one.act == 'refuse'][-1])}"
         else:
             yield f"{self.version}: {self.state}. {self.gate.reason}"
         if self.gate is not None:

@@ -111,7 +111,7 @@ def _metrics(comparison: Comparison) -> tuple[Table | None, list[str]]:
         sentences.append("Each version was evaluated on its own rows, so a version with easier rows looks better.")
     if not comparison.metrics:
         return None, sentences
-    headers = ("metric", comparison.one, "95 % interval", comparison.other, "95 % interval", "better")
+    headers = ("metric", comparison.one, "95 % interval", comparison.other, "95 % interval", "better if")
     rows = tuple(
         (
             one.name.replace("_", " "),

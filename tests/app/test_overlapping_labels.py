@@ -86,9 +86,27 @@ def test_a_repair_waits_for_two_halves_of_labelled_days(
     )
     assert (lack is None) == (days >= 10)
     assert lack is None or lack.startswith(said)
-    monkeypatch.setattr(comparisons, "excluded_days", lambda rows, model: " 5 of the 9 days are excluded.")
+    monkeypatch.setattr(comparisons, "excluded_days", lambda rows, model, since_us=0: " 5 of the 9 days are excluded.")
     again = compared.lack(rows, Changes(onset=ChangeOnset(at_us=at_us, earliest_us=at_us, latest_us=at_us)))
     assert lack is None or again == f"{lack} 5 of the 9 days are excluded."
+
+
+def test_days_after_a_change_that_are_all_excluded_are_the_reason_for_waiting(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, champion = project.definitions.models["buyer"], project.registry.alias("buyer", "champion")
+    rows = project.part(Loops).living_data().training_set(model, cut_us=project.clock.now_us())
+    assert champion is not None
+    compared, at_us = comparisons_of(project), labelled_until(rows)
+    monkeypatch.setattr(compared, "target", lambda until_us: ComparisonTarget(champion, shop.BEGIN_US + 14 * DAY_US))
+    changes = Changes(onset=ChangeOnset(at_us=at_us, earliest_us=at_us, latest_us=at_us))
+    lack = compared.lack(rows, changes)
+    assert lack is not None
+    assert "can be learnt from. Load requests and labels." in lack
+    monkeypatch.setattr(comparisons, "excluded_days", lambda rows, model, since_us: f" All days since {since_us}.")
+    lack = compared.lack(rows, changes)
+    assert lack is not None
+    assert lack.endswith(f" can be learnt from: All days since {at_us}.")
 
 
 def test_the_shadow_of_a_candidate_begins_after_the_last_day_that_shares_its_labels(project: Project) -> None:

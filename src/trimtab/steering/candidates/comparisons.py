@@ -127,8 +127,10 @@ class Comparisons:
             said = f"Only {days_of(until_us - since_us)} of labelled days lie after the change of {day_of(since_us)}. "
             said += f"Labels overlap, so {days_of(halves_us)} are needed. Wait for more."
             if until_us <= since_us:
-                said = f"No labelled request since the change of {day_of(since_us)} can be learnt from. Load requests "
-                said += "and labels. Answers of batches about earlier times do not count as requests."
+                said = f"No labelled request since the change of {day_of(since_us)} can be learnt from"
+                if out := excluded_days(training_set, self._deployment.name, since_us):
+                    return f"{said}:{out}"
+                said += ". Load requests and labels. Answers of batches about earlier times do not count as requests."
             return said + excluded_days(training_set, self._deployment.name)
         return self.lack_of(training_set, self.plan(training_set, target, changes).window, target)
 

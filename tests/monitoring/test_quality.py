@@ -12,8 +12,9 @@ from trimtab.core.time import DAY_US
 from trimtab.feedback.days import day_quality
 from trimtab.monitoring.quality.quality import QualityMonitor
 from trimtab.monitoring.quality.watches import Watch
-from trimtab.monitoring.signals import standing_signals
+from trimtab.monitoring.signals import listed_signals, settle_signals, standing_signals
 from trimtab.store import Catalog, Put
+from trimtab.testing.builders import a_signal
 
 FLAT = [0.3, 0.31, 0.29, 0.3, 0.32, 0.28, 0.3, 0.31, 0.3, 0.29, 0.3, 0.33, 0.3, 0.28]
 
@@ -71,6 +72,20 @@ def test_a_worse_loss_rings_once_and_the_signal_is_kept_with_the_watch(catalog: 
     assert red(signals(catalog)) == rung
     assert monitor.watch is not None
     assert monitor.watch.alarming
+
+
+@pytest.mark.parametrize("ended_day", [35, 23])
+def test_a_fault_that_ended_weeks_ago_is_the_cause_of_an_alarm_that_began_during_it(
+    catalog: Catalog, ended_day: int
+) -> None:
+    fault = a_signal(24 * DAY_US, kind="range", model="click", subject="column load", onset_us=22 * DAY_US)
+    for at_day, found in ((24, [fault]), (ended_day, []), (50, [])):  # from day 50 on, it is no longer listed
+        catalog.write(settle_signals(catalog, "click", ("range",), found, now_us=at_day * DAY_US)[1])
+    assert [one.kind for one in listed_signals(catalog, "click")] == []
+    monitor = anchored(catalog, healthy())
+    monitor.observe([day(n, FLAT[n - 20]) for n in range(20, 25)], now_us=50 * DAY_US)
+    (rung,) = red(monitor.observe([day(n, 0.6) for n in range(25, 45)], now_us=51 * DAY_US))
+    assert rung.cause == ("range of column load" if ended_day == 35 else None)
 
 
 @pytest.mark.parametrize(("gap", "rings"), [(0.01, False), (-0.01, False), (0.03, True), (-0.03, True)])

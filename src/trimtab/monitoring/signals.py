@@ -62,6 +62,7 @@ def settle(
     because: Mapping[str, str] | None = None,
     owner: str | None = None,
     renewing: Collection[str] = (),
+    earlier: Sequence[Signal] = (),
 ) -> Settled:
     """Compare what a monitor finds now with its earlier signals. New signals begin, and those not found again end.
 
@@ -76,13 +77,12 @@ def settle(
         because: For each kind, the reason that is stored for signals that end; by default, `OVER`.
         owner: The owner of signals that begin without one.
         renewing: Kinds of signals whose message, onset and evidence are always those that were found last.
+        earlier: Signals that ended before, and that may be causes, too.
     """
     before = {_identity(one): one for one in listed if one.ended_at_us is None and one.kind in kinds}
     now = {_identity(one): one for one in found}
     begun = [one for key, one in now.items() if key not in before or _became_red(one, before[key])]
-    others = [
-        one for one in listed if one.ended_at_us is None and one.kind not in kinds and not one.kind.startswith(_EFFECTS)
-    ]
+    others = [one for one in (*listed, *earlier) if one.kind not in kinds and not one.kind.startswith(_EFFECTS)]
     begun = [
         msgspec.structs.replace(
             _as_begun(one, before.get(_identity(one))), owner=one.owner or owner, cause=_cause(one, others)
@@ -131,10 +131,14 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """Return the signal's own cause, or other monitors' open red signals with an onset up to a day after its own."""
+    """Return the signal's own cause, or other monitors' red signals with an onset up to a day after its own.
+
+    Those that ended before its onset do not count.
+    """
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]
+    found = [one for one in found if one.ended_at_us is None or one.ended_at_us > signal.onset_us]
     said = [f"{one.kind} of {one.subject}" if one.subject else one.kind for one in found]
     return "; ".join(dict.fromkeys(said)) or None
 

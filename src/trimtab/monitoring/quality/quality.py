@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -30,7 +31,7 @@ from trimtab.monitoring.quality.watches import (
     met,
     shortfalls,
 )
-from trimtab.monitoring.signals import Settled, listed_signals, settle, stored
+from trimtab.monitoring.signals import Settled, every_signal, listed_signals, settle, stored
 from trimtab.store.ports import Append, Catalog, Put, Remove, read_record
 
 KIND = "quality_watch"
@@ -320,8 +321,13 @@ class QualityMonitor:
 
     def _settled(self, listed: Sequence[Signal], watch: Watch, day: DayQuality, now_us: int) -> Settled:
         found = signals_of(watch, day, now_us, {one.subject for one in listed if one.ended_at_us is None})
-        mine = _about(listed, watch.arm)
-        return settle(mine, KINDS, found, now_us=now_us, owner=self._owner, renewing=RENEWED)
+        settled = partial(settle, _about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
+        first = settled(renewing=RENEWED)
+        if all(one.cause or one.severity != "red" for one in first.begun):
+            return first
+        # the cause may have ended so long ago that it is no longer listed
+        earlier = [one for one in every_signal(self._catalog) if one.model == self._model]
+        return settled(renewing=RENEWED, earlier=earlier)
 
     def _comparable(self) -> Watch | None:
         """Return the watch that a new version can be compared with; None if its metric or its classes are others."""

@@ -302,11 +302,30 @@ def test_labels_of_no_declared_class_are_told_once_and_again_once_they_are_many(
     (few,) = monitor.observe([strange(21, 5), strange(22, 6)], now_us=30 * DAY_US)
     assert (few.kind, few.severity, few.evidence) == ("unlisted_labels", "info", {"unlisted": 5.0, "labels": 1005.0})
     (many,) = monitor.observe([strange(23, 60), strange(24, 90), strange(25, 1)], now_us=30 * DAY_US)
-    assert (many.severity, many.onset_us) == ("red", 23 * DAY_US)
+    assert (many.severity, many.onset_us) == ("red", 21 * DAY_US)
     assert many.message.startswith("60 of 1060 labels of 1970-01-24 are of no class that the version")
     assert monitor.watch is not None
     assert monitor.watch.unlisted == 162
     assert signals(catalog) == [few, many]
+    (now,) = standing_signals(catalog)  # it goes on with the newest day
+    assert now.message.startswith("1 of 1001 labels of 1970-01-26 are of no class")
+    assert (now.id, now.severity, now.onset_us) == (few.id, "red", 21 * DAY_US)
+
+
+@pytest.mark.fast
+def test_a_class_that_was_declared_meanwhile_is_said_to_need_a_training_and_no_declaration(catalog: Catalog) -> None:
+    def monitor_of(*classes: str) -> QualityMonitor:
+        return QualityMonitor(catalog, "click", run_length_days=200, classes=classes)
+
+    catalog.write(monitor_of("b", "a", "c").anchor("v1", healthy(), at_us=0)[1])
+    (red,) = monitor_of("b", "a", "c").observe([strange(20, 60)], now_us=30 * DAY_US)
+    assert "Add the new class to tt.label(" in red.message
+    monitor_of("b", "a", "c", "security").observe([strange(21, 50)], now_us=31 * DAY_US)
+    (now,) = standing_signals(catalog)
+    assert now.message.startswith("50 of 1050 labels of 1970-01-22")
+    assert "Add the new class" not in now.message
+    assert "The label declares security by now" in now.message
+    assert now.message.endswith("To train: trimtab train click")
 
 
 @pytest.mark.fast
@@ -314,7 +333,7 @@ def test_a_signal_about_labels_of_no_declared_class_ends_after_seven_days_withou
     monitor = anchored(catalog, healthy())
     (red,) = monitor.observe([strange(n, 60) for n in range(20, 34)], now_us=60 * DAY_US)
     assert monitor.observe([strange(n, 0) for n in range(34, 40)], now_us=60 * DAY_US) == []
-    assert standing_signals(catalog) == [red]
+    assert [one.id for one in standing_signals(catalog)] == [red.id]
     monitor.observe([strange(40, 0)], now_us=60 * DAY_US)
     assert standing_signals(catalog) == []
     assert len(monitor.observe([strange(41, 60)], now_us=60 * DAY_US)) == 1

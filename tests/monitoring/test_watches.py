@@ -603,10 +603,12 @@ def test_a_repair_that_is_only_less_sure_stays_red_until_the_loss_before_the_cha
     assert (red.kind, red.subject, red.severity) == ("quality_level", "loss", "red")
     assert red.evidence["above"] == pytest.approx(0.2, abs=0.05)
     assert abs(red.onset_us / DAY_US - 28) <= 2
-    assert "More trainings may follow as more days since the change have labels (trimtab runs stages m" in red.message
+    assert "trainings may follow" not in red.message
+    monitor.outlook = lambda watch: f"{watch.version} is repaired on Monday."
     anchor(monitor, catalog, "v3", unsure(4, 38, 7, 0.24, "v3"), 46)  # nor does the next one turn it green
     monitor.observe(unsure(5, 46, 4, 0.2, "v3"), now_us=50 * DAY_US)
     assert standing(catalog) == [("quality_level", "loss")]
+    assert standing_signals(catalog, "m")[0].message.endswith(" v3 is repaired on Monday.")
     monitor.observe(unsure(6, 50, 3, 0.2, "v3"), now_us=53 * DAY_US)
     assert standing(catalog) == []
 

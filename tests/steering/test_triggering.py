@@ -24,7 +24,7 @@ from trimtab.stats.inference.edetector import AlarmState, learn_alarm, update_al
 from trimtab.steering.causes import Every, OnNewLabels, Single, Triggers, parts_of_trigger
 from trimtab.steering.definitions import deployment
 from trimtab.steering.loop.budgets import spent_budget, with_fits
-from trimtab.steering.loop.triggering import Seen, declares, find_trigger
+from trimtab.steering.loop.triggering import Seen, declares, find_trigger, outlook
 from trimtab.steering.loop_state import REQUEST, Changes, LoopState, Quiet, Repair, Requested
 from trimtab.store import Catalog, Put
 
@@ -192,6 +192,32 @@ def test_a_slice_that_raises_the_loss_of_all_rows_is_a_drop_of_the_whole(
     if whole is not None:
         assert whole.cause == "Quality alarm: slices raised the loss of all rows by 10% or more: state=FL."
         assert whole.onset == of_slice.onset
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("rule", "rise", "state", "said"),
+    [
+        (
+            tt.on_quality_drop(),
+            0.04,
+            LoopState(),
+            "by more than 4%, and 10% is needed. tt.on_slice_drop() would repair it",
+        ),
+        (tt.on_quality_drop(), 0.04, LoopState(follow_ups_us=(NOW_US,)), "this change is due on 1970-04-11."),
+        (tt.on_quality_drop(), 0.12, LoopState(), ""),
+        (tt.on_quality_drop(), 0.04, LoopState(phase="waiting"), ""),
+        (tt.on_slice_drop(), 0.04, LoopState(), ""),
+        (tt.every("30d"), 0.04, LoopState(), "No declared trigger repairs this. To train now: trimtab train click"),
+    ],
+)
+def test_what_the_declared_triggers_do_about_a_slice_is_said(
+    rule: Triggers, rise: float, state: LoopState, said: str
+) -> None:
+    watch, rules = alarmed("state=FL", of_gap=False), deployment(target, retrain=rule)
+    found = outlook(rules, state, watch, lambda name, onset: rise)
+    assert said in found
+    assert bool(found) == bool(said)
 
 
 def signal(

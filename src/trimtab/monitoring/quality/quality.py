@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -79,6 +79,7 @@ class QualityMonitor:
         self._model = model
         self._run_length = run_length_days
         self._owner = owner
+        self.outlook: Callable[[Watch], str] = lambda watch: ""  # see `signals_of`
         self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)
         self._arms = ArmWatches(catalog, model, self._stored)
         self.reload()
@@ -320,7 +321,8 @@ class QualityMonitor:
         return begun
 
     def _settled(self, listed: Sequence[Signal], watch: Watch, day: DayQuality, now_us: int) -> Settled:
-        found = signals_of(watch, day, now_us, {one.subject for one in listed if one.ended_at_us is None})
+        standing = {one.subject for one in listed if one.ended_at_us is None}
+        found = signals_of(watch, day, now_us, standing, declared=self._classes, outlook=self.outlook)
         settled = partial(settle, _about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
         first = settled(renewing=RENEWED)
         if all(one.cause or one.severity != "red" for one in first.begun):
@@ -411,8 +413,8 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
     is_silent = bool(day.predictions) and not day.labelled + day.unlisted
     silent_us = day.day_us if watch.silent_since_us is None else watch.silent_since_us
     told = unlisted_severity(watch, day)
-    since_us = watch.unlisted_day.day_us if watch.unlisted_day is not None else None
-    over = since_us is not None and not day.unlisted and day.day_us - since_us >= 7 * DAY_US
+    last = day if day.unlisted else watch.unlisted_day
+    over = last is not None and day.day_us - last.day_us >= 7 * DAY_US
     return msgspec.structs.replace(
         watch,
         figures={kind: advanced(figure, kind, day, skipped) for kind, figure in watch.figures.items()},
@@ -428,7 +430,8 @@ def _after(watch: Watch, day: DayQuality, blocks: DayBlocks | None) -> Watch:
         silent_since_us=silent_us if is_silent else None,
         unlisted=watch.unlisted + day.unlisted,
         unlisted_told="no" if over else told if told != "no" else watch.unlisted_told,
-        unlisted_day=None if over else day if day.unlisted else watch.unlisted_day,
+        unlisted_day=None if over else last,
+        unlisted_since_us=None if over or last is None else watch.unlisted_since_us or last.day_us,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -19,7 +20,7 @@ from trimtab.stats.metrics.loss_names import PROBABILITIES, loss_kind
 LEVEL, WORSE, FAR_DAY = "quality_level", "quality_worse", "quality_day"
 NO_LABELS, UNLISTED = "no_labels", "unlisted_labels"
 KINDS = (LOSS, CALIBRATION, SLICE, LEVEL, WORSE, FAR_DAY, NO_LABELS, UNLISTED)
-RENEWED = (LOSS, CALIBRATION, SLICE, LEVEL, FAR_DAY)  # these have numbers that change from day to day
+RENEWED = (LOSS, CALIBRATION, SLICE, LEVEL, FAR_DAY, UNLISTED)  # these have numbers that change from day to day
 SILENT_DAYS = 2  # there is a signal after this many closed days in a row that have predictions but no label
 UNLISTED_SHARE = 0.01  # if at least this share of a day's labels is of undeclared classes, the signal is red
 _MOST_SLICES = 3  # of slices whose alarms began within `_TOGETHER_DAYS`, at most this many have a signal
@@ -32,13 +33,23 @@ _WHAT = {
 _SIDE = {LOSS: "above", CALIBRATION: "away from"}  # an alarm about the gap may be for either side of its reference
 
 
-def signals_of(watch: Watch, day: DayQuality | None, now_us: int, standing: Collection[str] = ()) -> list[Signal]:
+def signals_of(
+    watch: Watch,
+    day: DayQuality | None,
+    now_us: int,
+    standing: Collection[str] = (),
+    *,
+    declared: Collection[str] = (),
+    outlook: Callable[[Watch], str] = lambda watch: "",
+) -> list[Signal]:
     """Return all quality signals of a version that hold now, and those of the replaced version (`watch.earlier`).
 
     Args:
         watch: The watch over the version, after `day`.
         day: The newest closed day; None if the version was only just put in service.
         standing: The subjects of the signals that stand until now.
+        declared: The classes that the label declares now, if there are several.
+        outlook: Returns in words what will be done about slices with an alarm, and about losses that are not restored.
     """
     at_us = now_us if day is None else day.day_us
     found = _levels(watch, at_us, now_us, standing)
@@ -56,7 +67,11 @@ def signals_of(watch: Watch, day: DayQuality | None, now_us: int, standing: Coll
     if day is not None and watch.silent_days >= SILENT_DAYS:
         found.append(_silence(watch, day, now_us))
     if watch.unlisted_day is not None and watch.unlisted_told != "no":
-        found.append(_unlisted(watch, watch.unlisted_day, watch.unlisted_told, now_us))
+        found.append(_unlisted(watch, watch.unlisted_day, watch.unlisted_told, now_us, declared))
+    told = [n for n, one in enumerate(found) if one.kind in (SLICE, LEVEL)]
+    said = outlook(watch) if told else ""
+    for n in told if said else []:
+        found[n] = msgspec.structs.replace(found[n], message=f"{found[n].message} {said}")
     return found
 
 
@@ -65,17 +80,12 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
     what = _what(watch, kind, figure)
     since = f"since about {format_time(onset_us)[:10]}"
     message = f"The {what} has been {_SIDE[kind]} its reference, {_unit(watch, kind) * figure.spec.mean:.3g}, {since}."
+    signalled, subject, evidence = kind, "", _evidence(watch, kind, figure)
     if number:
         message = f"The {what} moved further away while the alarm was open, {since}."
+        signalled, subject = WORSE, f"{kind}, rise {number}"
     return _signal(
-        watch,
-        WORSE if number else kind,
-        at_us,
-        now_us,
-        onset_us=onset_us,
-        evidence=_evidence(watch, kind, figure),
-        message=message,
-        subject=f"{kind}, rise {number}" if number else "",
+        watch, signalled, at_us, now_us, onset_us=onset_us, evidence=evidence, message=message, subject=subject
     )
 
 
@@ -99,20 +109,13 @@ def _levels(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) ->
         unit = 1.0 if kind == CALIBRATION else watch.healthy_cap or watch.loss_cap
         by, level = unit * (by if figure.alarming else watch.short_of[kind]), unit * figure.spec.mean
         rows_above = max(rows_above, by / level if kind == LOSS and level > 0.0 and not figure.excess else 0.0)
-        found.append(
-            _signal(
-                watch,
-                LEVEL,
-                at_us,
-                now_us,
-                onset_us=onset_us,
-                evidence={**_evidence(watch, kind, figure), "worse_by": by},
-                message=f"The {_what(watch, kind, figure)} is {by:.3g} {_SIDE[kind]} {level:.3g}, the level of {whose} "
-                f"({other}). The signal lasts until the mean of seven days is {_until(figure, unit)}"
-                f"{_or_accept(watch)}",
-                subject=kind,
-            )
+        message = (
+            f"The {_what(watch, kind, figure)} is {by:.3g} {_SIDE[kind]} {level:.3g}, the level of {whose} ({other}). "
+            f"The signal lasts until the mean of seven days is {_until(figure, unit)}{_or_accept(watch)}"
         )
+        evidence = {**_evidence(watch, kind, figure), "worse_by": by}
+        about = partial(_signal, watch, LEVEL, at_us, now_us, onset_us=onset_us, subject=kind)
+        found.append(about(evidence=evidence, message=message))
     told = any(one.subject == LOSS for one in found)  # one signal about the loss of all rows is enough
     # a slice has a signal of its own if it is much further above its level than all rows are
     above = {
@@ -130,18 +133,13 @@ def _levels(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) ->
 
 def _moved_in_alarm(watch: Watch, since_us: int, now_us: int) -> Signal:
     """Return the signal that a person replaced a version during an alarm, and that the new one has no days yet."""
-    return _signal(
-        watch,
-        LEVEL,
-        watch.anchored_at_us,
-        now_us,
-        onset_us=since_us,
-        evidence={},
-        message=f"{watch.version[:12]} was put in service by hand during an alarm about the quality, since about "
+    message = (
+        f"{watch.version[:12]} was put in service by hand during an alarm about the quality, since about "
         f"{format_time(since_us)[:10]}. Whether it is better is known once a week of its days is closed"
-        f"{_or_accept(watch)}",
-        subject="moved by hand",
+        f"{_or_accept(watch)}"
     )
+    about = partial(_signal, watch, LEVEL, watch.anchored_at_us, now_us, onset_us=since_us)
+    return about(evidence={}, message=message, subject="moved by hand")
 
 
 def _until(figure: MetricValue, unit: float) -> str:
@@ -165,21 +163,16 @@ def _not_restored(
         how += (
             f" (Before, it was {earlier.level.loss:.3g}; the level is converted to today's share of positive labels.)"
         )
-    return _signal(
-        watch,
-        LEVEL,
-        at_us,
-        now_us,
-        onset_us=earlier.changed_us,
-        evidence={"above": above, "level": level, "loss": earlier.loss},
-        message=f"{name + ': ' if name else ''}{whose} {above:.0%} above its level before the change of about "
-        f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {level:.3g}.{how} "
-        f"More trainings may follow as more days since the change have labels (trimtab runs stages {watch.model} shows "
-        "when); if they do not help, perhaps a feature no longer contains what it did. The signal lasts "
-        f"until the mean of seven days is within {MOST_ABOVE:.0%} of that level{_or_accept(watch)}"
-        + (f" The same holds for {others} more slice{'s' * (others != 1)}." if others else ""),
-        subject=f"slice {name}" if name else "loss",
+    message = (
+        f"{name + ': ' if name else ''}{whose} {above:.0%} above its level before the change of about "
+        f"{format_time(earlier.changed_us)[:10]}: {earlier.loss:.3g} instead of {level:.3g}.{how} Perhaps a feature no "
+        "longer contains what it did. The signal lasts until the mean of seven days is within "
+        f"{MOST_ABOVE:.0%} of that level{_or_accept(watch)}"
+        + (f" The same holds for {others} more slice{'s' * (others != 1)}." if others else "")
     )
+    evidence = {"above": above, "level": level, "loss": earlier.loss}
+    about = partial(_signal, watch, LEVEL, at_us, now_us, onset_us=earlier.changed_us)
+    return about(evidence=evidence, message=message, subject=f"slice {name}" if name else "loss")
 
 
 def _or_accept(watch: Watch) -> str:
@@ -227,20 +220,13 @@ def _slices(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) ->
         mean, half = unit * level.mean, unit * 1.96 * level.sd / math.sqrt(max(1, level.days))
         onset_us = _onset_us(watch, figure)
         more = f" Other slices that are worse than their reference: {rest}." if rest else ""
-        signals.append(
-            _signal(
-                watch,
-                SLICE,
-                at_us,
-                now_us,
-                onset_us=onset_us,
-                evidence={**_evidence(watch, kind, figure), "mean": mean, "low": mean - half, "high": mean + half},
-                message=f"{name}: the {_what(watch, kind, figure)} is {mean:.3g} ({mean - half:.3g} to "
-                f"{mean + half:.3g}) since about {format_time(onset_us)[:10]}, and its reference is "
-                f"{unit * figure.spec.mean:.3g}.{more}",
-                subject=f"slice {name}",
-            )
+        message = (
+            f"{name}: the {_what(watch, kind, figure)} is {mean:.3g} ({mean - half:.3g} to {mean + half:.3g}) since "
+            f"about {format_time(onset_us)[:10]}, and its reference is {unit * figure.spec.mean:.3g}.{more}"
         )
+        evidence = {**_evidence(watch, kind, figure), "mean": mean, "low": mean - half, "high": mean + half}
+        of_slice = partial(_signal, watch, SLICE, at_us, now_us, onset_us=onset_us, subject=f"slice {name}")
+        signals.append(of_slice(evidence=evidence, message=message))
     return signals
 
 
@@ -252,17 +238,12 @@ def _far_day(watch: Watch, day: DayQuality, now_us: int) -> Signal:
         evidence[name or kind] = value
         whose = f" of {name}" if name else ""
         parts.append(f"the {_what(watch, kind, one)}{whose} was {value:.3g} (reference: {usual:.3g})")
-    return _signal(
-        watch,
-        FAR_DAY,
-        day.day_us,
-        now_us,
-        onset_us=day.day_us,
-        severity="info",
-        evidence=evidence,
-        message=f"On {format_time(day.day_us)[:10]}, {'; '.join(parts)}. That is far worse than usual, but no alarm "
-        "yet, because a single day can be an exception.",
+    message = (
+        f"On {format_time(day.day_us)[:10]}, {'; '.join(parts)}. That is far worse than usual, but no alarm yet, "
+        "because a single day can be an exception."
     )
+    about = partial(_signal, watch, FAR_DAY, day.day_us, now_us, onset_us=day.day_us)
+    return about(severity="info", evidence=evidence, message=message)
 
 
 def _what(watch: Watch, kind: str, figure: MetricValue) -> str:
@@ -294,20 +275,22 @@ def _silence(watch: Watch, day: DayQuality, now_us: int) -> Signal:
     return _signal(watch, NO_LABELS, day.day_us, now_us, onset_us=since_us, evidence=evidence, message=message)
 
 
-def _unlisted(watch: Watch, day: DayQuality, severity: Literal["info", "red"], now_us: int) -> Signal:
-    known = day.labelled + day.unlisted
-    return _signal(
-        watch,
-        UNLISTED,
-        day.day_us,
-        now_us,
-        onset_us=day.day_us,
-        severity=severity,
-        evidence={"unlisted": float(day.unlisted), "labels": float(known)},
-        message=f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are of no class that the "
-        "version in service knows, so they are not evaluated. Add the new class to tt.label(..., classes=[...]) and "
-        "train, or repair the label's expression.",
+def _unlisted(
+    watch: Watch, day: DayQuality, severity: Literal["info", "red"], now_us: int, declared: Collection[str]
+) -> Signal:
+    known, new = day.labelled + day.unlisted, [one for one in declared if watch.classes and one not in watch.classes]
+    todo = "Add the new class to tt.label(..., classes=[...]) and train, or repair the label's expression."
+    if new:
+        todo = f"The label declares {', '.join(new)} by now, and versions trained from now on know it. To train: "
+        todo += f"trimtab train {watch.model}"
+    message = (
+        f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are of no class "
+        f"that the version in service knows, so they are not evaluated. {todo}"
     )
+    evidence = {"unlisted": float(day.unlisted), "labels": float(known)}
+    since_us = day.day_us if watch.unlisted_since_us is None else watch.unlisted_since_us
+    about = partial(_signal, watch, UNLISTED, day.day_us, now_us, onset_us=since_us, severity=severity)
+    return about(evidence=evidence, message=message)
 
 
 def unlisted_severity(watch: Watch, day: DayQuality) -> Literal["no", "info", "red"]:

@@ -111,6 +111,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     unlisted: int = 0  # the number of labels of undeclared classes on all days
     # the highest severity of a signal about such labels; "no": none for seven days; see `_after` in quality.py
     unlisted_told: Literal["no", "info", "red"] = "no"
+    unlisted_since_us: int | None = None  # the first of the days with such labels; None: as `unlisted_day`
     unlisted_day: DayQuality | None = None  # the newest day with such labels; None: there was none for seven days
     slices: dict[str, MetricValue] = {}  # the loss of each slice, such as "carrier=UA"
     slice_gaps: dict[str, MetricValue] = {}  # the calibration gap of each slice

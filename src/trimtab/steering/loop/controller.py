@@ -28,7 +28,7 @@ from trimtab.steering.loop.exposure import Exposure
 from trimtab.steering.loop.quiet_times import after_promotion, with_repair
 from trimtab.steering.loop.rolling_out import RolloutStages
 from trimtab.steering.loop.service_guard import ServiceGuard
-from trimtab.steering.loop.triggering import Seen, Trigger, declares, find_trigger, is_later, overtakes
+from trimtab.steering.loop.triggering import Seen, Trigger, declares, find_trigger, is_later, outlook, overtakes
 from trimtab.steering.loop_state import (
     APPROVAL,
     CANARY,
@@ -87,6 +87,8 @@ class Controller:
         self._stages = RolloutStages(deployment, self._record, candidates, exposure=exposure, guard=guard, clock=clock)
         self._approvals = Approvals(deployment, self._record, candidates, clock)
         self._closed_days = ClosedDays(catalog, deployment, monitor)
+        rise = self._closed_days.rise_by_slice
+        monitor.outlook = lambda watch: outlook(deployment, self.state, watch, rise)
 
     @property
     def state(self) -> LoopState:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from trimtab.core.records import ChangeOnset, Signal
-from trimtab.core.time import DAY_US, format_duration
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.monitoring.quality.loss_estimates import SIGNAL, onset_of
 from trimtab.monitoring.quality.watches import Watch
 from trimtab.steering.candidates.plans import least_of_halves
@@ -127,6 +127,23 @@ def declares(rules: Deployment, kind: Cause) -> bool:
         return True
     declared = {_KINDS[type(one)] for one in rules.retrain.singles()}
     return bool(declared & {"alarm", "slice", "estimate"}) if kind == "follow-up" else kind in declared
+
+
+def outlook(rules: Deployment, state: LoopState, watch: Watch, rise: Callable[[str, ChangeOnset], float]) -> str:
+    """Return in words when the next training for a repaired change is due, or that no alarm begins a repair; or ""."""
+    if state.follow_ups_us and declares(rules, "follow-up"):
+        return f"The next training for this change is due on {format_time(state.follow_ups_us[0])[:10]}."
+    onsets, said = watch.slice_onsets, "No declared trigger repairs this"
+    if state.phase != "idle" or (declares(rules, "slice") and onsets):
+        return ""
+    if declares(rules, "alarm"):
+        most = max((rise(name, onset) for name, onset in onsets.items()), default=0.0)
+        if watch.onset is not None or most >= HARMFUL_RISE:
+            return ""
+        if onsets:
+            said += f": no slice raised the loss of all rows by more than {max(most, 0.0):.0%}, and {HARMFUL_RISE:.0%} "
+            said += "is needed. tt.on_slice_drop() would repair it"
+    return f"{said}. To train now: trimtab train {rules.name}"
 
 
 def _requested(seen: Seen, state: LoopState) -> Trigger | None:

@@ -11,9 +11,12 @@ import shop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.app.inspect.status import _reference_in_words
+from trimtab.app.inspect.status import _began_with, _reference_in_words
 from trimtab.app.inspect.status_text import with_ages
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, format_age, format_time
+from trimtab.monitoring.signals import settle_signals
+from trimtab.registry.protection import CHAMPION
+from trimtab.registry.versions import Act
 from trimtab.testing.builders import a_signal
 
 ISO = re.compile(r"\d\d:\d\d:\d\d")
@@ -102,6 +105,35 @@ def test_quality_is_not_called_steady_while_no_labels_have_arrived(trained: Path
         "quality steady",
         "quality steady, but no labels have arrived for the newest 1 day",
     ]
+
+
+@pytest.mark.parametrize(
+    ("act", "actor", "since_day", "earlier_alarm", "began"),
+    [
+        ("move", "Ada", -16, None, True),  # the reference days of the new version show it
+        ("move", "Ada", 0, None, True),
+        ("move", "Ada", 3, None, False),  # the data changed later
+        ("move", "policy", -16, None, False),  # it passed its gate
+        ("roll_back", "Ada", -16, None, False),
+        ("move", "Ada", -16, (-10, 0), False),  # the replaced version had an alarm
+        ("move", "Ada", -16, (-30, -20), True),
+    ],
+)
+def test_an_alarm_began_with_a_version_that_a_person_put_in_service_instead_of_a_healthy_one(
+    trained: Path, act: Act, actor: str, since_day: int, earlier_alarm: tuple[int, int] | None, began: bool
+) -> None:
+    with shop.opened(trained) as project:
+        version = project.registry.get("buyer@champion")
+        move = msgspec.structs.replace(
+            project.registry.history("buyer", CHAMPION)[-1], act=act, actor=actor, previous="v1", at_us=shop.NOW_US
+        )
+        if earlier_alarm is not None:
+            raised_us, ended_us = (shop.NOW_US + day * DAY_US for day in earlier_alarm)
+            alarm = a_signal(raised_us, kind="quality_loss", model="buyer", version="v1")
+            for now_us, found in ((raised_us, [alarm]), (ended_us, [])):
+                catalog = project.state.catalog
+                catalog.write(settle_signals(catalog, "buyer", ("quality_loss",), found, now_us=now_us)[1])
+        assert _began_with(project, version, move, shop.NOW_US + since_day * DAY_US) == began
 
 
 @pytest.mark.fast

@@ -37,7 +37,7 @@ from trimtab.monitoring.profiles.profile_store import why_no_profile
 from trimtab.monitoring.quality.detectable_rises import detectable_in_words
 from trimtab.monitoring.quality.references import TWO_WEEKS
 from trimtab.monitoring.quality.watches import FULL_REFERENCE, Watch
-from trimtab.monitoring.signals import LISTED_US, listed_signals, standing_signals
+from trimtab.monitoring.signals import LISTED_US, every_signal, listed_signals, standing_signals
 from trimtab.registry.loading import lost_artifact, repair_lost
 from trimtab.registry.protection import CHAMPION
 from trimtab.registry.versions import AliasMove, Version
@@ -210,6 +210,7 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         if failure is not None:
             red.append(f"{name}: {version.name} cannot answer: {failure} Or run: trimtab train {name}")
     moved_since = version is not None and loop.controller.state.version not in (None, version.id)
+    moved = system.registry.history(name, CHAMPION)
     unwatched = None if version is None or moved_since else _unwatched(loop, version.id)
     if unwatched is not None:
         red.append(f"{name}: {unwatched}")
@@ -218,8 +219,10 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
     elif watch is None or not (watch.figures or watch.healthy):
         text = "quality is not watched"
     elif watch.alarming:
-        onset = watch.onset
-        text = f"quality ALARM, since about {format_time(now_us if onset is None else onset.at_us)[:10]}"
+        since_us = now_us if watch.onset is None else watch.onset.at_us
+        text = f"quality ALARM, since about {format_time(since_us)[:10]}"
+        if version is not None and _began_with(system, version, moved[-1], since_us):
+            text = f"quality ALARM, which began with {version.name}; to go back: trimtab rollback {name}"
     elif watch.slice_onsets:
         first, *more = sorted(watch.slice_onsets.items(), key=lambda item: item[1].at_us)
         others = f" and {count_of(len(more), 'more slice')}" if more else ""
@@ -246,7 +249,6 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         if watch is not None and watch.unlisted
         else ""
     )
-    moved = system.registry.history(name, CHAMPION)
     red += [f"{name}: {line}" for line in _ticking(system, name, moved[-1].at_us if moved else None, now_us)]
     state = loop.controller.state
     last = decisions[-1] if decisions else None
@@ -268,6 +270,17 @@ def _deployment(system: System, name: str, ledger: Sequence[Decision], now_us: i
         estimate=None if version is None else estimate_in_words(system, loop.deployment, now_us),
         beside=_arms(system, name),
     )
+
+
+def _began_with(system: System, version: Version, move: AliasMove, since_us: int) -> bool:
+    """Return whether an alarm since a time began with a version that a person, or no gate, put in service."""
+    by_policy = move.actor == "policy" and system.registry.passed_gate(version) is not None
+    if by_policy or move.previous is None or move.act == "roll_back" or since_us >= move.at_us + DAY_US:
+        return False
+    before = [one for one in every_signal(system.state.catalog) if one.model == version.model]
+    alarms = [one for one in before if one.severity == "red" and one.kind.startswith("quality_")]
+    # an alarm of the replaced version ends with the move
+    return not any(one.raised_at_us < move.at_us < (one.ended_at_us or move.at_us) + DAY_US for one in alarms)
 
 
 def _steady(watch: Watch) -> str:

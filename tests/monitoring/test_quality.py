@@ -325,7 +325,7 @@ def test_a_class_that_was_declared_meanwhile_is_said_to_need_a_training_and_no_d
     assert now.message.startswith("50 of 1050 labels of 1970-01-22")
     assert "Add the new class" not in now.message
     assert "The label declares security by now" in now.message
-    assert now.message.endswith("To train: trimtab train click")
+    assert now.message.endswith("To train a version with it: trimtab train click")
 
 
 @pytest.mark.fast

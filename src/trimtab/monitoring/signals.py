@@ -131,10 +131,7 @@ def settle_signals(
 
 
 def _cause(signal: Signal, others: Sequence[Signal]) -> str | None:
-    """Return the signal's own cause, or other monitors' red signals with an onset up to a day after its own.
-
-    Those that ended before its onset do not count.
-    """
+    """Return the signal's own cause, or other red signals from up to a day after its onset that lasted until it."""
     if signal.cause is not None:
         return signal.cause
     found = [one for one in others if one.severity == "red" and one.onset_us <= signal.onset_us + DAY_US]

@@ -80,13 +80,10 @@ def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: i
     what = _what(watch, kind, figure)
     since = f"since about {format_time(onset_us)[:10]}"
     message = f"The {what} has been {_SIDE[kind]} its reference, {_unit(watch, kind) * figure.spec.mean:.3g}, {since}."
-    signalled, subject, evidence = kind, "", _evidence(watch, kind, figure)
     if number:
         message = f"The {what} moved further away while the alarm was open, {since}."
-        signalled, subject = WORSE, f"{kind}, rise {number}"
-    return _signal(
-        watch, signalled, at_us, now_us, onset_us=onset_us, evidence=evidence, message=message, subject=subject
-    )
+    about = partial(_signal, watch, WORSE if number else kind, at_us, now_us, onset_us=onset_us, message=message)
+    return about(evidence=_evidence(watch, kind, figure), subject=f"{kind}, rise {number}" if number else "")
 
 
 def _levels(watch: Watch, at_us: int, now_us: int, standing: Collection[str]) -> list[Signal]:
@@ -281,8 +278,7 @@ def _unlisted(
     known, new = day.labelled + day.unlisted, [one for one in declared if watch.classes and one not in watch.classes]
     todo = "Add the new class to tt.label(..., classes=[...]) and train, or repair the label's expression."
     if new:
-        todo = f"The label declares {', '.join(new)} by now, and versions trained from now on know it. To train: "
-        todo += f"trimtab train {watch.model}"
+        todo = f"The label declares {', '.join(new)} by now. To train a version with it: trimtab train {watch.model}"
     message = (
         f"{day.unlisted} of {known} labels of {format_time(day.day_us)[:10]} are of no class "
         f"that the version in service knows, so they are not evaluated. {todo}"

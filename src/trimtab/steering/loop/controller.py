@@ -87,8 +87,7 @@ class Controller:
         self._stages = RolloutStages(deployment, self._record, candidates, exposure=exposure, guard=guard, clock=clock)
         self._approvals = Approvals(deployment, self._record, candidates, clock)
         self._closed_days = ClosedDays(catalog, deployment, monitor)
-        rise = self._closed_days.rise_by_slice
-        monitor.outlook = lambda watch: outlook(deployment, self.state, watch, rise)
+        monitor.outlook = lambda watch: outlook(deployment, self.state, watch, self._closed_days.rise_by_slice)
 
     @property
     def state(self) -> LoopState:

@@ -80,6 +80,7 @@ class QualityMonitor:
         self._run_length = run_length_days
         self._owner = owner
         self.outlook: Callable[[Watch], str] = lambda watch: ""  # see `signals_of`
+        self.name_of: Callable[[str], str] = lambda version: version[:12]  # the name of a version, given its id
         self.kinds: tuple[str, ...] = (LOSS, CALIBRATION) if calibrated else (LOSS,)
         self._arms = ArmWatches(catalog, model, self._stored)
         self.reload()
@@ -178,7 +179,7 @@ class QualityMonitor:
         days = ShortReference(days=tuple(reference), slices=given, allowance=dict(allowance or {}))
         watch = with_reference(watch, self.kinds, self._run_length, days)
         ended_us = at_us if now_us is None else now_us
-        handed_over = self._handed_over(watch, ended_us, f"{name or version[:12]} was put in service")
+        handed_over = self._handed_over(watch, ended_us, f"{name or self.name_of(version)} was put in service")
         return watch, [*self._puts(watch), *self._replaced(), *handed_over]
 
     def follow(self, version: str | None, *, now_us: int) -> bool:
@@ -217,7 +218,7 @@ class QualityMonitor:
             healthy_cap=healthy_cap_of(before),
             worse_since_us=before.changed_us,
         )
-        handed_over = self._handed_over(watch, now_us, f"{version[:12]} answers")
+        handed_over = self._handed_over(watch, now_us, f"{self.name_of(version)} was put in service")
         self._catalog.write([*self._puts(watch), *self._replaced(), *handed_over])
         self.reload()
         return True
@@ -235,7 +236,7 @@ class QualityMonitor:
         changes: list[Change] = [self._arms.remove(watch) for watch in over]
         listed = listed_signals(self._catalog, self._model)
         for watch in over:
-            because = dict.fromkeys(KINDS, f"{watch.version[:12]} no longer answers as {watch.arm}")
+            because = dict.fromkeys(KINDS, f"{self.name_of(watch.version)} no longer answers as {watch.arm}")
             settled = settle(_about(listed, watch.arm), KINDS, (), now_us=now_us, because=because)
             changes += stored(settled, now_us)
         self._catalog.write(changes)
@@ -322,7 +323,7 @@ class QualityMonitor:
 
     def _settled(self, listed: Sequence[Signal], watch: Watch, day: DayQuality, now_us: int) -> Settled:
         standing = {one.subject for one in listed if one.ended_at_us is None}
-        found = signals_of(watch, day, now_us, standing, declared=self._classes, outlook=self.outlook)
+        found = signals_of(watch, day, now_us, standing, self.name_of, declared=self._classes, outlook=self.outlook)
         settled = partial(settle, _about(listed, watch.arm), KINDS, found, now_us=now_us, owner=self._owner)
         first = settled(renewing=RENEWED)
         if all(one.cause or one.severity != "red" for one in first.begun):
@@ -363,7 +364,7 @@ class QualityMonitor:
         reference.
         """
         listed = listed_signals(self._catalog, self._model)
-        found = signals_of(watch, None, now_us)
+        found = signals_of(watch, None, now_us, (), self.name_of)
         why = dict.fromkeys(KINDS, because)
         settled = settle(_about(listed), KINDS, found, now_us=now_us, because=why, owner=self._owner)
         return stored(settled, now_us)

@@ -38,6 +38,7 @@ def signals_of(
     day: DayQuality | None,
     now_us: int,
     standing: Collection[str] = (),
+    name_of: Callable[[str], str] = lambda version: version[:12],
     *,
     declared: Collection[str] = (),
     outlook: Callable[[Watch], str] = lambda watch: "",
@@ -48,6 +49,7 @@ def signals_of(
         watch: The watch over the version, after `day`.
         day: The newest closed day; None if the version was only just put in service.
         standing: The subjects of the signals that stand until now.
+        name_of: Returns the name of a version, given its id.
         declared: The classes that the label declares now, if there are several.
         outlook: Returns in words what will be done about slices with an alarm, and about losses that are not restored.
     """
@@ -60,9 +62,9 @@ def signals_of(
     if day is not None and day.day_us == watch.last_day_us and watch.far:
         found.append(_far_day(watch, day, now_us))
     if watch.arm:
-        return [_of_arm(one, watch.arm) for one in found]
+        return [_of_arm(_with_names(one, watch, name_of), watch.arm) for one in found]
     if watch.earlier is not None:
-        earlier = signals_of(watch.earlier, day, now_us, standing)
+        earlier = signals_of(watch.earlier, day, now_us, standing, name_of)
         found += [one for one in earlier if one.kind != LEVEL]  # the new version has signals about the same levels
     if day is not None and watch.silent_days >= SILENT_DAYS:
         found.append(_silence(watch, day, now_us))
@@ -72,7 +74,15 @@ def signals_of(
     said = outlook(watch) if told else ""
     for n in told if said else []:
         found[n] = msgspec.structs.replace(found[n], message=f"{found[n].message} {said}")
-    return found
+    return [_with_names(one, watch, name_of) for one in found]
+
+
+def _with_names(signal: Signal, watch: Watch, name_of: Callable[[str], str]) -> Signal:
+    """Return a signal whose message has the names of versions in place of the beginnings of their ids."""
+    said = signal.message
+    for version in {watch.version, watch.healthy_version, *(one.version for one in watch.earlier_levels.values())}:
+        said = said if version is None else said.replace(version[:12], name_of(version))
+    return msgspec.structs.replace(signal, message=said)
 
 
 def _quality(watch: Watch, kind: str, figure: MetricValue, at_us: int, now_us: int, number: int) -> Signal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -101,6 +102,7 @@ class Loop:
             metric=model.metric,
             classes=model.label.class_names,
         )
+        self.monitor.name_of = partial(_name_of, registry)
         self.builder = CandidateBuilder(parts, options.around(_recipe(deployment, live, options)), options)
         self.newly_closed: list[DayQuality] = []  # the days that the last call of `close_days` closed
         self.controller = Controller(
@@ -261,6 +263,13 @@ def _list_column(model: Model) -> ListColumn | None:
         return None
     names = list(model.request.columns)
     return ListColumn(names.index(model.group), len(names))
+
+
+def _name_of(registry: Registry, version: str) -> str:
+    try:
+        return registry.get(version).name
+    except NotFound:
+        return version[:12]
 
 
 def _slices(deployment: Deployment) -> RequestSlices | None:

@@ -237,11 +237,22 @@ def test_the_limits_include_what_training_saw_in_other_seasons_but_not_a_fault_t
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(("why", "gone"), [("label_shift of labels of sales, class b", []), ("labels_missing", [0, 0])])
+def test_days_with_wrong_labels_do_not_become_normal(why: str, gone: list[int]) -> None:
+    at_us, target = np.repeat(np.arange(6), 2) * DAY_US, np.array([0.0, 1.0] * 4 + [0.0, 0.0] * 2)
+    fault = LeftOut(start_us=4 * DAY_US, end_us=6 * DAY_US, why=why)
+    manifest = SimpleNamespace(final_until=lambda until_us: until_us, labels_until_us=at_us[-1], left_out=[fault])
+    training_set: Any = SimpleNamespace(at_us=at_us, target=target, manifest=manifest)
+    found = _label_days(training_set, ("a", "b"))
+    assert np.frombuffer(found.classes["b"], "<u4").tolist() == [1, 1, 1, 1, *gone]
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("first", [-40_000, -3, 20_000])
 def test_days_before_1970_are_days_like_all_others(first: int) -> None:
     at_us = (first + np.arange(6)) * DAY_US
     target = np.array([1.0, 0.0, 1.0, 1.0, np.nan, np.nan])  # the labels of the newest days have not come
-    manifest = SimpleNamespace(final_until=lambda until_us: until_us, labels_until_us=at_us[-1])
+    manifest = SimpleNamespace(final_until=lambda until_us: until_us, labels_until_us=at_us[-1], left_out=None)
     training_set: Any = SimpleNamespace(at_us=at_us, target=target, manifest=manifest)
     found = _label_days(training_set)
     assert (found.first_day, found.columns[0].tolist()) == (first, [1, 1, 1, 1])

@@ -82,6 +82,9 @@ def make_profile(
 
 def _label_days(training_set: TrainingSet, classes: Sequence[str] = ()) -> LabelDays:
     final = training_set.at_us <= training_set.manifest.final_until(training_set.manifest.labels_until_us)
+    for one in training_set.manifest.left_out or ():
+        if one.why.startswith(("one_class", "label_shift")):  # wrong values of labels do not become normal
+            final &= ~one.covers(training_set.at_us)
     newest_us = training_set.at_us[final & ~np.isnan(training_set.target)].max(initial=-(2**62))
     # days after the newest label are left out, because their labels may not have arrived yet
     final &= training_set.at_us // DAY_US <= newest_us // DAY_US

@@ -7,7 +7,7 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
-from trimtab.app.versions.comparing import feature_changes
+from trimtab.app.versions.comparing import _record, feature_changes
 from trimtab.core.errors import Misuse, NotFound
 from trimtab.core.expressions.nodes import col
 from trimtab.core.time import DAY_US
@@ -95,6 +95,17 @@ def test_the_comparison_reads_well_in_a_terminal_and_on_a_page(compared: Compari
     assert "architecture" in page  # "All values" left out the environment
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert msgspec.json.decode(msgspec.json.encode(compared), type=Comparison).one == "buyer@2"
+
+
+def test_only_rows_whose_labels_were_final_before_the_fit_may_have_been_learnt(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        first, refit = (_record(project, f"buyer@{n}") for n in (1, 2))
+    assert first.evaluation is not None
+    wait_us = first.manifest.wait_us
+    assert first.learnt_until_us == first.evaluation.start_us - wait_us
+    manifest = msgspec.structs.replace(refit.manifest, complete_us=refit.manifest.cut_us - DAY_US)
+    refit = msgspec.structs.replace(refit, manifest=manifest)  # as if the file with the labels had ended a day before
+    assert refit.learnt_until_us == manifest.cut_us - DAY_US - wait_us
 
 
 def test_labels_and_corrections_after_the_wait_do_not_count_as_they_do_not_in_closed_days(trained: Path) -> None:

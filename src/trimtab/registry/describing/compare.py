@@ -134,11 +134,13 @@ class Record(msgspec.Struct, frozen=True, eq=False):
     def learnt_until_us(self) -> int:
         """The latest time of the rows that the version may have been trained on."""
         version = self.version
-        seen_us = version.cut_us if version.imported is not None else self.manifest.final_until(version.cut_us)
-        if self.evaluation is None or version.evaluation is None or version.imported is not None:
-            return seen_us
-        # the version was only fitted on rows before its holdout
-        return min(seen_us, self.evaluation.start_us - 1)
+        if version.imported is not None:
+            return version.cut_us
+        until_us = self.manifest.labels_until_us
+        if self.evaluation is not None and version.evaluation is not None:
+            # the version was only fitted on rows whose labels were final before its holdout
+            until_us = min(until_us, self.evaluation.start_us)
+        return self.manifest.final_until(until_us)
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):

@@ -161,6 +161,9 @@ def test_a_loop_that_does_not_tick_is_red(project: Project) -> None:
     )
     project.tick()
     assert not re.search("tick", str(project.status().red))
+    shop.move(project, 3 * DAY_US)
+    project.promote("buyer@1", why="by hand")
+    assert re.search("has not ticked for 3d", str(project.status().red))  # a move of a version is no tick
 
 
 def test_a_tick_that_failed_is_red_with_its_error(project: Project) -> None:

@@ -438,9 +438,9 @@ def _ticking(system: System, name: str, since_us: int | None, now_us: int) -> li
     if turn is not None and turn.last_error is not None:
         return [f"the newest tick failed: {turn.last_error}"]
     ticked_us = turn.last_tick_us if turn is not None and turn.last_tick_us is not None else since_us
-    if since_us is None or ticked_us is None or now_us - max(ticked_us, since_us) <= _TICK_US:
+    if since_us is None or ticked_us is None or now_us - ticked_us <= _TICK_US:
         return []
-    ago = format_duration((now_us - max(ticked_us, since_us)) // HOUR_US * HOUR_US)
+    ago = format_duration((now_us - ticked_us) // HOUR_US * HOUR_US)
     return [f"the loop has not ticked for {ago}; run `trimtab serve`, or `trimtab tick` every hour"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def test_a_turn_that_is_another_processs_is_said_to_be_so(tmp_path: Path, call: 
                 assert (done.returncode, done.stdout, done.stderr) == (0, out, said)
         finally:
             lease.release()
+
+
+def test_a_tick_says_that_automation_is_frozen(tmp_path: Path, call: Run) -> None:
+    write(tmp_path, '{"late": LogisticRegression}')
+    assert call("freeze", "--why", "strange data").returncode == 0
+    assert re.fullmatch(r"Nothing was done: automation is frozen since 20.{14}: strange data\n", call("tick").stdout)
+    assert call("unfreeze").returncode == 0
+    assert "frozen" not in call("tick").stdout
 
 
 @pytest.mark.slow

@@ -80,6 +80,7 @@ def tick() -> None:
     try:
         with opened_project() as project, progress("looking at the deployments"):
             project.tick(watch=turns.append)
+            frozen = [row for row in project.ledger() if row.act in ("freeze", "unfreeze")][-1:]
     finally:  # one deployment's error must not hide the results of others
         busy = [turn.at_work for turn in turns if turn.at_work is not None]
         decisions = [decision for turn in turns for decision in turn.decisions]
@@ -89,7 +90,8 @@ def tick() -> None:
     if manner().json and not decisions:
         show_json([])
     elif not decisions and not busy:
-        show_lines(["Nothing was due."])
+        since = [f"{format_time(row.at_us)[:16]}: {row.cause}" for row in frozen if row.act == "freeze"]
+        show_lines([f"Nothing was done: automation is frozen since {one}" for one in since] or ["Nothing was due."])
 
 
 @command("stages", safe=_SAFE)

@@ -15,6 +15,7 @@ from alias_moves import promote
 from trimtab.app.models.version_memory import VersionMemory
 from trimtab.app.project import Project
 from trimtab.app.serve.operations import ProjectModels
+from trimtab.cli.ask.asking import shown_decisions
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.time import DAY_US
 from trimtab.registry import LoadedModel, Version
@@ -68,6 +69,7 @@ def test_a_canary_answers_its_share_until_it_is_ended(trained: Path) -> None:
         row = project.set_arm("buyer@1", "canary", share=1.0, why="Try the smaller one.", actor="Ada")
         assert (row.act, row.actor, row.cause) == ("set_arm", "Ada", "Try the smaller one.")
         assert row.evidence == {"arm": "canary", "share": 1.0, "version": "buyer@1"}
+        assert f"Ada  set_arm canary 1  {(row.version or '')[:12]}: Try" in shown_decisions([row])[0]
         served.refresh()
         (answer,) = project.predict("buyer", [shop.visit("a", shop.NOW_US)])
         assert (answer.version, answer.arm) == ("buyer@1", "canary")

@@ -229,6 +229,10 @@ def test_a_column_of_the_request_and_a_feature_of_one_name_are_refused() -> None
             "features: view (one|two) needs view (one|two) needs view (one|two). Break the circle",
         ),
         (lambda v: [{"a": col("b") + 1, "b": col("a") + 1}], "feature a needs feature b needs feature a"),
+        (
+            lambda v: [{"zz": col("zz") + 1}],
+            "feature 'zz': it reads 'zz', but request 'ask' has no such column. It has ask_id, ",
+        ),
         (lambda v: [v.join("one", by="key"), v.join("one", by="other")], "joined twice as 'one', by key and by other"),
         (lambda v: [v.join(by=["key", "kind"])], "the view has by=key, so by=key, kind must name as many columns"),
         (lambda v: [v.join(by="n")], "needs a column or feature 'n' of str; it is int"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trimtab.core.time import DAY_US, HOUR_US, parse_time_us
-from trimtab.simulation.results import ReplayResult, ScenarioResult
+from trimtab.simulation.results import ReplayResult, ScenarioResult, _moving
 
 START_US = parse_time_us("2021-11-20")
 
@@ -89,6 +89,13 @@ def test_a_better_line_is_better_and_a_line_equals_itself(
     same = both.compare("a", "a")
     assert [(one.low, one.high) for one in same.metrics.values()] == [(0, 0), (0, 0)]
     assert both.compare("a", "b", seed=3) == both.compare("a", "b", seed=3)
+
+
+def test_days_without_judged_rows_have_no_point(year_end: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    at_us, scores, labels = year_end
+    last_us = START_US + 80 * DAY_US
+    drawn = _moving(line("mine", at_us, scores, np.where(at_us < last_us, labels, np.nan)))
+    assert [value is None for value in drawn.y] == [at >= last_us for at in drawn.x]
 
 
 def test_the_picture_of_a_replay_has_a_line_for_each_scenario(

@@ -49,6 +49,13 @@ def test_what_a_file_has_and_lacks_is_said(folder: Path, call: Run) -> None:
     assert "separated by ';'" in call("ingest", "weather", "semicolons.csv", cwd=folder).stderr
 
 
+def test_lines_that_cannot_be_read_blame_no_column(folder: Path, call: Run) -> None:
+    (folder / "a.csv").write_bytes("origin,temp,at\nKöln,1,2025-01-01\nJFK,1\n".encode("latin-1"))
+    said = call("ingest", "weather", "a.csv", cwd=folder).stdout
+    assert "Its encoding is probably WINDOWS-1252. Convert it: iconv " in said
+    assert call("quarantine", "list", cwd=folder).stdout.splitlines()[0] == "weather  bad_line: 2 rows"
+
+
 def test_words_that_may_mean_null_are_said_with_what_to_do(folder: Path, call: Run) -> None:
     (folder / "a.csv").write_text(
         "origin,temp,at\nJFK,missing,2025-01-01\nJFK,n.a.,2025-01-02\nJFK,n.a.,2025-01-03\nJFK,5 F,2025-01-03\n"

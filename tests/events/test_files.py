@@ -211,8 +211,8 @@ def test_ids_known_at_and_op_are_taken_when_they_are_there(tmp_path: Path) -> No
         ("b,,,maybe,,1970-01-01", "line 5", "ok", "'maybe'"),
         ("b,,,,,tomorrow", "line 5", "at", "'tomorrow'"),
         ("b,,,,,infinity", "line 5", "at", "'infinity'"),
-        ("b,,,", "line 5", "at", "4 fields where the header has 6: 'b,,,'"),
-        ("b,,,,,1970-01-01,more", "line 5", "at", "7 fields where the header has 6: 'b,,,,,1970-01-01,more'"),
+        ("b,,,", "line 5", "", "4 fields where the header has 6: 'b,,,'"),
+        ("b,,,,,1970-01-01,more", "line 5", "", "7 fields where the header has 6: 'b,,,,,1970-01-01,more'"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named_by_file_line_and_column(

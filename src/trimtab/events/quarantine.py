@@ -31,7 +31,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True, tag="row"):
     source: str
     row: str  # the row as it came, encoded as JSON
     reason: str  # one of `trimtab.events.values.conversions.Reason`
-    field: str  # the column at fault
+    field: str  # the column at fault; "" if it is a whole line
     at_us: int
     op: Op = "upsert"
     history: bool = False  # whether the row was loaded as history

@@ -86,7 +86,7 @@ def label_table(system: System, given: Rows, progress: Callable[[int, int], obje
         raise Misuse(f"labels: the table needs the columns 'prediction' and 'value'. It has: {', '.join(found)}.")
     taking = _Taking(system, is_text)
     for bad in rows.bad:
-        taking.refuse(bad.place, None, f"{bad.field} = {bad.found}: {bad.reason}")
+        taking.refuse(bad.place, None, f"{f'{bad.field} = ' * bool(bad.field)}{bad.found}: {bad.reason}")
     unit = "line" if is_text else "row"
     for start in range(0, rows.columns.rows, _CHUNK):
         part = rows.columns.take(slice(start, start + _CHUNK))

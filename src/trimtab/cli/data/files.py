@@ -17,6 +17,7 @@ from trimtab.cli.output import progress, show, show_json, show_lines
 from trimtab.core.errors import Misuse
 from trimtab.core.shown import count_of
 from trimtab.core.time import format_duration, format_time
+from trimtab.events.files.opened import NOT_UTF8, encoding_advice
 from trimtab.store.regular_file import regular_file
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
     with opened_project() as project, progress(f"ingesting {file.name}") as meter:
         taken = project.ingest(source, given, history=not live, absent_ok=absent_as_null, progress=meter)
     text = any(suffix in _TEXT for suffix in file.suffixes) or str(file) == "-"
-    show(taken, _ingested(source, taken, "line" if text else "row"))
+    show(taken, _ingested(source, file, taken, "line" if text else "row"))
     share = taken.quarantined / max(1, taken.accepted + taken.quarantined)
     nothing = not taken.accepted and bool(taken.quarantined + taken.not_final)
     if share <= max_refused and not nothing:
@@ -78,7 +79,7 @@ def ingest(source: str, file: Path, live: bool, absent_as_null: bool, max_refuse
     return FAILED
 
 
-def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
+def _ingested(source: str, file: Path, taken: Ingested, unit: str) -> list[str]:
     rows = count_of(taken.accepted, "row")
     lines = [f"{source}: {rows} taken{_compared(taken)}, {taken.quarantined:,} quarantined"]
     if taken.ignored:
@@ -92,10 +93,12 @@ def _ingested(source: str, taken: Ingested, unit: str) -> list[str]:
     if taken.absent:
         lines.append(f"  columns that the file lacks, set to null: {', '.join(taken.absent)}")
     for p in taken.problems[:_NAMED]:
-        what = p.found if p.reason == "bad_line" else f"{p.field} = {p.found}"
+        what = f"{p.field} = {p.found}" if p.field else p.found
         lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
     if taken.quarantined > _NAMED:
         lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine list {source}")
+    if file.is_file() and any(p.found.startswith(NOT_UTF8) for p in taken.problems):
+        lines.append(f"  {encoding_advice(file)}")
     words = {p.found: None for p in taken.problems if p.reason == "wrong_type" and _WORD.fullmatch(p.found)}
     if words:
         listed = ", ".join(list(words)[:_NAMED])

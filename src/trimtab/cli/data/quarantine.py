@@ -82,7 +82,8 @@ def _shown(groups: Sequence[SetAside], declared: Mapping[str, Mapping[str, str]]
     for group in groups:
         fields = ", ".join(f"{name} ({rows:,})" for name, rows in group.fields.items())
         since, newest = format_time(group.since_us)[:19], format_time(group.newest_us)[:19]
-        lines.append(f"{group.source}  {group.reason}: {count_of(group.rows, 'row')}, at fault: {fields}")
+        fault = "" if group.reason == "bad_line" else f", at fault: {fields}"  # a whole line is
+        lines.append(f"{group.source}  {group.reason}: {count_of(group.rows, 'row')}{fault}")
         lines.append(f"  set aside from {since} to {newest}")
         lines += [f"  {_cut(_example(example, declared.get(group.source, {})))}" for example in group.examples]
     return lines

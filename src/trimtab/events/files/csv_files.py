@@ -48,7 +48,7 @@ def read_csv(path: Path, source: Source, nulls: Sequence[str]) -> FileRows:
         kept: list[NDArray[Any]] = []
         for part in records.parts(len(names)):
             bad += [
-                BadRow("line", number, _fields(names, wanted, values), names[-1], "bad_line", found, line, str(path))
+                BadRow("line", number, _fields(names, wanted, values), "", "bad_line", found, line, str(path))
                 for number, line, values, found in part.bad
             ]
             good, misfits = columns.add(part.rows)

@@ -186,7 +186,7 @@ def _fit_lines(what: str, source: Source, text: Iterable[bytes], file: str | Non
             lines.append(number)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             found = plain.decode(errors="replace").strip()
-            bad.append(BadRow("line", number, {}, source.time, "bad_line", shown(found)[:200], plain, file))
+            bad.append(BadRow("line", number, {}, "", "bad_line", shown(found)[:200], plain, file))
     return fit_rows(what, source, rows, lines=lines, bad=bad)
 
 

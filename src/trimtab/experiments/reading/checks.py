@@ -61,7 +61,7 @@ def check_ratio(definition: Experiment, state: ExperimentState, days: Sequence[E
     steady = [(day, weights) for day in days if (weights := _weights(definition, state, day.day_us)) is not None]
     counts = [_counts(definition, day) for day, _ in steady]
     if not sum(map(sum, counts)):
-        return RatioCheck(holds=True, p=None, text="not checked: no unit yet")
+        return RatioCheck(holds=True, p=None, text="not checked: no closed day has units yet")
     expected = np.array([weights for _, weights in steady], np.float64)
     found = sample_ratio(np.array(counts, np.int64), expected, error=_RATIO_ERROR / 2.0)
     total = np.sum(counts, axis=0)

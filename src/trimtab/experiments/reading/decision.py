@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from trimtab.core.time import DAY_US, format_time
-from trimtab.experiments.days import begun, end_us
+from trimtab.experiments.days import begun, end_us, longest_wait_us
 from trimtab.experiments.definitions import Experiment
 from trimtab.experiments.reading.effects import days_shown
 from trimtab.experiments.reading.looks import (
@@ -119,7 +119,9 @@ def _nothing_to_compare(
             return "it ended before the window of any unit had ended, so no unit counts."
         if over:
             return "no day was closed before the experiment was started again."
-        return "no day is closed yet. A look sees closed days only."
+        first_us = begun(state).closed_until_us + DAY_US + longest_wait_us(definition.metrics)
+        when = format_time(first_us)[:16].replace("T", " ")
+        return f"no day is closed yet. A look sees closed days only. The first one closes at {when} at the earliest."
     if len(left_out) == len(closed):
         return f"{_days(len(closed))}, and none counts ({left_out[-1].excluded})."
     if not days_shown(definition, state, closed):

@@ -79,7 +79,7 @@ def test_a_model_has_a_page_that_runs_nothing(ask: Asker) -> None:
     assert ask.headers["content-type"] == "text/html; charset=utf-8"
     assert "script-src" not in ask.headers["content-security-policy"]  # what is not named falls to default-src 'none'
     assert "default-src 'none'" in ask.headers["content-security-policy"]
-    assert "<h1>buyer: quality</h1>" in page
+    assert '<a href="/">Overview</a><h1>buyer: quality</h1>' in page
     assert "<script" not in page
     assert "None of the last 120 days is closed yet." in page
     status, problem = ask("GET", "/v1/models/byer/page")
@@ -317,6 +317,7 @@ def test_the_page_runs_its_own_script_alone_and_asks_nobody_else(ask: Asker) -> 
     assert "http://" not in page
     assert "https://" not in page
     assert "innerHTML" not in page
+    assert "(prefers-color-scheme: dark)" in page
 
 
 def test_the_page_shows_every_address_in_a_browser(served: tuple[Path, str]) -> None:

@@ -49,6 +49,7 @@ def test_what_is_not_known_is_not_shown_as_nan() -> None:
         of["errors"] = [np.zeros(300)] * 10
     text = terminal_text(experiment_document(read_experiment(definition, state_of(definition), days_of(values))))
     assert "nan" not in text.split("Effects")[1]
+    assert "variant  metric   verdict  effect (interval)" in text  # a page shows the first columns without scrolling
 
 
 def test_a_time_without_an_effect_has_no_interval() -> None:

@@ -64,6 +64,13 @@ def test_marks_close_together_get_rows_of_their_own_and_the_rest_keep_their_line
     assert hints[0] == "alarm 0 (1970-01-02 00:00 UTC)"
 
 
+def test_the_label_of_a_mark_does_not_cover_the_highest_tick():
+    series = Series(name="a", x=[0, 10], y=[0.0, 1.0])
+    root = ET.fromstring(line_chart([series], title="t", marks=[Mark(at_us=0, label="promote")]))
+    at = {one.text: float(one.get("y", "0")) for one in root.iter() if one.tag.endswith("text")}
+    assert at["1"] - at["promote"] >= 12  # the height of a line
+
+
 def test_every_plot_names_itself_for_screen_readers_and_fetches_nothing():
     plots = [
         line_chart([Series(name="a", x=[1, 2], y=[1.0, 2.0])], title="over time", x_label="day", y_label="loss"),

@@ -37,8 +37,8 @@ def test_html_cells_are_escaped():
 
 
 def test_a_moment_or_an_address_is_not_broken_and_a_sentence_is():
-    markup = html_table(Table(headers=("when", "why"), rows=(("2013-03-01", "a long way"), ("f" * 64, "short"))))
-    assert '<td class="left whole">2013-03-01</td><td class="left">a long way</td>' in markup
+    markup = html_table(Table(headers=("when", "why"), rows=(("2013-03-01 10:00", "a long way"), ("f" * 64, "short"))))
+    assert '<td class="left whole">2013-03-01 10:00</td><td class="left">a long way</td>' in markup
     assert f'<td class="left">{"f" * 64}</td><td class="left whole">short</td>' in markup
 
 

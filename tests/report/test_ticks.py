@@ -60,6 +60,11 @@ def test_a_long_span_gets_years():
     assert next(label for _, label in time_ticks(us(2001, 1, 1), us(2031, 1, 1))) == "Jan 2005"
 
 
+def test_equal_values_are_drawn_over_an_axis_from_zero():
+    assert number_ticks(1.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert number_ticks(0.0, 0.0)[0] < 0.0 < number_ticks(0.0, 0.0)[-1]
+
+
 def test_ends_out_of_order_are_refused():
     with pytest.raises(Misuse, match="in order"):
         number_ticks(2.0, 1.0)

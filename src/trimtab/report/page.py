@@ -8,8 +8,8 @@ from trimtab.report.tables import Table, html_table, written
 _DARK = ("#5fb3f0", "#ff9147", "#3fd1a4", "#e6a3c9", "#e0b341", "#8fd3ff", "#b0b0b0")
 
 
-def html_page(document: Document) -> str:
-    """Return the document as an HTML page. Write it to a file as UTF-8."""
+def html_page(document: Document, *, home: bool = False) -> str:
+    """Return the document as an HTML page. Write it to a file as UTF-8. With `home`, it links to the service's "/"."""
     links = [
         tag("li", tag("a", part.content.text, href=f"#section-{at}"))
         for at, part in enumerate(document.parts)
@@ -27,6 +27,7 @@ def html_page(document: Document) -> str:
         "body",
         tag(
             "main",
+            tag("a", "Overview", href="/") if home else None,
             tag("h1", document.title),
             tag("p", document.subtitle, class_="subtitle") if document.subtitle else None,
             tag("nav", tag("ul", *links), aria_label="Sections") if len(links) > 2 else None,

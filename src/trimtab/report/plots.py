@@ -116,7 +116,7 @@ def line_chart(
     lanes = _lanes(marks, x := scale(min(times), max(times), _LEFT, WIDTH - _RIGHT))
     legend, legend_height = legend_of([one.name for one in series])
     head = 30 + legend_height
-    top = head + 15 * (max(lanes.values(), default=-1) + 1) + 4
+    top = head + 15 * (max(lanes.values(), default=-1) + 1) + (12 if lanes else 4)
     bottom = top + height - 100
     ticks = number_ticks(min(values), max(values))
     y = scale(ticks[0], ticks[-1], bottom, top)

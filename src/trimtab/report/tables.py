@@ -1,6 +1,7 @@
 """Write tables for terminals, as HTML, and as Markdown."""
 
 import itertools
+import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ Align = Literal["left", "right"]
 _PAGE = 100  # the most characters in a line; longer texts are wrapped
 _LEAST_TEXT = 30  # no column is made narrower than this
 _LONGEST_WORD = 32  # longer words, such as hashes, may be broken
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+").fullmatch
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -102,7 +104,7 @@ def html_table(table: Table) -> Markup:
 
 def _html_cell(cell: Cell, side: Align) -> Markup:
     text = written(cell)
-    whole = len(text) <= _LONGEST_WORD and " " not in text  # so that dates are not broken at hyphens
+    whole = len(text) <= _LONGEST_WORD and (" " not in text or _TIME(text))  # dates are not broken at hyphens
     inner = tag("a", text, href=cell.path) if isinstance(cell, Link) else text
     return tag("td", inner, class_=f"{side} whole" if whole else side)
 

@@ -22,8 +22,7 @@ def number_ticks(low: float, high: float, most: int = 6) -> list[float]:
     if not -1e300 <= low <= high <= 1e300:
         raise Misuse(f"ticks: needs ends in order and within 1e300, found {low} and {high}.")
     if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-290):
-        pad = abs(low) / 10 or 1.0
-        low, high = low - pad, high + pad
+        low, high = (min(low, 0.0), max(high, 0.0)) if abs(low) > 1e-280 else (-1.0, 1.0)
     rough = (high - low) / max(1, most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     for step in (power, 2 * power, 5 * power, 10 * power, 20 * power, 50 * power):

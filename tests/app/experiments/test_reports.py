@@ -217,6 +217,7 @@ def test_the_service_shows_the_report_and_its_page_is_linked_from_the_first_page
         assert 'href="/v1/experiments/checkout/page"' in pages[0]
         assert found["decision"]["text"] in pages[0]
         assert found["decision"]["text"] in pages[1]
+        assert '<a href="/">Overview</a>' in pages[1]
 
 
 @pytest.mark.slow

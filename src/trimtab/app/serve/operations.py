@@ -87,7 +87,7 @@ class ProjectModels:
         """Return an HTML page about the quality of a model."""
         from trimtab.app.inspect.pages.quality_page import quality_page
 
-        return quality_page(self._system, model)
+        return quality_page(self._system, model, home=True)
 
     def stages(self, model: str) -> list[StageShown]:
         """Return the finished, current and next stages of a model's training loop."""
@@ -177,7 +177,7 @@ class ProjectModels:
         """Return an HTML page about an experiment, from the days that are closed already."""
         from trimtab.report import html_page
 
-        return html_page(experiment_document(self.experiment_report(name)))
+        return html_page(experiment_document(self.experiment_report(name)), home=True)
 
     def assign(self, experiment: str, wanted: AssignUnit, *, actor: str) -> Assignment:
         """Return the variant of a unit, and log its exposure if that is wanted."""

@@ -93,8 +93,7 @@ def shown_decisions(decisions: Sequence[Decision]) -> list[str]:
     """Return one line of text for each decision: its time, the model, who decided, what was done, and why."""
     lines = []
     for row in decisions:
-        arm = f" {row.evidence['arm']} {row.evidence['share']:g}" if row.act == "set_arm" else ""
         version = f"  {row.version[:12]}" if row.version else ""
         about = f"{row.sequence:>4}  {format_time(row.at_us)[:19]}  {row.model}"
-        lines.append(f"{about}  {row.actor}  {row.act}{arm}{version}: {row.cause}")
+        lines.append(f"{about}  {row.actor}  {row.what}{version}: {row.cause}")
     return lines

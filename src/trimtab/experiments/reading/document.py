@@ -124,17 +124,17 @@ def _effects(page: Document, reading: Reading) -> None:
             (
                 one.variant,
                 one.metric,
-                one.role + margin,
-                *(None if math.isnan(y) else in_units(y, one.kind, digits=4) for y in (look.control, look.variant)),
-                shown_effect(one).removeprefix(one.metric).lstrip(": "),
-                *([distance_from_margin(one)] if guarded else []),
-                None if p is None else f"{p:.2g}",
                 one.verdict,
+                shown_effect(one).removeprefix(one.metric).lstrip(": "),
+                None if p is None else f"{p:.2g}",
                 None if one.probability_better is None else f"{one.probability_better:.1%}",
+                *(None if math.isnan(y) else in_units(y, one.kind, digits=4) for y in (look.control, look.variant)),
+                one.role + margin,
+                *([distance_from_margin(one)] if guarded else []),
             )
         )
     more = ("distance from the margin",) if guarded else ()
-    headers = ("variant", "metric", "role", "control", "value", "effect (interval)", *more, "p", "verdict", "P(better)")
+    headers = ("variant", "metric", "verdict", "effect (interval)", "p", "P(better)", "control", "value", "role", *more)
     page.table(Table(headers=headers, rows=tuple(rows)))
     if guarded:
         page.paragraph(

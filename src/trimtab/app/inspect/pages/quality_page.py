@@ -53,7 +53,7 @@ def write_quality_page(system: System, model: str | None, to: Path) -> Path:
     return file
 
 
-def quality_page(system: System, model: str) -> str:
+def quality_page(system: System, model: str, *, home: bool = False) -> str:
     """Return a self-contained HTML page about the quality of a deployment.
 
     The page is made from the stored results of closed days, from signals, and from the ledger of decisions. It does not
@@ -102,7 +102,7 @@ def quality_page(system: System, model: str) -> str:
     _inputs(page, system, name)
     _ended(page, system, [one for one in signals if one.ended_at_us is not None])
     _decisions(page, system, decisions)
-    return html_page(page)
+    return html_page(page, home=home)
 
 
 def _rows(system: System, name: str, since_us: int | None, **how: Any) -> list[Row]:
@@ -322,7 +322,7 @@ def _decisions(page: Document, system: System, decisions: list[Decision]) -> Non
     rows = tuple(
         (
             _shown_time(one.at_us),
-            one.act,
+            one.what,
             "" if one.version is None else version_name(system, one.version),
             one.actor,
             one.cause,

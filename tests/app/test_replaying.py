@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from trimtab.app.project import Project
 from trimtab.app.replay import replaying
+from trimtab.app.replay.replay_tables import table
 from trimtab.app.replay.scenarios import given_policies
 from trimtab.cli.group import trimtab
 from trimtab.core.columns.data import Columns
@@ -291,3 +292,8 @@ def test_functions_are_policies_of_their_name() -> None:
     assert (made.name, made.decide, named) == ("idle", idle, "30d")
     assert given_policies("never,30d") == ["never", "30d"]
     assert given_policies(made) == [made]
+
+
+def test_columns_of_numbers_are_right_aligned() -> None:
+    assert table(("name", "rows"), [("a", "1,000"), ("b", "-")]).sides == ("left", "right")
+    assert table(("name", "rows"), []).sides == ("left", "left")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from trimtab.core.shown import count_of
 from trimtab.core.time import DAY_US, format_time
-from trimtab.report import Document, Table
+from trimtab.report import Align, Document, Table
 from trimtab.simulation.results import Comparison, ReplayResult, ScenarioResult, shown_name
 from trimtab.simulation.scorecard import Alarm, Scorecard
 
+_NUMBER = re.compile(r"-|[-+]?[0-9][0-9,.]*").fullmatch
 PAGE = 100  # the width of a line, in characters
 _STEPS = ("trigger", "wait", "train", "gate")  # acts that precede an outcome; only the HTML page lists them
 
@@ -185,8 +187,10 @@ def _alarm(card: Scorecard, one: Alarm) -> str:
 
 
 def table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    """Return a table of texts."""
-    return Table(headers=headers, rows=tuple(rows))
+    """Return a table of texts, in which columns of numbers are right-aligned."""
+    numbers = (all(map(_NUMBER, column)) for column in zip(*rows, strict=True))
+    align = tuple[Align, ...]("right" if right else "left" for right in numbers) or None
+    return Table(headers=headers, rows=tuple(rows), align=align)
 
 
 def number(value: float | None) -> str:

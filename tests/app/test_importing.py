@@ -269,7 +269,7 @@ def test_nothing_is_registered_that_was_not_held_against_something(empty: Path, 
     wrong = golden(tmp_path / "wrong.ndjson", model.predict(INPUTS) + 0.01)
     with shop.opened(empty) as project:
         count = len(project.versions())
-        with pytest.raises(Misuse, match="there is nothing to check it with"):
+        with pytest.raises(Misuse, match=r"there is nothing to check it with.*--window 14d"):
             project.import_model(tmp_path / "m.txt", "buyer", categories=SITES)
         with pytest.raises(Misuse, match="golden row 0: the model gives"):
             project.import_model(tmp_path / "m.txt", "buyer", golden=wrong, categories=SITES)
@@ -303,6 +303,9 @@ def test_files_that_are_none_and_code_that_nobody_allowed_are_refused(empty: Pat
     with shop.opened(empty) as project:
         with pytest.raises(Misuse, match=r"Untrusted types.*Bomb.*give a folder of `trimtab versions export`"):
             project.import_model(tmp_path / "foreign.skops", "buyer", window="7d", categories=SITES)
+        (tmp_path / "damaged.skops").write_bytes(bytes(range(256)))
+        with pytest.raises(Misuse, match=r"File is not a zip file\. Save it again\."):
+            project.import_model(tmp_path / "damaged.skops", "buyer", window="7d", categories=SITES)
         for file in ("cut.txt", "model.h5"):
             with pytest.raises(Misuse, match=f"import {file}"):
                 project.import_model(tmp_path / file, "buyer", window="7d", categories=SITES)

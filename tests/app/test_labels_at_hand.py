@@ -314,6 +314,7 @@ def test_the_command_says_how_many_were_taken_and_why_the_rest_was_not(words: Sc
             "column 'prediction' of str is missing. There are id, value. Rows with the keys of requests "
             "instead of ids of predictions are events: ingest them into ",
         ),
+        ("prediction;value\np_1;yes\n", "There are prediction;value. The file seems to be separated by ';'"),
     ):
         file.write_text(text)
         shown = CliRunner().invoke(trimtab, ["label", str(file), "--project", str(words.folder)])

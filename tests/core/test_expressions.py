@@ -248,7 +248,7 @@ def test_nothing_fails_where_no_row_needs_it() -> None:
     [
         (col("nope") + 1, r"view 'v': no column 'nope'. There are: f, g, i"),
         (s + 1, r"view 'v': \+ in \(col\('s'\) \+ 1\) needs numbers; it was given str and int"),
-        (s < "x", "needs two numbers or two times"),
+        (s < "x", r"needs two numbers or two times, such as datetime\(2026, 3, 1\)"),
         (s == 1, "needs two numbers, two strings or two times; it was given str and int"),
         (b & i, "needs truth values"),
         (f.hour(), "needs a time"),

@@ -19,7 +19,7 @@ from trimtab.events.files.files import Rows, is_table, problem_of, read_rows
 from trimtab.events.files.opened import local_file, open_bytes
 from trimtab.events.files.parquet_files import parquet_columns
 from trimtab.events.formats.reading import Reading
-from trimtab.events.values.fitting import FileRows
+from trimtab.events.values.fitting import FileRows, separator_hint
 
 _PYTHON: dict[type, Dtype] = {bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "time"}
 
@@ -83,6 +83,7 @@ def read_loosely(
         return FileRows(columns, (), ()), dict(declared)
     for name, dtype in declared.items():
         if name not in found and name not in constants:
+            hint = separator_hint(used, [*found]) or hint
             raise Misuse(f"{what}: column {name!r} of {dtype} is missing. There are {', '.join(found)}.{hint}")
     wanted = {name: declared.get(name, dtype) for name, dtype in {**found, **declared}.items()}
     if times in found and found[times] in ("str", "int"):

@@ -64,7 +64,7 @@ def import_version(
     if golden is None and request.window_us is None:
         raise Misuse(
             f"import {path.name}: there is nothing to check it with. Give golden rows (rows of its inputs with "
-            'the expected scores), or window="14d" to score it on the newest labelled rows.'
+            "the expected scores), or a window (--window 14d) to score it on the newest labelled rows."
         )
     cut_us = system.clock.now_us() if request.seen_until_us is None else request.seen_until_us
     checked, found = [], None

@@ -384,7 +384,7 @@ def _result(node: Expression, found: list[Dtype], columns: Mapping[str, Dtype], 
             need(common_dtype(found[0], found[1]) is not None, "two numbers, two strings or two times")
             return "bool"
         case "<" | "<=" | ">" | ">=":
-            need(numbers or found == ["time", "time"], "two numbers or two times")
+            need(numbers or found == ["time", "time"], "two numbers or two times, such as datetime(2026, 3, 1)")
             return "bool"
         case "&" | "|" | "~":
             need(all(d == "bool" for d in found), "truth values")

@@ -88,7 +88,7 @@ def wanted_columns(what: str, source: Source, found: Sequence[str]) -> dict[str,
             role = "time" if name == source.time else "part of the key" if made_of else "key"
             raise WrongColumn(
                 f"{what}: needs column {name!r} ({role} of source {source.name!r}), found "
-                f"{', '.join(found) or 'no columns'}.{_hint(source, found)}",
+                f"{', '.join(found) or 'no columns'}.{separator_hint(source.reading.delimiter, found)}",
                 column=name,
             )
     return {name: dtype for name, dtype in dtypes_of(source).items() if name in found}
@@ -280,11 +280,10 @@ def _report_units(values: NDArray[Any], there: NDArray[Any], report: Report) -> 
             report(row, "bad_time", int(values[row]))
 
 
-def _hint(source: Source, found: Sequence[str]) -> str:
+def separator_hint(declared: str | None, found: Sequence[str]) -> str:
     """Return advice if a header has only one column, because another character may separate the fields."""
     seen = max(DELIMITERS, key=found[0].count) if len(found) == 1 else ""
     if not seen or seen not in found[0]:
         return ""
-    declared = source.reading.delimiter
     usual = f"the source declares {declared!r}" if declared else "the source declares no delimiter, which means commas"
     return f" The file seems to be separated by {seen!r}; {usual}{'' if declared else ' (in a .tsv file tabs)'}."

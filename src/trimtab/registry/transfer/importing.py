@@ -145,7 +145,7 @@ class ModelProcess:
         except Corrupt as error:
             foreign = " For other types, give a folder of `trimtab versions export`, or a pickle (--trust pickle)."
             raise Misuse(
-                f"{self._what}: {error} Save it again.{foreign if 'Untrusted types' in str(error) else ''}"
+                f"{self._what}: {str(error).removesuffix('.')}. Save it again.{foreign if 'Untrusted types' in str(error) else ''}"
             ) from error
 
 

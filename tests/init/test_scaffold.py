@@ -357,7 +357,7 @@ def test_an_excel_export_gets_the_command_that_converts_it(tmp_path: Path) -> No
         with pytest.raises(Misuse, match=advice):
             scaffold(file, tmp_path / "made", Options())
     file.write_bytes(("who_id,day,fee,y\n" + "".join(lines)).encode("utf-16"))
-    with pytest.raises(Misuse, match="needed UTF-8. Convert it: iconv -f UTF-16 -t UTF-8"):
+    with pytest.raises(Misuse, match=r"needed UTF-8\. Convert it: iconv -f UTF-16 -t UTF-8"):
         scaffold(file, tmp_path / "made", Options())
     file.write_bytes(b"who_id,day,fee,y\n" + "".join(lines).encode() + "é,2024-01-01,1,no\n".encode("cp1252"))
     assert scaffold(file, tmp_path / "made", Options()).folder.exists()  # a single bad line goes to quarantine

@@ -144,9 +144,8 @@ class ModelProcess:
             ) from error
         except Corrupt as error:
             foreign = " For other types, give a folder of `trimtab versions export`, or a pickle (--trust pickle)."
-            raise Misuse(
-                f"{self._what}: {str(error).removesuffix('.')}. Save it again.{foreign if 'Untrusted types' in str(error) else ''}"
-            ) from error
+            said = f"{self._what}: {str(error).removesuffix('.')}. Save it again."
+            raise Misuse(f"{said}{foreign if 'Untrusted types' in said else ''}") from error
 
 
 def imported_model(

@@ -37,7 +37,7 @@ def test_a_refused_version_answers_as_canary_only_with_a_reason(refused: Project
         refused.set_arm("buyer@3", "canary", share=1.0, why=why)
     assert refused.registry.alias("buyer", "canary") is None
     row = refused.set_arm("buyer@3", "canary", share=0.5, why=WHY)
-    assert row.cause == WHY
+    assert row.cause == f"canary 0.5: {WHY}"
     (line,) = [line for line in refused.status().lines() if line.startswith("  canary:")]
     assert line.endswith(f"NOT GATED (a person: {WHY})")
     shown = f"NOT GATED (a person: {html.escape(WHY)})"

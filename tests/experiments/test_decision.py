@@ -68,10 +68,7 @@ def test_why_nothing_is_compared_yet_is_said() -> None:
         of = experiment(**given) if given else definition
         return read_experiment(of, state_of(of), some).decision.text
 
-    assert said([]) == (
-        "keep running: no day is closed yet. A look sees closed days only. The first one closes at 2024-03-02 00:00 at "
-        "the earliest."
-    )
+    assert said([]) == "keep running: no day is closed yet. The first one closes on 2024-03-02 at the earliest."
     red = [msgspec.structs.replace(one, excluded="red window: x was null") for one in days]
     assert said(red) == "keep running: 4 closed days, and none counts (red window: x was null)."
     few = "fewer than two units of the control, or of every other variant, have a value of revenue"

@@ -231,7 +231,7 @@ def test_a_column_of_the_request_and_a_feature_of_one_name_are_refused() -> None
         (lambda v: [{"a": col("b") + 1, "b": col("a") + 1}], "feature a needs feature b needs feature a"),
         (
             lambda v: [{"zz": col("zz") + 1}],
-            "feature 'zz': it reads 'zz', but request 'ask' has no such column. It has ask_id, ",
+            "feature 'zz': request 'ask' has no such column. It has ask_id, ",
         ),
         (lambda v: [v.join("one", by="key"), v.join("one", by="other")], "joined twice as 'one', by key and by other"),
         (lambda v: [v.join(by=["key", "kind"])], "the view has by=key, so by=key, kind must name as many columns"),

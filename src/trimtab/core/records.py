@@ -174,8 +174,3 @@ class Decision(Shown, msgspec.Struct, frozen=True, kw_only=True):
     data_hash: str | None
     previous_hash: str  # the hash of the previous row; 64 zeros for the first row
     hash: str  # the hash of all other fields of this row
-
-    @property
-    def what(self) -> str:
-        """The act in words; for a move of a canary or shadow with its share, such as "set_arm canary 0.2"."""
-        return f"{self.act} {self.evidence['arm']} {self.evidence['share']:g}" if self.act == "set_arm" else self.act

@@ -197,10 +197,8 @@ def _stages(request: Request, joins: Mapping[str, Join], transforms: Mapping[str
     except CycleError as error:
         circle = error.args[1]
         if len(circle) == 2 and (name := circle[0].partition("feature ")[2]):  # it is meant to be a column
-            raise Misuse(
-                f"feature {name!r}: it reads {name!r}, but request {request.name!r} has no such column. It has "
-                f"{', '.join(request.columns)}."
-            ) from None
+            columns = ", ".join(request.columns)
+            raise Misuse(f"feature {name!r}: request {request.name!r} has no such column. It has {columns}.") from None
         raise Misuse(f"features: {' needs '.join(circle[::-1])}. Break the circle.") from None
     depth: dict[str, int] = {}
     # A view is looked up one stage after its keys are computed. A transform is computed in the same stage as the last

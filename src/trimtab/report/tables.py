@@ -1,7 +1,6 @@
 """Write tables for terminals, as HTML, and as Markdown."""
 
 import itertools
-import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ Align = Literal["left", "right"]
 _PAGE = 100  # the most characters in a line; longer texts are wrapped
 _LEAST_TEXT = 30  # no column is made narrower than this
 _LONGEST_WORD = 32  # longer words, such as hashes, may be broken
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]+").fullmatch
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -104,7 +102,7 @@ def html_table(table: Table) -> Markup:
 
 def _html_cell(cell: Cell, side: Align) -> Markup:
     text = written(cell)
-    whole = len(text) <= _LONGEST_WORD and (" " not in text or _TIME(text))  # dates are not broken at hyphens
+    whole = len(text) <= _LONGEST_WORD and (" " not in text or text[4:5] == "-")  # dates are not broken
     inner = tag("a", text, href=cell.path) if isinstance(cell, Link) else text
     return tag("td", inner, class_=f"{side} whole" if whole else side)
 

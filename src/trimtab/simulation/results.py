@@ -217,6 +217,5 @@ def _moving(line: ScenarioResult) -> Series:
     values: list[float | None] = []
     for day in days.tolist():
         rows = line.judged & (line.at_us // DAY_US <= day) & (line.at_us // DAY_US > day - SMOOTH_DAYS)
-        judged_now = (line.judged & (line.at_us // DAY_US == day)).any()
-        values.append(own.value(line.rows(rows)) if judged_now else None)
+        values.append(own.value(line.rows(rows)) if (rows & (line.at_us // DAY_US == day)).any() else None)
     return Series(name=line.name, x=[int(day) * DAY_US for day in days], y=values)

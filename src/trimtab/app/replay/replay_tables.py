@@ -188,9 +188,8 @@ def _alarm(card: Scorecard, one: Alarm) -> str:
 
 def table(headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     """Return a table of texts, in which columns of numbers are right-aligned."""
-    numbers = (all(map(_NUMBER, column)) for column in zip(*rows, strict=True))
-    align = tuple[Align, ...]("right" if right else "left" for right in numbers) or None
-    return Table(headers=headers, rows=tuple(rows), align=align)
+    sides: list[Align] = ["right" if all(map(_NUMBER, column)) else "left" for column in zip(*rows, strict=True)]
+    return Table(headers=headers, rows=tuple(rows), align=tuple(sides) or None)
 
 
 def number(value: float | None) -> str:

@@ -115,6 +115,7 @@ class LedgeredArm:
         version = self._system.registry.get(row.version).name
         evidence: Evidence = {"arm": row.alias, "share": getattr(shares, row.alias), "version": version}
         if mine is None:
+            row = msgspec.structs.replace(row, why=f"{row.alias} {evidence['share']:g}: {row.why}")
             self.decision = write_row(self._system, row, [*changes, kept], "set_arm", evidence)
         else:
             entry = msgspec.structs.replace(mine.entry, evidence={**evidence, **mine.entry.evidence})

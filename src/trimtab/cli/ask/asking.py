@@ -95,5 +95,5 @@ def shown_decisions(decisions: Sequence[Decision]) -> list[str]:
     for row in decisions:
         version = f"  {row.version[:12]}" if row.version else ""
         about = f"{row.sequence:>4}  {format_time(row.at_us)[:19]}  {row.model}"
-        lines.append(f"{about}  {row.actor}  {row.what}{version}: {row.cause}")
+        lines.append(f"{about}  {row.actor}  {row.act}{version}: {row.cause}")
     return lines

@@ -97,8 +97,7 @@ def _ingested(source: str, file: Path, taken: Ingested, unit: str) -> list[str]:
         lines.append(f"  {unit} {p.row + 1}: {what}: {p.reason}")
     if taken.quarantined > _NAMED:
         lines.append(f"  and {taken.quarantined - _NAMED:,} more; see: trimtab quarantine list {source}")
-    if file.is_file() and any(p.found.startswith(NOT_UTF8) for p in taken.problems):
-        lines.append(f"  {encoding_advice(file)}")
+    lines += [f"  {encoding_advice(file)}" for p in taken.problems if p.found.startswith(NOT_UTF8)][:1]
     words = {p.found: None for p in taken.problems if p.reason == "wrong_type" and _WORD.fullmatch(p.found)}
     if words:
         listed = ", ".join(list(words)[:_NAMED])

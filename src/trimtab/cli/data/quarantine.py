@@ -80,10 +80,11 @@ def _shown(groups: Sequence[SetAside], declared: Mapping[str, Mapping[str, str]]
 
     lines = []
     for group in groups:
-        fields = ", ".join(f"{name} ({rows:,})" for name, rows in group.fields.items())
+        fields = ", ".join(f"{name} ({rows:,})" for name, rows in group.fields.items() if name)
         since, newest = format_time(group.since_us)[:19], format_time(group.newest_us)[:19]
-        fault = "" if group.reason == "bad_line" else f", at fault: {fields}"  # a whole line is
-        lines.append(f"{group.source}  {group.reason}: {count_of(group.rows, 'row')}{fault}")
+        lines.append(
+            f"{group.source}  {group.reason}: {count_of(group.rows, 'row')}{fields and ', at fault: '}{fields}"
+        )
         lines.append(f"  set aside from {since} to {newest}")
         lines += [f"  {_cut(_example(example, declared.get(group.source, {})))}" for example in group.examples]
     return lines

@@ -109,9 +109,8 @@ def open_text(path: Path) -> Iterator[Iterator[str]]:
     with open_bytes(path) as stream:
         start = stream.read(2)
         if start in (b"\xff\xfe", b"\xfe\xff"):
-            raise Misuse(
-                f"file {path}: found UTF-16, needed UTF-8. {encoding_advice(path, 'UTF-16').partition('. ')[2]}"
-            )
+            advice = encoding_advice(path, "UTF-16").partition(". ")[2]
+            raise Misuse(f"file {path}: found UTF-16, needed UTF-8. {advice}")
         stream.seek(0)
         yield io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
 

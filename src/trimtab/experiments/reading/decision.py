@@ -120,8 +120,7 @@ def _nothing_to_compare(
         if over:
             return "no day was closed before the experiment was started again."
         first_us = begun(state).closed_until_us + DAY_US + longest_wait_us(definition.metrics)
-        when = format_time(first_us)[:16].replace("T", " ")
-        return f"no day is closed yet. A look sees closed days only. The first one closes at {when} at the earliest."
+        return f"no day is closed yet. The first one closes on {format_time(first_us)[:10]} at the earliest."
     if len(left_out) == len(closed):
         return f"{_days(len(closed))}, and none counts ({left_out[-1].excluded})."
     if not days_shown(definition, state, closed):

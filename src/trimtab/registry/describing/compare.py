@@ -137,8 +137,7 @@ class Record(msgspec.Struct, frozen=True, eq=False):
         if version.imported is not None:
             return version.cut_us
         until_us = self.manifest.labels_until_us
-        if self.evaluation is not None and version.evaluation is not None:
-            # the version was only fitted on rows whose labels were final before its holdout
+        if self.evaluation is not None and version.evaluation is not None:  # fitted on rows final before its holdout
             until_us = min(until_us, self.evaluation.start_us)
         return self.manifest.final_until(until_us)
 

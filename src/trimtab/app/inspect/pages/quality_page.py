@@ -322,7 +322,7 @@ def _decisions(page: Document, system: System, decisions: list[Decision]) -> Non
     rows = tuple(
         (
             _shown_time(one.at_us),
-            one.what,
+            one.act,
             "" if one.version is None else version_name(system, one.version),
             one.actor,
             one.cause,

@@ -99,7 +99,7 @@ def _decisions(page: Document, system: System, decisions: list[Decision]) -> Non
         (
             _minute(format_time(one.at_us)),
             one.model,
-            one.what,
+            one.act,
             "" if one.version is None else version_name(system, one.version),
             one.actor,
             one.cause,

@@ -12,8 +12,7 @@ import hashlib
 from functools import cache
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --get: #2467b3; --post: #1f7a4d; --put: #9a6400;
-  --bad: #b3261e; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --get: #2467b3; --post: #1f7a4d; --put: #9a6400; }
 @media (prefers-color-scheme: dark) { :root { --get: #7db8f5; --post: #5fd39a; --put: #e8b54a; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; font: 15px/1.5 system-ui, sans-serif; }
@@ -35,7 +34,7 @@ pre { background: var(--soft); border-radius: 4px; padding: .6rem .7rem; overflo
 button { margin-top: .6rem; padding: .35rem 1rem; border-radius: 4px; cursor: pointer;
   border: 1px solid var(--line); background: var(--soft); color: inherit; font: inherit; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 1.2rem; }
-.wrong { color: var(--bad); font-weight: 600; } .right { color: var(--post); font-weight: 600; }
+.wrong { color: var(--bad, #b3261e); font-weight: 600; } .right { color: var(--post); font-weight: 600; }
 """
 _SCRIPT = """
 "use strict";

@@ -37,8 +37,8 @@ RUNBOOK: dict[str, str] = {
     "duplicates": "Find the client that repeats its requests: one that tries again too soon, or a replay.",
     "labels_missing": "Look at what became of the missing labels (trimtab quarantine), and at their feed.",
     "one_class": "Check the label's expression and its source: nearly all labels are the same.",
-    "label_shift": "Check how the label is made: it may be inverted, or in another unit, or the labels of one class may "
-    "be given to another. Do not train on it until that is clear.",
+    "label_shift": "Check how the label is made: it may be inverted, or in another unit, or the labels of one class "
+    "may be given to another. Do not train on it until that is clear.",
     "skew": "Look at the first difference (trimtab quality skew), and at its cause in docs/skew.md.",
 }
 OTHERWISE = "Look at the evidence and at trimtab status, and find out when it began."

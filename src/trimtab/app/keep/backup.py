@@ -32,7 +32,6 @@ from trimtab.app.system import System
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, TrimtabError, Unavailable
 from trimtab.core.hashing import bytes_hash
 from trimtab.core.package import VERSION
-from trimtab.core.records import Decision
 from trimtab.core.shown import Shown, format_bytes
 from trimtab.core.time import format_time, parse_time_us
 from trimtab.core.urls import store_url
@@ -205,20 +204,20 @@ def restore(
     return manifest
 
 
-def undone_erasures(state: Path, made_at: str) -> list[Decision]:
-    """Return the erasures in a state folder that came after a backup was made, so that restoring it undoes them.
-
-    Of a state whose ledger cannot be read, none is returned.
-    """
+def undone_erasures(state: Path, made_at: str) -> list[str]:
+    """Return lines about the erasures in a state that came after a backup was made: restoring it undoes them."""
     file = catalog_file(behind_links(state))
     if not file.exists():
         return []
     try:
         with SqlCatalog.sqlite(file) as catalog:
             rows = Ledger(catalog).rows()
-    except TrimtabError:
-        return []
-    return [row for row in rows if row.act == FORGET and row.at_us > parse_time_us(made_at)]
+    except TrimtabError as error:  # perhaps the state is restored because it is damaged
+        return [f"It is not known whether this undoes erasures, because the old state cannot be read: {error}"]
+    later = [row for row in rows if row.act == FORGET and row.at_us > parse_time_us(made_at)]
+    said = "These erasures came later, so their data are back. Run trimtab forget for the same keys again:"
+    listed = [f"  {format_time(row.at_us)[:19]}  {row.evidence.get('entity')}  {row.cause}" for row in later]
+    return [said, *listed] if later else []
 
 
 def _copy_parts(system: System, to: Path) -> Positions:

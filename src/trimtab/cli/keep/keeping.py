@@ -10,7 +10,6 @@ import click
 from trimtab.cli.options import account, command, manner, opened_project, project_config
 from trimtab.cli.output import progress, show, show_lines
 from trimtab.core.errors import Misuse
-from trimtab.core.time import format_time
 
 
 @command("disk")
@@ -80,11 +79,8 @@ def restore(backup: Path, into: Path | None, force: bool) -> None:
         undone = undone_erasures(folder, read_manifest(backup.absolute()).made_at)
         made = bring_back(backup, folder, force=force, progress=meter)
         manner().safe = "The backup was restored."
-    lines = [f"{folder}: restored", *made.lines(), f"What was written after {made.made_at[:19]} is gone."]
-    if undone:
-        lines.append("These erasures came later, so their data are back. Run trimtab forget for the same keys again:")
-        lines += [f"  {format_time(one.at_us)[:19]}  {one.evidence.get('entity')}  {one.cause}" for one in undone]
-    show(made, lines)
+    show(made, [f"{folder}: restored", *made.lines(), f"What was written after {made.made_at[:19]} is gone."])
+    show_lines(undone, err=True)
 
 
 @command("recover", safe="No more was lost; run the same command again to finish.")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from trimtab.core.clock import Clock
-from trimtab.core.errors import Conflict, Misuse, NotFound, Unavailable
+from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound, Unavailable
 from trimtab.core.records import ChangeOnset, Decision, GateRecord, Signal
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.inputs.red_windows import not_used_yet_us, released_since
@@ -474,7 +474,7 @@ def _first_watch(monitor: QualityMonitor, candidates: Candidates, now_us: int) -
         return []
     try:
         own = candidates.judge_stored(Stored(version=champion), now_us, keep=False)
-    except (Misuse, Unavailable):  # the status goes on saying that it is not watched
+    except (Corrupt, Misuse, NotFound, Unavailable):  # the status goes on saying that it is not watched
         return []
     days, cap, slices = own.reference, own.loss_cap, own.slices
     return monitor.anchor(champion, days, at_us=now_us, loss_cap=cap, slices=slices, name=own.name)[1]

@@ -15,11 +15,11 @@ from trimtab.core.time import DAY_US
 from trimtab.stats.metrics.losses import row_losses
 from trimtab.steering.gate.shadow import (
     LEAST_ROWS,
-    _pooled,
     compared_days,
     hopeless,
     judged,
     level_of,
+    pooled_days,
     said_of_shadow,
     visible,
 )
@@ -65,7 +65,7 @@ def test_days_with_few_labels_are_put_together_and_no_row_counts_twice(given_day
         PairedDay(day_us=n * DAY_US, rows=rows, difference=one, champion=1.0)
         for n, (rows, one) in enumerate(given_days)
     ]
-    found = _pooled(some)
+    found = pooled_days(some)
     assert all(one.rows >= LEAST_ROWS for one in found)
     used = sum(one.rows for one in found)
     assert 0 <= sum(one.rows for one in some) - used < LEAST_ROWS  # what is left over waits for the next day

@@ -209,7 +209,9 @@ class CandidateBuilder:
         return move(name, CHAMPION, repair.successor, gate=repair.gate, why=why, actor=by).previous
 
     def shadow_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        return self.comparisons.paired_days(repair, since_us, cut_us)
+        assert repair.successor is not None  # only a repair with a successor has a shadow
+        assert repair.gate.champion is not None  # and was compared with a champion
+        return self.comparisons.paired_days(repair.successor, repair.gate.champion, since_us, cut_us)
 
     def _gate(self, side: Side, case: Case) -> GateRecord:
         """Judge a new candidate, store the gate record (the result of its checks), and return it."""

@@ -40,7 +40,7 @@ from trimtab.steering.candidates.windows import (
 from trimtab.steering.definitions import LEAST_WINDOW_US
 from trimtab.steering.gate.shadow import compared_days
 from trimtab.steering.gate.window import Window
-from trimtab.steering.loop_state import Changes, PairedDay, Repair
+from trimtab.steering.loop_state import Changes, PairedDay
 from trimtab.training.data.sets import TrainingSet
 
 
@@ -192,11 +192,9 @@ class Comparisons:
             target = target_on_window(self._parts, target, plan.window.start_us)
         return self.answered(target, training_set, plan.window)
 
-    def paired_days(self, repair: Repair, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
-        """Compare champion and successor (the new version) day by day; see `Candidates.shadow_days`."""
+    def paired_days(self, version: str, champion: str, since_us: int, cut_us: int) -> tuple[tuple[PairedDay, ...], int]:
+        """Compare a version and the champion (their ids) day by day; see `Candidates.shadow_days`."""
         model = self._deployment.model
-        assert repair.successor is not None  # only a repair with a successor has a shadow
-        assert repair.gate.champion is not None  # and was compared with a champion
         try:
             # a list with rows on the first of these days may have begun on the day before
             since_or_lists_us = since_us if model.group is None else since_us - DAY_US
@@ -210,9 +208,9 @@ class Comparisons:
         rows = training_set.usable & (begun_us >= since_us) & (begun_us < until_us)
         if not rows.any():
             return (), max(since_us, until_us)
-        own = self._scores_of(repair.successor, since_us, training_set, rows)
+        own = self._scores_of(version, since_us, training_set, rows)
         try:
-            other = self._scores_of(repair.gate.champion, since_us, training_set, rows)
+            other = self._scores_of(champion, since_us, training_set, rows)
         except (Corrupt, Misuse, NotFound) as error:
             raise ChampionFailed(f"The version in service cannot answer: {error}") from error
         known, own = among_known(own, other, training_set.target[rows])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from trimtab.core.time import DAY_US
+from trimtab.core.time import DAY_US, HOUR_US
 from trimtab.stats.inference.sequences import PairedSequence, distance_seen, paired_sequence
 from trimtab.stats.metrics.losses import Loss
 from trimtab.steering.gate.checks import percent
@@ -17,6 +17,7 @@ from trimtab.steering.loop_state import PairedDay, Repair
 from trimtab.steering.rollouts import Rollout
 
 LEAST_ROWS = 30  # a day with fewer labels is combined with the next day
+LABELS_US = 6 * HOUR_US  # labels that are due at midnight may still be loaded for this long
 TOLERATED = 0.1  # a successor that is worse by at most this share of the margin is not rejected  # D0199
 CONFIRMING_DAYS = 3  # from this many days on, a shadow can confirm the improvement that the gate proved  # D0199
 _TABLE = (1, 3, 7, 14, 28)  # the durations, in days, in the table of a refusal
@@ -62,11 +63,11 @@ def judged(rollout: Rollout, days: Sequence[PairedDay], repair: Repair) -> Paire
 
     Source: `trimtab.stats.inference.sequences`.
     """
-    pooled = _pooled(days)
+    pooled = pooled_days(days)
     before = () if repair.stood_in else repair.gate_days
     margin = rollout.margin * level_of(repair)  # fixed before the shadow begins
     least = (rollout.shadow_us or DAY_US) // DAY_US
-    earlier = [one.difference for one in _pooled(before)]
+    earlier = [one.difference for one in pooled_days(before)]
     differences = [one.difference for one in pooled]
     found = paired_sequence(differences, margin=margin, tolerated=TOLERATED * margin, earlier=earlier, least=least)
     confirmed = len(pooled) >= max(least, CONFIRMING_DAYS) and found.mean <= repair.proved < 0.0
@@ -80,7 +81,7 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
 
     `before` has the days of the gate, which show how much daily differences vary. Infinity: no difference is detected.
     """
-    pooled = _pooled(before)
+    pooled = pooled_days(before)
     if len(pooled) < 2:
         return float("inf")
     spread = float(np.std([one.difference for one in pooled], ddof=1))
@@ -88,7 +89,7 @@ def visible(before: Sequence[PairedDay], days: int) -> float:
     comparisons = int(days / merged)
     if comparisons < 1:
         return float("inf")
-    return distance_seen(comparisons, spread, known=len(pooled) - 1) / (_mean_loss(before) or 1.0)
+    return distance_seen(comparisons, spread, known=len(pooled) - 1) / (mean_loss(before) or 1.0)
 
 
 def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: bool = False) -> str | None:
@@ -106,7 +107,7 @@ def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: 
     if rollout is None or rollout.shadow_us is None or not before or stood_in:
         return None
     within = rollout.within_us // DAY_US
-    level = _mean_loss(before)
+    level = mean_loss(before)
     better = max(0.0, -_mean_difference(before) / level) if level else 0.0
     if visible(before, within) < rollout.margin + better:
         return None
@@ -122,7 +123,7 @@ def hopeless(rollout: Rollout | None, before: Sequence[PairedDay], *, stood_in: 
 
 def level_of(repair: Repair) -> float:
     """Return the champion's mean loss on the days of the gate. Margins and differences are shares of it."""
-    return _mean_loss(repair.gate_days) or 1.0
+    return mean_loss(repair.gate_days) or 1.0
 
 
 def evidence_of_shadow(found: PairedSequence, days: Sequence[PairedDay], margin: float, level: float) -> Evidence:
@@ -158,7 +159,7 @@ def _share(value: float) -> str:
     return f"{value:+.2%}" if np.isfinite(value) else ("-inf" if value < 0 else "inf")
 
 
-def _pooled(days: Sequence[PairedDay]) -> list[PairedDay]:
+def pooled_days(days: Sequence[PairedDay]) -> list[PairedDay]:
     """Combine days with few rows with the days after them. A last group with too few rows is left out."""
     found: list[PairedDay] = []
     open_day: PairedDay | None = None
@@ -182,7 +183,8 @@ def _together(one: PairedDay, other: PairedDay) -> PairedDay:
     )
 
 
-def _mean_loss(days: Sequence[PairedDay]) -> float:
+def mean_loss(days: Sequence[PairedDay]) -> float:
+    """Return the champion's mean loss of all rows; 0 without rows."""
     rows = sum(one.rows for one in days)
     return sum(one.rows * one.champion for one in days) / rows if rows else 0.0
 

@@ -10,12 +10,12 @@ import msgspec
 from trimtab.core.clock import Clock
 from trimtab.core.errors import Conflict, Corrupt, Misuse, NotFound
 from trimtab.core.records import Decision
-from trimtab.core.time import DAY_US, HOUR_US, format_duration, format_time
+from trimtab.core.time import DAY_US, format_duration, format_time
 from trimtab.registry import AliasMove
 from trimtab.steering.candidates.ports import Candidates, ChampionFailed
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.gate.checks import percent
-from trimtab.steering.gate.shadow import evidence_of_shadow, judged, level_of, said_of_shadow
+from trimtab.steering.gate.shadow import LABELS_US, evidence_of_shadow, judged, level_of, said_of_shadow
 from trimtab.steering.ledger import Entry, Evidence
 from trimtab.steering.loop.deployment_record import DeploymentRecord
 from trimtab.steering.loop.evidence import overtaken
@@ -25,8 +25,6 @@ from trimtab.steering.loop.service_guard import ServiceGuard
 from trimtab.steering.loop_state import APPROVAL, CANARY, IDLE, PROMOTING, SHADOW, Bake, Changes, PairedDay, Repair
 from trimtab.steering.rollouts import MOST_STEPS, Rollout
 from trimtab.store.ports import Append, Put, Remove
-
-LABELS_US = 6 * HOUR_US  # labels that are due at midnight may still be loaded for this long
 
 
 class RolloutStages:

@@ -123,6 +123,30 @@ def move(project: Project, us: int) -> int:
     return clock.now_us()
 
 
+def a_day_of_visits(project: Project, rng: np.random.Generator, count: int = 40) -> None:
+    """Ask and answer a day of visits, and load their labels."""
+    begin_us = project.clock.now_us()
+    sales = []
+    for at_us in np.linspace(begin_us + HOUR_US, begin_us + 22 * HOUR_US, count).astype(int).tolist():
+        move(project, at_us - project.clock.now_us())
+        readings = [{"site": place, "level": float(rng.normal()), "read_at": at_us} for place in ("north", "south")]
+        project.push("readings", readings)
+        project.views.catch_up()
+        x, site = float(rng.normal()), ("north", "south")[int(rng.integers(2))]
+        project.predict("buyer", [visit(f"s{at_us}", at_us, x, site)])
+        bought = bool(rng.random() < 1 / (1 + np.exp(-2 * x)))
+        sales.append((f"s{at_us}", site, bought, at_us + HOUR_US))
+    move(project, begin_us + DAY_US - project.clock.now_us())
+    keys, sites, bought_all, closed = (list(column) for column in zip(*sales, strict=True))
+    table = {
+        "visit_id": ("str", keys),
+        "site": ("str", sites),
+        "bought": ("bool", bought_all),
+        "closed_at": ("time", closed),
+    }
+    project.ingestor.load("sales", Columns.of(table))  # type: ignore[arg-type]  # dtypes are literals
+
+
 # --- a process that serves
 
 

@@ -10,7 +10,6 @@ import pytest
 import shop
 
 from trimtab.app.project import Project
-from trimtab.core.columns.data import Columns
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, HOUR_US, MINUTE_US
 from trimtab.monitoring.inputs.red_windows import KIND as RED
@@ -22,30 +21,6 @@ from trimtab.serving.arms.arms import KIND as ARMS
 from trimtab.store import Put
 
 STAGES = 'shadow="2d", margin=0.5, canary=[0.5], step="1h"'
-
-
-def a_day_of_visits(project: Project, rng: np.random.Generator, count: int = 40) -> None:
-    """Ask and answer a day of visits, and load their labels."""
-    begin_us = project.clock.now_us()
-    sales = []
-    for at_us in np.linspace(begin_us + HOUR_US, begin_us + 22 * HOUR_US, count).astype(int).tolist():
-        shop.move(project, at_us - project.clock.now_us())
-        readings = [{"site": place, "level": float(rng.normal()), "read_at": at_us} for place in ("north", "south")]
-        project.push("readings", readings)
-        project.views.catch_up()
-        x, site = float(rng.normal()), ("north", "south")[int(rng.integers(2))]
-        project.predict("buyer", [shop.visit(f"s{at_us}", at_us, x, site)])
-        bought = bool(rng.random() < 1 / (1 + np.exp(-2 * x)))
-        sales.append((f"s{at_us}", site, bought, at_us + HOUR_US))
-    shop.move(project, begin_us + DAY_US - project.clock.now_us())
-    keys, sites, bought_all, closed = (list(column) for column in zip(*sales, strict=True))
-    table = {
-        "visit_id": ("str", keys),
-        "site": ("str", sites),
-        "bought": ("bool", bought_all),
-        "closed_at": ("time", closed),
-    }
-    project.ingestor.load("sales", Columns.of(table))  # type: ignore[arg-type]  # dtypes are literals
 
 
 def with_stages(folder: Path, stages: str, more: str = "") -> Path:
@@ -78,7 +53,7 @@ def test_a_promotion_goes_through_shadow_and_canary(rolled: Path, served: bool) 
         acts: list[str] = []
         while "canary" not in acts:
             assert len(project.loop("buyer").controller.state.shadow) < 7
-            a_day_of_visits(project, rng, 20)
+            shop.a_day_of_visits(project, rng, 20)
             acts += [d.act for d in project.tick() if d.model == "buyer"]
         assert acts == ["compare", "canary"]
         compared = next(d for d in project.ledger() if d.act == "compare")
@@ -167,7 +142,7 @@ def test_a_candidate_of_a_definition_that_was_changed_is_dropped_and_trained_aga
     rng, acts = np.random.default_rng(2), list[str]()
     with shop.opened(with_stages(rolled, STAGES, ', retrain=tt.every("1d")')) as project:
         for _ in range(12):
-            a_day_of_visits(project, rng, 20)
+            shop.a_day_of_visits(project, rng, 20)
             acts += [row.act for row in project.tick()] if "shadow" not in acts else []
         assert acts[-1] == "shadow"
         now_us = project.clock.now_us()

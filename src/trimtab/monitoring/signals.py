@@ -15,7 +15,7 @@ JOURNAL = "signals"  # the journal: one entry each time a signal begins, becomes
 LISTED_US = 7 * DAY_US  # how long a signal stays in the list after its end
 OVER = "the cause is no longer found"
 # kinds with these beginnings are about losses and labels, which cause nothing else
-_EFFECTS = ("quality_", "estimated_loss", "no_labels", "unlisted_labels")
+_EFFECTS = ("quality_", "estimated_loss", "no_labels", "unlisted_labels", "arm_loss")
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,6 +48,7 @@ from trimtab.serving.observe.shared_status import shared_statuses
 from trimtab.serving.workers.overview import found_share
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.worker_metrics import shared_scrape
+from trimtab.steering.arm_comparisons import arm_comparisons
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState, is_before
@@ -383,8 +384,10 @@ def _arms(system: System, name: str) -> dict[str, str]:
         names = {variant: of.get(variant) or system.registry.get(version).name for variant, version in others}
         shown = {variant: f"{100 * now.share * now.weights[variant]:.3g} % of the requests" for variant in names}
         return {f"canary {variant}": f"{name}, on {shown[variant]}" for variant, name in names.items()}
+    compared = arm_comparisons(system.state.catalog, name)
     return {
         arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(system, arm, version)}"
+        + (f"; {one.said(system.registry.get(one.champion).name)}" if (one := compared.get(arm)) is not None else "")
         for arm, version in armed.items()
         if version is not None
     }

@@ -37,7 +37,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     inputs: str | None = None  # why input columns are not monitored; None: they are
     ungated: str | None = None  # why the version is deployed although it did not pass its tests; None: it passed
     estimate: str | None = None  # the loss estimated for the newest days before their labels come; None: not known
-    beside: dict[str, str] = {}  # the version and share of requests of the canary and the shadow, if any
+    beside: dict[str, str] = {}  # the canary and the shadow, if any: version, share of requests, comparison
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):

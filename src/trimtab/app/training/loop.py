@@ -142,6 +142,7 @@ class DeploymentLoop:
             self._loop.close_days()
             self.inputs.look(read_us, [*unseen, *self._loop.newly_closed])
             self._ticked = True
+        self._loop.compare_arms()
         decisions += self._loop.controller.tick()
         self._training.ended(decisions)
         self.inputs.follow()

@@ -13,6 +13,7 @@ RUNBOOK: dict[str, str] = {
     "quality_level": "Train or roll back; if the task has become harder for good: "
     "trimtab quality show MODEL --accept --why TEXT.",
     "quality_day": "See what happened that day, and to which rows (trimtab quality show MODEL --slices COLUMN).",
+    "arm_loss": "End the canary or shadow (--share 0): its version is worse than the version in service.",
     "estimated_loss": "See which inputs have changed (trimtab quality show MODEL --page FILE); a repair needs labels "
     "of days since then.",
     "no_labels": "Repair the feed of the labels: until labels come again, the quality of the model is not known.",

@@ -24,6 +24,7 @@ from trimtab.registry.protection import CHAMPION
 from trimtab.serving.answer.batch import batch_manifests, batch_predictions
 from trimtab.serving.arms.arms import CANARY, SHADOW
 from trimtab.serving.log.prediction_log import PredictionLog
+from trimtab.steering.arm_comparisons import ArmComparisons
 from trimtab.steering.candidates.builder import CandidateBuilder
 from trimtab.steering.candidates.ports import CandidateOptions, Candidates, DeploymentParts
 from trimtab.steering.candidates.recipes import BatchRecipe, LiveScores, OnlineRecipe, Recipe
@@ -102,8 +103,9 @@ class Loop:
             metric=model.metric,
             classes=model.label.class_names,
         )
-        self.monitor.name_of = partial(_name_of, registry)
+        self.monitor.name_of = name_of = partial(_name_of, registry)
         self.builder = CandidateBuilder(parts, options.around(_recipe(deployment, live, options)), options)
+        self._arms = ArmComparisons(parts, self.builder, name_of)
         self.newly_closed: list[DayQuality] = []  # the days that the last call of `close_days` closed
         self.controller = Controller(
             deployment,
@@ -175,6 +177,11 @@ class Loop:
         self._whole = True
         self.newly_closed = day_qualities(days)
         return signals
+
+    def compare_arms(self) -> None:
+        """Compare the canary and the shadow that a person set with the version in service, on days closed since."""
+        repair = self.controller.state.repair
+        self._arms.tick(None if repair is None else repair.successor)
 
     def reload(self) -> bool:
         """Read again what another process may have changed.

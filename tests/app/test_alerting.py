@@ -97,7 +97,7 @@ def test_a_signal_reaches_people_with_all_they_need(tmp_path: Path) -> None:
         assert (alert["message"], alert["evidence"]) == ("Half of x is null.", {"share": 0.5})
         assert alert["todo"]
         shop.move(project, HOUR_US)
-        assert "buyer: Half of x is null. (As of 2024-04-10.)" in project.status().red
+        assert "buyer: Half of x is null. (Raised 2024-04-10.)" in project.status().red
         find(project)
         shop.move(project, 36 * HOUR_US)
         project.send_alerts()

@@ -61,11 +61,11 @@ def test_a_worse_canary_is_found_although_it_answers_few_requests(with_worse: Pa
         pass_days(project, 1)
         said = arm_line(project, "canary")
         assert "on 2 % of the requests, NOT GATED (Ada: A trial of ours.); its loss is" in said
-        assert "% higher than buyer@2's on the same" in said
+        assert " % higher than buyer@2's on the same" in said
         (found,) = signals(project)
         assert (found.severity, found.subject) == ("red", "canary")
         assert found.message.startswith("buyer@3 is the canary: its loss is ")
-        assert found.message.endswith(" To end it: trimtab canary buyer --share 0")
+        assert found.message.endswith(" To end the canary: trimtab canary buyer --share 0")
 
         assert by_hand is not None
         compared = arm_comparisons(project.state.catalog, "buyer")["canary"]

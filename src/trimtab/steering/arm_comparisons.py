@@ -10,6 +10,7 @@ import numpy as np
 
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Signal
+from trimtab.core.shown import count_of
 from trimtab.monitoring.signals import listed_signals, settle, stored
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import SHADOW, arm_shares
@@ -38,6 +39,11 @@ class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
     failed: str = ""  # why the newest days could not be compared
 
     @property
+    def of(self) -> tuple[str, str]:
+        """The ids of the arm's version and of the version in service."""
+        return self.version, self.champion
+
+    @property
     def interval(self) -> tuple[float, float, float]:
         """The mean daily difference of the loss and its 95 % interval, as shares of the champion's loss.
 
@@ -61,13 +67,11 @@ class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
         mean, low, high = self.interval
         if math.isnan(mean):
             return f"not compared with {name} yet: this needs closed days with 30 labels or more"
-        on = f"on the same {rows:,} labelled requests of {len(self.days)} days"
-        bounds = (
-            f"95 % interval {low:+.1%} to {high:+.1%}"
-            if math.isfinite(low)
-            else "no interval before 3 days with 30 labels each"
-        )
-        return f"its loss is {abs(mean):.1%} {'higher' if mean > 0 else 'lower'} than {name}'s {on} ({bounds})"
+        on = f"on the same {count_of(rows, 'labelled request')} of {count_of(len(self.days), 'day')}"
+        bounds = f"95 % interval {100 * low:+.1f} % to {100 * high:+.1f} %"
+        bounds = bounds if math.isfinite(low) else "no interval before 3 days with 30 labels each"
+        more = "higher" if mean > 0 else "lower"
+        return f"its loss is {abs(100 * mean):.1f} % {more} than {name}'s {on} ({bounds})"
 
 
 class ArmComparisons:
@@ -89,7 +93,7 @@ class ArmComparisons:
         before = arm_comparisons(self._catalog, name)
         after = {
             arm: self._compared(
-                begun if (known := before.get(arm)) is None or _of_others(known, begun) else known, now_us
+                known if (known := before.get(arm)) is not None and known.of == begun.of else begun, now_us
             )
             for arm, begun in self._begun(name).items()
             if begun.version not in (begun.champion, rolled_out)
@@ -144,13 +148,9 @@ class ArmComparisons:
             onset_us=compared.days[0].day_us,
             severity="info" if arm == SHADOW else "red",
             evidence={"difference": mean, "low": low, "high": high, "days": float(len(compared.days))},
-            message=f"{message}To end it: trimtab {arm} {model} --share 0",
+            message=f"{message}To end the {arm}: trimtab {arm} {model} --share 0",
             subject=arm,
         )
-
-
-def _of_others(known: ArmComparison, begun: ArmComparison) -> bool:
-    return (known.version, known.champion) != (begun.version, begun.champion)
 
 
 def arm_comparisons(catalog: Catalog, model: str) -> dict[str, ArmComparison]:

@@ -48,7 +48,7 @@ from trimtab.serving.observe.shared_status import shared_statuses
 from trimtab.serving.workers.overview import found_share
 from trimtab.serving.workers.states import FOLDER, ServiceState, read_state
 from trimtab.serving.workers.worker_metrics import shared_scrape
-from trimtab.steering.arm_comparisons import arm_comparisons
+from trimtab.steering.arm_comparisons import ArmComparison, arm_comparisons
 from trimtab.steering.definitions import Deployment
 from trimtab.steering.ledger import Ledger
 from trimtab.steering.loop_state import APPROVAL, FREEZE, LoopState, is_before
@@ -90,7 +90,7 @@ def project_status(system: System) -> Status:
     told = {(SIGNAL, line.partition(": skew: ")[0]) for line in differing}  # signals that `differing` shows already
     red += [
         f"{one.model}: {one.message}{f' Possible cause: {one.cause}.' if one.cause else ''}"
-        f" (As of {format_time(max(one.raised_at_us, one.onset_us))[:10]}.)"  # an open signal keeps its message
+        f" (Raised {format_time(one.raised_at_us)[:10]}.)"
         for one in signals
         if one.severity == "red" and one.ended_at_us is None and (one.kind, one.model) not in told
     ]
@@ -387,10 +387,19 @@ def _arms(system: System, name: str) -> dict[str, str]:
     compared = arm_comparisons(system.state.catalog, name)
     return {
         arm: f"{version.name}, on {100 * shares[arm]:.3g} % of the requests{_armed_ungated(system, arm, version)}"
-        + (f"; {one.said(system.registry.get(one.champion).name)}" if (one := compared.get(arm)) is not None else "")
+        + _compared(system, version, compared.get(arm))
         for arm, version in armed.items()
         if version is not None
     }
+
+
+def _compared(system: System, version: Version, comparison: ArmComparison | None) -> str:
+    champion = system.registry.alias(version.model, CHAMPION)
+    if champion is not None and champion.id == version.id:
+        return "; this is the version in service itself"
+    if champion is None or comparison is None or comparison.of != (version.id, champion.id):
+        return ""
+    return f"; {comparison.said(champion.name)}"
 
 
 def _armed_ungated(system: System, arm: str, version: Version) -> str:

@@ -65,7 +65,7 @@ def test_a_worse_canary_is_found_although_it_answers_few_requests(with_worse: Pa
         (found,) = signals(project)
         assert (found.severity, found.subject) == ("red", "canary")
         assert found.message.startswith("buyer@3 is the canary: its loss is ")
-        assert found.message.endswith(" To end the canary: trimtab canary buyer --share 0")
+        assert found.message.endswith(" To end the canary: trimtab canary buyer --share 0.")
 
         assert by_hand is not None
         compared = arm_comparisons(project.state.catalog, "buyer")["canary"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import block_process
+import msgspec
 import pytest
 from click.testing import CliRunner
 from test_block_kills import prepared
@@ -20,6 +21,8 @@ from trimtab.cli.group import trimtab
 from trimtab.core.clock import VirtualClock
 from trimtab.core.errors import Conflict, Misuse
 from trimtab.core.time import DAY_US, MINUTE_US
+from trimtab.store.ports import Append
+from trimtab.testing.builders import a_signal
 
 NOW_US, STEP_US, A_DAY = block_process.NOW_US, block_process.STEP_US, block_process.A_DAY
 DAYS = 16
@@ -184,6 +187,12 @@ def test_the_command_shows_a_table_and_a_plot(folder: Path) -> None:
 
 
 def test_the_page_tells_days_slices_signals_and_decisions(project: tt.Project, tmp_path: Path) -> None:
+    now_us = project.clock.now_us()
+    ended = a_signal(
+        now_us - 20 * DAY_US, id="e", model="one", kind="quality_loss", subject="", onset_us=now_us - 21 * DAY_US
+    )
+    ended = msgspec.structs.replace(ended, ended_at_us=now_us - 10 * DAY_US, ended_because="one@1 was put in service")
+    project.state.catalog.write([Append("signals", 0, msgspec.json.encode(ended))])
     file = project.quality_page("one", to=tmp_path / "new")
     assert file == tmp_path / "new" / "one-quality.html"
     page = file.read_text()
@@ -193,6 +202,9 @@ def test_the_page_tells_days_slices_signals_and_decisions(project: tt.Project, t
         assert f"<title>{title}</title>" in page or f">{title}</text>" in page
     for signal in (one for one in project.signals() if one.ended_at_us is None):
         assert escape(signal.message) in page
+    # signals that ended more than a week ago are in the table and, as vertical lines, in the plots
+    assert "one@1 was put in service" in page[page.index("Signals that ended in the last 120 days") :]
+    assert page.count(">quality_loss</text>") >= 3
     parts = [row for name in ("site", "side", "northern") for row in project.quality(slices=name, by="all").to_rows()]
     many = [row for row in parts if row["labelled"] >= 30]
     worst = {row["slice"] for row in many if row["loss_low"] == max(one["loss_low"] for one in many)}

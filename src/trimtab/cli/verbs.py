@@ -94,6 +94,7 @@ VERBS: dict[str, dict[str, str | Group]] = {
     },
     "What happened": {
         "status": "ask.asking:status",
+        "signals": "ask.signals:signals",
         "quality": Group("Show the quality of answers, times excluded from training, and whether features were right.",
             "quality show late_flight --since 2024-05-01", "show", {
             "show": "ask.quality:quality", "exclusions": "ask.exclusions:exclusions", "skew": "ask.skew:skew",

@@ -40,8 +40,11 @@ def standing_signals(catalog: Catalog, model: str | None = None) -> list[Signal]
     return [signal for signal in listed_signals(catalog, model) if signal.ended_at_us is None]
 
 
-def every_signal(catalog: Catalog) -> list[Signal]:
-    """Return all signals that were ever raised, each in its newest state, in the order in which they were raised."""
+def every_signal(catalog: Catalog, model: str | None = None, *, since_us: int = 0) -> list[Signal]:
+    """Return all signals that were ever raised, each in its newest state, in the order in which they were raised.
+
+    With `model`, only those of one model. Signals that ended before `since_us` are left out.
+    """
     found: dict[str, Signal] = {}
     after = 0
     while entries := catalog.journal(JOURNAL, after=after):
@@ -50,7 +53,11 @@ def every_signal(catalog: Catalog) -> list[Signal]:
             found[signal.id] = signal
         after = entries[-1].sequence
     listed = {one.id: one for one in listed_signals(catalog)}  # these have the newest numbers
-    return list({**found, **listed}.values())
+    return [
+        one
+        for one in {**found, **listed}.values()
+        if model in (None, one.model) and (one.ended_at_us is None or one.ended_at_us >= since_us)
+    ]
 
 
 def settle(

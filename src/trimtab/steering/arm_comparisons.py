@@ -148,7 +148,7 @@ class ArmComparisons:
             onset_us=compared.days[0].day_us,
             severity="info" if arm == SHADOW else "red",
             evidence={"difference": mean, "low": low, "high": high, "days": float(len(compared.days))},
-            message=f"{message}To end the {arm}: trimtab {arm} {model} --share 0",
+            message=f"{message}To end the {arm}: trimtab {arm} {model} --share 0.",
             subject=arm,
         )
 

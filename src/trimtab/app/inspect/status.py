@@ -278,8 +278,11 @@ def _began_with(system: System, version: Version, move: AliasMove, since_us: int
     by_policy = move.actor == "policy" and system.registry.passed_gate(version) is not None
     if by_policy or move.previous is None or move.act == "roll_back" or since_us >= move.at_us + DAY_US:
         return False
-    before = [one for one in every_signal(system.state.catalog) if one.model == version.model]
-    alarms = [one for one in before if one.severity == "red" and one.kind.startswith("quality_")]
+    alarms = [
+        one
+        for one in every_signal(system.state.catalog, version.model)
+        if one.severity == "red" and one.kind.startswith("quality_")
+    ]
     # an alarm of the replaced version ends with the move
     return not any(one.raised_at_us < move.at_us < (one.ended_at_us or move.at_us) + DAY_US for one in alarms)
 

@@ -20,7 +20,7 @@ from trimtab.core.time import DAY_US, format_time
 from trimtab.monitoring.inputs.input_state import KIND as INPUTS
 from trimtab.monitoring.inputs.input_state import InputWatch
 from trimtab.monitoring.quality.quality_days import stored_days
-from trimtab.monitoring.signals import listed_signals
+from trimtab.monitoring.signals import every_signal
 from trimtab.registry.protection import CHAMPION
 from trimtab.report import Document, Mark, Picture, Series, Table, html_page, line_chart
 from trimtab.report.markup import Markup
@@ -87,7 +87,7 @@ def quality_page(system: System, model: str, *, home: bool = False) -> str:
     if frozen is not None:
         page.note(f"Automation is frozen ({frozen}): nothing is trained or promoted until trimtab unfreeze.", "warning")
     _stages(page, system, name)
-    signals = sorted(listed_signals(system.state.catalog, name), key=lambda one: -one.raised_at_us)
+    signals = every_signal(system.state.catalog, name, since_us=now_us - DAYS * DAY_US)[::-1]
     _open_signals(page, system, [one for one in signals if one.ended_at_us is None], red)
     rows = _rows(system, name, now_us - DAYS * DAY_US)
     ledger = Ledger(system.state.catalog).rows()
@@ -100,7 +100,7 @@ def quality_page(system: System, model: str, *, home: bool = False) -> str:
         page.paragraph(f"None of the last {DAYS} days is closed yet. A day closes once the label's wait has passed.")
         _add_plot(page, {"estimated": _estimates(system, name)}, "loss", "Loss", [], band=True)
     _inputs(page, system, name)
-    _ended(page, system, [one for one in signals if one.ended_at_us is not None])
+    _ended(page, system, name, [one for one in signals if one.ended_at_us is not None])
     _decisions(page, system, decisions)
     return html_page(page, home=home)
 
@@ -183,7 +183,8 @@ def quality_picture(system: System, models: Sequence[str]) -> Picture:
         rows = _rows(system, name, now_us - DAYS * DAY_US)
         if rows:
             own = [one for one in decisions if one.model == name]
-            marks = _marks(listed_signals(system.state.catalog, name), own, rows[0]["block"])
+            signals = every_signal(system.state.catalog, name, since_us=now_us - DAYS * DAY_US)
+            marks = _marks(signals, own, rows[0]["block"])
             arms = {
                 arm: [row for row in rows if row["arm"] == arm] for arm in dict.fromkeys(row["arm"] for row in rows)
             }
@@ -296,10 +297,12 @@ def _inputs(page: Document, system: System, name: str) -> None:
     page.table(Table(headers=("column", "distance", "nulls"), rows=rows, align=("left", "right", "right")))
 
 
-def _ended(page: Document, system: System, ended: list[Signal]) -> None:
+def _ended(page: Document, system: System, name: str, ended: list[Signal]) -> None:
     if not ended:
         return
-    page.heading("Signals that ended in the last seven days")
+    page.heading(f"Signals that ended in the last {DAYS} days")
+    if len(ended) > _MOST_ROWS:
+        page.paragraph(f"The newest {_MOST_ROWS} of {len(ended):,}. The others: trimtab signals {name}")
     rows = tuple(
         (
             one.kind,

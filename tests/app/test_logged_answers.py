@@ -165,7 +165,10 @@ def test_after_a_roll_back_by_hand_a_refit_on_older_days_has_to_be_proven(traine
 
 
 def compared(project: Project, repair: Repair, since_us: int, data: Any) -> tuple[PairedDay, ...]:
-    return comparisons_of(project, data).paired_days(repair, since_us, project.clock.now_us())[0]
+    assert repair.successor is not None
+    assert repair.gate.champion is not None
+    until_us = project.clock.now_us()
+    return comparisons_of(project, data).paired_days(repair.successor, repair.gate.champion, since_us, until_us)[0]
 
 
 def again_as(made: Prediction, request: Request, key: str, **more: Any) -> Prediction:

@@ -13,7 +13,7 @@ import loop_process
 import numpy as np
 import pytest
 import shop
-from test_rollout import a_day_of_visits, answered, with_stages
+from test_rollout import answered, with_stages
 
 import forked
 from trimtab.core.time import DAY_US
@@ -34,7 +34,7 @@ def lived(folder: Path, day: int) -> int:
     """A day of answered visits with their labels; the time at which it is over."""
     begin_us = shop.NOW_US + day * DAY_US
     with shop.opened(folder, begin_us) as project:
-        a_day_of_visits(project, np.random.default_rng(day))
+        shop.a_day_of_visits(project, np.random.default_rng(day))
         if CANARY in project.registry.aliases("buyer"):
             answered(project, f"buyer@{CANARY}", 100)
     return begin_us + DAY_US

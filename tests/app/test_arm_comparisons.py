@@ -95,3 +95,11 @@ def test_an_equal_canary_has_no_signal_and_a_worse_shadow_is_information(with_wo
         assert signals(project) == []
         assert list(arm_comparisons(project.state.catalog, "buyer")) == ["canary"]
         assert "not compared with buyer@3 yet" in arm_line(project, "canary")
+
+
+def test_versions_that_learn_online_are_not_compared(trained: Path) -> None:
+    with shop.opened(trained) as project:
+        project.set_arm("learner@1", "canary", share=0.5, why="As it was first.")
+        project.tick()
+        assert project.state.catalog.find(KIND) == []
+        assert "compared" not in arm_line(project, "canary")

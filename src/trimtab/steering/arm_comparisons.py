@@ -11,6 +11,7 @@ import numpy as np
 from trimtab.core.errors import Corrupt, Misuse, NotFound
 from trimtab.core.records import Signal
 from trimtab.core.shown import count_of
+from trimtab.core.time import DAY_US
 from trimtab.monitoring.signals import listed_signals, settle, stored
 from trimtab.registry.protection import CHAMPION
 from trimtab.serving.arms.arms import SHADOW, arm_shares
@@ -95,7 +96,7 @@ class ArmComparisons:
             arm: self._compared(
                 known if (known := before.get(arm)) is not None and known.of == begun.of else begun, now_us
             )
-            for arm, begun in self._begun(name).items()
+            for arm, begun in self._begun(name, now_us).items()
             if begun.version not in (begun.champion, rolled_out)
         }
         if after == before:
@@ -108,14 +109,17 @@ class ArmComparisons:
         settled = settle(listed, (SIGNAL,), found, now_us=now_us, because=because, owner=owner, renewing=(SIGNAL,))
         self._catalog.write([*changes, *stored(settled, now_us)])
 
-    def _begun(self, name: str) -> dict[str, ArmComparison]:
-        """Return the comparison that begins with each arm's present version. An experiment compares them itself."""
-        moves = self._registry.aliases(name)
-        if CHAMPION not in moves or arm_shares(self._catalog, name).experiment is not msgspec.UNSET:
+    def _begun(self, name: str, now_us: int) -> dict[str, ArmComparison]:
+        """Return the comparison that begins with each arm's present version.
+
+        An experiment compares its versions itself, and versions that learn online change from row to row.
+        """
+        moves, learns = self._registry.aliases(name), self._deployment.learn == "online"
+        if CHAMPION not in moves or learns or arm_shares(self._catalog, name).experiment is not msgspec.UNSET:
             return {}
         champion, found = moves[CHAMPION], {}
         for arm, version in self._builder.arms().items():
-            since_us = max(champion.at_us, moves[arm].at_us)
+            since_us = max(champion.at_us, moves[arm].at_us, now_us - _KEPT_DAYS * DAY_US)
             found[arm] = ArmComparison(version=version, champion=champion.version, since_us=since_us, until_us=since_us)
         return found
 

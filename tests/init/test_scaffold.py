@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import json
 import random
 import shlex
 import tempfile
@@ -462,3 +463,13 @@ def test_a_file_whose_rows_are_all_in_the_future_is_refused(tmp_path: Path) -> N
     file.write_text("at,x,y\n" + "".join(f"2524-01-{day:02d},{day},{day % 2}\n" for day in range(1, 29)))
     with pytest.raises(Misuse, match=r"all rows are dated in the future by 'at', the first at 2524.*--time-format"):
         scaffold(file, tmp_path / "made", Options(label="y"))
+
+
+def test_the_proposed_request_is_no_row_that_is_dated_in_the_future(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    rows = [f"r{day},2024-01-{day:02d},{day % 7},{day % 2}\n" for day in range(1, 29)]
+    file.write_text("id,at,x,y\n" + "".join([*rows[:20], "r0,9999-12-31,3,1\n", *rows[20:]]))
+    made = scaffold(file, tmp_path / "made", Options(label="y"))
+    (proposed,) = [one for one in made.commands if "--row" in one]
+    row = json.loads(shlex.split(proposed)[-1])
+    assert (row["id"], row["at"]) == ("r28", "2024-01-28T00:00:00Z")

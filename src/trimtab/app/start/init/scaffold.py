@@ -75,7 +75,7 @@ def scaffold(
         show_plan(planned)
         folder = Path(planned.name) if folder is None else folder
         texts = {"project.py": project_text(table, planned), FILE: settings_text(planned)}
-        row = _example(table, planned)
+        row = _example(table, planned, now_us)
         needed = (planned.time, *(planned.key.of or (planned.key.name,)))
         whole = not table.bad and all(table.columns[name].present == table.rows for name in needed)
     ignored = _ignores(folder)
@@ -154,15 +154,16 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
         raise
 
 
-def _example(table: DataTable, planned: Plan) -> str:
-    """Return the newest row as a request in JSON."""
+def _example(table: DataTable, planned: Plan, now_us: int) -> str:
+    """Return the newest row as a request in JSON: not one that is dated after `now_us`, if there are others."""
     columns = request_columns(table, planned)
     own = [name for name in columns if name in table.columns]
     picked = [f"epoch_us({quoted(name)})" if columns[name] == "time" else quoted(name) for name in own]
     there = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in (planned.time, *planned.key.of))
     if not planned.key.of:
         there += f" AND {quoted(planned.key.name)} IS NOT NULL"
-    newest = f'ORDER BY {quoted(planned.time)} DESC, "@line" DESC LIMIT 1'
+    time = quoted(planned.time)
+    newest = f'ORDER BY epoch_us({time}) <= {now_us} DESC, {time} DESC, "@line" DESC LIMIT 1'
     values = table.connection.execute(f"SELECT {', '.join(picked)} FROM data WHERE {there} {newest}").fetchone()
     if values is None:
         raise Misuse(

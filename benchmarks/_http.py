@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import ctypes
+import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,53 +137,76 @@ def paced(
         connections: A request waits while all of them are busy.
         halfway: Called once, after half of the time.
     """
-    import uvloop
-
-    return uvloop.run(_paced(port, message(path, body()), per_s, connections, seconds, halfway))
-
-
-async def _paced(
-    port: int,
-    request: bytes,
-    per_s: float,
-    connections: int,
-    seconds: float,
-    halfway: Callable[[], object] | None,
-) -> list[float]:
-    loop, latencies = asyncio.get_running_loop(), list[float]()
+    clients = {client.fileno(): client for client in (_connected(port) for _ in range(connections))}
+    request, free, latencies = message(path, body()), list(clients), list[float]()
     due_s = np.cumsum(np.random.default_rng(5).exponential(1 / per_s, int(per_s * (seconds + 0.5)))).tolist()
-    pace = _Pace(request, due_s, latencies)
-    clients = [(await loop.create_connection(lambda: _Paced(pace), "127.0.0.1", port))[1] for _ in range(connections)]
-    pace.begin_s = time.perf_counter()
-    ended_s = pace.begin_s + seconds + 0.5
-    while (now_s := time.perf_counter()) < ended_s:
-        if halfway is not None and now_s > ended_s - seconds / 2:
-            halfway()
-            halfway = None
-        pace.send()
-        await asyncio.sleep(0.0005)
-    for client in clients:
-        client.transport.abort()
+    sent_s, got, next_ = dict.fromkeys(clients, 0.0), dict.fromkeys(clients, b""), 0
+    begin_s = time.perf_counter()
+    with select.epoll() as ready, _Timer() as timer:
+        for number in (*clients, timer.number):
+            ready.register(number, select.EPOLLIN)
+        while (now_s := time.perf_counter() - begin_s) < seconds + 0.5:
+            if halfway is not None and now_s > 0.5 + seconds / 2:
+                halfway()
+                halfway = None
+            while free and next_ < len(due_s) and due_s[next_] <= now_s:
+                number = free.pop()
+                sent_s[number] = due_s[next_]
+                clients[number].sendall(request)
+                next_ += 1
+            if free:
+                timer.wake_at(begin_s + (due_s[next_] if next_ < len(due_s) else seconds + 0.5))
+            for number, _ in ready.poll(0.1):
+                if number == timer.number:
+                    timer.read()
+                    continue
+                got[number] += clients[number].recv(65536)
+                if _is_whole(got[number]):
+                    latencies.append(time.perf_counter() - begin_s - sent_s[number])
+                    got[number] = b""
+                    free.append(number)
+    for client in clients.values():
+        client.close()
     return latencies[int(0.5 * per_s) :]  # without the first half second
 
 
-class _Pace:
-    """Requests that wait for their time, and connections that are free."""
+def _connected(port: int) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port))
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
 
-    def __init__(self, request: bytes, due_s: list[float], latencies: list[float]) -> None:
-        self.request, self.due_s, self.latencies = request, due_s, latencies
-        self.begin_s = math.inf
-        self.next = 0
-        self.free: list[_Paced] = []
 
-    def send(self) -> None:
-        """Send what is due on free connections."""
-        now_s = time.perf_counter() - self.begin_s
-        while self.free and self.next < len(self.due_s) and self.due_s[self.next] <= now_s:
-            client = self.free.pop()
-            client.started = self.begin_s + self.due_s[self.next]
-            client.transport.write(self.request)
-            self.next += 1
+def _is_whole(answer: bytes) -> bool:
+    """Whether all bytes of an answer are there. Ends the benchmark if its status is not 200."""
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    if not answer.startswith(b"HTTP/1.1 200"):
+        raise SystemExit(answer.decode() or "the server closed a connection")
+    return b"\r\n\r\n" in answer and len(rest) >= int(head.lower().partition(b"content-length:")[2].split(b"\r")[0])
+
+
+class _Timer:
+    """A file that can be read at a time, to within microseconds. A client that spins instead takes a core."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.number = self._libc.timerfd_create(1, os.O_NONBLOCK)  # CLOCK_MONOTONIC, as `perf_counter`
+        self._spec = (ctypes.c_long * 4)()  # no interval, then seconds and nanoseconds
+
+    def __enter__(self) -> _Timer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.number)
+
+    def wake_at(self, time_s: float) -> None:
+        whole = int(time_s)
+        self._spec[2], self._spec[3] = whole, int((time_s - whole) * 1e9)
+        if self._libc.timerfd_settime(self.number, 1, self._spec, None):  # an absolute time
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
+
+    def read(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it was set to a later time meanwhile
+            os.read(self.number, 8)
 
 
 class _Asker(asyncio.Protocol):
@@ -215,25 +241,6 @@ class _Asker(asyncio.Protocol):
             self.into.append(now - self.started)
             self.need, self.got, self.started = 0, b"", now
             self.transport.write(self.request)
-
-
-class _Paced(_Asker):
-    """A connection that asks when a request is due."""
-
-    def __init__(self, pace: _Pace) -> None:
-        super().__init__(b"", pace.latencies)
-        self.pace = pace
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.pace.free.append(self)
-
-    def data_received(self, data: bytes) -> None:
-        before = len(self.latencies)
-        super().data_received(data)
-        if len(self.latencies) > before:
-            self.pace.free.append(self)
-            self.pace.send()
 
 
 def rate(folder: Path, kind: str, *, connections: int = 32) -> float:

@@ -18,7 +18,7 @@ from trimtab.store.forks import forked, guard, unguard
 from trimtab.store.ports import Copyable, Log, LogRecord
 
 TOGETHER = 256  # as soon as this many payloads are buffered, they are written
-MAINTENANCE_BYTES = 4 << 20  # after this many written bytes, the log needs maintenance
+MAINTENANCE_BYTES = 2 << 20  # after this many written bytes, the log needs maintenance
 _LATER_S = 0.05  # how long payloads wait, so that more are written together
 _RETRY_S = 1.0  # pause after a failed write
 _RECOVER_S = 10.0  # time between two searches for buffer files of killed processes

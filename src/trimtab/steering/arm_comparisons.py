@@ -110,10 +110,7 @@ class ArmComparisons:
         self._catalog.write([*changes, *stored(settled, now_us)])
 
     def _begun(self, name: str, now_us: int) -> dict[str, ArmComparison]:
-        """Return the comparison that begins with each arm's present version.
-
-        An experiment compares its versions itself, and versions that learn online change from row to row.
-        """
+        """Return the comparison that begins with each arm's present version; none for experiments and learners."""
         moves, learns = self._registry.aliases(name), self._deployment.learn == "online"
         if CHAMPION not in moves or learns or arm_shares(self._catalog, name).experiment is not msgspec.UNSET:
             return {}

@@ -114,7 +114,8 @@ def rollback(model: str, reason: str) -> None:
 def canary(version: str, share: float, reason: str) -> None:
     """Let a version answer a share of the requests, next to the version in service.
 
-    Its answers are logged as those of the canary. It always answers for the same entities.
+    Its answers are logged as those of the canary. It always answers for the same entities. After each closed day, both
+    versions are compared on the same requests: see trimtab status.
 
     \b
     Example:
@@ -132,7 +133,8 @@ def shadow(version: str, share: float, reason: str) -> None:
     """Let a version also score a share of the requests, for the log only.
 
     It scores them when the service has nothing else to do, and no client sees its answers. It always scores the
-    requests of the same entities.
+    requests of the same entities. After each closed day, both versions are compared on the same requests: see trimtab
+    status.
 
     \b
     Example:

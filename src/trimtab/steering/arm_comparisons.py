@@ -48,8 +48,8 @@ class ArmComparison(msgspec.Struct, frozen=True, kw_only=True):
     def interval(self) -> tuple[float, float, float]:
         """The mean daily difference of the loss and its 95 % interval, as shares of the champion's loss.
 
-        The interval is valid on all days together, so that it may be read every day. Above 0, the arm is worse. Both
-        bounds are infinite before the third day with 30 labels.
+        It may be read every day: the 95 % hold for all readings together until old days are dropped. Above 0, the arm
+        is worse. Both bounds are infinite before the third day with 30 labels.
 
         Source: `trimtab.stats.inference.sequences`.
         """

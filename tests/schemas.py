@@ -120,6 +120,7 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "alert test": _all("[app.alerts.alerting:TriedReceiver]"),
     "alert mute": _all(DECISION),
     "alert unmute": _all(DECISION),
+    "signals": _all(Printed("core.records:Signal", each=True)),
     "ledger list": _all(Printed(DECISION, each=True)),
     "ledger verify": _all("cli.printed:Verified"),
     "storage disk": _all("app.keep.disk:Disk"),

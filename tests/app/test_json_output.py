@@ -25,7 +25,8 @@ from trimtab.cli.group import trimtab
 from trimtab.cli.verbs import paths
 from trimtab.core.time import DAY_US, HOUR_US, format_time
 from trimtab.monitoring.inputs.red_windows import KIND, RedWindow
-from trimtab.store.ports import Put
+from trimtab.store.ports import Append, Put
+from trimtab.testing.builders import a_signal
 
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.slow
@@ -225,6 +226,8 @@ def look(o: Outputs, base: Path) -> None:
             id="nulls/1", model="buyer", kind="nulls", subject="x", start_us=NOW_US - DAY_US, end_us=None
         )
         project.state.catalog.write([Put(KIND, "buyer/nulls/1", msgspec.json.encode(window))])
+        signal = Append("signals", NOW_US, msgspec.json.encode(a_signal(model="buyer")))
+        project.state.catalog.write([signal])
     assert o.run("quality exclusions", "buyer")
     assert o.run("quality show", "buyer") is not None
     o.run("quality show", "buyer", "--page", str(base / "quality.html"), when="--page")
@@ -235,6 +238,7 @@ def look(o: Outputs, base: Path) -> None:
     o.run("alert mute", "buyer", "--for", "1h", "--why", "a test of ten letters")
     o.run("alert list")
     o.run("alert unmute", "buyer")
+    assert o.run("signals")
     assert o.run("ledger list")
     o.run("ledger verify")
 

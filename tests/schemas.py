@@ -106,6 +106,7 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "shadow": _all(DECISION),
     "rollback": _all(DECISION),
     "status": _all("app.inspect.status:Status"),
+    "signals": _all(Printed("core.records:Signal", each=True)),
     "quality show": _all(
         Printed("QualityRow", each=True),
         Printed("cli.printed:Written", when="--page"),
@@ -120,7 +121,6 @@ PRINTED: dict[str, tuple[Printed, ...]] = {
     "alert test": _all("[app.alerts.alerting:TriedReceiver]"),
     "alert mute": _all(DECISION),
     "alert unmute": _all(DECISION),
-    "signals": _all(Printed("core.records:Signal", each=True)),
     "ledger list": _all(Printed(DECISION, each=True)),
     "ledger verify": _all("cli.printed:Verified"),
     "storage disk": _all("app.keep.disk:Disk"),

@@ -58,6 +58,6 @@ def test_a_model_that_there_is_not_is_named(tmp_path: Path, call: Run) -> None:
         3,
         "trimtab: no deployment of model 'flights'. Deployments: late.\n",
     )
-    look(tmp_path, 0, a_signal(BEGIN_US, model="late"))
-    assert call("signals", "late", "--since", "2030-01-01", "--open", "--red").returncode == 0
+    look(tmp_path, 0, a_signal(BEGIN_US, model="late", severity="info"))
+    assert call("signals", "late", "--red").stdout == "No such signal.\n"
     assert call("signals", "another").returncode == 3

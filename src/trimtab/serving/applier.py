@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
 
 from trimtab.core.closing import Closing
 from trimtab.core.errors import Unavailable
@@ -15,7 +14,6 @@ from trimtab.store.ports import Log, LogRecord
 
 _logger = logging.getLogger(__name__)
 _PAUSE_S = 0.02  # pause before the log is read again if nothing was new; `wake` ends the pause
-_IDLE_S, _IDLE_PAUSE_S = 1.0, 0.1  # the pause is longer if nothing was new for a second
 _LONGEST_PAUSE_S = 5.0  # the longest pause between two attempts
 
 
@@ -108,15 +106,14 @@ class Applier(Closing):
         return all(self._positions.get(name, 0) >= position for name, position in positions.items())
 
     def _run(self) -> None:
-        pause_s, busy_s = _PAUSE_S, monotonic()
+        pause_s = _PAUSE_S
         while not self._stopping.is_set():
             try:
                 busy = self._step()
                 if self._between is not None:
                     busy |= self._between(busy)
                     self._update_positions()
-                busy_s = monotonic() if busy else busy_s
-                pause_s = _PAUSE_S if monotonic() - busy_s < _IDLE_S else _IDLE_PAUSE_S
+                pause_s = _PAUSE_S
             except Unavailable as error:
                 busy, pause_s = False, min(2 * pause_s, _LONGEST_PAUSE_S)
                 _logger.warning("applier: %s Retrying within %.2f s.", error, pause_s)
